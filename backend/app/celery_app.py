@@ -1,0 +1,79 @@
+"""The Celery application: `celery -A app.celery_app.celery_app worker`.
+
+Broker and result store are the one PostgreSQL of DATABASE_URL. There is no other broker and no fallback.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from app.core.settings import Settings, get_settings
+from app.observability import logging as worker_logging
+from app.observability import metrics, worker_monitoring
+
+TASK_MODULES = ("app.tasks.housekeeping", "app.tasks.maintenance", "app.tasks.llm")
+
+
+def _build_broker_url(settings: Settings | None = None) -> str:
+    """`sqla+postgresql://…` for Kombu, whatever form DATABASE_URL has."""
+    # Kombu splits a broker URL at semicolons; dsn.url() percent-encodes them.
+    return "sqla+" + (settings or get_settings()).dsn.url()
+
+
+def _build_result_backend(settings: Settings | None = None) -> str:
+    """`db+postgresql://…` for Celery, whatever form DATABASE_URL has."""
+    return "db+" + (settings or get_settings()).dsn.url()
+
+
+def create_app(settings: Settings | None = None) -> Celery:
+    """A configured application.
+
+    Raises:
+        app.core.settings.ConfigurationError: the environment cannot be used; one line a problem.
+    """
+    settings = settings or get_settings()
+    app = Celery("skeldir", task_cls="app.tasks.context:ContextTask", include=TASK_MODULES, set_as_current=True)
+    json_only = ["json"]
+    app.conf.update(
+        broker_url=_build_broker_url(settings),
+        result_backend=_build_result_backend(settings),
+        # JSON at every door: a pickle in a message or a result would run code.
+        accept_content=json_only,
+        result_accept_content=json_only,
+        event_serializer="json",
+        result_serializer="json",
+        task_serializer="json",
+        # A task is acknowledged when it has ended, and comes back when its process dies.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_prefetch_multiplier=1,
+        # A database that restarts must cost time and not tasks or results.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "connect_args": {"connect_timeout": settings.database_connect_timeout},
+            "pool_pre_ping": True,
+        },
+        database_engine_options={
+            "connect_args": {"connect_timeout": settings.database_connect_timeout},
+            "hide_parameters": True,
+        },
+        result_backend_always_retry=True,
+        result_expires=settings.celery_result_expires or None,
+        # The tables come from Alembic.
+        database_create_tables_at_setup=False,
+        timezone="UTC",
+        task_track_started=True,
+        worker_consumer="app.worker:Consumer",
+    )
+    worker_logging.install(app)
+    metrics.install(app)
+    worker_monitoring.install(app)
+    return app
+
+
+celery_app = create_app()
+
+# Registered at import, for programs that only publish; workers import them through `include` as well.
+from app.tasks import housekeeping, llm, maintenance  # noqa: E402, F401

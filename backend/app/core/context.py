@@ -1,0 +1,27 @@
+"""For whom and on whose behalf this thread works at the moment: tenant and correlation id.
+
+ContextVars outlive a task in every pool (solo and prefork run all tasks in one context, a threads pool keeps
+its threads), so whoever sets them resets them by token; `app.tasks.context` does both around each task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from uuid import UUID
+
+tenant_id_var: ContextVar[UUID | None] = ContextVar("tenant_id", default=None)
+correlation_id_var: ContextVar[str | None] = ContextVar("correlation_id", default=None)
+
+
+@contextmanager
+def working_for(tenant_id: UUID | None, correlation_id: str | None) -> Iterator[None]:
+    """Within the block both variables have exactly these values, whatever they were before; after it, the old."""
+    tenant = tenant_id_var.set(tenant_id)
+    correlation = correlation_id_var.set(correlation_id)
+    try:
+        yield
+    finally:
+        correlation_id_var.reset(correlation)
+        tenant_id_var.reset(tenant)

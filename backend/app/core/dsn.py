@@ -1,0 +1,218 @@
+"""One PostgreSQL address, read from any of the forms people write, and written in the forms we need.
+
+Every component (SQLAlchemy, Kombu, Celery, Alembic) gets its URL from here, so that a TLS parameter or an
+unusual password cannot be honoured in one place and lost in another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, unquote
+
+import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
+
+#: What stands before `://` and means PostgreSQL. The driver is ours to choose (psycopg2), so it is dropped.
+SCHEMES = frozenset(
+    {
+        "postgres",
+        "postgresql",
+        "postgresql+asyncpg",
+        "postgresql+psycopg",
+        "postgresql+psycopg2",
+    }
+)
+#: Parameters of SQLAlchemy's asyncpg dialect and of asyncpg itself that say nothing about the connection.
+ASYNCPG_ONLY = frozenset(
+    {
+        "async_fallback",
+        "command_timeout",
+        "prepared_statement_cache_size",
+        "prepared_statement_name_func",
+        "statement_cache_size",
+    }
+)
+#: asyncpg takes libpq's words and booleans for `ssl` (asyncpg.connect, parameter `ssl`).
+SSL_BOOLEANS = {
+    "true": "require",
+    "on": "require",
+    "1": "require",
+    "false": "disable",
+    "off": "disable",
+    "0": "disable",
+}
+DEFAULT_PORT = "5432"
+
+
+class DatabaseURLError(ValueError):
+    """A database URL that cannot be used. The message says what to change and never holds the password."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresDSN:
+    """The parts of one address, unquoted.
+
+    `hosts` and `ports` have the same length; a host may be a folder (unix socket) and a port may be empty.
+    `parameters` are the remaining libpq parameters in the order in which they were written.
+    """
+
+    user: str
+    password: str | None
+    hosts: tuple[str, ...]
+    ports: tuple[str, ...]
+    database: str
+    parameters: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"PostgresDSN({self.describe()})"
+
+    @classmethod
+    def parse(cls, url: str) -> PostgresDSN:
+        """Read `url`.
+
+        Accepts `postgres://`, `postgresql://` and `postgresql+{asyncpg,psycopg,psycopg2}://`; passwords with
+        percent-encoded characters; no password; a unix socket as `?host=/dir` or as an encoded host; several
+        hosts as libpq (`h1:1,h2:2`), as SQLAlchemy (`?host=h1:1&host=h2:2`) or as `?host=h1,h2&port=1,2`.
+
+        Raises:
+            DatabaseURLError: it is not PostgreSQL, or something in it cannot be used.
+        """
+        scheme, separator, rest = url.strip().partition("://")
+        if not separator or scheme.lower() not in SCHEMES:
+            raise DatabaseURLError(
+                "DATABASE_URL must be a PostgreSQL URL such as postgresql://user:password@host:5432/database"
+                + (f", not {scheme.lower()}://" if separator and scheme.isascii() and len(scheme) < 30 else "")
+            )
+        rest, _, query = rest.partition("?")
+        authority, _, database = rest.partition("/")
+        credentials, _, hostlist = authority.rpartition("@")
+        if "@" in credentials or "#" in rest:
+            raise DatabaseURLError(
+                "DATABASE_URL: percent-encode the characters @ : / % ? # in the user name and the password "
+                "(@ is %40, : is %3A, / is %2F, % is %25, ? is %3F, # is %23)"
+            )
+        user, has_password, password = credentials.partition(":")
+        try:
+            parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        except ValueError:
+            raise DatabaseURLError(
+                "DATABASE_URL: what follows the ? must be name=value pairs joined by & "
+                "(a ? in the password is written %3F)"
+            ) from None
+        hosts, ports = _hosts(hostlist, parameters)
+        values = dict(parameters)
+        dsn = cls(
+            user=unquote(user) or values.get("user", ""),
+            password=unquote(password) if has_password else values.get("password"),
+            hosts=hosts,
+            ports=ports,
+            database=unquote(database) or values.get("dbname", ""),
+            parameters=_libpq_parameters(parameters),
+        )
+        if not dsn.database and "service" not in values:
+            raise DatabaseURLError("DATABASE_URL names no database: write it after the host, as in …/database")
+        dsn.libpq()
+        return dsn
+
+    def describe(self) -> str:
+        """Where it leads, for people: `host:port/database`, no user and no password."""
+        pairs = zip(self.hosts, self.ports, strict=True)
+        where = ",".join(f"{host or 'localhost'}{':' + port if port else ''}" for host, port in pairs)
+        return f"{where or 'local socket'}/{self.database}"
+
+    def url(self) -> str:
+        """`postgresql://…`, which SQLAlchemy 2.0 gives to psycopg2 and libpq understands too."""
+        credentials = quote(self.user, safe="")
+        if self.password is not None:
+            credentials += ":" + quote(self.password, safe="")
+        netloc, extra = "", []
+        if len(self.hosts) == 1 and not self.hosts[0].startswith(("/", "@")):
+            host, port = self.hosts[0], self.ports[0]
+            netloc = (f"[{host}]" if ":" in host else quote(host, safe="")) + (f":{port}" if port else "")
+        elif self.hosts:
+            # Kombu's as_uri() raises ValueError on `h1:5432,h2:5433`, and Celery calls it for every banner and
+            # error line: several hosts and sockets go into the query.
+            extra = [("host", ",".join(self.hosts))]
+            if any(self.ports):
+                extra.append(("port", ",".join(port or DEFAULT_PORT for port in self.ports)))
+        query = "&".join(f"{name}={quote(value, safe='/:,')}" for name, value in [*extra, *self.parameters])
+        return (
+            "postgresql://"
+            + (credentials + "@" if credentials else "")
+            + f"{netloc}/{quote(self.database, safe='')}"
+            + (f"?{query}" if query else "")
+        )
+
+    def libpq(self) -> str:
+        """The same as a libpq connection string (`host=… dbname=…`), checked by libpq itself."""
+        values = dict(self.parameters)
+        if self.hosts:
+            values["host"] = ",".join(self.hosts)
+            if any(self.ports):
+                values["port"] = ",".join(port or DEFAULT_PORT for port in self.ports)
+        named = {"user": self.user, "password": self.password, "dbname": self.database}
+        values |= {name: value for name, value in named.items() if value}
+        for name in values:
+            try:
+                parse_dsn(f"{name}=''")
+            except psycopg2.ProgrammingError:
+                raise DatabaseURLError(
+                    f"DATABASE_URL: libpq knows no parameter {name[:40]!r}; remove it or correct its name"
+                ) from None
+        if "\0" in "".join(values.values()):
+            raise DatabaseURLError("DATABASE_URL: a NUL character (%00) cannot be part of it")
+        return make_dsn(**values)
+
+
+def _hosts(hostlist: str, parameters: list[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Hosts and ports from the authority, or, where that is empty, from the parameters `host` and `port`."""
+    named = [value for name, value in parameters if name == "host" and value]
+    entries = hostlist.split(",") if hostlist else [entry for value in named for entry in value.split(",")]
+    hosts, ports = [], []
+    for entry in entries:
+        host, port = _host_and_port(unquote(entry))
+        hosts.append(host)
+        ports.append(port)
+    listed = [value for name, value in parameters if name == "port" and value]
+    given = [entry for value in listed for entry in value.split(",")]
+    if given and not any(ports):
+        ports = given * len(hosts) if len(given) == 1 else given
+    if given and not hosts:
+        hosts = ["localhost"] if given else []
+    if len(hosts) != len(ports):
+        raise DatabaseURLError(
+            f"DATABASE_URL: {len(hosts)} hosts but {len(ports)} ports; write one port, or one for each host"
+        )
+    for port in ports:
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise DatabaseURLError(
+                "DATABASE_URL: a port must be a number from 1 to 65535 (a : or / in the password is written %3A or %2F)"
+            )
+    return tuple(hosts), tuple(ports)
+
+
+def _host_and_port(entry: str) -> tuple[str, str]:
+    if entry.startswith(("/", "@")):  # a folder, or an abstract socket
+        return entry, ""
+    if entry.startswith("["):
+        host, _, port = entry[1:].partition("]")
+        return host, port.removeprefix(":")
+    if entry.count(":") > 1:  # an IPv6 address without brackets, as `?host=::1`
+        return entry, ""
+    host, _, port = entry.partition(":")
+    return host, port
+
+
+def _libpq_parameters(parameters: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """What stays in the query: everything but the address itself, with asyncpg's words turned into libpq's."""
+    placed = {"host", "port", "user", "password", "dbname"}
+    kept = {name: value for name, value in parameters if name not in placed | ASYNCPG_ONLY | {"ssl"}}
+    ssl = dict(parameters).get("ssl")
+    if ssl is not None:
+        mode = SSL_BOOLEANS.get(ssl.lower(), ssl.lower())
+        if kept.setdefault("sslmode", mode) != mode:
+            raise DatabaseURLError("DATABASE_URL: ssl= and sslmode= contradict each other; keep sslmode=")
+    modes = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+    if kept.get("sslmode", "prefer") not in modes:
+        raise DatabaseURLError(f"DATABASE_URL: sslmode must be one of {', '.join(sorted(modes))}")
+    return tuple(kept.items())

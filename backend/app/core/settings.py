@@ -1,0 +1,130 @@
+"""Every setting of the application, typed, read from the environment (then from `.env` in the checkout).
+
+`.env.example` repeats each variable with its default; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.core.dsn import PostgresDSN
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+class ConfigurationError(ValueError):
+    """The environment cannot be used. One line a problem, each naming its variable; no values, no secrets."""
+
+
+class Settings(BaseSettings):
+    """The environment of one process. Names are the environment variables in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=CHECKOUT / ".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr = Field(
+        description="The one PostgreSQL that is broker, result store and application database. Any of "
+        "postgres://, postgresql://, postgresql+asyncpg://; `./dev` starts a private one when it is empty."
+    )
+    environment: Literal["development", "production"] = Field(
+        "development",
+        description="In production a worker refuses a role that is superuser or may bypass row-level security.",
+    )
+    service_name: str = Field(
+        "skeldir-worker", min_length=1, max_length=100, description="The field `service` of every log line."
+    )
+    database_pool_size: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Connections that the application (not the broker) keeps open per process.",
+    )
+    database_connect_timeout: int = Field(
+        5, ge=2, le=60, description="Seconds until an attempt to connect to one host is given up."
+    )
+    celery_metrics_addr: str = Field(
+        "127.0.0.1", description="Address of the worker's HTTP server (/metrics, /health, /livez, /readyz)."
+    )
+    celery_metrics_port: int = Field(9540, ge=0, le=65535, description="Its port; 0 asks the system for a free one.")
+    celery_worker_file: Path | None = Field(
+        None, description="A ready worker writes its pid and metrics port here as JSON; empty: nowhere."
+    )
+    prometheus_multiproc_dir: Path | None = Field(
+        None, description="Where prefork processes share their metrics; empty: a temporary folder per worker."
+    )
+    celery_result_expires: int = Field(
+        86_400, ge=0, description="Seconds for which results are kept; 0 keeps them for ever."
+    )
+    health_interval: float = Field(
+        5.0, gt=0, le=60, description="Seconds between two health checks; probes answer with the latest."
+    )
+    llm_provider: str = Field(
+        "app.tasks.llm_provider:OfflineProvider",
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="module:class of the LLM provider; the default is offline and deterministic.",
+    )
+    maintenance_views: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset({"mv_maintenance_activity"}),
+        description="Materialized views that may be refreshed, separated by commas.",
+    )
+    maintenance_batch_size: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Rows that one transaction of a maintenance task changes at most.",
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+        PostgresDSN.parse(value.get_secret_value())
+        return value
+
+    @field_validator("maintenance_views", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return frozenset(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def dsn(self) -> PostgresDSN:
+        """The database address in parts."""
+        return PostgresDSN.parse(self.database_url.get_secret_value())
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: a variable is missing or wrong; the message names it and not its value.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # database_url comes from the environment
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_problem(e["loc"], e["type"], e["msg"]) for e in error.errors())) from None
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
+
+
+def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    name = ".".join(str(part) for part in location).upper()
+    if kind == "missing" and name == "DATABASE_URL":
+        return (
+            "DATABASE_URL is not set: give a PostgreSQL URL such as postgresql://user:password@host:5432/database, "
+            "or start with `./dev worker`, which brings a private PostgreSQL"
+        )
+    text = message.removeprefix("Value error, ")
+    return text if text.startswith(name) else f"{name}: {text}"

@@ -1,0 +1,73 @@
+"""What must be true of the database before a worker serves tasks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from app.core.settings import CHECKOUT, Settings
+
+#: What stock Kombu and Celery need; migration 006 makes them.
+CELERY_TABLES = ("kombu_queue", "kombu_message", "celery_taskmeta", "celery_tasksetmeta")
+
+_MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
+_ROLE = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+
+
+class DatabaseUnfit(Exception):  # noqa: N818
+    """The database answers but lacks something that waiting does not bring. One line that says what to do."""
+
+
+def check_database(settings: Settings) -> None:
+    """Return if a worker may serve tasks on this database.
+
+    Raises:
+        DatabaseUnfit: tables are missing, or, in production, the role is not bound by row-level security.
+        sqlalchemy.exc.DBAPIError: the database cannot be reached, now.
+    """
+    engine = create_engine(
+        settings.dsn.url(),
+        poolclass=NullPool,
+        connect_args={"connect_timeout": settings.database_connect_timeout},
+    )
+    with engine.connect() as connection:
+        missing = missing_tables(connection)
+        if missing:
+            raise DatabaseUnfit(
+                f"database {settings.dsn.describe()} lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}: "
+                "run `alembic upgrade head` (or `./dev migrate`) first"
+            )
+        if settings.environment == "production" and connection.execute(_ROLE).scalar_one():
+            raise DatabaseUnfit(
+                "the role of DATABASE_URL is superuser or has BYPASSRLS, so tenants would see each other's rows: "
+                "use a role without both, or set ENVIRONMENT=development"
+            )
+
+
+def missing_tables(connection: Connection) -> list[str]:
+    """Which of the tables that Celery needs are not there."""
+    return list(connection.execute(_MISSING, {"names": list(CELERY_TABLES)}).scalars())
+
+
+@lru_cache(maxsize=1)
+def schema_head() -> str | None:
+    """The newest revision that this checkout knows."""
+    config = Config(str(CHECKOUT / "alembic.ini"))
+    return ScriptDirectory.from_config(config).get_current_head()
+
+
+def schema_revision(connection: Connection) -> str | None:
+    """The revision that the database is at; None if it was never migrated."""
+    if connection.execute(text("SELECT to_regclass('public.alembic_version')")).scalar_one() is None:
+        return None
+    return connection.execute(text("SELECT version_num FROM public.alembic_version")).scalar_one_or_none()
+
+
+def reason(error: DBAPIError) -> str:
+    """The first line of the driver's message: what failed, without SQL, parameters or a DSN."""
+    return str(error.orig).strip().splitlines()[0].strip() if error.orig else type(error).__name__

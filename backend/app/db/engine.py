@@ -1,0 +1,100 @@
+"""The shared SQLAlchemy engine: one per process, with the tenant of the running task on every transaction."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import PoolResetState
+
+from app.core.context import tenant_id_var
+from app.core.settings import Settings, get_settings
+from app.db.tenancy import TENANT_GUC
+
+_lock = threading.Lock()
+_engine: Engine | None = None
+
+
+def get_engine() -> Engine:
+    """The engine of this process, made at first use."""
+    global _engine
+    with _lock:
+        if _engine is None:
+            _engine = build_engine(get_settings())
+        return _engine
+
+
+def new_session() -> Session:
+    """A session on the shared engine; commit or roll back as usual."""
+    return sessionmaker(get_engine(), expire_on_commit=False)()
+
+
+def dispose_engine() -> None:
+    """Close the connections of this process; the next use connects again."""
+    global _engine
+    with _lock:
+        if _engine is not None:
+            _engine.dispose()
+        _engine = None
+
+
+def build_engine(settings: Settings, **options: Any) -> Engine:
+    """An engine on `settings.dsn` whose transactions carry the tenant of the running task.
+
+    - Each transaction that begins while `tenant_id_var` is set makes that tenant its own (transaction-local).
+    - A connection that goes back to the pool has no tenant, whoever set one and in whichever way.
+    - Parameters of statements never appear in its errors.
+    """
+    arguments: dict[str, Any] = {
+        "connect_args": {
+            "connect_timeout": settings.database_connect_timeout,
+            "fallback_application_name": settings.service_name,
+        },
+        "hide_parameters": True,
+        "max_overflow": 0,
+        "pool_pre_ping": True,
+        "pool_reset_on_return": None,  # _clear_tenant rolls back
+        "pool_size": settings.database_pool_size,
+    }
+    engine = create_engine(settings.dsn.url(), **(arguments | options))
+    event.listen(engine, "begin", _carry_tenant)
+    event.listen(engine, "reset", _clear_tenant)
+    return engine
+
+
+def _carry_tenant(connection: Connection) -> None:
+    tenant_id = tenant_id_var.get()
+    if tenant_id is None:
+        return
+    # SQLAlchemy calls this before the connection knows that it has begun, so a statement through it would begin
+    # again and recurse. The driver's cursor is inside the transaction that psycopg2 opens with its first statement.
+    with connection.connection.cursor() as cursor:
+        cursor.execute("SELECT set_config(%s, %s, true)", (TENANT_GUC, str(tenant_id)))
+
+
+def _clear_tenant(dbapi_connection: Any, _record: Any, state: PoolResetState) -> None:
+    if state.terminate_only:
+        return
+    # A session-level SET survives the rollback on return, so it is cleared explicitly. Always, not only after our
+    # own set_tenant_guc: a task may have sent its own SET. One round trip, 40 µs on a socket.
+    dbapi_connection.rollback()
+    was_autocommit = dbapi_connection.autocommit
+    dbapi_connection.autocommit = True
+    with dbapi_connection.cursor() as cursor:
+        cursor.execute("SELECT set_config(%s, '', false)", (TENANT_GUC,))
+    dbapi_connection.autocommit = was_autocommit
+
+
+def _forget_engine_in_child() -> None:
+    """A forked child must not talk on its parent's sockets; it leaves them to the parent and connects anew."""
+    global _engine, _lock
+    _lock = threading.Lock()
+    if _engine is not None:
+        _engine.dispose(close=False)
+    _engine = None
+
+
+os.register_at_fork(after_in_child=_forget_engine_in_child)
