@@ -5,7 +5,10 @@ Broker and result store are the one PostgreSQL of DATABASE_URL. There is no othe
 
 from __future__ import annotations
 
+import os
+
 from celery import Celery
+from kombu.transport.sqlalchemy import Channel
 
 from app.core.settings import Settings, get_settings
 from app.observability import logging as worker_logging
@@ -72,6 +75,16 @@ def create_app(settings: Settings | None = None) -> Celery:
     worker_monitoring.install(app)
     return app
 
+
+def _leave_brokers_connections_to_the_parent() -> None:
+    """In a forked child: stock Kombu keeps engines on the class, so a child that publishes would write to the
+    parent's socket while the parent reads from it."""
+    for engine, _ in Channel._engines.values():
+        engine.dispose(close=False)
+    Channel._engines.clear()
+
+
+os.register_at_fork(after_in_child=_leave_brokers_connections_to_the_parent)
 
 celery_app = create_app()
 

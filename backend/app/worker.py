@@ -22,7 +22,7 @@ EX_CONFIG = 78
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 
 
-class Consumer(consumer.Consumer):  # type: ignore[misc]
+class Consumer(consumer.Consumer):
     """Celery's consumer.
 
     Attributes:

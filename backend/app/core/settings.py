@@ -1,10 +1,13 @@
 """Every setting of the application, typed, read from the environment (then from `.env` in the checkout).
 
-`.env.example` repeats each variable with its default; a test holds the two together.
+`.env.example` repeats each variable with its default: `python -m app.core.settings > .env.example` makes it, and
+a test holds it to this module.
 """
 
 from __future__ import annotations
 
+import sys
+import textwrap
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -108,7 +111,7 @@ def load_settings() -> Settings:
         ConfigurationError: a variable is missing or wrong; the message names it and not its value.
     """
     try:
-        return Settings()  # type: ignore[call-arg]  # database_url comes from the environment
+        return Settings()
     except ValidationError as error:
         raise ConfigurationError("\n".join(_problem(e["loc"], e["type"], e["msg"]) for e in error.errors())) from None
 
@@ -128,3 +131,22 @@ def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
         )
     text = message.removeprefix("Value error, ")
     return text if text.startswith(name) else f"{name}: {text}"
+
+
+def env_example() -> str:
+    """The text of `.env.example`: each variable with what it means, commented out where there is a default."""
+    lines = ["# Copy to .env, or set in the environment, which wins. Made by `python -m app.core.settings`.", ""]
+    for name, field in Settings.model_fields.items():
+        lines += [f"# {line}" for line in textwrap.wrap(field.description or "", 110)]
+        if field.is_required():
+            lines.append(f"{name.upper()}=")
+        else:
+            default = field.default
+            shown = ",".join(sorted(default)) if isinstance(default, frozenset) else "" if default is None else default
+            lines.append(f"# {name.upper()}={shown}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(env_example())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -71,7 +72,7 @@ def _carry_tenant(connection: Connection) -> None:
         return
     # SQLAlchemy calls this before the connection knows that it has begun, so a statement through it would begin
     # again and recurse. The driver's cursor is inside the transaction that psycopg2 opens with its first statement.
-    with connection.connection.cursor() as cursor:
+    with closing(connection.connection.cursor()) as cursor:
         cursor.execute("SELECT set_config(%s, %s, true)", (TENANT_GUC, str(tenant_id)))
 
 

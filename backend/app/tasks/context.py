@@ -151,7 +151,7 @@ class ContextTask(Task[Any, Any]):
             arguments.get("correlation_id") or carried.get(CORRELATION_HEADER) or correlation_id_var.get()
         )
         carried[ENQUEUED_HEADER] = time.time()
-        args = [_plain(value) for value in args or ()]
+        args = tuple(_plain(value) for value in args or ())
         kwargs = {name: _plain(value) for name, value in (kwargs or {}).items()}
         return super().apply_async(args, kwargs, *positional, headers=carried, **options)
 
