@@ -1,0 +1,108 @@
+"""The system account that runs PostgreSQL: initdb and postgres refuse to be root."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Made with useradd where root finds no account "postgres".
+OWN_ACCOUNT = "skeldir-postgres"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A system account.  ``Account.current()`` is the one that runs this process."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, uid: int) -> "Account":
+        """The account with this number; one without a name (a container's, a Nix build's) is fine."""
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            return cls(str(uid), uid, os.getgid())
+        return cls(entry.pw_name, uid, entry.pw_gid)
+
+    @classmethod
+    def current(cls) -> "Account":
+        """The account of this process."""
+        return cls.of(os.geteuid())
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this process already runs as it."""
+        return self.uid == os.geteuid()
+
+    def run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+        """Run a command as this account, in ``/``, and return its output (both streams in ``stdout``).
+
+        PG* variables of the caller are left out: a PGDATA or PGOPTIONS of theirs is not meant for us.
+
+        :raises PermissionError: when the account cannot reach the program.
+        """
+        other = not self.is_current
+        return subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            env=_server_environment(),
+            cwd="/",
+            start_new_session=True,  # a Ctrl-C at the terminal must not cut pg_ctl short
+            user=self.uid if other else None,
+            group=self.gid if other else None,
+            extra_groups=[] if other else None,
+        )
+
+    def can_enter(self, folder: Path) -> bool:
+        """Whether the account may go through this folder (and all above it)."""
+        return self.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", folder]).returncode == 0
+
+
+def server_account(data: Path | None = None) -> Account:
+    """Choose who runs PostgreSQL.
+
+    Anybody but root runs it under their own name.  For root it is, in this order: the owner of an existing
+    data folder, ``postgres``, an account that we make (and say so, once), ``nobody``.
+
+    :param data: the data folder, if there may be one already.
+    """
+    if os.geteuid() != 0:
+        return Account.current()
+    if data is not None and data.exists() and (owner := data.stat().st_uid) != 0:
+        return Account.of(owner)
+    for name in ("postgres", OWN_ACCOUNT):
+        if (known := _named(name)) is not None:
+            return known
+    if shutil.which("useradd"):
+        made = subprocess.run(
+            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", OWN_ACCOUNT],
+            check=False,
+            capture_output=True,
+        )
+        if made.returncode == 0 and (known := _named(OWN_ACCOUNT)) is not None:
+            print(f"dev: made the system user {OWN_ACCOUNT}: PostgreSQL refuses to run as root", file=sys.stderr)
+            return known
+    return _named("nobody") or Account("nobody", 65534, 65534)
+
+
+def _named(name: str) -> Account | None:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Account(name, entry.pw_uid, entry.pw_gid)
+
+
+def _server_environment() -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return kept | {"LC_ALL": "C"}

@@ -1,0 +1,53 @@
+"""The two folders of one checkout: the source tree, and the state that ``./dev`` keeps for it."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from environment.account import server_account
+from environment.errors import UserError
+from environment.installation import SYSTEM_FOLDER
+
+#: The root of the source tree that this file belongs to.
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def locate_state(checkout: Path = CHECKOUT, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the state of this checkout lies; nothing is made.
+
+    ``SKELDIR_STATE_DIR`` if set, else ``.skeldir`` in the checkout.  For root, whose PostgreSQL runs as
+    another user, a checkout that this user cannot enter (below a 0700 home) keeps its state in
+    ``/var/lib/skeldir/<hash of the checkout>``.  ``./dev status`` prints it.
+    """
+    named = environ.get("SKELDIR_STATE_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    if os.geteuid() == 0 and not server_account().can_enter(checkout):
+        key = hashlib.sha256(str(checkout).encode()).hexdigest()[:12]
+        return SYSTEM_FOLDER / f"{checkout.name}-{key}"
+    return checkout / ".skeldir"
+
+
+def make_state(checkout: Path = CHECKOUT, environ: Mapping[str, str] = os.environ) -> Path:
+    """The state folder, made if absent.
+
+    :raises UserError: when it cannot be written, or the account of PostgreSQL cannot enter it.
+    """
+    state = locate_state(checkout, environ)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        if not os.access(state, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(
+            f"cannot write the state folder {state}: {error.strerror}; "
+            "set SKELDIR_STATE_DIR to a folder that you can write"
+        ) from error
+    account = server_account()
+    if not account.can_enter(state):
+        raise UserError(
+            f"the user {account.name}, who runs PostgreSQL for root, cannot enter {state}; "
+            "set SKELDIR_STATE_DIR to a folder that it can"
+        )
+    return state

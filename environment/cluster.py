@@ -1,0 +1,280 @@
+"""One PostgreSQL data folder and the server on it: what temporary and kept clusters have in common."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg2
+
+from environment.account import Account
+from environment.errors import UserError
+from environment.installation import Installation
+from environment.waiting import wait_until
+
+#: The application's role and database, as the foundation names them.
+APP_ROLE = "app_user"
+APP_PASSWORD = "app_user"  # noqa: S105  a private server on a socket that only its owner can reach
+APP_DATABASE = "skeldir_validation"
+
+#: Seconds for one start or stop.  Starting takes 0.2 s; crash recovery after a kill -9 takes longer.
+_DEADLINE_S = 60
+
+#: Bytes that a socket's path may have, without the closing zero (sun_path: 108 on Linux, 104 on macOS).
+SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103
+_SOCKET_PORT = 5432
+
+#: Above the largest process id that Linux (2**22) or macOS gives.
+_NO_PROCESS = 2**22 + 1
+
+
+class Cluster:
+    """A data folder, the server on it, and how to reach it.
+
+    Everything lies in one folder that belongs to the server's account, mode 0700: only that account (and
+    root) reaches the socket, on which PostgreSQL trusts whoever connects.
+
+    :param installation: the programs; reachable by ``account``.
+    :param account: who runs the server and owns ``home``.
+    :param home: the folder for data, log and (unless ``sockets`` says otherwise) the socket.
+    :param sockets: the folder for the socket, if ``home`` is too long for one.
+    :param options: server settings for this cluster.
+    :param tcp: whether to listen on 127.0.0.1 too, with passwords, on a port that the system chooses.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        account: Account,
+        home: Path,
+        *,
+        sockets: Path | None = None,
+        options: dict[str, str] | None = None,
+        tcp: bool = False,
+    ) -> None:
+        self.installation = installation
+        self.account = account
+        self.home = home
+        self.data = home / "data"
+        self.log = home / "log"
+        self.sockets = sockets or home
+        self.options = options or {}
+        self.tcp = tcp
+        self.port = _free_port() if tcp else _SOCKET_PORT
+
+    # -- addresses
+
+    def url(self, user: str = APP_ROLE, database: str = APP_DATABASE) -> str:
+        """The libpq URL over the socket; no password is needed there."""
+        port = f"&port={self.port}" if self.tcp else ""
+        return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?host={quote(str(self.sockets))}{port}"
+
+    def tcp_url(self, user: str = APP_ROLE, password: str = APP_PASSWORD, database: str = APP_DATABASE) -> str:
+        """The URL over 127.0.0.1, where PostgreSQL asks for a password (scram-sha-256).
+
+        :raises ValueError: when this cluster listens on its socket only.
+        """
+        if not self.tcp:
+            raise ValueError("this cluster listens on its socket only")
+        words = [quote(word, safe="") for word in (user, password, database)]
+        return f"postgresql://{words[0]}:{words[1]}@127.0.0.1:{self.port}/{words[2]}"
+
+    @property
+    def superuser_url(self) -> str:
+        """The URL of the superuser ``postgres`` in the database ``postgres``."""
+        return self.url("postgres", "postgres")
+
+    # -- life
+
+    def initialise(self, *, sync: bool = True) -> None:
+        """Make the data folder; it appears whole or not at all.
+
+        :param sync: whether to wait until it is safe on disk.
+        :raises UserError: when initdb fails.
+        """
+        half = self.home / "data.half"
+        shutil.rmtree(half, ignore_errors=True)
+        made = self.account.run(
+            [
+                self.installation.program("initdb"),
+                *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-locale", "--encoding=UTF8"),
+                *("--username=postgres", "--no-instructions"),
+                *(() if sync else ("--no-sync",)),
+                *("--pgdata", half),
+            ]
+        )
+        if made.returncode != 0:
+            shutil.rmtree(half, ignore_errors=True)
+            raise UserError(f"initdb failed in {self.home}: {_useful_lines(made.stdout)}")
+        half.rename(self.data)
+
+    def start(self) -> None:
+        """Start the server and return when it accepts connections.  Nothing happens if it runs.
+
+        A postmaster.pid that a crash left behind is no obstacle, even if its number is now another process;
+        nor are the children of a killed postmaster, who need a moment to notice.
+
+        :raises UserError: with PostgreSQL's own words when it does not start.
+        """
+        if self.pid() is not None:
+            return
+        self._disown_stale_pid_file()
+        for leftover in self.sockets.glob(".s.PGSQL.*"):
+            leftover.unlink()
+
+        def started() -> bool:
+            before = self.log.stat().st_size if self.log.exists() else 0
+            result = self._pg_ctl("start", "-t", str(_DEADLINE_S), "-l", self.log, "-o", self._server_options())
+            if result.returncode == 0:
+                return True
+            said = self._log_since(before)
+            if "shared memory block" in said and "still in use" in said:
+                return False
+            if self.tcp and "Address already in use" in said:
+                self.port = _free_port()
+                return False
+            raise UserError(
+                f"PostgreSQL {self.installation.version} did not start: "
+                f"{_useful_lines(said or result.stdout)} (log: {self.log})"
+            )
+
+        wait_until(started, _DEADLINE_S, "PostgreSQL to start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server and return when it is gone.  Nothing happens if it does not run.
+
+        :param mode: ``smart``, ``fast`` or ``immediate`` (no checkpoint, as after a power cut).
+        :raises UserError: when it does not stop.
+        """
+        if self.pid() is None:
+            return
+        result = self._pg_ctl("stop", "-m", mode, "-t", str(_DEADLINE_S))
+        if result.returncode != 0 and self.pid() is not None:
+            raise UserError(f"PostgreSQL did not stop: {_useful_lines(result.stdout)}")
+
+    def restart(self) -> None:
+        """Stop (fast) and start again; the addresses stay the same."""
+        self.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """Crash it: SIGKILL to the postmaster.  ``start`` brings it back on the same addresses."""
+        pid = self.pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: self.pid() is None, _DEADLINE_S, "the killed postmaster to go")
+
+    def pid(self) -> int | None:
+        """The postmaster's process id, or None if it does not run."""
+        return postmaster_pid(self.data)
+
+    # -- content
+
+    def is_provisioned(self) -> bool:
+        """Whether the application's role and database exist.
+
+        :raises psycopg2.OperationalError: when the server does not answer.
+        """
+        with closing(psycopg2.connect(self.superuser_url)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_database WHERE datname = %s", [APP_DATABASE])
+            return cursor.fetchone() == (1,)
+
+    def provision(self) -> None:
+        """Make the application's role and database, as far as they are missing.
+
+        The role may log in and create databases; it is no superuser and does not bypass row security.  The
+        database comes last: where it exists, everything does.
+        """
+        with closing(psycopg2.connect(self.superuser_url)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])
+            if cursor.fetchone() is None:
+                cursor.execute(
+                    f"CREATE ROLE {APP_ROLE} LOGIN NOSUPERUSER NOBYPASSRLS CREATEDB PASSWORD %s", [APP_PASSWORD]
+                )
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [APP_DATABASE])
+            if cursor.fetchone() is None:
+                cursor.execute(f"CREATE DATABASE {APP_DATABASE} OWNER {APP_ROLE}")
+
+    # -- inside
+
+    def _pg_ctl(self, verb: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return self.account.run([self.installation.program("pg_ctl"), verb, "-w", "-D", self.data, *arguments])
+
+    def _disown_stale_pid_file(self) -> None:
+        """Keep PostgreSQL from taking another process for its predecessor.
+
+        After a restart of a machine or container the number in postmaster.pid may be anybody's, and then
+        PostgreSQL refuses to start.  The file itself must stay: it names the shared memory by which a new
+        server notices that children of the old one still write.  So only the number changes.
+        """
+        path = self.data / "postmaster.pid"
+        if path.exists():
+            _, rest = path.read_text().split("\n", 1)
+            path.write_text(f"{_NO_PROCESS}\n{rest}")
+
+    def _server_options(self) -> str:
+        settings = {
+            "listen_addresses": "127.0.0.1" if self.tcp else "",
+            "port": str(self.port),
+            "unix_socket_directories": str(self.sockets),
+            **self.options,
+        }
+        return shlex.join(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
+
+    def _log_since(self, position: int) -> str:
+        try:
+            with self.log.open("rb") as log:
+                log.seek(position)
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def socket_fits(folder: Path) -> bool:
+    """Whether a socket may lie in this folder: its path is short enough for the kernel (the port has up to 5
+    digits), and has no character that means something in a list of hosts, a URL or a shell.
+    """
+    plain = re.fullmatch(r"[A-Za-z0-9._/+-]+", str(folder)) is not None
+    return plain and len(os.fsencode(folder / ".s.PGSQL.65535")) <= SOCKET_PATH_LIMIT
+
+
+def postmaster_pid(data: Path) -> int | None:
+    """The process id of the postmaster that runs on this data folder, or None.
+
+    ``postmaster.pid`` alone proves nothing: after a crash or in a fresh container its number may belong to
+    another process.  A postmaster's working directory is its data folder.
+    """
+    try:
+        pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    if sys.platform == "linux":
+        try:
+            return pid if os.path.samefile(os.readlink(f"/proc/{pid}/cwd"), data) else None
+        except OSError:
+            return None
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return pid if str(data) in shown.stdout else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _useful_lines(text: str) -> str:
+    """The lines that say why, without time stamps, as one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
+    chosen = (telling or lines)[-3:]
+    return "; ".join(line.split("] ", 1)[-1] for line in chosen) or "it said nothing"
