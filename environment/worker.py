@@ -1,0 +1,284 @@
+"""Worker up, run this, worker down."""
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from environment.checkout import CHECKOUT
+from environment.waiting import wait_until
+
+#: The Celery application, as ``celery -A`` names it.
+APPLICATION = "app.celery_app.celery_app"
+
+#: What is added to the celery command unless the caller gives the option: its names, and the words.
+_DEFAULTS = (
+    (("-P", "--pool"), ("-P", "solo")),
+    (("-c", "--concurrency", "--autoscale"), ("-c", "1")),
+    (("-l", "--loglevel"), ("--loglevel=INFO",)),
+)
+
+
+class WorkerError(Exception):
+    """The worker ended or did not become ready; the text carries the end of its log."""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a ready worker says about itself in its worker file (written by the application)."""
+
+    pid: int
+    metrics_host: str
+    metrics_port: int
+
+    @property
+    def metrics_url(self) -> str:
+        """Base URL of /metrics, /health, /readyz and /livez; no slash at the end."""
+        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
+        return f"http://{host}:{self.metrics_port}"
+
+    def get(self, path: str, timeout_s: float = 5.0) -> tuple[int, str]:
+        """GET a page of the worker: status and body.
+
+        :raises OSError: when it does not answer.
+        """
+        connection = http.client.HTTPConnection(self.metrics_host, self.metrics_port, timeout=timeout_s)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except http.client.HTTPException as error:
+            raise OSError(f"no proper answer from {self.metrics_url}{path}") from error
+        finally:
+            connection.close()
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says 200."""
+        try:
+            return self.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+
+def read_worker_file(path: Path) -> WorkerInfo | None:
+    """The worker that a worker file names, if that process lives; None otherwise."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        info = WorkerInfo(int(content["pid"]), str(content["metrics_host"]), int(content["metrics_port"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return info if _is_worker(info.pid) else None
+
+
+class WorkerProcess:
+    """A Celery worker as a child process, in a session of its own.
+
+    A context manager: inside, the worker is ready; afterwards it has drained and is gone.  On Linux it is
+    told to drain when the process that started it dies, however that happens.
+
+    :param database_url: becomes DATABASE_URL.
+    :param state: an existing folder for ``worker.json``, which the application writes when it is ready.
+    :param log: where its output goes; None leaves it on the terminal.
+    :param arguments: further words for ``celery worker``.  ``-P solo``, ``-c 1`` and ``--loglevel=INFO``
+        are added unless given here.
+    :param environment: further variables; the metrics port is 0 (any free one) unless given here.
+    :param command: the words before ``worker``, for another application.
+
+    Example::
+
+        with WorkerProcess(cluster.url(), state=folder, log=folder / "log") as worker:
+            status, body = worker.info.get("/health")
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        state: Path,
+        log: Path | None = None,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "celery", "-A", APPLICATION),
+    ) -> None:
+        self.database_url = database_url
+        self.file = state / "worker.json"
+        self.log = log
+        self.command = [*command, "worker", *arguments, *_missing_defaults(arguments)]
+        self.environment = {
+            "CELERY_METRICS_PORT": "0",
+            **(environment or {}),
+            "DATABASE_URL": database_url,
+            "CELERY_WORKER_FILE": str(self.file),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # -- what it is
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The child.
+
+        :raises WorkerError: before ``start``.
+        """
+        if self._process is None:
+            raise WorkerError("the worker has not been started")
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def info(self) -> WorkerInfo:
+        """What its worker file says.
+
+        :raises WorkerError: while it is not ready.
+        """
+        info = read_worker_file(self.file)
+        if info is None or info.pid != self.pid:
+            raise WorkerError(f"the worker is not ready{self._log_tail()}")
+        return info
+
+    @property
+    def metrics_url(self) -> str:
+        """Base URL of its HTTP pages; no slash at the end."""
+        return self.info.metrics_url
+
+    def is_ready(self) -> bool:
+        """Whether its worker file is there and /readyz says 200."""
+        info = read_worker_file(self.file)
+        return info is not None and info.pid == self.pid and info.is_ready()
+
+    def log_text(self) -> str:
+        """Everything it has said so far, if it has a log."""
+        return self.log.read_text(errors="replace") if self.log is not None and self.log.exists() else ""
+
+    # -- life
+
+    def start(self) -> None:
+        """Start it and return at once."""
+        self.file.unlink(missing_ok=True)
+        paths = [str(CHECKOUT / "backend"), str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
+        variables = {**os.environ, **self.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        with contextlib.ExitStack() as stack:
+            output = None if self.log is None else stack.enter_context(self.log.open("ab"))
+            self._process = subprocess.Popen(
+                self.command,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=None if output is None else subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_drain_when_parent_dies(),
+            )
+
+    def wait_ready(self, deadline_s: float = 30) -> WorkerInfo:
+        """Wait until it takes tasks.
+
+        :raises WorkerError: when it ends first or is not ready in time.
+        """
+
+        def settled() -> bool:
+            return self.process.poll() is not None or self.is_ready()
+
+        try:
+            wait_until(settled, deadline_s, "the worker to be ready")
+        except TimeoutError as error:
+            raise WorkerError(f"{error}{self._log_tail()}") from None
+        if self.process.returncode is not None:
+            raise WorkerError(f"the worker ended with {self.process.returncode} before it was ready{self._log_tail()}")
+        return self.info
+
+    def stop(self, deadline_s: float = 30) -> int:
+        """TERM, wait while it drains, and KILL with all its children if that takes too long.
+
+        :returns: its exit status, negative for a signal.  Harmless when it is already gone or never began.
+        """
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(deadline_s)
+            except subprocess.TimeoutExpired:
+                print(f"the worker did not drain in {deadline_s:g} s and was killed", file=sys.stderr)
+                self.kill()
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """Crash it: SIGKILL to it and its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop(deadline_s=5)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _log_tail(self) -> str:
+        lines = self.log_text().splitlines()[-20:]
+        return "\n" + "\n".join(lines) if lines else ""
+
+
+def _missing_defaults(arguments: Sequence[str]) -> list[str]:
+    def given(names: Sequence[str]) -> bool:
+        return any(
+            word == name or word.startswith(f"{name}=" if name.startswith("--") else name)
+            for word in arguments
+            for name in names
+        )
+
+    return [word for names, words in _DEFAULTS if not given(names) for word in words]
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether the process lives and is a celery command: numbers are reused, and a worker file may be old."""
+    if sys.platform == "linux":
+        try:
+            return b"celery" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return "celery" in shown.stdout
+
+
+def _drain_when_parent_dies() -> Callable[[], None] | None:
+    """For preexec_fn: ask Linux for a TERM when the parent goes.
+
+    The kernel means the parent's *thread*, so this is left out when a helper thread starts the worker.
+    """
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent, number = os.getpid(), int(signal.SIGTERM)
+
+    def ask() -> None:
+        prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os.kill(os.getpid(), number)
+
+    return ask
