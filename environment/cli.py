@@ -1,0 +1,62 @@
+"""The commands of ``./dev``."""
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from environment.commands import COMMANDS
+from environment.errors import UserError
+
+_SETTINGS = """\
+DATABASE_URL               use this PostgreSQL; otherwise a private one is started
+CELERY_METRICS_PORT        the worker's HTTP port (9540, or a free one if that is taken)
+SKELDIR_STATE_DIR          where the private PostgreSQL and the logs live (.skeldir in the checkout)
+SKELDIR_POSTGRES_BIN       the folder with initdb, pg_ctl and postgres to use
+SKELDIR_PYTHON             a Python that has all packages: no .venv is made (nix develop sets it)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 1 after one line for an expected failure, 2 for a bad command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = (words[0], words[1:]) if words else ("help", [])
+    if name in ("-h", "--help"):
+        name = "help"
+    command = COMMANDS.get(name)
+    if command is None:
+        print(f"dev: no command {name!r}; ./dev help shows them", file=sys.stderr)
+        return 2
+    if rest[:1] in (["-h"], ["--help"]):
+        print(f"usage: ./dev {name} {command.arguments}".rstrip() + f"\n{command.summary}")
+        return 0
+    module, function = command.function.split(":")
+    # TERM and a closed terminal end a command as an exception does: what it started is stopped.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        status: int = getattr(importlib.import_module(f"environment.{module}"), function)(rest)
+    except UserError as error:
+        print(f"dev: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return status
+
+
+def show_help(arguments: Sequence[str]) -> int:
+    """``./dev help``."""
+    print("Usage: ./dev COMMAND [arguments]\n")
+    width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
+    for name, command in COMMANDS.items():
+        print(f"  {f'{name} {command.arguments}':{width}}  {command.summary}")
+    print(f"\nEnvironment:\n\n  {_SETTINGS.replace(chr(10), chr(10) + '  ')}")
+    return 0
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

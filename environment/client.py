@@ -1,0 +1,121 @@
+"""Commands that use the database for a moment: ping, migrate, psql, run."""
+
+import os
+import shutil
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from psycopg2.extensions import parse_dsn
+
+from app.core.dsn import PostgresDSN
+from environment.checkout import make_state
+from environment.database import database, describe
+from environment.errors import UserError
+from environment.installation import find_installation
+from environment.signals import run_in_foreground
+
+#: libpq's environment variables for what stands in a URL (PostgreSQL documentation, "Environment Variables").
+_LIBPQ_VARIABLES = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "dbname": "PGDATABASE",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "passfile": "PGPASSFILE",
+    "service": "PGSERVICE",
+    "options": "PGOPTIONS",
+    "application_name": "PGAPPNAME",
+    "sslmode": "PGSSLMODE",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcrl": "PGSSLCRL",
+    "sslnegotiation": "PGSSLNEGOTIATION",
+    "channel_binding": "PGCHANNELBINDING",
+    "gssencmode": "PGGSSENCMODE",
+    "krbsrvname": "PGKRBSRVNAME",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "client_encoding": "PGCLIENTENCODING",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+    "load_balance_hosts": "PGLOADBALANCEHOSTS",
+}
+
+
+def ping(arguments: Sequence[str]) -> int:
+    """Send ``app.tasks.housekeeping.ping`` and show what came back, and after how long."""
+    parser = ArgumentParser(prog="./dev ping")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+    timeout_s: float = parser.parse_args(arguments).timeout
+    with database(make_state()) as url:
+        # Only now: importing the application reads DATABASE_URL.
+        from celery.exceptions import TimeoutError as NoAnswer
+        from kombu.exceptions import OperationalError as NoBroker
+        from sqlalchemy.exc import DBAPIError
+
+        from app.tasks.housekeeping import ping as task
+
+        start = time.monotonic()
+        try:
+            result = task.apply_async(expires=timeout_s).get(timeout=timeout_s)
+        except NoAnswer:
+            raise UserError(
+                f"no worker answered in {timeout_s:g} s on {describe(url)}; is ./dev worker running?"
+            ) from None
+        except (NoBroker, DBAPIError) as error:
+            cause = str(getattr(error, "orig", error)).strip().splitlines()
+            raise UserError(f"cannot send a task through {describe(url)}: {cause[0] if cause else error}") from None
+        print(f"{result} ({(time.monotonic() - start) * 1000:.0f} ms)")
+    return 0
+
+
+def migrate(arguments: Sequence[str]) -> int:
+    """``alembic upgrade``."""
+    parser = ArgumentParser(prog="./dev migrate")
+    parser.add_argument("revision", nargs="?", default="head")
+    revision: str = parser.parse_args(arguments).revision
+    with database(make_state()) as url:
+        from environment.migration import current, upgrade
+
+        upgrade(url, revision)
+        print(f"dev: {describe(url)} is at revision {current(url)}", file=sys.stderr)
+    return 0
+
+
+def psql(arguments: Sequence[str]) -> int:
+    """psql on the database; the address goes through the environment, so that no password is in argv."""
+    program = _psql_program()
+    with database(make_state()) as url:
+        return run_in_foreground([program, *arguments], {**os.environ, **_libpq_environment(url)})
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command with DATABASE_URL set."""
+    command = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
+    if not command:
+        raise UserError("which command? ./dev run -- COMMAND ...")
+    with database(make_state()):
+        return run_in_foreground(command, os.environ)
+
+
+def _psql_program() -> str:
+    try:
+        own = find_installation().program("psql")
+        if os.access(own, os.X_OK):
+            return str(own)
+    except UserError:
+        pass
+    found = shutil.which("psql")
+    if found is None:
+        raise UserError("no psql, neither beside PostgreSQL's other programs nor on PATH")
+    return found
+
+
+def _libpq_environment(url: str) -> dict[str, str]:
+    parts = parse_dsn(PostgresDSN.parse(url).libpq())
+    unknown = sorted(set(parts) - set(_LIBPQ_VARIABLES))
+    if unknown:
+        raise UserError(f"psql cannot take {', '.join(unknown)} of DATABASE_URL from the environment")
+    return {_LIBPQ_VARIABLES[name]: value for name, value in parts.items()}

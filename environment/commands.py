@@ -1,0 +1,39 @@
+"""What ``./dev`` can do, said once: for the help, for the dispatch, and for what must be installed first."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after ``./dev``.
+
+    :ivar arguments: what may follow it.
+    :ivar summary: one line for the help.
+    :ivar lock: the lock in ``requirements/`` that must be installed, or None: it needs the standard library only.
+    :ivar function: ``module:function`` of this package; takes the words after the command and returns the exit
+        status.
+    """
+
+    arguments: str
+    summary: str
+    lock: str | None
+    function: str
+
+
+COMMANDS = {
+    "worker": Command("[celery worker options]", "set up, migrate, run the worker", "worker", "supervisor:worker"),
+    "ping": Command("[--timeout SECONDS]", "send one task to the worker and show its result", "worker", "client:ping"),
+    "status": Command("", "what runs, and where its state lies", "worker", "inspection:status"),
+    "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
+    "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),
+    "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
+    "run": Command("-- COMMAND ...", "run any command with DATABASE_URL set", "worker", "client:run"),
+    "test": Command("[--postgres 15|16|18] [pytest options]", "the test suite", "test", "tools:test"),
+    "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
+    "format": Command("", "ruff's formatter and its safe repairs", "lint", "tools:format_code"),
+    "lock": Command("[uv options]", "make requirements/*.txt from pyproject.toml", None, "tools:lock"),
+    "help": Command("", "this page", None, "cli:show_help"),
+}
+
+#: The locks, each of which contains the one before it.
+LOCKS = ("worker", "test", "lint")

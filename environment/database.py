@@ -1,0 +1,76 @@
+"""Which database a command works on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+from dotenv import dotenv_values
+
+from app.core.dsn import PostgresDSN
+from app.core.settings import ConfigurationError, load_settings
+from environment.checkout import CHECKOUT
+from environment.errors import UserError
+from environment.kept import KeptCluster
+
+
+def setting(name: str) -> str | None:
+    """A setting as the application sees it: from the environment, then from ``.env``; empty means unset."""
+    return os.environ.get(name) or dotenv_values(CHECKOUT / ".env").get(name) or None
+
+
+@contextmanager
+def database(state: Path) -> Iterator[str]:
+    """The URL of the database to work on, also put into this process's DATABASE_URL.
+
+    It is the configured one; without one it is that of the checkout's own PostgreSQL, which runs while the
+    block does.
+
+    :param state: the state folder.
+    :raises UserError: when the settings are wrong or PostgreSQL does not start.
+    """
+    configured = setting("DATABASE_URL")
+    if configured is not None:
+        os.environ["DATABASE_URL"] = configured
+        check_settings()
+        yield configured
+        return
+    cluster = KeptCluster(state)
+    os.environ["DATABASE_URL"] = cluster.url()
+    check_settings()
+    with cluster:
+        yield cluster.url()
+
+
+def check_settings() -> None:
+    """Have the application read its settings.
+
+    :raises UserError: with its words, which name the variable and never a value.
+    """
+    try:
+        load_settings()
+    except ConfigurationError as error:
+        raise UserError("; ".join(str(error).splitlines())) from None
+
+
+def describe(url: str) -> str:
+    """Where a URL leads, without user and password."""
+    return PostgresDSN.parse(url).describe()
+
+
+def connect(url: str) -> "psycopg2.extensions.connection":
+    """A plain connection.
+
+    :raises UserError: one line with the host, the database and PostgreSQL's reason.
+    """
+    try:
+        return psycopg2.connect(PostgresDSN.parse(url).libpq(), connect_timeout=5)
+    except psycopg2.OperationalError as error:
+        raise UserError(unreachable(url, error)) from None
+
+
+def unreachable(url: str, error: BaseException) -> str:
+    """One line for a database that cannot be reached."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"cannot reach the database {describe(url)}: {reason}"

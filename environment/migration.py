@@ -1,0 +1,38 @@
+"""Alembic, as ``alembic upgrade`` would run it."""
+
+import psycopg2
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.exc import OperationalError
+
+from environment.checkout import CHECKOUT
+from environment.database import connect, unreachable
+from environment.errors import UserError
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring a database to a revision.
+
+    :param url: must be this process's DATABASE_URL, from which ``alembic/env.py`` reads.
+    :raises UserError: when the database cannot be reached or the revision does not exist.
+    """
+    try:
+        command.upgrade(Config(CHECKOUT / "alembic.ini"), revision)
+    except CommandError as error:
+        raise UserError(f"alembic: {error}") from None
+    except OperationalError as error:
+        raise UserError(unreachable(url, error.orig or error)) from None
+
+
+def current(url: str) -> str:
+    """The revision of a database, for people."""
+    connection = connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT version_num FROM alembic_version ORDER BY 1")
+            return ", ".join(row[0] for row in cursor.fetchall()) or "none"
+    except psycopg2.errors.UndefinedTable:
+        return "none"
+    finally:
+        connection.close()

@@ -1,0 +1,86 @@
+"""``./dev test``, ``lint``, ``format`` and ``lock``."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from environment.checkout import CHECKOUT
+from environment.commands import LOCKS
+from environment.errors import UserError
+
+#: The extras of pyproject.toml that each lock has besides the dependencies.
+EXTRAS = {"worker": ("embedded",), "test": ("embedded", "test"), "lint": ("embedded", "test", "lint")}
+
+_LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",))
+
+
+def test(arguments: Sequence[str]) -> int:
+    """pytest over two processes, unless the caller says how many; becomes that process."""
+    words = list(arguments)
+    if "--postgres" in words:
+        position = words.index("--postgres")
+        major = (words[position + 1 : position + 2] or [""])[0]
+        if not major.isdigit():
+            raise UserError("--postgres wants a major version: 15, 16 or 18")
+        if os.environ.get("DATABASE_URL"):
+            raise UserError("--postgres and DATABASE_URL contradict each other: the tests run on one server")
+        del words[position : position + 2]
+        os.environ["SKELDIR_POSTGRES_MAJOR"] = major
+    chosen = any(word.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for word in words)
+    spread = [] if chosen or "no:xdist" in " ".join(words) else ["-n", "2", "--dist", "loadgroup"]
+    os.chdir(CHECKOUT)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *spread, *words])  # noqa: S606  no shell is wanted
+
+
+def lint(arguments: Sequence[str]) -> int:
+    """All linters, each of them even if one before it complains."""
+    return max([_tool(linter) for linter in _LINTERS])
+
+
+def format_code(arguments: Sequence[str]) -> int:
+    """Rewrite the sources as the linters want them, where that is safe."""
+    return max(_tool(("ruff", "check", "--fix")), _tool(("ruff", "format")))
+
+
+def lock(arguments: Sequence[str]) -> int:
+    """Write ``requirements/*.txt``: every version and every hash, for all platforms and Pythons from 3.11 on.
+
+    Versions that fit stay; ``./dev lock --upgrade`` takes the newest.
+    """
+    with tempfile.TemporaryDirectory(prefix="skeldir-lock-") as scratch:
+        uv = shutil.which("uv") or _install_uv(Path(scratch))
+        constraints = ["requirements/constraints.in"]
+        # The largest first: the smaller ones then agree with it.
+        for name in reversed(LOCKS):
+            target = f"requirements/{name}.txt"
+            command = [uv, "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11"]
+            command += ["--generate-hashes", "--quiet", "--custom-compile-command", "./dev lock"]
+            command += [word for extra in EXTRAS[name] for word in ("--extra", extra)]
+            command += [word for path in constraints for word in ("--constraint", path)]
+            if subprocess.run([*command, *arguments, "--output-file", target], cwd=CHECKOUT, check=False).returncode:
+                raise UserError(f"{target} could not be made")
+            if name == LOCKS[-1]:
+                constraints.append(target)
+            print(f"dev: wrote {target}", file=sys.stderr)
+    return 0
+
+
+def _install_uv(scratch: Path) -> str:
+    from environment.bootstrap import install, make_venv
+
+    make_venv(scratch / "venv")
+    install(scratch / "venv", ["uv"])
+    return str(scratch / "venv" / "bin" / "uv")
+
+
+def _tool(words: Sequence[str]) -> int:
+    program = Path(sys.executable).with_name(words[0])
+    found = str(program) if program.exists() else shutil.which(words[0])
+    if found is None:
+        raise UserError(f"{words[0]} is not installed")
+    print(f"dev: {' '.join(words)}", file=sys.stderr, flush=True)
+    return subprocess.run([found, *words[1:]], cwd=CHECKOUT, check=False).returncode
