@@ -11,10 +11,12 @@ from psycopg2.extensions import parse_dsn
 
 from app.core.dsn import PostgresDSN
 from environment.checkout import make_state
-from environment.database import database, describe
+from environment.database import database, describe, setting
 from environment.errors import UserError
 from environment.installation import find_installation
 from environment.signals import run_in_foreground
+from environment.waiting import wait_until
+from environment.workerfile import supervisor, worker_is_ready
 
 #: libpq's environment variables for what stands in a URL (PostgreSQL documentation, "Environment Variables").
 _LIBPQ_VARIABLES = {
@@ -45,11 +47,24 @@ _LIBPQ_VARIABLES = {
 
 
 def ping(arguments: Sequence[str]) -> int:
-    """Send ``app.tasks.housekeeping.ping`` and show what came back, and after how long."""
+    """Send ``app.tasks.housekeeping.ping`` and show what came back, and after how long.
+
+    Where only a worker of this checkout can answer, it is waited for before anything is sent: a worker that
+    is just being set up may still have to make the tables.
+    """
     parser = ArgumentParser(prog="./dev ping")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
-    timeout_s: float = parser.parse_args(arguments).timeout
-    with database(make_state()) as url:
+    parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS")
+    wait_s: float = parser.parse_args(arguments).wait
+    begun = time.monotonic()
+    state = make_state()
+    if setting("DATABASE_URL") is None or supervisor(state) is not None:
+        try:
+            wait_until(lambda: worker_is_ready(state), wait_s, "a worker")
+        except TimeoutError:
+            raise UserError(
+                f"no worker of this checkout is ready after {wait_s:g} s; ./dev worker starts one"
+            ) from None
+    with database(state) as url:
         # Only now: importing the application reads DATABASE_URL.
         from celery.exceptions import TimeoutError as NoAnswer
         from kombu.exceptions import OperationalError as NoBroker
@@ -57,17 +72,18 @@ def ping(arguments: Sequence[str]) -> int:
 
         from app.tasks.housekeeping import ping as task
 
-        start = time.monotonic()
+        sent = time.monotonic()
+        left_s = max(1.0, wait_s - (sent - begun))
         try:
-            result = task.apply_async(expires=timeout_s).get(timeout=timeout_s)
+            result = task.apply_async(expires=left_s).get(timeout=left_s)
         except NoAnswer:
-            raise UserError(
-                f"no worker answered in {timeout_s:g} s on {describe(url)}; is ./dev worker running?"
-            ) from None
+            raise UserError(f"no worker answered on {describe(url)} in {left_s:.0f} s; is one running?") from None
         except (NoBroker, DBAPIError) as error:
             cause = str(getattr(error, "orig", error)).strip().splitlines()
-            raise UserError(f"cannot send a task through {describe(url)}: {cause[0] if cause else error}") from None
-        print(f"{result} ({(time.monotonic() - start) * 1000:.0f} ms)")
+            raise UserError(
+                f"cannot send a task through {describe(url)}: {cause[0] if cause else type(error).__name__}"
+            ) from None
+        print(f"{result} ({(time.monotonic() - sent) * 1000:.0f} ms)")
     return 0
 
 

@@ -22,7 +22,7 @@ class Command:
 
 COMMANDS = {
     "worker": Command("[celery worker options]", "set up, migrate, run the worker", "worker", "supervisor:worker"),
-    "ping": Command("[--timeout SECONDS]", "send one task to the worker and show its result", "worker", "client:ping"),
+    "ping": Command("[--wait SECONDS]", "send one task to the worker and show its result", "worker", "client:ping"),
     "status": Command("", "what runs, and where its state lies", "worker", "inspection:status"),
     "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
     "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),

@@ -9,10 +9,9 @@ from environment.checkout import locate_state
 from environment.database import describe, setting
 from environment.errors import UserError
 from environment.kept import KeptCluster
-from environment.locking import FileLock
 from environment.migration import current
 from environment.waiting import wait_until
-from environment.worker import read_worker_file
+from environment.workerfile import WORKER_FILE, read_worker_file, supervisor
 
 #: Seconds for a worker to finish its task; then it is killed, and the task comes back later.
 _DRAIN_S = 60
@@ -38,9 +37,9 @@ def status(arguments: Sequence[str]) -> int:
             print(f"database    {describe(url)}, revision {current(url)}")
         except (UserError, ValueError) as error:
             print(f"database    {error}")
-    worker = read_worker_file(state / "worker.json")
+    worker = read_worker_file(state / WORKER_FILE)
     if worker is None:
-        print("worker      none" if _supervisor(state) is None else "worker      starting")
+        print("worker      none" if supervisor(state) is None else "worker      starting")
         return 0
     try:
         health = worker.get("/health")
@@ -63,9 +62,9 @@ def down(arguments: Sequence[str]) -> int:
 
 
 def _stop_worker(state: Path) -> str:
-    worker = read_worker_file(state / "worker.json")
+    worker = read_worker_file(state / WORKER_FILE)
     # ./dev worker passes a TERM on; a worker whose ./dev was killed gets its own.
-    target = _supervisor(state) or (worker.pid if worker else None)
+    target = supervisor(state) or (worker.pid if worker else None)
     if target is None:
         return "none"
     os.kill(target, signal.SIGTERM)
@@ -81,18 +80,4 @@ def _stop_worker(state: Path) -> str:
 
 
 def _is_down(state: Path) -> bool:
-    return _supervisor(state) is None and read_worker_file(state / "worker.json") is None
-
-
-def _supervisor(state: Path) -> int | None:
-    """The ``./dev worker`` of this state folder: who holds its lock wrote its process id there."""
-    path = state / "worker.lock"
-    if not path.exists():
-        return None
-    with FileLock(path) as lock:
-        if lock.try_exclusive():
-            return None
-    try:
-        return int(path.read_text())
-    except ValueError:
-        return None
+    return supervisor(state) is None and read_worker_file(state / WORKER_FILE) is None

@@ -16,6 +16,7 @@ from environment.locking import FileLock
 from environment.migration import upgrade
 from environment.signals import ENDING, shell_status
 from environment.worker import WorkerProcess
+from environment.workerfile import SUPERVISOR_LOCK
 
 _DEFAULT_PORT = 9540
 
@@ -28,7 +29,7 @@ def worker(arguments: Sequence[str]) -> int:
     """
     begun = time.monotonic()
     state = make_state()
-    with FileLock(state / "worker.lock") as lock:
+    with FileLock(state / SUPERVISOR_LOCK) as lock:
         if not lock.try_exclusive():
             raise UserError("a worker of this checkout is already running (./dev status); ./dev down stops it")
         lock.path.write_text(f"{os.getpid()}\n")

@@ -2,21 +2,19 @@
 
 import contextlib
 import ctypes
-import http.client
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from environment.checkout import CHECKOUT
 from environment.waiting import wait_until
+from environment.workerfile import WORKER_FILE, WorkerInfo, read_worker_file
 
 #: The Celery application, as ``celery -A`` names it.
 APPLICATION = "app.celery_app.celery_app"
@@ -31,53 +29,6 @@ _DEFAULTS = (
 
 class WorkerError(Exception):
     """The worker ended or did not become ready; the text carries the end of its log."""
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """What a ready worker says about itself in its worker file (written by the application)."""
-
-    pid: int
-    metrics_host: str
-    metrics_port: int
-
-    @property
-    def metrics_url(self) -> str:
-        """Base URL of /metrics, /health, /readyz and /livez; no slash at the end."""
-        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
-        return f"http://{host}:{self.metrics_port}"
-
-    def get(self, path: str, timeout_s: float = 5.0) -> tuple[int, str]:
-        """GET a page of the worker: status and body.
-
-        :raises OSError: when it does not answer.
-        """
-        connection = http.client.HTTPConnection(self.metrics_host, self.metrics_port, timeout=timeout_s)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        except http.client.HTTPException as error:
-            raise OSError(f"no proper answer from {self.metrics_url}{path}") from error
-        finally:
-            connection.close()
-
-    def is_ready(self) -> bool:
-        """Whether /readyz says 200."""
-        try:
-            return self.get("/readyz")[0] == 200
-        except OSError:
-            return False
-
-
-def read_worker_file(path: Path) -> WorkerInfo | None:
-    """The worker that a worker file names, if that process lives; None otherwise."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        info = WorkerInfo(int(content["pid"]), str(content["metrics_host"]), int(content["metrics_port"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return info if _is_worker(info.pid) else None
 
 
 class WorkerProcess:
@@ -111,7 +62,7 @@ class WorkerProcess:
         command: Sequence[str] = (sys.executable, "-m", "celery", "-A", APPLICATION),
     ) -> None:
         self.database_url = database_url
-        self.file = state / "worker.json"
+        self.file = state / WORKER_FILE
         self.log = log
         self.command = [*command, "worker", *arguments, *_missing_defaults(arguments)]
         self.environment = {
@@ -253,17 +204,6 @@ def _missing_defaults(arguments: Sequence[str]) -> list[str]:
         )
 
     return [word for names, words in _DEFAULTS if not given(names) for word in words]
-
-
-def _is_worker(pid: int) -> bool:
-    """Whether the process lives and is a celery command: numbers are reused, and a worker file may be old."""
-    if sys.platform == "linux":
-        try:
-            return b"celery" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return False
-    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "celery" in shown.stdout
 
 
 def _drain_when_parent_dies() -> Callable[[], None] | None:

@@ -34,7 +34,8 @@ from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until as _wait_until
-from environment.worker import WorkerProcess, read_worker_file
+from environment.worker import WorkerProcess
+from environment.workerfile import WORKER_FILE, read_worker_file
 
 # -- one server per run
 
@@ -316,7 +317,7 @@ def foundation_worker(
     Tests that use it run in one process of pytest-xdist.
     """
     if pytestconfig.stash[_foreign_key]:
-        launched = read_worker_file(locate_state() / "worker.json")
+        launched = read_worker_file(locate_state() / WORKER_FILE)
         if launched is not None:
             _wait_until(launched.is_ready, 30, "the launched worker to be ready")
             yield FoundationWorker(server.admin_url, launched.metrics_url)
