@@ -15,7 +15,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 from celery import Task
@@ -114,13 +114,19 @@ def validate_payload(model: type[M], payload: object) -> M:
         raise PayloadError(problems) from None
 
 
-class ContextTask(Task[Any, Any]):
+if TYPE_CHECKING:  # generic in the stubs only
+    _Task = Task[Any, Any]
+else:
+    _Task = Task
+
+
+class ContextTask(_Task):
     """Base of the application's tasks: each starts with a clean context and publishes checked arguments."""
 
     abstract = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        correlation_id = self.request.get(CORRELATION_HEADER) or self.request.id
+        correlation_id = (self.request.headers or {}).get(CORRELATION_HEADER) or self.request.id
         with working_for(None, correlation_id):
             return super().__call__(*args, **kwargs)
 

@@ -1,0 +1,110 @@
+"""A worker whose database is away, comes back, or is not fit to work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from app.celery_app import celery_app, create_app
+from app.core.settings import Settings
+from environment.temporary import TemporaryCluster
+from environment.waiting import wait_until
+from environment.worker import WorkerProcess
+
+DEADLINE_S = 60
+
+
+@pytest.fixture
+def own_cluster(private_cluster: TemporaryCluster, migrate: Any) -> TemporaryCluster:
+    """A server of this test alone, since it is stopped and killed."""
+    migrate(private_cluster.url())
+    return private_cluster
+
+
+@pytest.fixture
+def worker(own_cluster: TemporaryCluster, tmp_path: Path) -> Iterator[WorkerProcess]:
+    """A worker that has not been started yet."""
+    worker = WorkerProcess(own_cluster.url(), state=tmp_path, log=tmp_path / "log")
+    yield worker
+    worker.stop()
+
+
+def ping(url: str) -> str:
+    app = create_app(Settings(database_url=url, _env_file=None))
+    try:
+        return str(app.tasks["app.tasks.housekeeping.ping"].delay().get(timeout=DEADLINE_S)["status"])
+    finally:
+        app.close()
+        celery_app.set_current()
+
+
+def test_an_unreachable_database_is_named_and_waited_for(own_cluster: TemporaryCluster, worker: WorkerProcess) -> None:
+    own_cluster.stop()
+    worker.start()
+    wait_until(lambda: worker.log_text().count("cannot be reached") >= 2, DEADLINE_S, "two tries")
+    assert f"{own_cluster.sockets}/skeldir_validation cannot be reached" in worker.log_text().replace(
+        f":{own_cluster.port}", ""
+    )
+    assert not worker.is_ready()
+    own_cluster.start()
+    worker.wait_ready(DEADLINE_S)
+    assert ping(own_cluster.url()) == "ok"
+    assert "Traceback" not in worker.log_text()
+
+
+def test_a_worker_that_waits_for_its_database_ends_on_term(
+    own_cluster: TemporaryCluster, worker: WorkerProcess
+) -> None:
+    own_cluster.stop()
+    worker.start()
+    wait_until(lambda: "cannot be reached" in worker.log_text(), DEADLINE_S, "the first try")
+    assert worker.stop(deadline_s=15) == 0
+
+
+@pytest.mark.parametrize("fault", ["restart", "kill"])
+def test_a_database_that_went_away_costs_no_task(
+    own_cluster: TemporaryCluster, worker: WorkerProcess, fault: str
+) -> None:
+    worker.start()
+    worker.wait_ready(DEADLINE_S)
+    assert ping(own_cluster.url()) == "ok"
+    if fault == "kill":
+        own_cluster.kill()
+        own_cluster.start()
+    else:
+        own_cluster.stop()
+        wait_until(lambda: "cannot be reached" in worker.log_text(), DEADLINE_S, "the worker to notice")
+        own_cluster.start()
+    assert ping(own_cluster.url()) == "ok"
+    assert worker.process.poll() is None
+
+
+@pytest.mark.parametrize("table", ["kombu_message", "celery_taskmeta"])
+def test_missing_tables_end_the_worker_with_the_command_to_run(
+    own_cluster: TemporaryCluster, worker: WorkerProcess, table: str
+) -> None:
+    with psycopg2.connect(own_cluster.superuser_url.replace("/postgres?", "/skeldir_validation?")) as connection:
+        connection.cursor().execute(f"DROP TABLE public.{table}")
+    worker.start()
+    wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
+    assert worker.process.returncode == 78
+    (line,) = [line for line in worker.log_text().splitlines() if "lacks" in line]
+    assert table in line
+    assert "alembic upgrade head" in line
+    assert "Traceback" not in worker.log_text()
+
+
+def test_in_production_a_superuser_may_not_serve_tenants(own_cluster: TemporaryCluster, tmp_path: Path) -> None:
+    url = own_cluster.url("postgres")
+    worker = WorkerProcess(url, state=tmp_path, log=tmp_path / "log", environment={"ENVIRONMENT": "production"})
+    try:
+        worker.start()
+        wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
+        assert worker.process.returncode == 78
+        assert "superuser or has BYPASSRLS" in worker.log_text()
+    finally:
+        worker.stop()
