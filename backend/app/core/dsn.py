@@ -135,11 +135,15 @@ class PostgresDSN:
             extra = [("host", ",".join(self.hosts))]
             if any(self.ports):
                 extra.append(("port", ",".join(port or DEFAULT_PORT for port in self.ports)))
+        path = quote(self.database, safe="")
+        if path != self.database:
+            # SQLAlchemy takes the path as it stands, libpq decodes it; both decode a parameter.
+            path, extra = "", [*extra, ("dbname", self.database)]
         query = "&".join(f"{name}={quote(value, safe='/:,')}" for name, value in [*extra, *self.parameters])
         return (
             "postgresql://"
             + (credentials + "@" if credentials else "")
-            + f"{netloc}/{quote(self.database, safe='')}"
+            + f"{netloc}/{path}"
             + (f"?{query}" if query else "")
         )
 
