@@ -53,6 +53,8 @@ def ensure_installed(lock: str) -> None:
     except OSError as error:
         raise UserError(f"cannot write {VENV}: {error.strerror}; ./dev needs a checkout it can write") from error
     with guard:
+        # pip keeps it too: if we are killed, the next ./dev waits for the end of a pip that goes on.
+        os.set_inheritable(guard.fileno(), True)
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -123,7 +125,13 @@ def install(folder: Path, arguments: Sequence[str], packages: int = 1) -> None:
     seen = 0
     said: list[str] = []
     with subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        close_fds=False,
     ) as pip_process:
         for line in pip_process.stdout or ():
             said.append(line.rstrip())
