@@ -120,8 +120,9 @@ class WorkerProcess:
     def start(self) -> None:
         """Start it and return at once."""
         self.file.unlink(missing_ok=True)
-        paths = [str(CHECKOUT / "backend"), str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
-        variables = {**os.environ, **self.environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        variables = {**os.environ, **self.environment}
+        paths = [str(CHECKOUT / "backend"), str(CHECKOUT), variables.get("PYTHONPATH", "")]
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         with contextlib.ExitStack() as stack:
             output = None if self.log is None else stack.enter_context(self.log.open("ab"))
             self._process = subprocess.Popen(
