@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _leave)
     try:
         status: int = getattr(importlib.import_module(f"environment.{module}"), function)(rest)
-    except UserError as error:
+    except (UserError, TimeoutError) as error:
         print(f"dev: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

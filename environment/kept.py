@@ -1,6 +1,7 @@
 """The PostgreSQL of one checkout: its data stays, and all ``./dev`` commands share its server."""
 
 import os
+import stat
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -99,9 +100,18 @@ class KeptCluster(Cluster):
         # A server whose starter was killed may still be recovering.
         return bool(wait_until(lambda: [a] if (a := answers()) is not None else [], 60, "PostgreSQL to answer")[0])
 
+    def start(self) -> None:
+        self._own_folder(self.sockets)
+        super().start()
+
+    def stop(self, mode: str = "fast") -> None:
+        super().stop(mode)
+        if self.sockets != self.home:
+            with suppress(OSError):
+                self.sockets.rmdir()
+
     def _bring_up(self) -> None:
         self._own_folder(self.home)
-        self._own_folder(self.sockets)
         self._check_major()
         if not self.data.exists():
             self.initialise()
@@ -112,14 +122,14 @@ class KeptCluster(Cluster):
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             # lstat: in a shared temporary folder somebody else may have put a link here.
-            owner = folder.lstat().st_uid
-            if owner == os.geteuid() and not self.account.is_current:
-                os.chown(folder, self.account.uid, self.account.gid, follow_symlinks=False)
-                owner = folder.lstat().st_uid
+            found = folder.lstat()
+            if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and not self.account.is_current:
+                os.chown(folder, self.account.uid, self.account.gid)
+                found = folder.lstat()
         except OSError as error:
-            raise UserError(f"cannot make {folder}: {error.strerror}") from error
-        if owner != self.account.uid:
-            raise UserError(f"{folder} belongs to somebody else; remove it or set SKELDIR_STATE_DIR")
+            raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+        if found.st_uid != self.account.uid or not stat.S_ISDIR(found.st_mode):
+            raise UserError(f"{folder} is not ours; remove it, or set SKELDIR_STATE_DIR")
 
     def _check_major(self) -> None:
         version = self.data / "PG_VERSION"

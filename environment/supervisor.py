@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from environment.checkout import make_state
@@ -15,7 +16,7 @@ from environment.errors import UserError
 from environment.locking import FileLock
 from environment.migration import upgrade
 from environment.signals import ENDING, shell_status
-from environment.worker import WorkerProcess
+from environment.worker import WorkerError, WorkerProcess
 from environment.workerfile import SUPERVISOR_LOCK
 
 _DEFAULT_PORT = 9540
@@ -24,8 +25,8 @@ _DEFAULT_PORT = 9540
 def worker(arguments: Sequence[str]) -> int:
     """Run a worker until it is told to end; return its exit status.
 
-    INT, TERM and QUIT are passed to it, each as often as it arrives; HUP becomes TERM.  The worker is in a
-    session of its own, so a Ctrl-C reaches it only through us.
+    Each signal is passed on once.  TERM, HUP and the first Ctrl-C drain; QUIT and a second Ctrl-C also cancel
+    the running task, which comes back later.  A drained worker's status is 0.
     """
     begun = time.monotonic()
     state = make_state()
@@ -33,24 +34,31 @@ def worker(arguments: Sequence[str]) -> int:
         if not lock.try_exclusive():
             raise UserError("a worker of this checkout is already running (./dev status); ./dev down stops it")
         lock.path.write_text(f"{os.getpid()}\n")
-        host, port = _metrics_address()
+        port = _metrics_port()
         with database(state) as url:
             upgrade(url)
             child = WorkerProcess(url, state=state, arguments=arguments, environment={"CELERY_METRICS_PORT": str(port)})
-            _say(f"database {describe(url)}; worker on http://{host}:{port}/health and /metrics")
+            _say(f"migrated {describe(url)}, starting the worker")
             return _supervise(child, begun)
 
 
 def _supervise(child: WorkerProcess, begun: float) -> int:
     early: list[int] = []
-    started = False
+    started = interrupted = False
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        number = int(signal.SIGTERM) if number == signal.SIGHUP else number
+        nonlocal interrupted
+        # Not INT itself: Celery drains on it as on TERM, but then exits with 1 as if it had failed.
+        meant = signal.SIGTERM
+        if number == signal.SIGQUIT or (number == signal.SIGINT and interrupted):
+            meant = signal.SIGQUIT
+        elif number == signal.SIGINT:
+            interrupted = True
+            _say("draining; Ctrl-C again cancels the running task")
         if started:
-            child.process.send_signal(number)
+            child.process.send_signal(meant)
         else:
-            early.append(number)
+            early.append(meant)
 
     for number in ENDING:
         signal.signal(number, pass_on)
@@ -63,8 +71,9 @@ def _supervise(child: WorkerProcess, begun: float) -> int:
             child.process.wait(0.05)
         except subprocess.TimeoutExpired:
             continue
-    if child.process.poll() is None:
-        _say(f"worker {child.pid} is ready after {time.monotonic() - begun:.1f} s; Ctrl-C drains and stops it")
+    with suppress(WorkerError):  # it may be gone again
+        ready_s = time.monotonic() - begun
+        _say(f"worker ready after {ready_s:.1f} s: {child.metrics_url}/health and /metrics; Ctrl-C drains and stops it")
     status = shell_status(child.process.wait())
     # Further signals have nobody to go to; what is left is to stop PostgreSQL, and that must not be cut short.
     for number in ENDING:
@@ -73,37 +82,31 @@ def _supervise(child: WorkerProcess, begun: float) -> int:
     return status
 
 
-def _metrics_address() -> tuple[str, int]:
-    """Where the worker will serve its pages: as configured, or 9540 if free, or any free port.
+def _metrics_port() -> int:
+    """The port for the worker's pages: as configured, else 9540 if it is free, else 0 (the worker takes any).
 
-    :raises UserError: when the configured port is taken.
+    :raises UserError: when the configured port is taken or is no port.
     """
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")
-    if configured is not None and not configured.isdigit():
-        raise UserError("CELERY_METRICS_PORT must be a number")
-    if configured is not None and int(configured) != 0:
-        if _free(host, int(configured)) is None:
-            raise UserError(f"CELERY_METRICS_PORT {configured} on {host} is in use; choose another, or 0 for any")
-        return host, int(configured)
-    wanted = _DEFAULT_PORT if configured is None else 0
-    port = _free(host, wanted) or _free(host, 0)
-    if port is None:
-        raise UserError(f"CELERY_METRICS_ADDR {host} is not an address of this machine")
-    return host, port
+    if configured is None:
+        return _DEFAULT_PORT if _is_free(host, _DEFAULT_PORT) else 0
+    if not (configured.isascii() and configured.isdigit() and int(configured) < 65536):
+        raise UserError("CELERY_METRICS_PORT must be a number from 0 to 65535")
+    if not _is_free(host, int(configured)):
+        raise UserError(f"CELERY_METRICS_PORT {configured} on {host} is in use; choose another, or 0 for any")
+    return int(configured)
 
 
-def _free(host: str, port: int) -> int | None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As the worker's own server does: a port whose last connections are in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (OSError, OverflowError):
-            return None
-        found: int = probe.getsockname()[1]
-        return found
+        except OSError:
+            return False
+        return True
 
 
 def _say(text: str) -> None:

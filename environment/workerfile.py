@@ -61,7 +61,7 @@ def read_worker_file(path: Path) -> WorkerInfo | None:
         info = WorkerInfo(int(content["pid"]), str(content["metrics_host"]), int(content["metrics_port"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return info if _is_worker(info.pid) else None
+    return info if _runs(info.pid, "celery") else None
 
 
 def worker_is_ready(state: Path) -> bool:
@@ -79,17 +79,18 @@ def supervisor(state: Path) -> int | None:
         if lock.try_exclusive():
             return None
     try:
-        return int(path.read_text())
+        pid = int(path.read_text())
     except ValueError:
         return None
+    return pid if _runs(pid, "environment.cli") else None
 
 
-def _is_worker(pid: int) -> bool:
-    """Whether the process lives and is a celery command: numbers are reused, and a worker file may be old."""
+def _runs(pid: int, word: str) -> bool:
+    """Whether the process lives and has this word in its command line: numbers are reused, and files grow old."""
     if sys.platform == "linux":
         try:
-            return b"celery" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return False
     shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "celery" in shown.stdout
+    return word in shown.stdout

@@ -1,0 +1,151 @@
+"""The kept cluster: data stays, commands share it, the last one out stops it, crashes do not matter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from app.core.dsn import PostgresDSN
+from environment.errors import UserError
+from environment.kept import KeptCluster
+
+Query = Callable[..., list[tuple[Any, ...]]]
+Python = Callable[[str], "subprocess.Popen[str]"]
+
+USER = """
+from pathlib import Path
+from environment.kept import KeptCluster
+with KeptCluster(Path({state!r})) as cluster:
+    print(cluster.pid(), flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def state(folder: Path) -> Iterator[Path]:
+    """A state folder; its server is stopped whatever the test did."""
+    yield folder
+    if (cluster := KeptCluster.in_state(folder)) is not None:
+        cluster.shut_down(patience_s=0)
+
+
+def first_line(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def test_data_stays_and_the_server_does_not(state: Path, query: Query) -> None:
+    with KeptCluster(state) as cluster:
+        query(cluster.url(), "CREATE TABLE kept (i int); INSERT INTO kept VALUES (7)")
+        assert query(cluster.superuser_url, "SHOW fsync") == [("on",)]
+        assert query(cluster.superuser_url, "SHOW listen_addresses") == [("",)]
+    assert cluster.pid() is None
+    with KeptCluster(state) as cluster:
+        assert query(cluster.url(), "SELECT i FROM kept") == [(7,)]
+
+
+def test_the_last_one_out_stops_it(state: Path, query: Query) -> None:
+    with KeptCluster(state) as one:
+        pid = one.pid()
+        with KeptCluster(state) as two:
+            assert two.pid() == pid
+        assert one.pid() == pid
+        assert query(one.url(), "SELECT 1") == [(1,)]
+    assert one.pid() is None
+
+
+def test_many_come_and_go_at_the_same_time(state: Path, python: Python) -> None:
+    """First start included: one of them makes the data folder, all see the same server, none is left."""
+    users = [python(USER.format(state=str(state))) for _ in range(4)]
+    assert len({first_line(user) for user in users}) == 1
+    for user in users:
+        user.communicate("\n")
+    assert [user.returncode for user in users] == [0, 0, 0, 0]
+    assert KeptCluster(state).pid() is None
+
+
+def test_a_killed_user_leaves_a_server_that_the_next_one_stops(state: Path, python: Python) -> None:
+    user = python(USER.format(state=str(state)))
+    pid = int(first_line(user))
+    user.kill()
+    user.wait()
+    with KeptCluster(state) as cluster:
+        assert cluster.pid() == pid
+    assert cluster.pid() is None
+
+
+def test_a_killed_server_is_started_by_the_next_command(state: Path, query: Query) -> None:
+    with KeptCluster(state) as cluster:
+        query(cluster.url(), "CREATE TABLE kept ()")
+        cluster.kill()
+        assert cluster.pid() is None
+    with KeptCluster(state) as cluster:
+        assert query(cluster.url(), "SELECT count(*) FROM kept") == [(0,)]
+
+
+def test_what_a_first_start_left_undone_is_done(state: Path, query: Query) -> None:
+    """Killed in initdb, or between the role and the database."""
+    (state / "postgres").mkdir()
+    (state / "postgres" / "data.half").mkdir()
+    with KeptCluster(state) as cluster:
+        query(cluster.superuser_url, "DROP DATABASE skeldir_validation")
+    with KeptCluster(state) as cluster:
+        assert query(cluster.url(), "SELECT current_user") == [("app_user",)]
+    assert not (state / "postgres" / "data.half").exists()
+
+
+def test_data_of_another_major_is_one_clear_line_and_stays(state: Path) -> None:
+    with KeptCluster(state) as cluster:
+        version = cluster.data / "PG_VERSION"
+    version.write_text("11\n")
+    with pytest.raises(UserError) as caught, KeptCluster(state):
+        pass
+    assert "\n" not in str(caught.value)
+    assert f"the data in {cluster.data} is of PostgreSQL 11" in str(caught.value)
+    assert (cluster.data / "global").is_dir()
+
+
+@pytest.mark.parametrize("name", ["d" * 100, "a comma, a space & a 100 % sign"])
+def test_the_state_may_lie_anywhere(state: Path, query: Query, name: str) -> None:
+    """Too deep for a socket, or with characters that mean something in a URL: the socket lies elsewhere then."""
+    awkward = state / name
+    awkward.mkdir()
+    with KeptCluster(awkward) as cluster:
+        assert query(cluster.url(), "SELECT 1") == [(1,)]
+        assert query(PostgresDSN.parse(cluster.url()).libpq(), "SELECT 1") == [(1,)]
+        assert not cluster.sockets.is_relative_to(state)
+        assert cluster.sockets.stat().st_mode & 0o077 == 0
+    assert not cluster.sockets.exists()
+
+
+def test_a_socket_folder_of_somebody_else_is_refused(state: Path, tmp_path: Path) -> None:
+    awkward = state / ("d" * 100)
+    awkward.mkdir()
+    sockets = KeptCluster(awkward).sockets
+    sockets.symlink_to(tmp_path)
+    try:
+        with pytest.raises(UserError, match="is not ours"), KeptCluster(awkward):
+            pass
+    finally:
+        sockets.unlink()
+
+
+def test_down_ends_it_under_others(state: Path) -> None:
+    with KeptCluster(state) as cluster:
+        assert KeptCluster(state).shut_down(patience_s=0)
+        assert cluster.pid() is None
+        with pytest.raises(psycopg2.OperationalError):
+            psycopg2.connect(cluster.url())
+        assert not KeptCluster(state).shut_down(patience_s=0)
+
+
+def test_only_its_account_can_enter(state: Path) -> None:
+    with KeptCluster(state) as cluster:
+        assert cluster.home.stat().st_mode & 0o077 == 0
+        assert cluster.home.stat().st_uid == cluster.account.uid != 0 or os.geteuid() != 0
