@@ -49,6 +49,7 @@ from sqlalchemy.schema import (
     AddConstraint,
     CreateIndex,
     CreateSequence,
+    CreateTable,
     DropSequence,
     DropTable,
     SetTableComment,
@@ -169,12 +170,12 @@ def upgrade() -> None:
     if problems:
         raise CommandError("these tables are not stock Celery's and cannot be adopted: " + "; ".join(problems))
     for table in TABLES:
+        bind.execute(CreateSequence(_sequence(table), if_not_exists=True))
         if table in there:
             _complete(bind, table)
+            _advance_sequence(bind, table)
         else:
-            table.create(bind, checkfirst=False)
-            bind.execute(SetTableComment(_marked(table)))
-        _provide_sequence(bind, table)
+            _create(bind, table)
     bind.execute(GRANT_TO_APP_USER)
 
 
@@ -195,6 +196,14 @@ def downgrade() -> None:
         bind.execute(DropSequence(_sequence(table), if_exists=True))
 
 
+def _create(bind: Connection, table: Table) -> None:
+    table.comment = MARK
+    bind.execute(CreateTable(table))
+    bind.execute(SetTableComment(table))
+    for index in _indexes(table):
+        bind.execute(CreateIndex(index))
+
+
 def _complete(bind: Connection, table: Table) -> None:
     """Add to an existing table what stock has and it has not."""
     now = inspect(bind)
@@ -213,17 +222,18 @@ def _complete(bind: Connection, table: Table) -> None:
     if table.foreign_key_constraints and not now.get_foreign_keys(table.name, schema=SCHEMA):
         for constraint in table.foreign_key_constraints:
             bind.execute(AddConstraint(constraint))
-    for index in sorted(table.indexes, key=lambda index: str(index.name)):
-        bind.execute(CreateIndex(index, if_not_exists=True))
+    # Not CREATE INDEX IF NOT EXISTS: even where there is nothing to do, that is the owner's alone.
+    named = {index["name"] for index in indexes}
+    for index in _indexes(table):
+        if index.name not in named:
+            bind.execute(CreateIndex(index))
 
 
-def _provide_sequence(bind: Connection, table: Table) -> None:
-    """Make the table's sequence if it is missing, and bring it past the table's newest id."""
-    sequence = _sequence(table)
-    bind.execute(CreateSequence(sequence, if_not_exists=True))
+def _advance_sequence(bind: Connection, table: Table) -> None:
+    """Bring the table's sequence past the newest id, where it is new, or a restore left it behind."""
     newest = bind.execute(select(func.max(table.c.id))).scalar_one()
     if newest is not None:
-        bind.execute(ADVANCE, {"sequence": f"{SCHEMA}.{sequence.name}", "newest": newest})
+        bind.execute(ADVANCE, {"sequence": f"{SCHEMA}.{_sequence(table).name}", "newest": newest})
 
 
 def _misfits(now: Inspector, table: Table) -> list[str]:
@@ -277,10 +287,9 @@ def _sequence(table: Table) -> Sequence:
     return default
 
 
+def _indexes(table: Table) -> list[Index]:
+    return sorted(table.indexes, key=lambda index: str(index.name))
+
+
 def _is_ours(now: Inspector, table: Table) -> bool:
     return now.has_table(table.name, schema=SCHEMA) and now.get_table_comment(table.name, schema=SCHEMA)["text"] == MARK
-
-
-def _marked(table: Table) -> Table:
-    table.comment = MARK
-    return table

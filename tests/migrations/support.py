@@ -1,0 +1,129 @@
+"""Databases without an engine's pool; what stock Celery does on one; what one looks like."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from celery import Celery
+from celery.backends.database import DatabaseBackend
+from celery.backends.database.models import ResultModelBase
+from kombu import Connection
+from kombu.transport.sqlalchemy import Channel
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from app.core.dsn import PostgresDSN
+
+CELERY_TABLES = {"kombu_queue", "kombu_message", "celery_taskmeta", "celery_tasksetmeta"}
+
+COLUMNS = """
+    SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+           pg_get_expr(d.adbin, d.adrelid), a.attstorage, a.attcollation::regcollation::text
+    FROM pg_class AS c
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY(:tables)
+    ORDER BY 1, 2
+"""
+CONSTRAINTS = """
+    SELECT c.relname, k.conname, k.contype, pg_get_constraintdef(k.oid)
+    FROM pg_class AS c JOIN pg_constraint AS k ON k.conrelid = c.oid
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY(:tables)
+    ORDER BY 1, 2
+"""
+INDEXES = (
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = ANY(:tables) ORDER BY 1"
+)
+SEQUENCES = """
+    SELECT s.sequencename, s.data_type::text, s.start_value, s.min_value, s.max_value, s.increment_by, s.cycle,
+           s.cache_size, (SELECT count(*) FROM pg_depend AS d
+                          WHERE d.objid = format('public.%I', s.sequencename)::regclass AND d.deptype IN ('a', 'i'))
+    FROM pg_sequences AS s
+    WHERE s.schemaname = 'public' AND s.sequencename ~ '^(task|taskset|message|queue)_id_sequence$'
+    ORDER BY 1
+"""
+
+
+def engine_of(url: str) -> Engine:
+    """An engine without a pool, so that a database can be dropped at any time."""
+    return create_engine(PostgresDSN.parse(url).url(), poolclass=NullPool)
+
+
+def run(url: str, *statements: str) -> None:
+    with engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def rows(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    with engine_of(url).connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement), parameters)]
+
+
+def tables(url: str) -> set[str]:
+    """The tables in the schema public, without Alembic's own."""
+    names = {name for (name,) in rows(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+    return names - {"alembic_version"}
+
+
+def as_role(url: str, role: str) -> str:
+    return dataclasses.replace(PostgresDSN.parse(url), user=role, password=None).url()
+
+
+def shape(url: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything about Celery's and Kombu's tables that PostgreSQL would dump, but the comments."""
+    names = sorted(CELERY_TABLES)
+    return {
+        "columns": rows(url, COLUMNS, tables=names),
+        "constraints": rows(url, CONSTRAINTS, tables=names),
+        "indexes": rows(url, INDEXES, tables=names),
+        "sequences": rows(url, SEQUENCES),
+    }
+
+
+def stock_create_all(url: str) -> None:
+    """Let stock Kombu and Celery make their tables, as they do when they find none."""
+    with _broker(url) as broker:
+        _ = broker.channel().session
+    _forget(url)
+    ResultModelBase.metadata.create_all(engine_of(url))
+
+
+def stock_publish(url: str, *messages: str, queue: str = "stock") -> None:
+    with _broker(url) as broker:
+        simple = broker.SimpleQueue(queue)
+        for message in messages:
+            simple.put(message)
+        simple.close()
+    _forget(url)
+
+
+def stock_consume(url: str, count: int, queue: str = "stock") -> list[str]:
+    with _broker(url) as broker:
+        simple = broker.SimpleQueue(queue)
+        taken = []
+        for _ in range(count):
+            message = simple.get_nowait()
+            message.ack()
+            taken.append(message.payload)
+        simple.close()
+    _forget(url)
+    return taken
+
+
+def stock_results(url: str) -> DatabaseBackend:
+    """Stock's result backend, with the extended columns in use."""
+    app = Celery("stock", set_as_current=False)
+    app.conf.result_extended = True
+    return DatabaseBackend(app=app, dburi=PostgresDSN.parse(url).url(), engine_options={"poolclass": NullPool})
+
+
+def _broker(url: str) -> Connection:
+    return Connection("sqla+" + PostgresDSN.parse(url).url())
+
+
+def _forget(url: str) -> None:
+    """Kombu keeps its engines for ever."""
+    engine, _ = Channel._engines.pop(PostgresDSN.parse(url).url())
+    engine.dispose()

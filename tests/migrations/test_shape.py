@@ -1,0 +1,166 @@
+"""What the migrations make, on an empty database and by whichever way they are called."""
+
+from __future__ import annotations
+
+import logging
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.util import CommandError
+
+from app.core.dsn import PostgresDSN
+from environment.checkout import CHECKOUT
+from tests.migrations.support import (
+    CELERY_TABLES,
+    engine_of,
+    rows,
+    run,
+    shape,
+    stock_consume,
+    stock_publish,
+    stock_results,
+    tables,
+)
+
+FOUNDATION = "202512120900"
+WAITING = """
+    SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+    WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()
+"""
+
+
+def test_the_tables_are_those_that_stock_makes(empty_database: Any, stock_database: Any, alembic: Any) -> None:
+    alembic("upgrade", empty_database.url, FOUNDATION)
+
+    made, stock = shape(empty_database.url), shape(stock_database.url)
+
+    assert {part: len(entries) for part, entries in stock.items()} == {
+        "columns": 24,
+        "constraints": 8,
+        "indexes": 12,
+        "sequences": 4,
+    }
+    assert made == stock
+
+
+def test_stock_works_on_them(empty_database: Any, alembic: Any) -> None:
+    alembic("upgrade", empty_database.url, "head")
+
+    stock_publish(empty_database.url, "one", "two")
+    results = stock_results(empty_database.url)
+    results.store_result("a-task", {"answer": 42}, "SUCCESS")
+
+    assert stock_consume(empty_database.url, 2) == ["one", "two"]
+    assert results.get_result("a-task") == {"answer": 42}
+
+
+def test_down_to_nothing_and_up_again(empty_database: Any, alembic: Any) -> None:
+    alembic("upgrade", empty_database.url, "head")
+    before = tables(empty_database.url)
+    alembic("downgrade", empty_database.url, "base")
+    left = (
+        tables(empty_database.url),
+        rows(empty_database.url, "SELECT * FROM pg_sequences WHERE schemaname = 'public'"),
+    )
+    alembic("upgrade", empty_database.url, "head")
+
+    assert left == (set(), [])
+    assert tables(empty_database.url) == before > CELERY_TABLES
+
+
+def test_each_revision_goes_down_and_up(empty_database: Any, alembic: Any) -> None:
+    alembic("upgrade", empty_database.url, "head")
+    alembic("downgrade", empty_database.url, "-1")
+    assert tables(empty_database.url) == CELERY_TABLES
+    alembic("upgrade", empty_database.url, "+1")
+
+
+def test_an_asyncpg_url_from_the_shell(empty_database: Any, shell: Any) -> None:
+    if empty_database.tcp_url is None:
+        pytest.skip("the server is not ours, so its address is not known")
+    url = empty_database.tcp_url.replace("postgresql://", "postgresql+asyncpg://")
+
+    process = shell(url, "upgrade", "head")
+    out, error = process.communicate(timeout=30)
+
+    assert process.returncode == 0, error
+    assert tables(empty_database.url) >= CELERY_TABLES
+    assert "Running upgrade  -> 202512120900" in error
+    assert PostgresDSN.parse(url).password not in out + error.replace(PostgresDSN.parse(url).user, "")
+
+
+def test_two_at_once_wait_for_each_other(empty_database: Any, shell: Any, wait_until: Any) -> None:
+    with engine_of(empty_database.url).begin() as connection:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('skeldir.alembic', 0))")
+        both = [shell(empty_database.url, "upgrade", "head") for _ in range(2)]
+        wait_until(lambda: rows(empty_database.url, WAITING) == [(2,)], 30, "two migrations to wait")
+    ends = [(process.communicate(timeout=30)[1], process.returncode) for process in both]
+
+    assert [code for _, code in ends] == [0, 0], ends
+    assert sorted("Running upgrade" in log for log, _ in ends) == [False, True]
+
+
+def test_logging_stays_the_applications(empty_database: Any, alembic: Any) -> None:
+    mine = logging.getLogger("somebody.else")
+    root = logging.getLogger()
+    before = (
+        mine.disabled,
+        root.level,
+        list(root.handlers),
+        list(logging.getLogger("alembic.runtime.migration").handlers),
+    )
+
+    alembic("upgrade", empty_database.url, "head")
+
+    after = (
+        mine.disabled,
+        root.level,
+        list(root.handlers),
+        list(logging.getLogger("alembic.runtime.migration").handlers),
+    )
+    assert after == before
+
+
+def test_an_unreachable_database_is_one_line_without_the_password(alembic: Any, tmp_path: Path) -> None:
+    with pytest.raises(CommandError) as caught:
+        alembic("upgrade", f"postgresql://app_user:s3cret@/nowhere?host={tmp_path}", "head")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "/nowhere cannot be reached" in message
+    assert "s3cret" not in message
+
+
+def test_what_is_no_postgresql_is_one_line_without_the_url(shell: Any) -> None:
+    process = shell("redis://:s3cret@localhost/0", "upgrade", "head")
+    out, error = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "DATABASE_URL must be a PostgreSQL URL" in out + error
+    assert len((out + error).splitlines()) == 1
+    assert "s3cret" not in out + error
+
+
+def test_offline_mode_is_refused(shell: Any, empty_database: Any) -> None:
+    process = shell(empty_database.url, "upgrade", "head", "--sql")
+    out, error = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "--sql cannot work here" in out + error
+
+
+def test_a_table_in_use_is_not_waited_for_for_ever(empty_database: Any, alembic: Any) -> None:
+    alembic("upgrade", empty_database.url, FOUNDATION)
+    run(empty_database.url, "ALTER TABLE celery_taskmeta DROP COLUMN queue", "DELETE FROM alembic_version")
+    with engine_of(empty_database.url).begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE celery_taskmeta IN ACCESS SHARE MODE")
+        with pytest.raises(CommandError, match="another session uses the table; nothing was changed"):
+            alembic("upgrade", empty_database.url, "head")
+    alembic("upgrade", empty_database.url, "head")
+
+
+def test_every_folder_of_versions_is_listed() -> None:
+    parser = ConfigParser(interpolation=None)
+    parser.read(CHECKOUT / "alembic.ini")
+    listed = parser["alembic"]["version_locations"].replace("%(here)s", str(CHECKOUT)).split(":")
+    folders = {path.parent for path in (CHECKOUT / "alembic/versions").glob("*/*.py")}
+    assert {Path(entry) for entry in listed} == folders
