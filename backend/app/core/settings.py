@@ -86,6 +86,12 @@ class Settings(BaseSettings):
         le=100_000,
         description="Rows that one transaction of a maintenance task changes at most.",
     )
+    maintenance_hash_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Secret of the PII action `hash` (16 characters or more); keep it apart from the database and "
+        "its backups. Not needed while no policy hashes.",
+    )
 
     @field_validator("database_url")
     @classmethod

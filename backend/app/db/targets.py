@@ -1,0 +1,118 @@
+"""What maintenance may touch: the one list of tables, columns and actions.
+
+A policy row only chooses among these; the CHECK constraints of the policy tables repeat the list (a test compares
+them). To add a table: an entry here, and a migration that widens the two constraints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    DateTime,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    literal,
+    null,
+)
+from sqlalchemy.dialects.postgresql import INET, JSONB
+
+REDACTED = "[redacted]"
+#: What `hash` leaves behind; a value of this form is not hashed again.
+HASHED = r"^hmac-sha256:[0-9a-f]{64}$"
+_SHA256_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table of the application with the columns `tenant_id` and `id`.
+
+    Attributes:
+        aged_by: the column from which a row's age counts.
+        actions: for each column with personal data, what a policy may do to it.
+    """
+
+    table: Table
+    aged_by: Column[Any]
+    actions: Mapping[str, frozenset[str]]
+
+
+customer_event = Table(
+    "customer_event",
+    MetaData(schema="public"),
+    Column("id", BigInteger, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("email", Text),
+    Column("ip", INET),
+    Column("payload", JSONB, nullable=False),
+)
+
+TARGETS: Mapping[str, Target] = {
+    "customer_event": Target(
+        table=customer_event,
+        aged_by=customer_event.c.occurred_at,
+        actions={
+            "email": frozenset({"null", "redact", "hash"}),
+            "ip": frozenset({"null"}),
+            "payload": frozenset({"redact"}),
+        },
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scrub:
+    """How one column is scrubbed: which rows still need it, and what they get instead."""
+
+    needed: ColumnElement[bool]
+    replacement: ColumnElement[Any]
+
+
+def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
+    """The conditions and values of `action`; doing it twice changes nothing.
+
+    Parameters:
+        key: the tenant's key (`tenant_key`), for `hash`.
+
+    Raises:
+        LookupError: `hash` without a key.
+    """
+    if action == "null":
+        return Scrub(column.is_not(None), null())
+    if action == "redact":
+        blank: ColumnElement[Any] = literal({} if isinstance(column.type, JSONB) else REDACTED, column.type)
+        return Scrub(column != blank, blank)
+    if key is None:
+        raise LookupError("a pii_policy asks for hash, and MAINTENANCE_HASH_KEY is not set")
+    return Scrub(column.regexp_match(HASHED).is_(False) & (column != REDACTED), _hmac_sha256(column, key))
+
+
+def tenant_key(secret: str, tenant_id: UUID) -> bytes:
+    """A key of the tenant's own, so that equal values of two tenants cannot be linked."""
+    return hmac.digest(secret.encode(), tenant_id.bytes, hashlib.sha256)
+
+
+def _hmac_sha256(column: Column[Any], key: bytes) -> ColumnElement[str]:
+    """RFC 2104 in SQL, from the sha256() that every PostgreSQL has: pgcrypto is an extension.
+
+    Keyed, because whoever has a list of addresses can turn a plain hash of an address back.
+    """
+    padded = key.ljust(_SHA256_BLOCK, b"\0")
+    inner = literal(bytes(byte ^ 0x36 for byte in padded), LargeBinary)
+    outer = literal(bytes(byte ^ 0x5C for byte in padded), LargeBinary)
+    message = func.convert_to(column, "UTF8", type_=LargeBinary)
+    digest = func.sha256(outer.concat(func.sha256(inner.concat(message), type_=LargeBinary)), type_=LargeBinary)
+    return literal("hmac-sha256:").concat(func.encode(digest, "hex", type_=Text))

@@ -1,0 +1,43 @@
+"""Which failures of the database pass by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from app.db.checks import reason
+
+#: serialization_failure and deadlock_detected: PostgreSQL undid the transaction and asks for another attempt.
+_CONFLICTS = frozenset({"40001", "40P01"})
+#: admin_shutdown, crash_shutdown, cannot_connect_now: the server is going or coming.
+_RESTARTS = frozenset({"57P01", "57P02", "57P03"})
+_CONNECTION_CLASS = "08"
+
+
+class TransientDatabaseError(Exception):
+    """The database could not finish this now, and another attempt may. Tasks retry with back-off."""
+
+
+@contextmanager
+def transient_errors() -> Iterator[None]:
+    """Within the block, conflicts between transactions and lost connections are `TransientDatabaseError`.
+
+    Everything else (a wrong statement, a missing privilege) stays what it was.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if is_transient(error):
+            raise TransientDatabaseError(reason(error)) from error
+        raise
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Whether another attempt at the same may succeed: 40001, 40P01, or a connection that broke or never was."""
+    code = getattr(error.orig, "pgcode", None)
+    if error.connection_invalidated or code in _CONFLICTS | _RESTARTS:
+        return True
+    # libpq's own errors, such as a refused connection, have no SQLSTATE.
+    return code.startswith(_CONNECTION_CLASS) if code else isinstance(error, OperationalError)
