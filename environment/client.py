@@ -18,6 +18,8 @@ from environment.signals import run_in_foreground
 from environment.waiting import wait_until
 from environment.workerfile import supervisor, worker_is_ready
 
+_PING = "app.tasks.housekeeping.ping"
+
 #: libpq's environment variables for what stands in a URL (PostgreSQL documentation, "Environment Variables").
 _LIBPQ_VARIABLES = {
     "host": "PGHOST",
@@ -70,12 +72,12 @@ def ping(arguments: Sequence[str]) -> int:
         from kombu.exceptions import OperationalError as NoBroker
         from sqlalchemy.exc import DBAPIError
 
-        from app.tasks.housekeeping import ping as task
+        from app.celery_app import celery_app
 
         sent = time.monotonic()
         left_s = max(1.0, wait_s - (sent - begun))
         try:
-            result = task.apply_async(expires=left_s).get(timeout=left_s)
+            result = celery_app.send_task(_PING, expires=left_s).get(timeout=left_s)
         except NoAnswer:
             raise UserError(f"no worker answered on {describe(url)} in {left_s:.0f} s; is one running?") from None
         except (NoBroker, DBAPIError) as error:
