@@ -14,6 +14,14 @@ from uuid import UUID
 tenant_id_var: ContextVar[UUID | None] = ContextVar("tenant_id", default=None)
 correlation_id_var: ContextVar[str | None] = ContextVar("correlation_id", default=None)
 
+#: Message headers that carry the same from the publisher to the worker.
+TENANT_HEADER = "tenant_id"
+#: Never Celery's and AMQP's own `correlation_id` property: Celery puts the task id there.
+CORRELATION_HEADER = "x-correlation-id"
+#: Seconds since the epoch, by the publisher's clock; the worker measures the wait in the queue from it.
+ENQUEUED_HEADER = "x-enqueued-at"
+CORRELATION_ID_MAX = 128
+
 
 @contextmanager
 def working_for(tenant_id: UUID | None, correlation_id: str | None) -> Iterator[None]:

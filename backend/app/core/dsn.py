@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl, quote, unquote
 import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from app.core.errors import LoggableError
+
 #: What stands before `://` and means PostgreSQL. The driver is ours to choose (psycopg2), so it is dropped.
 SCHEMES = frozenset(
     {
@@ -44,7 +46,7 @@ SSL_BOOLEANS = {
 DEFAULT_PORT = "5432"
 
 
-class DatabaseURLError(ValueError):
+class DatabaseURLError(LoggableError, ValueError):
     """A database URL that cannot be used. The message says what to change and never holds the password."""
 
 

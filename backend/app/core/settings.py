@@ -16,11 +16,12 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core.dsn import PostgresDSN
+from app.core.errors import LoggableError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(LoggableError, ValueError):
     """The environment cannot be used. One line a problem, each naming its variable; no values, no secrets."""
 
 

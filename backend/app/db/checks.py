@@ -10,6 +10,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
 
 #: What stock Kombu and Celery need; migration 006 makes them.
@@ -19,7 +20,7 @@ _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE t
 _ROLE = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
 
 
-class DatabaseUnfit(Exception):  # noqa: N818
+class DatabaseUnfit(LoggableError):  # noqa: N818
     """The database answers but lacks something that waiting does not bring. One line that says what to do."""
 
 

@@ -1,9 +1,85 @@
-"""Prometheus metrics of the worker."""
+"""The worker's metrics, in prometheus_client's default registry.
+
+`celery_tasks_total` counts deliveries, each once, when it is settled:
+
+    success, failure, revoked, ignored   the task has ended
+    retry                                it will come again, as a new message
+    rejected                             the task refused it, or its process was lost and it comes again, or it
+                                         could not be read; task="unknown" if no task of this worker was named
+
+Work is at least once: a redelivered task has one count for each delivery. Duration is from acceptance by the
+pool to the outcome: how long the task held its slot, storing the result included.
+"""
 
 from __future__ import annotations
 
-from celery import Celery
+import os
+import threading
+from typing import Any
+
+from celery import Celery, signals
+from prometheus_client import Counter, Histogram, disable_created_metrics
+
+from app.observability import multiprocess
+from app.observability.queues import OTHER, queue_of
+
+#: Label of a task that the application does not know: names from outside make no time series.
+UNKNOWN = "unknown"
+DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900)
+WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900, 3600, 14_400, 86_400)
+
+TASKS = Counter("celery_tasks_total", "Deliveries by how they ended.", ["task", "queue", "state"])
+RETRIES = Counter("celery_task_retries_total", "Retries asked for by tasks.", ["task", "queue"])
+DURATION = Histogram(
+    "celery_task_duration_seconds",
+    "From acceptance by the pool to the outcome.",
+    ["task", "queue"],
+    buckets=DURATION_BUCKETS,
+)
+QUEUE_WAIT = Histogram(
+    "celery_task_queue_wait_seconds",
+    "From enqueueing or ETA, whichever was later, to acceptance by the pool.",
+    ["queue"],
+    buckets=WAIT_BUCKETS,
+)
+
+# prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the
+# child would inherit a lock that nobody releases. So counting and forking exclude each other.
+_counting = threading.Lock()
+os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
 def install(app: Celery) -> None:
-    """Make `app`'s workers count what they do."""
+    """Make `app`'s workers count. Safe to call again; the registry is one per process."""
+    disable_created_metrics()  # a second series for each, that prefork's files do not have anyway
+    signals.worker_init.connect(multiprocess.on_worker_init, weak=False)
+    signals.task_unknown.connect(_on_unreadable, weak=False)
+    signals.task_rejected.connect(_on_unreadable, weak=False)
+    signals.task_revoked.connect(_on_revoked, weak=False)
+
+
+def count(task: str, queue: str, state: str, duration: float | None) -> None:
+    """One delivery has ended in `state`, `duration` seconds after the pool accepted it."""
+    with _counting:
+        TASKS.labels(task, queue, state).inc()
+        if duration is not None:
+            DURATION.labels(task, queue).observe(duration)
+        if state == "retry":
+            RETRIES.labels(task, queue).inc()
+
+
+def observe_wait(queue: str, seconds: float) -> None:
+    """A task was accepted, `seconds` after it could have been."""
+    with _counting:
+        QUEUE_WAIT.labels(queue).observe(seconds)
+
+
+def _on_unreadable(sender: Any, message: Any, **_: Any) -> None:
+    """A message that names no task of ours, or whose body does not decode or fit."""
+    name = (message.headers or {}).get("task")
+    task = name if isinstance(name, str) and name in sender.app.tasks else UNKNOWN
+    count(task, queue_of(sender.app, message.delivery_info) or OTHER, "rejected", None)
+
+
+def _on_revoked(sender: Any, request: Any, **_: Any) -> None:
+    count(sender.name, queue_of(sender.app, request.delivery_info) or OTHER, "revoked", None)

@@ -21,25 +21,27 @@ from uuid import UUID, uuid4
 from celery import Task
 from pydantic import BaseModel, ValidationError
 
-from app.core.context import correlation_id_var, tenant_id_var, working_for
+from app.core.context import (
+    CORRELATION_HEADER,
+    CORRELATION_ID_MAX,
+    ENQUEUED_HEADER,
+    TENANT_HEADER,
+    correlation_id_var,
+    tenant_id_var,
+    working_for,
+)
+from app.core.errors import LoggableError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=BaseModel)
 
-TENANT_HEADER = "tenant_id"
-#: Never Celery's and AMQP's own `correlation_id` property: Celery puts the task id there.
-CORRELATION_HEADER = "x-correlation-id"
-#: Seconds since the epoch, by the publisher's clock; the worker measures the wait in the queue from it.
-ENQUEUED_HEADER = "x-enqueued-at"
-CORRELATION_ID_MAX = 128
 
-
-class TenantError(ValueError):
+class TenantError(LoggableError, ValueError):
     """The task has no tenant, or something that is no tenant id. Permanent: a retry cannot help."""
 
 
-class PayloadError(ValueError):
+class PayloadError(LoggableError, ValueError):
     """The payload does not fit the task's model. Permanent; names fields and rules, never the values."""
 
 
@@ -124,6 +126,7 @@ class ContextTask(_Task):
     """Base of the application's tasks: each starts with a clean context and publishes checked arguments."""
 
     abstract = True
+    Request = "app.observability.requests:ObservedRequest"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         correlation_id = (self.request.headers or {}).get(CORRELATION_HEADER) or self.request.id

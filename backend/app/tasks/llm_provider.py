@@ -15,14 +15,18 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Protocol
 
+from app.core.errors import LoggableError
 from app.core.settings import get_settings
 
 
-class ProviderUnavailable(Exception):  # noqa: N818  # the field's own wording; it is retried
-    """The provider cannot answer now (network, rate limit). Tasks retry with back-off."""
+class ProviderUnavailable(LoggableError):  # noqa: N818  # the field's own wording; it is retried
+    """The provider cannot answer now (network, rate limit). Tasks retry with back-off.
+
+    Its text says what failed and quotes nothing of the request: it is logged.
+    """
 
 
-class CostLimitExceeded(ValueError):  # noqa: N818
+class CostLimitExceeded(LoggableError, ValueError):  # noqa: N818
     """Answering would cost more than `max_cost_cents`. Permanent; nothing was spent."""
 
 

@@ -1,0 +1,167 @@
+"""Whether broker and database can be used: looked at in the background, answered from memory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import psycopg2
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from app.core.errors import LoggableError
+from app.core.settings import Settings
+from app.db.checks import schema_head, schema_revision
+from app.observability import probe
+from app.observability.faults import brief, database_text
+
+logger = logging.getLogger(__name__)
+
+_DATABASE = text("SELECT 1")
+# The role may read the broker's tables: kombu_message itself is not touched, since its first visible row may lie
+# behind a million delivered ones.
+_BROKER = text(
+    "SELECT count(*), has_table_privilege('public.kombu_message', 'SELECT')"
+    " AND has_table_privilege('public.kombu_message', 'UPDATE') AS usable"
+    " FROM (SELECT id FROM public.kombu_queue LIMIT 1) AS some_queue"
+)
+
+
+class SchemaBehind(LoggableError):  # noqa: N818
+    """The database is at another revision than this checkout."""
+
+
+class BrokerClosed(LoggableError):  # noqa: N818
+    """The role may not use the broker's tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one look at one thing gave.
+
+    Attributes:
+        error: what is wrong, in a line without user, password or DSN; None if all is well.
+        latency_ms: how long the look took.
+        checked_at: when it ended.
+        taken: the same on the monotonic clock.
+    """
+
+    error: str | None
+    latency_ms: float
+    checked_at: datetime
+    taken: float
+
+
+class HealthMonitor:
+    """Looks at database, broker and schema every `settings.health_interval` seconds, on a connection of its own.
+
+    Attributes:
+        database_well_since: monotonic time since when every look at the database was good; None after a bad one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._results: dict[str, CheckResult] = {}
+        # One connection, kept: connecting anew every few seconds would cost each server process its start.
+        self._engine = create_engine(
+            settings.dsn.url(), creator=partial(probe.connect, settings), pool_size=1, max_overflow=0
+        )
+        self._again = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        self.database_well_since: float | None = None
+        self.after_each: Callable[[], None] = lambda: None
+
+    @property
+    def stale_after(self) -> float:
+        """Seconds after which a result says nothing any more."""
+        return 3 * self._settings.health_interval + probe.TIMEOUT_S
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon; does not wait for a look that is under way."""
+        self._stopping = True
+        self._again.set()
+
+    def look_again(self) -> None:
+        """Look now, instead of when the interval is over."""
+        self._again.set()
+
+    def result(self, check: str) -> dict[str, Any]:
+        """The latest result of `check` for people and machines: status, latency_ms, checked_at, and error if any."""
+        result = self._results.get(check)
+        if result is None:
+            return {"status": "failed", "error": "not checked yet", "latency_ms": None, "checked_at": None}
+        age = time.monotonic() - result.taken
+        error = f"stale: the last check ended {age:.0f} s ago" if age > self.stale_after else result.error
+        shown = {
+            "status": "failed" if error else "ok",
+            "latency_ms": round(result.latency_ms, 1),
+            "checked_at": result.checked_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        return shown | ({"error": error} if error else {})
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._look()
+                self.after_each()
+            except Exception:
+                logger.exception("health checks failed in an unforeseen way")
+            self._again.wait(self._settings.health_interval)
+            self._again.clear()
+        self._engine.dispose()
+
+    def _look(self) -> None:
+        for check, look in CHECKS.items():
+            started = time.monotonic()
+            error = self._attempt(look)
+            ended = time.monotonic()
+            before = self._results.get(check)
+            self._results[check] = CheckResult(error, (ended - started) * 1000, datetime.now(UTC), ended)
+            if check == "database":
+                self.database_well_since = None if error else self.database_well_since or ended
+            if before is not None and bool(before.error) != bool(error):
+                logger.warning("health check %s: %s", check, error or "ok again")
+
+    def _attempt(self, look: Callable[[Connection], None]) -> str | None:
+        try:
+            with self._engine.connect() as connection, probe.limited(connection.connection.dbapi_connection):
+                look(connection)
+        except (DBAPIError, psycopg2.Error) as error:
+            self._engine.dispose()
+            return f"{self._settings.dsn.describe()}: {database_text(error)}"
+        except Exception as error:
+            return brief(error)
+        return None
+
+
+def _look_at_database(connection: Connection) -> None:
+    connection.execute(_DATABASE)
+
+
+def _look_at_broker(connection: Connection) -> None:
+    if not connection.execute(_BROKER).one().usable:
+        raise BrokerClosed("the role may not read and update kombu_message")
+
+
+def _look_at_schema(connection: Connection) -> None:
+    revision, head = schema_revision(connection), schema_head()
+    if revision != head:
+        raise SchemaBehind(f"the database is at revision {revision}, this worker expects {head}")
+
+
+CHECKS: dict[str, Callable[[Connection], None]] = {
+    "database": _look_at_database,
+    "broker": _look_at_broker,
+    "schema": _look_at_schema,
+}

@@ -1,0 +1,79 @@
+"""On whose behalf a line is logged: the task, its queue, its tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from celery import current_task
+
+from app.core.context import (
+    CORRELATION_HEADER,
+    CORRELATION_ID_MAX,
+    TENANT_HEADER,
+    correlation_id_var,
+    tenant_id_var,
+)
+from app.observability import requests
+from app.observability.celery_lines import name_or_none
+from app.observability.queues import queue_of
+
+FIELDS = ("task_id", "task_name", "queue", "retries", "tenant_id", "correlation_id")
+
+
+def current(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The context fields of a line that this thread logs now; those without a value are missing.
+
+    In a task's body tenant and correlation are those of the contextvars. Around it (Celery's lines before and
+    after) they are those of the message's headers, and in the main process of a pool the task is the one whose id
+    the line says, or whose outcome is being handled.
+
+    Parameters:
+        said: fields that the line itself says.
+    """
+    fields = _of_running_task() or _of_request(said.get("task_id"))
+    fields = {**said, **fields}
+    tenant, correlation = tenant_id_var.get(), correlation_id_var.get()
+    if tenant is not None:
+        fields["tenant_id"] = str(tenant)
+    if correlation is not None:
+        fields["correlation_id"] = correlation
+    return fields
+
+
+def _of_running_task() -> dict[str, Any]:
+    task = current_task
+    request = task.request if task else None
+    if not request or not request.id:
+        return {}
+    return {
+        "task_id": name_or_none(request.id),
+        "task_name": task.name,
+        "queue": queue_of(task.app, request.delivery_info),
+        "retries": request.retries,
+    } | _of_headers(request)
+
+
+def _of_request(task_id: Any) -> dict[str, Any]:
+    request = requests.find_request(task_id) if task_id else requests.handled_request.get()
+    if request is None:
+        return {}
+    return {
+        "task_id": name_or_none(request.id),
+        "task_name": request.task.name,
+        "queue": queue_of(request.app, request.delivery_info),
+        "retries": request.request_dict.get("retries"),
+    } | _of_headers(request.request_dict)
+
+
+def _of_headers(headers: Any) -> dict[str, Any]:
+    """Tenant and correlation, if they are what they should be: headers are the sender's text."""
+    found: dict[str, Any] = {}
+    with suppress(ValueError, TypeError, AttributeError):
+        found["tenant_id"] = str(UUID(headers.get(TENANT_HEADER)))
+    correlation = headers.get(CORRELATION_HEADER)
+    if isinstance(correlation, str) and len(correlation) <= CORRELATION_ID_MAX and correlation.isprintable():
+        found["correlation_id"] = correlation
+    return found

@@ -1,0 +1,19 @@
+"""Names of queues, as far as the application knows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: The label of every queue that it does not know: a message says of itself what its sender likes.
+OTHER = "other"
+
+
+def queue_of(app: Any, delivery_info: Any) -> str | None:
+    """The queue of a delivery; None if the application has no such queue."""
+    key = delivery_info.get("routing_key") if isinstance(delivery_info, dict) else None
+    if not isinstance(key, str):
+        return None
+    queues = app.amqp.queues
+    if key in queues:
+        return key
+    return next((name for name, queue in list(queues.items()) if queue.routing_key == key), None)
