@@ -13,13 +13,27 @@ from environment.installation import SYSTEM_FOLDER
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def locate_state(checkout: Path = CHECKOUT, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the state of this checkout lies; nothing is made.
+def project(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder whose ``.env`` and state count: this source tree, unless ``SKELDIR_PROJECT`` says otherwise.
+
+    Programs that Nix installed run from a store that nobody writes to.  They set it to the folder that they were
+    started in, and mean the checkout around it, if there is one.
+    """
+    named = environ.get("SKELDIR_PROJECT")
+    if not named:
+        return CHECKOUT
+    start = Path(named).absolute()
+    return next((each for each in (start, *start.parents) if (each / "environment" / "cli.py").exists()), start)
+
+
+def locate_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the state of a checkout (``project()``) lies; nothing is made.
 
     ``SKELDIR_STATE_DIR`` if set, else ``.skeldir`` in the checkout.  For root, whose PostgreSQL runs as
     another user, a checkout that this user cannot enter (below a 0700 home) keeps its state in
     ``/var/lib/skeldir/<hash of the checkout>``.  ``./dev status`` prints it.
     """
+    checkout = checkout or project(environ)
     named = environ.get("SKELDIR_STATE_DIR")
     if named:
         return Path(named).expanduser().absolute()
@@ -29,7 +43,7 @@ def locate_state(checkout: Path = CHECKOUT, environ: Mapping[str, str] = os.envi
     return checkout / ".skeldir"
 
 
-def make_state(checkout: Path = CHECKOUT, environ: Mapping[str, str] = os.environ) -> Path:
+def make_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """The state folder, made if absent.
 
     :raises UserError: when it cannot be written, or the account of PostgreSQL cannot enter it.

@@ -1,4 +1,4 @@
-"""Commands that use the database for a moment: ping, migrate, psql, run."""
+"""Commands that use the database for a moment: ping, migrate, psql."""
 
 import os
 import shutil
@@ -107,15 +107,6 @@ def psql(arguments: Sequence[str]) -> int:
     program = _psql_program()
     with database(make_state()) as url:
         return run_in_foreground([program, *arguments], {**os.environ, **_libpq_environment(url)})
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run a command with DATABASE_URL set."""
-    command = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
-    if not command:
-        raise UserError("which command? ./dev run -- COMMAND ...")
-    with database(make_state()):
-        return run_in_foreground(command, os.environ)
 
 
 def _psql_program() -> str:

@@ -27,7 +27,12 @@ COMMANDS = {
     "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
     "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
-    "run": Command("-- COMMAND ...", "run any command with DATABASE_URL set", "worker", "client:run"),
+    "run": Command(
+        "[--temporary] [--worker] -- COMMAND ...",
+        "run a command with DATABASE_URL set (to a PostgreSQL of its own; and a worker on it)",
+        "worker",
+        "within:run",
+    ),
     "test": Command("[--postgres 15|16|18] [pytest options]", "the test suite", "test", "tools:test"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
     "format": Command("", "ruff's formatter and its safe repairs", "lint", "tools:format_code"),

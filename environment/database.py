@@ -10,14 +10,14 @@ from dotenv import dotenv_values
 
 from app.core.dsn import PostgresDSN
 from app.core.settings import ConfigurationError, load_settings
-from environment.checkout import CHECKOUT
+from environment.checkout import CHECKOUT, project
 from environment.errors import UserError
 from environment.kept import KeptCluster
 
 
 def setting(name: str) -> str | None:
     """A setting as the application sees it: from the environment, then from ``.env``; empty means unset."""
-    return os.environ.get(name) or dotenv_values(CHECKOUT / ".env").get(name) or None
+    return os.environ.get(name) or dotenv_values(project() / ".env").get(name) or None
 
 
 @contextmanager
@@ -30,6 +30,10 @@ def database(state: Path) -> Iterator[str]:
     :param state: the state folder.
     :raises UserError: when the settings are wrong or PostgreSQL does not start.
     """
+    if project() != CHECKOUT:
+        # The application reads the .env of its own source tree.
+        for name, value in dotenv_values(project() / ".env").items():
+            os.environ[name] = os.environ.get(name) or value or ""
     configured = setting("DATABASE_URL")
     if configured is not None:
         os.environ["DATABASE_URL"] = configured
