@@ -1,0 +1,7 @@
+{ pkgs }:
+{
+  deps = [
+    (import ./nix { }).pythonEnv
+    (import ./nix { }).postgresql
+  ];
+}

@@ -1,0 +1,2 @@
+# For nix-shell; the flake's dev shell is the same derivation.
+(import ./nix { }).shell
