@@ -28,7 +28,7 @@ FORMS = [
     ("postgresql://u%40corp@h/db", {"user": "u@corp", "host": "h", "dbname": "db"}),
     ("postgresql://u@h/my%20db", {"user": "u", "host": "h", "dbname": "my db"}),
     ("postgresql://u@/db?host=/run/pg", {"user": "u", "host": "/run/pg", "dbname": "db"}),
-    ("postgresql://u@%2Frun%2Fpg/db", {"user": "u", "host": "/run/pg", "dbname": "db"}),
+    ("postgresql://u@%2Frun%2Fpg:5433/db", {"user": "u", "host": "/run/pg", "port": "5433", "dbname": "db"}),
     ("postgresql://u:p@[::1]:5433/db", {"user": "u", "password": "p", "host": "::1", "port": 5433, "dbname": "db"}),
     (
         "postgresql://u:p@h1:5432,h2:5433/db?target_session_attrs=read-write",

@@ -176,8 +176,8 @@ def _hosts(hostlist: str, parameters: list[tuple[str, str]]) -> tuple[tuple[str,
     entries = hostlist.split(",") if hostlist else [entry for value in named for entry in value.split(",")]
     hosts, ports = [], []
     for entry in entries:
-        host, port = _host_and_port(unquote(entry))
-        hosts.append(host)
+        host, port = _host_and_port(entry)
+        hosts.append(unquote(host) if hostlist else host)  # parse_qsl has decoded the parameters
         ports.append(port)
     listed = [value for name, value in parameters if name == "port" and value]
     given = [entry for value in listed for entry in value.split(",")]
