@@ -16,7 +16,7 @@ from pathlib import Path
 
 from environment.bootstrap import install, make_venv
 from environment.errors import UserError
-from environment.installation import find_installation
+from environment.installation import SYSTEM_FOLDER, find_installation
 
 HERE = Path(__file__).resolve().parent
 LOCKS = HERE.parents[1] / "requirements"
@@ -43,9 +43,9 @@ def main() -> None:
     nixfmt = shutil.which("nixfmt")
     ingredients = [packages, linters["ruff"], sys.version, os.path.realpath(sys.executable), nixfmt, PARSER]
     key = hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:12]
-    # Not /tmp, which some machines empty at every start. Whose it is, is looked at.
-    folder = Path(f"/var/tmp/skeldir-stand-in-{os.geteuid()}-{key}")  # noqa: S108
-    folder.mkdir(exist_ok=True)
+    root = SYSTEM_FOLDER if os.geteuid() == 0 else Path("/var/tmp")  # noqa: S108  whose it is, is looked at
+    folder = root / f"stand-in-{os.geteuid()}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
         raise UserError(f"{folder} belongs to somebody else")
     complete = folder / "machine.json"
