@@ -29,6 +29,7 @@ let
       attributes
       // {
         inherit name system;
+        outputs = [ "out" ]; # nix develop asks for them by this variable
         builder = machine.bash;
         args = [
           "-eu"
