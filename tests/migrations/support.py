@@ -30,6 +30,7 @@ CONSTRAINTS = """
     SELECT c.relname, k.conname, k.contype, pg_get_constraintdef(k.oid)
     FROM pg_class AS c JOIN pg_constraint AS k ON k.conrelid = c.oid
     WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY(:tables)
+      AND k.contype <> 'n'  -- PostgreSQL 18 lists NOT NULL here as well as in pg_attribute
     ORDER BY 1, 2
 """
 INDEXES = (

@@ -29,10 +29,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import INET, JSONB
 
+from app.core.errors import LoggableError
+
 REDACTED = "[redacted]"
 #: What `hash` leaves behind; a value of this form is not hashed again.
 HASHED = r"^hmac-sha256:[0-9a-f]{64}$"
 _SHA256_BLOCK = 64
+
+
+class HashKeyMissingError(LoggableError, LookupError):
+    """A policy hashes, and the setting that it needs is missing. Permanent; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
         key: the tenant's key (`tenant_key`), for `hash`.
 
     Raises:
-        LookupError: `hash` without a key.
+        HashKeyMissingError: `hash` without a key.
     """
     if action == "null":
         return Scrub(column.is_not(None), null())
@@ -96,7 +102,7 @@ def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
         blank: ColumnElement[Any] = literal({} if isinstance(column.type, JSONB) else REDACTED, column.type)
         return Scrub(column != blank, blank)
     if key is None:
-        raise LookupError("a pii_policy asks for hash, and MAINTENANCE_HASH_KEY is not set")
+        raise HashKeyMissingError("a pii_policy asks for the action hash, which needs MAINTENANCE_HASH_KEY")
     return Scrub(column.regexp_match(HASHED).is_(False) & (column != REDACTED), _hmac_sha256(column, key))
 
 

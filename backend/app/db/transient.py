@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from app.db.checks import reason
+from app.core.errors import LoggableError
 
 #: serialization_failure and deadlock_detected: PostgreSQL undid the transaction and asks for another attempt.
 _CONFLICTS = frozenset({"40001", "40P01"})
@@ -16,7 +16,7 @@ _RESTARTS = frozenset({"57P01", "57P02", "57P03"})
 _CONNECTION_CLASS = "08"
 
 
-class TransientDatabaseError(Exception):
+class TransientDatabaseError(LoggableError):
     """The database could not finish this now, and another attempt may. Tasks retry with back-off."""
 
 
@@ -30,7 +30,7 @@ def transient_errors() -> Iterator[None]:
         yield
     except DBAPIError as error:
         if is_transient(error):
-            raise TransientDatabaseError(reason(error)) from error
+            raise TransientDatabaseError(_what(error)) from error
         raise
 
 
@@ -41,3 +41,11 @@ def is_transient(error: DBAPIError) -> bool:
         return True
     # libpq's own errors, such as a refused connection, have no SQLSTATE.
     return code.startswith(_CONNECTION_CLASS) if code else isinstance(error, OperationalError)
+
+
+def _what(error: DBAPIError) -> str:
+    """In our own words: the driver's may quote a row."""
+    code = getattr(error.orig, "pgcode", None)
+    if code in _CONFLICTS:
+        return f"another transaction was in the way (SQLSTATE {code})"
+    return "the connection to the database was lost" + (f" (SQLSTATE {code})" if code else "")

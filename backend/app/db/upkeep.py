@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 
+from app.core.errors import LoggableError
 from app.db.advisory import session_lock
 from app.db.targets import TARGETS, Scrub, Target, scrub
 
@@ -62,7 +63,7 @@ _AUDIT = text("""
 """)
 
 
-class UnknownTargetError(ValueError):
+class UnknownTargetError(LoggableError, ValueError):
     """A policy names a table, column or action that this version may not touch. Permanent; nothing was changed."""
 
 
@@ -126,7 +127,7 @@ def perform(engine: Engine, run: Run) -> Outcome:
     application nor deadlocks with it.
 
     Raises:
-        UnknownTargetError, LookupError: a policy cannot be carried out; none was.
+        UnknownTargetError, HashKeyMissingError: a policy cannot be carried out; none was.
         sqlalchemy.exc.DBAPIError: the run ended in the middle; another continues.
     """
     with (

@@ -10,6 +10,7 @@ from psycopg2 import sql
 from pydantic import BaseModel
 from sqlalchemy import Connection, Engine, text
 
+from app.core.errors import LoggableError
 from app.db.advisory import set_lock_timeout, try_transaction_lock
 
 #: CONCURRENTLY lets readers go on, but waits for other writers of the view (VACUUM, DDL).
@@ -24,7 +25,7 @@ _REFRESH = sql.SQL("REFRESH MATERIALIZED VIEW {}")
 _REFRESH_CONCURRENTLY = sql.SQL("REFRESH MATERIALIZED VIEW CONCURRENTLY {}")
 
 
-class UnknownViewError(ValueError):
+class UnknownViewError(LoggableError, ValueError):
     """The name is not one that may be refreshed, or the database has no such view. Permanent."""
 
 
@@ -43,10 +44,11 @@ def choose(view: str | None, allowed: Collection[str]) -> list[str]:
     Raises:
         UnknownViewError: `view` is not allowed. The message does not repeat it.
     """
+    names = sorted(allowed)
     if view is None:
-        return sorted(allowed)
-    if view not in allowed:
-        raise UnknownViewError(f"view must be one of MAINTENANCE_VIEWS: {', '.join(sorted(allowed)) or 'it is empty'}")
+        return names
+    if view not in names:  # a list, because a sender's value need not be hashable
+        raise UnknownViewError(f"view must be one of MAINTENANCE_VIEWS: {', '.join(names) or 'it is empty'}")
     return [view]
 
 

@@ -61,7 +61,7 @@ def scrub_pii(self: Any, tenant_id: str, correlation_id: str | None = None, dry_
 
     Raises:
         UnknownTargetError: a policy names what maintenance may not touch; nothing was changed.
-        LookupError: a policy hashes, and MAINTENANCE_HASH_KEY is not set; nothing was changed.
+        HashKeyMissingError: a policy hashes, and MAINTENANCE_HASH_KEY is not set; nothing was changed.
     """
     return _perform(self, "scrub_pii", dry_run)
 
