@@ -23,7 +23,7 @@ class Account:
 
     @classmethod
     def of(cls, uid: int) -> "Account":
-        """The account with this number; one without a name (a container's, a Nix build's) is fine."""
+        """The account with this number; one without a name (some containers') will do, except for initdb."""
         try:
             entry = pwd.getpwuid(uid)
         except KeyError:

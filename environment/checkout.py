@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def make_state(checkout: Path | None = None, environ: Mapping[str, str] = os.env
     state = locate_state(checkout, environ)
     try:
         state.mkdir(parents=True, exist_ok=True)
-        if not os.access(state, os.W_OK):
-            raise PermissionError(13, "Permission denied")
+        with tempfile.TemporaryFile(dir=state):
+            pass
     except OSError as error:
         raise UserError(
             f"cannot write the state folder {state}: {error.strerror}; "

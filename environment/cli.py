@@ -14,7 +14,7 @@ DATABASE_URL               use this PostgreSQL; otherwise a private one is start
 CELERY_METRICS_PORT        the worker's HTTP port (9540, or a free one if that is taken)
 SKELDIR_STATE_DIR          where the private PostgreSQL and the logs live (.skeldir in the checkout)
 SKELDIR_POSTGRES_BIN       the folder with initdb, pg_ctl and postgres to use
-SKELDIR_PYTHON             a Python that has all packages: no .venv is made (nix develop sets it)"""
+SKELDIR_PYTHON             a Python that has all packages: no .venv (nix develop sets it)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -73,6 +73,11 @@ def ping(arguments: Sequence[str]) -> int:
         from sqlalchemy.exc import DBAPIError
 
         from app.celery_app import celery_app
+        from environment.migration import current
+
+        # Kombu would make its tables by itself, and then nobody would know why no result comes.
+        if current(url) == "none":
+            raise UserError(f"{describe(url)} has no tables yet; ./dev migrate makes them")
 
         sent = time.monotonic()
         left_s = max(1.0, wait_s - (sent - begun))

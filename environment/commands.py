@@ -29,7 +29,7 @@ COMMANDS = {
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",
-        "run a command with DATABASE_URL set (to a PostgreSQL of its own; and a worker on it)",
+        "run a command with DATABASE_URL set (and a worker)",
         "worker",
         "within:run",
     ),

@@ -20,7 +20,7 @@ def upgrade(url: str, revision: str = "head") -> None:
     try:
         command.upgrade(Config(CHECKOUT / "alembic.ini"), revision)
     except CommandError as error:
-        raise UserError(f"alembic: {error}") from None
+        raise UserError(str(error)) from None
     except OperationalError as error:
         raise UserError(unreachable(url, error.orig or error)) from None
 

@@ -5,13 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
 from environment.checkout import make_state
-from environment.database import database, describe, setting
+from environment.database import connect, database, describe, setting
 from environment.errors import UserError
 from environment.locking import FileLock
 from environment.migration import upgrade
@@ -20,6 +21,12 @@ from environment.worker import WorkerError, WorkerProcess
 from environment.workerfile import SUPERVISOR_LOCK
 
 _DEFAULT_PORT = 9540
+
+#: Kept until this process ends.
+_claims: list[socket.socket] = []
+
+#: Between two attempts to reach the database.
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 30.0
 
 
 def worker(arguments: Sequence[str]) -> int:
@@ -36,10 +43,28 @@ def worker(arguments: Sequence[str]) -> int:
         lock.path.write_text(f"{os.getpid()}\n")
         port = _metrics_port()
         with database(state) as url:
+            _await(url)
             upgrade(url)
             child = WorkerProcess(url, state=state, arguments=arguments, environment={"CELERY_METRICS_PORT": str(port)})
             _say(f"migrated {describe(url)}, starting the worker")
             return _supervise(child, begun)
+
+
+def _await(url: str) -> None:
+    """Return when the database takes connections; until then say why it does not, less and less often.
+
+    As the worker itself does: a database that starts later than we do, or restarts, is no reason to end.
+    """
+    delay_s = _FIRST_DELAY_S
+    while True:
+        try:
+            connect(url).close()
+        except UserError as error:
+            _say(f"{error}; next try in {delay_s:g} s")
+            threading.Event().wait(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        else:
+            return
 
 
 def _supervise(child: WorkerProcess, begun: float) -> int:
@@ -90,12 +115,30 @@ def _metrics_port() -> int:
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")
     if configured is None:
-        return _DEFAULT_PORT if _is_free(host, _DEFAULT_PORT) else 0
+        return _DEFAULT_PORT if _claimed_default_port() and _is_free(host, _DEFAULT_PORT) else 0
     if not (configured.isascii() and configured.isdigit() and int(configured) < 65536):
         raise UserError("CELERY_METRICS_PORT must be a number from 0 to 65535")
     if not _is_free(host, int(configured)):
         raise UserError(f"CELERY_METRICS_PORT {configured} on {host} is in use; choose another, or 0 for any")
     return int(configured)
+
+
+def _claimed_default_port() -> bool:
+    """Whether no other ``./dev worker`` of this machine has taken, or is about to take, the default port.
+
+    Two that start at the same moment both see it free.  A name in Linux's abstract socket namespace belongs to
+    one of them, and only as long as that process lives; like a port, it is one per network namespace.
+    """
+    if sys.platform != "linux":
+        return True
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0skeldir-port-{_DEFAULT_PORT}")
+    except OSError:
+        claim.close()
+        return False
+    _claims.append(claim)
+    return True
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -1,0 +1,317 @@
+"""./dev as somebody types it, on a copy of the checkout: real processes, real PostgreSQL, the real worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from environment.checkout import CHECKOUT
+from environment.client import _libpq_environment
+from environment.commands import COMMANDS
+from environment.kept import KeptCluster
+from environment.temporary import TemporaryCluster
+from environment.waiting import wait_until
+from environment.workerfile import read_worker_file, supervisor, worker_is_ready
+
+Query = Callable[..., list[tuple[Any, ...]]]
+
+
+class Copy:
+    """A copy of the checkout, and ./dev in it (with this Python instead of a .venv)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / ".skeldir"
+        self.background: list[subprocess.Popen[str]] = []
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """./dev, running."""
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "CELERY_"))}
+        child = subprocess.Popen(
+            [self.root / "dev", *words],
+            env={**mine, "SKELDIR_PYTHON": sys.executable, **environment},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.background.append(child)
+        return child
+
+    def dev(self, *words: str, **environment: str) -> tuple[int, str, str]:
+        """./dev to its end: status, output, errors."""
+        child = self.start(*words, **environment)
+        output, errors = child.communicate(timeout=60)
+        return child.returncode, output, errors
+
+    def worker(self, **environment: str) -> subprocess.Popen[str]:
+        """./dev worker, taking tasks."""
+        child = self.start("worker", **environment)
+        wait_until(lambda: worker_is_ready(self.state) or child.poll() is not None, 60, "./dev worker")
+        assert child.poll() is None, child.communicate()
+        return child
+
+
+def copy_checkout(target: Path) -> Path:
+    """What git tracks, more or less."""
+    target.mkdir()
+    for name in ("dev", "pyproject.toml", "alembic.ini"):
+        shutil.copy2(CHECKOUT / name, target)
+    for name in ("environment", "backend", "alembic", "requirements"):
+        shutil.copytree(CHECKOUT / name, target / name, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    return target
+
+
+@pytest.fixture
+def copy(folder: Path) -> Iterator[Copy]:
+    made = Copy(copy_checkout(folder / "checkout"))
+    yield made
+    for child in made.background:
+        if child.poll() is None:
+            child.terminate()
+        child.communicate()
+    if (cluster := KeptCluster.in_state(made.state)) is not None:
+        cluster.shut_down(patience_s=0)
+
+
+def one_line(errors: str) -> str:
+    """The one line that an expected failure is."""
+    assert re.fullmatch(r"dev: [^\n]+\n", errors), errors
+    return errors.strip()
+
+
+# -- first a worker's whole life
+
+
+def test_a_worker_from_the_first_start_to_the_last(copy: Copy, query: Query) -> None:
+    first = copy.worker()
+    status, output, errors = copy.dev("ping")
+    assert status == 0, errors
+    assert re.search(r"\(\d+ ms\)$", output.strip())
+
+    status, output, _ = copy.dev("status")
+    assert status == 0
+    assert f"state       {copy.state}" in output
+    assert re.search(r"^postgresql +16\.\d+, pid \d+, socket in ", output, re.MULTILINE)
+    assert re.search(r"^database .*skeldir_validation, revision \d+", output, re.MULTILINE)
+    assert re.search(r"^worker +pid \d+, http://127.0.0.1:\d+/health: 200 ", output, re.MULTILINE)
+
+    status, _, errors = copy.dev("worker")
+    assert status == 1
+    assert "already running" in one_line(errors)
+
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=30)
+    assert first.returncode == 0, errors
+    assert errors.count("draining; Ctrl-C again") == 1
+    assert nothing_runs(copy)
+
+    second = copy.worker()
+    cluster = KeptCluster.in_state(copy.state)
+    assert cluster is not None
+    assert query(cluster.url(), "SELECT status FROM celery_taskmeta") == [("SUCCESS",)]
+    status, output, _ = copy.dev("down")
+    assert status == 0
+    assert re.match(r"worker +drained and stopped \(pid \d+\)\npostgresql +(stopped|was not running)\n", output)
+    second.communicate(timeout=30)
+    assert second.returncode == 0
+    assert nothing_runs(copy)
+    assert copy.dev("down")[:2] == (0, "worker      none\npostgresql  was not running\n")
+
+
+def nothing_runs(copy: Copy) -> bool:
+    cluster = KeptCluster.in_state(copy.state)
+    return (
+        (cluster is None or cluster.pid() is None)
+        and read_worker_file(copy.state / "worker.json") is None
+        and supervisor(copy.state) is None
+    )
+
+
+def test_a_killed_dev_takes_its_worker_along_and_the_next_command_finds_its_way(copy: Copy) -> None:
+    killed = copy.worker()
+    killed.kill()
+    killed.communicate()
+    wait_until(lambda: read_worker_file(copy.state / "worker.json") is None, 30, "the worker to drain")
+    assert copy.dev("psql", "--no-psqlrc", "-Atc", "SELECT count(*) FROM alembic_version")[:2] == (0, "1\n")
+    assert nothing_runs(copy)
+
+
+def test_two_checkouts_do_not_disturb_each_other(copy: Copy, folder: Path) -> None:
+    other = Copy(copy_checkout(folder / "other"))
+    say_id = ("psql", "--no-psqlrc", "-Atc", "SELECT system_identifier FROM pg_control_system()")
+    both = [copy.start(*say_id), other.start(*say_id)]
+    answers = {child.communicate(timeout=60)[0] for child in both}
+    assert len(answers) == 2
+    assert nothing_runs(copy)
+    assert nothing_runs(other)
+
+
+def test_a_worker_waits_for_a_database_that_comes_later(copy: Copy, private_cluster: TemporaryCluster) -> None:
+    private_cluster.stop()
+    worker = copy.start("worker", DATABASE_URL=private_cluster.tcp_url())
+    assert worker.stderr is not None
+    line = worker.stderr.readline()
+    assert re.match(
+        r"dev: cannot reach the database 127\.0\.0\.1:\d+/skeldir_validation: .*; next try in 0\.5 s$", line
+    )
+    private_cluster.start()
+    wait_until(lambda: worker_is_ready(copy.state), 60, "the worker")
+    worker.terminate()
+    worker.communicate(timeout=30)
+    assert worker.returncode == 0
+    assert not (copy.state / "postgres").exists()
+
+
+# -- the other commands
+
+
+def test_help_names_every_command(copy: Copy) -> None:
+    for words in ((), ("help",), ("--help",)):
+        status, output, errors = copy.dev(*words)
+        assert (status, errors) == (0, "")
+        for name, command in COMMANDS.items():
+            assert re.search(rf"^  {name} .*{re.escape(command.summary)}$", output, re.MULTILINE)
+        assert max(map(len, output.splitlines())) <= 100
+
+
+def test_help_of_one_command_starts_nothing(copy: Copy) -> None:
+    assert copy.dev("worker", "--help")[:2] == (
+        0,
+        "usage: ./dev worker [celery worker options]\nset up, migrate, run the worker\n",
+    )
+    assert not copy.state.exists()
+
+
+def test_run_gives_a_command_the_database_and_passes_its_status_on(copy: Copy, database: Any) -> None:
+    script = 'echo "$DATABASE_URL"; exit 7'
+    assert copy.dev("run", "--", "sh", "-c", script, DATABASE_URL=database.url) == (7, f"{database.url}\n", "")
+    status, output, _ = copy.dev("run", "--", "sh", "-c", "echo $DATABASE_URL; kill -TERM $$")
+    assert (status, nothing_runs(copy)) == (128 + signal.SIGTERM, True)
+    assert output.startswith("postgresql://app_user@/skeldir_validation?host=/")
+
+
+def test_the_dotenv_file_counts_where_the_environment_says_nothing(copy: Copy, database: Any) -> None:
+    (copy.root / ".env").write_text(f'DATABASE_URL="{database.url}"\n')
+    for environment in ({}, {"DATABASE_URL": ""}):
+        assert copy.dev("run", "--", "sh", "-c", "echo $DATABASE_URL", **environment)[1].strip() == database.url
+    assert copy.dev("run", "--", "sh", "-c", "echo $DATABASE_URL", DATABASE_URL="postgresql://a@b/c")[1] == (
+        "postgresql://a@b/c\n"
+    )
+
+
+def test_status_and_down_start_nothing(copy: Copy) -> None:
+    assert copy.dev("status")[:2] == (
+        0,
+        f"state       {copy.state}\npostgresql  not made yet\n"
+        "database    unknown while PostgreSQL is stopped\nworker      none\n",
+    )
+    assert copy.dev("down")[:2] == (0, "worker      none\npostgresql  not made yet\n")
+    assert not copy.state.exists()
+
+
+def test_psql_gets_the_whole_address_through_the_environment() -> None:
+    url = "postgresql+asyncpg://u:p%40ss@h1:1,h2:2/db?ssl=require&application_name=x"
+    assert _libpq_environment(url) == {
+        "PGHOST": "h1,h2",
+        "PGPORT": "1,2",
+        "PGUSER": "u",
+        "PGPASSWORD": "p@ss",
+        "PGDATABASE": "db",
+        "PGSSLMODE": "require",
+        "PGAPPNAME": "x",
+    }
+
+
+# -- bad input: one line, status 1, nothing half-started
+
+
+@pytest.mark.parametrize("command", ["worker", "migrate", "ping", "psql"])
+def test_a_url_that_is_not_postgresql(copy: Copy, command: str) -> None:
+    status, output, errors = copy.dev(command, DATABASE_URL="redis://:s3cret@somewhere/0")
+    assert (status, output) == (1, "")
+    assert "must be a PostgreSQL URL" in one_line(errors)
+    assert "s3cret" not in errors
+    assert not (copy.state / "postgres").exists()
+
+
+def test_an_unreachable_database(copy: Copy) -> None:
+    url = "postgresql://u:s3cret@127.0.0.1:1/db"
+    for command in ("migrate", "ping"):
+        status, _, errors = copy.dev(command, DATABASE_URL=url)
+        assert status == 1
+        assert "127.0.0.1:1/db" in one_line(errors)
+        assert "s3cret" not in errors
+
+
+def test_a_database_without_tables(copy: Copy, private_cluster: TemporaryCluster) -> None:
+    status, _, errors = copy.dev("ping", "--wait", "1", DATABASE_URL=private_cluster.url())
+    assert status == 1
+    assert "./dev migrate" in one_line(errors)
+
+
+def test_an_unknown_revision(copy: Copy, database: Any) -> None:
+    status, _, errors = copy.dev("migrate", "nonsense", DATABASE_URL=database.url)
+    assert status == 1
+    assert "nonsense" in one_line(errors)
+
+
+def test_a_metrics_port_in_use(copy: Copy) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, errors = copy.dev("worker", CELERY_METRICS_PORT=str(port))
+    assert status == 1
+    assert f"CELERY_METRICS_PORT {port} on 127.0.0.1 is in use" in one_line(errors)
+    assert not (copy.state / "postgres").exists()
+
+
+def test_a_metrics_port_that_is_none(copy: Copy) -> None:
+    status, _, errors = copy.dev("worker", CELERY_METRICS_PORT="http")
+    assert status == 1
+    assert "CELERY_METRICS_PORT must be a number" in one_line(errors)
+
+
+def test_a_checkout_that_cannot_be_written(copy: Copy) -> None:
+    copy.state.touch()  # root may write everywhere, but not make a folder where a file is
+    status, _, errors = copy.dev("worker")
+    assert status == 1
+    assert "set SKELDIR_STATE_DIR to a folder that you can write" in one_line(errors)
+    copy.state.unlink()
+
+
+def test_initdb_missing(copy: Copy, tmp_path: Path) -> None:
+    status, _, errors = copy.dev("worker", SKELDIR_POSTGRES_BIN=str(tmp_path))
+    assert status == 1
+    assert "initdb, pg_ctl, postgres missing" in one_line(errors)
+    assert list(copy.state.glob("postgres*")) == []
+
+
+def test_an_unknown_command(copy: Copy) -> None:
+    assert copy.dev("wrker") == (2, "", "dev: no command 'wrker'; ./dev help shows them\n")
+
+
+def test_no_worker_to_ping(copy: Copy, database: Any) -> None:
+    status, _, errors = copy.dev("ping", "--wait", "0.1")
+    assert (status, one_line(errors)) == (
+        1,
+        "dev: no worker of this checkout is ready after 0.1 s; ./dev worker starts one",
+    )
+    status, _, errors = copy.dev("ping", "--wait", "1", DATABASE_URL=database.url)
+    assert status == 1
+    assert "no worker answered" in one_line(errors)
+
+
+def test_tests_run_on_one_server(copy: Copy) -> None:
+    status, _, errors = copy.dev("test", "--postgres", "18", DATABASE_URL="postgresql://a@b/c")
+    assert status == 1
+    assert "contradict" in one_line(errors)
