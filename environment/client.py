@@ -1,4 +1,4 @@
-"""Commands that use the database for a moment: ping, migrate, psql."""
+"""Commands that use the database for a moment: ping, provision, migrate, psql."""
 
 import os
 import shutil
@@ -7,13 +7,15 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
+import psycopg2
 from psycopg2.extensions import parse_dsn
 
-from app.core.dsn import PostgresDSN
+from app.core.dsn import DatabaseURLError, PostgresDSN
 from environment.checkout import make_state
-from environment.database import database, describe, setting
+from environment.database import check_settings, database, describe, setting, unreachable
 from environment.errors import UserError
 from environment.installation import find_installation
+from environment.provision import provision
 from environment.signals import run_in_foreground
 from environment.waiting import wait_until
 from environment.workerfile import supervisor, worker_is_ready
@@ -91,6 +93,33 @@ def ping(arguments: Sequence[str]) -> int:
                 f"cannot send a task through {describe(url)}: {cause[0] if cause else type(error).__name__}"
             ) from None
         print(f"{result} ({(time.monotonic() - sent) * 1000:.0f} ms)")
+    return 0
+
+
+def provision_server(arguments: Sequence[str]) -> int:
+    """Make the role and the database that DATABASE_URL names.
+
+    SKELDIR_SUPERUSER_URL says how the server's superuser gets there; it is no argument, for anybody can read those.
+    """
+    ArgumentParser(prog="./dev provision").parse_args(arguments)
+    url, superuser_url = setting("DATABASE_URL"), os.environ.get("SKELDIR_SUPERUSER_URL")
+    if url is None or not superuser_url:
+        raise UserError("set DATABASE_URL to what is wanted, and SKELDIR_SUPERUSER_URL to how a superuser gets there")
+    os.environ["DATABASE_URL"] = url
+    check_settings()
+    wanted = PostgresDSN.parse(url)
+    if not wanted.user or not wanted.password:
+        raise UserError("DATABASE_URL names no user, or no password for it")
+    try:
+        superuser = PostgresDSN.parse(superuser_url)
+        provision(superuser.libpq(), wanted.user, wanted.password, wanted.database)
+    except DatabaseURLError as error:
+        raise UserError(str(error).replace("DATABASE_URL", "SKELDIR_SUPERUSER_URL")) from None
+    except psycopg2.OperationalError as error:
+        raise UserError(unreachable(superuser_url, error)) from None
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise UserError(f"{superuser.user} may not make roles or databases: {error.diag.message_primary}") from None
+    print(f"dev: {describe(url)} is there and belongs to {wanted.user}", file=sys.stderr)
     return 0
 
 

@@ -17,6 +17,7 @@ import psycopg2
 from environment.account import Account
 from environment.errors import UserError
 from environment.installation import Installation
+from environment.provision import provision
 from environment.waiting import wait_until
 
 #: The application's role and database, as the foundation names them.
@@ -187,21 +188,8 @@ class Cluster:
             return cursor.fetchone() == (1,)
 
     def provision(self) -> None:
-        """Make the application's role and database, as far as they are missing.
-
-        The role may log in and create databases; it is no superuser and does not bypass row security.  The
-        database comes last: where it exists, everything does.
-        """
-        with closing(psycopg2.connect(self.superuser_url)) as connection, connection.cursor() as cursor:
-            connection.autocommit = True
-            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP_ROLE])
-            if cursor.fetchone() is None:
-                cursor.execute(
-                    f"CREATE ROLE {APP_ROLE} LOGIN NOSUPERUSER NOBYPASSRLS CREATEDB PASSWORD %s", [APP_PASSWORD]
-                )
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [APP_DATABASE])
-            if cursor.fetchone() is None:
-                cursor.execute(f"CREATE DATABASE {APP_DATABASE} OWNER {APP_ROLE}")
+        """Make the application's role and database, as far as they are missing."""
+        provision(self.superuser_url, APP_ROLE, APP_PASSWORD, APP_DATABASE)
 
     # -- inside
 

@@ -13,7 +13,11 @@ from environment.commands import LOCKS
 from environment.errors import UserError
 
 #: The extras of pyproject.toml that each lock has besides the dependencies.
-EXTRAS = {"worker": ("embedded",), "test": ("embedded", "test"), "lint": ("embedded", "test", "lint")}
+EXTRAS = {
+    "worker": ("embedded",),
+    "test": ("embedded", "test", "workflows"),
+    "lint": ("embedded", "test", "workflows", "lint"),
+}
 
 _LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",))
 
