@@ -24,7 +24,7 @@ from celery.app import trace
 from celery.exceptions import Retry
 from celery.worker.consumer import consumer as _consumer
 
-from app.observability.faults import brief
+from app.observability.faults import brief, public_text
 
 consumer: Any = _consumer  # the stubs know nothing of its templates
 
@@ -127,7 +127,8 @@ def _trace_line(record: logging.LogRecord) -> Line:
     """One of celery.app.trace, or "received": the one argument is a mapping, with payload and result in it."""
     data: Mapping[str, Any] = record.args if isinstance(record.args, Mapping) else {}
     task, fields = _task(data.get("name"), data.get("id"))
-    error = record.exc_info[1] if record.exc_info else None
+    # It is logged while the exception is handled; the one in the record is what of it could be pickled.
+    error = sys.exc_info()[1] or (record.exc_info[1] if record.exc_info else None)
     template = record.msg
     if template == trace.LOG_RECEIVED:
         return Line(f"Task {task} received", fields)
@@ -137,19 +138,15 @@ def _trace_line(record: logging.LogRecord) -> Line:
             return Line(f"Task {task} succeeded", fields)
         return Line(f"Task {task} succeeded in {runtime:.3f}s", fields | {"duration_ms": round(runtime * 1000, 1)})
     if template == trace.LOG_RETRY:
-        # It is logged while the Retry is handled, which knows what was the matter, and when it will be tried again.
-        retry = sys.exc_info()[1]
-        if isinstance(retry, Retry):
-            cause = retry.exc if isinstance(retry.exc, BaseException) else None
-            return Line(f"Task {task} retry: {brief(retry)}", fields, cause)
-        return Line(f"Task {task} retry", fields)
+        # The Retry knows what was the matter, and when it will be tried again.
+        cause = error.exc if isinstance(error, Retry) and isinstance(error.exc, BaseException) else None
+        return Line(f"Task {task} " + ((isinstance(error, Retry) and public_text(error)) or "retry"), fields, cause)
     if template == trace.LOG_REJECTED.strip():
         return Line(f"Task {task} rejected", fields, error)
     description = data.get("description")
     description = description if description in _DESCRIPTIONS else ELLIPSIS
     if template == trace.LOG_IGNORED or template == trace.LOG_IGNORED.strip():
         return Line(f"Task {task} {description}", fields)
-    error = error or sys.exc_info()[1]
     return Line(f"Task {task} {description}" + (f": {brief(error)}" if error else ""), fields, error)
 
 

@@ -33,7 +33,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import LoggableError
 
-WITHHELD = "withheld: it may quote data (the text of a failed task is in its result)"
+WITHHELD = "withheld: it may quote data"
 DEEPEST_CHAIN = 5
 #: Frames of one exception: the outermost say which loop we are in, the innermost what went wrong.
 OUTER_FRAMES, INNER_FRAMES = 2, 12
@@ -115,7 +115,7 @@ def stack_trace(error: BaseException, traceback: TracebackType | None = None) ->
     blocks: list[str] = []
     for exception, frames, link in _chain(unwrap(error), traceback):
         lines = ["Traceback (most recent call last):", *frames] if frames else []
-        block = "\n".join([*lines, f"{type_name(exception)}: {public_text(exception) or WITHHELD}"])
+        block = "\n".join([*lines, brief(exception)])
         blocks.append(block + link)
     return "\n".join(reversed(blocks))
 

@@ -122,13 +122,16 @@ class HealthMonitor:
         self._engine.dispose()
 
     def _look(self) -> None:
+        unreachable: str | None = None
         for check, look in CHECKS.items():
             started = time.monotonic()
-            error = self._attempt(look)
+            error = unreachable or self._attempt(look)
             ended = time.monotonic()
             before = self._results.get(check)
             self._results[check] = CheckResult(error, (ended - started) * 1000, datetime.now(UTC), ended)
             if check == "database":
+                # What cannot be reached is not tried again for the others: that would take their time-outs too.
+                unreachable = error
                 self.database_well_since = None if error else self.database_well_since or ended
             if before is not None and bool(before.error) != bool(error):
                 logger.warning("health check %s: %s", check, error or "ok again")

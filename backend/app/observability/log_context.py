@@ -38,7 +38,7 @@ def current(said: Mapping[str, Any]) -> dict[str, Any]:
     tenant, correlation = tenant_id_var.get(), correlation_id_var.get()
     if tenant is not None:
         fields["tenant_id"] = str(tenant)
-    if correlation is not None:
+    if _is_correlation_id(correlation):
         fields["correlation_id"] = correlation
     return fields
 
@@ -74,6 +74,12 @@ def _of_headers(headers: Any) -> dict[str, Any]:
     with suppress(ValueError, TypeError, AttributeError):
         found["tenant_id"] = str(UUID(headers.get(TENANT_HEADER)))
     correlation = headers.get(CORRELATION_HEADER)
-    if isinstance(correlation, str) and len(correlation) <= CORRELATION_ID_MAX and correlation.isprintable():
+    if _is_correlation_id(correlation):
         found["correlation_id"] = correlation
+    elif isinstance(task_id := headers.get("id"), str):
+        found["correlation_id"] = name_or_none(task_id)  # as a task's context has it
     return found
+
+
+def _is_correlation_id(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= CORRELATION_ID_MAX and value.isprintable()

@@ -58,7 +58,7 @@ def configure(level: int | str, logfile: str | None = None) -> None:
     handler = LineFileHandler(logfile, encoding="utf-8") if logfile else LineHandler(sys.__stderr__)
     handler.setFormatter(JsonFormatter(get_settings().service_name))
     root = logging.getLogger()
-    for logger, lowest in ((root, level), (get_pool_logger(), max(logging.ERROR, root.level))):
+    for logger, lowest in ((root, level), (get_pool_logger(), logging.ERROR)):
         for previous in logger.handlers[:]:
             logger.removeHandler(previous)
             if isinstance(previous, LineHandler | LineFileHandler) and previous is not handler:
@@ -144,7 +144,8 @@ class LineFileHandler(_Lines, WatchedFileHandler):
 
     def _write(self, line: str) -> None:
         self.reopenIfNeeded()
-        os.write(self.stream.fileno(), line.encode())
+        if self.stream is not None:
+            os.write(self.stream.fileno(), line.encode())
 
 
 def timestamp(seconds: float) -> str:

@@ -51,7 +51,8 @@ os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release,
 
 def install(app: Celery) -> None:
     """Make `app`'s workers count. Safe to call again; the registry is one per process."""
-    disable_created_metrics()  # a second series for each, that prefork's files do not have anyway
+    # A second series for each, which the files of prefork do not have anyway.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     signals.worker_init.connect(multiprocess.on_worker_init, weak=False)
     signals.task_unknown.connect(_on_unreadable, weak=False)
     signals.task_rejected.connect(_on_unreadable, weak=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -34,6 +35,8 @@ class QueueDepthCollector(Collector):
     def __init__(self, app: Any) -> None:
         self._app = app
         self._failed = False
+        # Many clients of /metrics are still one client of the database.
+        self._turn = threading.Lock()
 
     def describe(self) -> Iterable[Metric]:
         return []
@@ -43,14 +46,16 @@ class QueueDepthCollector(Collector):
             "celery_queue_ready", f"Messages that wait to be taken; {CAP} means as many or more.", labels=["queue"]
         )
         try:
-            for queue, messages in read_ready(list(self._app.amqp.queues)):
-                family.add_metric([queue], messages)
+            with self._turn:
+                ready = read_ready(list(self._app.amqp.queues))
         except psycopg2.Error as error:
             if not self._failed:  # once for each outage: a scrape comes every few seconds
                 logger.warning("queue depth cannot be read: %s", database_text(error))
             self._failed = True
             return
         self._failed = False
+        for queue, messages in ready:
+            family.add_metric([queue], messages)
         yield family
 
 
