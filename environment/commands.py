@@ -27,7 +27,7 @@ COMMANDS = {
     "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
     "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
-    "provision": Command("", "make DATABASE_URL's role and database on your server", "worker", "client:provision_server"),
+    "provision": Command("", "make DATABASE_URL's role and database on a server", "worker", "client:provision_server"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",
         "run a command with DATABASE_URL set (and a worker)",
