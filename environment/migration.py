@@ -1,10 +1,6 @@
 """Alembic, as ``alembic upgrade`` would run it."""
 
 import psycopg2
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy.exc import OperationalError
 
 from environment.checkout import CHECKOUT
 from environment.database import connect, unreachable
@@ -17,6 +13,12 @@ def upgrade(url: str, revision: str = "head") -> None:
     :param url: must be this process's DATABASE_URL, from which ``alembic/env.py`` reads.
     :raises UserError: when the database cannot be reached or the revision does not exist.
     """
+    # Importing these takes 0.3 s, which `current` does not need.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+    from sqlalchemy.exc import OperationalError
+
     try:
         command.upgrade(Config(CHECKOUT / "alembic.ini"), revision)
     except CommandError as error:
