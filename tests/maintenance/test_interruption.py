@@ -119,6 +119,7 @@ def test_no_lock_outlives_its_run(engine: Engine, database: Any, ends: str) -> N
 
 
 def test_rows_that_the_application_has_locked_are_left_for_the_next_run(engine: Engine, database: Any) -> None:
+    run(database.url, f"ALTER DATABASE \"{database.name}\" SET lock_timeout = '2s'")  # fail rather than hang
     add_events(engine, A)
     keep(engine, A, 30)
     application = build_engine(Settings(database_url=database.url, _env_file=None))
