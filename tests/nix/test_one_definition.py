@@ -1,0 +1,119 @@
+"""nix/default.nix names the PostgreSQL major and the Python minor; whoever has to repeat them is held to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+
+import pytest
+
+from environment.checkout import CHECKOUT
+from environment.installation import DEFAULT_MAJOR
+
+DEFINITION = (CHECKOUT / "nix/default.nix").read_text()
+PYTHON = re.search(r"^  python = pkgs\.python(3)(\d+);$", DEFINITION, re.MULTILINE)
+POSTGRESQL = re.search(r"^  postgresql = pkgs\.postgresql_(\d+);$", DEFINITION, re.MULTILINE)
+NIX_FILES = [CHECKOUT / "flake.nix", *(CHECKOUT / "nix").glob("*.nix"), *(CHECKOUT / "nix/checks").glob("*.nix")]
+
+
+def tracked_text() -> dict[str, str]:
+    """Every tracked text file but the locks."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    names = [name for name in listed.stdout.split("\0") if name and not name.startswith("requirements/")]
+    return {name: (CHECKOUT / name).read_text() for name in names if (CHECKOUT / name).is_file()}
+
+
+def procfile() -> dict[str, str]:
+    lines = (CHECKOUT / "Procfile").read_text().splitlines()
+    return dict(re.split(r":\s*", line, maxsplit=1) for line in lines if line)
+
+
+def test_the_definition_can_be_read() -> None:
+    assert PYTHON is not None
+    assert POSTGRESQL is not None
+
+
+def test_the_default_major_is_that_of_the_definition() -> None:
+    assert POSTGRESQL is not None
+    assert int(POSTGRESQL[1]) == DEFAULT_MAJOR
+
+
+def test_every_image_of_postgres_is_of_that_major() -> None:
+    wrong = [
+        (name, found[0])
+        for name, text in tracked_text().items()
+        for found in re.finditer(r"\bimage:\s*postgres:(\S+)", text)
+        if found[1] != str(DEFAULT_MAJOR)
+    ]
+    assert wrong == []
+
+
+def test_every_python_that_a_workflow_installs_is_of_that_minor() -> None:
+    assert PYTHON is not None
+    wanted = f'"{PYTHON[1]}.{PYTHON[2]}"'
+    workflows = (CHECKOUT / ".github/workflows").glob("*.yml")
+    found = {
+        line.split(":", 1)[1].strip()
+        for workflow in workflows
+        for line in workflow.read_text().splitlines()
+        if "python-version:" in line
+    }
+    assert found == {wanted}
+
+
+def test_the_lock_pins_what_the_flake_names() -> None:
+    lock = json.loads((CHECKOUT / "flake.lock").read_text())
+    assert lock["version"] == 7
+    node = lock["nodes"]["nixpkgs"]
+    original = node["original"]
+    url = f"{original['type']}:{original['owner']}/{original['repo']}/{original['ref']}"
+    assert f'inputs.nixpkgs.url = "{url}";' in (CHECKOUT / "flake.nix").read_text()
+    assert set(lock["nodes"]) == {"nixpkgs", "root"}
+    assert re.fullmatch(r"[0-9a-f]{40}", node["locked"]["rev"])
+    assert re.fullmatch(r"sha256-[A-Za-z0-9+/]{43}=", node["locked"]["narHash"])
+
+
+def test_packages_txt_lists_the_names_that_our_nix_code_takes_from_nixpkgs() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    requirements = project["dependencies"] + project["optional-dependencies"]["test"]
+    names = {re.split(r"[^A-Za-z0-9._-]", each)[0].lower() for each in requirements}
+    used = {f"python313Packages.{name.removesuffix('-binary')}" for name in names}
+    for path in NIX_FILES:
+        code = re.sub(r"#.*", "", path.read_text())
+        used |= set(re.findall(r"(?<![.\w])pkgs\.([\w-]+)", code))
+        used |= {f"lib.{name}" for name in re.findall(r"(?<![.\w])(?:nixpkgs\.)?lib\.([\w-]+)", code)}
+    assert used == set((CHECKOUT / "nix/packages.txt").read_text().split())
+
+
+def test_replit_nix_has_the_one_shape_that_its_editor_accepts() -> None:
+    text = (CHECKOUT / "replit.nix").read_text()
+    element = r"(?:pkgs\.[\w.-]+|\(import \./nix \{ \}\)\.[\w-]+)"
+    assert re.fullmatch(rf"{{ pkgs }}:\s*{{\s*deps = \[(?:\s*{element})+\s*\];\s*}}\s*", text)
+
+
+def test_replit_runs_the_procfile_after_the_migrations() -> None:
+    settings = tomllib.loads((CHECKOUT / ".replit").read_text())
+    command = f"alembic upgrade head && exec {procfile()['worker']}"
+    assert settings["run"] == settings["deployment"]["run"] == command
+    assert settings["deployment"]["deploymentTarget"] == "vm"
+    assert not [module for module in settings["modules"] if "python" in module]
+
+
+def test_procfile_starts_what_the_contract_names() -> None:
+    assert "-A app.celery_app.celery_app worker -P solo -c 1 --loglevel=INFO" in procfile()["worker"]
+
+
+@pytest.mark.parametrize("name", ["flake.nix", "shell.nix", "replit.nix", ".replit", ".envrc", "Procfile"])
+def test_nothing_of_the_environment_names_another_broker(name: str) -> None:
+    assert not re.search("redis|rabbit|amqp", (CHECKOUT / name).read_text(), re.IGNORECASE)
+
+
+def test_the_shell_and_the_definition_have_no_second_postgresql() -> None:
+    """Starting PostgreSQL and workers is the business of environment/, in whatever language Nix or a script is."""
+    scripts = [*NIX_FILES, CHECKOUT / "dev", *(path for path in (CHECKOUT / ".ci").iterdir() if path.is_file())]
+    for path in scripts:
+        assert not re.search(r"\b(initdb|pg_ctl)\b", re.sub(r"#.*", "", path.read_text())), path

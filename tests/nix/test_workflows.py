@@ -1,0 +1,90 @@
+"""The GitHub workflows, as far as that can be known offline: their schema, and what they repeat."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from environment.checkout import CHECKOUT
+from environment.cluster import APP_DATABASE, APP_PASSWORD, APP_ROLE
+
+pytest.importorskip("check_jsonschema", reason="nixpkgs has no Python package check-jsonschema")
+yaml = pytest.importorskip("ruamel.yaml")
+
+WORKFLOWS = {path.name: path for path in (CHECKOUT / ".github/workflows").glob("*.yml")}
+
+
+def load(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.YAML(typ="safe", pure=True).load(WORKFLOWS[name].read_text())
+    return content
+
+
+def steps(name: str) -> list[dict[str, Any]]:
+    return [step for job in load(name)["jobs"].values() for step in job["steps"]]
+
+
+def test_both_workflows_are_there() -> None:
+    assert set(WORKFLOWS) == {"ci.yml", "empirical-validation.yml"}
+    assert set(load("ci.yml")["jobs"]) == {"celery-foundation", "flake", "tests"}
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_it_follows_the_schema(name: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", WORKFLOWS[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_it_calls_scripts_of_the_project(name: str) -> None:
+    """Whatever a workflow does can be done on any machine."""
+    for step in steps(name):
+        if "run" in step:
+            program, *words = step["run"].split()
+            if program == "nix":
+                assert words[:2] == ["flake", "check"]
+            else:
+                assert (CHECKOUT / program).is_file(), step["run"]
+                assert program == "./dev" or program.startswith(".ci/")
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_its_one_service_is_postgresql_and_its_dsn_is_ours(name: str) -> None:
+    for job in load(name)["jobs"].values():
+        if "services" not in job:
+            continue
+        assert list(job["services"]) == ["postgres"]
+        assert job["env"]["DATABASE_URL"] == (
+            f"postgresql+asyncpg://{APP_ROLE}:{APP_PASSWORD}@localhost:5432/{APP_DATABASE}"
+        )
+        assert job["services"]["postgres"]["ports"] == ["5432:5432"]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_it_names_no_other_broker(name: str) -> None:
+    assert not re.search("redis|rabbit|amqp", WORKFLOWS[name].read_text(), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_every_job_ends_some_time_and_may_only_read(name: str) -> None:
+    workflow = load(name)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all(job["timeout-minutes"] <= 30 for job in workflow["jobs"].values())
+
+
+def test_the_jobs_do_what_the_contract_says() -> None:
+    jobs = load("ci.yml")["jobs"]
+    foundation = " ".join(step.get("run", "") for step in jobs["celery-foundation"]["steps"])
+    assert "alembic upgrade head" in foundation
+    assert "tests/test_b051_celery_foundation.py" in foundation
+    flake = [step.get("uses") or step.get("run") for step in jobs["flake"]["steps"]]
+    assert flake[:3] == [
+        "actions/checkout@v6",
+        "cachix/install-nix-action@v31",
+        "nix flake check --print-build-logs",
+    ]
+    assert "./dev test" in [step.get("run") for step in jobs["tests"]["steps"]]
