@@ -34,7 +34,9 @@ let
         args = [
           "-eu"
           "-c"
-          script
+          # Bash becomes the last command, coreutils close their output before they exit, and Nix kills a builder
+          # whose output is closed: so the last command is bash's own.
+          "${script}\n:"
         ];
       }
     )
