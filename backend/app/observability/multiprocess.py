@@ -108,17 +108,25 @@ class MultiprocessCollector(Collector):
 
 
 def on_worker_init(sender: Any, **_: Any) -> None:
-    """Before a prefork worker has children: make the folder, and all metrics memory-mapped."""
+    """Before a worker has children: memory-mapped metrics in a folder of its own for prefork, plain ones for others.
+
+    prometheus_client decides that at its import, by the variable that is our setting too; that was before the
+    pool was known, and so were the metrics of task modules made. So it is decided again here.
+    """
     global _folder
     pool = concurrency.get_implementation(sender.pool_cls)
-    if not (isinstance(pool, type) and issubclass(pool, TaskPool)) or _folder is not None:
+    given = os.environ.pop(VARIABLE, None)
+    if isinstance(pool, type) and issubclass(pool, TaskPool):
+        _folder = _folder or MetricsFolder(get_settings().prometheus_multiproc_dir)
+        os.environ[VARIABLE] = str(_folder.path)
+    elif given is None:
         return
-    _folder = MetricsFolder(get_settings().prometheus_multiproc_dir)
-    os.environ[VARIABLE] = str(_folder.path)
-    # prometheus_client chooses at its import, which was long ago, and so were the metrics of task modules.
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
     for metric in _metrics_of_default_registry():
         _start_anew(metric)
+    if given is not None:
+        for file in Path(given).glob(f"*_{os.getpid()}.db"):
+            file.unlink()
 
 
 def current_folder() -> MetricsFolder | None:

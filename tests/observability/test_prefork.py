@@ -1,0 +1,144 @@
+"""Metrics over the processes of a pool: children that are replaced, killed, or too slow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+DEADLINE_S = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("metrics")
+
+
+@pytest.fixture(scope="module")
+def worker(module_database: Any, start_module_worker: Any, worker_options: Any, observe: Any, folder: Path) -> Any:
+    """Each child runs one task, the hardest case for files per process."""
+    options = worker_options("--max-tasks-per-child=1", PROMETHEUS_MULTIPROC_DIR=str(folder), HEALTH_INTERVAL="0.2")
+    return observe(start_module_worker(module_database.url, pool="prefork", concurrency=4, **options))
+
+
+@pytest.fixture(scope="module")
+def app(module_database: Any, client_of: Any) -> Iterator[Celery]:
+    with client_of(module_database.url) as app:
+        yield app
+
+
+def test_children_may_count_for_themselves(worker: Any, app: Celery, folder: Path, wait_until: Any) -> None:
+    numbers = list(range(8))
+    sent = [app.send_task("observed.counts", args=[number]) for number in numbers]
+    pids = {result.get(timeout=DEADLINE_S) for result in sent}
+    assert len(pids) == len(numbers)
+    assert worker.total("observed_calls_total", parity="even") == 4
+    assert worker.total("observed_calls_total", parity="odd") == 4
+    assert worker.total("observed_sizes_sum") == sum(numbers)
+    assert worker.total("observed_sizes_bucket", le="1.0") == 2
+    assert worker.total("observed_sizes_bucket", le="+Inf") == len(numbers)
+    (made,) = folder.iterdir()
+
+    def owners() -> set[str]:
+        return {file.stem.rpartition("_")[2] for file in made.glob("*.db")}
+
+    # Without a scrape too, the files of the dead go into the archives: what stays is theirs and the worker's own.
+    wait_until(
+        lambda: owners().isdisjoint(map(str, pids)) and {"archive", str(worker.worker.pid)} <= owners(),
+        DEADLINE_S,
+        "the files of the dead to be merged",
+    )
+    assert worker.total("observed_calls_total") == len(numbers)
+    assert worker.total("observed_sizes_bucket", le="10.0") == len(numbers)
+    assert worker.total("observed_busy") == 0  # a live gauge: nobody is there any more
+
+
+def test_counts_equal_what_was_sent_although_children_are_replaced(worker: Any, app: Celery, wait_until: Any) -> None:
+    sent = [app.send_task("observed.returns", args=[number]) for number in range(8)]
+    for result in sent:
+        result.get(timeout=DEADLINE_S)
+    wait_until(lambda: worker.total(task="observed.returns") == len(sent), DEADLINE_S, "all counts")
+    assert worker.total(task="observed.returns", state="success") == len(sent)
+    assert worker.total("celery_task_duration_seconds_count", task="observed.returns") == len(sent)
+
+
+def test_a_killed_childs_task_comes_again_and_each_delivery_is_counted(
+    worker: Any, app: Celery, tmp_path: Path, wait_until: Any
+) -> None:
+    result = app.send_task("observed.dies_once", args=[str(tmp_path / "died")])
+    assert result.get(timeout=DEADLINE_S) != worker.worker.pid
+    wait_until(lambda: worker.total(task="observed.dies_once") == 2, DEADLINE_S, "both deliveries")
+    assert worker.total(task="observed.dies_once", state="rejected") == 1
+    assert worker.total(task="observed.dies_once", state="success") == 1
+    (line,) = [line for line in worker.lines() if line["message"].startswith("Task handler raised error")]
+    assert line["task_id"] == result.id
+    assert line["task_name"] == "observed.dies_once"
+    assert line["error.type"] == "billiard.exceptions.WorkerLostError"
+    assert line["error.message"].startswith("Worker exited prematurely: signal 9 (SIGKILL)")
+
+
+def test_a_child_killed_when_idle_costs_no_count(worker: Any, app: Celery, wait_until: Any) -> None:
+    before = worker.total()
+    for child in children(worker.worker.pid):
+        os.kill(child, 9)
+    app.send_task("observed.returns", args=[1]).get(timeout=DEADLINE_S)
+    wait_until(lambda: worker.total() == before + 1, DEADLINE_S, "the count")
+
+
+def test_a_hard_time_limit_is_a_failure_told_once(worker: Any, app: Celery, wait_until: Any) -> None:
+    result = app.send_task("observed.takes_too_long", args=["x"])
+    result.get(timeout=DEADLINE_S, propagate=False)
+    assert result.state == "FAILURE"
+    wait_until(
+        lambda: any("the hard time limit of 0.5 s is over" in line["message"] for line in worker.lines()),
+        DEADLINE_S,
+        "the pool to have settled it",
+    )
+    assert (
+        worker.samples("celery_tasks_total")[
+            (("queue", "celery"), ("state", "failure"), ("task", "observed.takes_too_long"))
+        ]
+        == worker.total(task="observed.takes_too_long")
+        == 1
+    )
+    lines = [line for line in worker.lines() if "ime limit" in line["message"]]
+    assert {line["task_id"] for line in lines} == {result.id}
+
+
+def test_children_leave_the_port_to_the_worker(worker: Any) -> None:
+    """Were it theirs too, a killed worker's port would stay taken, and its clients hang."""
+    listening = sockets_of(worker.worker.pid) & listeners(worker._info.metrics_port)
+    assert len(listening) == 1
+    for child in children(worker.worker.pid):
+        assert not sockets_of(child) & listening
+
+
+def test_the_folder_goes_with_the_worker(worker: Any, folder: Path) -> None:
+    assert len(list(folder.iterdir())) == 1
+    assert worker.worker.stop() == 0
+    assert list(folder.iterdir()) == []
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def sockets_of(pid: int) -> set[str]:
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(descriptor)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            found.add(target[8:-1])
+    return found
+
+
+def listeners(port: int) -> set[str]:
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
