@@ -78,8 +78,11 @@ def ping(arguments: Sequence[str]) -> int:
         from environment.migration import current
 
         # Kombu would make its tables by itself, and then nobody would know why no result comes.
-        if current(url) == "none":
-            raise UserError(f"{describe(url)} has no tables yet; ./dev migrate makes them")
+        try:
+            left_s = wait_s - (time.monotonic() - begun)
+            wait_until(lambda: current(url) != "none", left_s, "the tables", interval_s=0.5)
+        except TimeoutError:
+            raise UserError(f"{describe(url)} has no tables after {wait_s:g} s; ./dev migrate makes them") from None
 
         sent = time.monotonic()
         left_s = max(1.0, wait_s - (sent - begun))

@@ -12,12 +12,13 @@ T = TypeVar("T")
 INTERVAL_S = 0.02
 
 
-def wait_until(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
+def wait_until(predicate: Callable[[], T], deadline_s: float, what: str, interval_s: float = INTERVAL_S) -> T:
     """Call ``predicate`` until it gives something true, and return that.
 
     :param predicate: cheap and repeatable.
     :param deadline_s: seconds after which to give up; it is always called at least once.
     :param what: completes the sentence "waited N s for …".
+    :param interval_s: seconds between two calls; longer where a call costs a server something.
     :raises TimeoutError: when the deadline has passed.
     """
     end = time.monotonic() + deadline_s
@@ -28,4 +29,4 @@ def wait_until(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
             return result
         if time.monotonic() >= end:
             raise TimeoutError(f"waited {deadline_s:g} s for {what}")
-        pause.wait(INTERVAL_S)
+        pause.wait(interval_s)
