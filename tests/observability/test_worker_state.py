@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from app.observability.worker_state import LONGEST_TURN_S, WorkerState
 from celery.worker import state
+
+from app.observability.worker_state import LONGEST_TURN_S, WorkerState
 
 LONG_AGO = LONGEST_TURN_S + 10
 
