@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -10,11 +11,16 @@ from celery import Celery
 from kombu import Connection
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.context import correlation_id_var, tenant_id_var, working_for
-from app.tasks.context import (
+from app.core.context import (
     CORRELATION_HEADER,
     ENQUEUED_HEADER,
     TENANT_HEADER,
+    correlation_id_var,
+    tenant_id_var,
+    working_for,
+)
+from app.observability import metrics
+from app.tasks.context import (
     PayloadError,
     TenantError,
     current_tenant,
@@ -130,9 +136,16 @@ def test_headers_carry_what_the_broker_and_the_worker_need(app: Celery, whoami: 
     (message,) = published(app)
     assert message.headers[TENANT_HEADER] == str(TENANT)
     assert message.headers[CORRELATION_HEADER] == "c-2"
-    assert message.headers[ENQUEUED_HEADER] > 0
     assert message.headers["x-own"] == "kept"
     assert message.properties["correlation_id"] == message.headers["id"]  # Celery's own, untouched
+
+
+def test_a_message_says_when_its_wait_began_however_it_was_sent(app: Celery, whoami: Any) -> None:
+    metrics.install(app)
+    before = time.time()
+    whoami.delay(tenant_id=str(TENANT))
+    app.send_task("test.whoami", headers={ENQUEUED_HEADER: 0})
+    assert all(before <= message.headers[ENQUEUED_HEADER] <= time.time() for message in published(app))
 
 
 def test_a_correlation_id_is_inherited_or_made(app: Celery, whoami: Any) -> None:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any
 
 from celery import Celery, signals
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
+from app.core.context import ENQUEUED_HEADER
 from app.observability import multiprocess
 from app.observability.queues import OTHER, queue_of
 
@@ -57,6 +59,7 @@ def install(app: Celery) -> None:
     signals.task_unknown.connect(_on_unreadable, weak=False)
     signals.task_rejected.connect(_on_unreadable, weak=False)
     signals.task_revoked.connect(_on_revoked, weak=False)
+    signals.before_task_publish.connect(_stamp, weak=False)
 
 
 def count(task: str, queue: str, state: str, duration: float | None) -> None:
@@ -73,6 +76,11 @@ def observe_wait(queue: str, seconds: float) -> None:
     """A task was accepted, `seconds` after it could have been."""
     with _counting:
         QUEUE_WAIT.labels(queue).observe(seconds)
+
+
+def _stamp(headers: dict[str, Any], **_: Any) -> None:
+    """Say when the wait begins, whichever way the task is sent; a retry waits anew."""
+    headers[ENQUEUED_HEADER] = time.time()
 
 
 def _on_unreadable(sender: Any, message: Any, **_: Any) -> None:

@@ -12,7 +12,6 @@ the task runs all the same.
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -24,7 +23,6 @@ from pydantic import BaseModel, ValidationError
 from app.core.context import (
     CORRELATION_HEADER,
     CORRELATION_ID_MAX,
-    ENQUEUED_HEADER,
     TENANT_HEADER,
     correlation_id_var,
     tenant_id_var,
@@ -159,7 +157,6 @@ class ContextTask(_Task):
         carried[CORRELATION_HEADER] = check_correlation_id(
             arguments.get("correlation_id") or carried.get(CORRELATION_HEADER) or correlation_id_var.get()
         )
-        carried[ENQUEUED_HEADER] = time.time()
         args = tuple(_plain(value) for value in args or ())
         kwargs = {name: _plain(value) for name, value in (kwargs or {}).items()}
         return super().apply_async(args, kwargs, *positional, headers=carried, **options)
