@@ -23,6 +23,8 @@ from app.db.checks import schema_head
 from app.observability.health import HealthMonitor
 from environment.temporary import TemporaryCluster
 
+#: One worker for the module, hence one process of pytest-xdist.
+pytestmark = pytest.mark.xdist_group("observability_health")
 DEADLINE_S = 60
 #: Looks every 0.2 s; a look that fails takes 2 s at most; what is older than 3 intervals and those 2 s is stale.
 SOON_S = 15

@@ -16,6 +16,8 @@ import pytest
 from celery import Celery, chord
 from celery.result import AsyncResult
 
+#: One worker for the module, hence one process of pytest-xdist.
+pytestmark = pytest.mark.xdist_group("observability_pools")
 DEADLINE_S = 60
 POOLS = {"solo": 1, "threads": 8, "prefork": 4}
 SECRET = f"do-not-log-{secrets.token_hex(6)}"

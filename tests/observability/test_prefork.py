@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
+#: One worker for the module, hence one process of pytest-xdist.
+pytestmark = pytest.mark.xdist_group("observability_prefork")
 DEADLINE_S = 60
 
 
