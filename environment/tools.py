@@ -85,6 +85,7 @@ def _tool(words: Sequence[str]) -> int:
     program = Path(sys.executable).with_name(words[0])
     found = str(program) if program.exists() else shutil.which(words[0])
     if found is None:
-        raise UserError(f"{words[0]} is not installed")
+        where = ": without SKELDIR_PYTHON, ./dev makes a .venv that has it" if os.environ.get("SKELDIR_PYTHON") else ""
+        raise UserError(f"{words[0]} is not installed{where}")
     print(f"dev: {' '.join(words)}", file=sys.stderr, flush=True)
     return subprocess.run([found, *words[1:]], cwd=CHECKOUT, check=False).returncode

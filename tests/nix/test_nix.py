@@ -141,6 +141,17 @@ def test_the_outputs_are_those_that_the_readme_names(tree: Tree) -> None:
     assert all(apps.values())
 
 
+def test_without_flakes_it_is_the_nixpkgs_of_the_lock(tree: Tree) -> None:
+    locked = json.loads((CHECKOUT / "flake.lock").read_text())["nodes"]["nixpkgs"]["locked"]
+    asked = tree.evaluate(
+        "--impure",
+        "--expr",
+        f"builtins.scopedImport {{ builtins = builtins // {{ fetchTarball = each: each; }}; }} {tree.root}/nix/pin.nix",
+    )
+    url = f"https://github.com/{locked['owner']}/{locked['repo']}/archive/{locked['rev']}.tar.gz"
+    assert asked == {"url": url, "sha256": locked["narHash"]}
+
+
 def test_a_package_that_nixpkgs_lacks_is_named(tree: Tree) -> None:
     project = tree.root / "pyproject.toml"
     project.write_text(project.read_text().replace('"alembic>=', '"no-such.Package>=1", "alembic>='))

@@ -1,0 +1,63 @@
+"""Whose .env and state count when the code runs from a store: those of the checkout around the working directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from environment.checkout import CHECKOUT, locate_state, project
+from environment.database import setting
+
+
+@pytest.fixture
+def other(folder: Path) -> Path:
+    """Another checkout, with a .env."""
+    (folder / "environment").mkdir()
+    (folder / "environment" / "cli.py").touch()
+    (folder / "backend" / "app").mkdir(parents=True)
+    (folder / ".env").write_text("DATABASE_URL=postgresql://me@h/of-the-project\nSERVICE_NAME=mine\n")
+    return folder
+
+
+def test_it_is_this_source_tree_unless_something_else_is_named() -> None:
+    assert project({}) == CHECKOUT
+    assert project({"SKELDIR_PROJECT": ""}) == CHECKOUT
+
+
+def test_it_is_the_checkout_around_the_named_folder(other: Path) -> None:
+    assert project({"SKELDIR_PROJECT": str(other / "backend" / "app")}) == other
+
+
+def test_it_is_the_named_folder_where_no_checkout_is_around_it(folder: Path) -> None:
+    assert project({"SKELDIR_PROJECT": str(folder)}) == folder
+
+
+def test_the_state_lies_there(other: Path) -> None:
+    assert locate_state(environ={"SKELDIR_PROJECT": str(other)}) == other / ".skeldir"
+
+
+def test_its_dotenv_counts(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKELDIR_PROJECT", str(other))
+    monkeypatch.delenv("DATABASE_URL")
+    assert setting("DATABASE_URL") == "postgresql://me@h/of-the-project"
+
+
+def test_a_command_gets_its_dotenv_but_what_is_set_wins(other: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "environment.cli", "run", "--", "sh", "-c", "echo $DATABASE_URL $SERVICE_NAME"],
+        env=variables
+        | {
+            "PYTHONPATH": f"{CHECKOUT / 'backend'}{os.pathsep}{CHECKOUT}",
+            "SKELDIR_PROJECT": str(other / "backend"),
+            "SERVICE_NAME": "yours",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("postgresql://me@h/of-the-project yours\n", "")
