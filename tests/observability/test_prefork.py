@@ -83,14 +83,6 @@ def test_a_killed_childs_task_comes_again_and_each_delivery_is_counted(
     assert line["error.message"].startswith("Worker exited prematurely: signal 9 (SIGKILL)")
 
 
-def test_a_child_killed_when_idle_costs_no_count(worker: Any, app: Celery, wait_until: Any) -> None:
-    before = worker.total()
-    for child in children(worker.worker.pid):
-        os.kill(child, 9)
-    app.send_task("observed.returns", args=[1]).get(timeout=DEADLINE_S)
-    wait_until(lambda: worker.total() == before + 1, DEADLINE_S, "the count")
-
-
 def test_a_hard_time_limit_is_a_failure_told_once(worker: Any, app: Celery, wait_until: Any) -> None:
     result = app.send_task("observed.takes_too_long", args=["x"])
     result.get(timeout=DEADLINE_S, propagate=False)

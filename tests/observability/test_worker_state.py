@@ -45,6 +45,23 @@ def test_a_running_task_is_life(well_since: float, monkeypatch: pytest.MonkeyPat
     assert worker(LONG_AGO).stuck(well_since) is None
 
 
+def test_a_pool_that_takes_no_task_needs_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when an idle child of prefork was killed with the lock of the pipe that all of them read."""
+    seen = worker(1)
+    monkeypatch.setattr(state, "reserved_requests", {object()})
+    seen.look()
+    assert seen.untaken_since is not None
+    assert seen.stuck(None) is None
+    seen.untaken_since -= LONG_AGO
+    seen.look()
+    why = seen.stuck(None)
+    assert why is not None
+    assert why.startswith("the pool has taken no task for 70 s")
+    monkeypatch.setattr(state, "active_requests", {object()})
+    seen.look()
+    assert seen.stuck(None) is None
+
+
 @pytest.mark.parametrize(("flag", "draining"), [(None, False), (False, False), (0, True), (1, True)])
 def test_celerys_flags_hold_an_exit_status(flag: Any, draining: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "should_stop", flag)

@@ -64,9 +64,7 @@ class WorkerMonitoring:
         self.state = WorkerState(worker)
         self.health = HealthMonitor(settings)
         self._registry = _registry(worker.app)
-        folder = multiprocess.current_folder()
-        if folder is not None:
-            self.health.after_each = folder.sweep
+        self.health.after_each = self._after_each_look
         self.server = PageServer(
             settings.celery_metrics_addr,
             settings.celery_metrics_port,
@@ -101,6 +99,12 @@ class WorkerMonitoring:
         self.health.stop()
         self.server.close()
         multiprocess.close()
+
+    def _after_each_look(self) -> None:
+        self.state.look()
+        folder = multiprocess.current_folder()
+        if folder is not None:
+            folder.sweep()
 
     def _write_file(self, path: Path) -> None:
         worker = self.state.worker
