@@ -17,9 +17,11 @@ from typing import Any
 import psycopg2
 import pytest
 from celery import Celery
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from app.core.settings import Settings
-from app.db.checks import schema_head
+from app.db.checks import schema_head, schema_is_behind, schema_revision
 from app.observability.health import HealthMonitor
 from environment.temporary import TemporaryCluster
 
@@ -147,15 +149,23 @@ def test_an_old_schema_keeps_a_worker_from_being_ready(worker: Any, cluster: Tem
     with contextlib.closing(psycopg2.connect(admin)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
-        cursor.execute("UPDATE alembic_version SET version_num = 'old'")
+        cursor.execute("UPDATE alembic_version SET version_num = '202512120900'")
         try:
             wait_until(lambda: worker.status("/readyz") == 503, SOON_S, "the schema check")
             _, ready = worker.page("/readyz")
-            assert "the database is at revision old, this worker expects" in ready["checks"]["schema"]["error"]
+            assert "the database is at revision 202512120900, this worker expects" in ready["checks"]["schema"]["error"]
             assert worker.status("/health") == 200
         finally:
             cursor.execute("UPDATE alembic_version SET version_num = %s", [schema_head()])
     wait_until(lambda: worker.status("/readyz") == 200, SOON_S, "the worker to be ready again")
+
+
+def test_a_newer_schema_leaves_an_old_worker_in_service(cluster: TemporaryCluster) -> None:
+    with contextlib.closing(create_engine(cluster.url(), poolclass=NullPool).connect()) as connection:
+        assert not schema_is_behind(schema_revision(connection))
+    assert not schema_is_behind("from-a-newer-version")
+    assert schema_is_behind("202512120900")
+    assert schema_is_behind(None)
 
 
 def test_a_broker_that_cannot_be_used_is_told(cluster: TemporaryCluster, wait_until: Any) -> None:

@@ -164,6 +164,14 @@ def test_a_correlation_id_is_short_and_printable(app: Celery, whoami: Any, wrong
     assert published(app) == []
 
 
+@pytest.mark.parametrize("wrong", ["x" * 129, "two\nlines"])
+def test_a_sender_that_does_not_check_gets_no_such_id_into_the_context(app: Celery, whoami: Any, wrong: str) -> None:
+    answer = whoami.apply(kwargs={"tenant_id": TENANT}, headers={CORRELATION_HEADER: wrong})
+    assert answer.get()[1] == answer.id
+    with pytest.raises(ValueError, match="correlation_id must be printable"):
+        whoami.apply(kwargs={"tenant_id": TENANT, "correlation_id": wrong}, throw=True)
+
+
 def test_a_payload_may_be_a_mapping_or_the_model(app: Celery, order: Any) -> None:
     assert order.apply(kwargs={"payload": {"note": "a"}, "tenant_id": TENANT}).get() == "a"
     order.delay(payload=Order(note="b"), tenant_id=str(TENANT))

@@ -56,10 +56,23 @@ def missing_tables(connection: Connection) -> list[str]:
 
 
 @lru_cache(maxsize=1)
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(Config(str(CHECKOUT / "alembic.ini")))
+
+
 def schema_head() -> str | None:
     """The newest revision that this checkout knows."""
-    config = Config(str(CHECKOUT / "alembic.ini"))
-    return ScriptDirectory.from_config(config).get_current_head()
+    return _scripts().get_current_head()
+
+
+def schema_is_behind(revision: str | None) -> bool:
+    """Whether a database at `revision` lacks migrations of this checkout.
+
+    A revision that this checkout does not know is a newer one: in a rolling deploy the schema goes first, and the
+    workers of the old version must stay in service until they are replaced.
+    """
+    known = {script.revision for script in _scripts().walk_revisions()}
+    return revision is None or (revision in known and revision != schema_head())
 
 
 def schema_revision(connection: Connection) -> str | None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import LoggableError
 from app.core.settings import Settings
-from app.db.checks import schema_head, schema_revision
+from app.db.checks import schema_head, schema_is_behind, schema_revision
 from app.observability import probe
 from app.observability.faults import brief, database_text
 
@@ -34,7 +34,7 @@ _BROKER = text(
 
 
 class SchemaBehind(LoggableError):  # noqa: N818
-    """The database is at another revision than this checkout."""
+    """The database lacks migrations of this checkout."""
 
 
 class BrokerClosed(LoggableError):  # noqa: N818
@@ -158,9 +158,9 @@ def _look_at_broker(connection: Connection) -> None:
 
 
 def _look_at_schema(connection: Connection) -> None:
-    revision, head = schema_revision(connection), schema_head()
-    if revision != head:
-        raise SchemaBehind(f"the database is at revision {revision}, this worker expects {head}")
+    revision = schema_revision(connection)
+    if schema_is_behind(revision):
+        raise SchemaBehind(f"the database is at revision {revision}, this worker expects {schema_head()}")
 
 
 CHECKS: dict[str, Callable[[Connection], None]] = {

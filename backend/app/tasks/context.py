@@ -61,7 +61,7 @@ def tenant_task(body: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind_partial(*args, **kwargs).arguments
         tenant_id = require_tenant(given.get("tenant_id"))
-        correlation_id = given.get("correlation_id") or correlation_id_var.get()
+        correlation_id = check_correlation_id(given.get("correlation_id") or correlation_id_var.get())
         with working_for(tenant_id, correlation_id):
             return body(*args, **kwargs)
 
@@ -127,9 +127,15 @@ class ContextTask(_Task):
     Request = "app.observability.requests:ObservedRequest"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        correlation_id = (self.request.headers or {}).get(CORRELATION_HEADER) or self.request.id
-        with working_for(None, correlation_id):
+        with working_for(None, self._correlation_id()):
             return super().__call__(*args, **kwargs)
+
+    def _correlation_id(self) -> str | None:
+        """The sender's id, or the task's own where there is none or it is unfit for a log line."""
+        try:
+            return check_correlation_id((self.request.headers or {}).get(CORRELATION_HEADER) or self.request.id)
+        except ValueError:
+            return self.request.id
 
     def apply_async(
         self,
