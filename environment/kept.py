@@ -5,7 +5,6 @@ import stat
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psycopg2
@@ -60,12 +59,7 @@ class KeptCluster(Cluster):
         self._lock = lock
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._leave(self._lock)
             self._lock = None
