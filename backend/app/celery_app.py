@@ -6,11 +6,13 @@ Broker and result store are the one PostgreSQL of DATABASE_URL. There is no othe
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 from celery import Celery
 from kombu.transport.sqlalchemy import Channel
 
-from app.core.settings import Settings, get_settings
+from app.core.settings import ConfigurationError, Settings, get_settings
 from app.observability import logging as worker_logging
 from app.observability import metrics, worker_monitoring
 
@@ -86,7 +88,19 @@ def _leave_brokers_connections_to_the_parent() -> None:
 
 os.register_at_fork(after_in_child=_leave_brokers_connections_to_the_parent)
 
-celery_app = create_app()
+
+def _create_for_this_process() -> Celery:
+    """The application, or, for the `celery` command, one line a problem instead of its traceback of the import."""
+    try:
+        return create_app()
+    except ConfigurationError as error:
+        if "celery" not in Path(sys.argv[0]).parts[-2:]:  # …/bin/celery, or …/celery/__main__.py
+            raise
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(os.EX_CONFIG) from None
+
+
+celery_app = _create_for_this_process()
 
 # Registered at import, for programs that only publish; workers import them through `include` as well.
 from app.tasks import housekeeping, llm, maintenance  # noqa: E402, F401

@@ -1,15 +1,18 @@
-"""Celery's consumer with two additions: it waits for a usable database, and it can be seen to tick."""
+"""Celery's consumer with three additions: it waits for a usable database, it can be seen to tick, and a cold
+shutdown gives tasks back that cannot be cancelled."""
 
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
 from typing import Any
 
 from celery import signals
-from celery.exceptions import WorkerShutdown
+from celery.concurrency.base import BasePool
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import consumer, state
 from sqlalchemy.exc import DBAPIError
 
@@ -18,8 +21,6 @@ from app.db.checks import DatabaseUnfit, check_database, reason
 
 logger = logging.getLogger(__name__)
 
-#: sysexits.h, EX_CONFIG: a supervisor need not start us again before somebody has acted.
-EX_CONFIG = 78
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 
 
@@ -48,7 +49,8 @@ class Consumer(consumer.Consumer):
                 check_database(get_settings())
             except DatabaseUnfit as error:
                 logger.critical("%s", error)
-                raise WorkerShutdown(EX_CONFIG) from None
+                # EX_CONFIG: a supervisor need not start us again before somebody has acted.
+                raise WorkerShutdown(os.EX_CONFIG) from None
             except DBAPIError as error:
                 logger.error(  # noqa: TRY400  # the cause is in the line; a stack would repeat each few seconds
                     "database %s cannot be reached (%s); next try in %.1f s",
@@ -76,6 +78,20 @@ class Consumer(consumer.Consumer):
     def register_with_event_loop(self, hub: Any) -> None:
         hub.on_tick.add(self._tick)
         super().register_with_event_loop(hub)
+
+    def cancel_active_requests(self) -> None:
+        """Called for a cold shutdown (QUIT, a second Ctrl-C) to end the running tasks.
+
+        Solo and threads cannot end a task from outside: Celery's own attempt raises NotImplementedError, in solo
+        inside the task's body, and the task would count as failed. There the worker ends instead, and what was
+        not acknowledged comes back.
+
+        Raises:
+            WorkerTerminate: the pool cannot cancel.
+        """
+        if type(self.pool).terminate_job is BasePool.terminate_job:
+            raise WorkerTerminate(os.EX_TEMPFAIL)
+        super().cancel_active_requests()
 
     def _tick(self) -> None:
         self.last_tick = time.monotonic()

@@ -30,6 +30,21 @@ FORMS = [
     ("postgresql://u@/db?host=/run/pg", {"user": "u", "host": "/run/pg", "dbname": "db"}),
     ("postgresql://u@%2Frun%2Fpg:5433/db", {"user": "u", "host": "/run/pg", "port": "5433", "dbname": "db"}),
     ("postgresql://u:p@[::1]:5433/db", {"user": "u", "password": "p", "host": "::1", "port": 5433, "dbname": "db"}),
+    ("postgresql:///db?port=5433", {"port": "5433", "dbname": "db"}),
+    ("postgresql:///db", {"dbname": "db"}),
+    # libpq: a parameter wins over what stands before it
+    (
+        "postgresql://u:p@localhost/db?host=/cloudsql/x",
+        {"user": "u", "password": "p", "host": "/cloudsql/x", "dbname": "db"},
+    ),
+    (
+        "postgresql://u:p@h:1/db?port=2&user=v&dbname=e",
+        {"user": "v", "password": "p", "host": "h", "port": 2, "dbname": "e"},
+    ),
+    (
+        "postgresql://u:p@h1,h2/db?port=5433",
+        {"user": "u", "password": "p", "host": "h1,h2", "port": "5433,5433", "dbname": "db"},
+    ),
     (
         "postgresql://u:p@h1:5432,h2:5433/db?target_session_attrs=read-write",
         {
@@ -130,6 +145,8 @@ def test_a_description_has_no_credentials() -> None:
         ("postgresql://u:hunter2#@h/db", "percent-encode"),
         ("postgresql://u:hun/ter2@h/db", "percent-encode|%2F"),
         ("postgresql://u:hunter2?@h/db", "%3F"),
+        ("postgresql://u:12/x?hunter2=1@h/db", "percent-encode"),
+        ("postgresql://u:12?hunter2=1@h/db", "percent-encode"),
         ("postgresql://u:hunter2@h:99999/db", "port"),
         ("postgresql://u:hunter2@/db?host=a,b&port=1,2,3", "one for each host"),
         ("postgresql://u:hunter2@h/db?nonsense=1", "'nonsense'"),

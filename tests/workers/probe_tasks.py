@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 from celery import shared_task
@@ -12,6 +13,7 @@ from app.core.context import correlation_id_var, tenant_id_var
 from app.db.engine import get_engine
 from app.db.tenancy import get_tenant_guc, set_tenant_guc
 from app.tasks.context import tenant_task
+from environment.waiting import wait_until
 
 
 def seen() -> dict[str, Any]:
@@ -61,3 +63,12 @@ def leaves_a_session_tenant(self: Any, tenant_id: str) -> None:
 def publishes(self: Any) -> str:
     """From a forked child: on a connection of its own, not on its parent's."""
     return str(anybody.delay().id)
+
+
+@shared_task(bind=True, name="probe.waits_for")
+def waits_for(self: Any, gate: str, runs: str) -> str:
+    """Run until `gate` exists; each run leaves a word in `runs`."""
+    with Path(runs).open("a") as file:
+        file.write("begun\n")
+    wait_until(Path(gate).exists, 60, "the gate")
+    return "done"

@@ -98,6 +98,32 @@ def test_missing_tables_end_the_worker_with_the_command_to_run(
     assert "Traceback" not in worker.log_text()
 
 
+def test_a_role_without_the_grants_is_told_which(own_cluster: TemporaryCluster, tmp_path: Path) -> None:
+    with psycopg2.connect(own_cluster.superuser_url) as connection:
+        connection.cursor().execute("CREATE ROLE guest LOGIN")
+    worker = WorkerProcess(own_cluster.url("guest"), state=tmp_path, log=tmp_path / "log")
+    try:
+        worker.start()
+        wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
+        assert worker.process.returncode == 78
+        (line,) = [line for line in worker.log_text().splitlines() if "may not use" in line]
+        assert "GRANT SELECT, INSERT, UPDATE, DELETE ON kombu_queue" in line
+        assert "Traceback" not in worker.log_text()
+    finally:
+        worker.stop()
+
+
+@pytest.mark.parametrize("url", ["", "redis://:hunter2@h/0", "postgresql://u:hunter2@h"])
+def test_the_celery_command_says_in_one_line_what_is_wrong_with_the_url(url: str, tmp_path: Path) -> None:
+    worker = WorkerProcess(url, state=tmp_path, log=tmp_path / "log", environment={"SKELDIR_PROJECT": str(tmp_path)})
+    worker.start()
+    wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the command to end")
+    assert worker.process.returncode == 78
+    (line,) = worker.log_text().splitlines()
+    assert line.startswith("DATABASE_URL")
+    assert "hunter2" not in line
+
+
 def test_in_production_a_superuser_may_not_serve_tenants(own_cluster: TemporaryCluster, tmp_path: Path) -> None:
     url = own_cluster.url("postgres")
     worker = WorkerProcess(url, state=tmp_path, log=tmp_path / "log", environment={"ENVIRONMENT": "production"})

@@ -88,7 +88,7 @@ class PostgresDSN:
         rest, _, query = rest.partition("?")
         authority, _, database = rest.partition("/")
         credentials, _, hostlist = authority.rpartition("@")
-        if "@" in credentials or "#" in rest:
+        if "@" in credentials or "#" in rest or ("@" in database + query and not credentials):
             raise DatabaseURLError(
                 "DATABASE_URL: percent-encode the characters @ : / % ? # in the user name and the password "
                 "(@ is %40, : is %3A, / is %2F, % is %25, ? is %3F, # is %23)"
@@ -104,11 +104,11 @@ class PostgresDSN:
         hosts, ports = _hosts(hostlist, parameters)
         values = dict(parameters)
         dsn = cls(
-            user=unquote(user) or values.get("user", ""),
-            password=unquote(password) if has_password else values.get("password"),
+            user=values.get("user") or unquote(user),
+            password=values.get("password", unquote(password) if has_password else None),
             hosts=hosts,
             ports=ports,
-            database=unquote(database) or values.get("dbname", ""),
+            database=values.get("dbname") or unquote(database),
             parameters=_libpq_parameters(parameters),
         )
         if not dsn.database and "service" not in values:
@@ -128,13 +128,13 @@ class PostgresDSN:
         if self.password is not None:
             credentials += ":" + quote(self.password, safe="")
         netloc, extra = "", []
-        if len(self.hosts) == 1 and not self.hosts[0].startswith(("/", "@")):
+        if len(self.hosts) == 1 and self.hosts[0] and not self.hosts[0].startswith(("/", "@")):
             host, port = self.hosts[0], self.ports[0]
             netloc = (f"[{host}]" if ":" in host else quote(host, safe="")) + (f":{port}" if port else "")
         elif self.hosts:
             # Kombu's as_uri() raises ValueError on `h1:5432,h2:5433`, and Celery calls it for every banner and
             # error line: several hosts and sockets go into the query.
-            extra = [("host", ",".join(self.hosts))]
+            extra = [("host", ",".join(self.hosts))] if any(self.hosts) else []
             if any(self.ports):
                 extra.append(("port", ",".join(port or DEFAULT_PORT for port in self.ports)))
         path = quote(self.database, safe="")
@@ -153,7 +153,8 @@ class PostgresDSN:
         """The same as a libpq connection string (`host=… dbname=…`), checked by libpq itself."""
         values = dict(self.parameters)
         if self.hosts:
-            values["host"] = ",".join(self.hosts)
+            if any(self.hosts):
+                values["host"] = ",".join(self.hosts)
             if any(self.ports):
                 values["port"] = ",".join(port or DEFAULT_PORT for port in self.ports)
         named = {"user": self.user, "password": self.password, "dbname": self.database}
@@ -171,20 +172,17 @@ class PostgresDSN:
 
 
 def _hosts(hostlist: str, parameters: list[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Hosts and ports from the authority, or, where that is empty, from the parameters `host` and `port`."""
-    named = [value for name, value in parameters if name == "host" and value]
-    entries = hostlist.split(",") if hostlist else [entry for value in named for entry in value.split(",")]
-    hosts, ports = [], []
-    for entry in entries:
-        host, port = _host_and_port(entry)
-        hosts.append(unquote(host) if hostlist else host)  # parse_qsl has decoded the parameters
-        ports.append(port)
-    listed = [value for name, value in parameters if name == "port" and value]
-    given = [entry for value in listed for entry in value.split(",")]
-    if given and not any(ports):
-        ports = given * len(hosts) if len(given) == 1 else given
-    if given and not hosts:
-        hosts = ["localhost"] if given else []
+    """Hosts and ports; the parameters `host` and `port` win over the authority, as libpq has it."""
+    written = [_host_and_port(entry) for entry in hostlist.split(",")] if hostlist else []
+    authority = [(unquote(host), port) for host, port in written]
+    named = [_host_and_port(entry) for entry in _listed("host", parameters)]
+    hosts = [host for host, _ in named or authority]
+    ports = _listed("port", parameters) or [port for _, port in named if port] or [port for _, port in authority]
+    if ports and not hosts:
+        hosts = [""]  # libpq's default socket
+    if len(ports) == 1:
+        ports = ports * len(hosts)
+    ports = ports or [""] * len(hosts)
     if len(hosts) != len(ports):
         raise DatabaseURLError(
             f"DATABASE_URL: {len(hosts)} hosts but {len(ports)} ports; write one port, or one for each host"
@@ -195,6 +193,11 @@ def _hosts(hostlist: str, parameters: list[tuple[str, str]]) -> tuple[tuple[str,
                 "DATABASE_URL: a port must be a number from 1 to 65535 (a : or / in the password is written %3A or %2F)"
             )
     return tuple(hosts), tuple(ports)
+
+
+def _listed(name: str, parameters: list[tuple[str, str]]) -> list[str]:
+    """The values of a parameter that may be repeated or hold a comma-separated list."""
+    return [entry for key, value in parameters if key == name and value for entry in value.split(",")]
 
 
 def _host_and_port(entry: str) -> tuple[str, str]:

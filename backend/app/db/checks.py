@@ -17,6 +17,16 @@ from app.core.settings import CHECKOUT, Settings
 CELERY_TABLES = ("kombu_queue", "kombu_message", "celery_taskmeta", "celery_tasksetmeta")
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
+_CLOSED = text("""
+    SELECT name
+    FROM unnest(CAST(:names AS text[])) AS name
+    WHERE NOT (
+        has_table_privilege('public.' || name, 'SELECT')
+        AND has_table_privilege('public.' || name, 'INSERT')
+        AND has_table_privilege('public.' || name, 'UPDATE')
+        AND has_table_privilege('public.' || name, 'DELETE')
+    )
+""")
 _ROLE = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
 
 
@@ -28,7 +38,8 @@ def check_database(settings: Settings) -> None:
     """Return if a worker may serve tasks on this database.
 
     Raises:
-        DatabaseUnfit: tables are missing, or, in production, the role is not bound by row-level security.
+        DatabaseUnfit: tables are missing or closed to the role, or, in production, row-level security does not
+            bind the role.
         sqlalchemy.exc.DBAPIError: the database cannot be reached, now.
     """
     engine = create_engine(
@@ -42,6 +53,13 @@ def check_database(settings: Settings) -> None:
             raise DatabaseUnfit(
                 f"database {settings.dsn.describe()} lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}: "
                 "run `alembic upgrade head` (or `./dev migrate`) first"
+            )
+        closed = list(connection.execute(_CLOSED, {"names": list(CELERY_TABLES)}).scalars())
+        if closed:
+            raise DatabaseUnfit(
+                f"database {settings.dsn.describe()}: the role of DATABASE_URL may not use {', '.join(closed)}: "
+                f"as their owner, GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(closed)} and USAGE on the "
+                "sequences of the schema public to it"
             )
         if settings.environment == "production" and connection.execute(_ROLE).scalar_one():
             raise DatabaseUnfit(
@@ -84,4 +102,5 @@ def schema_revision(connection: Connection) -> str | None:
 
 def reason(error: DBAPIError) -> str:
     """The first line of the driver's message: what failed, without SQL, parameters or a DSN."""
-    return str(error.orig).strip().splitlines()[0].strip() if error.orig else type(error).__name__
+    lines = str(error.orig).split("\n") if error.orig else []
+    return next((line.strip() for line in lines if line.strip()), type(error.orig or error).__name__)

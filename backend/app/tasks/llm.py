@@ -12,7 +12,7 @@ import logging
 from typing import Annotated, Any
 
 from celery import shared_task
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from app.tasks.context import PayloadError, tenant_task, typed_payload
 from app.tasks.llm_provider import Completion, ProviderUnavailable, get_provider
@@ -53,7 +53,7 @@ class ExplanationPayload(Payload):
     """Explain `subject` from `facts`."""
 
     subject: Name
-    facts: dict[Name, str | int | float | bool | None] = Field(min_length=1, max_length=200)
+    facts: dict[Name, str | int | FiniteFloat | bool | None] = Field(min_length=1, max_length=200)
 
 
 class InvestigationPayload(Payload):
