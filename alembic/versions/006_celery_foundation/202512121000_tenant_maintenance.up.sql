@@ -91,7 +91,7 @@ ALTER TABLE public.maintenance_audit FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_isolation ON public.maintenance_audit
     USING (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::uuid))
     WITH CHECK (tenant_id = (SELECT NULLIF(current_setting('app.current_tenant_id', true), '')::uuid));
--- An audit is only ever added to, by its owner too.
+-- An audit is not updated and not deleted from, by its owner either; TRUNCATE is left to the owner.
 CREATE POLICY never_updated ON public.maintenance_audit AS RESTRICTIVE FOR UPDATE USING (false);
 CREATE POLICY never_deleted ON public.maintenance_audit AS RESTRICTIVE FOR DELETE USING (false);
 

@@ -9,8 +9,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.core.errors import LoggableError
 
-#: serialization_failure and deadlock_detected: PostgreSQL undid the transaction and asks for another attempt.
-_CONFLICTS = frozenset({"40001", "40P01"})
+#: serialization_failure, deadlock_detected, lock_not_available: PostgreSQL undid the transaction, and another attempt
+#: may succeed.
+_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 #: admin_shutdown, crash_shutdown, cannot_connect_now: the server is going or coming.
 _RESTARTS = frozenset({"57P01", "57P02", "57P03"})
 _CONNECTION_CLASS = "08"
@@ -35,7 +36,7 @@ def transient_errors() -> Iterator[None]:
 
 
 def is_transient(error: DBAPIError) -> bool:
-    """Whether another attempt at the same may succeed: 40001, 40P01, or a connection that broke or never was."""
+    """Whether another attempt at the same may succeed: 40001, 40P01, 55P03, or a connection that broke or never was."""
     code = getattr(error.orig, "pgcode", None)
     if error.connection_invalidated or code in _CONFLICTS | _RESTARTS:
         return True
