@@ -144,7 +144,7 @@ def test_rows_that_the_application_has_locked_are_left_for_the_next_run(engine: 
         ("57P01", True),
         ("57P03", True),
         (None, True),
-        ("55P03", False),
+        ("55P03", True),
         ("57014", False),
         ("42501", False),
         ("23514", False),

@@ -27,8 +27,9 @@ SECRET_WORDS = frozenset(
 SECRET_PAIRS = frozenset({("api", "key"), ("private", "key"), ("database", "url"), ("broker", "url")})
 
 _WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
-#: Up to the last @ before a blank: a password that should have been percent-encoded goes too.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s:/@]*):\S*@")
+#: Up to the last @ before a blank: a password that should have been percent-encoded goes too. The look-behind keeps
+#: it linear: a run of letters is tried once, from its start.
+_URL = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://)([^\s:/@]*):\S*@")
 _PAIR = re.compile(r"\b((?:ssl)?password|passwd|pwd)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE)
 
 
