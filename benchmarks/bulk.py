@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from celery import Celery
 
-#: The names that were agreed upon; the first that exists is used.
-_NAMES = ("batch", "bulk", "publish_batch", "batch_publish", "publishing")
+
+def is_offered() -> bool:
+    """Whether there is a way at all."""
+    return bool(os.environ.get("BENCH_INSTALL")) and hasattr(importlib.import_module("celery_postgres"), "bulk")
 
 
-def find(app: Celery) -> Callable[[], AbstractContextManager[Any]] | None:
-    """A context manager inside which ``apply_async`` is collected; None where there is none."""
-    if not os.environ.get("BENCH_INSTALL"):
-        return None
-    package = importlib.import_module("celery_postgres")
-    for name in _NAMES:
-        found = getattr(package, name, None)
-        if callable(found):
-            return _bound(found, app)
-    return None
-
-
-def _bound(found: Callable[..., Any], app: Celery) -> Callable[[], AbstractContextManager[Any]]:
-    def manager() -> AbstractContextManager[Any]:
-        try:
-            opened: AbstractContextManager[Any] = found(app)
-        except TypeError:
-            opened = found()
-        return opened
-
-    return manager
+@contextmanager
+def together(app: Celery) -> Iterator[Any]:
+    """A producer whose publishes within the block go out together."""
+    bulk: Any = importlib.import_module("celery_postgres").bulk
+    sending: AbstractContextManager[Any]
+    with app.producer_or_acquire() as producer, bulk(producer) as sending:
+        yield sending

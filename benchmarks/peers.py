@@ -103,6 +103,15 @@ class PostgresBroker:
                 cursor.copy_expert(f"COPY kombu_message ({', '.join(names)}) FROM STDIN", StringIO("\n".join(lines)))
                 self._connection.commit()
 
+    def count(self) -> int:
+        """Messages of the program that are there, in whatever state."""
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM kombu_message JOIN kombu_queue ON kombu_queue.id = queue_id WHERE name = %s",
+                [QUEUE],
+            )
+            return int(cursor.fetchone()[0])
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

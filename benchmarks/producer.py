@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from benchmarks import bulk
@@ -45,21 +44,20 @@ def one_by_one(first: str, count: str, limit_s: str) -> Any:
 
 def in_bulk(count: str, batch: str, limit_s: str) -> Any:
     """The same in batches, by what the installed packages offer; ``None`` where they offer nothing."""
-    manager: Callable[[], AbstractContextManager[Any]] | None = bulk.find(app)
-    if manager is None:
+    if not bulk.is_offered():
         return None
     number = 0
-    with manager():
+    with bulk.together(app) as producer:
         for _ in range(_WARM_UP):
-            noop.apply_async((number,))
+            noop.apply_async((number,), producer=producer)
             number += 1
     cpu, begin = time.process_time(), time.perf_counter()
     end = begin + float(limit_s)
     done = 0
     while done < int(count) and time.perf_counter() < end:
-        with manager():
+        with bulk.together(app) as producer:
             for _ in range(int(batch)):
-                noop.apply_async((number + done,))
+                noop.apply_async((number + done,), producer=producer)
                 done += 1
     seconds = time.perf_counter() - begin
     return {"published": done, "seconds": seconds, "rate": done / seconds, "cpu_s": time.process_time() - cpu}

@@ -61,6 +61,8 @@ class Worker:
             *("-l", "WARNING", "-n", name, *arguments),
         ]
         self._process: subprocess.Popen[str] | None = None
+        #: What it had said when it was stopped.
+        self.last_words = ""
 
     @property
     def process(self) -> subprocess.Popen[str]:
@@ -126,4 +128,5 @@ class Worker:
             pass
         finally:
             self.kill()
+            self.last_words = self.log_text()
             shutil.rmtree(self.folder, ignore_errors=True)

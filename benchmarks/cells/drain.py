@@ -46,16 +46,23 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
             seen = worker.journal.refresh()
             reached = worker.run_until(count, limit_s)
             spent = meter.stop()
-            records = worker.journal.records
             metered = max(1, reached - seen)
-            return {
-                "rate": rate(records),
-                "tasks": len(records),
-                "worker_us": spent["worker"] / metered * 1e6,
-                "server_us": spent["server"] / metered * 1e6,
-                "cpu": spent,
-                "said": worker.log_text()[-500:],
-            }
+            measured = list(worker.journal.records)
+        # It has returned what it held: nothing may be missing, nothing twice.
+        worker.journal.refresh()
+        records = worker.journal.records
+        distinct = len({task for task, _, _ in records})
+        left = broker.count() if name in bench.postgres_peers else None
+        return {
+            "rate": rate(measured),
+            "tasks": len(measured),
+            "duplicates": len(records) - distinct,
+            "unaccounted": None if left is None or name == "stock" else count - distinct - left,
+            "worker_us": spent["worker"] / metered * 1e6,
+            "server_us": spent["server"] / metered * 1e6,
+            "cpu": spent,
+            "said": worker.last_words[-500:],
+        }
 
 
 def rows(results: Results) -> list[Row]:
@@ -74,7 +81,7 @@ def rows(results: Results) -> list[Row]:
                 figure = f"tasks/s, {mode} ack, prefetch {prefetch}, against {label}"
                 found.append(comparison(figure, target if aimed else "", results, ours, f"{other} {mode} {prefetch}"))
             for key, where in (("worker_us", "worker"), ("server_us", "server")):
-                figure = f"CPU µs a task in the {where}, {mode} ack, prefetch {prefetch}, ours / Redis"
+                figure = f"CPU us a task in the {where}, {mode} ack, prefetch {prefetch}, ours / Redis"
                 redis = f"redis {mode} {prefetch}"
                 found.append(
                     Row(
