@@ -55,6 +55,7 @@ class Inbox:
 
     #: What lies in the buffer for so long without progress goes back, whatever the reason.
     STALE_S = 1.0
+    RESTING_S = 0.8
     FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 
     def __init__(self, attendant: Attendant) -> None:
@@ -81,6 +82,11 @@ class Inbox:
     @property
     def holds_messages(self) -> bool:
         return bool(self._buffer)
+
+    @property
+    def rests(self) -> bool:
+        """Whether the attendant should look for it."""
+        return not self._buffer and time.monotonic() - self._last_claim > self.RESTING_S
 
     def notify(self) -> None:
         """The database says that there is something."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 
@@ -52,8 +51,8 @@ class Ladder:
     """
 
     STEPS_S = (0.002, 0.010, 0.050, 0.250)
-    #: With the beat and Celery's own heartbeat event this is less than 2 statements a second.
-    REST_S = 1.1
+    #: From then on the attendant looks, with each beat.
+    REST_S = 10.0
 
     def __init__(self) -> None:
         self._step = 0
@@ -70,7 +69,7 @@ class Ladder:
             pause = self.STEPS_S[self._step]
             self._step += 1
         else:
-            pause = self.REST_S * random.uniform(0.9, 1.2)  # noqa: S311  # jitter
+            pause = self.REST_S
         if due_in is not None:
             pause = min(pause, max(due_in, 0.0) + 0.001)
         self.next = time.monotonic() + pause

@@ -10,9 +10,10 @@ INSERT INTO kombu_consumer (hostname, pid) VALUES (%(hostname)s, %(pid)s) RETURN
 SELECT pg_try_advisory_lock(hashtextextended('kombu_consumer', %(consumer)s))
 
 -- name: beat
--- Raise this consumer's counter. Returns (consumer, counter, whether it ever locked, paused queues) of this one, only
--- if its row still exists, and of all others.
--- takes: consumer bigint, locked boolean
+-- Raise this consumer's counter. Returns (consumer, counter, whether it ever locked, paused queues, whether something
+-- waits) of this one, only if its row still exists, and of all others. With `peek` it is the look that an idle
+-- consumer takes: is there a message for one of its queues, or one due before the next beat?
+-- takes: consumer bigint, locked boolean, peek boolean
 WITH mine AS (
     UPDATE kombu_consumer AS consumer
     SET beat = consumer.beat + 1, locked = consumer.locked OR %(locked)s
@@ -23,10 +24,23 @@ SELECT mine.id, mine.beat, mine.locked, (
     SELECT array_agg(queue.id)
     FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
     WHERE subscription.consumer_id = mine.id AND queue.paused
+), %(peek)s AND EXISTS (
+    SELECT FROM kombu_subscription AS subscription
+    WHERE subscription.consumer_id = mine.id AND (
+        EXISTS (
+            SELECT FROM kombu_message AS message
+            WHERE message.queue_id = subscription.queue_id AND message.visible AND message.available_at IS NULL
+        )
+        OR EXISTS (
+            SELECT FROM kombu_message AS message
+            WHERE message.queue_id = subscription.queue_id AND message.visible
+              AND message.available_at IS NOT NULL AND message.available_at < now() + interval '2 seconds'
+        )
+    )
 ), set_config('synchronous_commit', 'off', true)
 FROM mine
 UNION ALL
-SELECT other.id, other.beat, other.locked, NULL, NULL FROM kombu_consumer AS other WHERE other.id <> %(consumer)s
+SELECT other.id, other.beat, other.locked, NULL, NULL, NULL FROM kombu_consumer AS other WHERE other.id <> %(consumer)s
 
 -- name: session_gone
 -- Whether nobody holds that consumer's lock.
