@@ -5,10 +5,8 @@ Broker and result store are the one PostgreSQL of DATABASE_URL. There is no othe
 
 from __future__ import annotations
 
-import os
-
+import celery_postgres
 from celery import Celery
-from kombu.transport.sqlalchemy import Channel
 
 from app.core.settings import Settings, get_settings
 from app.observability import logging as worker_logging
@@ -35,6 +33,8 @@ def create_app(settings: Settings | None = None) -> Celery:
         app.core.settings.ConfigurationError: the environment cannot be used; one line a problem.
     """
     settings = settings or get_settings()
+    # From here on sqla+postgresql:// is our own transport, not Kombu's.
+    celery_postgres.install()
     app = Celery("skeldir", task_cls="app.tasks.context:ContextTask", include=TASK_MODULES, set_as_current=True)
     json_only = ["json"]
     app.conf.update(
@@ -54,10 +54,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         # A database that restarts must cost time and not tasks or results.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={
-            "connect_args": {"connect_timeout": settings.database_connect_timeout},
-            "pool_pre_ping": True,
-        },
+        broker_transport_options={"connect_timeout": settings.database_connect_timeout},
         database_engine_options={
             "connect_args": {"connect_timeout": settings.database_connect_timeout},
             "hide_parameters": True,
@@ -75,16 +72,6 @@ def create_app(settings: Settings | None = None) -> Celery:
     worker_monitoring.install(app)
     return app
 
-
-def _leave_brokers_connections_to_the_parent() -> None:
-    """In a forked child: stock Kombu keeps engines on the class, so a child that publishes would write to the
-    parent's socket while the parent reads from it."""
-    for engine, _ in Channel._engines.values():
-        engine.dispose(close=False)
-    Channel._engines.clear()
-
-
-os.register_at_fork(after_in_child=_leave_brokers_connections_to_the_parent)
 
 celery_app = create_app()
 

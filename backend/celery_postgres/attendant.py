@@ -72,6 +72,7 @@ class Attendant:
         self._watch = Watch()
         self._locked = False
         self._next_beat = self._next_sweep = 0.0
+        self._doubts = 0
         self._session: session_module.Session | None = None
         self._listener: session_module.Session | None = None
         self._registered = threading.Event()
@@ -122,6 +123,11 @@ class Attendant:
             except BaseException:
                 self.ledger.put_back(acks)
                 raise
+            self.ledger.delivered(acks)
+
+    def doubt(self) -> None:
+        """The answer to a claim was lost: the database may say that we hold what nobody here knows of."""
+        self._doubts = 3  # sweeps, so that the youngest claim grows old
 
     def release(
         self,
@@ -188,12 +194,13 @@ class Attendant:
                 if self._session is None:
                     self._connect()
                     self._notify()  # what was sent meanwhile was not heard
+                    logger.info("the broker is back")
                 self._turn()
                 retry = FIRST_RETRY_S
             except (psycopg2.Error, SchemaError, OSError) as error:
                 if self._stopping:
                     break
-                logger.warning("the attendant's connection: %s; next try in %.2f s", primary(error), retry)
+                logger.warning("the broker cannot be reached (%s); next try in %.2f s", primary(error), retry)
                 self._disconnect()
                 self._wake.wait(retry * random.uniform(0.5, 1))  # noqa: S311  # jitter
                 self._wake.clear()
@@ -282,6 +289,9 @@ class Attendant:
         return count
 
     def _sweep(self, session: session_module.Session) -> None:
+        if self._doubts:
+            self._doubts -= 1
+            self._reconcile(session)
         ((queues, messages, orphans),) = session.run("untidy")
         if queues:
             for (name,) in session.run("abandoned_queues"):
@@ -291,6 +301,18 @@ class Attendant:
                 pass
         if orphans:
             self._release_orphans(session, failed=True)
+
+    def _reconcile(self, session: session_module.Session) -> None:
+        """Give back what is claimed in our name and in nobody's hands."""
+        claimed = session.run("old_claims", consumer=self.consumer)
+        # Asked afterwards: what is in a hand now was so when it was claimed, more than 10 s ago.
+        held = self.outstanding | self.ledger.known()
+        for inbox in list(self._inboxes):
+            held |= inbox.held()
+        lost = [(row[0], row[1]) for row in claimed if (row[0], row[1]) not in held]
+        if lost:
+            logger.warning("%d messages whose delivery was lost with a connection go back", len(lost))
+            self.release(session, lost)
 
     def _finish(self) -> None:
         if not self.consumer:

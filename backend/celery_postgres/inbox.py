@@ -111,6 +111,11 @@ class Inbox:
             self._buffer.clear()
         self.wake.set()
 
+    def held(self) -> set[tuple[int, int]]:
+        """The claims in the buffer."""
+        with self._lock:
+            return {(one.message, one.fence) for one in self._buffer}
+
     # -- subscriptions
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -283,7 +288,8 @@ class Inbox:
         except psycopg2.Error as error:
             # Repaired here, while our lease is valid: Celery's own reconnect would throw away what it has reserved.
             self.attendant.ledger.put_back(acks)
-            logger.warning("claiming: %s; next try in %.2f s", primary(error), self._retry)
+            self.attendant.doubt()
+            logger.warning("claiming failed (%s); next try in %.2f s", primary(error), self._retry)
             self._ladder.restart()
             self._ladder.next = now + self._retry
             self._retry = min(self._retry * 2, self.LONGEST_RETRY_S)
@@ -291,7 +297,9 @@ class Inbox:
             return 0
         except BaseException:
             self.attendant.ledger.put_back(acks)
+            self.attendant.doubt()
             raise
+        self.attendant.ledger.delivered(acks)
         self._retry = self.FIRST_RETRY_S
         return self._received(rows, full, bool(asked), {s.queue_id: s for s in (*asked, *eaten)})
 

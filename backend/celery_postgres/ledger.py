@@ -15,6 +15,7 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._acks: list[tuple[int, int]] = []
+        self._sent: set[tuple[int, int]] = set()
         self._oldest = 0.0
 
     def __len__(self) -> int:
@@ -34,16 +35,26 @@ class Ledger:
         return time.monotonic() - self._oldest if self._acks else 0.0
 
     def take(self) -> list[tuple[int, int]]:
-        """All of them, by id: whoever deletes in one order never deadlocks. They are the caller's to deliver or to
-        `put_back`."""
+        """All of them, by id: whoever deletes in one order never deadlocks. The caller says then that they were
+        `delivered`, or puts them back."""
         with self._lock:
             acks, self._acks = self._acks, []
+            self._sent.update(acks)
         acks.sort()
         return acks
+
+    def delivered(self, acks: list[tuple[int, int]]) -> None:
+        self._sent.difference_update(acks)
 
     def put_back(self, acks: list[tuple[int, int]]) -> None:
         if acks:
             with self._lock:
+                self._sent.difference_update(acks)
                 if not self._acks:
                     self._oldest = time.monotonic()
                 self._acks[:0] = acks
+
+    def known(self) -> set[tuple[int, int]]:
+        """Every ack that is not certain to have arrived."""
+        with self._lock:
+            return self._sent | set(self._acks)

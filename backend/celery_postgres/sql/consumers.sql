@@ -75,6 +75,14 @@ WHERE message.consumer_id = %(consumer)s
 ORDER BY message.id
 LIMIT %(most)s
 
+-- name: old_claims
+-- What a consumer has held for a while.
+-- takes: consumer bigint
+SELECT message.id, message.fence
+FROM kombu_message AS message
+WHERE message.consumer_id = %(consumer)s AND message.claimed_at < now() - interval '10 seconds'
+ORDER BY message.id
+
 -- name: subscribe
 -- Awake at first: the consumer looks before it sleeps.
 -- takes: consumer bigint, queue_id bigint
