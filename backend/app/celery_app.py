@@ -5,9 +5,9 @@ Broker and result store are the one PostgreSQL of DATABASE_URL. There is no othe
 
 from __future__ import annotations
 
-import celery_postgres
 from celery import Celery
 
+import celery_postgres
 from app.core.settings import Settings, get_settings
 from app.observability import logging as worker_logging
 from app.observability import metrics, worker_monitoring

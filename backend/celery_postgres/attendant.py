@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,8 @@ class Attendant:
         self._doubts = 0
         self._session: session_module.Session | None = None
         self._listener: session_module.Session | None = None
+        self._subscriptions: Counter[int] = Counter()
+        self._subscriptions_lock = threading.Lock()
         self._registered = threading.Event()
         self._later: deque[Callable[[session_module.Session], None]] = deque()
         self.consumer = 0
@@ -94,6 +96,21 @@ class Attendant:
     def idle(self) -> bool:
         """Whether nobody consumes and nothing is in anybody's hands."""
         return not self._inboxes and not self.outstanding
+
+    def subscribe(self, queue_id: int) -> None:
+        """One more connection of this process consumes the queue."""
+        with self._subscriptions_lock:
+            self._subscriptions[queue_id] += 1
+            self.sessions.run("subscribe", again=True, consumer=self.consumer, queue_id=queue_id)
+
+    def unsubscribe(self, queue_id: int) -> list[session_module.Row]:
+        """One less. With the last, (queue, whether it deletes itself)."""
+        with self._subscriptions_lock:
+            self._subscriptions[queue_id] -= 1
+            if self._subscriptions[queue_id] > 0:
+                return []
+            del self._subscriptions[queue_id]
+            return self.sessions.run("unsubscribe", again=True, consumer=self.consumer, queue_id=queue_id)
 
     def registered(self, timeout: float) -> bool:
         """Wait until this process has a consumer row (again)."""
@@ -271,6 +288,7 @@ class Attendant:
         self.consumer = 0
         self.generation += 1
         self.outstanding.clear()
+        self._subscriptions.clear()
         for inbox in list(self._inboxes):
             inbox.lose()
         self._disconnect()

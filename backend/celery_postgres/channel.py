@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST_NAME = 200
+
 
 class Channel(virtual.Channel):  # type: ignore[misc]
     """Kombu's virtual channel with everything that is shared in the database: queues, bindings, messages, claims."""
@@ -59,7 +61,16 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         return queue_declare_ok_t(queue, self._size(queue), 0)
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **options: Any) -> None:
+        if len(queue) > LONGEST_NAME:
+            raise ChannelError(
+                f"PRECONDITION_FAILED - the name of a queue has at most {LONGEST_NAME} characters, not {len(queue)}",
+                (50, 10),
+                "Channel.queue_declare",
+                406,
+            )
         arguments = options.get("arguments") or {}
+        if arguments.get("x-expires") is not None:
+            self.sessions.run("drop_if_abandoned", again=True, queue=queue)
         ((queue_id,),) = self.sessions.run(
             "declare_queue",
             again=True,
@@ -272,6 +283,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         properties = content["properties"]
         properties["delivery_tag"] = f"{one.message}.{one.fence}"
         properties.setdefault("delivery_info", {})["redelivered"] = content["redelivered"]
+        if content["redelivered"]:
+            content["headers"] = {**(content.get("headers") or {}), "redelivered": True}
         due_now(content)
         if one.revoked and one.task_id is not None:
             state = sys.modules.get("celery.worker.state")

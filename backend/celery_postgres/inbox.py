@@ -13,7 +13,7 @@ import psycopg2
 
 from celery_postgres.cursor import PRIORITIES, Cursor
 from celery_postgres.errors import LeaseLost, primary
-from celery_postgres.message import decode, parse_eta
+from celery_postgres.message import decode, parse_time
 from celery_postgres.pace import Ladder, Pace
 from celery_postgres.session import Row
 from celery_postgres.wake import Wake
@@ -119,9 +119,8 @@ class Inbox:
     # -- subscriptions
 
     def subscribe(self, subscription: Subscription) -> None:
-        self.attendant.sessions.run(
-            "subscribe", again=True, consumer=self.attendant.consumer, queue_id=subscription.queue_id
-        )
+        if subscription.queue not in self.subscriptions:
+            self.attendant.subscribe(subscription.queue_id)
         self.subscriptions[subscription.queue] = subscription
         self._cursors.setdefault(subscription.queue_id, Cursor())
         self._ladder.restart()
@@ -134,9 +133,7 @@ class Inbox:
         self.give_back(queue)
         if subscription is None:
             return []
-        return self.attendant.sessions.run(
-            "unsubscribe", again=True, consumer=self.attendant.consumer, queue_id=subscription.queue_id
-        )
+        return self.attendant.unsubscribe(subscription.queue_id)
 
     def give_back(self, queue: str | None = None) -> None:
         """Give back what is buffered, of one queue or of all."""
@@ -348,7 +345,7 @@ class Inbox:
                 expired.append((message, fence, task_id, subscription))
                 continue
             if available_at is None and headers.get("eta") is not None and not subscription.no_ack:
-                eta = parse_eta(headers["eta"])
+                eta = parse_time(headers["eta"])
                 if eta is not None:
                     early.append((message, fence, eta))
             content["redelivered"] = fence > 1

@@ -35,8 +35,10 @@ class Envelope:
             priority=priority,
             task_id=task_id if isinstance(task_id, str) and task_id and "\0" not in task_id else None,
             tenant_id=_uuid(headers.get("tenant_id")),
-            eta=parse_eta(headers.get("eta")),
-            ttl_ms=_milliseconds(properties.get("expiration")),
+            eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
+            # Celery sends its own `expires` as an AMQP expiration too. It stays Celery's: the task is delivered and
+            # revoked there, or whoever waits for its result would wait for ever.
+            ttl_ms=None if headers.get("expires") is not None else _milliseconds(properties.get("expiration")),
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
         )
 
@@ -68,8 +70,8 @@ def decode(payload: str) -> dict[str, Any]:
     return message
 
 
-def parse_eta(value: Any) -> datetime | None:
-    """An `eta` header; None if there is none, or none that can be read: then it is Celery's to complain."""
+def parse_time(value: Any) -> datetime | None:
+    """A header `eta` or `expires`; None if there is none, or none that can be read: then it is Celery's to complain."""
     if not isinstance(value, str):
         return None
     try:
@@ -83,8 +85,16 @@ def due_now(message: dict[str, Any]) -> None:
     """Move `eta` to `x-eta`: Celery would put the message on its own timer again, by the worker's clock."""
     headers = message.get("headers")
     if headers and headers.get("eta") is not None:
+        eta, expires = parse_time(headers["eta"]), parse_time(headers.get("expires"))
+        if eta is not None and expires is not None and expires < eta:
+            return  # delivered early, to be revoked; by a clock that is behind, Celery must still hold it
         headers["x-eta"] = headers["eta"]
         headers["eta"] = None
+
+
+def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None:
+    """A task that expires before its time is not kept until then."""
+    return min(eta, expires) if eta is not None and expires is not None else eta
 
 
 def _uuid(value: Any) -> str | None:

@@ -4,13 +4,15 @@ The statements are the package's own (`celery_postgres/sql/broker_up.sql` and `b
 projects run through `celery_postgres.create_schema(engine)`. Stock producers and consumers go on working; they see
 ready messages only. On tables with rows the wider ids mean a rewrite under an exclusive lock.
 
-The downgrade makes claimed messages visible again, so that they run again; dead letters go, as there is no table
-for them. Ids stay bigint, because there may be one that int4 cannot hold.
+The downgrade makes claimed messages visible again, so that they run again. It refuses while there are dead letters,
+for which stock has no table, unless told `alembic -x discard-dead-letters downgrade …`. Ids stay bigint, because there
+may be one that int4 cannot hold.
 """
 
 from __future__ import annotations
 
-from alembic import op
+from alembic import context, op
+from alembic.util import CommandError
 
 from celery_postgres.statements import script
 
@@ -42,6 +44,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if "discard-dead-letters" not in context.get_x_argument(as_dictionary=True):
+        dead = op.get_bind().exec_driver_sql("SELECT count(*) FROM public.kombu_dead_letter").scalar_one()
+        if dead:
+            raise CommandError(
+                f"{dead} dead letters are in kombu_dead_letter: publish them again, or throw them away with "
+                "`alembic -x discard-dead-letters downgrade …`"
+            )
     _run("SET LOCAL search_path = public")
     _run(script("broker_down"))
 

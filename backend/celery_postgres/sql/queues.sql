@@ -20,17 +20,39 @@ FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
 
 -- name: count_ready
--- Messages that a consumer could take now; as AMQP, without those that are claimed or not yet due.
+-- Messages that a consumer could take now; as AMQP, without those that are claimed, not yet due or past their TTL. No
+-- row if there is no such queue, or if it is past its expiry and waits for a sweep.
 -- takes: queue text
 SELECT (
     SELECT count(*) FROM kombu_message AS message
     WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
+      AND (message.expires_at IS NULL OR message.expires_at > now())
 ) + (
     SELECT count(*) FROM kombu_message AS message
     WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
+      AND (message.expires_at IS NULL OR message.expires_at > now())
 )
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s
+WHERE queue.name = %(queue)s AND NOT (
+    queue.expires_ms IS NOT NULL
+    AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
+    AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+)
+
+-- name: drop_if_abandoned
+-- Before a declaration: a queue past its expiry does not come back with what was in it.
+-- takes: queue text
+WITH doomed AS MATERIALIZED (
+    SELECT queue.id
+    FROM kombu_queue AS queue
+    WHERE queue.name = %(queue)s
+      AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
+      AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+    FOR UPDATE
+), emptied AS (
+    DELETE FROM kombu_message AS message USING doomed WHERE message.queue_id = doomed.id
+)
+DELETE FROM kombu_queue AS queue USING doomed WHERE queue.id = doomed.id
 
 -- name: purge_queue
 -- Delete what waits, due or not; what is claimed stays with its consumer. Returns how many.
