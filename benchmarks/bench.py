@@ -41,10 +41,7 @@ class Bench:
 
     def meter(self, peer: Peer, worker: int | None = None) -> Meter:
         """CPU of a sample: the worker's, the server's, ours, everybody else's."""
-        roots = {"server": peer.pids(), "harness": [os.getpid()]}
-        if worker is not None:
-            roots["worker"] = [worker]
-        return Meter(roots)
+        return Meter({"worker": [] if worker is None else [worker], "server": peer.pids(), "harness": [os.getpid()]})
 
 
 @contextmanager

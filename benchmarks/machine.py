@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
 class Meter:
     """CPU seconds between ``start`` and ``stop``: of the processes given, and of everybody else.
 
-    :param roots: name → process ids whose trees count under that name.
+    :param roots: name → process ids whose trees count under that name; a process counts under the first that has it.
     """
 
     def __init__(self, roots: dict[str, list[int]]) -> None:
@@ -49,7 +49,11 @@ class Meter:
 
     def _look(self) -> dict[str, float]:
         parents, ticks = _processes()
-        seen = {name: sum(ticks[pid] for pid in _tree(pids, parents)) / _TICK for name, pids in self._roots.items()}
+        seen, counted = {}, set[int]()
+        for name, pids in self._roots.items():
+            mine = _tree(pids, parents) - counted
+            counted |= mine
+            seen[name] = sum(ticks[pid] for pid in mine) / _TICK
         words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
         user, nice, system, _idle, _wait, irq, softirq, steal = (int(word) / _TICK for word in words[:8])
         return {**seen, "total": user + nice + system + irq + softirq, "stolen": steal}

@@ -27,6 +27,9 @@ from environment.temporary import TemporaryCluster
 #: Rows in one COPY: large enough that the round trip does not count, small enough to hold in memory.
 _CHUNK = 20_000
 
+#: Copies that a feeder has ready.
+_RESERVOIR = 20_000
+
 
 class Broker(Protocol):
     """A fresh broker of a peer.
@@ -39,6 +42,10 @@ class Broker(Protocol):
     def fill(self, first: int, count: int) -> None:
         """Add ``count`` messages for ``benchmarks.noop``, numbered from ``first``, visible at once together
         (each 20,000 of them, if there are more)."""
+
+    def refill(self, count: int) -> None:
+        """Add ``count`` messages as cheaply as possible, for a feeder beside the measured worker: copies that were
+        made beforehand, used again after some thousands, when their first use is long over."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -78,6 +85,7 @@ class PostgresBroker:
         self.variables = {"BENCH_BROKER": f"sqla+{self.libpq}", **peer.variables}
         self._peer = peer
         self._connection: Any = None
+        self._refilled: int | None = None
 
     def connect(self) -> Any:
         """A connection of the caller's own, in autocommit."""
@@ -102,6 +110,44 @@ class PostgresBroker:
                     lines.append("\t".join([str(row_id), *(_escaped(value) for value in (raw, *values))]))
                 cursor.copy_expert(f"COPY kombu_message ({', '.join(names)}) FROM STDIN", StringIO("\n".join(lines)))
                 self._connection.commit()
+
+    def refill(self, count: int) -> None:
+        if self._refilled is None:
+            self._make_reservoir()
+            self._refilled = 0
+        columns = ", ".join(["payload", *self._peer.columns])
+        with self._connection.cursor() as cursor:
+            while count > 0:
+                part = min(count, _RESERVOIR - self._refilled)
+                cursor.execute(
+                    f"INSERT INTO kombu_message (id, {columns}) SELECT nextval(%s), {columns} FROM bench_reservoir "
+                    "WHERE number > %s AND number <= %s ORDER BY number",
+                    [self._peer.sequence, self._refilled, self._refilled + part],
+                )
+                self._connection.commit()
+                self._refilled = (self._refilled + part) % _RESERVOIR
+                count -= part
+
+    def _make_reservoir(self) -> None:
+        """Moved out of the queue itself, so that its rows are those that ``fill`` makes."""
+        self.fill(1, 0)
+        with self._connection.cursor() as cursor:
+            cursor.execute(
+                "CREATE UNLOGGED TABLE bench_reservoir AS SELECT 0::bigint AS number, * FROM kombu_message WHERE false"
+            )
+            lines = []
+            for number in range(1, _RESERVOIR + 1):
+                task_id, raw = self._peer.clones.make(number)
+                values = [task_id if name == "task_id" else value for name, value in self._peer.columns.items()]
+                lines.append("\t".join([str(number), *(_escaped(value) for value in (raw, *values))]))
+            cursor.copy_expert(
+                f"COPY bench_reservoir (number, payload, {', '.join(self._peer.columns)}) FROM STDIN",
+                StringIO("\n".join(lines)),
+            )
+            cursor.execute("CREATE INDEX ON bench_reservoir (number)")
+            cursor.execute("ANALYZE bench_reservoir")
+            cursor.execute("SET synchronous_commit = off")
+            self._connection.commit()
 
     def count(self) -> int:
         """Messages of the program that are there, in whatever state."""
@@ -193,6 +239,18 @@ class RedisBroker:
         self.variables = {"BENCH_BROKER": server.url}
         self.client: Any = importlib.import_module("redis").Redis(port=server.port)
         self._clones = clones
+        self._prepared: list[str] = []
+        self._refilled = 0
+
+    def refill(self, count: int) -> None:
+        if not self._prepared:
+            assert self._clones is not None
+            self._prepared = [self._clones.make(number)[1] for number in range(1, _RESERVOIR + 1)]
+        with self.client.pipeline(transaction=False) as pipeline:
+            for _ in range(count):
+                self._refilled = (self._refilled + 1) % _RESERVOIR
+                pipeline.lpush(QUEUE, self._prepared[self._refilled])
+            pipeline.execute()
 
     def fill(self, first: int, count: int) -> None:
         assert self._clones is not None
@@ -266,6 +324,9 @@ class MemoryBroker:
     variables = {"BENCH_BROKER": "memory://"}
 
     def fill(self, first: int, count: int) -> None:
+        raise NotImplementedError("nobody else can fill it")
+
+    def refill(self, count: int) -> None:
         raise NotImplementedError("nobody else can fill it")
 
     def close(self) -> None:

@@ -39,12 +39,12 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
             meter = bench.meter(peer, worker.pid)
             feeder.feed(worker, seconds)
             spent = meter.stop()
-            return {**window(worker.journal.records), "cpu": spent, "said": worker.log_text()[-500:]}
+            return {**window(worker.journal.records, spent), "cpu": spent, "said": worker.log_text()[-500:]}
 
 
 def rows(results: Results) -> list[Row]:
     """Against the shortest."""
-    return [
+    rates = [
         comparison(
             f"tasks/s with a backlog of {length:,} against 1,000, {who}",
             "0.9 x" if who == "ours" and length == _LENGTHS[-1] else "",
@@ -56,3 +56,17 @@ def rows(results: Results) -> list[Row]:
         for length in _LENGTHS[1:]
         if f"{who} late {length}" in results
     ]
+    costs = [
+        comparison(
+            f"CPU us a task of worker and server with {length:,} against 1,000, {who}",
+            "",
+            results,
+            f"{who} late {length}",
+            f"{who} late {_LENGTHS[0]}",
+            "cpu_us",
+        )
+        for who in ("ours", "redis", "stock")
+        for length in _LENGTHS[1:]
+        if f"{who} late {length}" in results
+    ]
+    return rates + costs

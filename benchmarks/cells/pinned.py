@@ -49,7 +49,7 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
             dead = _table(looking)
         over_time = curve(records)
         return {
-            **window(records),
+            **window(records, spent),
             "last_quarter": mean(over_time[-max(1, len(over_time) // 4) :]) if over_time else 0.0,
             "curve": over_time,
             "cpu": spent,
@@ -72,10 +72,22 @@ def rows(results: Results) -> list[Row]:
     """Pinned against clean, whole and at the end."""
     found = []
     for who in ("ours late", "ours early", "stock late"):
+        if f"{who} pinned" not in results:
+            continue
         target = "0.9 x" if who.startswith("ours") else ""
         for key, when in (("rate", "the whole time"), ("last_quarter", "the last quarter")):
             figure = f"tasks/s with xmin pinned against clean, {who}, {when}"
             found.append(comparison(figure, target, results, f"{who} pinned", f"{who} clean", key))
+        found.append(
+            comparison(
+                f"CPU us a task of worker and server, pinned against clean, {who}",
+                "",
+                results,
+                f"{who} pinned",
+                f"{who} clean",
+                "cpu_us",
+            )
+        )
         curves = [sample["curve"] for sample in results.get(f"{who} pinned", [])]
         if curves:
             tenths = _tenths(curves)
