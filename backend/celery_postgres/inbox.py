@@ -56,6 +56,7 @@ class Inbox:
     #: What lies in the buffer for so long without progress goes back, whatever the reason.
     STALE_S = 1.0
     RESTING_S = 0.8
+    FULL_SHARE = 20
     FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 
     def __init__(self, attendant: Attendant) -> None:
@@ -67,7 +68,7 @@ class Inbox:
         self._cursors: dict[int, Cursor] = {}
         self._lock = threading.Lock()
         self._buffer: deque[Delivery] = deque()
-        self._progress = self._last_claim = 0.0
+        self._progress = self._last_claim = self._last_full = self._full_cost = 0.0
         self._hungry = True
         self._notified = False
         self._full = True
@@ -253,7 +254,10 @@ class Inbox:
                 return 0
             if not asked and now < self._last_claim + Ladder.REST_S:
                 return 0
-        full = (
+        # From the lowest id on, after a wake-up or after finding nothing: for who committed late. Where dead index
+        # entries make that slow, it may take a twentieth of the time, and the cursor has to do in between.
+        affordable = now - self._last_full >= self.FULL_SHARE * self._full_cost
+        full = affordable and (
             self._full
             or self._notified
             or not self._hungry
@@ -280,7 +284,7 @@ class Inbox:
                 most=most,
                 allow_suspects=True,
                 eaten_queues=[s.queue_id for s in eaten],
-                may_sleep=full,
+                may_sleep=full or not affordable,
             )
         except psycopg2.Error as error:
             # Repaired here, while our lease is valid: Celery's own reconnect would throw away what it has reserved.
@@ -298,9 +302,12 @@ class Inbox:
             raise
         self.attendant.ledger.delivered(acks)
         self._retry = self.FIRST_RETRY_S
-        return self._received(rows, full, bool(asked), {s.queue_id: s for s in (*asked, *eaten)})
+        if full:
+            self._last_full = time.monotonic()
+            self._full_cost = self._last_full - now
+        return self._received(rows, full or not affordable, bool(asked), {s.queue_id: s for s in (*asked, *eaten)})
 
-    def _received(self, rows: list[Row], full: bool, asked: bool, known: dict[int, Subscription]) -> int:
+    def _received(self, rows: list[Row], enough: bool, asked: bool, known: dict[int, Subscription]) -> int:
         due_in = rows[0][-1]
         taken = [row for row in rows if row[1] is not None]
         acked = [row for row in taken if not known[row[2]].no_ack]
@@ -308,7 +315,7 @@ class Inbox:
             self._hungry, self._full = True, False
             self._ladder.restart()
         elif asked:
-            self._hungry, self._full = not full, True
+            self._hungry, self._full = not enough, True
             self._ladder.climb(due_in)
         highest: dict[tuple[int, int], int] = {}
         for row in acked:

@@ -112,7 +112,7 @@ class Session:
                 if error.pgcode == errorcodes.FEATURE_NOT_SUPPORTED and attempt < _ATTEMPTS - 1:
                     self._forget(name)  # "cached plan must not change result type": a migration ran
                     continue
-                raise _told(error) from None
+                raise self._told(error) from None
         raise AssertionError("unreachable")
 
     def script(self, text: str) -> None:
@@ -120,7 +120,7 @@ class Session:
         try:
             self._cursor.execute(text)
         except psycopg2.Error as error:
-            raise translate(error) from None
+            raise self._told(error) from None
 
     def listen(self, channel: str) -> None:
         """`channel` is one of our own plain names."""
@@ -131,7 +131,7 @@ class Session:
         try:
             self._connection.poll()
         except psycopg2.Error as error:
-            raise _told(error) from None
+            raise self._told(error) from None
         there = bool(self._connection.notifies)
         self._connection.notifies.clear()
         return there
@@ -140,6 +140,14 @@ class Session:
         if self.pid == os.getpid():
             with contextlib.suppress(psycopg2.Error):
                 self._connection.close()
+
+    def _told(self, error: psycopg2.Error) -> Exception:
+        told = translate(error)
+        if self.closed and not isinstance(told, psycopg2.OperationalError | psycopg2.InterfaceError):
+            # psycopg2 has a plain DatabaseError for some ways of losing a connection, and Kombu must know it as one.
+            told = psycopg2.OperationalError(primary(error))
+        told.safe = error.pgcode in _NOT_EXECUTED  # type: ignore[attr-defined]
+        return told
 
     def _forget(self, name: str) -> None:
         self._cursor.execute(f"DEALLOCATE {name}")
@@ -153,12 +161,6 @@ class Session:
             with contextlib.suppress(OSError, psycopg2.Error):
                 os.dup2(nowhere, self._connection.fileno())
             os.close(nowhere)
-
-
-def _told(error: psycopg2.Error) -> Exception:
-    told = translate(error)
-    told.safe = error.pgcode in _NOT_EXECUTED  # type: ignore[attr-defined]
-    return told
 
 
 class Sessions:

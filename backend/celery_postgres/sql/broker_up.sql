@@ -50,7 +50,9 @@ DROP INDEX IF EXISTS ix_kombu_message_visible;
 DROP INDEX IF EXISTS ix_kombu_message_timestamp;
 DROP INDEX IF EXISTS ix_kombu_message_timestamp_id;
 -- A million future tasks must not stand in front of a claim, so ready and timed messages have an index each.
-CREATE INDEX IF NOT EXISTS ix_kombu_message_ready ON kombu_message (queue_id, priority DESC, id)
+-- `id + 0` and not `id`: the planner would else take the primary key, which has that order too, and read the whole
+-- table for each priority that has no message (from 7,000 messages/s down to 300 after the first autovacuum).
+CREATE INDEX IF NOT EXISTS ix_kombu_message_ready ON kombu_message (queue_id, priority DESC, (id + 0))
     WHERE visible AND available_at IS NULL;
 CREATE INDEX IF NOT EXISTS ix_kombu_message_timed ON kombu_message (queue_id, available_at)
     WHERE visible AND available_at IS NOT NULL;

@@ -7,7 +7,7 @@
 -- under a new fence; those of `eaten_queues` (consumed without acks) are deleted at once. Nobody waits for a lock.
 -- `lanes` are queue, priority and the lowest id that can still be ready there, in order of preference: beginning each
 -- claim at that id keeps 23,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
--- scan falls to 1,000. `allow_suspects`: a message that has failed before comes first, and alone.
+-- scan falls to 1,000. (`id + 0` is what the index ix_kombu_message_ready is on.) `allow_suspects`: a message that has failed before comes first, and alone.
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on.
 --
 -- Returns at least one row; its id is null if nothing was taken. `due_in` is then the number of seconds to the next
@@ -54,8 +54,8 @@ WITH settled AS (
         SELECT candidate.id, candidate.queue_id, candidate.priority
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = lane.queue_id AND candidate.priority = lane.priority
-          AND candidate.id >= lane.lowest_id AND candidate.visible AND candidate.available_at IS NULL
-        ORDER BY candidate.id
+          AND candidate.id + 0 >= lane.lowest_id AND candidate.visible AND candidate.available_at IS NULL
+        ORDER BY candidate.id + 0
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
     ) AS message
@@ -68,7 +68,7 @@ WITH settled AS (
         SELECT candidate.id, candidate.queue_id
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NULL
-        ORDER BY candidate.priority DESC, candidate.id
+        ORDER BY candidate.priority DESC, candidate.id + 0
         LIMIT 100
         FOR UPDATE SKIP LOCKED
     ) AS message

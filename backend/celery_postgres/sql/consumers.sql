@@ -72,7 +72,6 @@ LIMIT %(most)s
 SELECT message.id, message.fence
 FROM kombu_message AS message
 WHERE message.consumer_id = %(consumer)s
-ORDER BY message.id
 LIMIT %(most)s
 
 -- name: old_claims
@@ -81,7 +80,6 @@ LIMIT %(most)s
 SELECT message.id, message.fence
 FROM kombu_message AS message
 WHERE message.consumer_id = %(consumer)s AND message.claimed_at < now() - interval '10 seconds'
-ORDER BY message.id
 
 -- name: subscribe
 -- Awake at first: the consumer looks before it sleeps.
