@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from celery import Celery
-from kombu.transport.sqlalchemy import Channel
 
+import celery_postgres
 from app.core.settings import ConfigurationError, Settings, get_settings
 from app.observability import logging as worker_logging
 from app.observability import metrics, worker_monitoring
@@ -37,6 +37,8 @@ def create_app(settings: Settings | None = None) -> Celery:
         app.core.settings.ConfigurationError: the environment cannot be used; one line a problem.
     """
     settings = settings or get_settings()
+    # From here on sqla+postgresql:// is our own transport, not Kombu's.
+    celery_postgres.install()
     app = Celery("skeldir", task_cls="app.tasks.context:ContextTask", include=TASK_MODULES, set_as_current=True)
     json_only = ["json"]
     app.conf.update(
@@ -56,10 +58,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         # A database that restarts must cost time and not tasks or results.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={
-            "connect_args": {"connect_timeout": settings.database_connect_timeout},
-            "pool_pre_ping": True,
-        },
+        broker_transport_options={"connect_timeout": settings.database_connect_timeout},
         database_engine_options={
             "connect_args": {"connect_timeout": settings.database_connect_timeout},
             "hide_parameters": True,
@@ -76,17 +75,6 @@ def create_app(settings: Settings | None = None) -> Celery:
     metrics.install(app)
     worker_monitoring.install(app)
     return app
-
-
-def _leave_brokers_connections_to_the_parent() -> None:
-    """In a forked child: stock Kombu keeps engines on the class, so a child that publishes would write to the
-    parent's socket while the parent reads from it."""
-    for engine, _ in Channel._engines.values():
-        engine.dispose(close=False)
-    Channel._engines.clear()
-
-
-os.register_at_fork(after_in_child=_leave_brokers_connections_to_the_parent)
 
 
 def _create_for_this_process() -> Celery:

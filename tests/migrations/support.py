@@ -121,7 +121,8 @@ def stock_results(url: str) -> DatabaseBackend:
 
 
 def _broker(url: str) -> Connection:
-    return Connection("sqla+" + PostgresDSN.parse(url).url())
+    # By its full name: the alias may mean our own transport by now.
+    return Connection(PostgresDSN.parse(url).url(), transport="kombu.transport.sqlalchemy:Transport")
 
 
 def _forget(url: str) -> None:

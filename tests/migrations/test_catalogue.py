@@ -8,7 +8,7 @@ from app.db.targets import TARGETS
 from tests.migrations.support import CELERY_TABLES, rows
 
 #: A worker claims messages of all tenants, so these are protected by grants and not by row-level security.
-WITHOUT_ROW_SECURITY = CELERY_TABLES
+WITHOUT_ROW_SECURITY = CELERY_TABLES | {"kombu_dead_letter"}
 TENANT = (
     "(tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid"
     ' AS "nullif"))'

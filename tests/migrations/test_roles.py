@@ -73,8 +73,21 @@ def test_tables_of_app_user_adopted_by_another_role(foreign_database: Any, alemb
         *(f"GRANT SELECT ON {name} TO PUBLIC" for name in ("kombu_queue", "kombu_message", "celery_taskmeta")),
         "GRANT SELECT ON celery_tasksetmeta TO PUBLIC",
     )
-    alembic("upgrade", owner_url, "head")
+    alembic("upgrade", owner_url, "202512120900")
     assert shape(database.url) == before
+
+
+def test_the_brokers_columns_need_the_owner(foreign_database: Any, alembic: Any) -> None:
+    database, owner_url = foreign_database
+    run(database.superuser_url, "GRANT CREATE ON SCHEMA public TO app_user")
+    stock_create_all(database.url)
+    run(
+        database.superuser_url,
+        *(f"GRANT SELECT ON {name} TO PUBLIC" for name in ("kombu_queue", "kombu_message", "celery_taskmeta")),
+        "GRANT SELECT ON celery_tasksetmeta TO PUBLIC",
+    )
+    with pytest.raises(CommandError, match="run the migration as the role that owns it"):
+        alembic("upgrade", owner_url, "head")
 
 
 def test_a_missing_grant_is_named(foreign_database: Any, alembic: Any) -> None:

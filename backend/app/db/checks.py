@@ -13,8 +13,8 @@ from sqlalchemy.pool import NullPool
 from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
 
-#: What stock Kombu and Celery need; migration 006 makes them.
-CELERY_TABLES = ("kombu_queue", "kombu_message", "celery_taskmeta", "celery_tasksetmeta")
+#: What broker and results need: migrations 006 and 007 make them.
+CELERY_TABLES = ("kombu_queue", "kombu_message", "kombu_consumer", "celery_taskmeta", "celery_tasksetmeta")
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
 _CLOSED = text("""

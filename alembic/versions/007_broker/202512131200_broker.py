@@ -1,0 +1,60 @@
+"""What celery_postgres adds to stock Kombu's tables: claims, leases, bindings, dead letters, wider ids.
+
+The statements are the package's own (`celery_postgres/sql/broker_up.sql` and `broker_down.sql`), which other
+projects run through `celery_postgres.create_schema(engine)`. Stock producers and consumers go on working; they see
+ready messages only. On tables with rows the wider ids mean a rewrite under an exclusive lock.
+
+The downgrade makes claimed messages visible again, so that they run again. It refuses while there are dead letters,
+for which stock has no table, unless told `alembic -x discard-dead-letters downgrade …`. Ids stay bigint, because there
+may be one that int4 cannot hold.
+"""
+
+from __future__ import annotations
+
+from alembic import context, op
+from alembic.util import CommandError
+
+from celery_postgres.statements import script
+
+revision = "202512131200"
+down_revision = "202512121000"
+branch_labels = None
+depends_on = None
+
+#: What a worker under app_user needs on what was made for it by another role.
+GRANT_TO_APP_USER = """
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app_user') AND EXISTS (
+        SELECT FROM pg_class WHERE oid = 'public.kombu_consumer'::regclass AND relowner <> 'app_user'::regrole
+    ) THEN
+        GRANT SELECT, INSERT, UPDATE, DELETE
+        ON public.kombu_binding, public.kombu_consumer, public.kombu_subscription, public.kombu_dead_letter
+        TO app_user;
+    END IF;
+END
+$$
+"""
+
+
+def upgrade() -> None:
+    _run("SET LOCAL search_path = public")
+    _run(script("broker_up"))
+    _run(GRANT_TO_APP_USER)
+
+
+def downgrade() -> None:
+    if "discard-dead-letters" not in context.get_x_argument(as_dictionary=True):
+        dead = op.get_bind().exec_driver_sql("SELECT count(*) FROM public.kombu_dead_letter").scalar_one()
+        if dead:
+            raise CommandError(
+                f"{dead} dead letters are in kombu_dead_letter: publish them again, or throw them away with "
+                "`alembic -x discard-dead-letters downgrade …`"
+            )
+    _run("SET LOCAL search_path = public")
+    _run(script("broker_down"))
+
+
+def _run(statements: str) -> None:
+    # As one string without parameters: a % stays a %.
+    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})

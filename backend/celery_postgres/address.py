@@ -1,0 +1,84 @@
+"""A broker URL, read into what libpq connects with."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
+
+#: What may stand before `://` once Kombu has cut off `sqla+`: with or without a driver, or the driver alone, which is
+#: left when the alias was `postgresql` itself.
+SCHEMES = re.compile(r"(postgres|postgresql)(\+(psycopg2|psycopg|asyncpg))?|psycopg2|psycopg|asyncpg")
+_PASSWORD = re.compile(r"(?<=password=)[^&]*")
+
+
+def is_postgresql(url: str | None) -> bool:
+    """Whether a URL, with or without an alias such as `sqla+` before it, names a PostgreSQL."""
+    scheme, separator, _ = (url or "").partition("://")
+    scheme = re.sub(r"^(sqla|sqlalchemy|db)\+", "", scheme.lower())
+    return bool(separator) and SCHEMES.fullmatch(scheme) is not None
+
+
+def libpq_dsn(client: Any) -> str:
+    """The libpq connection string for a Kombu connection.
+
+    Every libpq parameter of the query is kept. Several hosts are written `postgresql://u:p@/db?host=h1,h2&port=1,2`.
+
+    Raises:
+        ValueError: libpq cannot read it. The message does not quote it.
+    """
+    url = client.hostname or ""
+    _, separator, rest = url.partition("://")
+    if not separator:  # Connection.switch() has taken the URL apart
+        parts = {
+            "host": client.hostname,
+            "port": client.port,
+            "user": client.userid,
+            "password": client.password,
+            "dbname": client.virtual_host,
+        }
+        return str(make_dsn(**{name: str(value) for name, value in parts.items() if value}))
+    try:
+        # libpq's own URI parser: it knows every form and parameter that libpq knows.
+        return str(make_dsn(**parse_dsn("postgresql://" + rest)))
+    except psycopg2.ProgrammingError:
+        raise ValueError(
+            "the broker URL is not one that libpq understands: percent-encode special characters in the user name and "
+            "the password, and use libpq's parameter names"
+        ) from None
+
+
+def masked(url: str, mask: str = "**") -> str:
+    """The URL without its password, wherever it stands. Never raises: Celery shows it in banners and error lines."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    authority, slash, tail = rest.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    if colon:
+        authority = f"{user}:{mask}{at}{hosts}"
+    return f"{scheme}{separator}{authority}{slash}{_PASSWORD.sub(mask, tail)}"
+
+
+def describe(dsn: str) -> str:
+    """Where a DSN leads, for people: hosts and database."""
+    parts = parse_dsn(dsn)
+    return f"{parts.get('host', 'local socket')}/{parts.get('dbname', parts.get('user', ''))}"
+
+
+def switched_parameters(url: str) -> dict[str, str]:
+    """What Kombu's `Connection` is to hold after a switch to `url`: alias and address, as its constructor has them."""
+    scheme, _, _ = url.partition("://")
+    if "+" in scheme:
+        transport, hostname = url.split("+", 1)
+        return {"transport": transport, "hostname": hostname}
+    return {"transport": unquote(urlsplit(url).scheme), "hostname": url}
+
+
+def escaped(url: str) -> str:
+    """Kombu splits at semicolons; inside one URL they are escaped."""
+    return url.replace(";", quote(";", safe=""))

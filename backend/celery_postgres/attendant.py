@@ -1,0 +1,345 @@
+"""The thread that keeps a consuming process alive in the eyes of the others.
+
+The main thread may be inside a task for hours (the solo pool). So one thread, on one connection of its own, raises
+the counter, listens for notifications, delivers acks that wait, gives back what nobody works on, rescues what the
+dead left, and tidies up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from celery_postgres import session as session_module
+from celery_postgres.errors import SchemaError, primary
+from celery_postgres.ledger import Ledger
+from celery_postgres.liveness import Watch
+from celery_postgres.wake import Wake
+
+if TYPE_CHECKING:
+    from celery_postgres.inbox import Inbox
+
+logger = logging.getLogger(__name__)
+
+#: A beat is also an idle worker's look at its queues: with Celery's heartbeat event, and gossip's copy of it, less than
+#: two statements a second.
+BEAT_S = 1.2
+SWEEP_S = 10.0
+#: While acks or buffered messages wait, the attendant looks this often.
+BUSY_S = 0.01
+#: Reconnecting: quick at first, since a rescuer that finds our lock free waits only 5 s.
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
+BATCH = 1000
+
+
+class Attendant:
+    """One per process and database; `consumer` is its row in `kombu_consumer`.
+
+    Attributes:
+        consumer: the id under which this process claims.
+        generation: how often the lease was lost.
+        paused: ids of queues that an operator has paused.
+    """
+
+    def __init__(self, sessions: session_module.Sessions, listen: session_module.Sessions, max_failures: int) -> None:
+        """Connect and register.
+
+        Raises:
+            psycopg2.OperationalError, SchemaError: as connecting does.
+        """
+        self.sessions = sessions
+        self.max_failures = max_failures
+        self.ledger = Ledger()
+        self.generation = 0
+        self.paused: frozenset[int] = frozenset()
+        self.outstanding: set[tuple[int, int]] = set()
+        self.pid = os.getpid()
+        self._listen = listen
+        self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
+        self._wake = Wake()
+        self._resting = False
+        self._stopping = False
+        self._watch = Watch()
+        self._locked = False
+        self._next_beat = self._next_sweep = 0.0
+        self._doubts = 0
+        self._session: session_module.Session | None = None
+        self._listener: session_module.Session | None = None
+        self._subscriptions: Counter[int] = Counter()
+        self._subscriptions_lock = threading.Lock()
+        self._registered = threading.Event()
+        self._later: deque[Callable[[session_module.Session], None]] = deque()
+        self.consumer = 0
+        self._connect()
+        self._thread = threading.Thread(target=self._run, name="celery_postgres attendant", daemon=True)
+        self._thread.start()
+
+    # -- for the other threads
+
+    def attend(self, inbox: Inbox) -> None:
+        self._inboxes.add(inbox)
+
+    def leave(self, inbox: Inbox) -> None:
+        self._inboxes.discard(inbox)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody consumes and nothing is in anybody's hands."""
+        return not self._inboxes and not self.outstanding
+
+    def subscribe(self, queue_id: int) -> None:
+        """One more connection of this process consumes the queue."""
+        with self._subscriptions_lock:
+            self._subscriptions[queue_id] += 1
+            self.sessions.run("subscribe", again=True, consumer=self.consumer, queue_id=queue_id)
+
+    def unsubscribe(self, queue_id: int) -> list[session_module.Row]:
+        """One less. With the last, (queue, whether it deletes itself)."""
+        with self._subscriptions_lock:
+            self._subscriptions[queue_id] -= 1
+            if self._subscriptions[queue_id] > 0:
+                return []
+            del self._subscriptions[queue_id]
+            return self.sessions.run("unsubscribe", again=True, consumer=self.consumer, queue_id=queue_id)
+
+    def registered(self, timeout: float) -> bool:
+        """Wait until this process has a consumer row (again)."""
+        return self._registered.wait(timeout)
+
+    def eventually(self, work: Callable[[session_module.Session], None]) -> None:
+        """Do `work` in the attendant's session, as soon as there is one. Work that fails otherwise is dropped."""
+        self._later.append(work)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """There is something to look after before the next beat."""
+        if self._resting:
+            self._wake.set()
+
+    def ack(self, message: int, fence: int) -> None:
+        self.outstanding.discard((message, fence))
+        if self.ledger.add(message, fence):
+            self.hurry()
+
+    def settle(self, session: session_module.Session | session_module.Sessions) -> None:
+        """Deliver the acks that wait, now."""
+        acks = self.ledger.take()
+        if acks:
+            try:
+                session.run("settle", acked_ids=[i for i, _ in acks], acked_fences=[f for _, f in acks])
+            except BaseException:
+                self.ledger.put_back(acks)
+                raise
+            self.ledger.delivered(acks)
+
+    def doubt(self) -> None:
+        """The answer to a claim was lost: the database may say that we hold what nobody here knows of."""
+        self._doubts = 3  # sweeps, so that the youngest claim grows old
+
+    def release(
+        self,
+        session: session_module.Session | session_module.Sessions,
+        claims: list[tuple[int, int]],
+        *,
+        failed: bool = False,
+    ) -> None:
+        """Give claims back. `failed`: Celery had them, and it counts."""
+        for start in range(0, len(claims), BATCH):
+            part = sorted(claims[start : start + BATCH])
+            session.run(
+                "release",
+                ids=[i for i, _ in part],
+                fences=[f for _, f in part],
+                failed=[failed] * len(part),
+                available_at=[None] * len(part),
+                max_failures=self.max_failures,
+            )
+
+    def stop(self) -> None:
+        """Deliver what waits, give back what is held, and be gone. Returns when it is, or after 5 s."""
+        self._stopping = True
+        if self.pid == os.getpid():
+            self._wake.set()
+            self._thread.join(5)
+
+    # -- the thread
+
+    def _connect(self) -> None:
+        session = self._session = self.sessions.connect()
+        if not self.consumer:
+            ((self.consumer,),) = session.run("register_consumer", hostname=socket.gethostname()[:200], pid=os.getpid())
+            self._registered.set()
+        listener = session
+        if self._listen is not self.sessions:
+            listener = self._listener = self._listen.connect()
+        if listener.pooled:
+            logger.warning(
+                "a transaction pooler stands before the database, so notifications do not arrive: this process "
+                "polls. Name a direct address in broker_transport_options['listen_dsn'] to be woken up"
+            )
+        else:
+            listener.listen(f"kombu_{self.consumer}")
+        self._locked = False
+        self._lock()
+        self._watch.forget()
+        self._next_beat = 0.0
+
+    def _lock(self) -> None:
+        if not self._locked and self._session is not None and not self._session.pooled:
+            ((self._locked,),) = self._session.run("lock_consumer", consumer=self.consumer)
+
+    def _disconnect(self) -> None:
+        for one in (self._session, self._listener):
+            if one is not None:
+                one.close()
+        self._session = self._listener = None
+
+    def _run(self) -> None:
+        retry = FIRST_RETRY_S
+        while not self._stopping:
+            try:
+                if self._session is None:
+                    self._connect()
+                    self._notify()  # what was sent meanwhile was not heard
+                    logger.info("the broker is back")
+                self._turn()
+                retry = FIRST_RETRY_S
+            except (psycopg2.Error, SchemaError, OSError) as error:
+                if self._stopping:
+                    break
+                logger.warning("the broker cannot be reached (%s); next try in %.2f s", primary(error), retry)
+                self._disconnect()
+                self._wake.wait(retry * random.uniform(0.5, 1))  # noqa: S311  # jitter
+                self._wake.clear()
+                retry = min(retry * 2, LONGEST_RETRY_S)
+        try:
+            self._finish()
+        except (psycopg2.Error, SchemaError) as error:
+            logger.warning("what this process held is left to the others: %s", primary(error))
+        self._disconnect()
+        self._wake.close()
+
+    def _turn(self) -> None:
+        session, now = self._session, time.monotonic()
+        assert session is not None  # noqa: S101
+        if now >= self._next_beat:
+            if not self._beat(session):
+                self._lose()
+                return
+            self._next_beat = now + BEAT_S * random.uniform(0.9, 1.1)  # noqa: S311
+        if now >= self._next_sweep:
+            self._sweep(session)
+            self._next_sweep = now + SWEEP_S * random.uniform(0.8, 1.2)  # noqa: S311
+        if self.ledger.age() > self.ledger.FLUSH_AFTER_S:
+            self.settle(session)
+        while self._later:
+            self._later[0](session)
+            self._later.popleft()
+        busy = len(self.ledger) > 0
+        for inbox in list(self._inboxes):
+            stale = inbox.take_stale()
+            if stale:
+                self.release(session, stale)
+            busy = busy or inbox.holds_messages
+        self._resting = not busy
+        if busy or not len(self.ledger):
+            pause = BUSY_S if len(self.ledger) else 0.2 if busy else self._next_beat - time.monotonic()
+            listener = self._listener or session
+            readable = self._wake.wait(pause, listener.fileno())
+            self._resting = False
+            self._wake.clear()
+            if listener.fileno() in readable and listener.notified():
+                self._notify()
+
+    def _notify(self) -> None:
+        for inbox in list(self._inboxes):
+            inbox.notify()
+
+    def _beat(self, session: session_module.Session) -> bool:
+        self._lock()
+        peek = any(inbox.rests for inbox in list(self._inboxes))
+        rows = session.run("beat", consumer=self.consumer, locked=self._locked, peek=peek)
+        mine = [row for row in rows if row[0] == self.consumer]
+        if not mine:
+            return False
+        self.paused = frozenset(mine[0][3] or ())
+        if mine[0][4]:
+            self._notify()
+        others = [(row[0], row[1], row[2]) for row in rows if row[0] != self.consumer]
+        for consumer, beat, certain in self._watch.observe(others):
+            if certain or (not session.pooled and session.run("session_gone", consumer=consumer)[0][0]):
+                self._rescue(session, consumer, beat)
+        return True
+
+    def _lose(self) -> None:
+        """The others took us for dead: everything we had claimed is theirs by now."""
+        logger.error("this process was silent for so long that others took its messages over; it begins anew")
+        self._registered.clear()
+        self.consumer = 0
+        self.generation += 1
+        self.outstanding.clear()
+        self._subscriptions.clear()
+        for inbox in list(self._inboxes):
+            inbox.lose()
+        self._disconnect()
+
+    def _rescue(self, session: session_module.Session, consumer: int, beat: int) -> None:
+        if not session.run("remove_consumer", consumer=consumer, beat=beat):
+            return  # another rescuer was first, or it lives
+        rescued = self._release_orphans(session, failed=True)
+        logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
+
+    def _release_orphans(self, session: session_module.Session, *, failed: bool) -> int:
+        count = 0
+        while orphans := session.run("orphans", most=BATCH):
+            self.release(session, [(row[0], row[1]) for row in orphans], failed=failed)
+            count += len(orphans)
+        return count
+
+    def _sweep(self, session: session_module.Session) -> None:
+        if self._doubts:
+            self._doubts -= 1
+            self._reconcile(session)
+        ((queues, messages, orphans),) = session.run("untidy")
+        if queues:
+            for (name,) in session.run("abandoned_queues"):
+                session.run("drop_queue", queue=name, if_unused=True, if_empty=False)
+        if messages:
+            while session.run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
+                pass
+        if orphans:
+            self._release_orphans(session, failed=True)
+
+    def _reconcile(self, session: session_module.Session) -> None:
+        """Give back what is claimed in our name and in nobody's hands."""
+        claimed = session.run("old_claims", consumer=self.consumer)
+        # Asked afterwards: what is in a hand now was so when it was claimed, more than 10 s ago.
+        held = self.outstanding | self.ledger.known()
+        for inbox in list(self._inboxes):
+            held |= inbox.held()
+        lost = [(row[0], row[1]) for row in claimed if (row[0], row[1]) not in held]
+        if lost:
+            logger.warning("%d messages whose delivery was lost with a connection go back", len(lost))
+            self.release(session, lost)
+
+    def _finish(self) -> None:
+        if not self.consumer:
+            return
+        if self._session is None:
+            self._session = self.sessions.connect()
+        self.settle(self._session)
+        while self._later:
+            self._later.popleft()(self._session)
+        if self._session.run("remove_consumer", consumer=self.consumer, beat=None):
+            while mine := self._session.run("claims", consumer=self.consumer, most=BATCH):
+                self.release(self._session, [(row[0], row[1]) for row in mine])

@@ -1,0 +1,328 @@
+"""A channel: AMQP's verbs on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from amqp.protocol import queue_declare_ok_t
+from kombu.exceptions import ChannelError
+from kombu.utils.uuid import uuid
+
+from celery_postgres.cursor import PRIORITIES
+from celery_postgres.inbox import Delivery, Inbox, Subscription
+from celery_postgres.message import Envelope, due_now
+from celery_postgres.qos import QoS
+from celery_postgres.topic import pattern
+from celery_postgres.upstream import base, virtual
+
+if TYPE_CHECKING:
+    from celery_postgres.session import Row, Sessions
+
+logger = logging.getLogger(__name__)
+
+LONGEST_NAME = 200
+
+
+class Channel(virtual.Channel):  # type: ignore[misc]
+    """Kombu's virtual channel with everything that is shared in the database: queues, bindings, messages, claims."""
+
+    QoS = QoS
+    supports_fanout = True
+    #: Text stays text; bytes become base64. Stock reads both by `body_encoding` in the message.
+    body_encoding: str | None = None
+    closed: bool
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.connection.sessions  # type: ignore[no-any-return]
+
+    @property
+    def inbox(self) -> Inbox:
+        return self.connection.inbox  # type: ignore[no-any-return]
+
+    # -- exchanges and queues
+
+    def prepare_queue_arguments(self, arguments: dict[str, Any], **options: Any) -> dict[str, Any]:
+        prepared: dict[str, Any] = base.to_rabbitmq_queue_arguments(arguments, **options)
+        return prepared
+
+    def queue_declare(self, queue: str | None = None, passive: bool = False, **options: Any) -> queue_declare_ok_t:
+        """Make the queue, or with `passive` only ask for it. Counts ready messages, as AMQP does."""
+        queue = queue or f"amq.gen-{uuid()}"
+        if passive:
+            size = self.sessions.run("count_ready", again=True, queue=queue)
+            if not size:
+                raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (50, 10), "Channel.queue_declare", 404)
+            return queue_declare_ok_t(queue, size[0][0], 0)
+        self._new_queue(queue, **options)
+        return queue_declare_ok_t(queue, self._size(queue), 0)
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **options: Any) -> None:
+        if len(queue) > LONGEST_NAME:
+            raise ChannelError(
+                f"PRECONDITION_FAILED - the name of a queue has at most {LONGEST_NAME} characters, not {len(queue)}",
+                (50, 10),
+                "Channel.queue_declare",
+                406,
+            )
+        arguments = options.get("arguments") or {}
+        if arguments.get("x-expires") is not None:
+            self.sessions.run("drop_if_abandoned", again=True, queue=queue)
+        ((queue_id,),) = self.sessions.run(
+            "declare_queue",
+            again=True,
+            queue=queue,
+            auto_delete=bool(auto_delete),
+            expires_ms=arguments.get("x-expires"),
+            message_ttl_ms=arguments.get("x-message-ttl"),
+        )
+        self.connection.queue_ids[queue] = queue_id
+
+    def _has_queue(self, queue: str, **_: Any) -> bool:
+        return bool(self.sessions.run("find_queue", again=True, queue=queue))
+
+    def _size(self, queue: str) -> int:
+        rows = self.sessions.run("count_ready", again=True, queue=queue)
+        return int(rows[0][0]) if rows else 0
+
+    def _purge(self, queue: str) -> int:
+        if self.connection.consumes:
+            self.inbox.give_back(queue)
+        return int(self.sessions.run("purge_queue", again=True, queue=queue)[0][0])
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any) -> None:
+        if self.connection.consumes:
+            self.inbox.give_back(queue)
+        self.sessions.run("drop_queue", again=True, queue=queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
+        self.connection.queue_ids.pop(queue, None)
+        self.state.queue_bindings_delete(queue)
+        # Kombu would not declare again what it has declared once.
+        self.connection.client.declared_entities.clear()
+
+    def queue_bind(
+        self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **_: Any
+    ) -> None:
+        exchange = exchange or "amq.direct"
+        kind = self._type_name(exchange)
+        self.sessions.run(
+            "bind",
+            again=True,
+            queue=queue,
+            exchange=exchange,
+            type=kind,
+            routing_key=routing_key or "",
+            pattern=pattern(routing_key or "") if kind == "topic" else None,
+        )
+        self.state.binding_declare(queue, exchange, routing_key, arguments)
+
+    def queue_unbind(
+        self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **_: Any
+    ) -> None:
+        exchange = exchange or "amq.direct"
+        self.sessions.run("unbind", again=True, queue=queue, exchange=exchange, routing_key=routing_key or "")
+        self.state.binding_delete(queue, exchange, routing_key)
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
+        self.sessions.run("drop_exchange", again=True, exchange=exchange)
+        self.state.exchanges.pop(exchange, None)
+
+    def get_table(self, exchange: str) -> list[Row]:
+        return self.sessions.run("bindings", again=True, exchange=exchange)
+
+    def _type_name(self, exchange: str) -> str:
+        declared = self.state.exchanges.get(exchange)
+        if declared:
+            return str(declared["type"])
+        return exchange.removeprefix("amq.") if exchange in ("amq.topic", "amq.fanout") else "direct"
+
+    # -- publishing
+
+    def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
+        encoding = self.body_encoding or ("base64" if isinstance(message["body"], bytes) else "utf-8")
+        message["body"], encoding = self.encode_body(message["body"], encoding)
+        properties = message["properties"]
+        properties.update(body_encoding=encoding, delivery_tag=self._next_delivery_tag())
+        properties["delivery_info"].update(exchange=exchange, routing_key=routing_key)
+
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **_: Any) -> None:
+        """One statement, one commit. To the default exchange the routing key is the queue, which is made if need be.
+
+        Raises:
+            psycopg2.OperationalError: it may or may not have been published; Celery tries again.
+        """
+        self._inplace_augment_message(message, exchange or "", routing_key)
+        routing_key = routing_key or ""
+        envelope = Envelope.of(message, self._get_message_priority(message))
+        if exchange and exchange.endswith(".pidbox"):
+            self._note_revoke(message)
+        bulk = self.connection.bulk
+        if bulk is not None and not exchange:
+            bulk.add(routing_key, envelope)
+            return
+        if exchange:
+            taken = self._publish("publish_to_exchange", envelope, exchange=exchange, routing_key=routing_key)
+            if not taken and self.deadletter_queue:
+                self._put_envelope(self.deadletter_queue, envelope)
+            return
+        self._put_envelope(routing_key, envelope)
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self._put_envelope(queue, Envelope.of(message, self._get_message_priority(message)))
+
+    def _put_envelope(self, queue: str, envelope: Envelope) -> None:
+        if not self._publish("publish", envelope, queue=queue):
+            self._new_queue(queue)
+            self._publish("publish", envelope, queue=queue)
+
+    def _publish(self, statement: str, envelope: Envelope, **where: Any) -> int:
+        rows = self.sessions.run(
+            statement,
+            payload=envelope.payload,
+            priority=envelope.priority,
+            task_id=envelope.task_id,
+            tenant_id=envelope.tenant_id,
+            eta=envelope.eta,
+            ttl_ms=envelope.ttl_ms,
+            durable=envelope.durable,
+            **where,
+        )
+        return int(rows[0][1])
+
+    def _note_revoke(self, message: dict[str, Any]) -> None:
+        """Workers forget revokes after three hours; messages that wait are marked in the database."""
+        try:
+            command = json.loads(message["body"])
+        except ValueError:
+            return
+        if not isinstance(command, dict) or command.get("method") != "revoke":
+            return
+        ids = (command.get("arguments") or {}).get("task_id")
+        ids = [ids] if isinstance(ids, str) else ids
+        if isinstance(ids, list) and ids:
+            self.sessions.run("mark_revoked", again=True, task_ids=[str(one) for one in ids])
+
+    # -- consuming
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **_: Any) -> None:
+        self._tag_to_queue[consumer_tag] = queue
+        self._active_queues.append(queue)
+        self._consumers.add(consumer_tag)
+        self.connection._callbacks[queue] = callback
+        queue_id = self.connection.queue_ids.get(queue)
+        if queue_id is None:
+            rows = self.sessions.run("find_queue", again=True, queue=queue)
+            if not rows:
+                self._new_queue(queue)
+            queue_id = self.connection.queue_ids.setdefault(queue, rows[0][0] if rows else None)
+        self.inbox.subscribe(Subscription(queue, self.connection.queue_ids[queue], self, bool(no_ack)))
+
+    def basic_cancel(self, consumer_tag: str) -> None:
+        if consumer_tag not in self._consumers:
+            return
+        self._consumers.remove(consumer_tag)
+        queue = self._tag_to_queue.pop(consumer_tag)
+        self._active_queues.remove(queue)
+        subscription = self.inbox.subscriptions.get(queue)
+        if queue in self._active_queues or subscription is None or subscription.channel is not self:
+            return
+        self.connection._callbacks.pop(queue, None)
+        for name, auto_delete in self.inbox.unsubscribe(queue):
+            if auto_delete:
+                self.sessions.run("drop_queue", again=True, queue=name, if_unused=True, if_empty=False)
+                self.connection.queue_ids.pop(queue, None)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:
+        """One message, or None. Without `no_ack` it is ours until it is acked or the channel closes."""
+        rows = self.sessions.run("find_queue", again=True, queue=queue)
+        if not rows:
+            raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (60, 70), "Channel.basic_get", 404)
+        inbox, queue_id = self.inbox, rows[0][0]
+        while True:
+            taken = self.sessions.run(
+                "claim",
+                consumer=inbox.attendant.consumer,
+                acked_ids=[],
+                acked_fences=[],
+                queues=[queue_id],
+                lane_queues=[queue_id] * len(PRIORITIES),
+                lane_priorities=list(PRIORITIES),
+                lane_ids=[0] * len(PRIORITIES),
+                most=1,
+                allow_suspects=True,
+                eaten_queues=[],
+                may_sleep=False,
+            )
+            if taken[0][1] is None:
+                return None
+            subscription = Subscription(queue, queue_id, self, False)
+            for one in inbox._usable(taken, {queue_id: subscription}):
+                message = self._message(one)
+                if message is None:
+                    continue
+                if no_ack:
+                    inbox.attendant.ack(one.message, one.fence)
+                else:
+                    inbox.attendant.outstanding.add((one.message, one.fence))
+                    self.qos.append(message, message.delivery_tag)
+                return message
+
+    def deliver(self, one: Delivery) -> None:
+        """Hand a message to its consumer."""
+        message = self._message(one)
+        if message is None:
+            return
+        if not one.subscription.no_ack:
+            self.qos.append(message, message.delivery_tag)
+        self.connection._callbacks[one.subscription.queue](message)
+
+    def _message(self, one: Delivery) -> Any:
+        content = one.content
+        properties = content["properties"]
+        properties["delivery_tag"] = f"{one.message}.{one.fence}"
+        properties.setdefault("delivery_info", {})["redelivered"] = content["redelivered"]
+        if content["redelivered"]:
+            content["headers"] = {**(content.get("headers") or {}), "redelivered": True}
+        due_now(content)
+        if one.revoked and one.task_id is not None:
+            state = sys.modules.get("celery.worker.state")
+            if state is not None:
+                state.revoked.add(one.task_id)
+        try:
+            return self.Message(content, channel=self)
+        except Exception as error:  # whatever a codec raises on somebody's bytes
+            reason = f"the message cannot be decoded: {type(error).__name__}"
+            logger.log(
+                logging.ERROR,  # without the stack: it could quote the message
+                "message %d of queue %s becomes a dead letter: %s",
+                one.message,
+                one.subscription.queue,
+                reason,
+            )
+            self.sessions.run("bury", again=True, ids=[one.message], fences=[one.fence], reasons=[reason])
+            self.inbox.attendant.outstanding.discard((one.message, one.fence))
+            return None
+
+    def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
+        self.connection.drain_events(self.connection, timeout=timeout)
+
+    def after_reply_message_received(self, queue: str) -> None:
+        self.queue_delete(queue)
+
+    def _reset_cycle(self) -> None:
+        """Whose turn it is, the inbox knows."""
+
+    def close(self) -> None:
+        """Cancel the consumers; release what was delivered and nobody works on."""
+        if self.closed:
+            return
+        self.closed = True
+        for tag in list(self._consumers):
+            self.basic_cancel(tag)
+        if self._qos is not None:
+            self._qos.restore_unacked_once()
+        if self.connection is not None:
+            self.connection.close_channel(self)
+        self.exchange_types = None

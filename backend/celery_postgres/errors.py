@@ -1,0 +1,45 @@
+"""What can go wrong, in words that may be logged: never a DSN, never a payload."""
+
+from __future__ import annotations
+
+import psycopg2
+
+
+class SchemaError(Exception):
+    """The database lacks tables, columns or rights that the broker needs; waiting does not bring them."""
+
+
+class LeaseLost(psycopg2.OperationalError):
+    """Other workers have taken over what this process had claimed, because it was silent for too long.
+
+    An `OperationalError`, so that Kombu and Celery treat it as a lost connection and connect anew.
+    """
+
+
+#: SQLSTATE of what a migration mends: undefined table, column, function.
+_SCHEMA_CODES = frozenset({"42P01", "42703", "42883"})
+_NO_RIGHT = "42501"
+
+
+def primary(error: BaseException) -> str:
+    """The driver's message without the statement: `str()` of a psycopg2 error quotes the line that failed, with its
+    values."""
+    diagnosis = getattr(error, "diag", None)
+    message = getattr(diagnosis, "message_primary", None)
+    if message:
+        return str(message)
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def translate(error: psycopg2.Error) -> Exception:
+    """The same error in words that help and do not tell."""
+    if error.pgcode in _SCHEMA_CODES:
+        return SchemaError(
+            f"the broker's tables are missing or older than this release ({primary(error)}): run "
+            "`alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
+        )
+    if error.pgcode == _NO_RIGHT:
+        return SchemaError(f"the role may not use the broker's tables ({primary(error)}): grant it what it lacks")
+    plain = type(error)(primary(error))
+    return plain

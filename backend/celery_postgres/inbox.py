@@ -1,0 +1,384 @@
+"""What a Kombu connection consumes: its queues, its buffer, and when to ask for more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from celery_postgres.cursor import PRIORITIES, Cursor
+from celery_postgres.errors import LeaseLost, primary
+from celery_postgres.message import decode, parse_time
+from celery_postgres.pace import Ladder, Pace
+from celery_postgres.session import Row
+from celery_postgres.wake import Wake
+
+if TYPE_CHECKING:
+    from celery_postgres.attendant import Attendant
+    from celery_postgres.channel import Channel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Subscription:
+    """One queue that a channel consumes."""
+
+    queue: str
+    queue_id: int
+    channel: Channel
+    no_ack: bool
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A claimed message on its way to Celery."""
+
+    message: int
+    fence: int
+    subscription: Subscription
+    content: dict[str, Any]
+    task_id: str | None
+    revoked: bool
+
+
+class Inbox:
+    """One per Kombu connection that consumes; used by its thread, except where said.
+
+    The buffer is our own: what lies in it is claimed, but Celery has not seen it, and prefetch does not count it.
+    """
+
+    #: What lies in the buffer for so long without progress goes back, whatever the reason.
+    STALE_S = 1.0
+    RESTING_S = 0.8
+    FULL_SHARE = 20
+    FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
+
+    def __init__(self, attendant: Attendant) -> None:
+        self.attendant = attendant
+        self.wake = Wake()
+        self.subscriptions: dict[str, Subscription] = {}
+        self.pace = Pace()
+        self._ladder = Ladder()
+        self._cursors: dict[int, Cursor] = {}
+        self._lock = threading.Lock()
+        self._buffer: deque[Delivery] = deque()
+        self._progress = self._last_claim = self._last_full = self._full_cost = 0.0
+        self._hungry = True
+        self._notified = False
+        self._full = True
+        self._stalled = False
+        self._generation = attendant.generation
+        self._rotation = 0
+        self._retry = self.FIRST_RETRY_S
+        attendant.attend(self)
+
+    # -- for other threads
+
+    @property
+    def holds_messages(self) -> bool:
+        return bool(self._buffer)
+
+    @property
+    def rests(self) -> bool:
+        """Whether the attendant should look for it."""
+        return not self._buffer and time.monotonic() - self._last_claim > self.RESTING_S
+
+    def notify(self) -> None:
+        """The database says that there is something."""
+        self._notified = True
+        self.wake.set()
+
+    def take_stale(self) -> list[tuple[int, int]]:
+        """The claims of a buffer that nobody works on, which are the caller's now."""
+        with self._lock:
+            if not self._buffer or time.monotonic() - self._progress < self.STALE_S:
+                return []
+            stale = [(one.message, one.fence) for one in self._buffer if not one.subscription.no_ack]
+            self._buffer = deque(one for one in self._buffer if one.subscription.no_ack)
+        self.pace.stalled()
+        self._hungry = True
+        self.wake.set()
+        return stale
+
+    def lose(self) -> None:
+        """Everything that was claimed belongs to others now."""
+        with self._lock:
+            self._buffer.clear()
+        self.wake.set()
+
+    def held(self) -> set[tuple[int, int]]:
+        """The claims in the buffer."""
+        with self._lock:
+            return {(one.message, one.fence) for one in self._buffer}
+
+    # -- subscriptions
+
+    def subscribe(self, subscription: Subscription) -> None:
+        if subscription.queue not in self.subscriptions:
+            self.attendant.subscribe(subscription.queue_id)
+        self.subscriptions[subscription.queue] = subscription
+        self._cursors.setdefault(subscription.queue_id, Cursor())
+        self._ladder.restart()
+        self._hungry = self._full = True
+        self.wake.set()
+
+    def unsubscribe(self, queue: str) -> list[Row]:
+        """End a subscription and give back what is buffered of it; (queue, whether it deletes itself)."""
+        subscription = self.subscriptions.pop(queue, None)
+        self.give_back(queue)
+        if subscription is None:
+            return []
+        return self.attendant.unsubscribe(subscription.queue_id)
+
+    def give_back(self, queue: str | None = None) -> None:
+        """Give back what is buffered, of one queue or of all."""
+        with self._lock:
+            back = [one for one in self._buffer if queue in (None, one.subscription.queue)]
+            for one in back:
+                self._buffer.remove(one)
+        claims = [(one.message, one.fence) for one in back if not one.subscription.no_ack]
+        if claims:
+            self.attendant.release(self.attendant.sessions, claims)
+
+    def discard(self, task_ids: set[str]) -> None:
+        """Give back what is buffered of these tasks: something about them has changed."""
+        with self._lock:
+            back = [one for one in self._buffer if one.task_id in task_ids and not one.subscription.no_ack]
+            for one in back:
+                self._buffer.remove(one)
+        if back:
+            self.attendant.release(self.attendant.sessions, [(one.message, one.fence) for one in back])
+
+    def close(self) -> None:
+        """Give everything back and be forgotten. The subscriptions go as well."""
+        self.attendant.leave(self)
+        try:
+            self.give_back()
+            for queue in list(self.subscriptions):
+                self.unsubscribe(queue)
+        except psycopg2.Error as error:
+            logger.warning("what was buffered is left to the others: %s", primary(error))
+        self.wake.close()
+
+    # -- work
+
+    def credit_returned(self) -> None:
+        """A message was acked: another one may be delivered."""
+        self.pace.acked()
+        if self._stalled:
+            self._stalled = False
+            self.wake.set()
+
+    def pump(self, force: bool = False) -> bool:
+        """Deliver one message if there is one. `force`: ask the database even if it is not yet time.
+
+        Raises:
+            LeaseLost: this process was taken for dead.
+        """
+        if self._generation != self.attendant.generation:
+            self._generation = self.attendant.generation
+            raise LeaseLost("this worker was silent for so long that its messages were given to others")
+        if self._deliver_one():
+            return True
+        return self._claim(force) > 0 and self._deliver_one()
+
+    def pause(self) -> float | None:
+        """Seconds until `pump` has something to do by itself; None if it needs to be woken."""
+        if not self.subscriptions:
+            return None
+        if self._buffer:
+            return None if self._stalled else 0.0
+        if self._notified and not self._retrying:
+            return 0.0
+        asked, _ = self._asked()
+        if asked and self._hungry and not self._retrying:
+            return 0.0
+        following = self._ladder.next if asked or self._retrying else self._last_claim + Ladder.REST_S
+        return max(0.0, following - time.monotonic())
+
+    @property
+    def _retrying(self) -> bool:
+        return self._retry > self.FIRST_RETRY_S
+
+    def _deliver_one(self) -> bool:
+        with self._lock:
+            for position, one in enumerate(self._buffer):
+                if one.subscription.no_ack or one.subscription.channel.qos.can_consume():
+                    del self._buffer[position]
+                    self._progress = time.monotonic()
+                    break
+            else:
+                self._stalled = bool(self._buffer)
+                return False
+            if not one.subscription.no_ack:
+                self.attendant.outstanding.add((one.message, one.fence))
+        one.subscription.channel.deliver(one)
+        return True
+
+    def _asked(self) -> tuple[list[Subscription], int]:
+        """The queues from which something may be delivered after an ack, and how much."""
+        asked, most = [], 0
+        credits: dict[Channel, int] = {}
+        for subscription in self.subscriptions.values():
+            if subscription.no_ack or subscription.queue_id in self.attendant.paused:
+                continue
+            channel = subscription.channel
+            if channel not in credits:
+                estimate = channel.qos.can_consume_max_estimate()
+                credits[channel] = Pace.MOST if estimate is None else estimate
+                if credits[channel] and not channel.qos.can_consume():
+                    credits[channel] = 0
+                most += min(Pace.MOST, credits[channel])
+            if credits[channel]:
+                asked.append(subscription)
+        return asked, most
+
+    def _claim(self, force: bool) -> int:
+        now = time.monotonic()
+        if self._buffer or (self._retrying and now < self._ladder.next):
+            return 0
+        asked, credit = self._asked()
+        eaten = [s for s in self.subscriptions.values() if s.no_ack and s.queue_id not in self.attendant.paused]
+        if not asked:
+            self._stalled = True
+            if not eaten:
+                return 0
+        if not (force or self._notified):
+            if asked and not self._hungry and now < self._ladder.next:
+                return 0
+            if not asked and now < self._last_claim + Ladder.REST_S:
+                return 0
+        # From the lowest id on, after a wake-up or after finding nothing: for who committed late. Where dead index
+        # entries make that slow, it may take a twentieth of the time, and the cursor has to do in between.
+        affordable = now - self._last_full >= self.FULL_SHARE * self._full_cost
+        full = affordable and (
+            self._full
+            or self._notified
+            or not self._hungry
+            or any(self._cursors[s.queue_id].full_scan_due() for s in asked)
+        )
+        self._last_claim = now
+        self._notified = False
+        acks = self.attendant.ledger.take()
+        if len(asked) > 1:
+            self._rotation = (self._rotation + 1) % len(asked)
+            asked = asked[self._rotation :] + asked[: self._rotation]
+        most = max(min(credit, Pace.MOST), self.pace.ahead()) if asked else 0
+        queues = [s.queue_id for s in asked]
+        try:
+            rows = self.attendant.sessions.run(
+                "claim",
+                consumer=self.attendant.consumer,
+                acked_ids=[i for i, _ in acks],
+                acked_fences=[f for _, f in acks],
+                queues=queues,
+                lane_queues=[queue for queue in queues for _ in PRIORITIES],
+                lane_priorities=list(PRIORITIES) * len(queues),
+                lane_ids=[low for queue in queues for low in self._cursors[queue].lanes(full)],
+                most=most,
+                allow_suspects=True,
+                eaten_queues=[s.queue_id for s in eaten],
+                may_sleep=full or not affordable,
+            )
+        except psycopg2.Error as error:
+            # Repaired here, while our lease is valid: Celery's own reconnect would throw away what it has reserved.
+            self.attendant.ledger.put_back(acks)
+            self.attendant.doubt()
+            logger.warning("claiming failed (%s); next try in %.2f s", primary(error), self._retry)
+            self._ladder.restart()
+            self._ladder.next = now + self._retry
+            self._retry = min(self._retry * 2, self.LONGEST_RETRY_S)
+            self._full = self._hungry = True
+            return 0
+        except BaseException:
+            self.attendant.ledger.put_back(acks)
+            self.attendant.doubt()
+            raise
+        self.attendant.ledger.delivered(acks)
+        self._retry = self.FIRST_RETRY_S
+        if full:
+            self._last_full = time.monotonic()
+            self._full_cost = self._last_full - now
+        return self._received(rows, full or not affordable, bool(asked), {s.queue_id: s for s in (*asked, *eaten)})
+
+    def _received(self, rows: list[Row], enough: bool, asked: bool, known: dict[int, Subscription]) -> int:
+        due_in = rows[0][-1]
+        taken = [row for row in rows if row[1] is not None]
+        acked = [row for row in taken if not known[row[2]].no_ack]
+        if acked:
+            self._hungry, self._full = True, False
+            self._ladder.restart()
+        elif asked:
+            self._hungry, self._full = not enough, True
+            self._ladder.climb(due_in)
+        highest: dict[tuple[int, int], int] = {}
+        for row in acked:
+            if row[6] is None:  # a ready one
+                key = row[2], row[4]
+                highest[key] = max(highest.get(key, 0), row[1])
+        for (queue, priority), message in highest.items():
+            self._cursors[queue].claimed(priority, message)
+        taken.sort(key=lambda row: (-row[4], row[1]))
+        deliveries = self._usable(taken, known)
+        if deliveries:
+            if not self.attendant.outstanding:
+                self.pace.delivered()
+            with self._lock:
+                self._progress = time.monotonic()
+                self._buffer.extend(deliveries)
+                self._stalled = False
+            self.attendant.hurry()
+        return len(deliveries)
+
+    def _usable(self, taken: list[Row], known: dict[int, Subscription]) -> list[Delivery]:
+        """What can be delivered; the rest is set aside, dropped or buried."""
+        deliveries, early, expired, dead = [], [], [], []
+        for _, message, queue_id, fence, _priority, _failures, available_at, over, revoked, payload, _due in taken:
+            subscription = known[queue_id]
+            try:
+                content = decode(payload)
+            except ValueError as error:
+                dead.append((message, fence, str(error), subscription, payload))
+                continue
+            headers = content.get("headers") or {}
+            task_id = headers.get("id") if isinstance(headers.get("id"), str) else None
+            if over:
+                expired.append((message, fence, task_id, subscription))
+                continue
+            if available_at is None and headers.get("eta") is not None and not subscription.no_ack:
+                eta = parse_time(headers["eta"])
+                if eta is not None:
+                    early.append((message, fence, eta))
+            content["redelivered"] = fence > 1
+            deliveries.append(Delivery(message, fence, subscription, content, task_id, bool(revoked)))
+        sessions = self.attendant.sessions
+        if early:
+            aside = {
+                row[0]
+                for row in sessions.run(
+                    "defer",
+                    again=True,
+                    ids=[one[0] for one in early],
+                    fences=[one[1] for one in early],
+                    etas=[one[2] for one in early],
+                )
+            }
+            deliveries = [one for one in deliveries if one.message not in aside]
+        for message, fence, task_id, subscription in expired:
+            if task_id is not None and not subscription.no_ack:
+                sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=["expired"])
+            elif not subscription.no_ack:
+                sessions.run("settle", again=True, acked_ids=[message], acked_fences=[fence])
+        for message, fence, reason, subscription, payload in dead:
+            logger.error("message %d of queue %s becomes a dead letter: %s", message, subscription.queue, reason)
+            if subscription.no_ack:
+                sessions.run("bury_eaten", message_id=message, queue=subscription.queue, reason=reason, payload=payload)
+            else:
+                sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=[reason])
+        return deliveries

@@ -1,0 +1,60 @@
+"""Making Kombu's aliases mean this transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_postgres.address import is_postgresql, switched_parameters
+from celery_postgres.transport import Transport
+from celery_postgres.upstream import Connection, transports
+
+ALIASES = ("sqla", "sqlalchemy", "postgresql", "postgres")
+
+
+class Chooser(Transport):
+    """Stands for an alias: PostgreSQL URLs get this package's transport, all others the stock one."""
+
+    def __new__(cls, client: Any, **options: Any) -> Any:
+        url = client.hostname
+        if url is None or "://" not in url or is_postgresql(url):
+            transport = Transport.__new__(Transport)
+            transport.__init__(client, **options)  # type: ignore[misc]
+            return transport
+        from kombu.transport.sqlalchemy import Transport as Stock
+
+        return Stock(client, **options)
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        """Never called: `__new__` makes something else."""
+
+
+def install() -> None:
+    """Let `sqla+postgresql://`, `sqlalchemy+postgresql://` and `postgresql://` mean PostgreSQL as a broker.
+
+    Call it before the first connection is made, or at any time: it may be called twice, and an alias that Kombu has
+    looked up already is looked up again.
+    """
+    for alias in ALIASES:
+        transports.TRANSPORT_ALIASES[alias] = "celery_postgres.installation:Chooser"
+        transports._transport_cache.pop(alias, None)
+    if not hasattr(Connection.switch, "celery_postgres"):
+        Connection.switch = _switch(Connection.switch)
+
+
+def _switch(original: Any) -> Any:
+    """Kombu's `switch` takes a URL apart even where the transport wants it whole, and then fails over to nothing."""
+
+    def switch(self: Any, conn_str: str) -> None:
+        if not is_postgresql(conn_str):
+            original(self, conn_str)
+            return
+        self.close()
+        self.declared_entities.clear()
+        self._closed = False
+        self._init_params(**{**self._initial_params, **switched_parameters(conn_str)})
+
+    switch.celery_postgres = True  # type: ignore[attr-defined]
+    return switch
+
+
+__all__ = ["Chooser", "install"]

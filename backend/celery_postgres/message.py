@@ -1,0 +1,111 @@
+"""What stands in a message besides its payload, and what is done to the payload at delivery."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from kombu.utils import json as kombu_json
+
+TRANSIENT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The columns of a message, from its headers and properties. Nothing in them is trusted to have the right type."""
+
+    payload: str
+    priority: int
+    task_id: str | None
+    tenant_id: str | None
+    eta: datetime | None
+    ttl_ms: int | None
+    durable: str
+
+    @classmethod
+    def of(cls, message: dict[str, Any], priority: int) -> Envelope:
+        headers = message.get("headers") or {}
+        properties = message.get("properties") or {}
+        task_id = headers.get("id")
+        return cls(
+            payload=encode(message),
+            priority=priority,
+            task_id=task_id if isinstance(task_id, str) and task_id and "\0" not in task_id else None,
+            tenant_id=_uuid(headers.get("tenant_id")),
+            eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
+            # Celery sends its own `expires` as an AMQP expiration too. It stays Celery's: the task is delivered and
+            # revoked there, or whoever waits for its result would wait for ever.
+            ttl_ms=None if headers.get("expires") is not None else _milliseconds(properties.get("expiration")),
+            durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
+        )
+
+
+def encode(message: dict[str, Any]) -> str:
+    """Stock's format, JSON in ASCII; what plain JSON has no form for (a UUID in a header) as Kombu writes it."""
+    try:
+        return json.dumps(message)
+    except TypeError:
+        return str(kombu_json.dumps(message))
+
+
+def decode(payload: str) -> dict[str, Any]:
+    """The message of a payload.
+
+    Raises:
+        ValueError: it is not one. The text says what is wrong and quotes nothing.
+    """
+    try:
+        message = json.loads(payload)
+    except ValueError:
+        raise ValueError("the payload is not JSON") from None
+    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
+        raise ValueError("the payload is not a Kombu message: no properties")  # noqa: TRY004
+    if not isinstance(message["properties"].get("delivery_info", {}), dict):
+        raise ValueError("the payload is not a Kombu message: delivery_info is not an object")  # noqa: TRY004
+    if not isinstance(message.get("headers") or {}, dict):
+        raise ValueError("the payload is not a Kombu message: headers are not an object")  # noqa: TRY004
+    return message
+
+
+def parse_time(value: Any) -> datetime | None:
+    """A header `eta` or `expires`; None if there is none, or none that can be read: then it is Celery's to complain."""
+    if not isinstance(value, str):
+        return None
+    try:
+        eta = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return eta if eta.tzinfo else eta.replace(tzinfo=UTC)
+
+
+def due_now(message: dict[str, Any]) -> None:
+    """Move `eta` to `x-eta`: Celery would put the message on its own timer again, by the worker's clock."""
+    headers = message.get("headers")
+    if headers and headers.get("eta") is not None:
+        eta, expires = parse_time(headers["eta"]), parse_time(headers.get("expires"))
+        if eta is not None and expires is not None and expires < eta:
+            return  # delivered early, to be revoked; by a clock that is behind, Celery must still hold it
+        headers["x-eta"] = headers["eta"]
+        headers["eta"] = None
+
+
+def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None:
+    """A task that expires before its time is not kept until then."""
+    return min(eta, expires) if eta is not None and expires is not None else eta
+
+
+def _uuid(value: Any) -> str | None:
+    try:
+        return str(UUID(str(value))) if value else None
+    except ValueError:
+        return None
+
+
+def _milliseconds(value: Any) -> int | None:
+    try:
+        return max(0, int(value)) if value is not None else None
+    except (TypeError, ValueError):
+        return None

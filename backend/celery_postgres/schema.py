@@ -1,0 +1,49 @@
+"""The broker's tables, for projects without migrations of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+
+from celery_postgres.errors import translate
+from celery_postgres.statements import script
+
+
+def create_schema(engine: Any) -> None:
+    """Create what is missing of the broker's tables, and adopt those that stock Kombu has made; rows stay.
+
+    Parameters:
+        engine: a SQLAlchemy engine on psycopg2, a psycopg2 connection, or a libpq connection string or URI.
+
+    Raises:
+        SchemaError: the role may not.
+    """
+    if isinstance(engine, str):
+        connection = psycopg2.connect(engine)
+        try:
+            _create(connection)
+        finally:
+            connection.close()
+        return
+    if hasattr(engine, "raw_connection"):
+        pooled = engine.raw_connection()
+        try:
+            _create(pooled)
+        finally:
+            pooled.close()
+        return
+    _create(engine)
+
+
+def _create(connection: Any) -> None:
+    try:
+        with connection.cursor() as cursor:
+            # Two that start at once would collide in CREATE TABLE.
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('celery_postgres.schema', 0))")
+            cursor.execute(script("stock"))
+            cursor.execute(script("broker_up"))
+        connection.commit()
+    except psycopg2.Error as error:
+        connection.rollback()
+        raise translate(error) from None

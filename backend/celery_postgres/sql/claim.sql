@@ -1,0 +1,213 @@
+-- How messages go out and come back.
+
+-- name: claim
+-- Acknowledge what is done and take what waits, in one round trip.
+--
+-- Acks are fenced: a message that was claimed again since, by whomever, stays. Claimed messages belong to `consumer`
+-- under a new fence; those of `eaten_queues` (consumed without acks) are deleted at once. Nobody waits for a lock.
+-- `lanes` are queue, priority and the lowest id that can still be ready there, in order of preference: beginning each
+-- claim at that id keeps 23,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
+-- scan falls to 1,000. (`id + 0` is what the index ix_kombu_message_ready is on.) `allow_suspects`: a message that has failed before comes first, and alone.
+-- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on.
+--
+-- Returns at least one row; its id is null if nothing was taken. `due_in` is then the number of seconds to the next
+-- timed message. The commit is not waited for: a claim or an ack that a crashing server forgets runs again.
+-- takes: consumer bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[], lane_queues bigint[],
+--   lane_priorities smallint[], lane_ids bigint[], most bigint, allow_suspects boolean, eaten_queues bigint[],
+--   may_sleep boolean
+WITH settled AS (
+    DELETE FROM kombu_message AS message
+    USING unnest(%(acked_ids)s, %(acked_fences)s) AS ack (id, fence)
+    WHERE message.id = ack.id AND message.fence = ack.fence AND NOT message.visible
+), suspect AS MATERIALIZED (
+    SELECT message.id, message.queue_id
+    FROM unnest(%(queues)s) AS asked (queue_id)
+    CROSS JOIN LATERAL (
+        SELECT candidate.id, candidate.queue_id
+        FROM kombu_message AS candidate
+        WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
+          AND candidate.available_at <= now()
+        ORDER BY candidate.available_at
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS message
+    WHERE %(allow_suspects)s
+    LIMIT 1
+), due AS MATERIALIZED (
+    SELECT message.id, message.queue_id, message.priority
+    FROM unnest(%(queues)s || %(eaten_queues)s) AS asked (queue_id)
+    CROSS JOIN LATERAL (
+        SELECT candidate.id, candidate.queue_id, candidate.priority
+        FROM kombu_message AS candidate
+        WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures = 0
+          AND candidate.available_at IS NOT NULL AND candidate.available_at <= now()
+        ORDER BY candidate.available_at
+        LIMIT %(most)s
+        FOR UPDATE SKIP LOCKED
+    ) AS message
+    WHERE NOT EXISTS (SELECT FROM suspect)
+    LIMIT %(most)s
+), ready AS MATERIALIZED (
+    SELECT message.id, message.queue_id, message.priority
+    FROM unnest(%(lane_queues)s, %(lane_priorities)s, %(lane_ids)s) AS lane (queue_id, priority, lowest_id)
+    CROSS JOIN LATERAL (
+        SELECT candidate.id, candidate.queue_id, candidate.priority
+        FROM kombu_message AS candidate
+        WHERE candidate.queue_id = lane.queue_id AND candidate.priority = lane.priority
+          AND candidate.id + 0 >= lane.lowest_id AND candidate.visible AND candidate.available_at IS NULL
+        ORDER BY candidate.id + 0
+        LIMIT %(most)s
+        FOR UPDATE SKIP LOCKED
+    ) AS message
+    WHERE NOT EXISTS (SELECT FROM suspect)
+    LIMIT %(most)s
+), transient AS MATERIALIZED (
+    SELECT message.id, message.queue_id
+    FROM unnest(%(eaten_queues)s) AS asked (queue_id)
+    CROSS JOIN LATERAL (
+        SELECT candidate.id, candidate.queue_id
+        FROM kombu_message AS candidate
+        WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NULL
+        ORDER BY candidate.priority DESC, candidate.id + 0
+        LIMIT 100
+        FOR UPDATE SKIP LOCKED
+    ) AS message
+), chosen AS MATERIALIZED (
+    SELECT suspect.id, suspect.queue_id FROM suspect
+    UNION ALL
+    SELECT best.id, best.queue_id
+    FROM (
+        SELECT due.id, due.queue_id, due.priority FROM due WHERE due.queue_id <> ALL (%(eaten_queues)s)
+        UNION ALL
+        SELECT ready.id, ready.queue_id, ready.priority FROM ready
+        ORDER BY priority DESC, id
+        LIMIT %(most)s
+    ) AS best
+), taken AS (
+    UPDATE kombu_message AS message
+    SET visible = false, consumer_id = %(consumer)s, claimed_at = now(), fence = message.fence + 1
+    FROM chosen
+    WHERE message.id = chosen.id
+    RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
+        message.expires_at <= now() AS expired, message.revoked, message.payload
+), eaten AS (
+    DELETE FROM kombu_message AS message
+    USING (
+        SELECT transient.id FROM transient
+        UNION ALL
+        SELECT due.id FROM due WHERE due.queue_id = ANY (%(eaten_queues)s)
+    ) AS bite
+    WHERE message.id = bite.id
+    RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
+        message.expires_at <= now() AS expired, message.revoked, message.payload
+), marked AS (
+    UPDATE kombu_subscription AS subscription
+    SET asleep = NOT subscription.asleep, slept_at = now()
+    WHERE %(may_sleep)s
+      AND subscription.consumer_id = %(consumer)s
+      AND (
+          subscription.queue_id = ANY (%(queues)s)
+          AND subscription.asleep = (
+              subscription.queue_id IN (SELECT chosen.queue_id FROM chosen) OR EXISTS (SELECT FROM suspect)
+          )
+          OR subscription.queue_id = ANY (%(eaten_queues)s) AND NOT subscription.asleep
+      )
+)
+SELECT
+    sooner.set_config,
+    message.*,
+    CASE WHEN message.id IS NULL THEN (
+        SELECT extract(epoch FROM min(following.available_at) - now())::float
+        FROM unnest(%(queues)s || %(eaten_queues)s) AS asked (queue_id)
+        CROSS JOIN LATERAL (
+            SELECT candidate.available_at
+            FROM kombu_message AS candidate
+            WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NOT NULL
+            ORDER BY candidate.available_at
+            LIMIT 1
+        ) AS following
+    ) END AS due_in
+FROM (SELECT set_config('synchronous_commit', 'off', true)) AS sooner
+LEFT JOIN (SELECT * FROM taken UNION ALL SELECT * FROM eaten) AS message ON true
+
+-- name: settle
+-- Acknowledge alone, when no claim comes soon. Fenced as in `claim`.
+-- takes: acked_ids bigint[], acked_fences bigint[]
+WITH settled AS (
+    DELETE FROM kombu_message AS message
+    USING unnest(%(acked_ids)s, %(acked_fences)s) AS ack (id, fence)
+    WHERE message.id = ack.id AND message.fence = ack.fence AND NOT message.visible
+    RETURNING message.id
+)
+SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM settled)
+
+-- name: release
+-- Give claimed messages back: they are due at once (or at `available_at`), under a new fence. `failed` are those that
+-- were in Celery's hands when it went wrong; the one that reaches `max_failures` becomes a dead letter instead.
+-- takes: ids bigint[], fences bigint[], failed boolean[], available_at timestamptz[], max_failures smallint
+WITH given AS MATERIALIZED (
+    SELECT message.id, message.failures + given.failed::integer AS failures, given.available_at
+    FROM unnest(%(ids)s, %(fences)s, %(failed)s, %(available_at)s) AS given (id, fence, failed, available_at)
+    JOIN kombu_message AS message ON message.id = given.id
+    WHERE message.fence = given.fence AND NOT message.visible
+    FOR UPDATE OF message
+), dead AS (
+    DELETE FROM kombu_message AS message
+    USING given
+    WHERE message.id = given.id AND given.failures >= %(max_failures)s
+    RETURNING message.*, given.failures AS now_failures
+), buried AS (
+    INSERT INTO kombu_dead_letter (
+        message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload
+    )
+    SELECT dead.id, dead.now_failures, dead.enqueued_at, dead.tenant_id, queue.name, dead.task_id,
+        'failed ' || dead.now_failures || ' times', dead.payload
+    FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
+), released AS (
+    UPDATE kombu_message AS message
+    SET visible = true, consumer_id = NULL, claimed_at = NULL, fence = message.fence + 1,
+        failures = given.failures, available_at = coalesce(given.available_at, now())
+    FROM given
+    WHERE message.id = given.id AND given.failures < %(max_failures)s
+    RETURNING message.queue_id
+)
+SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+FROM (SELECT DISTINCT released.queue_id FROM released) AS touched
+CROSS JOIN LATERAL (
+    SELECT subscription.consumer_id
+    FROM kombu_subscription AS subscription
+    WHERE subscription.queue_id = touched.queue_id AND subscription.asleep
+    ORDER BY subscription.slept_at DESC
+    LIMIT 2
+) AS sleeper
+
+-- name: defer
+-- A stock producer's message carries its ETA in a header alone: set what is not yet due aside, by this server's clock.
+-- Returns the ids that were set aside; the others may be delivered.
+-- takes: ids bigint[], fences bigint[], etas timestamptz[]
+UPDATE kombu_message AS message
+SET visible = true, consumer_id = NULL, claimed_at = NULL, available_at = given.eta
+FROM unnest(%(ids)s, %(fences)s, %(etas)s) AS given (id, fence, eta)
+WHERE message.id = given.id AND message.fence = given.fence AND NOT message.visible AND given.eta > now()
+RETURNING message.id
+
+-- name: bury
+-- Claimed messages that nobody can use become dead letters.
+-- takes: ids bigint[], fences bigint[], reasons text[]
+WITH dead AS (
+    DELETE FROM kombu_message AS message
+    USING unnest(%(ids)s, %(fences)s, %(reasons)s) AS given (id, fence, reason)
+    WHERE message.id = given.id AND message.fence = given.fence AND NOT message.visible
+    RETURNING message.*, given.reason
+)
+INSERT INTO kombu_dead_letter (message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload)
+SELECT dead.id, dead.failures, dead.enqueued_at, dead.tenant_id, queue.name, dead.task_id, dead.reason, dead.payload
+FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
+RETURNING message_id
+
+-- name: bury_eaten
+-- The same for one that was deleted when it was taken.
+-- takes: message_id bigint, queue text, reason text, payload text
+INSERT INTO kombu_dead_letter (message_id, failures, queue, reason, payload)
+VALUES (%(message_id)s, 0, %(queue)s, %(reason)s, %(payload)s)
+RETURNING message_id

@@ -1,0 +1,117 @@
+-- How messages come in. Each is one statement and one commit; a message is durable when its publish returns.
+--
+-- All wake sleepers in the same way: NOTIFY takes a database-wide lock at commit, so it is sent only where a consumer
+-- of the queue has said that it sleeps, to the two that fell asleep last (they are the most likely to live), and
+-- carries nothing. A consumer that falls asleep at this very moment looks again by itself.
+
+-- name: publish
+-- One message to the queue of that name. Returns how many queues took it: 0 if there is no such queue.
+-- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
+--   durable text
+WITH inserted AS (
+    INSERT INTO kombu_message (
+        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+    )
+    SELECT
+        nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+        CASE WHEN %(eta)s > now() THEN %(eta)s END,
+        now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+    FROM kombu_queue AS queue
+    WHERE queue.name = %(queue)s
+    RETURNING queue_id, available_at
+)
+SELECT
+    set_config('synchronous_commit', CASE %(durable)s WHEN 'no' THEN 'off'
+        ELSE current_setting('synchronous_commit') END, true),
+    (SELECT count(*) FROM inserted),
+    (
+        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+        FROM inserted
+        CROSS JOIN LATERAL (
+            SELECT subscription.consumer_id
+            FROM kombu_subscription AS subscription
+            WHERE subscription.queue_id = inserted.queue_id AND subscription.asleep
+            ORDER BY subscription.slept_at DESC
+            LIMIT 2
+        ) AS sleeper
+        WHERE inserted.available_at IS NULL OR inserted.available_at < now() + interval '2 seconds'
+    )
+
+-- name: publish_to_exchange
+-- One message to every queue that is bound to the exchange and whose binding matches, in all processes' bindings.
+-- Returns how many queues took it. With no queue bound nothing is written.
+-- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
+--   eta timestamptz, ttl_ms bigint, durable text
+WITH target AS (
+    SELECT DISTINCT binding.queue_id
+    FROM kombu_binding AS binding
+    WHERE binding.exchange = %(exchange)s
+      AND CASE binding.type
+          WHEN 'fanout' THEN true
+          WHEN 'topic' THEN %(routing_key)s ~ binding.pattern
+          ELSE binding.routing_key = %(routing_key)s
+      END
+), inserted AS (
+    INSERT INTO kombu_message (
+        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+    )
+    SELECT
+        nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+        CASE WHEN %(eta)s > now() THEN %(eta)s END,
+        now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+    FROM target
+    JOIN kombu_queue AS queue ON queue.id = target.queue_id
+    RETURNING queue_id, available_at
+)
+SELECT
+    set_config('synchronous_commit', CASE %(durable)s WHEN 'no' THEN 'off'
+        ELSE current_setting('synchronous_commit') END, true),
+    (SELECT count(*) FROM inserted),
+    (
+        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+        FROM inserted
+        CROSS JOIN LATERAL (
+            SELECT subscription.consumer_id
+            FROM kombu_subscription AS subscription
+            WHERE subscription.queue_id = inserted.queue_id AND subscription.asleep
+            ORDER BY subscription.slept_at DESC
+            LIMIT 2
+        ) AS sleeper
+        WHERE inserted.available_at IS NULL OR inserted.available_at < now() + interval '2 seconds'
+    )
+
+-- name: publish_many
+-- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those
+-- whose queue does not exist; if there is one, nothing at all was written.
+-- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
+--   etas timestamptz[], ttls_ms bigint[]
+WITH given AS MATERIALIZED (
+    SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms
+    FROM unnest(
+        %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s
+    ) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, number)
+    LEFT JOIN kombu_queue AS queue ON queue.name = one.queue
+    ORDER BY one.number
+), inserted AS (
+    INSERT INTO kombu_message (
+        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+    )
+    SELECT
+        nextval('message_id_sequence'), true, 1, given.queue_id, given.payload, given.priority, given.task_id,
+        given.tenant_id, CASE WHEN given.eta > now() THEN given.eta END,
+        now() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond'
+    FROM given
+    WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
+    RETURNING queue_id
+)
+SELECT
+    (SELECT array_agg(given.number) FROM given WHERE given.queue_id IS NULL),
+    (
+        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+        FROM (SELECT DISTINCT queue_id FROM inserted) AS touched
+        CROSS JOIN LATERAL (
+            SELECT subscription.consumer_id
+            FROM kombu_subscription AS subscription
+            WHERE subscription.queue_id = touched.queue_id AND subscription.asleep
+        ) AS sleeper
+    )

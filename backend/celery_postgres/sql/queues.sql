@@ -1,0 +1,122 @@
+-- Queues and bindings, which all processes share.
+
+-- name: declare_queue
+-- The queue's id; made if it is not there. Processes that declare one queue at once do not wait for one another for
+-- longer than an insert, and none fails. What a later declaration says about expiry and TTL holds.
+-- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
+INSERT INTO kombu_queue AS queue (id, name, auto_delete, expires_ms, message_ttl_ms)
+VALUES (nextval('queue_id_sequence'), %(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s)
+ON CONFLICT (name) DO UPDATE
+SET auto_delete = excluded.auto_delete,
+    expires_ms = excluded.expires_ms,
+    message_ttl_ms = excluded.message_ttl_ms,
+    used_at = now()
+RETURNING queue.id
+
+-- name: find_queue
+-- takes: queue text
+SELECT queue.id, queue.auto_delete, queue.expires_ms, queue.message_ttl_ms
+FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s
+
+-- name: count_ready
+-- Messages that a consumer could take now; as AMQP, without those that are claimed, not yet due or past their TTL. No
+-- row if there is no such queue, or if it is past its expiry and waits for a sweep.
+-- takes: queue text
+SELECT (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
+      AND (message.expires_at IS NULL OR message.expires_at > now())
+) + (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
+      AND (message.expires_at IS NULL OR message.expires_at > now())
+)
+FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s AND NOT (
+    queue.expires_ms IS NOT NULL
+    AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
+    AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+)
+
+-- name: drop_if_abandoned
+-- Before a declaration: a queue past its expiry does not come back with what was in it.
+-- takes: queue text
+WITH doomed AS MATERIALIZED (
+    SELECT queue.id
+    FROM kombu_queue AS queue
+    WHERE queue.name = %(queue)s
+      AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
+      AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+    FOR UPDATE
+), emptied AS (
+    DELETE FROM kombu_message AS message USING doomed WHERE message.queue_id = doomed.id
+)
+DELETE FROM kombu_queue AS queue USING doomed WHERE queue.id = doomed.id
+
+-- name: purge_queue
+-- Delete what waits, due or not; what is claimed stays with its consumer. Returns how many.
+-- takes: queue text
+WITH gone AS (
+    DELETE FROM kombu_message AS message
+    USING kombu_queue AS queue
+    WHERE queue.name = %(queue)s AND message.queue_id = queue.id AND message.visible
+    RETURNING message.id
+)
+SELECT count(*) FROM gone
+
+-- name: drop_queue
+-- Delete the queue with its messages, bindings and subscriptions. `if_unused`: only without consumers; `if_empty`:
+-- only without ready messages.
+-- takes: queue text, if_unused boolean, if_empty boolean
+WITH doomed AS MATERIALIZED (
+    SELECT queue.id
+    FROM kombu_queue AS queue
+    WHERE queue.name = %(queue)s
+      AND (NOT %(if_unused)s OR NOT EXISTS (
+          SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+      ))
+      AND (NOT %(if_empty)s OR NOT EXISTS (
+          SELECT FROM kombu_message AS message WHERE message.queue_id = queue.id AND message.visible
+      ))
+    FOR UPDATE
+), emptied AS (
+    DELETE FROM kombu_message AS message USING doomed WHERE message.queue_id = doomed.id
+)
+DELETE FROM kombu_queue AS queue USING doomed WHERE queue.id = doomed.id
+RETURNING queue.id
+
+-- name: bind
+-- Bind a queue to an exchange, for the publishers of all processes.
+-- takes: queue text, exchange text, type text, routing_key text, pattern text
+INSERT INTO kombu_binding AS binding (exchange, type, routing_key, pattern, queue_id)
+SELECT %(exchange)s, %(type)s, %(routing_key)s, %(pattern)s, queue.id
+FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s
+ON CONFLICT (exchange, routing_key, queue_id) DO UPDATE
+SET type = excluded.type, pattern = excluded.pattern
+WHERE (binding.type, binding.pattern) IS DISTINCT FROM (excluded.type, excluded.pattern)
+
+-- name: unbind
+-- takes: queue text, exchange text, routing_key text
+DELETE FROM kombu_binding AS binding
+USING kombu_queue AS queue
+WHERE queue.name = %(queue)s AND binding.queue_id = queue.id
+  AND binding.exchange = %(exchange)s AND binding.routing_key = %(routing_key)s
+
+-- name: bindings
+-- takes: exchange text
+SELECT binding.routing_key, binding.pattern, queue.name
+FROM kombu_binding AS binding
+JOIN kombu_queue AS queue ON queue.id = binding.queue_id
+WHERE binding.exchange = %(exchange)s
+
+-- name: drop_exchange
+-- takes: exchange text
+DELETE FROM kombu_binding AS binding WHERE binding.exchange = %(exchange)s
+
+-- name: mark_revoked
+-- Celery's workers forget what was revoked after three hours; a message that waits for a week must not.
+-- takes: task_ids text[]
+UPDATE kombu_message AS message SET revoked = true
+WHERE message.task_id = ANY (%(task_ids)s) AND message.visible AND NOT message.revoked

@@ -1,0 +1,62 @@
+"""The named statements of the `.sql` files beside this module.
+
+A statement begins with `-- name: …`, its parameters are declared in `-- takes: name type, …` and written
+`%(name)s`. Each is loaded in two forms: to be prepared (`$1`), and to be sent as it is, for a pooler in between.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent / "sql"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement; `parameters` in the order in which `execute` and `direct` take them."""
+
+    name: str
+    parameters: tuple[str, ...]
+    prepare: str
+    execute: str
+    direct: str
+
+
+@lru_cache(maxsize=1)
+def statements() -> dict[str, Statement]:
+    """All of them, by name."""
+    loaded = {}
+    for path in sorted(_FOLDER.glob("*.sql")):
+        for part in re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            statement = _parse(part)
+            loaded[statement.name] = statement
+    return loaded
+
+
+def script(name: str) -> str:
+    """A file of several statements without parameters."""
+    return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _parse(part: str) -> Statement:
+    name, _, rest = part.partition("\n")
+    name = name.strip()
+    takes = re.search(r"^-- takes: ((?:.*\n)(?:--   .*\n)*)", rest, flags=re.MULTILINE)
+    declared = re.sub(r"\n--\s*", " ", takes[1]).strip() if takes else ""
+    typed = dict(entry.strip().split(" ", 1) for entry in declared.split(",") if entry.strip())
+    body = re.sub(r"^--.*\n", "", rest, flags=re.MULTILINE).strip().rstrip(";")
+    numbers = {parameter: f"${number}" for number, parameter in enumerate(typed, 1)}
+    prepared = re.sub(r"%\((\w+)\)s", lambda match: numbers[match[1]], body)
+    types = f" ({', '.join(typed.values())})" if typed else ""
+    values = f" ({', '.join(f'%({parameter})s' for parameter in typed)})" if typed else ""
+    direct = re.sub(r"%\((\w+)\)s", lambda match: f"CAST({match[0]} AS {typed[match[1]]})", body)
+    return Statement(
+        name=name,
+        parameters=tuple(typed),
+        prepare=f"PREPARE {name}{types} AS {prepared}",
+        execute=f"EXECUTE {name}{values}",
+        direct=direct,
+    )

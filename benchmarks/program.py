@@ -1,0 +1,76 @@
+"""The Celery program of every peer: the same tasks and settings, the broker from the environment.
+
+``BENCH_BROKER``: its URL.  ``BENCH_INSTALL``: whether ``celery_postgres`` takes PostgreSQL URLs.  ``BENCH_ACKS_LATE``,
+``BENCH_PREFETCH``: the mode.  ``BENCH_JOURNAL``, ``BENCH_CAPACITY``: where a worker writes what it did.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from celery import Celery
+from celery.signals import worker_ready
+
+from benchmarks.journal import Journal
+
+QUEUE = "celery"
+
+
+def _create_app() -> Celery:
+    if os.environ.get("BENCH_INSTALL"):
+        # Only where it is what is measured.
+        importlib.import_module("celery_postgres").install()
+    app = Celery("benchmarks", broker=os.environ.get("BENCH_BROKER", "memory://"), set_as_current=True)
+    late = bool(os.environ.get("BENCH_ACKS_LATE"))
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_acks_late=late,
+        task_reject_on_worker_lost=late,
+        worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        # Celery's default, said aloud: each peer starts with nobody to mingle with.
+        worker_send_task_events=False,
+    )
+    return app
+
+
+app = _create_app()
+_journal = Journal(Path(os.environ.get("BENCH_JOURNAL", ".")), int(os.environ.get("BENCH_CAPACITY", "0")))
+
+
+@app.task(name="benchmarks.noop")
+def noop(number: int) -> None:
+    """Say that it ran, and nothing else."""
+    now = time.monotonic_ns()
+    _journal.write(number, now, now)
+
+
+@app.task(name="benchmarks.nap")
+def nap(number: int, seconds: float) -> None:
+    """Take this long.  Its start is a record with the negative number, its end one with the number."""
+    start = time.monotonic_ns()
+    _journal.write(-number, start, start)
+    time.sleep(seconds)
+    _journal.write(number, start, time.monotonic_ns())
+
+
+@app.task(name="benchmarks.describe")
+def describe(path: str) -> None:
+    """Write which modules this worker has imported."""
+    half = Path(path + ".half")
+    half.write_text(json.dumps(sorted(sys.modules)))
+    half.rename(path)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator, unused-ignore]
+def _say_ready(**_: object) -> None:
+    path = os.environ.get("BENCH_READY")
+    if path:
+        Path(path).touch()

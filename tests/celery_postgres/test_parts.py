@@ -1,0 +1,243 @@
+"""The parts that need no database."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_postgres.address import is_postgresql, libpq_dsn, masked
+from celery_postgres.cursor import PRIORITIES, Cursor
+from celery_postgres.ledger import Ledger
+from celery_postgres.liveness import Watch
+from celery_postgres.message import Envelope, decode, due_now
+from celery_postgres.pace import Ladder, Pace
+from celery_postgres.statements import statements
+from celery_postgres.topic import pattern
+
+
+class Clock:
+    """Stands for `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("cursor", "liveness", "pace", "ledger"):
+        monkeypatch.setattr(f"celery_postgres.{module}.time", clock)
+    return clock
+
+
+# -- topics
+
+
+@pytest.mark.parametrize(
+    ("key", "matching", "other"),
+    [
+        ("#", ["", "a", "a.b"], []),
+        ("a.#", ["a", "a.b", "a.b.c"], ["b", "ab", "b.a"]),
+        ("#.b", ["b", "a.b", "a.c.b"], ["ab", "b.a"]),
+        ("a.#.b", ["a.b", "a.c.b", "a.c.d.b"], ["ab", "a", "b", "a.bb"]),
+        ("a.*", ["a.b"], ["a", "a.b.c"]),
+        ("*.*", ["a.b"], ["a", "a.b.c"]),
+        ("a.#.#", ["a", "a.b.c"], ["b"]),
+        ("a+b.(c", ["a+b.(c"], ["aab.(c"]),
+        ("worker.heartbeat", ["worker.heartbeat"], ["workerxheartbeat"]),
+    ],
+)
+def test_topic_patterns(key: str, matching: list[str], other: list[str]) -> None:
+    expression = re.compile(pattern(key))
+    assert [one for one in matching if not expression.match(one)] == []
+    assert [one for one in other if expression.match(one)] == []
+
+
+# -- addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("postgresql://u:s3cret@h/db", "s3cret"),
+        ("postgresql://u:s3cret@/db?host=h1,h2&port=1,2", "s3cret"),
+        ("postgresql:///db?user=u&password=s3cret&host=h", "s3cret"),
+        ("postgresql://u:s3c%40ret@h1:1,h2:2/db", "s3c"),
+    ],
+)
+def test_a_shown_address_has_no_password(url: str, secret: str) -> None:
+    assert secret not in masked(url)
+    assert "**" in masked(url)
+
+
+@pytest.mark.parametrize("url", ["postgresql://h/d", "sqla+postgresql://h/d", "sqla+postgresql+psycopg2://h/d"])
+def test_postgresql_is_recognised(url: str) -> None:
+    assert is_postgresql(url)
+
+
+@pytest.mark.parametrize("url", ["sqla+sqlite:///x", "redis://h", "sqla+mysql://h/d", None, "h"])
+def test_and_nothing_else_is(url: str | None) -> None:
+    assert not is_postgresql(url)
+
+
+def test_every_libpq_parameter_is_kept() -> None:
+    url = "postgresql://u:p%40@/d?host=h1,h2&port=1,2&sslmode=require&target_session_attrs=read-write"
+    dsn = libpq_dsn(SimpleNamespace(hostname=url))
+    for part in ("host=h1,h2", "port=1,2", "sslmode=require", "target_session_attrs=read-write", "password=p@"):
+        assert part in dsn
+
+
+def test_an_address_that_libpq_refuses_is_not_quoted() -> None:
+    with pytest.raises(ValueError, match="libpq") as caught:
+        libpq_dsn(SimpleNamespace(hostname="postgresql://u:s3cret@h/d?nonsense=1"))
+    assert "s3cret" not in str(caught.value)
+
+
+# -- messages
+
+
+def message(**headers: Any) -> dict[str, Any]:
+    return {"body": "e30=", "headers": headers, "properties": {"delivery_info": {}}}
+
+
+def test_celerys_own_expiry_is_no_ttl() -> None:
+    task = message(id="x", expires="2030-01-01T00:00:00+00:00")
+    task["properties"]["expiration"] = "200"
+    assert Envelope.of(task, 0).ttl_ms is None
+    del task["headers"]["expires"]
+    assert Envelope.of(task, 0).ttl_ms == 200
+
+
+@pytest.mark.parametrize("eta", ["soon", 5, {"a": 1}])
+def test_an_eta_that_cannot_be_read_is_left_to_celery(eta: Any) -> None:
+    assert Envelope.of(message(eta=eta), 0).eta is None
+
+
+def test_a_task_that_expires_before_its_time_is_not_kept_until_then() -> None:
+    now = datetime.now(UTC)
+    early, late = now.isoformat(), (now + timedelta(hours=1)).isoformat()
+    held = message(eta=late, expires=early)
+    assert Envelope.of(held, 0).eta == now
+    due_now(held)
+    assert held["headers"]["eta"] == late
+    due = message(eta=early, expires=late)
+    due_now(due)
+    assert (due["headers"]["eta"], due["headers"]["x-eta"]) == (None, early)
+
+
+@pytest.mark.parametrize("payload", ["", "[]", "{}", '{"properties": []}', '{"properties": {"delivery_info": 1}}'])
+def test_what_is_no_message_says_so_without_quoting(payload: str) -> None:
+    with pytest.raises(ValueError, match="payload") as caught:
+        decode(payload)
+    assert payload == "" or payload not in str(caught.value)
+
+
+# -- pace
+
+
+def test_the_buffer_is_work_for_50_ms(clock: Clock) -> None:
+    pace = Pace()
+    assert pace.ahead() == 1
+    pace.delivered()
+    for _ in range(100):
+        clock.now += 0.001
+        pace.acked()
+    assert 40 <= pace.ahead() <= 50
+    pace.stalled()
+    assert pace.ahead() == 0
+
+
+def test_a_worker_that_had_nothing_to_do_is_not_slow(clock: Clock) -> None:
+    pace = Pace()
+    for _ in range(20):
+        clock.now += 60
+        pace.delivered()
+        clock.now += 0.001
+        pace.acked()
+    assert pace.ahead() >= 40
+
+
+def test_looks_come_after_2_10_50_and_250_ms(clock: Clock) -> None:
+    ladder = Ladder()
+    pauses = []
+    for _ in range(5):
+        ladder.climb(None)
+        pauses.append(round(ladder.next - clock.now, 3))
+        clock.now = ladder.next
+    assert pauses == [0.002, 0.01, 0.05, 0.25, 10.0]
+    ladder.climb(0.5)
+    assert ladder.next - clock.now == pytest.approx(0.501)
+
+
+def test_the_cursor_trails(clock: Clock) -> None:
+    cursor = Cursor()
+    cursor.claimed(0, 100)
+    assert set(cursor.lanes(full=False)) == {0}
+    clock.now += 1.9
+    cursor.claimed(0, 200)
+    assert cursor.lanes(full=False)[-1] == 0
+    clock.now += 0.2
+    assert cursor.lanes(full=False) == [0] * (len(PRIORITIES) - 1) + [100]
+    assert set(cursor.lanes(full=True)) == {0}
+
+
+# -- who lives
+
+
+def dead(watch: Watch, *others: tuple[int, int, bool]) -> list[tuple[int, int, bool]]:
+    return list(watch.observe(others))
+
+
+def test_silence_counts_only_while_it_was_watched(clock: Clock) -> None:
+    watch = Watch()
+    for _ in range(10):
+        assert dead(watch, (1, 7, True)) == []
+        clock.now += 60  # we were stopped
+    for _ in range(5):
+        assert dead(watch, (1, 7, True)) == []
+        clock.now += 1
+    assert dead(watch, (1, 7, True)) == [(1, 7, False)]
+    assert dead(watch, (1, 8, True)) == []
+
+
+def test_without_a_lock_the_lease_decides(clock: Clock) -> None:
+    watch = Watch()
+    for _ in range(30):
+        assert dead(watch, (1, 7, False)) == []
+        clock.now += 1
+    assert dead(watch, (1, 7, False)) == [(1, 7, True)]
+    watch.forget()
+    assert dead(watch, (1, 7, False)) == []
+
+
+def test_acks_are_known_until_they_are_delivered(clock: Clock) -> None:
+    ledger = Ledger()
+    assert ledger.add(2, 1)
+    assert not ledger.add(1, 1)
+    clock.now += 1
+    assert ledger.age() == 1
+    acks = ledger.take()
+    assert acks == [(1, 1), (2, 1)]
+    assert ledger.known() == {(1, 1), (2, 1)}
+    ledger.put_back(acks)
+    assert ledger.take() == acks
+    ledger.delivered(acks)
+    assert ledger.known() == set()
+
+
+# -- statements
+
+
+def test_every_statement_says_what_it_takes() -> None:
+    loaded = statements()
+    assert {"publish", "claim", "settle", "release", "beat"} <= loaded.keys()
+    for statement in loaded.values():
+        assert "%(" not in statement.prepare, statement.name
+        assert set(re.findall(r"%\((\w+)\)s", statement.direct)) == set(statement.parameters), statement.name
