@@ -49,8 +49,12 @@ def _run_cell(cell: ModuleType, bench: Bench, store: Store, times: int, head: di
                 found = {**head, "quick": bench.quick, "others_before": loud, "result": sample}
                 store.save(cell.NAME, variant, repetition, found)
                 said = {
-                    key: _brief(value) for key, value in sample.items() if value and not isinstance(value, (list, dict))
+                    key: _brief(value)
+                    for key, value in sample.items()
+                    if value and key != "said" and not isinstance(value, (list, dict))
                 }
+                if any(word in str(sample.get("said")) for word in ("ERROR", "Traceback")):
+                    _say(str(sample["said"]))
                 _say(
                     f"{cell.NAME} {variant} #{repetition} ({time.monotonic() - began:.0f} s, others {loud:.0%}): {said}"
                 )

@@ -11,6 +11,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
 
+from celery_postgres.bulk import PublishBatch
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.inbox import Delivery, Inbox, Subscription
 from celery_postgres.message import Envelope, due_now
@@ -168,6 +169,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
                 self._put_envelope(self.deadletter_queue, envelope)
             return
         self._put_envelope(routing_key, envelope)
+
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        return PublishBatch(self, max_size)
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         self._put_envelope(queue, Envelope.of(message, self._get_message_priority(message)))

@@ -86,7 +86,9 @@ def due_now(message: dict[str, Any]) -> None:
     headers = message.get("headers")
     if headers and headers.get("eta") is not None:
         eta, expires = parse_time(headers["eta"]), parse_time(headers.get("expires"))
-        if eta is not None and expires is not None and expires < eta:
+        if eta is None:
+            return  # unreadable: Celery rejects the message, and says so
+        if expires is not None and expires < eta:
             return  # delivered early, to be revoked; by a clock that is behind, Celery must still hold it
         headers["x-eta"] = headers["eta"]
         headers["eta"] = None

@@ -72,8 +72,9 @@ class Session:
             #: A transaction pooler makes up a process id of its own for its clients.
             self.pooled = self._cursor.fetchone()[0] != self._connection.info.backend_pid
         except psycopg2.Error as error:
+            told = self._told(error)
             self.close()
-            raise translate(error) from None
+            raise told from None
         _everyone.add(self)
 
     @property
@@ -143,8 +144,12 @@ class Session:
 
     def _told(self, error: psycopg2.Error) -> Exception:
         told = translate(error)
-        if self.closed and not isinstance(told, psycopg2.OperationalError | psycopg2.InterfaceError):
-            # psycopg2 has a plain DatabaseError for some ways of losing a connection, and Kombu must know it as one.
+        if type(error) is psycopg2.DatabaseError:
+            # What psycopg2 raises when a server is gone in the middle of an answer; Kombu must know it as a lost
+            # connection, and psycopg2 itself does not always.
+            self.close()
+            told = psycopg2.OperationalError(primary(error))
+        elif self.closed and not isinstance(told, psycopg2.OperationalError | psycopg2.InterfaceError):
             told = psycopg2.OperationalError(primary(error))
         told.safe = error.pgcode in _NOT_EXECUTED  # type: ignore[attr-defined]
         return told

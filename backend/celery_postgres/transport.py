@@ -44,6 +44,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         asynchronous=True,
         exchange_type=frozenset({"direct", "topic", "fanout"}),
         heartbeats=False,
+        batch_publish=True,
     )
 
     def __init__(self, client: Any, **_: Any) -> None:

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any
 
 from billiard.exceptions import Terminated
@@ -106,6 +107,17 @@ class ObservedRequest(Request):
                 return "rejected"
         return "failure"
 
+    def _eta(self) -> float:
+        """When the task was to start, in seconds since the epoch; 0 if at once. The broker, which has waited for it,
+        keeps it as `x-eta`."""
+        if self.eta:
+            return self.eta.timestamp()
+        try:
+            eta = datetime.fromisoformat(self.request_dict.get("x-eta"))
+        except (TypeError, ValueError):
+            return 0.0
+        return (eta if eta.tzinfo else eta.replace(tzinfo=UTC)).timestamp()
+
     def _wait(self) -> float | None:
         """Seconds in the queue, from the later of enqueueing and ETA; None where that is not known.
 
@@ -117,7 +129,7 @@ class ObservedRequest(Request):
             return None
         if self.time_start is None or self.delivery_info.get("redelivered"):
             return None
-        due = max(float(enqueued), self.eta.timestamp() if self.eta else 0.0)
+        due = max(float(enqueued), self._eta())
         wait = max(0.0, self.time_start - due)
         return wait if wait < LONGEST_WAIT_S else None
 
