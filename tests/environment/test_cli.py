@@ -34,13 +34,18 @@ class Copy:
         self.state = root / ".skeldir"
         self.background: list[subprocess.Popen[str]] = []
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+    def environment(self, **more: str) -> dict[str, str]:
+        """The variables of our ./dev: nothing of this run's database, and no path to its code."""
+        ours = ("DATABASE_", "CELERY_", "PYTHONPATH")
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return {**mine, "SKELDIR_PYTHON": sys.executable, **more}
+
+    def start(self, *words: str, cwd: str | Path = "/", **environment: str) -> subprocess.Popen[str]:
         """./dev, running."""
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "CELERY_"))}
         child = subprocess.Popen(
             [self.root / "dev", *words],
-            env={**mine, "SKELDIR_PYTHON": sys.executable, **environment},
-            cwd="/",
+            env=self.environment(**environment),
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -48,9 +53,9 @@ class Copy:
         self.background.append(child)
         return child
 
-    def dev(self, *words: str, **environment: str) -> tuple[int, str, str]:
+    def dev(self, *words: str, cwd: str | Path = "/", **environment: str) -> tuple[int, str, str]:
         """./dev to its end: status, output, errors."""
-        child = self.start(*words, **environment)
+        child = self.start(*words, cwd=cwd, **environment)
         output, errors = child.communicate(timeout=60)
         return child.returncode, output, errors
 
@@ -315,3 +320,33 @@ def test_tests_run_on_one_server(copy: Copy) -> None:
     status, _, errors = copy.dev("test", "--postgres", "18", DATABASE_URL="postgresql://a@b/c")
     assert status == 1
     assert "contradict" in one_line(errors)
+
+
+# -- wherever it is called from
+
+
+def test_the_working_directory_brings_no_code(copy: Copy, tmp_path: Path) -> None:
+    """Neither another checkout's, nor an app of somebody else's, in ./dev or in the worker."""
+    for name in ("app", "environment", "alembic", "celery", "statistics"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('{name} of the working directory')\n")
+    worker = copy.start("worker", cwd=tmp_path)
+    wait_until(lambda: worker_is_ready(copy.state) or worker.poll() is not None, 60, "./dev worker")
+    assert worker.poll() is None, worker.communicate()
+    (tmp_path / "dev").symlink_to(os.path.relpath(copy.root / "dev", tmp_path))
+    (tmp_path / "again").symlink_to("dev")
+    done = subprocess.run(
+        [tmp_path / "again", "ping"], env=copy.environment(), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert copy.dev("down", cwd=tmp_path)[1].startswith("worker      drained and stopped")
+    assert worker.wait(30) == 0
+
+
+def test_the_working_directory_is_still_searched_last(copy: Copy, tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text("print('here', flush=True)\n")
+    worker = copy.start("worker", "-I", "here", cwd=tmp_path)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "here\n"
+    worker.terminate()
+    worker.communicate(timeout=60)
