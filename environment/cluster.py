@@ -183,7 +183,10 @@ class Cluster:
 
         :raises psycopg2.OperationalError: when the server does not answer.
         """
-        with closing(psycopg2.connect(self.superuser_url)) as connection, connection.cursor() as cursor:
+        with (
+            closing(psycopg2.connect(self.superuser_url, connect_timeout=5)) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute("SELECT count(*) FROM pg_database WHERE datname = %s", [APP_DATABASE])
             return cursor.fetchone() == (1,)
 

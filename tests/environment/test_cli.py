@@ -152,6 +152,23 @@ def test_a_killed_dev_takes_its_worker_along_and_the_next_command_finds_its_way(
     assert nothing_runs(copy)
 
 
+def test_a_postgresql_that_is_killed_under_a_worker_comes_back(copy: Copy) -> None:
+    worker = copy.worker()
+    cluster = KeptCluster.in_state(copy.state)
+    assert cluster is not None
+    cluster.kill()
+    wait_until(cluster.pid, 30, "PostgreSQL to be started again")
+    wait_until(lambda: worker_is_ready(copy.state), 60, "the worker to go on")
+    status, _, errors = copy.dev("ping")
+    assert status == 0, errors
+    cluster.kill()
+    worker.terminate()
+    _, errors = worker.communicate(timeout=30)
+    assert worker.returncode == 0, errors
+    assert "dev: PostgreSQL had ended, and was started again\n" in errors
+    assert nothing_runs(copy)
+
+
 def test_two_checkouts_do_not_disturb_each_other(copy: Copy, folder: Path) -> None:
     other = Copy(copy_checkout(folder / "other"))
     say_id = ("psql", "--no-psqlrc", "-Atc", "SELECT system_identifier FROM pg_control_system()")
