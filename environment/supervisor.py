@@ -40,6 +40,8 @@ def worker(arguments: Sequence[str]) -> int:
     the running task, which comes back later.  A drained worker's status is 0.
     """
     begun = time.monotonic()
+    # The shell of a script starts what it puts into the background with INT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     state = make_state()
     with FileLock(state / SUPERVISOR_LOCK) as lock:
         if not lock.try_exclusive():
