@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.core.dsn import PostgresDSN
 from environment.checkout import CHECKOUT
 from environment.client import _libpq_environment
 from environment.commands import COMMANDS
@@ -195,6 +197,21 @@ def test_a_worker_waits_for_a_database_that_comes_later(copy: Copy, private_clus
     assert not (copy.state / "postgres").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_a_script_put_into_the_background_ends_when_told(copy: Copy, number: int) -> None:
+    """Its shell had it ignore INT.  Here it still waits for its database; later it has handlers of its own."""
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", copy.root / "dev", "worker"]
+    environ = copy.environment(DATABASE_URL="postgresql://u@127.0.0.1:1/db")
+    with subprocess.Popen(ignoring, env=environ, cwd="/", stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
+        assert "next try in" in worker.stderr.readline()
+        worker.send_signal(number)
+        try:
+            assert worker.wait(30) == 128 + number
+        finally:
+            worker.kill()
+
+
 # -- the other commands
 
 
@@ -280,6 +297,23 @@ def test_a_database_without_tables(copy: Copy, private_cluster: TemporaryCluster
     status, _, errors = copy.dev("ping", "--wait", "1", DATABASE_URL=private_cluster.url())
     assert status == 1
     assert "./dev migrate" in one_line(errors)
+
+
+def test_a_role_that_may_not_read_the_tables(copy: Copy, database: Any, query: Query) -> None:
+    if database.superuser_url is None:
+        pytest.skip("makes a role, on our own server only")
+    role = f"reader_{database.name}"
+    query(database.superuser_url, f'CREATE ROLE "{role}" LOGIN')
+    try:
+        url = replace(PostgresDSN.parse(database.url), user=role).url()
+        said = f"{role} may not read alembic_version in "
+        status, _, errors = copy.dev("ping", "--wait", "5", DATABASE_URL=url)
+        assert (status, said in one_line(errors)) == (1, True)
+        status, output, errors = copy.dev("status", DATABASE_URL=url)
+        assert (status, errors) == (0, "")
+        assert f"database    {said}" in output
+    finally:
+        query(database.superuser_url, f'DROP ROLE "{role}"')
 
 
 def test_an_unknown_revision(copy: Copy, database: Any) -> None:
