@@ -100,6 +100,11 @@ class Cluster:
         :param sync: whether to wait until it is safe on disk.
         :raises UserError: when initdb fails.
         """
+        if not self.account.has_name:
+            raise UserError(
+                f"the user id {self.account.uid} has no entry in /etc/passwd, without which PostgreSQL's initdb does "
+                "not work: run as a user that has one, or set DATABASE_URL to a PostgreSQL that runs already"
+            )
         half = self.home / "data.half"
         shutil.rmtree(half, ignore_errors=True)
         made = self.account.run(
@@ -208,8 +213,11 @@ class Cluster:
         """
         path = self.data / "postmaster.pid"
         if path.exists():
-            _, rest = path.read_text().split("\n", 1)
-            path.write_text(f"{_NO_PROCESS}\n{rest}")
+            _, _, rest = path.read_text().partition("\n")
+            if rest:
+                path.write_text(f"{_NO_PROCESS}\n{rest}")
+            else:  # a power cut: nothing lives that could be named, and PostgreSQL refuses an empty file
+                path.unlink()
 
     def _server_options(self) -> str:
         settings = {

@@ -112,6 +112,16 @@ def test_a_reused_process_id_is_no_obstacle(private_cluster: TemporaryCluster, q
         bystander.communicate()
 
 
+@pytest.mark.parametrize("content", ["", "12345", "12345\n"])
+def test_a_pid_file_that_a_power_cut_left_empty_is_no_obstacle(
+    private_cluster: TemporaryCluster, query: Query, content: str
+) -> None:
+    private_cluster.stop()
+    (private_cluster.data / "postmaster.pid").write_text(content)
+    private_cluster.start()
+    assert query(private_cluster.url(), "SELECT 1") == [(1,)]
+
+
 def test_a_port_that_was_taken_meanwhile_is_replaced(private_cluster: TemporaryCluster, query: Query) -> None:
     private_cluster.stop()
     with socket.create_server(("127.0.0.1", 0)) as thief:
