@@ -14,7 +14,10 @@ import pytest
 
 from app.core.dsn import PostgresDSN
 from environment import kept
+from environment.account import Account
+from environment.cluster import Cluster
 from environment.errors import UserError
+from environment.installation import find_installation
 from environment.kept import KeptCluster
 from environment.locking import FileLock
 from environment.waiting import wait_until
@@ -141,6 +144,14 @@ def test_what_a_first_start_left_undone_is_done(state: Path, query: Query) -> No
     with KeptCluster(state) as cluster:
         assert query(cluster.url(), "SELECT current_user") == [("app_user",)]
     assert not (state / "postgres" / "data.half").exists()
+
+
+def test_a_user_without_a_name_is_one_clear_line(folder: Path) -> None:
+    """As in a container that runs as any number."""
+    nameless = Account.of(2**31 - 12345)
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match=r"^the user id 2147471303 has no entry in /etc/passwd, .* set DATABASE_URL"):
+        Cluster(find_installation().reachable_by(nameless), nameless, folder).initialise()
 
 
 def test_data_of_another_major_is_one_clear_line_and_stays(state: Path) -> None:
