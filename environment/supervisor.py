@@ -1,5 +1,6 @@
 """``./dev worker``: a database, the migrations, a worker, and everything down again."""
 
+import errno
 import os
 import signal
 import socket
@@ -150,7 +151,7 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
 def _metrics_port() -> int:
     """The port for the worker's pages: as configured, else 9540 if it is free, else 0 (the worker takes any).
 
-    :raises UserError: when the configured port is taken or is no port.
+    :raises UserError: when the configured port is taken or is no port, or the address is not one of this machine.
     """
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")
@@ -187,7 +188,9 @@ def _is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(f"cannot listen on CELERY_METRICS_ADDR {host}, port {port}: {error.strerror}") from None
             return False
         return True
 

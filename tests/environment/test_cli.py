@@ -18,8 +18,9 @@ import pytest
 
 from app.core.dsn import PostgresDSN
 from environment.checkout import CHECKOUT
-from environment.client import _libpq_environment
+from environment.client import _await_worker, _psql_address
 from environment.commands import COMMANDS
+from environment.errors import UserError
 from environment.kept import KeptCluster
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
@@ -259,9 +260,9 @@ def test_status_and_down_start_nothing(copy: Copy) -> None:
     assert not copy.state.exists()
 
 
-def test_psql_gets_the_whole_address_through_the_environment() -> None:
-    url = "postgresql+asyncpg://u:p%40ss@h1:1,h2:2/db?ssl=require&application_name=x"
-    assert _libpq_environment(url) == {
+def test_psql_gets_the_whole_address_and_no_secret_as_an_argument() -> None:
+    url = "postgresql+asyncpg://u:p%40ss@h1:1,h2:2/db?ssl=require&application_name=x&ssl_min_protocol_version=TLSv1.2"
+    variables = {
         "PGHOST": "h1,h2",
         "PGPORT": "1,2",
         "PGUSER": "u",
@@ -269,7 +270,27 @@ def test_psql_gets_the_whole_address_through_the_environment() -> None:
         "PGDATABASE": "db",
         "PGSSLMODE": "require",
         "PGAPPNAME": "x",
+        "PGSSLMINPROTOCOLVERSION": "TLSv1.2",
     }
+    assert _psql_address(url) == (variables, [])
+    assert _psql_address(f"{url}&keepalives=1") == (variables, ["--dbname", "keepalives=1"])
+    with pytest.raises(UserError, match="cannot take sslpassword"):
+        _psql_address(f"{url}&sslpassword=s3cret")
+
+
+def test_psql_takes_parameters_without_a_variable(copy: Copy, database: Any) -> None:
+    url = f"{database.url}{'&' if '?' in database.url else '?'}keepalives=1&keepalives_idle=7"
+    words = ("psql", "--no-psqlrc", "-Atc", "SELECT current_database()")
+    assert copy.dev(*words, DATABASE_URL=url) == (0, f"{database.name}\n", "")
+
+
+def test_a_reader_who_leaves_is_no_error(copy: Copy) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [copy.root / "dev", "status"]
+    done = subprocess.run(command, env=copy.environment(), cwd="/", stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 # -- bad input: one line, status 1, nothing half-started
@@ -331,6 +352,15 @@ def test_a_metrics_port_in_use(copy: Copy) -> None:
     assert not (copy.state / "postgres").exists()
 
 
+@pytest.mark.parametrize("port", [{}, {"CELERY_METRICS_PORT": "9999"}])
+def test_a_metrics_address_of_another_machine(copy: Copy, port: dict[str, str]) -> None:
+    status, _, errors = copy.dev("worker", CELERY_METRICS_ADDR="192.0.2.1", **port)
+    assert status == 1
+    assert "cannot listen on CELERY_METRICS_ADDR 192.0.2.1, port 9" in one_line(errors)
+    assert "annot assign requested address" in errors
+    assert not (copy.state / "postgres").exists()
+
+
 def test_a_metrics_port_that_is_none(copy: Copy) -> None:
     status, _, errors = copy.dev("worker", CELERY_METRICS_PORT="http")
     assert status == 1
@@ -365,6 +395,19 @@ def test_no_worker_to_ping(copy: Copy, database: Any) -> None:
     status, _, errors = copy.dev("ping", "--wait", "1", DATABASE_URL=database.url)
     assert status == 1
     assert "no worker answered" in one_line(errors)
+
+
+def test_ping_gives_up_early_unless_a_worker_is_being_started(copy: Copy, private_cluster: TemporaryCluster) -> None:
+    copy.state.mkdir()
+    with pytest.raises(UserError, match=r"none was being started for 0\.1 s; \./dev worker starts one"):
+        _await_worker(copy.state, 200, patience_s=0.1)
+    private_cluster.stop()
+    worker = copy.start("worker", DATABASE_URL=private_cluster.tcp_url())
+    wait_until(lambda: supervisor(copy.state) or worker.poll() is not None, 60, "./dev worker to try")
+    with pytest.raises(UserError, match=r"is ready after 1 s; \./dev worker starts one"):
+        _await_worker(copy.state, 1, patience_s=0.1)
+    worker.terminate()
+    worker.communicate(timeout=30)
 
 
 def test_tests_run_on_one_server(copy: Copy) -> None:
