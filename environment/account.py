@@ -40,6 +40,15 @@ class Account:
         """Whether this process already runs as it."""
         return self.uid == os.geteuid()
 
+    @property
+    def has_name(self) -> bool:
+        """Whether the system knows it: a container may run as any number."""
+        try:
+            pwd.getpwuid(self.uid)
+        except KeyError:
+            return False
+        return True
+
     def run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
         """Run a command as this account, in ``/``, and return its output (both streams in ``stdout``).
 

@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit(f"dev: {error}")
     except KeyboardInterrupt:
         sys.exit("dev: interrupted; the next ./dev goes on from here")
-    os.execv(python, [str(python), "-m", "environment.cli", *words])  # noqa: S606  no shell is wanted
+    os.execv(python, [str(python), "-P", "-m", "environment.cli", *words])  # noqa: S606  no shell is wanted
 
 
 def ensure_installed(lock: str) -> None:
@@ -116,9 +116,9 @@ def install(folder: Path, arguments: Sequence[str], packages: int = 1) -> None:
     :raises UserError: with pip's last words.
     """
     python = folder / "bin" / "python"
-    pip = [str(python), "-m", "pip"]
+    pip = [str(python), "-P", "-m", "pip"]
     if not _has("ensurepip"):
-        pip = [sys.executable, "-m", "pip", "--python", str(python)]
+        pip = [sys.executable, "-P", "-m", "pip", "--python", str(python)]
     command = [*pip, "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off", *arguments]
     environ = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
     begun = time.monotonic()

@@ -1,6 +1,7 @@
 """The commands of ``./dev``."""
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _leave)
     try:
         status: int = getattr(importlib.import_module(f"environment.{module}"), function)(rest)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output (head) has gone.  What is left of it must not fail when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (UserError, TimeoutError) as error:
         print(f"dev: {error}", file=sys.stderr)
         return 1

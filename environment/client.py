@@ -6,9 +6,10 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 
 import psycopg2
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from app.core.dsn import DatabaseURLError, PostgresDSN
 from environment.checkout import make_state
@@ -18,9 +19,13 @@ from environment.installation import find_installation
 from environment.provision import provision
 from environment.signals import run_in_foreground
 from environment.waiting import wait_until
-from environment.workerfile import supervisor, worker_is_ready
+from environment.workerfile import WORKER_FILE, read_worker_file, supervisor, worker_is_ready
 
 _PING = "app.tasks.housekeeping.ping"
+
+#: Seconds without a sign of a worker before ping gives up.  A ./dev worker in another shell that was started at the
+#: same moment has installed everything by then, for ping waits for that too; what is left are its imports.
+_PATIENCE_S = 15
 
 #: libpq's environment variables for what stands in a URL (PostgreSQL documentation, "Environment Variables").
 _LIBPQ_VARIABLES = {
@@ -39,15 +44,28 @@ _LIBPQ_VARIABLES = {
     "sslkey": "PGSSLKEY",
     "sslrootcert": "PGSSLROOTCERT",
     "sslcrl": "PGSSLCRL",
+    "sslcrldir": "PGSSLCRLDIR",
+    "sslsni": "PGSSLSNI",
+    "sslcompression": "PGSSLCOMPRESSION",
+    "sslcertmode": "PGSSLCERTMODE",
+    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
+    "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
+    "requirepeer": "PGREQUIREPEER",
+    "require_auth": "PGREQUIREAUTH",
     "sslnegotiation": "PGSSLNEGOTIATION",
     "channel_binding": "PGCHANNELBINDING",
     "gssencmode": "PGGSSENCMODE",
+    "gssdelegation": "PGGSSDELEGATION",
+    "gsslib": "PGGSSLIB",
     "krbsrvname": "PGKRBSRVNAME",
     "connect_timeout": "PGCONNECT_TIMEOUT",
     "client_encoding": "PGCLIENTENCODING",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
     "load_balance_hosts": "PGLOADBALANCEHOSTS",
 }
+
+#: Parameters that have no variable and must not be read by whoever lists the processes.
+_SECRET = {"sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
 
 
 def ping(arguments: Sequence[str]) -> int:
@@ -62,12 +80,7 @@ def ping(arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     state = make_state()
     if setting("DATABASE_URL") is None or supervisor(state) is not None:
-        try:
-            wait_until(lambda: worker_is_ready(state), wait_s, "a worker")
-        except TimeoutError:
-            raise UserError(
-                f"no worker of this checkout is ready after {wait_s:g} s; ./dev worker starts one"
-            ) from None
+        _await_worker(state, wait_s)
     with database(state) as url:
         # Only now: importing the application reads DATABASE_URL.
         from celery.exceptions import TimeoutError as NoAnswer
@@ -97,6 +110,32 @@ def ping(arguments: Sequence[str]) -> int:
             ) from None
         print(f"{result} ({(time.monotonic() - sent) * 1000:.0f} ms)")
     return 0
+
+
+def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -> None:
+    """Return when the worker takes tasks.
+
+    :raises UserError: when it does not in time, or when nobody even tries for a while.
+    """
+    last_seen = time.monotonic()
+
+    def ready() -> bool:
+        nonlocal last_seen
+        if worker_is_ready(state):
+            return True
+        if supervisor(state) is not None or read_worker_file(state / WORKER_FILE) is not None:
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > patience_s:
+            raise UserError(
+                f"no worker of this checkout runs, and none was being started for {patience_s:g} s; "
+                "./dev worker starts one"
+            )
+        return False
+
+    try:
+        wait_until(ready, wait_s, "a worker", interval_s=0.1)
+    except TimeoutError:
+        raise UserError(f"no worker of this checkout is ready after {wait_s:g} s; ./dev worker starts one") from None
 
 
 def provision_server(arguments: Sequence[str]) -> int:
@@ -140,10 +179,14 @@ def migrate(arguments: Sequence[str]) -> int:
 
 
 def psql(arguments: Sequence[str]) -> int:
-    """psql on the database; the address goes through the environment, so that no password is in argv."""
+    """psql on the database; the address goes through the environment, so that no password is in argv.
+
+    The few parameters without a variable are an argument, before the caller's.
+    """
     program = _psql_program()
     with database(make_state()) as url:
-        return run_in_foreground([program, *arguments], {**os.environ, **_libpq_environment(url)})
+        variables, words = _psql_address(url)
+        return run_in_foreground([program, *words, *arguments], {**os.environ, **variables})
 
 
 def _psql_program() -> str:
@@ -159,9 +202,12 @@ def _psql_program() -> str:
     return found
 
 
-def _libpq_environment(url: str) -> dict[str, str]:
+def _psql_address(url: str) -> tuple[dict[str, str], list[str]]:
+    """psql's environment variables, and its words for what has no variable."""
     parts = parse_dsn(PostgresDSN.parse(url).libpq())
-    unknown = sorted(set(parts) - set(_LIBPQ_VARIABLES))
-    if unknown:
-        raise UserError(f"psql cannot take {', '.join(unknown)} of DATABASE_URL from the environment")
-    return {_LIBPQ_VARIABLES[name]: value for name, value in parts.items()}
+    secret = sorted(_SECRET & set(parts))
+    if secret:
+        raise UserError(f"psql cannot take {', '.join(secret)} of DATABASE_URL without showing it to everybody")
+    variables = {_LIBPQ_VARIABLES[name]: value for name, value in parts.items() if name in _LIBPQ_VARIABLES}
+    others = {name: value for name, value in parts.items() if name not in _LIBPQ_VARIABLES}
+    return variables, ["--dbname", make_dsn(**others)] if others else []

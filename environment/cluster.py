@@ -100,6 +100,11 @@ class Cluster:
         :param sync: whether to wait until it is safe on disk.
         :raises UserError: when initdb fails.
         """
+        if not self.account.has_name:
+            raise UserError(
+                f"the user id {self.account.uid} has no entry in /etc/passwd, without which PostgreSQL's initdb does "
+                "not work: run as a user that has one, or set DATABASE_URL to a PostgreSQL that runs already"
+            )
         half = self.home / "data.half"
         shutil.rmtree(half, ignore_errors=True)
         made = self.account.run(
@@ -183,7 +188,10 @@ class Cluster:
 
         :raises psycopg2.OperationalError: when the server does not answer.
         """
-        with closing(psycopg2.connect(self.superuser_url)) as connection, connection.cursor() as cursor:
+        with (
+            closing(psycopg2.connect(self.superuser_url, connect_timeout=5)) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute("SELECT count(*) FROM pg_database WHERE datname = %s", [APP_DATABASE])
             return cursor.fetchone() == (1,)
 
@@ -205,8 +213,11 @@ class Cluster:
         """
         path = self.data / "postmaster.pid"
         if path.exists():
-            _, rest = path.read_text().split("\n", 1)
-            path.write_text(f"{_NO_PROCESS}\n{rest}")
+            _, _, rest = path.read_text().partition("\n")
+            if rest:
+                path.write_text(f"{_NO_PROCESS}\n{rest}")
+            else:  # a power cut: nothing lives that could be named, and PostgreSQL refuses an empty file
+                path.unlink()
 
     def _server_options(self) -> str:
         settings = {

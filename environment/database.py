@@ -22,7 +22,14 @@ def setting(name: str) -> str | None:
 
 @contextmanager
 def database(state: Path) -> Iterator[str]:
-    """The URL of the database to work on, also put into this process's DATABASE_URL.
+    """The URL of ``served_database``."""
+    with served_database(state) as (url, _):
+        yield url
+
+
+@contextmanager
+def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
+    """The URL of the database to work on, also put into this process's DATABASE_URL, and whose server is ours.
 
     It is the configured one; without one it is that of the checkout's own PostgreSQL, which runs while the
     block does.
@@ -38,13 +45,13 @@ def database(state: Path) -> Iterator[str]:
     if configured is not None:
         os.environ["DATABASE_URL"] = configured
         check_settings()
-        yield configured
+        yield configured, None
         return
     cluster = KeptCluster(state)
     os.environ["DATABASE_URL"] = cluster.url()
     check_settings()
     with cluster:
-        yield cluster.url()
+        yield cluster.url(), cluster
 
 
 def check_settings() -> None:

@@ -2,7 +2,9 @@
 
 import os
 import stat
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
@@ -18,13 +20,16 @@ from environment.signals import deferred
 from environment.temporary import temporary_root
 from environment.waiting import wait_until
 
+#: Seconds at the gate before that is said, and before it is an error.  Who is there has 60 s to start the server.
+_QUIET_S, _GATE_S = 2, 150
+
 
 class KeptCluster(Cluster):
     """A context manager: the server runs while anybody is inside, in any process, and stops with the last.
 
-    Who is inside holds a shared lock on a file of the state folder; who starts or stops the server holds it
-    exclusively.  The kernel drops the lock of a process that was killed, so the next command finds either a
-    running server, which it uses, or a crashed one, which it starts.
+    Who is inside holds a shared lock on one file of the state folder, its use.  Who comes, goes, starts or stops
+    the server holds another one exclusively for that moment, the gate, so a server that crashed is started again
+    while others are inside.  The kernel drops the locks of a process that was killed.
 
     :param state: the state folder of the checkout; must exist.
     :raises UserError: when PostgreSQL cannot be found, does not start, or the data is of another major.
@@ -35,8 +40,9 @@ class KeptCluster(Cluster):
         account = server_account(home)
         installation = find_installation().reachable_by(account)
         super().__init__(installation, account, home, sockets=_socket_folder(home, account))
-        self._lock_path = state / "postgres.lock"
-        self._lock: FileLock | None = None
+        self._use_path = state / "postgres.lock"
+        self._gate_path = state / "postgres.gate"
+        self._use: FileLock | None = None
 
     @classmethod
     def in_state(cls, state: Path) -> "KeptCluster | None":
@@ -44,42 +50,86 @@ class KeptCluster(Cluster):
         return cls(state) if (state / "postgres" / "data").exists() else None
 
     def __enter__(self) -> Self:
-        lock = FileLock(self._lock_path)
-        try:
-            # With the shared lock held nobody may stop the server, so what is seen then stays true.
-            lock.shared()
-            while not self._serves():
-                lock.exclusive()
-                with deferred():
-                    self._bring_up()
-                lock.shared()
-        except BaseException:
-            self._leave(lock)
-            raise
-        self._lock = lock
+        with self._gate():
+            use = FileLock(self._use_path)
+            try:
+                # Only somebody at the gate ever holds it alone, so this waits for nobody.
+                use.shared()
+                if not self._serves():
+                    with deferred():
+                        self._bring_up()
+            except BaseException:
+                self._leave(use)
+                raise
+        self._use = use
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._leave(self._lock)
-            self._lock = None
+        use, self._use = self._use, None
+        if use is not None:
+            with deferred(), use, self._gate():
+                self._leave(use)
+
+    def revive(self) -> bool:
+        """Start the server again if it has crashed under those who are inside; say whether it had.
+
+        At once: where another command is at the gate, that one does it.
+
+        :raises UserError: when it does not start, or its data is gone.
+        """
+        if self.pid() is not None:
+            return False
+        try:
+            gate = FileLock(self._gate_path)
+        except OSError as error:
+            raise UserError(f"the state folder {self.home.parent} is gone: {error.strerror}") from error
+        with gate:
+            if not gate.try_exclusive() or self.pid() is not None:
+                return False
+            if not self.data.exists():
+                raise UserError(f"the data in {self.data} is gone")
+            self.start()
+            return True
 
     def shut_down(self, patience_s: float) -> bool:
         """Stop the server even if other commands still use it after ``patience_s`` seconds.
 
         :returns: whether there was a server to stop.
         """
-        with FileLock(self._lock_path) as lock:
-            with suppress(TimeoutError):
-                wait_until(lock.try_exclusive, patience_s, "other commands to leave PostgreSQL")
-            was_running = self.pid() is not None
-            self.stop()
-            return was_running
 
-    def _leave(self, lock: FileLock) -> None:
-        with deferred(), lock:
-            if lock.try_exclusive():
+        def stopped_as_the_last() -> bool:
+            with self._gate(), FileLock(self._use_path) as use:
+                return self._leave(use)
+
+        was_running = self.pid() is not None
+        try:
+            wait_until(stopped_as_the_last, patience_s, "other commands to leave PostgreSQL")
+        except TimeoutError:
+            with self._gate():
                 self.stop()
+        return was_running
+
+    @contextmanager
+    def _gate(self) -> Iterator[None]:
+        """Be the only one who comes, goes, starts or stops the server."""
+        with FileLock(self._gate_path) as gate:
+            for patience_s in (_QUIET_S, _GATE_S):
+                try:
+                    wait_until(gate.try_exclusive, patience_s, "another ./dev to start or stop PostgreSQL")
+                    break
+                except TimeoutError:
+                    if patience_s == _GATE_S:
+                        raise
+                    print("dev: waiting for another ./dev to start or stop PostgreSQL", file=sys.stderr, flush=True)
+            yield
+
+    def _leave(self, use: FileLock) -> bool:
+        """At the gate: stop the server if nobody else is inside, and say whether that was so."""
+        with use:
+            if not use.try_exclusive():
+                return False
+            self.stop()
+            return True
 
     def _serves(self) -> bool:
         if self.pid() is None:

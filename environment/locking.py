@@ -23,10 +23,6 @@ class FileLock:
         """Wait until nobody holds it exclusively."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
-    def exclusive(self) -> None:
-        """Wait until nobody else holds it."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
     def try_exclusive(self) -> bool:
         """Take it if nobody else holds it; say whether that worked.
 

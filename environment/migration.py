@@ -3,7 +3,7 @@
 import psycopg2
 
 from environment.checkout import CHECKOUT
-from environment.database import connect, unreachable
+from environment.database import connect, describe, unreachable
 from environment.errors import UserError
 
 
@@ -28,7 +28,10 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 
 def current(url: str) -> str:
-    """The revision of a database, for people."""
+    """The revision of a database, for people.
+
+    :raises UserError: when the database cannot be reached, or its role may not read it.
+    """
     connection = connect(url)
     try:
         with connection.cursor() as cursor:
@@ -36,5 +39,8 @@ def current(url: str) -> str:
             return ", ".join(row[0] for row in cursor.fetchall()) or "none"
     except psycopg2.errors.UndefinedTable:
         return "none"
+    except psycopg2.errors.InsufficientPrivilege:
+        role = connection.info.user
+        raise UserError(f"{role} may not read alembic_version in {describe(url)}; its owner may GRANT SELECT") from None
     finally:
         connection.close()

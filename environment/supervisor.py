@@ -1,5 +1,6 @@
 """``./dev worker``: a database, the migrations, a worker, and everything down again."""
 
+import errno
 import os
 import signal
 import socket
@@ -7,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from environment.checkout import make_state
-from environment.database import connect, database, describe, setting
+from environment.database import connect, describe, served_database, setting
 from environment.errors import UserError
+from environment.kept import KeptCluster
 from environment.locking import FileLock
 from environment.migration import upgrade
 from environment.signals import ENDING, shell_status
@@ -28,6 +30,9 @@ _claims: list[socket.socket] = []
 #: Between two attempts to reach the database.
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 30.0
 
+#: Between two looks at our own PostgreSQL.
+_LOOK_S = 1.0
+
 
 def worker(arguments: Sequence[str]) -> int:
     """Run a worker until it is told to end; return its exit status.
@@ -36,21 +41,23 @@ def worker(arguments: Sequence[str]) -> int:
     the running task, which comes back later.  A drained worker's status is 0.
     """
     begun = time.monotonic()
+    # The shell of a script starts what it puts into the background with INT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     state = make_state()
     with FileLock(state / SUPERVISOR_LOCK) as lock:
         if not lock.try_exclusive():
             raise UserError("a worker of this checkout is already running (./dev status); ./dev down stops it")
         lock.path.write_text(f"{os.getpid()}\n")
         port = _metrics_port()
-        with database(state) as url:
-            _await(url)
+        with served_database(state) as (url, cluster):
+            _await(url, cluster)
             upgrade(url)
             child = WorkerProcess(url, state=state, arguments=arguments, environment={"CELERY_METRICS_PORT": str(port)})
             _say(f"migrated {describe(url)}, starting the worker")
-            return _supervise(child, begun)
+            return _supervise(child, cluster, begun)
 
 
-def _await(url: str) -> None:
+def _await(url: str, cluster: KeptCluster | None) -> None:
     """Return when the database takes connections; until then say why it does not, less and less often.
 
     As the worker itself does: a database that starts later than we do, or restarts, is no reason to end.
@@ -63,11 +70,44 @@ def _await(url: str) -> None:
             _say(f"{error}; next try in {delay_s:g} s")
             threading.Event().wait(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            _revive(cluster)
         else:
             return
 
 
-def _supervise(child: WorkerProcess, begun: float) -> int:
+def _revive(cluster: KeptCluster | None) -> bool:
+    """Start our own PostgreSQL if it has crashed; say so, and whether it now runs."""
+    try:
+        if cluster is not None and cluster.revive():
+            _say("PostgreSQL had ended, and was started again")
+    except (UserError, TimeoutError) as error:
+        _say(f"PostgreSQL has ended: {error}")
+        return False
+    return True
+
+
+@contextmanager
+def _kept_running(cluster: KeptCluster | None) -> Iterator[None]:
+    """Start our own PostgreSQL again whenever it crashes: the worker waits for it, and nobody else may be there."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        delay_s = _LOOK_S
+        while not ended.wait(delay_s):
+            delay_s = _LOOK_S if _revive(cluster) else min(2 * delay_s, _LONGEST_DELAY_S)
+
+    watcher = threading.Thread(target=watch, name="postgresql", daemon=True)
+    if cluster is not None:
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if cluster is not None:
+            watcher.join()
+
+
+def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) -> int:
     early: list[int] = []
     started = interrupted = False
 
@@ -91,18 +131,19 @@ def _supervise(child: WorkerProcess, begun: float) -> int:
     started = True
     for missed in early:
         child.process.send_signal(missed)
-    while child.process.poll() is None and not child.is_ready():
-        try:
-            child.process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-    with suppress(WorkerError):  # it may be gone again
-        ready_s = time.monotonic() - begun
-        _say(f"worker ready after {ready_s:.1f} s: {child.metrics_url}/health and /metrics; Ctrl-C drains and stops it")
-    status = shell_status(child.process.wait())
-    # Further signals have nobody to go to; what is left is to stop PostgreSQL, and that must not be cut short.
-    for number in ENDING:
-        signal.signal(number, lambda *_: None)
+    with _kept_running(cluster):
+        while child.process.poll() is None and not child.is_ready():
+            try:
+                child.process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+        with suppress(WorkerError):  # it may be gone again
+            ready = f"{time.monotonic() - begun:.1f} s: {child.metrics_url}/health and /metrics"
+            _say(f"worker ready after {ready}; Ctrl-C drains and stops it")
+        status = shell_status(child.process.wait())
+        # Further signals have nobody to go to; what is left is to stop PostgreSQL, and that must not be cut short.
+        for number in ENDING:
+            signal.signal(number, lambda *_: None)
     child.file.unlink(missing_ok=True)
     return status
 
@@ -110,7 +151,7 @@ def _supervise(child: WorkerProcess, begun: float) -> int:
 def _metrics_port() -> int:
     """The port for the worker's pages: as configured, else 9540 if it is free, else 0 (the worker takes any).
 
-    :raises UserError: when the configured port is taken or is no port.
+    :raises UserError: when the configured port is taken or is no port, or the address is not one of this machine.
     """
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")
@@ -147,7 +188,9 @@ def _is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(f"cannot listen on CELERY_METRICS_ADDR {host}, port {port}: {error.strerror}") from None
             return False
         return True
 

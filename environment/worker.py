@@ -58,7 +58,7 @@ class WorkerProcess:
         log: Path | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "celery", "-A", APPLICATION),
+        command: Sequence[str] = (sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION),
     ) -> None:
         self.database_url = database_url
         self.file = state / WORKER_FILE

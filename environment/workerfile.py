@@ -73,16 +73,15 @@ def worker_is_ready(state: Path) -> bool:
 def supervisor(state: Path) -> int | None:
     """The process id of the ``./dev worker`` of a state folder, or None."""
     path = state / SUPERVISOR_LOCK
-    if not path.exists():
-        return None
-    with FileLock(path) as lock:
-        if lock.try_exclusive():
-            return None
     try:
         pid = int(path.read_text())
-    except ValueError:
+    except (OSError, ValueError):
         return None
-    return pid if _runs(pid, "environment.cli") else None
+    # The lock last: one that is about to start must not find it taken by somebody who only looks.
+    if not _runs(pid, "environment.cli"):
+        return None
+    with FileLock(path) as lock:
+        return None if lock.try_exclusive() else pid
 
 
 def _runs(pid: int, word: str) -> bool:

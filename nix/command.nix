@@ -25,7 +25,7 @@ pkgs.writeShellApplication {
   text = ''
     export SKELDIR_PROJECT="''${SKELDIR_PROJECT:-$PWD}"
     export PYTHONPATH="${code}/backend:${code}" PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
-    exec python -m environment.cli ${words} "$@"
+    exec python -P -m environment.cli ${words} "$@"
   '';
   meta = {
     inherit description;

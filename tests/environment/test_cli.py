@@ -10,14 +10,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.core.dsn import PostgresDSN
 from environment.checkout import CHECKOUT
-from environment.client import _libpq_environment
+from environment.client import _await_worker, _psql_address
 from environment.commands import COMMANDS
+from environment.errors import UserError
 from environment.kept import KeptCluster
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
@@ -34,13 +37,18 @@ class Copy:
         self.state = root / ".skeldir"
         self.background: list[subprocess.Popen[str]] = []
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+    def environment(self, **more: str) -> dict[str, str]:
+        """The variables of our ./dev: nothing of this run's database, and no path to its code."""
+        ours = ("DATABASE_", "CELERY_", "PYTHONPATH")
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return {**mine, "SKELDIR_PYTHON": sys.executable, **more}
+
+    def start(self, *words: str, cwd: str | Path = "/", **environment: str) -> subprocess.Popen[str]:
         """./dev, running."""
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "CELERY_"))}
         child = subprocess.Popen(
             [self.root / "dev", *words],
-            env={**mine, "SKELDIR_PYTHON": sys.executable, **environment},
-            cwd="/",
+            env=self.environment(**environment),
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -48,9 +56,9 @@ class Copy:
         self.background.append(child)
         return child
 
-    def dev(self, *words: str, **environment: str) -> tuple[int, str, str]:
+    def dev(self, *words: str, cwd: str | Path = "/", **environment: str) -> tuple[int, str, str]:
         """./dev to its end: status, output, errors."""
-        child = self.start(*words, **environment)
+        child = self.start(*words, cwd=cwd, **environment)
         output, errors = child.communicate(timeout=60)
         return child.returncode, output, errors
 
@@ -147,6 +155,23 @@ def test_a_killed_dev_takes_its_worker_along_and_the_next_command_finds_its_way(
     assert nothing_runs(copy)
 
 
+def test_a_postgresql_that_is_killed_under_a_worker_comes_back(copy: Copy) -> None:
+    worker = copy.worker()
+    cluster = KeptCluster.in_state(copy.state)
+    assert cluster is not None
+    cluster.kill()
+    wait_until(cluster.pid, 30, "PostgreSQL to be started again")
+    wait_until(lambda: worker_is_ready(copy.state), 60, "the worker to go on")
+    status, _, errors = copy.dev("ping")
+    assert status == 0, errors
+    cluster.kill()
+    worker.terminate()
+    _, errors = worker.communicate(timeout=30)
+    assert worker.returncode == 0, errors
+    assert "dev: PostgreSQL had ended, and was started again\n" in errors
+    assert nothing_runs(copy)
+
+
 def test_two_checkouts_do_not_disturb_each_other(copy: Copy, folder: Path) -> None:
     other = Copy(copy_checkout(folder / "other"))
     say_id = ("psql", "--no-psqlrc", "-Atc", "SELECT system_identifier FROM pg_control_system()")
@@ -171,6 +196,21 @@ def test_a_worker_waits_for_a_database_that_comes_later(copy: Copy, private_clus
     worker.communicate(timeout=30)
     assert worker.returncode == 0
     assert not (copy.state / "postgres").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_a_script_put_into_the_background_ends_when_told(copy: Copy, number: int) -> None:
+    """Its shell had it ignore INT.  Here it still waits for its database; later it has handlers of its own."""
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", copy.root / "dev", "worker"]
+    environ = copy.environment(DATABASE_URL="postgresql://u@127.0.0.1:1/db")
+    with subprocess.Popen(ignoring, env=environ, cwd="/", stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
+        assert "next try in" in worker.stderr.readline()
+        worker.send_signal(number)
+        try:
+            assert worker.wait(30) == 128 + number
+        finally:
+            worker.kill()
 
 
 # -- the other commands
@@ -220,9 +260,9 @@ def test_status_and_down_start_nothing(copy: Copy) -> None:
     assert not copy.state.exists()
 
 
-def test_psql_gets_the_whole_address_through_the_environment() -> None:
-    url = "postgresql+asyncpg://u:p%40ss@h1:1,h2:2/db?ssl=require&application_name=x"
-    assert _libpq_environment(url) == {
+def test_psql_gets_the_whole_address_and_no_secret_as_an_argument() -> None:
+    url = "postgresql+asyncpg://u:p%40ss@h1:1,h2:2/db?ssl=require&application_name=x&ssl_min_protocol_version=TLSv1.2"
+    variables = {
         "PGHOST": "h1,h2",
         "PGPORT": "1,2",
         "PGUSER": "u",
@@ -230,7 +270,27 @@ def test_psql_gets_the_whole_address_through_the_environment() -> None:
         "PGDATABASE": "db",
         "PGSSLMODE": "require",
         "PGAPPNAME": "x",
+        "PGSSLMINPROTOCOLVERSION": "TLSv1.2",
     }
+    assert _psql_address(url) == (variables, [])
+    assert _psql_address(f"{url}&keepalives=1") == (variables, ["--dbname", "keepalives=1"])
+    with pytest.raises(UserError, match="cannot take sslpassword"):
+        _psql_address(f"{url}&sslpassword=s3cret")
+
+
+def test_psql_takes_parameters_without_a_variable(copy: Copy, database: Any) -> None:
+    url = f"{database.url}{'&' if '?' in database.url else '?'}keepalives=1&keepalives_idle=7"
+    words = ("psql", "--no-psqlrc", "-Atc", "SELECT current_database()")
+    assert copy.dev(*words, DATABASE_URL=url) == (0, f"{database.name}\n", "")
+
+
+def test_a_reader_who_leaves_is_no_error(copy: Copy) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [copy.root / "dev", "status"]
+    done = subprocess.run(command, env=copy.environment(), cwd="/", stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 # -- bad input: one line, status 1, nothing half-started
@@ -260,6 +320,23 @@ def test_a_database_without_tables(copy: Copy, private_cluster: TemporaryCluster
     assert "./dev migrate" in one_line(errors)
 
 
+def test_a_role_that_may_not_read_the_tables(copy: Copy, database: Any, query: Query) -> None:
+    if database.superuser_url is None:
+        pytest.skip("makes a role, on our own server only")
+    role = f"reader_{database.name}"
+    query(database.superuser_url, f'CREATE ROLE "{role}" LOGIN')
+    try:
+        url = replace(PostgresDSN.parse(database.url), user=role).url()
+        said = f"{role} may not read alembic_version in "
+        status, _, errors = copy.dev("ping", "--wait", "5", DATABASE_URL=url)
+        assert (status, said in one_line(errors)) == (1, True)
+        status, output, errors = copy.dev("status", DATABASE_URL=url)
+        assert (status, errors) == (0, "")
+        assert f"database    {said}" in output
+    finally:
+        query(database.superuser_url, f'DROP ROLE "{role}"')
+
+
 def test_an_unknown_revision(copy: Copy, database: Any) -> None:
     status, _, errors = copy.dev("migrate", "nonsense", DATABASE_URL=database.url)
     assert status == 1
@@ -272,6 +349,15 @@ def test_a_metrics_port_in_use(copy: Copy) -> None:
         status, _, errors = copy.dev("worker", CELERY_METRICS_PORT=str(port))
     assert status == 1
     assert f"CELERY_METRICS_PORT {port} on 127.0.0.1 is in use" in one_line(errors)
+    assert not (copy.state / "postgres").exists()
+
+
+@pytest.mark.parametrize("port", [{}, {"CELERY_METRICS_PORT": "9999"}])
+def test_a_metrics_address_of_another_machine(copy: Copy, port: dict[str, str]) -> None:
+    status, _, errors = copy.dev("worker", CELERY_METRICS_ADDR="192.0.2.1", **port)
+    assert status == 1
+    assert "cannot listen on CELERY_METRICS_ADDR 192.0.2.1, port 9" in one_line(errors)
+    assert "annot assign requested address" in errors
     assert not (copy.state / "postgres").exists()
 
 
@@ -311,7 +397,50 @@ def test_no_worker_to_ping(copy: Copy, database: Any) -> None:
     assert "no worker answered" in one_line(errors)
 
 
+def test_ping_gives_up_early_unless_a_worker_is_being_started(copy: Copy, private_cluster: TemporaryCluster) -> None:
+    copy.state.mkdir()
+    with pytest.raises(UserError, match=r"none was being started for 0\.1 s; \./dev worker starts one"):
+        _await_worker(copy.state, 200, patience_s=0.1)
+    private_cluster.stop()
+    worker = copy.start("worker", DATABASE_URL=private_cluster.tcp_url())
+    wait_until(lambda: supervisor(copy.state) or worker.poll() is not None, 60, "./dev worker to try")
+    with pytest.raises(UserError, match=r"is ready after 1 s; \./dev worker starts one"):
+        _await_worker(copy.state, 1, patience_s=0.1)
+    worker.terminate()
+    worker.communicate(timeout=30)
+
+
 def test_tests_run_on_one_server(copy: Copy) -> None:
     status, _, errors = copy.dev("test", "--postgres", "18", DATABASE_URL="postgresql://a@b/c")
     assert status == 1
     assert "contradict" in one_line(errors)
+
+
+# -- wherever it is called from
+
+
+def test_the_working_directory_brings_no_code(copy: Copy, tmp_path: Path) -> None:
+    """Neither another checkout's, nor an app of somebody else's, in ./dev or in the worker."""
+    for name in ("app", "environment", "alembic", "celery", "statistics"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('{name} of the working directory')\n")
+    worker = copy.start("worker", cwd=tmp_path)
+    wait_until(lambda: worker_is_ready(copy.state) or worker.poll() is not None, 60, "./dev worker")
+    assert worker.poll() is None, worker.communicate()
+    (tmp_path / "dev").symlink_to(os.path.relpath(copy.root / "dev", tmp_path))
+    (tmp_path / "again").symlink_to("dev")
+    done = subprocess.run(
+        [tmp_path / "again", "ping"], env=copy.environment(), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert copy.dev("down", cwd=tmp_path)[1].startswith("worker      drained and stopped")
+    assert worker.wait(30) == 0
+
+
+def test_the_working_directory_is_still_searched_last(copy: Copy, tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text("print('here', flush=True)\n")
+    worker = copy.start("worker", "-I", "here", cwd=tmp_path)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "here\n"
+    worker.terminate()
+    worker.communicate(timeout=60)

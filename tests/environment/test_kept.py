@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,14 @@ import psycopg2
 import pytest
 
 from app.core.dsn import PostgresDSN
+from environment import kept
+from environment.account import Account
+from environment.cluster import Cluster
 from environment.errors import UserError
+from environment.installation import find_installation
 from environment.kept import KeptCluster
+from environment.locking import FileLock
+from environment.waiting import wait_until
 
 Query = Callable[..., list[tuple[Any, ...]]]
 Python = Callable[[str], "subprocess.Popen[str]"]
@@ -89,6 +96,45 @@ def test_a_killed_server_is_started_by_the_next_command(state: Path, query: Quer
         assert query(cluster.url(), "SELECT count(*) FROM kept") == [(0,)]
 
 
+def test_a_server_killed_under_others_is_started_by_the_next_who_comes(state: Path, python: Python) -> None:
+    """Whoever is inside only waits for it, and must not have to leave first."""
+    with KeptCluster(state) as cluster:
+        cluster.kill()
+        user = python(USER.format(state=str(state)))
+        wait_until(cluster.pid, 30, "the other one to start it")
+        assert int(first_line(user)) == cluster.pid()
+        user.communicate("\n", timeout=30)
+        assert cluster.pid() is not None
+    assert cluster.pid() is None
+
+
+def test_a_killed_server_is_revived_and_a_running_one_left_alone(state: Path, query: Query) -> None:
+    with KeptCluster(state) as cluster:
+        assert not cluster.revive()
+        cluster.kill()
+        assert cluster.revive()
+        assert query(cluster.url(), "SELECT 1") == [(1,)]
+        cluster.stop()
+        with FileLock(state / "postgres.gate") as gate:
+            assert gate.try_exclusive()
+            assert not cluster.revive()
+        shutil.rmtree(cluster.data)
+        with pytest.raises(UserError, match="is gone"):
+            cluster.revive()
+
+
+def test_a_gate_that_does_not_open_is_said_and_has_a_deadline(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kept, "_QUIET_S", 0.1)
+    monkeypatch.setattr(kept, "_GATE_S", 0.2)
+    with FileLock(state / "postgres.gate") as gate:
+        assert gate.try_exclusive()
+        with pytest.raises(TimeoutError, match=r"\./dev to start or stop PostgreSQL"), KeptCluster(state):
+            pass
+    assert capsys.readouterr().err == "dev: waiting for another ./dev to start or stop PostgreSQL\n"
+
+
 def test_what_a_first_start_left_undone_is_done(state: Path, query: Query) -> None:
     """Killed in initdb, or between the role and the database."""
     (state / "postgres").mkdir()
@@ -98,6 +144,14 @@ def test_what_a_first_start_left_undone_is_done(state: Path, query: Query) -> No
     with KeptCluster(state) as cluster:
         assert query(cluster.url(), "SELECT current_user") == [("app_user",)]
     assert not (state / "postgres" / "data.half").exists()
+
+
+def test_a_user_without_a_name_is_one_clear_line(folder: Path) -> None:
+    """As in a container that runs as any number."""
+    nameless = Account.of(2**31 - 12345)
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match=r"^the user id 2147471303 has no entry in /etc/passwd, .* set DATABASE_URL"):
+        Cluster(find_installation().reachable_by(nameless), nameless, folder).initialise()
 
 
 def test_data_of_another_major_is_one_clear_line_and_stays(state: Path) -> None:

@@ -77,6 +77,6 @@ def test_term_ends_the_command_the_worker_and_the_database(environ: dict[str, st
         os.kill(worker, 0)
 
 
-def test_no_command() -> None:
-    done = subprocess.run(RUN, cwd=CHECKOUT, capture_output=True, text=True, check=False, env={**os.environ})
+def test_no_command(environ: dict[str, str]) -> None:
+    done = subprocess.run(RUN, cwd=CHECKOUT, capture_output=True, text=True, check=False, env=environ)
     assert (done.returncode, done.stderr) == (1, "dev: which command? ./dev run -- COMMAND ...\n")
