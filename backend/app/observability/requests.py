@@ -107,7 +107,7 @@ class ObservedRequest(Request):
                 return "rejected"
         return "failure"
 
-    def _eta(self) -> float:
+    def _start_wanted(self) -> float:
         """When the task was to start, in seconds since the epoch; 0 if at once. The broker, which has waited for it,
         keeps it as `x-eta`."""
         if self.eta:
@@ -129,7 +129,7 @@ class ObservedRequest(Request):
             return None
         if self.time_start is None or self.delivery_info.get("redelivered"):
             return None
-        due = max(float(enqueued), self._eta())
+        due = max(float(enqueued), self._start_wanted())
         wait = max(0.0, self.time_start - due)
         return wait if wait < LONGEST_WAIT_S else None
 
