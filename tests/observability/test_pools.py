@@ -263,7 +263,7 @@ def test_each_delivery_is_counted_once(played: Played) -> None:
     }
     retries = played.counts("celery_task_retries_total")
     assert retries.pop(("observed.retries",)) == 1
-    assert set(retries) == {("celery.chord_unlock",)}
+    assert set(retries) <= {("celery.chord_unlock",)}  # as often as it came before the part
 
 
 def test_each_execution_is_timed_once(played: Played) -> None:
