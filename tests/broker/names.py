@@ -1,0 +1,22 @@
+"""Names that people and programs give to queues, and that go wrong somewhere else."""
+
+AWKWARD = {
+    "quotes": "a 'single' and a \"double\" and a `back`",
+    "injection": "x'); DROP TABLE kombu_message; --",
+    "dollar": "$$ $1 $body$",
+    "percent": "100% %s %(name)s {braces} :colon",
+    "backslash": "back\\slash \\x41 \\",
+    "semicolon": "one;two",
+    "blank": " blanks around ",
+    "lines": "two\nlines\tand a tab",
+    "unicode": "Grüße-你好-🐘",
+    "upper": "UPPER",
+    "lower": "upper",
+    "composed": "caf\u00e9",
+    "decomposed": "cafe\u0301",
+    "path": "../../etc/passwd",
+    "comma": "a,b",
+    "200 letters": "x" * 200,
+    "200 letters, another": "x" * 199 + "y",
+    "200 of unicode": "🐘" * 199 + "ü",
+}

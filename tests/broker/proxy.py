@@ -1,0 +1,144 @@
+"""A TCP proxy that drops, stalls and swallows answers, for faults that PostgreSQL itself never shows."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+import threading
+from types import TracebackType
+from typing import Self
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with 0 s: close sends RST
+
+
+class Proxy:
+    """Passes every connection on to ``target``.  A context manager.
+
+    :ivar port: where it listens on 127.0.0.1.
+    :ivar swallowed: bytes of answers that were swallowed so far.
+    """
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.target = target
+        self.swallowed = 0
+        self._selector = selectors.DefaultSelector()
+        self._pairs: dict[socket.socket, tuple[socket.socket, bool]] = {}
+        self._lock = threading.RLock()
+        self._running = threading.Event()
+        self._running.set()
+        self._refusing = self._swallowing = self._closed = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._waker, self._wake = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, name="proxy", daemon=True)
+
+    def url(self, direct: str) -> str:
+        """The same database as the TCP URL ``direct``, through the proxy."""
+        assert f":{self.target[1]}/" in direct
+        return direct.replace(f":{self.target[1]}/", f":{self.port}/")
+
+    # -- faults
+
+    def cut(self) -> None:
+        """Reset every connection that is open now, on both sides."""
+        with self._lock:
+            while self._pairs:
+                self._drop(next(iter(self._pairs)), reset=True)
+
+    def refuse(self, refusing: bool = True) -> None:
+        """Reset new connections at once, as a dead host's port would."""
+        self._refusing = refusing
+
+    def stall(self) -> None:
+        """Pass nothing on and close nothing, as a network that loses every packet."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        """End a stall: what waited is passed on."""
+        self._running.set()
+
+    def swallow_answers(self, swallowing: bool = True) -> None:
+        """Pass on what clients say and throw away what the server answers: it has committed, nobody knows."""
+        self._swallowing = swallowing
+
+    def connections(self) -> int:
+        """How many clients are connected."""
+        with self._lock:
+            return sum(is_client for _, is_client in self._pairs.values())
+
+    # -- inside
+
+    def _serve(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._waker, selectors.EVENT_READ)
+        while not self._closed:
+            for key, _ in self._selector.select():
+                self._running.wait()
+                if self._closed:
+                    return
+                one = key.fileobj
+                assert isinstance(one, socket.socket)
+                with self._lock:
+                    if one is self._listener:
+                        self._accept()
+                    elif one in self._pairs:
+                        self._pass_on(one)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        try:
+            if self._refusing:
+                raise ConnectionRefusedError
+            server = socket.create_connection(self.target)
+        except OSError:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            client.close()
+            return
+        for one, other, is_client in ((client, server, True), (server, client, False)):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._pairs[one] = (other, is_client)
+            self._selector.register(one, selectors.EVENT_READ)
+
+    def _pass_on(self, one: socket.socket) -> None:
+        other, is_client = self._pairs[one]
+        try:
+            data = one.recv(1 << 16)
+            if not data:
+                self._drop(one)
+            elif self._swallowing and not is_client:
+                self.swallowed += len(data)
+            else:
+                other.sendall(data)
+        except OSError:
+            self._drop(one)
+
+    def _drop(self, one: socket.socket, *, reset: bool = False) -> None:
+        other, _ = self._pairs[one]
+        for end in (one, other):
+            self._pairs.pop(end, None)
+            self._selector.unregister(end)
+            if reset:
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            end.close()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        self._running.set()
+        self._wake.send(b"x")
+        self._thread.join()
+        self.cut()
+        for one in (self._listener, self._waker, self._wake):
+            one.close()
+        self._selector.close()

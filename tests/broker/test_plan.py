@@ -1,0 +1,166 @@
+"""The statements that run all the time read what they need and nothing else, however large the backlog and however
+old the statistics.  Counted by PostgreSQL itself, so that no name of a statement or an index matters here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from kombu import Queue
+
+from environment.waiting import wait_until
+from tests.broker.client import DEADLINE_S, Client
+from tests.broker.sql import run, scalar
+from tests.broker.stock_rows import payload
+from tests.migrations.support import rows
+
+BACKLOG = 100_000
+
+
+def backlog(url: str, queue: str, **columns: str) -> None:
+    """A large backlog behind the back of the statistics, which still say that the table is empty."""
+    run(url, "ALTER TABLE kombu_message SET (autovacuum_enabled = false)", "ANALYZE kombu_message")
+    visible = columns.pop("visible", "true")
+    names = "".join(f", {name}" for name in columns)
+    values = "".join(f", {value}" for value in columns.values())
+    text = payload("backlog", queue).replace("'", "''").replace(":", r"\:")
+    run(
+        url,
+        f"INSERT INTO kombu_message (id, visible, payload, version, queue_id{names})"  # noqa: S608
+        f" SELECT nextval('message_id_sequence'), {visible}, '{text}', 1, q.id{values}"
+        f" FROM kombu_queue AS q, generate_series(1, {BACKLOG}) AS n WHERE q.name = '{queue}'",
+    )
+
+
+class Reads:
+    """What the table's scans have read since the last look; every session that counts must have ended."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.before = self._now()
+
+    def _now(self) -> tuple[int, int, int]:
+        ((scans, read, fetched),) = rows(
+            self.url,
+            "SELECT seq_scan, seq_tup_read, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables"
+            " WHERE relname = 'kombu_message'",
+        )
+        ((entries,),) = rows(
+            self.url, "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'kombu_message'"
+        )
+        return int(scans), int(read), int(fetched) + int(entries)
+
+    def since(self) -> dict[str, int]:
+        now = self._now()
+        return dict(
+            zip(("scans", "scanned", "by index"), (b - a for a, b in zip(self.before, now, strict=True)), strict=True)
+        )
+
+
+def settle(url: str) -> None:
+    """Wait until nobody else is connected: sessions hand in their counts when they end."""
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    )
+    wait_until(lambda: scalar(url, others) == 0, DEADLINE_S, "all sessions to end")
+
+
+BACKLOGS: dict[str, dict[str, str]] = {
+    "ready": {},
+    "every priority": {"priority": "n % 10"},
+    "far future": {"available_at": "now() + interval '1 year'"},
+    "taken by stock": {"visible": "false"},
+    "of another queue": {},
+}
+
+
+@pytest.mark.parametrize("kind", BACKLOGS)
+def test_a_claim_reads_what_it_takes(database: Any, connect: Callable[..., Client], queue: str, kind: str) -> None:
+    url = database.url
+    client = connect(url)
+    other = f"{queue}-other"
+    client.declare(Queue(queue), Queue(other))
+    client.close()
+    settle(url)
+    backlog(url, other if kind == "of another queue" else queue, **BACKLOGS[kind])
+    settle(url)
+    reads = Reads(url)
+    client = connect(url)
+    taken = 100
+    if kind not in ("ready", "every priority"):
+        for number in range(taken):
+            client.publish(number, exchange="", routing_key=queue)
+    assert len(client.consume(Queue(queue, no_declare=True), prefetch=1).take_acked(taken)) == taken
+    client.close()
+    settle(url)
+    read = reads.since()
+    assert read["scanned"] == 0, read
+    # Each message is looked at a few times (claimed, deleted, its priority looked for); the backlog is not.
+    assert read["by index"] < 300 * taken, read
+
+
+def test_publishing_reads_nothing_of_the_backlog(database: Any, connect: Callable[..., Client], queue: str) -> None:
+    url = database.url
+    client = connect(url)
+    client.declare(Queue(queue))
+    client.close()
+    settle(url)
+    backlog(url, queue)
+    settle(url)
+    reads = Reads(url)
+    client = connect(url)
+    for number in range(100):
+        client.publish(number, exchange="", routing_key=queue)
+    client.close()
+    settle(url)
+    read = reads.since()
+    assert read["scanned"] == 0, read
+    assert read["by index"] < 1000, read
+
+
+def test_declaring_a_queue_reads_nothing_of_another(database: Any, connect: Callable[..., Client], queue: str) -> None:
+    """It counts what is ready, and must find the queue's own messages without walking all others."""
+    url = database.url
+    client = connect(url)
+    client.declare(Queue(queue), Queue(f"{queue}-other"))
+    client.close()
+    settle(url)
+    backlog(url, f"{queue}-other")
+    settle(url)
+    reads = Reads(url)
+    client = connect(url)
+    client.publish("x", queue)
+    assert client.count(queue) == 1
+    client.close()
+    settle(url)
+    read = reads.since()
+    assert read["scanned"] == 0, read
+    assert read["by index"] < 1000, read
+
+
+def test_an_idle_consumer_reads_nothing_of_a_backlog_that_is_not_its_own(
+    database: Any, connect: Callable[..., Client], queue: str
+) -> None:
+    url = database.url
+    client = connect(url)
+    client.declare(Queue(queue), Queue(f"{queue}-other"))
+    client.close()
+    settle(url)
+    backlog(url, f"{queue}-other", available_at="now() + interval '1 year'")
+    settle(url)
+    reads = Reads(url)
+    client = connect(url)
+    inbox = client.consume(Queue(queue, no_declare=True))
+    # Long enough for sweeps of every kind: the same consumer gets a message that falls due meanwhile.
+    due = (datetime.now(UTC) + timedelta(seconds=6)).isoformat()
+    client.publish("due", exchange="", routing_key=queue, headers={"task": "t", "id": "i", "eta": due})
+    inbox.take_acked()
+    client.close()
+    settle(url)
+    read = reads.since()
+    assert read["scanned"] == 0, read
+    assert read["by index"] < 5000, read
