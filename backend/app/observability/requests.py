@@ -113,8 +113,8 @@ class ObservedRequest(Request):
         if self.eta:
             return self.eta.timestamp()
         try:
-            eta = datetime.fromisoformat(self.request_dict.get("x-eta"))
-        except (TypeError, ValueError):
+            eta = datetime.fromisoformat(str(self.request_dict.get("x-eta")))
+        except ValueError:
             return 0.0
         return (eta if eta.tzinfo else eta.replace(tzinfo=UTC)).timestamp()
 
