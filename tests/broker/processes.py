@@ -102,13 +102,19 @@ def fork(url: str, queue: str) -> None:
 
 
 def puppet(url: str, queue: str) -> None:
-    """A consumer that does what each line of its input says: get, ack, requeue, drop, close.  One answer a line."""
+    """A consumer that does what each line of its input says: get, ack, requeue, drop, close.  One answer a line.
+
+    It asks another queue first: from then on it is a consumer, which looks after the dead.
+    """
     _install()
     from kombu import Queue
 
     connection = _connection(url)
     bound = Queue(queue)(connection.default_channel)
     bound.declare()
+    idle = Queue(f"{queue}-idle")(connection.default_channel)
+    idle.declare()
+    idle.get()
     held: dict[Any, Any] = {}
     for line in sys.stdin:
         verb, *words = json.loads(line)
