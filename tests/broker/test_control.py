@@ -242,10 +242,7 @@ def listening(pool: Probe) -> Iterator[Callable[..., dict[str, Any]]]:
         thread.join(DEADLINE_S)
 
 
-def test_a_listener_hears_what_becomes_of_a_task(pool: Probe, request: pytest.FixtureRequest) -> None:
-    if pool.name == "threads":
-        lost = "a task-failed event was once not heard from a threads worker; not understood yet"
-        request.applymarker(pytest.mark.xfail(reason=lost, raises=TimeoutError, strict=False))
+def test_a_listener_hears_what_becomes_of_a_task(pool: Probe) -> None:
     with listening(pool) as wait:
         # Several, because Celery itself drops an event that a thread adds to a buffer that is just being sent
         # (EventDispatcher.flush).
