@@ -156,7 +156,7 @@ def _metrics_port() -> int:
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")
     if configured is None:
-        return _DEFAULT_PORT if _claimed_default_port() and _is_free(host, _DEFAULT_PORT) else 0
+        return _DEFAULT_PORT if _is_free(host, _DEFAULT_PORT) and _claimed_default_port() else 0
     if not (configured.isascii() and configured.isdigit() and int(configured) < 65536):
         raise UserError("CELERY_METRICS_PORT must be a number from 0 to 65535")
     if not _is_free(host, int(configured)):
