@@ -36,7 +36,7 @@ class Consumer(consumer.Consumer):
     def connect(self) -> Any:
         """Called at start and after each lost connection: return when the database can be worked with.
 
-        The stock transport connects at first use and then fails without waiting, so the back-off is here.
+        Whether the database is fit is asked here, in words of the application, before the transport connects.
 
         Raises:
             WorkerShutdown: the database lacks what no waiting brings (tables, a permissible role).
