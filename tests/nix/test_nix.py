@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from environment.checkout import CHECKOUT
+from environment.locking import FileLock
+from environment.waiting import wait_until
 
 SYSTEM = "x86_64-linux"
 PARTS = (
@@ -78,13 +80,18 @@ class Tree:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nix() -> None:
+def _nix(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skip where there is no Nix, unless SKELDIR_REQUIRE_NIX says that there must be."""
     reason = None
     if shutil.which("nix") is None:
         reason = "this machine has no nix (.ci/nix installs it and runs these)"
     else:
-        probe = subprocess.run(["nix-instantiate", "--eval", "-E", 'builtins.toFile "probe" ""'], capture_output=True)
+        # Two that make a new store at once collide (Nix 2.8: "creating symlink …: File exists"): one after the other.
+        with FileLock(tmp_path_factory.getbasetemp().parent / "nix.lock") as lock:
+            wait_until(lock.try_exclusive, 60, "the other test workers to look at Nix's store")
+            probe = subprocess.run(
+                ["nix-instantiate", "--eval", "-E", 'builtins.toFile "probe" ""'], capture_output=True
+            )
         if probe.returncode != 0:
             reason = f"nix cannot use its store: {probe.stderr.decode().strip().splitlines()[-1]}"
     if reason is not None:
