@@ -196,7 +196,10 @@ class Inbox:
             return None if self._stalled else 0.0
         if self._notified and not self._retrying:
             return 0.0
+        # Said first: from here on an ack that returns credit wakes us, from whichever thread.
+        self._stalled = True
         asked, _ = self._asked()
+        self._stalled = not asked
         if asked and self._hungry and not self._retrying:
             return 0.0
         following = self._ladder.next if asked or self._retrying else self._last_claim + Ladder.REST_S
@@ -208,13 +211,14 @@ class Inbox:
 
     def _deliver_one(self) -> bool:
         with self._lock:
+            self._stalled = bool(self._buffer)  # said first, as in `pause`
             for position, one in enumerate(self._buffer):
                 if one.subscription.no_ack or one.subscription.channel.qos.can_consume():
                     del self._buffer[position]
                     self._progress = time.monotonic()
+                    self._stalled = False
                     break
             else:
-                self._stalled = bool(self._buffer)
                 return False
             if not one.subscription.no_ack:
                 self.attendant.outstanding.add((one.message, one.fence))
@@ -243,12 +247,12 @@ class Inbox:
         now = time.monotonic()
         if self._buffer or (self._retrying and now < self._ladder.next):
             return 0
+        self._stalled = True
         asked, credit = self._asked()
+        self._stalled = not asked
         eaten = [s for s in self.subscriptions.values() if s.no_ack and s.queue_id not in self.attendant.paused]
-        if not asked:
-            self._stalled = True
-            if not eaten:
-                return 0
+        if not (asked or eaten):
+            return 0
         if not (force or self._notified):
             if asked and not self._hungry and now < self._ladder.next:
                 return 0

@@ -315,6 +315,23 @@ def test_a_lower_prefetch_holds_from_now_on(client: Client, queue: str) -> None:
     assert inbox.nothing()
 
 
+def test_an_ack_wakes_a_consumer_that_ran_out_of_credit(client: Client, queue: str) -> None:
+    """Also one that had nothing left in its buffer when it did: else it waits for the next beat."""
+    client.publish(1, queue)
+    client.publish(2, queue)
+    consumer = client.consume(queue, prefetch=1)
+    (message,) = consumer.take(1)
+    inbox = client.connection.connection.inbox
+    assert not inbox.holds_messages
+    inbox.wake.clear()
+    assert inbox.pause() > 1
+
+    message.ack()
+
+    assert inbox.wake.wait(0) == [inbox.wake.fileno()]
+    assert inbox.pause() == 0
+
+
 def test_what_one_consumer_may_not_take_another_gets(connect: Callable[..., Client], queue: str) -> None:
     """A consumer that is full holds nothing back: not in its credit and not in a buffer."""
     full, free = connect(), connect()
