@@ -255,11 +255,22 @@ class Attendant:
         if busy or not len(self.ledger):
             pause = BUSY_S if len(self.ledger) else 0.2 if busy else self._next_beat - time.monotonic()
             listener = self._listener or session
-            readable = self._wake.wait(pause, listener.fileno())
+            # A notification that came along with a statement's answer makes nothing readable: it waited for the next
+            # beat, 1.2 s, in one of six bursts of a hundred messages.
+            if not self._heard(listener):
+                readable = self._wake.wait(pause, listener.fileno())
+                self._resting = False
+                self._wake.clear()
+                if listener.fileno() in readable:
+                    self._heard(listener)
             self._resting = False
-            self._wake.clear()
-            if listener.fileno() in readable and listener.notified():
-                self._notify()
+
+    def _heard(self, listener: session_module.Session) -> bool:
+        """Pass on what the database has notified us of; whether there was something."""
+        there = bool(listener.notifications())
+        if there:
+            self._notify()
+        return there
 
     def _notify(self) -> None:
         for inbox in list(self._inboxes):

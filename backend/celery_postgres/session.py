@@ -127,15 +127,15 @@ class Session:
         """`channel` is one of our own plain names."""
         self.script(f"LISTEN {channel}")
 
-    def notified(self) -> bool:
-        """Read what the server has sent by itself; whether a notification was among it. Does not wait."""
+    def notifications(self) -> list[str]:
+        """Read what the server has sent by itself: the payloads of its notifications. Does not wait."""
         try:
             self._connection.poll()
         except psycopg2.Error as error:
             raise self._told(error) from None
-        there = bool(self._connection.notifies)
+        payloads = [notification.payload for notification in self._connection.notifies]
         self._connection.notifies.clear()
-        return there
+        return payloads
 
     def close(self) -> None:
         if self.pid == os.getpid():
