@@ -1,11 +1,12 @@
-"""Celery on PostgreSQL alone: a Kombu transport.
+"""Celery on PostgreSQL alone: a Kombu transport and a result backend.
 
-`install()`, once, before Celery connects; then `sqla+postgresql://…` is the broker.
+`install()`, once, before Celery connects; then `sqla+postgresql://…` is the broker, and `db+postgresql://…` keeps the
+results.
 """
 
 from celery_postgres.bulk import bulk
-from celery_postgres.errors import LeaseLost, SchemaError
+from celery_postgres.errors import LeaseLost, SchemaError, UnstorableResultError
 from celery_postgres.installation import install
 from celery_postgres.schema import create_schema
 
-__all__ = ["LeaseLost", "SchemaError", "bulk", "create_schema", "install"]
+__all__ = ["LeaseLost", "SchemaError", "UnstorableResultError", "bulk", "create_schema", "install"]

@@ -31,8 +31,7 @@ def libpq_dsn(client: Any) -> str:
         ValueError: libpq cannot read it. The message does not quote it.
     """
     url = client.hostname or ""
-    _, separator, rest = url.partition("://")
-    if not separator:  # Connection.switch() has taken the URL apart
+    if "://" not in url:  # Connection.switch() has taken the URL apart
         parts = {
             "host": client.hostname,
             "port": client.port,
@@ -41,14 +40,32 @@ def libpq_dsn(client: Any) -> str:
             "dbname": client.virtual_host,
         }
         return str(make_dsn(**{name: str(value) for name, value in parts.items() if value}))
+    return parsed(url, "broker")
+
+
+def parsed(url: str, whose: str) -> str:
+    """The libpq connection string for a URL, whatever its scheme.
+
+    Raises:
+        ValueError: libpq cannot read it. The message says whose URL it is, and does not quote it.
+    """
+    _, _, rest = url.partition("://")
     try:
         # libpq's own URI parser: it knows every form and parameter that libpq knows.
         return str(make_dsn(**parse_dsn("postgresql://" + rest)))
     except psycopg2.ProgrammingError:
         raise ValueError(
-            "the broker URL is not one that libpq understands: percent-encode special characters in the user name and "
-            "the password, and use libpq's parameter names"
+            f"the {whose} URL is not one that libpq understands: percent-encode special characters in the user name "
+            "and the password, and use libpq's parameter names"
         ) from None
+
+
+def database_of(dsn: str) -> tuple[str, ...]:
+    """What tells two databases apart: two connection strings with the same lead to one."""
+    parts = parse_dsn(dsn)
+    user = parts.get("user", "")
+    named = ("host", ""), ("hostaddr", ""), ("port", "5432"), ("dbname", user)
+    return tuple(str(parts.get(name, default)) for name, default in named)
 
 
 def masked(url: str, mask: str = "**") -> str:

@@ -63,6 +63,8 @@ class Attendant:
         self.generation = 0
         self.paused: frozenset[int] = frozenset()
         self.outstanding: set[tuple[int, int]] = set()
+        #: Of those, what is settled by whoever stores its task's result.
+        self.carried: set[tuple[int, int]] = set()
         self.pid = os.getpid()
         self._listen = listen
         self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
@@ -127,9 +129,24 @@ class Attendant:
             self._wake.set()
 
     def ack(self, message: int, fence: int) -> None:
+        if (message, fence) in self.carried:
+            return
         self.outstanding.discard((message, fence))
         if self.ledger.add(message, fence):
             self.hurry()
+
+    def carry(self, claim: tuple[int, int]) -> bool:
+        """Leave it to the caller to delete this message, in the transaction that stores its result; whether it is ours
+        to delete. `settled` ends that."""
+        if claim not in self.outstanding:
+            return False
+        self.carried.add(claim)
+        return True
+
+    def settled(self, claims: list[tuple[int, int]]) -> None:
+        """These were carried, and are done with."""
+        self.outstanding.difference_update(claims)
+        self.carried.difference_update(claims)
 
     def settle(self, session: session_module.Session | session_module.Sessions) -> None:
         """Deliver the acks that wait, now."""
@@ -299,6 +316,7 @@ class Attendant:
         self.consumer = 0
         self.generation += 1
         self.outstanding.clear()
+        self.carried.clear()
         self._subscriptions.clear()
         for inbox in list(self._inboxes):
             inbox.lose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from celery_postgres.message import Envelope
 
 MOST = 500
+
+_thread = threading.local()
 
 
 class Bulk:
@@ -99,3 +102,32 @@ def bulk(producer: Any) -> Iterator[Any]:
         one.flush()
     finally:
         transport.bulk = None
+
+
+class Collected:
+    """What a thread has published to queues, for a statement that does more than publish."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Envelope]] = []
+
+    def add(self, queue: str, envelope: Envelope) -> None:
+        self.messages.append((queue, envelope))
+
+
+@contextmanager
+def collected() -> Iterator[Collected]:
+    """Nothing that this thread publishes to a queue in the block is sent: it is the caller's to send.
+
+    Publishes to named exchanges go out at once.
+    """
+    outer = collecting()
+    _thread.collected = mine = Collected()
+    try:
+        yield mine
+    finally:
+        _thread.collected = outer
+
+
+def collecting() -> Collected | None:
+    """What this thread's publishes go into, if anything."""
+    return getattr(_thread, "collected", None)

@@ -11,7 +11,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
 
-from celery_postgres.bulk import PublishBatch
+from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.inbox import Delivery, Inbox, Subscription
 from celery_postgres.message import Envelope, due_now
@@ -159,9 +159,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         envelope = Envelope.of(message, self._get_message_priority(message))
         if exchange and exchange.endswith(".pidbox"):
             self._note_revoke(message)
-        bulk = self.connection.bulk
-        if bulk is not None and not exchange:
-            bulk.add(routing_key, envelope)
+        gathering = self.connection.bulk if self.connection.bulk is not None else collecting()
+        if gathering is not None and not exchange:
+            gathering.add(routing_key, envelope)
             return
         if exchange:
             taken = self._publish("publish_to_exchange", envelope, exchange=exchange, routing_key=routing_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg2
+from kombu.exceptions import EncodeError
 
 
 class SchemaError(Exception):
@@ -13,6 +14,13 @@ class LeaseLost(psycopg2.OperationalError):
     """Other workers have taken over what this process had claimed, because it was silent for too long.
 
     An `OperationalError`, so that Kombu and Celery treat it as a lost connection and connect anew.
+    """
+
+
+class UnstorableResultError(EncodeError):
+    """A result, a state or an id that cannot be stored. Its text names types and lengths, and quotes nothing.
+
+    An `EncodeError`, so that Celery makes it the failure of its task.
     """
 
 

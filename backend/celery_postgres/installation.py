@@ -1,14 +1,17 @@
-"""Making Kombu's aliases mean this transport."""
+"""Making Kombu's and Celery's aliases mean this transport and this result backend."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from celery.app.backends import BACKEND_ALIASES
 
 from celery_postgres.address import is_postgresql, switched_parameters
 from celery_postgres.transport import Transport
 from celery_postgres.upstream import Connection, transports
 
 ALIASES = ("sqla", "sqlalchemy", "postgresql", "postgres")
+RESULT_ALIASES = ("db", "database", "postgresql", "postgres")
 
 
 class Chooser(Transport):
@@ -28,12 +31,29 @@ class Chooser(Transport):
         """Never called: `__new__` makes something else."""
 
 
+class ResultChooser:
+    """Stands for an alias of result backends: PostgreSQL URLs get this package's, all others the stock one."""
+
+    def __new__(cls, app: Any = None, url: str | None = None, **options: Any) -> Any:
+        address = url or options.get("dburi") or app.conf.database_url
+        if is_postgresql(address):
+            from celery_postgres.backend import DatabaseBackend
+
+            return DatabaseBackend(app=app, url=url, **options)
+        from celery.backends.database import DatabaseBackend as Stock
+
+        return Stock(app=app, url=url, **options)
+
+
 def install() -> None:
-    """Let `sqla+postgresql://`, `sqlalchemy+postgresql://` and `postgresql://` mean PostgreSQL as a broker.
+    """Let `sqla+postgresql://`, `sqlalchemy+postgresql://` and `postgresql://` mean PostgreSQL as a broker, and
+    `db+postgresql://`, `database+postgresql://` and `postgresql://` as a result backend.
 
     Call it before the first connection is made, or at any time: it may be called twice, and an alias that Kombu has
     looked up already is looked up again.
     """
+    for alias in RESULT_ALIASES:
+        BACKEND_ALIASES[alias] = "celery_postgres.installation:ResultChooser"
     for alias in ALIASES:
         transports.TRANSPORT_ALIASES[alias] = "celery_postgres.installation:Chooser"
         transports._transport_cache.pop(alias, None)
@@ -57,4 +77,4 @@ def _switch(original: Any) -> Any:
     return switch
 
 
-__all__ = ["Chooser", "install"]
+__all__ = ["Chooser", "ResultChooser", "install"]

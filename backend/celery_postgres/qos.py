@@ -73,7 +73,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         busy = _in_hand()
         back = []
         for tag, message in list(self._delivered.items()):
-            if (message.headers or {}).get("id") in busy:
+            if (message.headers or {}).get("id") in busy or claim_of(tag) in self._attendant.carried:
                 continue
             if self._delivered.pop(tag, None) is not None:
                 back.append(claim_of(tag))

@@ -1,4 +1,4 @@
-"""The broker's tables, for projects without migrations of their own."""
+"""The broker's and the results' tables, for projects without migrations of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_postgres.statements import script
 
 
 def create_schema(engine: Any) -> None:
-    """Create what is missing of the broker's tables, and adopt those that stock Kombu has made; rows stay.
+    """Create what is missing of the tables, and adopt those that stock Kombu and Celery have made; rows stay.
 
     Parameters:
         engine: a SQLAlchemy engine on psycopg2, a psycopg2 connection, or a libpq connection string or URI.
@@ -43,6 +43,7 @@ def _create(connection: Any) -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('celery_postgres.schema', 0))")
             cursor.execute(script("stock"))
             cursor.execute(script("broker_up"))
+            cursor.execute(script("results_up"))
         connection.commit()
     except psycopg2.Error as error:
         connection.rollback()

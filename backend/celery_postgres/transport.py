@@ -242,6 +242,12 @@ def _attendant(sessions: Sessions, listen_dsn: str | None, max_failures: int) ->
         return attendant
 
 
+def attendants() -> list[Attendant]:
+    """Those of this process: none, unless it consumes."""
+    with _lock:
+        return list(_attendants.values())
+
+
 def _leave(attendant: Attendant) -> None:
     """Stop it, unless somebody still needs it: a task may run longer than the connection that brought it."""
     with _lock:

@@ -321,7 +321,11 @@ def test_celerys_lines_around_the_body_have_the_context_too(played: Played, logg
         ("wrong_arguments", "TypeError", "withheld: it may quote data"),
         ("bad_tenant", "app.tasks.context.TenantError", "tenant_id is not a UUID"),
         ("gives_up", "celery.exceptions.MaxRetriesExceededError", "no retries are left"),
-        ("object", "sqlalchemy.exc.StatementError", "withheld: it may quote data"),
+        (
+            "object",
+            "celery_postgres.errors.UnstorableResultError",
+            "the result cannot be stored: Object of type Thing is not JSON serializable",
+        ),
         ("expected", "observed_tasks.ExpectedError", "withheld: it may quote data"),
         ("rejects", "celery.exceptions.Reject", "withheld: it may quote data"),
     ],

@@ -32,6 +32,7 @@ from kombu.exceptions import OperationalError as BrokerOperationalError
 from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import LoggableError
+from celery_postgres.errors import UnstorableResultError
 
 WITHHELD = "withheld: it may quote data"
 DEEPEST_CHAIN = 5
@@ -86,7 +87,7 @@ def type_name(error: BaseException) -> str:
 def public_text(error: BaseException) -> str | None:
     """What may be said of `error` beyond its type; None where its text is withheld."""
     error = unwrap(error)
-    if isinstance(error, LoggableError):
+    if isinstance(error, (LoggableError, UnstorableResultError)):
         return str(error)
     if isinstance(error, DBAPIError):
         return _database_text(error.orig or error)

@@ -1,0 +1,301 @@
+"""The result backend: what Celery looks at. `db+postgresql://…`"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import random
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+from celery import signals, states
+from celery.exceptions import TimeoutError as NotInTime
+from celery.result import GroupResult, ResultSet, result_from_tuple
+
+from celery_postgres import chords
+from celery_postgres.errors import SchemaError, primary
+from celery_postgres.outcomes import text, utc
+from celery_postgres.session import Row
+from celery_postgres.storing import StoringBackend
+from celery_postgres.values import dump_group, load, load_group
+from celery_postgres.waiting import listener
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 1000
+
+
+class DatabaseBackend(StoringBackend):
+    """Celery's results in PostgreSQL, in stock's own tables.
+
+    Results are written in one statement each, on a connection that is kept; in pools that run tasks in the worker's own
+    process, those of a few milliseconds go out together. Where a task is acknowledged late and the broker is this
+    package's, in the same database, its message is deleted in the transaction that stores its final state. Who waits
+    is notified. Chords are counted as their parts return.
+
+    Values are stored as stock stores them, and read without executing anything: see `celery_postgres.values`.
+    """
+
+    supports_native_join = True
+    #: Seconds that `cleanup` works at most; what is left goes the next time.
+    CLEANUP_S = 300.0
+    #: A chord whose body was not sent for so long is sent by whoever finds it.
+    OVERDUE_S = 5.0
+    CHORES_S = 15.0
+    CLEANUP_EVERY_S = 3600.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * random.random()  # noqa: S311  # jitter
+
+    # -- chords
+
+    def apply_chord(self, header_result_args: Any, body: Any, **_: Any) -> None:
+        """Called before the header is published. Only a header with groups in it has to be remembered: what the body
+        gets has its shape."""
+        chords.remember_shape(self, header_result_args)
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Called before the last part is published."""
+        chord = text(group_id)
+        ((_, due),) = self._persistently(
+            lambda: self.sessions.run("size_chord", again=True, chord=chord, size=chord_size)
+        )
+        if due:
+            chords.finish(self, chord)
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        self.sessions.run("enlarge_chord", chord=text(chord_id))
+
+    # -- reading
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        self._flush()
+        rows = self._read("result", task_id=text(task_id))
+        if not rows:
+            return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "date_done": None}
+        return self._meta(rows[0])
+
+    def _read(self, name: str, **parameters: Any) -> list[Row]:
+        """One at a time: a thousand threads that wait for results are one connection."""
+        with self._reading:
+            return self.sessions.run(name, again=True, **parameters)
+
+    def _meta(self, row: Row) -> dict[str, Any]:
+        """What Celery knows of a task.
+
+        Raises:
+            celery.exceptions.SecurityError: its row asks for more than to be read.
+        """
+        task_id, status, result, date_done, traceback, children, name, args, kwargs, worker, retries, queue_name = row
+        meta: dict[str, Any] = self.meta_from_decoded(
+            {
+                "task_id": task_id,
+                "status": status,
+                "result": load(result),
+                "traceback": traceback,
+                "date_done": date_done,
+                "children": None if children is None else json.loads(children),
+                "name": name,
+                "args": None if args is None else self.decode(bytes(args)),
+                "kwargs": None if kwargs is None else self.decode(bytes(kwargs)),
+                "worker": worker,
+                "retries": retries,
+                "queue": queue_name,
+            }
+        )
+        return meta
+
+    def _forget(self, task_id: str) -> None:
+        self._flush()
+        self._read("forget_result", task_id=text(task_id))
+
+    def get_many(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+        max_iterations: int | None = None,
+        **_: Any,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(id, meta) of tasks as they end; with `max_iterations` only of those that have ended."""
+        for meta in self._ended(list(task_ids), timeout, on_message, on_interval, wait=not max_iterations):
+            yield meta["task_id"], meta
+
+    # -- waiting
+
+    def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
+        """Nothing is noted until somebody waits; callbacks of `then()` run when the result is read."""
+        return result
+
+    def add_pending_results(self, results: Any, weak: bool = False) -> Any:
+        return results
+
+    def remove_pending_result(self, result: Any) -> Any:
+        return result
+
+    def wait_for_pending(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+        callback: Any = None,
+        propagate: bool = True,
+        **_: Any,
+    ) -> Any:
+        self._ensure_not_eager()
+        for meta in self._ended([result.id], timeout, on_message, on_interval):
+            result._maybe_set_cache(meta)
+        return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def iter_native(
+        self,
+        result: ResultSet,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+        **_: Any,
+    ) -> Iterator[tuple[str, Any]]:
+        """(id, meta) of the set's tasks as they end; for a group in it, its id and results."""
+        self._ensure_not_eager()
+        nodes: dict[str, list[Any]] = {}
+        node: Any
+        for node in result.results or ():
+            if isinstance(node, ResultSet):
+                yield getattr(node, "id", ""), list(node.results or ())
+            elif node._cache:
+                yield node.id, node._cache
+            else:
+                nodes.setdefault(node.id, []).append(node)
+        for meta in self._ended(list(nodes), timeout, on_message, on_interval):
+            for node in nodes[meta["task_id"]]:
+                node._maybe_set_cache(dict(meta))
+                yield node.id, node._cache
+
+    def _ended(
+        self,
+        task_ids: list[str],
+        timeout: float | None,
+        on_message: Any,
+        on_interval: Any,
+        wait: bool = True,
+    ) -> Iterator[dict[str, Any]]:
+        """What is known of tasks, each as soon as it has ended.
+
+        Raises:
+            celery.exceptions.TimeoutError: not all of them have ended in time.
+        """
+        deadline = time.monotonic() + timeout if timeout else None
+        self._flush()
+        left = dict.fromkeys(task_ids)
+        rows = [row for row in self._read("results", task_ids=list(left)) if row[1] in self.READY_STATES]
+        came: queue.SimpleQueue[Row] = queue.SimpleQueue()
+        for row in rows:
+            del left[row[0]]
+            came.put(row)
+        sink = came.put
+        here = listener(self.sessions)
+        if left and wait:
+            here.watch(list(left), sink)
+        try:
+            while left or not came.empty():
+                if not wait and came.empty():
+                    return
+                pause = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+                try:
+                    row = came.get(timeout=max(pause, 0.0))
+                except queue.Empty:
+                    if on_interval:
+                        on_interval()
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise NotInTime("The operation timed out.") from None
+                    continue
+                left.pop(row[0], None)
+                meta = self._meta(row)
+                if on_message:
+                    on_message(meta)
+                yield meta
+        finally:
+            if left and wait:
+                here.unwatch(list(left), sink)
+
+    # -- groups
+
+    def _save_group(self, group_id: str, result: GroupResult) -> GroupResult:
+        self._read("save_group", group_id=text(group_id), result=dump_group(result), date_done=utc(self.app.now()))
+        return result
+
+    def _restore_group(self, group_id: str) -> dict[str, Any] | None:
+        rows = self._read("restore_group", group_id=text(group_id))
+        if not rows:
+            return None
+        ((taskset_id, result, date_done),) = rows
+        group = result_from_tuple(load_group(result), self.app)
+        return {"taskset_id": taskset_id, "result": group, "date_done": date_done}
+
+    def _delete_group(self, group_id: str) -> None:
+        self._read("delete_group", group_id=text(group_id))
+
+    # -- upkeep
+
+    def _send_body(self, chord: str) -> None:
+        """In the writer's thread: whatever goes wrong, a later sweep finds the chord again."""
+        try:
+            chords.finish(self, chord)
+        except (psycopg2.Error, SchemaError) as error:
+            logger.warning("the body of a chord was not sent (%s); it will be tried again", primary(error))
+        except Exception:
+            logger.exception("the body of chord %s was not sent; it will be tried again", chord)
+
+    def _do_chores(self) -> float:
+        for (chord,) in self.sessions.run("overdue_chords", again=True, seconds=self.OVERDUE_S):
+            self._send_body(chord)
+        if self.expires and time.monotonic() >= self._next_cleanup:
+            self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311
+            # The writer must not keep results waiting: a moment at a time.
+            if not self._clean(seconds=0.5):
+                self._next_cleanup = time.monotonic() + self.CHORES_S
+        return self.CHORES_S * random.uniform(0.8, 1.2)  # noqa: S311
+
+    # -- expiry
+
+    def cleanup(self) -> None:
+        """Delete what is older than `result_expires`, in batches; two that run at once share the work."""
+        if self.expires:
+            self._clean(self.CLEANUP_S)
+
+    def _clean(self, seconds: float) -> bool:
+        """Whether nothing is left to do."""
+        until = time.monotonic() + seconds
+        now = datetime.now(UTC)
+        before = now - self.expires
+        self.sessions.run("drop_old_waiters", before=before)
+        for name, moment in (
+            ("drop_old_results", before.replace(tzinfo=None)),
+            ("drop_old_groups", before.replace(tzinfo=None)),
+            ("drop_old_chords", before),
+        ):
+            while self.sessions.run(name, before=moment, most=_BATCH)[0][0] == _BATCH:
+                if time.monotonic() > until:
+                    return False
+        return True
+
+
+@signals.worker_ready.connect(weak=False)
+def _begin_chores(sender: Any, **_: Any) -> None:
+    """A worker tidies up also if it never stores a result."""
+    backend = sender.app.backend
+    if isinstance(backend, DatabaseBackend):
+        backend._writer(backend._attendant())

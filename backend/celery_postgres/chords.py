@@ -1,0 +1,121 @@
+"""Chords: what happens when the last part has returned."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.app.task import Context
+from celery.canvas import maybe_signature
+from celery.exceptions import ChordError
+from celery.result import ResultSet
+from celery.utils import functional
+from kombu.utils import json
+
+from celery_postgres.bulk import Collected, collected
+from celery_postgres.values import load
+
+if TYPE_CHECKING:
+    from celery_postgres.backend import DatabaseBackend
+
+logger = logging.getLogger(__name__)
+
+
+def remember_shape(backend: DatabaseBackend, header_result_args: Any) -> None:
+    """Save a header that has groups in it. One that is made while it is published has none that could be seen."""
+    identity, results = header_result_args[:2]
+    if isinstance(results, functional._regen):  # type: ignore[attr-defined]
+        return
+    header = backend.app.GroupResult(identity, list(results))
+    if any(isinstance(one, ResultSet) for one in header.results):
+        header.save(backend=backend)
+
+
+def finish(backend: DatabaseBackend, chord: str) -> None:
+    """Send the body of a chord that is due, and end the chord, in one transaction.
+
+    Any number may try: one does it. Where the broker is in another database, the body is published first, so a crash
+    just between may send it twice, under the same task id.
+    """
+    rows = backend._read("chord_parts", chord=chord)
+    if not rows:
+        return
+    callback = maybe_signature(json.loads(rows[0][0]), app=backend.app)
+    if not backend._shares_broker():
+        _apply(backend, chord, callback, rows)
+        backend.sessions.run("end_chord", again=True, chord=chord)
+        return
+    with collected() as sent:
+        _apply(backend, chord, callback, rows)
+    _finish(backend, chord, sent)
+
+
+def _finish(backend: DatabaseBackend, chord: str, sent: Collected) -> None:
+    messages = [message for _, message in sent.messages]
+    queues = [queue for queue, _ in sent.messages]
+    if queues:
+        with backend.app.connection_for_write() as connection:
+            channel = connection.default_channel
+            for queue in dict.fromkeys(queues):
+                if not channel._has_queue(queue):
+                    channel._new_queue(queue)
+    backend.sessions.run(
+        "finish_chord",
+        again=True,
+        chord=chord,
+        queues=queues,
+        payloads=[one.payload for one in messages],
+        priorities=[one.priority for one in messages],
+        task_ids=[one.task_id for one in messages],
+        tenant_ids=[one.tenant_id for one in messages],
+        etas=[one.eta for one in messages],
+        ttls_ms=[one.ttl_ms for one in messages],
+    )
+
+
+def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any]) -> None:
+    """Call the body with what the parts returned, or fail it with the first that failed."""
+    try:
+        values = _joined(backend, chord, rows)
+    except ChordError as error:
+        _fail(backend, callback, error)
+        return
+    except Exception as error:
+        logger.exception("the parts of chord %s cannot be joined", chord)
+        _fail(backend, callback, ChordError(f"Join error: {error!r}"))
+        return
+    try:
+        callback.delay(values)
+    except Exception as error:
+        logger.exception("the body of chord %s cannot be called", chord)
+        _fail(backend, callback, ChordError(f"Callback error: {error!r}"))
+
+
+def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
+    backend.chord_error_from_stack(callback, error)
+    options = callback.options
+    if options.get("chord"):
+        # The body is a part of another chord, which would wait for it for ever.
+        context = Context({**options, "id": options.get("task_id"), "group": options.get("group_id")})
+        backend.on_chord_part_return(context, states.FAILURE, error)
+
+
+def _joined(backend: DatabaseBackend, chord: str, rows: list[Any]) -> list[Any]:
+    values: dict[str, Any] = {}
+    for _, task_id, status, result in rows:
+        value = load(result)
+        if status in backend.EXCEPTION_STATES:
+            value = backend.exception_to_python(value)
+        if status in states.PROPAGATE_STATES:
+            raised = ChordError(f"Dependency {task_id} raised {value!r}")
+            raised.__cause__ = value if isinstance(value, BaseException) else None
+            raise raised
+        values[task_id] = value
+    shape = backend.restore_group(chord)
+    return list(values.values()) if shape is None else _shaped(shape, values)
+
+
+def _shaped(group: ResultSet, values: dict[str, Any]) -> list[Any]:
+    parts: list[Any] = group.results or []
+    return [_shaped(one, values) if isinstance(one, ResultSet) else values.get(one.id) for one in parts]

@@ -1,0 +1,106 @@
+-- Chords: parts are counted by `record`; what else happens to one is here.
+
+-- name: size_chord
+-- How many parts a chord has, said before the last of them is published. Returns it if that makes its body due.
+-- takes: chord text, size integer
+INSERT INTO celery_chord AS chord (id, size)
+VALUES (%(chord)s, %(size)s)
+ON CONFLICT (id) DO UPDATE
+SET size = excluded.size,
+    due_at = CASE WHEN chord.done >= excluded.size + chord.added AND chord.done > 0 THEN now() END
+RETURNING id, due_at IS NOT NULL
+
+-- name: enlarge_chord
+-- One more part.
+-- takes: chord text
+INSERT INTO celery_chord AS chord (id, added) VALUES (%(chord)s, 1)
+ON CONFLICT (id) DO UPDATE SET added = chord.added + 1
+
+-- name: chord_parts
+-- A chord whose body is due, with what its parts returned, in their order. No row if somebody else was first.
+-- takes: chord text
+SELECT chord.body, part.task_id, part.status, coalesce(part.result, meta.result)
+FROM celery_chord AS chord
+JOIN celery_chord_part AS part ON part.chord_id = chord.id
+LEFT JOIN celery_taskmeta AS meta ON meta.task_id = part.task_id
+WHERE chord.id = %(chord)s AND chord.due_at IS NOT NULL
+ORDER BY part.position NULLS LAST, part.task_id
+
+-- name: overdue_chords
+-- Chords whose last part has returned a while ago, and whose body has not been sent: whoever was to do that is gone.
+-- takes: seconds float
+SELECT chord.id
+FROM celery_chord AS chord
+WHERE chord.due_at < now() - %(seconds)s * interval '1 second'
+ORDER BY chord.due_at
+LIMIT 100
+
+-- name: finish_chord
+-- Send the body and end the chord, in one commit: of two that try, one does both, and the other nothing.
+-- Returns whether it was us. The queues must exist.
+-- takes: chord text, queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
+--   etas timestamptz[], ttls_ms bigint[]
+WITH finished AS (
+    DELETE FROM celery_chord AS chord
+    WHERE chord.id = %(chord)s AND chord.due_at IS NOT NULL
+    RETURNING chord.id
+), cleared AS (
+    DELETE FROM celery_chord_part AS part USING finished WHERE part.chord_id = finished.id
+), inserted AS (
+    INSERT INTO kombu_message (
+        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+    )
+    SELECT
+        nextval('message_id_sequence'), true, 1, queue.id, one.payload, one.priority, one.task_id, one.tenant_id,
+        CASE WHEN one.eta > now() THEN one.eta END,
+        now() + least(one.ttl_ms, queue.message_ttl_ms) * interval '1 millisecond'
+    FROM finished
+    CROSS JOIN unnest(
+        %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s
+    ) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, number)
+    JOIN kombu_queue AS queue ON queue.name = one.queue
+    ORDER BY one.number
+    RETURNING queue_id
+)
+SELECT
+    EXISTS (SELECT FROM finished),
+    (
+        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+        FROM (SELECT DISTINCT queue_id FROM inserted) AS touched
+        CROSS JOIN LATERAL (
+            SELECT subscription.consumer_id
+            FROM kombu_subscription AS subscription
+            WHERE subscription.queue_id = touched.queue_id AND subscription.asleep
+        ) AS sleeper
+    )
+
+-- name: end_chord
+-- The same where the broker is in another database, after the body has been published there.
+-- takes: chord text
+WITH finished AS (
+    DELETE FROM celery_chord AS chord
+    WHERE chord.id = %(chord)s AND chord.due_at IS NOT NULL
+    RETURNING chord.id
+), cleared AS (
+    DELETE FROM celery_chord_part AS part USING finished WHERE part.chord_id = finished.id
+)
+SELECT EXISTS (SELECT FROM finished)
+
+-- name: drop_old_chords
+-- Chords that will never be whole: a part was lost, or the header was never published to its end.
+-- takes: before timestamptz, most bigint
+WITH gone AS (
+    DELETE FROM celery_chord AS chord
+    USING (
+        SELECT candidate.id FROM celery_chord AS candidate
+        WHERE candidate.created_at < %(before)s AND candidate.due_at IS NULL
+        ORDER BY candidate.created_at
+        LIMIT %(most)s
+        FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE chord.id = old.id
+    RETURNING chord.id
+), cleared AS (
+    DELETE FROM celery_chord_part AS part USING gone WHERE part.chord_id = gone.id
+)
+SELECT count(*) FROM gone

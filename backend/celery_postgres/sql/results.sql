@@ -1,0 +1,149 @@
+-- States and results of tasks.
+
+-- name: record
+-- What became of some tasks, in one commit: their states, the chord parts that they are, and the messages that they
+-- settle. A message is settled in the transaction that stores its task's result, or not at all.
+--
+-- Every part is in the order of its keys, so that two batches never deadlock. A chord part that was counted before
+-- counts no more. Messages are fenced as in `claim`. Whoever waits for a task that is `final` is notified; the
+-- notification carries numbers that mean something to that listener alone.
+-- A stored SUCCESS stays: a task that runs twice (its worker was taken for dead) must not undo it, as in Celery's other
+-- backends.
+-- Returns the chords whose last part this was.
+-- takes: task_ids text[], statuses text[], results bytea[], dates timestamp[], tracebacks text[], children text[],
+--   names text[], args bytea[], kwargs bytea[], workers text[], retries integer[], queues text[], final boolean[],
+--   part_chords text[], part_tasks text[], part_positions integer[], part_statuses text[], part_results bytea[],
+--   part_bodies text[], acked_ids bigint[], acked_fences bigint[]
+WITH given AS MATERIALIZED (
+    SELECT one.*
+    FROM unnest(
+        %(task_ids)s, %(statuses)s, %(results)s, %(dates)s, %(tracebacks)s, %(children)s, %(names)s, %(args)s,
+        %(kwargs)s, %(workers)s, %(retries)s, %(queues)s, %(final)s
+    ) AS one (
+        task_id, status, result, date_done, traceback, children, name, args, kwargs, worker, retries, queue, final
+    )
+    ORDER BY one.task_id
+), stored AS (
+    INSERT INTO celery_taskmeta AS meta (
+        id, task_id, status, result, date_done, traceback, children, name, args, kwargs, worker, retries, queue
+    )
+    SELECT
+        nextval('task_id_sequence'), given.task_id, given.status, given.result, given.date_done, given.traceback,
+        given.children, given.name, given.args, given.kwargs, given.worker, given.retries, given.queue
+    FROM given
+    ON CONFLICT (task_id) DO UPDATE
+    SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
+        traceback = excluded.traceback, children = excluded.children, name = excluded.name, args = excluded.args,
+        kwargs = excluded.kwargs, worker = excluded.worker, retries = excluded.retries, queue = excluded.queue
+    WHERE meta.status IS DISTINCT FROM 'SUCCESS' OR excluded.status = 'SUCCESS'
+), returned AS MATERIALIZED (
+    SELECT one.*
+    FROM unnest(
+        %(part_chords)s, %(part_tasks)s, %(part_positions)s, %(part_statuses)s, %(part_results)s, %(part_bodies)s
+    ) AS one (chord_id, task_id, position, status, result, body)
+    ORDER BY one.chord_id, one.task_id
+), part AS (
+    INSERT INTO celery_chord_part (chord_id, task_id, position, status, result)
+    SELECT returned.chord_id, returned.task_id, returned.position, returned.status, returned.result
+    FROM returned
+    ON CONFLICT (chord_id, task_id) DO NOTHING
+    RETURNING chord_id
+), counted AS (
+    INSERT INTO celery_chord AS chord (id, done, body)
+    SELECT part.chord_id, count(*), (
+        SELECT returned.body FROM returned WHERE returned.chord_id = part.chord_id LIMIT 1
+    )
+    FROM part
+    GROUP BY part.chord_id
+    ORDER BY part.chord_id
+    ON CONFLICT (id) DO UPDATE
+    SET done = chord.done + excluded.done,
+        body = coalesce(chord.body, excluded.body),
+        due_at = CASE WHEN chord.done + excluded.done >= chord.size + chord.added THEN now() END
+    RETURNING id, due_at
+), settled AS (
+    DELETE FROM kombu_message AS message
+    USING unnest(%(acked_ids)s, %(acked_fences)s) AS ack (id, fence)
+    WHERE message.id = ack.id AND message.fence = ack.fence AND NOT message.visible
+), awaited AS (
+    DELETE FROM celery_waiter AS waiter
+    USING given
+    WHERE waiter.task_id = given.task_id AND given.final
+    RETURNING waiter.listener, waiter.slot
+)
+SELECT
+    (SELECT array_agg(counted.id) FROM counted WHERE counted.due_at IS NOT NULL),
+    (
+        SELECT count(pg_notify('celery_result_' || one.listener, one.slots))
+        FROM (
+            SELECT awaited.listener, string_agg(awaited.slot::text, ' ') AS slots FROM awaited GROUP BY awaited.listener
+        ) AS one
+    )
+
+-- name: result
+-- takes: task_id text
+SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, meta.children, meta.name, meta.args,
+    meta.kwargs, meta.worker, meta.retries, meta.queue
+FROM celery_taskmeta AS meta
+WHERE meta.task_id = %(task_id)s
+
+-- name: results
+-- Those of the given tasks that have a row.
+-- takes: task_ids text[]
+SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, meta.children, meta.name, meta.args,
+    meta.kwargs, meta.worker, meta.retries, meta.queue
+FROM unnest(%(task_ids)s) AS wanted (task_id)
+JOIN celery_taskmeta AS meta ON meta.task_id = wanted.task_id
+
+-- name: forget_result
+-- takes: task_id text
+DELETE FROM celery_taskmeta AS meta WHERE meta.task_id = %(task_id)s
+
+-- name: save_group
+-- takes: group_id text, result bytea, date_done timestamp
+INSERT INTO celery_tasksetmeta AS saved (id, taskset_id, result, date_done)
+VALUES (nextval('taskset_id_sequence'), %(group_id)s, %(result)s, %(date_done)s)
+ON CONFLICT (taskset_id) DO UPDATE SET result = excluded.result, date_done = excluded.date_done
+
+-- name: restore_group
+-- takes: group_id text
+SELECT saved.taskset_id, saved.result, saved.date_done
+FROM celery_tasksetmeta AS saved
+WHERE saved.taskset_id = %(group_id)s
+
+-- name: delete_group
+-- takes: group_id text
+DELETE FROM celery_tasksetmeta AS saved WHERE saved.taskset_id = %(group_id)s
+
+-- name: drop_old_results
+-- A batch of what is older than `before`; two that do this at once take different rows. Returns how many went.
+-- takes: before timestamp, most bigint
+WITH gone AS (
+    DELETE FROM celery_taskmeta AS meta
+    USING (
+        SELECT candidate.id FROM celery_taskmeta AS candidate
+        WHERE candidate.date_done < %(before)s
+        ORDER BY candidate.date_done
+        LIMIT %(most)s
+        FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE meta.id = old.id
+    RETURNING meta.id
+)
+SELECT count(*) FROM gone
+
+-- name: drop_old_groups
+-- takes: before timestamp, most bigint
+WITH gone AS (
+    DELETE FROM celery_tasksetmeta AS saved
+    USING (
+        SELECT candidate.id FROM celery_tasksetmeta AS candidate
+        WHERE candidate.date_done < %(before)s
+        ORDER BY candidate.date_done
+        LIMIT %(most)s
+        FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE saved.id = old.id
+    RETURNING saved.id
+)
+SELECT count(*) FROM gone

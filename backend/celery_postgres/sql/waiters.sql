@@ -1,0 +1,24 @@
+-- Who waits for results.
+
+-- name: new_listener
+-- A number for a process that waits.
+SELECT nextval('celery_listener_sequence')
+
+-- name: await_results
+-- Note that a listener waits for some tasks.
+-- takes: listener bigint, task_ids text[], slots bigint[]
+INSERT INTO celery_waiter AS waiter (task_id, listener, slot)
+SELECT one.task_id, %(listener)s, one.slot
+FROM unnest(%(task_ids)s, %(slots)s) AS one (task_id, slot)
+ORDER BY one.task_id
+ON CONFLICT (task_id, listener) DO UPDATE SET slot = excluded.slot
+
+-- name: give_up_waiting
+-- takes: listener bigint, task_ids text[]
+DELETE FROM celery_waiter AS waiter
+WHERE waiter.listener = %(listener)s AND waiter.task_id = ANY (%(task_ids)s)
+
+-- name: drop_old_waiters
+-- What listeners that were killed have left, for tasks that never ended.
+-- takes: before timestamptz
+DELETE FROM celery_waiter AS waiter WHERE waiter.since < %(before)s

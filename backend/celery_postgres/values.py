@@ -1,0 +1,173 @@
+"""Results as bytes: what stock Celery reads, and read without ever executing anything.
+
+Stock's result columns are pickles, also with the JSON serializer. Whoever may write to the table could have any reader
+run code. So what is written here is reduced to plain values first, and what is read may name nothing but the few
+classes listed below.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from celery.exceptions import SecurityError
+from celery.result import AsyncResult, GroupResult
+from kombu.utils import json
+
+from celery_postgres.errors import UnstorableResultError
+
+#: Immutable, and of exactly these types: a subclass would be pickled by its name.
+_PLAIN = frozenset(
+    {type(None), bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID},
+)
+_ALLOWED: dict[tuple[str, str], Any] = {
+    **{("datetime", one.__name__): one for one in (date, datetime, time, timedelta, timezone)},
+    ("decimal", "Decimal"): Decimal,
+    ("uuid", "UUID"): UUID,
+    # The second module name is what pickles before protocol 3 say.
+    **{(module, one.__name__): one for one in (set, frozenset) for module in ("builtins", "__builtin__")},
+}
+_PROTOCOL = 4
+
+
+class _Reader(pickle.Unpickler):
+    """Knows the names that it is given, and no others."""
+
+    def __init__(self, data: bytes, known: dict[tuple[str, str], Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._known = known
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._known[module, name]
+        except KeyError:
+            raise SecurityError(
+                f"a stored result names {module}.{name}, which is not on the list of what may be read; it was not "
+                "loaded, and nothing was executed"
+            ) from None
+
+
+def dump(value: Any) -> bytes:
+    """A task's return value, as stock Celery stores it.
+
+    Plain Python values stay what they are (a tuple stays a tuple). Anything else becomes what Kombu's JSON makes of it.
+
+    Raises:
+        UnstorableResultError: JSON has no form for it. The text names the type and does not quote the value.
+    """
+    try:
+        return pickle.dumps(_reduced(value), protocol=_PROTOCOL)
+    except RecursionError:
+        raise UnstorableResultError(
+            "the result cannot be stored: it contains itself, or is nested too deeply"
+        ) from None
+
+
+def load(data: bytes | memoryview | None) -> Any:
+    """What `dump`, or a stock backend, has stored.
+
+    Raises:
+        celery.exceptions.SecurityError: it names something that is not on the list, or is no pickle.
+    """
+    return None if data is None else _read(bytes(data), _ALLOWED)
+
+
+def _read(data: bytes, known: dict[tuple[str, str], Any]) -> Any:
+    try:
+        return _Reader(data, known).load()
+    except SecurityError:
+        raise
+    except Exception as error:  # whatever a broken or a hostile pickle provokes
+        raise SecurityError(f"a stored result cannot be read: {type(error).__name__}") from None
+
+
+def _reduced(value: Any) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is list or kind is tuple or kind is set or kind is frozenset:
+        return kind([_reduced(one) for one in value])
+    if kind is dict:
+        return {_reduced(key): _reduced(one) for key, one in value.items()}
+    if kind is datetime:
+        # A zone with a name would be pickled with its class; its offset is what JSON keeps as well.
+        named = value.tzinfo is not None and type(value.tzinfo) is not timezone
+        return datetime.fromisoformat(value.isoformat()) if named else value
+    try:
+        return json.loads(json.dumps(value))
+    except Exception as error:
+        # json's own words name the type that it cannot encode; any others may quote the value.
+        text = str(error)
+        reason = text if text.startswith("Object of type ") else f"{kind.__name__} has no form in JSON"
+        raise UnstorableResultError(f"the result cannot be stored: {reason}") from None
+
+
+# -- groups
+
+
+def dump_group(group: GroupResult) -> bytes:
+    """A saved group: its tree of ids, in the form that a stock backend reads.
+
+    Stock's own form carries the address of the backend in it, password included; this one leaves it out, and a reader
+    uses the backend of its own application, as it does with every other id.
+    """
+    buffer = io.BytesIO()
+    _GroupWriter(buffer, protocol=_PROTOCOL).dump(group)
+    return buffer.getvalue()
+
+
+class _GroupWriter(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, GroupResult):
+            return GroupResult, (value.id, list(value.results or ()))
+        if isinstance(value, AsyncResult):
+            return AsyncResult, (value.id, None, None, None, value.parent)
+        return NotImplemented
+
+
+class _StandIn:
+    """In place of one of Celery's classes: makes the tuple that its `as_tuple()` would, and cannot be changed by what
+    is read (a pickle may set the attributes of whatever it names)."""
+
+    __slots__ = ("_form",)
+
+    def __init__(self, form: Callable[..., Any]) -> None:
+        self._form = form
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._form(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise SecurityError("a stored group tries to change what reads it; it was not loaded")
+
+
+#: AsyncResult(id, backend, task_name, app, parent)
+_SINGLE = _StandIn(lambda identity, *rest: ((identity, rest[3] if len(rest) > 3 else None), None))
+#: GroupResult(id, results)
+_GROUP = _StandIn(lambda identity, results, *_: ((identity, None), results))
+#: Whatever makes a backend.
+_NOTHING = _StandIn(lambda *_: None)
+
+_GROUP_NAMES: dict[tuple[str, str], Any] = {
+    **_ALLOWED,
+    ("celery.result", "GroupResult"): _GROUP,
+    ("celery.result", "AsyncResult"): _SINGLE,
+    ("celery.backends.base", "unpickle_backend"): _NOTHING,
+    ("celery.backends.database", "DatabaseBackend"): _NOTHING,
+}
+
+
+def load_group(data: bytes | memoryview) -> Any:
+    """The tuple form (`as_tuple()`) of a saved group, for `celery.result.result_from_tuple`.
+
+    None of Celery's classes that a stock row names is called; they are read as the tuples that they stand for.
+
+    Raises:
+        celery.exceptions.SecurityError: as `load`.
+    """
+    return _read(bytes(data), _GROUP_NAMES)
