@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
+from celery_postgres import observing
 from celery_postgres import session as session_module
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.ledger import Ledger
@@ -330,6 +331,7 @@ class Attendant:
             return  # another rescuer was first, or it lives
         rescued = self._release_orphans(session, failed=True)
         logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
+        observing.lease_expired(rescued)
 
     def _release_orphans(self, session: session_module.Session, *, failed: bool) -> int:
         count = 0

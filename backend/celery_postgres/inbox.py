@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from celery_postgres import observing
 from celery_postgres.cursor import PRIORITIES, Cursor
 from celery_postgres.errors import LeaseLost, primary
 from celery_postgres.message import decode, parse_time
@@ -316,6 +317,7 @@ class Inbox:
             raise
         self.attendant.ledger.delivered(acks)
         self._retry = self.FIRST_RETRY_S
+        observing.claimed(time.monotonic() - now, sum(row[1] is not None for row in rows))
         if full:
             self._last_full = time.monotonic()
             self._full_cost = self._last_full - now
