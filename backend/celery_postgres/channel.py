@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     # -- publishing
 
+    def _next_delivery_tag(self) -> str:
+        # Only stock's consumers use it, and want it unlike the others; a UUID is 2.2 us, of 13 that are ours.
+        return os.urandom(16).hex()
+
     def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
         encoding = self.body_encoding or ("base64" if isinstance(message["body"], bytes) else "utf-8")
         message["body"], encoding = self.encode_body(message["body"], encoding)
@@ -182,7 +187,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             self._publish("publish", envelope, queue=queue)
 
     def _publish(self, statement: str, envelope: Envelope, **where: Any) -> int:
-        rows = self.sessions.run(
+        written = self.sessions.run(
             statement,
             payload=envelope.payload,
             priority=envelope.priority,
@@ -193,7 +198,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             durable=envelope.durable,
             **where,
         )
-        return int(rows[0][1])
+        return len(written)
 
     def _note_revoke(self, message: dict[str, Any]) -> None:
         """Workers forget revokes after three hours; messages that wait are marked in the database."""

@@ -85,7 +85,8 @@ class Session:
         return int(self._connection.fileno())
 
     def run(self, name: str, **parameters: Any) -> list[Row]:
-        """Execute the named statement in a transaction of its own; its rows.
+        """Execute the named statement in a transaction of its own; its rows, or of one that returns none an empty row
+        for each that it wrote.
 
         Conflicts between transactions are retried here.
 
@@ -103,7 +104,7 @@ class Session:
                         self._cursor.execute(statement.prepare)
                         self._prepared.add(name)
                     self._cursor.execute(statement.execute, parameters)
-                return self._cursor.fetchall() if self._cursor.description else []
+                return self._cursor.fetchall() if self._cursor.description else [()] * max(0, self._cursor.rowcount)
             except psycopg2.Error as error:
                 if error.pgcode in _CONFLICTS and attempt < _ATTEMPTS - 1:
                     continue
