@@ -64,6 +64,13 @@ def test_only_texts_without_values_are_shown(error: BaseException, expected: str
         (f'could not translate host name "{SECRET}" to address', "the host name cannot be resolved"),
         (f'invalid dsn: missing "=" after "postgresql:{SECRET}"', "the connection failed"),
         ("server closed the connection unexpectedly", "the server closed the connection"),
+        ("SSL connection has been closed unexpectedly", "the server closed the connection"),
+        ("SSL SYSCALL error: EOF detected", "the server closed the connection"),
+        ("SSL SYSCALL error: Connection reset by peer", "connection reset"),
+        ('connection to server at "ssl.example" (10.0.0.7), port 5432 failed: Connection refused', "connection refused"),
+        ("SSL error: certificate verify failed", "the TLS certificate cannot be used"),
+        ("SSL error: wrong version number", "TLS failed"),
+        ("server does not support SSL, but SSL was required", "TLS failed"),
     ],
 )
 def test_a_failed_connection_is_told_in_our_words(text: str, expected: str) -> None:

@@ -46,7 +46,6 @@ CONNECTION_FAULTS = (
     ("no password supplied", "the server asks for a password and none is given"),
     ("no pg_hba.conf entry", "pg_hba.conf has no entry for this host, user and database"),
     ("certificate", "the TLS certificate cannot be used"),
-    ("ssl", "TLS failed"),
     ("could not translate host name", "the host name cannot be resolved"),
     ("too many clients", "no connection slots are left"),
     ("remaining connection slots", "no connection slots are left"),
@@ -57,6 +56,7 @@ CONNECTION_FAULTS = (
     ("in recovery mode", "the server is recovering from a crash"),
     ("terminating connection", "the server ended the connection"),
     ("server closed the connection unexpectedly", "the server closed the connection"),
+    ("ssl connection has been closed unexpectedly", "the server closed the connection"),
     ("connection already closed", "the connection is closed"),
     ("connection refused", "connection refused"),
     ("connection reset", "connection reset"),
@@ -71,6 +71,9 @@ CONNECTION_FAULTS = (
     ("network is unreachable", "the network is unreachable"),
     ("does not exist", "the role or the database does not exist"),
     ("permission denied", "permission denied"),
+    # Last: libpq says so too of a lost connection that was encrypted, and a host may have it in its name.
+    ("ssl error", "TLS failed"),
+    ("support ssl", "TLS failed"),
 )
 _LOST = re.compile(r"Worker exited prematurely: (?:signal \d+ \(\w+\)|exitcode \d+)(?: Job: \d+\.)?")
 
@@ -198,8 +201,13 @@ def _database_text(error: BaseException) -> str:
 
 
 def _connection_text(text: str) -> str:
+    return connection_fault(text) or "the connection failed"
+
+
+def connection_fault(text: str) -> str | None:
+    """Our words for what libpq says of a connection; None for a text that is not known."""
     lowered = text.lower()
-    return next((ours for theirs, ours in CONNECTION_FAULTS if theirs in lowered), "the connection failed")
+    return next((ours for theirs, ours in CONNECTION_FAULTS if theirs in lowered), None)
 
 
 def _celery_text(error: BaseException) -> str | None:
