@@ -4,6 +4,7 @@ An exception of a task body may quote what it worked on (`ValueError: no such cu
 only where it is known to hold no values:
 
 - `LoggableError` promises so: its text.
+- The broker's `SchemaError`: its text, which names tables, columns and the command that makes them.
 - SQLAlchemy and psycopg2: SQLSTATE, class, constraint and table; for a connection that failed, one of the fixed
   texts below. Never the server's message or DETAIL, which quote rows, and never a DSN.
 - Celery's own: time limits, lost processes, retries, in fixed words.
@@ -32,7 +33,7 @@ from kombu.exceptions import OperationalError as BrokerOperationalError
 from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import LoggableError
-from celery_postgres.errors import UnstorableResultError
+from celery_postgres.errors import SchemaError, UnstorableResultError
 
 WITHHELD = "withheld: it may quote data"
 DEEPEST_CHAIN = 5
@@ -69,6 +70,7 @@ CONNECTION_FAULTS = (
     ("no such file or directory", "no server listens on the socket"),
     ("no route to host", "no route to the host"),
     ("network is unreachable", "the network is unreachable"),
+    ('relation "', "a table is missing"),
     ("does not exist", "the role or the database does not exist"),
     ("permission denied", "permission denied"),
     # Last: libpq says so too of a lost connection that was encrypted, and a host may have it in its name.
@@ -90,7 +92,7 @@ def type_name(error: BaseException) -> str:
 def public_text(error: BaseException) -> str | None:
     """What may be said of `error` beyond its type; None where its text is withheld."""
     error = unwrap(error)
-    if isinstance(error, (LoggableError, UnstorableResultError)):
+    if isinstance(error, (LoggableError, SchemaError, UnstorableResultError)):
         return str(error)
     if isinstance(error, DBAPIError):
         return _database_text(error.orig or error)
