@@ -106,6 +106,7 @@ def play(app: Celery, pool: str) -> dict[str, AsyncResult[Any]]:
     tenant = {"tenant_id": TENANT, "correlation_id": CORRELATION}
     sent = {
         "tenant": send("tenant", kwargs=tenant, headers={"tenant_id": TENANT, "x-correlation-id": CORRELATION}),
+        "bare": send("tenant", kwargs=tenant),
         "nobody": send("nobody"),
         "returns": send("returns", SECRET, kwargs={"more": SECRET}),
         "fails": send("fails", SECRET),
@@ -231,7 +232,7 @@ def test_no_payload_and_no_result_is_logged(played: Played) -> None:
 
 def test_each_message_ended_as_it_should(played: Played) -> None:
     expected = {
-        **dict.fromkeys(["tenant", "nobody", "returns", "says", "retries", "old", "later"], "SUCCESS"),
+        **dict.fromkeys(["tenant", "bare", "nobody", "returns", "says", "retries", "old", "later"], "SUCCESS"),
         **dict.fromkeys(["odd_clock", "no_clock", "odd_headers"], "SUCCESS"),
         **dict.fromkeys(["fails", "expected", "database", "gives_up", "object"], "FAILURE"),
         **dict.fromkeys(["wrong_arguments", "bad_tenant", "chord"], "FAILURE"),
@@ -245,7 +246,7 @@ def test_each_message_ended_as_it_should(played: Played) -> None:
 def test_each_delivery_is_counted_once(played: Played) -> None:
     shares_its_process = played.pool != "prefork"
     assert played.counts("celery_tasks_total") == {
-        ("observed.tenant", "success"): 1,
+        ("observed.tenant", "success"): 2,
         ("observed.tenant", "failure"): 1,
         ("observed.nobody", "success"): 6,
         ("observed.nobody", "failure"): 1,
@@ -321,7 +322,9 @@ def test_a_task_without_tenant_does_not_log_the_tenant_before(played: Played) ->
 @pytest.mark.parametrize("logger", ["celery.worker.strategy", "celery.app.trace"])
 def test_celerys_lines_around_the_body_have_the_context_too(played: Played, logger: str) -> None:
     (line,) = played.of("tenant", logger)
-    assert (line["tenant_id"], line["correlation_id"]) == (TENANT, CORRELATION)
+    (bare,) = played.of("bare", logger)
+    for one in (line, bare):
+        assert (one["tenant_id"], one["correlation_id"]) == (TENANT, CORRELATION)
     assert (line["task_name"], line["queue"], line["retries"]) == ("observed.tenant", played.queue, 0)
     assert ("duration_ms" in line) == (logger == "celery.app.trace")
     (odd,) = played.of("odd_headers", logger)
