@@ -54,10 +54,30 @@ def parsed(url: str, whose: str) -> str:
         # libpq's own URI parser: it knows every form and parameter that libpq knows.
         return str(make_dsn(**parse_dsn("postgresql://" + rest)))
     except psycopg2.ProgrammingError:
+        wrong = _unreadable_parameter(rest)
         raise ValueError(
-            f"the {whose} URL is not one that libpq understands: percent-encode special characters in the user name "
-            "and the password, and use libpq's parameter names"
+            f"the {whose} URL is not one that libpq understands: "
+            + (
+                f"it cannot use the parameter {wrong}"
+                if wrong
+                else "percent-encode special characters in the user name and the password, and use libpq's parameter "
+                "names"
+            )
         ) from None
+
+
+def _unreadable_parameter(rest: str) -> str | None:
+    """The name of the first parameter that libpq refuses; None if it is not certain to be one."""
+    _, _, query = rest.partition("?")
+    if "@" in query:
+        return None  # a password with an unescaped question mark may be what looks like a parameter
+    for pair in query.split("&"):
+        name, _, _ = pair.partition("=")
+        try:
+            parse_dsn(f"postgresql:///?{pair}")
+        except psycopg2.ProgrammingError:
+            return name if re.fullmatch(r"\w{1,40}", name) else None
+    return None
 
 
 def database_of(dsn: str) -> tuple[str, ...]:
