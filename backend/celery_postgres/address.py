@@ -66,6 +66,21 @@ def parsed(url: str, whose: str) -> str:
         ) from None
 
 
+def direct_dsn(given: str) -> str:
+    """The libpq connection string for what `listen_dsn` says: a URL in any form that the broker's may have, or libpq's
+    own `name=value` words.
+
+    Raises:
+        ValueError: libpq cannot read it. The message does not quote it.
+    """
+    if is_postgresql(given):
+        return parsed(given, "listen_dsn")
+    try:
+        return str(make_dsn(**parse_dsn(given)))
+    except psycopg2.ProgrammingError:
+        raise ValueError("the listen_dsn is not one that libpq understands: write it as the broker's URL") from None
+
+
 def _unreadable_parameter(rest: str) -> str | None:
     """The name of the first parameter that libpq refuses; None if it is not certain to be one."""
     _, _, query = rest.partition("?")

@@ -279,6 +279,23 @@ def test_an_url_whose_password_looks_like_a_parameter_does_not_show_it(password:
     connection.release()
 
 
+@pytest.mark.parametrize(
+    "form", ["http://u:geheim@h/x", "geheim", "password=geheim foo=1", "sqla+postgresql://u:geheim@h:x:y/?a=1"]
+)
+def test_a_direct_address_that_cannot_be_read_is_not_shown(connect: Any, queue: str, form: str) -> None:
+    with pytest.raises(ValueError, match=r"listen_dsn.* is not one that libpq understands") as refusal:
+        connect(listen_dsn=form).consume(queue)
+    assert "geheim" not in str(refusal.value)
+
+
+def test_a_direct_address_may_be_written_as_the_brokers(connect: Any, module_database: Any, queue: str) -> None:
+    for number, form in enumerate((module_database.url, "sqla+" + module_database.url)):
+        client = connect(listen_dsn=form)
+        client.publish(number, queue)
+        assert client.consume(queue).take_acked() == [number]
+        client.close()
+
+
 def test_libpqs_parameters_are_passed_on(module_database: Any, queue: str) -> None:
     name = f"named-{queue}"
     url = f"sqla+{module_database.url}&application_name={name}&options=-c%20statement_timeout%3D12345ms"
