@@ -211,6 +211,8 @@ class Inbox:
         self._stalled = True
         asked, _ = self._asked()
         self._stalled = not asked
+        if not asked and not self._eaten():
+            return None  # an ack wakes us, and the attendant when a queue is no longer paused
         if asked and self._hungry and not self._retrying:
             return 0.0
         following = self._ladder.next if asked or self._retrying else self._last_claim + Ladder.REST_S
@@ -254,6 +256,10 @@ class Inbox:
                 asked.append(subscription)
         return asked, most
 
+    def _eaten(self) -> list[Subscription]:
+        """The queues from which something may be delivered at any time."""
+        return [one for one in self.subscriptions.values() if one.no_ack and one.queue_id not in self.attendant.paused]
+
     def _claim(self, force: bool) -> int:
         now = time.monotonic()
         if self._buffer or (self._retrying and now < self._ladder.next):
@@ -261,8 +267,10 @@ class Inbox:
         self._stalled = True
         asked, credit = self._asked()
         self._stalled = not asked
-        eaten = [s for s in self.subscriptions.values() if s.no_ack and s.queue_id not in self.attendant.paused]
+        eaten = self._eaten()
         if not (asked or eaten):
+            if self._notified:  # for when there is credit again; kept, it would keep the event loop turning
+                self._notified, self._hungry, self._full = False, True, True
             return 0
         if not (force or self._notified):
             if asked and not self._hungry and now < self._ladder.next:
