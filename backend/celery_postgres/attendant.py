@@ -50,6 +50,7 @@ class Attendant:
         consumer: the id under which this process claims.
         generation: how often the lease was lost.
         paused: ids of queues that an operator has paused.
+        deaf: whether notifications do not arrive, because of a transaction pooler.
     """
 
     def __init__(self, sessions: session_module.Sessions, listen: session_module.Sessions, max_failures: int) -> None:
@@ -63,6 +64,7 @@ class Attendant:
         self.ledger = Ledger()
         self.generation = 0
         self.paused: frozenset[int] = frozenset()
+        self.deaf = False
         self.outstanding: set[tuple[int, int]] = set()
         #: Of those, what is settled by whoever stores its task's result.
         self.carried: set[tuple[int, int]] = set()
@@ -200,7 +202,8 @@ class Attendant:
         listener = session
         if self._listen is not self.sessions:
             listener = self._listener = self._listen.connect()
-        if listener.pooled:
+        self.deaf = listener.pooled
+        if self.deaf:
             logger.warning(
                 "a transaction pooler stands before the database, so notifications do not arrive: this process "
                 "polls. Name a direct address in broker_transport_options['listen_dsn'] to be woken up"

@@ -216,6 +216,8 @@ class Inbox:
         if asked and self._hungry and not self._retrying:
             return 0.0
         following = self._ladder.next if asked or self._retrying else self._last_claim + Ladder.REST_S
+        if self.attendant.deaf and not self._retrying:
+            following = min(following, self._last_claim + Ladder.POLL_S)
         return max(0.0, following - time.monotonic())
 
     @property
@@ -264,6 +266,8 @@ class Inbox:
         now = time.monotonic()
         if self._buffer or (self._retrying and now < self._ladder.next):
             return 0
+        if self.attendant.deaf and now - self._last_claim >= Ladder.POLL_S:
+            self._notified = True
         self._stalled = True
         asked, credit = self._asked()
         self._stalled = not asked

@@ -65,12 +65,17 @@ class Session:
             wanted = _SETTINGS | (settings or {})
             if self._connection.info.dsn_parameters.get("application_name"):
                 wanted.pop("application_name", None)
+            claimed = self._connection.info.backend_pid
             self._cursor.execute(
-                "SELECT pg_backend_pid(), " + ", ".join(["set_config(%s, %s, false)"] * len(wanted)),
-                [word for pair in wanted.items() for word in pair],
+                # Behind a transaction pooler the server's session is everybody's: the program's own queries, which may
+                # come next on it, must not run with our timeout and plans. There each statement brings them along.
+                "SELECT pg_backend_pid(), " + ", ".join(["set_config(%s, %s, pg_backend_pid() <> %s)"] * len(wanted)),
+                [word for name, value in wanted.items() for word in (name, value, claimed)],
             )
             #: A transaction pooler makes up a process id of its own for its clients.
-            self.pooled = self._cursor.fetchone()[0] != self._connection.info.backend_pid
+            self.pooled = self._cursor.fetchone()[0] != claimed
+            wanted.pop("application_name", None)  # poolers keep it apart for each client
+            self._bring_along = self._local_settings(wanted) if self.pooled else ""
         except psycopg2.Error as error:
             told = self._told(error)
             self.close()
@@ -98,7 +103,8 @@ class Session:
         for attempt in range(_ATTEMPTS):
             try:
                 if self.pooled:
-                    self._cursor.execute(statement.direct, parameters)
+                    # Several statements in one message are one transaction.
+                    self._cursor.execute(self._bring_along + statement.direct, parameters)
                 else:
                     if name not in self._prepared:
                         self._cursor.execute(statement.prepare)
@@ -142,6 +148,11 @@ class Session:
         if self.pid == os.getpid():
             with contextlib.suppress(psycopg2.Error):
                 self._connection.close()
+
+    def _local_settings(self, settings: dict[str, str]) -> str:
+        words = [word for pair in settings.items() for word in pair]
+        select = "SELECT " + ", ".join(["set_config(%s, %s, true)"] * len(settings)) + "; "
+        return str(self._cursor.mogrify(select, words).decode().replace("%", "%%"))
 
     def _told(self, error: psycopg2.Error) -> Exception:
         told = translate(error)
