@@ -82,6 +82,21 @@ def test_purge_takes_what_waits_and_leaves_what_is_held(connect: Callable[..., C
     wait_until(lambda: purger.count(queue) == 1, DEADLINE_S, "the held one to come back")
 
 
+def test_a_large_queue_is_purged_in_parts(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_postgres.purging.AT_ONCE", 2)
+    for number in range(5):
+        client.publish(number, queue)
+    assert client.channel.queue_purge(queue) == 5
+    assert client.count(queue) == 0
+    assert client.channel.queue_purge(queue) == 0
+
+
+def test_a_declaration_counts_in_every_way_of_asking(client: Client, queue: str) -> None:
+    client.publish("x", queue)
+    name, ready, _ = declared = client.channel.queue_declare(queue)
+    assert (name, ready, declared[1], declared.message_count) == (queue, 1, 1, 1)
+
+
 def test_purge_spares_other_queues(client: Client, queue: str) -> None:
     client.publish("x", queue)
     client.publish("y", f"{queue}-other")

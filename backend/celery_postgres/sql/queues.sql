@@ -55,15 +55,29 @@ WITH doomed AS MATERIALIZED (
 DELETE FROM kombu_queue AS queue USING doomed WHERE queue.id = doomed.id
 
 -- name: purge_queue
--- Delete what waits, due or not; what is claimed stays with its consumer. Returns how many.
--- takes: queue text
-WITH gone AS (
+-- Delete what waits, due or not, `most` at once; what is claimed stays with its consumer. Returns how many, and whether
+-- there may be more. Ready and timed messages apart, by the index that each has: asked for both together, PostgreSQL
+-- reads the messages of all queues.
+-- takes: queue text, most bigint
+WITH doomed AS MATERIALIZED (
+    SELECT waiting.id
+    FROM kombu_queue AS queue
+    CROSS JOIN LATERAL (
+        SELECT ready.id FROM kombu_message AS ready
+        WHERE ready.queue_id = queue.id AND ready.visible AND ready.available_at IS NULL
+        UNION ALL
+        SELECT timed.id FROM kombu_message AS timed
+        WHERE timed.queue_id = queue.id AND timed.visible AND timed.available_at IS NOT NULL
+    ) AS waiting
+    WHERE queue.name = %(queue)s
+    LIMIT %(most)s
+), gone AS (
     DELETE FROM kombu_message AS message
-    USING kombu_queue AS queue
-    WHERE queue.name = %(queue)s AND message.queue_id = queue.id AND message.visible
+    USING doomed
+    WHERE message.id = doomed.id AND message.visible
     RETURNING message.id
 )
-SELECT count(*) FROM gone
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(most)s
 
 -- name: drop_queue
 -- Delete the queue with its messages, bindings and subscriptions. `if_unused`: only without consumers; `if_empty`:
