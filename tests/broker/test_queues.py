@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import secrets
 import subprocess
 import sys
@@ -375,6 +377,24 @@ def test_no_password_is_shown(server: Any, module_database: Any) -> None:
         connection.connect()
     assert "hidden-word" not in " ".join([*shown, str(caught.value), repr(caught.value)])
     connection.release()
+
+
+def test_connections_that_are_dropped_leave_no_descriptors(module_database: Any, queue: str) -> None:
+    keeper = Client(module_database.url)
+    keeper.publish("x", queue)
+    keeper.consume(queue).take_acked()
+
+    def dropped() -> int:
+        client = Client(module_database.url)
+        client.publish("x", queue)
+        client.get(queue, no_ack=True)
+        del client
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    first = dropped()
+    assert [dropped() for _ in range(5)] == [first] * 5
+    keeper.close()
 
 
 def test_a_program_that_only_publishes_ends_by_itself(module_database: Any, queue: str) -> None:
