@@ -35,7 +35,7 @@ COMMANDS = {
         "worker",
         "within:run",
     ),
-    "test": Command("[--postgres 15|16|18] [pytest options]", "the test suite", "test", "tools:test"),
+    "test": Command("[--postgres MAJOR] [--newest] [pytest options]", "the test suite", "test", "tools:test"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
     "format": Command("", "ruff's formatter and its safe repairs", "lint", "tools:format_code"),
     "lock": Command("[uv options]", "make requirements/*.txt from pyproject.toml", None, "tools:lock"),

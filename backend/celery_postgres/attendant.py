@@ -25,6 +25,7 @@ from celery_postgres import session as session_module
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
+from celery_postgres.purging import clear_orphans, drop
 from celery_postgres.wake import Wake
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: two statements a second.
 BEAT_S = 1.2
 SWEEP_S = 10.0
+#: Messages of queues that are gone are rare, and in nobody's way.
+CLEARING_S = 3600.0
 #: While acks or buffered messages wait, the attendant looks this often.
 BUSY_S = 0.01
 #: Reconnecting: quick at first, since a rescuer that finds our lock free waits only 5 s.
@@ -77,6 +80,7 @@ class Attendant:
         self._watch = Watch()
         self._locked = False
         self._next_beat = self._next_sweep = 0.0
+        self._next_clearing = time.monotonic() + CLEARING_S * random.random()  # noqa: S311
         self._doubts = 0
         self._session: session_module.Session | None = None
         self._listener: session_module.Session | None = None
@@ -350,12 +354,15 @@ class Attendant:
         ((queues, messages, orphans),) = session.run("untidy")
         if queues:
             for (name,) in session.run("abandoned_queues"):
-                session.run("drop_queue", queue=name, if_unused=True, if_empty=False)
+                drop(session.run, name, if_unused=True)
         if messages:
             while session.run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
                 pass
         if orphans:
             self._release_orphans(session, failed=True)
+        if time.monotonic() >= self._next_clearing:
+            clear_orphans(session.run)
+            self._next_clearing = time.monotonic() + CLEARING_S * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _reconcile(self, session: session_module.Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""

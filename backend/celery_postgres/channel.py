@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amqp.protocol import queue_declare_ok_t
@@ -18,7 +17,7 @@ from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.inbox import Delivery, Inbox, Subscription
 from celery_postgres.message import Envelope, due_now
-from celery_postgres.purging import purge
+from celery_postgres.purging import drop, drop_if_abandoned, purge
 from celery_postgres.qos import QoS
 from celery_postgres.topic import pattern
 from celery_postgres.upstream import base, virtual
@@ -66,6 +65,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def sessions(self) -> Sessions:
         return self.connection.sessions  # type: ignore[no-any-return]
 
+    def _run_again(self, name: str, **parameters: Any) -> list[Row]:
+        """A statement that may be sent twice."""
+        return self.sessions.run(name, again=True, **parameters)
+
     @property
     def inbox(self) -> Inbox:
         return self.connection.inbox  # type: ignore[no-any-return]
@@ -97,7 +100,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             )
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
-            self.sessions.run("drop_if_abandoned", again=True, queue=queue)
+            drop_if_abandoned(self._run_again, queue)
         ((queue_id,),) = self.sessions.run(
             "declare_queue",
             again=True,
@@ -118,12 +121,12 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def _purge(self, queue: str) -> int:
         if self.connection.consumes:
             self.inbox.give_back(queue)
-        return purge(partial(self.sessions.run, again=True), queue)
+        return purge(self._run_again, queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any) -> None:
         if self.connection.consumes:
             self.inbox.give_back(queue)
-        self.sessions.run("drop_queue", again=True, queue=queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
+        drop(self._run_again, queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
         self.connection.queue_ids.pop(queue, None)
         self.state.queue_bindings_delete(queue)
         # Kombu would not declare again what it has declared once.
@@ -265,7 +268,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self.connection._callbacks.pop(queue, None)
         for name, auto_delete in self.inbox.unsubscribe(queue):
             if auto_delete:
-                self.sessions.run("drop_queue", again=True, queue=name, if_unused=True, if_empty=False)
+                drop(self._run_again, name, if_unused=True)
                 self.connection.queue_ids.pop(queue, None)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:

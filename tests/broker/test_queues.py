@@ -17,11 +17,12 @@ import pytest
 from kombu import Connection, Exchange, Queue
 from kombu.pools import producers, reset
 
+from celery_postgres.purging import clear_orphans
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.names import AWKWARD
 from tests.broker.processes import spawn
-from tests.broker.sql import rows_of, scalar
+from tests.broker.sql import rows_of, run, scalar
 
 # -- declare and count
 
@@ -417,3 +418,27 @@ def test_importing_the_broker_loads_no_orm() -> None:
     code = "import sys, celery_postgres; celery_postgres.install(); sys.exit('sqlalchemy.orm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=spawn.environment(), check=False)
     assert done.returncode == 0
+
+
+def test_messages_of_a_queue_that_is_gone_are_found_and_deleted(
+    connect: Callable[..., Client], plain_database: Any, queue: str
+) -> None:
+    """Whatever state they are in; and those of other queues stay."""
+    url = plain_database.url
+    client = connect(url)
+    for name in (queue, f"{queue}-stays"):
+        for number in range(4):
+            client.publish(number, name)
+    first = "queue_id = (SELECT min(id) FROM kombu_queue)"
+    run(
+        url,
+        f"UPDATE kombu_message SET available_at = now() + interval '1 h' WHERE {first} AND id % 4 = 1",  # noqa: S608
+        f"UPDATE kombu_message SET visible = false WHERE {first} AND id % 4 = 2",  # noqa: S608
+        f"UPDATE kombu_message SET visible = false, consumer_id = 0 WHERE {first} AND id % 4 = 3",  # noqa: S608
+        "DELETE FROM kombu_queue WHERE id = (SELECT min(id) FROM kombu_queue)",
+    )
+    assert rows_of(url) == 8
+
+    clear_orphans(connect(url).channel.sessions.run)
+
+    assert rows_of(url) == rows_of(url, f"{queue}-stays") == 4
