@@ -17,10 +17,10 @@ from celery.exceptions import TimeoutError as NotInTime
 from celery.result import GroupResult, ResultSet, result_from_tuple
 
 from celery_postgres import chords
-from celery_postgres.errors import SchemaError, primary
+from celery_postgres.errors import SchemaError, UnstorableResultError, primary
 from celery_postgres.outcomes import text, utc
 from celery_postgres.session import Row
-from celery_postgres.storing import StoringBackend
+from celery_postgres.storing import LONGEST_ID, StoringBackend
 from celery_postgres.values import dump_group, load, load_group
 from celery_postgres.waiting import listener
 
@@ -196,7 +196,10 @@ class DatabaseBackend(StoringBackend):
 
         Raises:
             celery.exceptions.TimeoutError: not all of them have ended in time.
+            UnstorableResultError: an id is longer than any that is stored.
         """
+        if any(len(task_id) > LONGEST_ID for task_id in task_ids):
+            raise UnstorableResultError(f"there is no result of a task whose id has more than {LONGEST_ID} characters")
         deadline = time.monotonic() + timeout if timeout else None
         self._flush()
         left = dict.fromkeys(task_ids)

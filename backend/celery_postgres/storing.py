@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 BaseBackend: Any = celery_base.BaseBackend
 
 #: Widths of stock's columns.
-_LONGEST_ID, _LONGEST_STATE = 155, 50
+LONGEST_ID, _LONGEST_STATE = 155, 50
 _TAG = re.compile(r"\d+\.\d+")
 
 
@@ -110,6 +110,10 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             UnstorableResultError: the result has a type that JSON does not know; Celery makes that the task's failure.
         """
         result = self.encode_result(result, state)
+        if len(task_id) > LONGEST_ID:
+            # An error would go the way of all errors, to a failure that is stored under the same id, and end a worker.
+            logger.error("the state of a task is not stored: its id has more than %d characters", LONGEST_ID)
+            return result
         outcome = self._outcome(task_id, result, state, traceback, request)
         gathered = getattr(self._thread, "gathered", None)
         if gathered is None:
@@ -188,11 +192,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             self._thread.gathered = outer
 
     def _outcome(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outcome:
-        if len(task_id) > _LONGEST_ID or len(state) > _LONGEST_STATE:
-            raise UnstorableResultError(
-                f"a task's id has at most {_LONGEST_ID} characters, and its state {_LONGEST_STATE}: these have "
-                f"{len(task_id)} and {len(state)}"
-            )
+        if len(state) > _LONGEST_STATE:
+            raise UnstorableResultError(f"a state has at most {_LONGEST_STATE} characters: this one has {len(state)}")
         meta = self._get_result_meta(
             result=None, state=state, traceback=traceback, request=request, format_date=False, encode=True
         )

@@ -66,6 +66,11 @@ def dump(value: Any) -> bytes:
         raise UnstorableResultError(
             "the result cannot be stored: it contains itself, or is nested too deeply"
         ) from None
+    except TypeError:
+        # What JSON makes of a record is a list, which is no member of a set and no key.
+        raise UnstorableResultError(
+            "the result cannot be stored: a set or a key of a dict holds what has no form there"
+        ) from None
 
 
 def load(data: bytes | memoryview | None) -> Any:
