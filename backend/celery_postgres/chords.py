@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.app.task import Context
-from celery.canvas import maybe_signature
+from celery.canvas import _chain, _chord, group, maybe_signature
 from celery.exceptions import ChordError
 from celery.result import ResultSet
 from celery.utils import functional
+from celery.utils.functional import maybe_list
 from kombu.utils import json
 
 from celery_postgres.bulk import Collected, collected
@@ -93,12 +94,33 @@ def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any])
 
 
 def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
-    backend.chord_error_from_stack(callback, error)
-    options = callback.options
-    if options.get("chord"):
-        # The body is a part of another chord, which would wait for it for ever.
-        context = Context({**options, "id": options.get("task_id"), "group": options.get("group_id")})
-        backend.on_chord_part_return(context, states.FAILURE, error)
+    last = last_of(callback)
+    backend.chord_error_from_stack(last, error)
+    # The body may be a part of another chord, which would wait for it for ever.
+    for context in contexts_of(last):
+        if context.chord:
+            backend.on_chord_part_return(context, states.FAILURE, error)
+
+
+def last_of(signature: Any) -> Any:
+    """The task, or the group, whose result is that of a chain or a chord; with the errbacks of what it is in."""
+    while isinstance(signature, _chain | _chord):
+        inner = signature.tasks[-1] if isinstance(signature, _chain) else signature.body
+        last = maybe_signature(inner, app=signature.app).clone()
+        errbacks = maybe_list(last.options.get("link_error")) or []
+        outer = maybe_list(signature.options.get("link_error")) or []
+        last.options["link_error"] = [*errbacks, *(one for one in outer if one not in errbacks)]
+        signature = last
+    return signature
+
+
+def contexts_of(signature: Any) -> list[Context]:
+    """What stands for the request of each task in `last_of`, which will never be sent."""
+    tasks = signature.tasks if isinstance(signature, group) else [signature]
+    options = [last_of(maybe_signature(task, app=signature.app)).options for task in tasks]
+    return [
+        Context({**one, "id": one["task_id"], "group": one.get("group_id")}) for one in options if one.get("task_id")
+    ]
 
 
 def _joined(backend: DatabaseBackend, chord: str, rows: list[Any]) -> list[Any]:

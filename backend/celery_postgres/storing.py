@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 from celery import states
 from celery.backends import base as celery_base
+from celery.canvas import _chain, _chord, maybe_signature
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.time import maybe_timedelta
 from kombu.utils import json as kombu_json
@@ -25,6 +26,7 @@ from celery_postgres import session as sessions_module
 from celery_postgres import transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
+from celery_postgres.chords import contexts_of, last_of
 from celery_postgres.errors import UnstorableResultError, primary
 from celery_postgres.outcomes import Claim, Outcome, Part, Write, record, short, text, utc
 from celery_postgres.session import Sessions
@@ -163,11 +165,23 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
                 task_id, exc, traceback=traceback, request=request, store_result=store_result, call_errbacks=False,
                 state=state,
             )  # fmt: skip
+            if store_result and request is not None:
+                self._fail_rest_of_chain(request, exc, traceback, state)
         errbacks = request is not None and call_errbacks and request.errbacks
         self._submit(write, None if errbacks else self._settles(request, failed=True))
         if errbacks:
             self._flush()
             self._call_task_errbacks(request, exc, traceback)
+
+    def _fail_rest_of_chain(self, request: Any, exc: BaseException, traceback: Any, state: str) -> None:
+        """Celery fails the single tasks of the rest of the chain. Of a chord there its body would be waited for."""
+        for element in request.chain or ():
+            rest = maybe_signature(element, app=self.app)
+            if isinstance(rest, _chain | _chord):
+                for context in contexts_of(last_of(rest)):
+                    self.store_result(context.id, exc, state, traceback=traceback, request=context)
+                    if context.chord:
+                        self.on_chord_part_return(context, state, exc)
 
     def mark_as_revoked(
         self,

@@ -270,7 +270,7 @@ def body(values: Any, tag: str) -> Any:
 
 
 @app.task(name="probe.errback_old")
-def errback_old(task_id: str, tag: str) -> None:
+def errback_old(task_id: str, *, tag: str) -> None:
     """Old style: it is a task of its own, and reads what has failed."""
     note("errback", tag=tag, id=task_id, state=app.AsyncResult(task_id).state)
 
