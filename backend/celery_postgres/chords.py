@@ -24,13 +24,23 @@ logger = logging.getLogger(__name__)
 
 
 def remember_shape(backend: DatabaseBackend, header_result_args: Any) -> None:
-    """Save a header that has groups in it. One that is made while it is published has none that could be seen."""
+    """Save a header that has groups in it, and its size. One that is made while it is published has none that could be
+    seen.
+
+    A group at the end of a chain in the header is published by a worker, later, and Celery says then that the chord has
+    the size of that group. So the first that is said counts, and this is before all others.
+    """
     identity, results = header_result_args[:2]
     if isinstance(results, functional._regen):  # type: ignore[attr-defined]
         return
     header = backend.app.GroupResult(identity, list(results))
     if any(isinstance(one, ResultSet) for one in header.results):
         header.save(backend=backend)
+        backend.set_chord_size(identity, _leaves(header))
+
+
+def _leaves(result: Any) -> int:
+    return sum(map(_leaves, result.results or ())) if isinstance(result, ResultSet) else 1
 
 
 def finish(backend: DatabaseBackend, chord: str) -> None:
