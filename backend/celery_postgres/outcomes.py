@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import psycopg2.errors
 from celery import states
 from psycopg2 import Binary
 
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Claim = tuple[int, int]
+
+#: How the driver or the database refuse a value: to try again, or with others, would be the same for ever. A key that is
+#: too long for its index is an OperationalError.
+_REFUSED = (
+    psycopg2.DataError,
+    psycopg2.IntegrityError,
+    psycopg2.ProgrammingError,
+    psycopg2.NotSupportedError,
+    psycopg2.errors.ProgramLimitExceeded,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,12 @@ class Write:
     claim: Claim | None = None
 
     @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        values = [value for one in self.outcomes for value in (one.result, one.traceback, one.args, one.kwargs)]
+        return sum(len(value) for value in (*values, *(one.result for one in self.parts)) if value)
+
+    @property
     def urgent(self) -> bool:
         """Whether somebody may be waiting for it."""
         return bool(self.parts) or any(one.final for one in self.outcomes)
@@ -82,7 +102,7 @@ def record(sessions: Sessions, writes: list[Write]) -> list[str]:
     """
     try:
         return _record(sessions, writes)
-    except (psycopg2.DataError, psycopg2.IntegrityError, UnicodeError) as error:
+    except _REFUSED as error:
         if len(writes) == 1:
             return _record_failure(sessions, writes[0], error)
     due: list[str] = []
@@ -109,7 +129,7 @@ def _record_failure(sessions: Sessions, write: Write, error: Exception) -> list[
     )
     try:
         return _record(sessions, [failed])
-    except (psycopg2.DataError, psycopg2.IntegrityError, UnicodeError) as second:
+    except _REFUSED as second:
         logger.error(  # noqa: TRY400  # its stack could quote the value
             "what became of task %s cannot be stored at all: %s",
             [one.task_id for one in write.outcomes],
@@ -151,11 +171,15 @@ def _record(sessions: Sessions, writes: list[Write]) -> list[str]:
 
 
 def _latest(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """One for each task: the last, except that a success stays."""
+    """One for each task: the last, except that a success stays, and that RETRY undoes no end: as in `record`."""
     latest: dict[str, Outcome] = {}
     for one in outcomes:
         known = latest.get(one.task_id)
-        if known is None or known.status != states.SUCCESS or one.status == states.SUCCESS:
+        if (
+            known is None
+            or one.status == states.SUCCESS
+            or not (known.status == states.SUCCESS or (known.final and one.status == states.RETRY))
+        ):
             latest[one.task_id] = one
     return list(latest.values())
 

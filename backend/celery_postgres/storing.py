@@ -78,7 +78,6 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         self._connect_timeout = int(arguments.get("connect_timeout") or 5)
         self._pid = 0
         self._sessions: Sessions | None = None
-        self._reading = threading.Lock()
         self._thread = threading.local()
         _everyone.add(self)
 
@@ -216,7 +215,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             task_id=text(task_id),
             status=text(state),
             result=None if result is None else dump(result),
-            date_done=utc(meta["date_done"]),
+            # Also of what has not ended: without it the row of a task that was lost would never expire.
+            date_done=utc(meta["date_done"] or self.app.now()),
             traceback=None if traceback is None else text(traceback),
             children=text(json.dumps(children)) if children else None,
             name=short(meta.get("name")),
@@ -301,7 +301,13 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         key = database_of(self.dsn)
         if attendant is None:
             return writers.get(key)
-        return writers.get(key) or new_writer(key, self.sessions, attendant.settled, self._send_body, self._do_chores)
+        return writers.get(key) or new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)
+
+    def _settled(self, claims: list[Claim]) -> None:
+        # There may be another attendant by now.
+        attendant = self._attendant()
+        if attendant is not None:
+            attendant.settled(claims)
 
     def _flush(self) -> None:
         writer = writers.get(database_of(self.dsn))
@@ -326,7 +332,6 @@ _everyone: weakref.WeakSet[StoringBackend] = weakref.WeakSet()
 
 def _forget_in_child() -> None:
     for backend in list(_everyone):
-        backend._reading = threading.Lock()
         backend._thread = threading.local()
 
 
