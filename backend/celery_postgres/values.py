@@ -164,6 +164,8 @@ _GROUP_NAMES: dict[tuple[str, str], Any] = {
     ("celery.result", "AsyncResult"): _SINGLE,
     ("celery.backends.base", "unpickle_backend"): _NOTHING,
     ("celery.backends.database", "DatabaseBackend"): _NOTHING,
+    # Stock saves its engine's options along.
+    **{("sqlalchemy.pool.impl", f"{kind}Pool"): _NOTHING for kind in ("Null", "Queue", "SingletonThread", "Static")},
 }
 
 
