@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 from environment.waiting import wait_until
 from environment.worker import WorkerError, WorkerProcess
 
-DEADLINE_S = 6
+DEADLINE_S = 25
 APPLICATION = "tests.broker.probe_app"
 
 #: The pools that every case must pass in, and how many tasks each runs at once.

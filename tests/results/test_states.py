@@ -242,6 +242,16 @@ def test_a_task_that_retries_ends(pool: Probe) -> None:
     assert answer(result) == 2
 
 
+def test_a_retry_that_ends_first_has_the_last_word(pool: Probe) -> None:
+    """Celery stores RETRY after it has sent the retry, which in threads and prefork may have failed before."""
+    results = [pool.send("retry_then_fail", unique("again")) for _ in range(20)]
+    for result in results:
+        assert type(failure(result)).__name__ == "ProbeError"
+    answer(pool.send("add", 1))
+    drained(pool)
+    assert {stored(pool.url, result.id) for result in results} == {"FAILURE"}
+
+
 def test_a_revoked_task_says_so(pool: Probe) -> None:
     gate, tag = unique("gate"), unique("revoked")
     # Held by the database for long enough for the worker to hear of it.
