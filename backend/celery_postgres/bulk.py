@@ -156,7 +156,7 @@ def _quick(producer: Any, bulk: Bulk) -> Iterator[None]:
 
 
 class Collected:
-    """What a thread has published to queues, for a statement that does more than publish."""
+    """What a thread has published, by queue, for a statement that does more than publish."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Envelope]] = []
@@ -167,9 +167,8 @@ class Collected:
 
 @contextmanager
 def collected() -> Iterator[Collected]:
-    """Nothing that this thread publishes to a queue in the block is sent: it is the caller's to send.
-
-    Publishes to named exchanges go out at once.
+    """Nothing that this thread publishes in the block is sent: it is the caller's to send. Except for broadcasts to
+    workers, which go out at once.
     """
     outer = collecting()
     _thread.collected = mine = Collected()

@@ -196,12 +196,23 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if gathering is not None and not exchange:
             gathering.add(routing_key, envelope)
             return
+        if exchange and collecting() is not None and not exchange.endswith(".pidbox"):
+            self._collect(exchange, routing_key, envelope)
+            return
         if exchange:
             taken = self._publish("publish_to_exchange", envelope, exchange=exchange, routing_key=routing_key)
             if not taken and self.deadletter_queue:
                 self._put_envelope(self.deadletter_queue, envelope)
             return
         self._put_envelope(routing_key, envelope)
+
+    def _collect(self, exchange: str, routing_key: str, envelope: Envelope) -> None:
+        gathering = collecting()
+        assert gathering is not None  # noqa: S101
+        rows = self.sessions.run("routes", again=True, exchange=exchange, routing_key=routing_key)
+        queues = [name for (name,) in rows] or [self.deadletter_queue]
+        for queue in filter(None, queues):
+            gathering.add(queue, envelope)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         return PublishBatch(self, max_size)

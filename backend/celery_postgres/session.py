@@ -191,6 +191,8 @@ class Sessions:
         self._settings = settings
         self._connect_timeout = connect_timeout
         self._idle: list[Session] = []
+        #: Whoever takes it for its statements uses one connection with all the others that do.
+        self.taking_turns = threading.Lock()
 
     def connect(self) -> Session:
         """A new session, which is the caller's."""

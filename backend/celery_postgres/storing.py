@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 from celery import states
 from celery.backends import base as celery_base
+from celery.canvas import _chain, _chord, maybe_signature
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.time import maybe_timedelta
 from kombu.utils import json as kombu_json
@@ -25,6 +26,7 @@ from celery_postgres import session as sessions_module
 from celery_postgres import transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
+from celery_postgres.chords import contexts_of, last_of
 from celery_postgres.errors import UnstorableResultError, primary
 from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text, utc
 from celery_postgres.session import Sessions
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 BaseBackend: Any = celery_base.BaseBackend
 
 #: Widths of stock's columns.
-_LONGEST_ID, _LONGEST_STATE = 155, 50
+LONGEST_ID, _LONGEST_STATE = 155, 50
 _TAG = re.compile(r"\d+\.\d+")
 
 
@@ -76,7 +78,6 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         self._connect_timeout = int(arguments.get("connect_timeout") or 5)
         self._pid = 0
         self._sessions: Sessions | None = None
-        self._reading = threading.Lock()
         self._thread = threading.local()
         _everyone.add(self)
 
@@ -110,6 +111,10 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             UnstorableResultError: the result has a type that JSON does not know; Celery makes that the task's failure.
         """
         result = self.encode_result(result, state)
+        if len(task_id) > LONGEST_ID:
+            # An error would go the way of all errors, to a failure that is stored under the same id, and end a worker.
+            logger.error("the state of a task is not stored: its id has more than %d characters", LONGEST_ID)
+            return result
         outcome = self._outcome(task_id, result, state, traceback, request)
         gathered = getattr(self._thread, "gathered", None)
         if gathered is None:
@@ -159,11 +164,23 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
                 task_id, exc, traceback=traceback, request=request, store_result=store_result, call_errbacks=False,
                 state=state,
             )  # fmt: skip
+            if store_result and request is not None:
+                self._fail_rest_of_chain(request, exc, traceback, state)
         errbacks = request is not None and call_errbacks and request.errbacks
         self._submit(write, None if errbacks else self._settles(request, failed=True))
         if errbacks:
             self._flush()
             self._call_task_errbacks(request, exc, traceback)
+
+    def _fail_rest_of_chain(self, request: Any, exc: BaseException, traceback: Any, state: str) -> None:
+        """Celery fails the single tasks of the rest of the chain. Of a chord there its body would be waited for."""
+        for element in request.chain or ():
+            rest = maybe_signature(element, app=self.app)
+            if isinstance(rest, _chain | _chord):
+                for context in contexts_of(last_of(rest)):
+                    self.store_result(context.id, exc, state, traceback=traceback, request=context)
+                    if context.chord:
+                        self.on_chord_part_return(context, state, exc)
 
     def mark_as_revoked(
         self,
@@ -188,11 +205,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             self._thread.gathered = outer
 
     def _outcome(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outcome:
-        if len(task_id) > _LONGEST_ID or len(state) > _LONGEST_STATE:
-            raise UnstorableResultError(
-                f"a task's id has at most {_LONGEST_ID} characters, and its state {_LONGEST_STATE}: these have "
-                f"{len(task_id)} and {len(state)}"
-            )
+        if len(state) > _LONGEST_STATE:
+            raise UnstorableResultError(f"a state has at most {_LONGEST_STATE} characters: this one has {len(state)}")
         meta = self._get_result_meta(
             result=None, state=state, traceback=traceback, request=request, format_date=False, encode=True
         )
@@ -201,7 +215,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             task_id=text(task_id),
             status=text(state),
             result=None if result is None else dump(result),
-            date_done=utc(meta["date_done"]),
+            # Also of what has not ended: without it the row of a task that was lost would never expire.
+            date_done=utc(meta["date_done"] or self.app.now()),
             traceback=None if traceback is None else text(traceback),
             children=text(json.dumps(children)) if children else None,
             name=short(meta.get("name")),
@@ -317,7 +332,6 @@ _everyone: weakref.WeakSet[StoringBackend] = weakref.WeakSet()
 
 def _forget_in_child() -> None:
     for backend in list(_everyone):
-        backend._reading = threading.Lock()
         backend._thread = threading.local()
 
 

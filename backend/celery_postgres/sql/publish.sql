@@ -76,6 +76,20 @@ WHERE CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', 
       ) AS sleeper
   ) >= 0
 
+-- name: routes
+-- The queues that `publish_to_exchange` would write to, for what is published together with something else.
+-- takes: exchange text, routing_key text
+SELECT DISTINCT queue.name
+FROM kombu_binding AS binding
+JOIN kombu_queue AS queue ON queue.id = binding.queue_id
+WHERE binding.exchange = %(exchange)s
+  AND CASE binding.type
+      WHEN 'fanout' THEN true
+      WHEN 'topic' THEN %(routing_key)s ~ binding.pattern
+      ELSE binding.routing_key = %(routing_key)s
+  END
+ORDER BY queue.name
+
 -- name: publish_many
 -- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those
 -- whose queue does not exist; if there is one, nothing at all was written.
