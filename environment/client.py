@@ -189,6 +189,14 @@ def psql(arguments: Sequence[str]) -> int:
         return run_in_foreground([program, *words, *arguments], {**os.environ, **variables})
 
 
+def queues(arguments: Sequence[str]) -> int:
+    """The queue tool of the broker, on the database."""
+    from celery_postgres.console import main
+
+    with database(make_state()) as url:
+        return main(arguments, PostgresDSN.parse(url).libpq())
+
+
 def _psql_program() -> str:
     try:
         own = find_installation().program("psql")

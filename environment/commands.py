@@ -27,6 +27,12 @@ COMMANDS = {
     "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
     "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
+    "queues": Command(
+        "[pause|resume|purge|cancel|consumers|release|dead|taken …]",
+        "what waits and what died",
+        "worker",
+        "client:queues",
+    ),
     "provision": Command("", "make DATABASE_URL's role and database on a server", "worker", "client:provision_server"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",

@@ -37,7 +37,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         app.core.settings.ConfigurationError: the environment cannot be used; one line a problem.
     """
     settings = settings or get_settings()
-    # From here on sqla+postgresql:// is our own transport, not Kombu's.
+    # From here on sqla+postgresql:// is our own transport, and db+postgresql:// our own result backend.
     celery_postgres.install()
     app = Celery("skeldir", task_cls="app.tasks.context:ContextTask", include=TASK_MODULES, set_as_current=True)
     json_only = ["json"]
@@ -59,10 +59,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"connect_timeout": settings.database_connect_timeout},
-        database_engine_options={
-            "connect_args": {"connect_timeout": settings.database_connect_timeout},
-            "hide_parameters": True,
-        },
+        database_engine_options={"connect_args": {"connect_timeout": settings.database_connect_timeout}},
         result_backend_always_retry=True,
         result_expires=settings.celery_result_expires or None,
         # The tables come from Alembic.

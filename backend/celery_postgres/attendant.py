@@ -300,7 +300,10 @@ class Attendant:
         mine = [row for row in rows if row[0] == self.consumer]
         if not mine:
             return False
-        self.paused = frozenset(mine[0][3] or ())
+        before, self.paused = self.paused, frozenset(mine[0][3] or ())
+        if self.paused - before:
+            for inbox in list(self._inboxes):
+                self.release(session, inbox.take_paused(self.paused))
         if mine[0][4]:
             self._notify()
         others = [(row[0], row[1], row[2]) for row in rows if row[0] != self.consumer]

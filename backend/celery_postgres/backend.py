@@ -66,7 +66,7 @@ class DatabaseBackend(StoringBackend):
             lambda: self.sessions.run("size_chord", again=True, chord=chord, size=chord_size)
         )
         if due:
-            chords.finish(self, chord)
+            self._send_body(chord)
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         self.sessions.run("enlarge_chord", chord=text(chord_id))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 from celery import states
 from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.result import ResultSet
 from celery.utils import functional
+from kombu.exceptions import OperationalError
 from kombu.utils import json
 
 from celery_postgres.bulk import Collected, collected
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from celery_postgres.backend import DatabaseBackend
 
 logger = logging.getLogger(__name__)
+
+_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError, OperationalError)
 
 
 def remember_shape(backend: DatabaseBackend, header_result_args: Any) -> None:
@@ -75,9 +79,15 @@ def _finish(backend: DatabaseBackend, chord: str, sent: Collected) -> None:
 
 
 def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any]) -> None:
-    """Call the body with what the parts returned, or fail it with the first that failed."""
+    """Call the body with what the parts returned, or fail it with the first that failed.
+
+    Raises:
+        what a lost database raises: the chord stays due.
+    """
     try:
         values = _joined(backend, chord, rows)
+    except _LOST:
+        raise
     except ChordError as error:
         _fail(backend, callback, error)
         return
@@ -87,6 +97,8 @@ def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any])
         return
     try:
         callback.delay(values)
+    except _LOST:
+        raise
     except Exception as error:
         logger.exception("the body of chord %s cannot be called", chord)
         _fail(backend, callback, ChordError(f"Callback error: {error!r}"))

@@ -106,6 +106,16 @@ class Inbox:
         self.wake.set()
         return stale
 
+    def take_paused(self, queue_ids: frozenset[int]) -> list[tuple[int, int]]:
+        """The claims in the buffer that are of paused queues; they are the caller's now."""
+        with self._lock:
+            back = [
+                one for one in self._buffer if one.subscription.queue_id in queue_ids and not one.subscription.no_ack
+            ]
+            for one in back:
+                self._buffer.remove(one)
+        return [(one.message, one.fence) for one in back]
+
     def lose(self) -> None:
         """Everything that was claimed belongs to others now."""
         with self._lock:

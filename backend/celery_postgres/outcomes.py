@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 Claim = tuple[int, int]
 
+#: What a value provokes, of the database or of the driver; the next attempt would end in the same way.
+_REFUSED = (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError, UnicodeError)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -82,7 +85,7 @@ def record(sessions: Sessions, writes: list[Write]) -> list[str]:
     """
     try:
         return _record(sessions, writes)
-    except (psycopg2.DataError, psycopg2.IntegrityError, UnicodeError) as error:
+    except _REFUSED as error:
         if len(writes) == 1:
             return _record_failure(sessions, writes[0], error)
     due: list[str] = []
@@ -109,7 +112,7 @@ def _record_failure(sessions: Sessions, write: Write, error: Exception) -> list[
     )
     try:
         return _record(sessions, [failed])
-    except (psycopg2.DataError, psycopg2.IntegrityError, UnicodeError) as second:
+    except _REFUSED as second:
         logger.error(  # noqa: TRY400  # its stack could quote the value
             "what became of task %s cannot be stored at all: %s",
             [one.task_id for one in write.outcomes],
@@ -177,3 +180,8 @@ def short(value: Any) -> str | None:
 def utc(moment: datetime | None) -> datetime | None:
     """As stock stores it: without a zone."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment is not None and moment.tzinfo else moment
+
+
+def integer(value: Any) -> int | None:
+    """A header's number; None for what is none."""
+    return value if isinstance(value, int) else None

@@ -26,7 +26,7 @@ from celery_postgres import transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
 from celery_postgres.errors import UnstorableResultError, primary
-from celery_postgres.outcomes import Claim, Outcome, Part, Write, record, short, text, utc
+from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text, utc
 from celery_postgres.session import Sessions
 from celery_postgres.values import dump
 from celery_postgres.writer import Writer, new_writer, writers
@@ -208,7 +208,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             args=_encoded(meta.get("args")),
             kwargs=_encoded(meta.get("kwargs")),
             worker=short(meta.get("worker")),
-            retries=meta.get("retries"),
+            retries=integer(meta.get("retries")),
             queue=short(meta.get("queue")),
         )
 
@@ -218,7 +218,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         return Part(
             chord_id=text(request.group),
             task_id=text(request.id),
-            position=getattr(request, "group_index", None),
+            position=integer(getattr(request, "group_index", None)),
             status=state,
             result=result,
             body=text(kombu_json.dumps(request.chord)),

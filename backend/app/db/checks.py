@@ -13,8 +13,17 @@ from sqlalchemy.pool import NullPool
 from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
 
-#: What broker and results need: migrations 006 and 007 make them.
-CELERY_TABLES = ("kombu_queue", "kombu_message", "kombu_consumer", "celery_taskmeta", "celery_tasksetmeta")
+#: What broker and results need: migrations 006 to 008 make them.
+CELERY_TABLES = (
+    "kombu_queue",
+    "kombu_message",
+    "kombu_consumer",
+    "celery_taskmeta",
+    "celery_tasksetmeta",
+    "celery_chord",
+    "celery_chord_part",
+    "celery_waiter",
+)
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
 _CLOSED = text("""

@@ -1,0 +1,141 @@
+-- What an operator asks and does, by hand.
+
+-- name: queues_overview
+-- Every queue: ready is what a consumer could take now, delayed what is not yet due, held what consumers have, taken
+-- what a stock consumer has taken and left.
+SELECT queue.name, queue.paused, counted.ready, counted.delayed, counted.held, counted.taken, counted.oldest_s, (
+    SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+)
+FROM kombu_queue AS queue
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE message.visible AND coalesce(message.available_at <= now(), true)) AS ready,
+        count(*) FILTER (WHERE message.visible AND message.available_at > now()) AS delayed,
+        count(*) FILTER (WHERE NOT message.visible AND message.consumer_id IS NOT NULL) AS held,
+        count(*) FILTER (WHERE NOT message.visible AND message.consumer_id IS NULL) AS taken,
+        extract(epoch FROM now() - min(coalesce(message.available_at, message.enqueued_at)) FILTER (
+            WHERE message.visible AND coalesce(message.available_at <= now(), true)
+        ))::float AS oldest_s
+    FROM kombu_message AS message
+    WHERE message.queue_id = queue.id
+) AS counted
+ORDER BY queue.name
+
+-- name: set_paused
+-- Consumers see it with their next beat, within 1.3 s.
+-- takes: queue text, paused boolean
+UPDATE kombu_queue AS queue SET paused = %(paused)s WHERE queue.name = %(queue)s RETURNING queue.name
+
+-- name: consumers_overview
+SELECT consumer.id, consumer.hostname, consumer.pid, consumer.started_at, (
+    SELECT array_agg(queue.name ORDER BY queue.name)
+    FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
+    WHERE subscription.consumer_id = consumer.id
+), (
+    SELECT count(*) FROM kombu_message AS message WHERE message.consumer_id = consumer.id
+)
+FROM kombu_consumer AS consumer
+ORDER BY consumer.id
+
+-- name: find_messages
+-- Where a task's messages are.
+-- takes: task_id text
+SELECT queue.name, message.visible, message.available_at, message.consumer_id
+FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id
+WHERE message.task_id = %(task_id)s
+ORDER BY message.id
+
+-- name: cancel_messages
+-- The task is marked as revoked, and due: a worker discards it at once, and says so to whoever waits for its result.
+-- What a consumer holds is not for us to cancel.
+-- takes: task_id text
+WITH cancelled AS (
+    UPDATE kombu_message AS message
+    SET revoked = true, available_at = CASE WHEN message.available_at IS NOT NULL THEN now() END
+    WHERE message.task_id = %(task_id)s AND message.visible
+    RETURNING message.queue_id
+)
+SELECT
+    (SELECT count(*) FROM cancelled),
+    (
+        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+        FROM (SELECT DISTINCT cancelled.queue_id FROM cancelled) AS touched
+        JOIN kombu_subscription AS sleeper ON sleeper.queue_id = touched.queue_id AND sleeper.asleep
+    )
+
+-- name: dead_letters
+-- The oldest first. A condition that is null holds for all.
+-- takes: ids bigint[], queue text, before timestamptz, most bigint
+SELECT dead.id, dead.died_at, dead.queue, dead.task_id, dead.tenant_id, dead.failures, dead.reason,
+    octet_length(dead.payload)
+FROM kombu_dead_letter AS dead
+WHERE (%(ids)s IS NULL OR dead.id = ANY (%(ids)s))
+  AND (%(queue)s IS NULL OR dead.queue = %(queue)s)
+  AND (%(before)s IS NULL OR dead.died_at < %(before)s)
+ORDER BY dead.died_at, dead.id
+LIMIT %(most)s
+
+-- name: dead_payload
+-- takes: id bigint
+SELECT dead.payload FROM kombu_dead_letter AS dead WHERE dead.id = %(id)s
+
+-- name: requeue_dead
+-- Back into their queues, as new messages without failures. Those whose queue is gone stay. Returns the ids that went.
+-- takes: ids bigint[], priorities smallint[]
+WITH chosen AS MATERIALIZED (
+    SELECT dead.*, given.priority, queue.id AS queue_id
+    FROM unnest(%(ids)s, %(priorities)s) AS given (id, priority)
+    JOIN kombu_dead_letter AS dead ON dead.id = given.id
+    JOIN kombu_queue AS queue ON queue.name = dead.queue
+    ORDER BY dead.died_at, dead.id
+    FOR UPDATE OF dead
+), inserted AS (
+    INSERT INTO kombu_message (id, visible, version, queue_id, payload, priority, task_id, tenant_id)
+    SELECT nextval('message_id_sequence'), true, 1, chosen.queue_id, chosen.payload, chosen.priority, chosen.task_id,
+        chosen.tenant_id
+    FROM chosen
+    RETURNING queue_id
+), gone AS (
+    DELETE FROM kombu_dead_letter AS dead USING chosen WHERE dead.id = chosen.id RETURNING dead.id
+)
+SELECT
+    (SELECT coalesce(array_agg(gone.id ORDER BY gone.id), '{}') FROM gone),
+    (
+        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+        FROM (SELECT DISTINCT inserted.queue_id FROM inserted) AS touched
+        JOIN kombu_subscription AS sleeper ON sleeper.queue_id = touched.queue_id AND sleeper.asleep
+    )
+
+-- name: drop_dead
+-- takes: ids bigint[]
+WITH gone AS (
+    DELETE FROM kombu_dead_letter AS dead WHERE dead.id = ANY (%(ids)s) RETURNING dead.id
+)
+SELECT count(*) FROM gone
+
+-- name: count_taken
+-- What stock consumers took longer ago than that. They mark a message and never delete it; whether its task ran, nobody
+-- knows. By stock's own clock, which is the publishers' local time.
+-- takes: age_s float
+SELECT queue.name, count(*)
+FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id
+WHERE NOT message.visible AND message.consumer_id IS NULL
+  AND coalesce(message."timestamp", message.enqueued_at) < now() - %(age_s)s * interval '1 second'
+GROUP BY queue.name
+ORDER BY queue.name
+
+-- name: drop_taken
+-- takes: age_s float, most bigint
+WITH gone AS (
+    DELETE FROM kombu_message AS message
+    USING (
+        SELECT candidate.id FROM kombu_message AS candidate
+        WHERE NOT candidate.visible AND candidate.consumer_id IS NULL
+          AND coalesce(candidate."timestamp", candidate.enqueued_at) < now() - %(age_s)s * interval '1 second'
+        LIMIT %(most)s
+        FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE message.id = old.id
+    RETURNING message.id
+)
+SELECT count(*) FROM gone

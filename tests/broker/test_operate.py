@@ -1,0 +1,242 @@
+"""The queue tool, as somebody at a terminal and as a script uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from environment.waiting import wait_until
+from tests.broker.client import DEADLINE_S, Client
+from tests.broker.processes import environment, run_stock
+from tests.broker.sql import dead_letters, rows_of, run, scalar
+
+Tool = Callable[..., Any]
+
+
+@pytest.fixture
+def tool(plain_database: Any) -> Tool:
+    """``tool(words, …)``: what the command prints as JSON."""
+
+    def call(*words: str) -> Any:
+        done = typed(plain_database.url, "--json", *words)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call
+
+
+@pytest.fixture
+def client(connect: Callable[..., Client], plain_database: Any) -> Client:
+    return connect(plain_database.url)
+
+
+def typed(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    variables = {**environment(), "DATABASE_URL": url, "COLUMNS": "200"}
+    variables.pop("CELERY_BROKER_URL", None)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "celery_postgres", *words],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def bury(client: Client, queue: str, *bodies: str) -> None:
+    """Dead letters."""
+    for body in bodies:
+        client.publish(body, queue)
+    inbox = client.consume(queue, prefetch=0)
+    for message in inbox.take(len(bodies)):
+        message.reject(requeue=False)
+    inbox.close()
+
+
+def queue_row(tool: Tool, queue: str) -> dict[str, Any]:
+    (row,) = [row for row in tool("queues") if row["queue"] == queue]
+    return row
+
+
+def test_queues_say_what_waits_what_is_held_and_who_consumes(tool: Tool, client: Client, queue: str) -> None:
+    for number in range(4):
+        client.publish(number, queue)
+    client.publish("later", queue, headers={"eta": "2099-01-01T00:00:00+00:00", "id": "x", "task": "t"})
+    held = client.consume(queue, prefetch=1).take(1)
+
+    wait_until(lambda: queue_row(tool, queue)["held"] <= 2, DEADLINE_S, "the buffer to be given back")
+    row = queue_row(tool, queue)
+    assert (row["ready"] + row["held"], row["delayed"], row["consumers"], row["paused"]) == (4, 1, 1, False)
+    assert row["oldest_s"] >= 0
+    (consumer,) = tool("consumers")
+    assert (consumer["pid"], consumer["queues"]) == (os.getpid(), [queue])
+    held[0].ack()
+
+
+def test_a_table_for_people(client: Client, plain_database: Any, queue: str) -> None:
+    client.publish("x", queue)
+    shown = typed(plain_database.url)
+    assert shown.returncode == 0, shown.stderr
+    heads, row = shown.stdout.splitlines()
+    assert heads.split()[:3] == ["queue", "paused", "ready"]
+    assert row.split()[:2] == [queue, "1"]
+
+
+def test_a_paused_queue_gives_nothing_until_it_is_resumed(tool: Tool, client: Client, queue: str) -> None:
+    inbox = client.consume(queue)
+    attendant = client.connection.connection.inbox.attendant
+    assert tool("pause", queue)["paused"] is True
+    wait_until(lambda: bool(attendant.paused), DEADLINE_S, "the consumer to see it")
+    client.publish("x", queue)
+    assert inbox.nothing()
+    assert queue_row(tool, queue)["paused"] is True
+
+    assert tool("resume", queue)["paused"] is False
+
+    assert inbox.take_acked(1) == ["x"]
+
+
+def test_a_pause_empties_the_buffer(tool: Tool, client: Client, queue: str) -> None:
+    """What a consumer has taken ahead and not delivered goes back at once."""
+    inbox = client.consume(queue, prefetch=0)
+    pace = client.connection.connection.inbox.pace
+    for number in range(40):
+        client.publish(number, queue)
+    for message in inbox.take(20):
+        message.ack()
+    assert pace.ahead() > 1
+    tool("pause", queue)
+    taken = len(inbox.messages)
+
+    wait_until(lambda: queue_row(tool, queue)["held"] <= taken, DEADLINE_S, "the buffer to be given back")
+
+    tool("resume", queue)
+    assert len(inbox.take(20)) == 20
+
+
+def test_purge_says_first_what_it_would_delete(tool: Tool, client: Client, queue: str) -> None:
+    for number in range(3):
+        client.publish(number, queue)
+    assert tool("purge", queue) == {"dry_run": True, "verb": "delete", "count": 3}
+    assert client.count(queue) == 3
+    assert tool("purge", queue, "--yes") == {"dry_run": False, "verb": "deleted", "count": 3}
+    assert client.count(queue) == 0
+
+
+def test_dead_letters_are_listed_shown_and_brought_back(
+    tool: Tool, client: Client, plain_database: Any, queue: str
+) -> None:
+    bury(client, queue, "one secret", "two")
+    first, second = tool("dead", "list")
+    assert (first["queue"], first["reason"], first["failures"]) == (queue, "rejected", 0)
+    assert "secret" not in json.dumps(tool("dead", "show", str(first["id"])))
+    assert tool("dead", "show", str(first["id"]), "--payload")["body"] == "one secret"
+
+    assert tool("dead", "requeue", str(first["id"]))["dry_run"] is True
+    assert dead_letters(plain_database.url) == 2
+    assert tool("dead", "requeue", str(first["id"]), "--yes")["count"] == 1
+
+    assert client.consume(queue).take_acked(1) == ["one secret"]
+    assert [row["id"] for row in tool("dead", "list", "--queue", queue)] == [second["id"]]
+
+
+def test_dead_letters_are_purged_by_condition(tool: Tool, client: Client, plain_database: Any, queue: str) -> None:
+    bury(client, queue, "a", "b", "c")
+    run(
+        plain_database.url,
+        "UPDATE kombu_dead_letter SET died_at = now() - interval '8 days' WHERE payload LIKE '%\"a\"%'",
+    )
+    refused = typed(plain_database.url, "dead", "purge", "--yes")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "celery_postgres: which? give ids, --queue, --older-than or --all\n",
+    )
+    assert tool("dead", "purge", "--older-than", "7d", "--yes")["count"] <= 1
+    assert tool("dead", "purge", "--all", "--yes")["verb"] == "deleted"
+    assert dead_letters(plain_database.url) == 0
+
+
+def test_what_cannot_go_back_stays_and_says_why(tool: Tool, client: Client, plain_database: Any, queue: str) -> None:
+    client.publish("x", queue)
+    run(plain_database.url, "UPDATE kombu_message SET payload = 'no message'")
+    client.consume(queue).take_until(lambda: dead_letters(plain_database.url) == 1)
+    done = typed(plain_database.url, "dead", "requeue", "--all", "--yes")
+    assert done.returncode == 1
+    assert done.stdout == "requeued 0 dead letters\n"
+    assert "1 are no messages that anybody could read" in done.stderr
+    assert dead_letters(plain_database.url) == 1
+
+
+def test_a_cancelled_task_is_discarded_at_once_though_its_time_has_not_come(probe: Any) -> None:
+    result = probe.send("run", "never", countdown=3600)
+    would = typed(probe.url, "cancel", result.id)
+    assert would.stdout == f"would revoke 1 messages of task {result.id}; with --yes it is done\n"
+    probe.start()
+
+    assert typed(probe.url, "cancel", result.id, "--yes").returncode == 0
+
+    probe.wait_for("revoked", "never")
+    wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "the message to go")
+    wait_until(lambda: result.state == "REVOKED", DEADLINE_S, "its result")
+    assert probe.notes("start", "never") == []
+
+
+def test_a_consumer_that_is_released_begins_anew(probe: Any, tool: Tool) -> None:
+    probe.start()
+    (consumer,) = tool("consumers")
+    assert tool("release", str(consumer["id"]))["dry_run"] is True
+    tool("release", str(consumer["id"]), "--yes")
+
+    wait_until(
+        lambda: [row["id"] for row in tool("consumers")] not in ([], [consumer["id"]]), DEADLINE_S, "a new consumer"
+    )
+    assert probe.send("echo", 1).get(timeout=DEADLINE_S) == 1
+
+
+def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
+    tool: Tool, client: Client, plain_database: Any, queue: str
+) -> None:
+    client.publish("x", queue)
+    run_stock("consume", plain_database.url, queue, "1")
+    assert tool("taken") == []
+    assert tool("taken", "--older-than", "0") == [{"queue": queue, "taken": 1}]
+    assert tool("taken", "--older-than", "0", "--delete")["dry_run"] is True
+    assert tool("taken", "--older-than", "0", "--delete", "--yes")["count"] == 1
+    assert scalar(plain_database.url, "SELECT count(*) FROM kombu_message") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pause", "nowhere"], "there is no queue 'nowhere'"),
+        (["purge", "nowhere", "--yes"], "there is no queue 'nowhere'"),
+        (["cancel", "nobody"], "no message of task nobody waits"),
+        (["release", "7", "--yes"], "there is no consumer 7"),
+        (["dead", "show", "7"], "there is no dead letter 7"),
+    ],
+)
+def test_what_is_not_there_is_one_line(plain_database: Any, words: list[str], told: str) -> None:
+    done = typed(plain_database.url, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"celery_postgres: {told}\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://:hunter2@localhost/0", "is no PostgreSQL address"),
+        ("postgresql://u:hunter2@127.0.0.1:1/d", "onnection refused"),
+        ("postgresql://u:hunter2@h/d?nonsense=1", "libpq"),
+    ],
+)
+def test_a_bad_address_is_one_line_without_its_password(url: str, told: str) -> None:
+    done = typed(url, "queues")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert told in line
+    assert "hunter2" not in line
