@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -60,6 +61,7 @@ def parsed(url: str, whose: str) -> str:
         ) from None
 
 
+@lru_cache
 def database_of(dsn: str) -> tuple[str, ...]:
     """What tells two databases apart: two connection strings with the same lead to one."""
     parts = parse_dsn(dsn)
