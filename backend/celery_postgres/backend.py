@@ -81,9 +81,11 @@ class DatabaseBackend(StoringBackend):
         return self._meta(rows[0])
 
     def _read(self, name: str, **parameters: Any) -> list[Row]:
-        """One at a time: a thousand threads that wait for results are one connection."""
-        with self._reading:
-            return self.sessions.run(name, again=True, **parameters)
+        """One at a time: a thousand threads that wait for results are one connection. Not one for each backend, which
+        Celery makes anew for each thread: those were 22 connections."""
+        sessions = self.sessions
+        with sessions.turn:
+            return sessions.run(name, again=True, **parameters)
 
     def _meta(self, row: Row) -> dict[str, Any]:
         """What Celery knows of a task.

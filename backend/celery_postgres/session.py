@@ -179,6 +179,8 @@ class Sessions:
         self._settings = settings
         self._connect_timeout = connect_timeout
         self._idle: list[Session] = []
+        #: For those who would rather wait than have a session of their own.
+        self.turn = threading.Lock()
 
     def connect(self) -> Session:
         """A new session, which is the caller's."""

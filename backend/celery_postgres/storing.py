@@ -77,7 +77,6 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         self._connect_timeout = int(arguments.get("connect_timeout") or 5)
         self._pid = 0
         self._sessions: Sessions | None = None
-        self._reading = threading.Lock()
         self._thread = threading.local()
         _everyone.add(self)
 
@@ -315,7 +314,6 @@ _everyone: weakref.WeakSet[StoringBackend] = weakref.WeakSet()
 
 def _forget_in_child() -> None:
     for backend in list(_everyone):
-        backend._reading = threading.Lock()
         backend._thread = threading.local()
 
 

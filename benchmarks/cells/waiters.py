@@ -46,8 +46,8 @@ def rows(results: Results) -> list[Row]:
             failed = sum(len(sample["failed"]) for sample in results[who])
             shown = f"{max(values(results, who, 'most')):.0f}" + (f", {failed} threads failed" if failed else "")
             figure = f"connections of {_THREADS:,} waiting threads and their publisher, {who}"
-            # One to listen, one to read and publish.
-            found.append(Row(figure, "2" if who == "ours" else "", shown))
+            # One to listen, one to read, and one to publish at the same moment.
+            found.append(Row(figure, "3" if who == "ours" else "", shown))
     shown = " / ".join(number(middle(results, who, "whole_s"), " s", 2) for who in ("ours", "redis"))
     found.append(Row(f"{_THREADS:,} tasks for as many waiting threads, ours / Redis", "", shown))
     return found
