@@ -1,4 +1,4 @@
-"""``python -m benchmarks broker [--quick] [--only CELL …] [--out DIR]``."""
+"""``python -m benchmarks broker|results [--quick] [--only CELL …] [--out DIR]``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import machine, runner
 from benchmarks.bench import open_bench
-from benchmarks.cells import BROKER
+from benchmarks.cells import SUITES
 from benchmarks.figures import table
 from benchmarks.record import Store
 from environment.errors import UserError
@@ -21,11 +21,10 @@ from environment.installation import DEFAULT_MAJOR
 def main() -> int:
     """Run the benchmarks; 0 whatever they measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suite", choices=["broker"])
+    parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("--quick", action="store_true", help="a few minutes, with more spread")
-    parser.add_argument(
-        "--only", action="append", choices=[cell.NAME for cell in BROKER], help="this cell only; may be repeated"
-    )
+    names = [cell.NAME for cells in SUITES.values() for cell in cells]
+    parser.add_argument("--only", action="append", choices=names, help="this cell only; may be repeated")
     parser.add_argument(
         "--out", type=Path, help="keep the raw JSON here and resume from what is there; else it is thrown away"
     )
@@ -34,11 +33,13 @@ def main() -> int:
     given = parser.parse_args()
     # TERM ends a run as Ctrl-C does: with everything stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cells = [cell for cell in BROKER if given.only is None or cell.NAME in given.only]
+    cells = [cell for cell in SUITES[given.suite] if given.only is None or cell.NAME in given.only]
     with ExitStack() as stack:
         folder = given.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         try:
-            bench = stack.enter_context(open_bench(quick=given.quick, major=given.postgres))
+            bench = stack.enter_context(
+                open_bench(quick=given.quick, major=given.postgres, results=given.suite == "results")
+            )
         except UserError as error:
             print(f"benchmarks: {error}", file=sys.stderr)
             return 2

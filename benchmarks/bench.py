@@ -45,15 +45,18 @@ class Bench:
 
 
 @contextmanager
-def open_bench(*, quick: bool, major: int) -> Iterator[Bench]:
-    """Start the servers; stop them afterwards."""
+def open_bench(*, quick: bool, major: int, results: bool = False) -> Iterator[Bench]:
+    """Start the servers; stop them afterwards.
+
+    :param results: tasks have results, which lie where the messages do.
+    """
     with ExitStack() as stack:
         cluster = stack.enter_context(servers.postgres(major))
         peers: dict[str, Peer] = {}
         if our_transport_is_there():
-            peers["ours"] = PostgresPeer(cluster, ours=True)
+            peers["ours"] = PostgresPeer(cluster, ours=True, results=results)
         if servers.Redis.is_available():
-            peers["redis"] = RedisPeer(stack.enter_context(servers.Redis()))
-        peers["stock"] = PostgresPeer(cluster, ours=False)
+            peers["redis"] = RedisPeer(stack.enter_context(servers.Redis()), results=results)
+        peers["stock"] = PostgresPeer(cluster, ours=False, results=results)
         peers["memory"] = MemoryPeer()
         yield Bench(quick, peers, cluster)

@@ -83,6 +83,8 @@ class PostgresBroker:
         self.name = name
         self.libpq = peer.cluster.tcp_url(database=name)
         self.variables = {"BENCH_BROKER": f"sqla+{self.libpq}", **peer.variables}
+        if peer.results:
+            self.variables["BENCH_BACKEND"] = f"db+{self.libpq}"
         self._peer = peer
         self._connection: Any = None
         self._refilled: int | None = None
@@ -158,6 +160,12 @@ class PostgresBroker:
             )
             return int(cursor.fetchone()[0])
 
+    def count_results(self) -> int:
+        """Tasks whose success is stored."""
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'")
+            return int(cursor.fetchone()[0])
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -167,12 +175,14 @@ class PostgresPeer:
     """Celery on PostgreSQL, by our transport or by Kombu's own.
 
     :param ours: which of the two.
+    :param results: whether the same database keeps the tasks' results.
     """
 
     durable = "yes: fsync and synchronous_commit on"
 
-    def __init__(self, cluster: TemporaryCluster, *, ours: bool) -> None:
+    def __init__(self, cluster: TemporaryCluster, *, ours: bool, results: bool = False) -> None:
         self.cluster = cluster
+        self.results = results
         self.name = "ours" if ours else "stock"
         self.label = "celery_postgres" if ours else "stock sqla"
         self.variables = {"BENCH_INSTALL": "1"} if ours else {}
@@ -235,8 +245,8 @@ class PostgresPeer:
 class RedisBroker:
     """A flushed Redis."""
 
-    def __init__(self, server: Redis, clones: Clones | None) -> None:
-        self.variables = {"BENCH_BROKER": server.url}
+    def __init__(self, server: Redis, clones: Clones | None, *, results: bool) -> None:
+        self.variables = {"BENCH_BROKER": server.url, **({"BENCH_BACKEND": server.url} if results else {})}
         self.client: Any = importlib.import_module("redis").Redis(port=server.port)
         self._clones = clones
         self._prepared: list[str] = []
@@ -265,14 +275,18 @@ class RedisBroker:
 
 
 class RedisPeer:
-    """Celery on Redis."""
+    """Celery on Redis.
+
+    :param results: whether it keeps the tasks' results, too.
+    """
 
     name = "redis"
     label = "Redis"
     durable = "no: nothing is written to disk"
 
-    def __init__(self, server: Redis) -> None:
+    def __init__(self, server: Redis, *, results: bool = False) -> None:
         self._server = server
+        self._results = results
         self._clones: Clones | None = None
         with self.fresh() as broker:
             call("benchmarks.producer", "sample", SAMPLE_NUMBER, variables=broker.variables)
@@ -280,7 +294,7 @@ class RedisPeer:
 
     @contextmanager
     def fresh(self) -> Iterator[RedisBroker]:
-        broker = RedisBroker(self._server, self._clones)
+        broker = RedisBroker(self._server, self._clones, results=self._results)
         broker.client.flushall()
         try:
             yield broker

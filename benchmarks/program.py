@@ -1,6 +1,7 @@
 """The Celery program of every peer: the same tasks and settings, the broker from the environment.
 
-``BENCH_BROKER``: its URL.  ``BENCH_INSTALL``: whether ``celery_postgres`` takes PostgreSQL URLs.  ``BENCH_ACKS_LATE``,
+``BENCH_BROKER``: its URL.  ``BENCH_BACKEND``: where results go; without it they are ignored.
+``BENCH_INSTALL``: whether ``celery_postgres`` takes PostgreSQL URLs.  ``BENCH_ACKS_LATE``,
 ``BENCH_PREFETCH``: the mode.  ``BENCH_JOURNAL``, ``BENCH_CAPACITY``: where a worker writes what it did.
 """
 
@@ -27,9 +28,11 @@ def _create_app() -> Celery:
         importlib.import_module("celery_postgres").install()
     app = Celery("benchmarks", broker=os.environ.get("BENCH_BROKER", "memory://"), set_as_current=True)
     late = bool(os.environ.get("BENCH_ACKS_LATE"))
+    backend = os.environ.get("BENCH_BACKEND")
     app.conf.update(
         task_default_queue=QUEUE,
-        task_ignore_result=True,
+        task_ignore_result=backend is None,
+        result_backend=backend,
         task_acks_late=late,
         task_reject_on_worker_lost=late,
         worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
@@ -46,10 +49,23 @@ _journal = Journal(Path(os.environ.get("BENCH_JOURNAL", ".")), int(os.environ.ge
 
 
 @app.task(name="benchmarks.noop")
-def noop(number: int) -> None:
+def noop(number: int) -> int:
     """Say that it ran, and nothing else."""
     now = time.monotonic_ns()
     _journal.write(number, now, now)
+    return number
+
+
+@app.task(name="benchmarks.stamp")
+def stamp(number: int) -> float:
+    """A part of a chord: when it ended, by the clock that all processes share."""
+    return time.time()
+
+
+@app.task(name="benchmarks.gather")
+def gather(stamps: list[float]) -> float:
+    """A chord's body: seconds since the last part ended."""
+    return time.time() - max(stamps)
 
 
 @app.task(name="benchmarks.nap")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -95,6 +96,7 @@ def _unreadable_parameter(rest: str) -> str | None:
     return None
 
 
+@lru_cache
 def database_of(dsn: str) -> tuple[str, ...]:
     """What tells two databases apart: two connection strings with the same lead to one."""
     parts = parse_dsn(dsn)

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
@@ -28,7 +29,7 @@ from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
 from celery_postgres.chords import contexts_of, last_of
 from celery_postgres.errors import UnstorableResultError, primary
-from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text, utc
+from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text
 from celery_postgres.session import Sessions
 from celery_postgres.values import dump
 from celery_postgres.writer import Writer, new_writer, writers
@@ -207,24 +208,27 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
     def _outcome(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outcome:
         if len(state) > _LONGEST_STATE:
             raise UnstorableResultError(f"a state has at most {_LONGEST_STATE} characters: this one has {len(state)}")
-        meta = self._get_result_meta(
-            result=None, state=state, traceback=traceback, request=request, format_date=False, encode=True
-        )
-        children = meta["children"]
+        # `_get_result_meta` is half of what a result costs here, and all but the children is for these.
+        extended: dict[str, Any] = {}
+        if self.app.conf.result_extended:
+            extended = self._get_result_meta(
+                result=None, state=state, traceback=traceback, request=request, format_date=False, encode=True
+            )
+        children = self.current_task_children(request)
         return Outcome(
             task_id=text(task_id),
             status=text(state),
             result=None if result is None else dump(result),
             # Also of what has not ended: without it the row of a task that was lost would never expire.
-            date_done=utc(meta["date_done"] or self.app.now()),
+            date_done=datetime.now(UTC).replace(tzinfo=None),
             traceback=None if traceback is None else text(traceback),
             children=text(json.dumps(children)) if children else None,
-            name=short(meta.get("name")),
-            args=_encoded(meta.get("args")),
-            kwargs=_encoded(meta.get("kwargs")),
-            worker=short(meta.get("worker")),
-            retries=integer(meta.get("retries")),
-            queue=short(meta.get("queue")),
+            name=short(extended.get("name")),
+            args=_encoded(extended.get("args")),
+            kwargs=_encoded(extended.get("kwargs")),
+            worker=short(extended.get("worker")),
+            retries=integer(extended.get("retries")),
+            queue=short(extended.get("queue")),
         )
 
     def _part(self, request: Any, state: str, result: bytes | None) -> Part | None:

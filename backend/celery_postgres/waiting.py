@@ -141,9 +141,7 @@ class Listener:
             session.run("give_up_waiting", listener=self._number, task_ids=left)
         now = time.monotonic()
         if new:
-            # Most are waited for before they have ended, some after: those need no note.
-            new = self._look(new, noted=False)
-        if new:
+            # Whoever waits has just looked; a look of our own before the note would be a statement more for each.
             with self._lock:
                 slots = [self._awaited[task_id].slot if task_id in self._awaited else 0 for task_id in new]
             session.run("await_results", listener=self._number, task_ids=new, slots=slots)

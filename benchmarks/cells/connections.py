@@ -42,7 +42,7 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
             total = 0
             end = time.monotonic() + 4
             while time.monotonic() < end:
-                counts = {pid: _sockets(pid, bench.cluster.port) for pid in tree([worker.pid])}
+                counts = {pid: sockets(pid, bench.cluster.port) for pid in tree([worker.pid])}
                 most = {pid: max(count, most.get(pid, 0)) for pid, count in counts.items()}
                 total = max(total, _count(broker))
                 time.sleep(0.05)
@@ -76,7 +76,7 @@ def _count(broker: Any) -> int:
         return int(cursor.fetchone()[0])
 
 
-def _sockets(pid: int, port: int) -> int:
+def sockets(pid: int, port: int) -> int:
     """Open sockets of a process whose other end is this port: an inherited one counts as well."""
     inodes = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
