@@ -175,7 +175,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
 
     def _fail_rest_of_chain(self, request: Any, exc: BaseException, traceback: Any, state: str) -> None:
         """Celery fails the single tasks of the rest of the chain. Of a chord there its body would be waited for."""
-        for element in request.chain or ():
+        # What stands for the request of an unknown task has no chain at all.
+        for element in getattr(request, "chain", None) or ():
             rest = maybe_signature(element, app=self.app)
             if isinstance(rest, _chain | _chord):
                 for context in contexts_of(last_of(rest)):
