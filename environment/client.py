@@ -6,6 +6,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg2
@@ -183,7 +184,7 @@ def psql(arguments: Sequence[str]) -> int:
 
     The few parameters without a variable are an argument, before the caller's.
     """
-    program = _psql_program()
+    program = _psql_program(ours=setting("DATABASE_URL") is None)
     with database(make_state()) as url:
         variables, words = _psql_address(url)
         return run_in_foreground([program, *words, *arguments], {**os.environ, **variables})
@@ -197,14 +198,15 @@ def queues(arguments: Sequence[str]) -> int:
         return main(arguments, PostgresDSN.parse(url).libpq())
 
 
-def _psql_program() -> str:
-    try:
+def _psql_program(ours: bool) -> str:
+    """The psql beside our PostgreSQL; for a server that is not ours rather the machine's, if it has one: the wheel's
+    was built without TLS."""
+    candidates = [shutil.which("psql")]
+    with suppress(UserError):
         own = find_installation().program("psql")
         if os.access(own, os.X_OK):
-            return str(own)
-    except UserError:
-        pass
-    found = shutil.which("psql")
+            candidates.insert(0 if ours else 1, str(own))
+    found = next(filter(None, candidates), None)
     if found is None:
         raise UserError("no psql, neither beside PostgreSQL's other programs nor on PATH")
     return found

@@ -27,12 +27,7 @@ COMMANDS = {
     "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
     "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
-    "queues": Command(
-        "[pause|resume|purge|cancel|consumers|release|dead|taken …]",
-        "what waits and what died",
-        "worker",
-        "client:queues",
-    ),
+    "queues": Command("[COMMAND ...]", "what waits and what died; pause, cancel, requeue", "worker", "client:queues"),
     "provision": Command("", "make DATABASE_URL's role and database on a server", "worker", "client:provision_server"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",
@@ -40,7 +35,7 @@ COMMANDS = {
         "worker",
         "within:run",
     ),
-    "test": Command("[--postgres 15|16|18] [pytest options]", "the test suite", "test", "tools:test"),
+    "test": Command("[--postgres MAJOR] [--newest] [pytest options]", "the test suite", "test", "tools:test"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
     "format": Command("", "ruff's formatter and its safe repairs", "lint", "tools:format_code"),
     "lock": Command("[uv options]", "make requirements/*.txt from pyproject.toml", None, "tools:lock"),

@@ -52,12 +52,16 @@ def status(arguments: Sequence[str]) -> int:
 def down(arguments: Sequence[str]) -> int:
     """Drain the worker and stop PostgreSQL; say what was done.  Done twice, it finds nothing to do."""
     state = locate_state()
-    print("worker      " + _stop_worker(state))
     cluster = KeptCluster.in_state(state)
+    # ./dev worker stops PostgreSQL itself when it ends.
+    was_running = cluster is not None and cluster.pid() is not None
+    print("worker      " + _stop_worker(state))
     if cluster is None:
         print("postgresql  not made yet")
     else:
-        print("postgresql  stopped" if cluster.shut_down(patience_s=5) else "postgresql  was not running")
+        print(
+            "postgresql  stopped" if cluster.shut_down(patience_s=5) or was_running else "postgresql  was not running"
+        )
     return 0
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,10 +35,34 @@ def test(arguments: Sequence[str]) -> int:
             raise UserError("--postgres and DATABASE_URL contradict each other: the tests run on one server")
         del words[position : position + 2]
         os.environ["SKELDIR_POSTGRES_MAJOR"] = major
+    python = sys.executable
+    if "--newest" in words:
+        words.remove("--newest")
+        python = _newest_python()
     chosen = any(word.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for word in words)
     spread = [] if chosen or "no:xdist" in " ".join(words) else ["-n", "2", "--dist", "loadgroup"]
     os.chdir(CHECKOUT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *spread, *words])  # noqa: S606  no shell is wanted
+    os.execv(python, [python, "-m", "pytest", *spread, *words])  # noqa: S606  no shell is wanted
+
+
+def _newest_python() -> str:
+    """The Python of ``.venv-newest``: the locked packages, but Celery and Kombu as new as pyproject.toml admits, and
+    gevent, which only these tests need.
+    """
+    from environment.bootstrap import install, make_venv
+
+    folder = CHECKOUT / ".venv-newest"
+    locked = CHECKOUT / "requirements" / "test.txt"
+    stamp = folder / "locked"
+    if not stamp.exists() or stamp.read_bytes() != locked.read_bytes():
+        shutil.rmtree(folder, ignore_errors=True)
+        make_venv(folder)
+        install(folder, ["--require-hashes", "--requirement", str(locked)])
+        stamp.write_bytes(locked.read_bytes())
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    moving = [one for one in project["dependencies"] if one.startswith(("celery", "kombu"))]
+    install(folder, ["--upgrade", *moving, *project["optional-dependencies"]["gevent"]])
+    return str(folder / "bin" / "python")
 
 
 def lint(arguments: Sequence[str]) -> int:

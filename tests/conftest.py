@@ -37,6 +37,8 @@ from environment.waiting import wait_until as _wait_until
 from environment.worker import WorkerProcess
 from environment.workerfile import WORKER_FILE, read_worker_file
 
+pytest_plugins = ["tests.probes"]
+
 # -- one server per run
 
 

@@ -19,7 +19,7 @@ from app.celery_app import _build_broker_url, _build_result_backend, celery_app,
 from app.core.settings import Settings
 from app.db.engine import build_engine
 from app.db.tenancy import get_tenant_guc
-from app.tasks.context import tenant_task
+from app.tasks.context import PayloadError, tenant_task
 
 pytestmark = pytest.mark.xdist_group("foundation")
 
@@ -133,6 +133,20 @@ def test_a_raw_message_without_a_tenant_fails_once_and_the_worker_goes_on(client
     assert "tenant_id is missing" in str(error)
     assert result_row(settings, sent.id).status == "FAILURE"
     assert client.tasks["app.tasks.housekeeping.ping"].delay().get(timeout=RESULT_DEADLINE_S)["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments"),
+    [
+        ("llm.routing", {"payload": {"request": "r", "routes": ["a"], "more": 1}}),
+        ("llm.routing", {"payload": {"request": "r", "routes": ["a"]}, "max_cost_cents": -1}),
+        ("maintenance.scrub_pii", {"dry_run": "false"}),
+        ("maintenance.apply_retention", {"dry_run": 0}),
+    ],
+)
+def test_wrong_arguments_are_refused_before_they_are_sent(client: Any, task: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(PayloadError):
+        client.tasks[f"app.tasks.{task}"].delay(tenant_id=str(uuid4()), **arguments)
 
 
 def test_llm_tasks_run_for_a_tenant(client: Any) -> None:

@@ -7,6 +7,16 @@ results.
 from celery_postgres.bulk import bulk
 from celery_postgres.errors import LeaseLost, SchemaError, UnstorableResultError
 from celery_postgres.installation import install
+from celery_postgres.observing import Observer, observe
 from celery_postgres.schema import create_schema
 
-__all__ = ["LeaseLost", "SchemaError", "UnstorableResultError", "bulk", "create_schema", "install"]
+__all__ = [
+    "LeaseLost",
+    "Observer",
+    "SchemaError",
+    "UnstorableResultError",
+    "bulk",
+    "create_schema",
+    "install",
+    "observe",
+]

@@ -55,10 +55,45 @@ def parsed(url: str, whose: str) -> str:
         # libpq's own URI parser: it knows every form and parameter that libpq knows.
         return str(make_dsn(**parse_dsn("postgresql://" + rest)))
     except psycopg2.ProgrammingError:
+        wrong = _unreadable_parameter(rest)
         raise ValueError(
-            f"the {whose} URL is not one that libpq understands: percent-encode special characters in the user name "
-            "and the password, and use libpq's parameter names"
+            f"the {whose} URL is not one that libpq understands: "
+            + (
+                f"it cannot use the parameter {wrong}"
+                if wrong
+                else "percent-encode special characters in the user name and the password, and use libpq's parameter "
+                "names"
+            )
         ) from None
+
+
+def direct_dsn(given: str) -> str:
+    """The libpq connection string for what `listen_dsn` says: a URL in any form that the broker's may have, or libpq's
+    own `name=value` words.
+
+    Raises:
+        ValueError: libpq cannot read it. The message does not quote it.
+    """
+    if is_postgresql(given):
+        return parsed(given, "listen_dsn")
+    try:
+        return str(make_dsn(**parse_dsn(given)))
+    except psycopg2.ProgrammingError:
+        raise ValueError("the listen_dsn is not one that libpq understands: write it as the broker's URL") from None
+
+
+def _unreadable_parameter(rest: str) -> str | None:
+    """The name of the first parameter that libpq refuses; None if it is not certain to be one."""
+    _, _, query = rest.partition("?")
+    if "@" in query:
+        return None  # a password with an unescaped question mark may be what looks like a parameter
+    for pair in query.split("&"):
+        name, _, _ = pair.partition("=")
+        try:
+            parse_dsn(f"postgresql:///?{pair}")
+        except psycopg2.ProgrammingError:
+            return name if re.fullmatch(r"\w{1,40}", name) else None
+    return None
 
 
 @lru_cache

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
+from celery_postgres import observing
 from celery_postgres import session as session_module
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
+from celery_postgres.purging import clear_orphans, drop
 from celery_postgres.wake import Wake
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: two statements a second.
 BEAT_S = 1.2
 SWEEP_S = 10.0
+#: Messages of queues that are gone are rare, and in nobody's way.
+CLEARING_S = 3600.0
 #: While acks or buffered messages wait, the attendant looks this often.
 BUSY_S = 0.01
 #: Reconnecting: quick at first, since a rescuer that finds our lock free waits only 5 s.
@@ -49,6 +53,7 @@ class Attendant:
         consumer: the id under which this process claims.
         generation: how often the lease was lost.
         paused: ids of queues that an operator has paused.
+        deaf: whether notifications do not arrive, because of a transaction pooler.
     """
 
     def __init__(self, sessions: session_module.Sessions, listen: session_module.Sessions, max_failures: int) -> None:
@@ -62,6 +67,7 @@ class Attendant:
         self.ledger = Ledger()
         self.generation = 0
         self.paused: frozenset[int] = frozenset()
+        self.deaf = False
         self.outstanding: set[tuple[int, int]] = set()
         #: Of those, what is settled by whoever stores its task's result.
         self.carried: set[tuple[int, int]] = set()
@@ -74,6 +80,7 @@ class Attendant:
         self._watch = Watch()
         self._locked = False
         self._next_beat = self._next_sweep = 0.0
+        self._next_clearing = time.monotonic() + CLEARING_S * random.random()  # noqa: S311
         self._doubts = 0
         self._session: session_module.Session | None = None
         self._listener: session_module.Session | None = None
@@ -199,7 +206,8 @@ class Attendant:
         listener = session
         if self._listen is not self.sessions:
             listener = self._listener = self._listen.connect()
-        if listener.pooled:
+        self.deaf = listener.pooled
+        if self.deaf:
             logger.warning(
                 "a transaction pooler stands before the database, so notifications do not arrive: this process "
                 "polls. Name a direct address in broker_transport_options['listen_dsn'] to be woken up"
@@ -330,6 +338,7 @@ class Attendant:
             return  # another rescuer was first, or it lives
         rescued = self._release_orphans(session, failed=True)
         logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
+        observing.lease_expired(rescued)
 
     def _release_orphans(self, session: session_module.Session, *, failed: bool) -> int:
         count = 0
@@ -345,12 +354,15 @@ class Attendant:
         ((queues, messages, orphans),) = session.run("untidy")
         if queues:
             for (name,) in session.run("abandoned_queues"):
-                session.run("drop_queue", queue=name, if_unused=True, if_empty=False)
+                drop(session.run, name, if_unused=True)
         if messages:
             while session.run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
                 pass
         if orphans:
             self._release_orphans(session, failed=True)
+        if time.monotonic() >= self._next_clearing:
+            clear_orphans(session.run)
+            self._next_clearing = time.monotonic() + CLEARING_S * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _reconcile(self, session: session_module.Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""

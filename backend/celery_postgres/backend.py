@@ -17,12 +17,14 @@ from celery.exceptions import TimeoutError as NotInTime
 from celery.result import GroupResult, ResultSet, result_from_tuple
 
 from celery_postgres import chords
-from celery_postgres.errors import SchemaError, primary
+from celery_postgres.address import database_of
+from celery_postgres.errors import SchemaError, UnstorableResultError, primary
 from celery_postgres.outcomes import text, utc
 from celery_postgres.session import Row
-from celery_postgres.storing import StoringBackend
+from celery_postgres.storing import LONGEST_ID, StoringBackend
 from celery_postgres.values import dump_group, load, load_group
 from celery_postgres.waiting import listener
+from celery_postgres.writer import new_writer
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +83,10 @@ class DatabaseBackend(StoringBackend):
         return self._meta(rows[0])
 
     def _read(self, name: str, **parameters: Any) -> list[Row]:
-        """One at a time: a thousand threads that wait for results are one connection. Not one for each backend, which
-        Celery makes anew for each thread: those were 22 connections."""
+        """One at a time: a thousand threads that wait for results, each of which has a backend of its own, are one
+        connection."""
         sessions = self.sessions
-        with sessions.turn:
+        with sessions.taking_turns:
             return sessions.run(name, again=True, **parameters)
 
     def _meta(self, row: Row) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class DatabaseBackend(StoringBackend):
                 "status": status,
                 "result": load(result),
                 "traceback": traceback,
-                "date_done": date_done,
+                "date_done": date_done if status in self.READY_STATES else None,
                 "children": None if children is None else json.loads(children),
                 "name": name,
                 "args": None if args is None else self.decode(bytes(args)),
@@ -198,7 +200,10 @@ class DatabaseBackend(StoringBackend):
 
         Raises:
             celery.exceptions.TimeoutError: not all of them have ended in time.
+            UnstorableResultError: an id is longer than any that is stored.
         """
+        if any(len(task_id) > LONGEST_ID for task_id in task_ids):
+            raise UnstorableResultError(f"there is no result of a task whose id has more than {LONGEST_ID} characters")
         deadline = time.monotonic() + timeout if timeout else None
         self._flush()
         left = dict.fromkeys(task_ids)
@@ -261,6 +266,12 @@ class DatabaseBackend(StoringBackend):
         except Exception:
             logger.exception("the body of chord %s was not sent; it will be tried again", chord)
 
+    def _begin_chores(self) -> None:
+        """In a worker: the writer does them. Where the broker is elsewhere there is none, and a thread for them alone."""
+        if self._writer(self._attendant()) is None:
+            key = "chores", *database_of(self.dsn)
+            new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)
+
     def _do_chores(self) -> float:
         for (chord,) in self.sessions.run("overdue_chords", again=True, seconds=self.OVERDUE_S):
             self._send_body(chord)
@@ -300,4 +311,4 @@ def _begin_chores(sender: Any, **_: Any) -> None:
     """A worker tidies up also if it never stores a result."""
     backend = sender.app.backend
     if isinstance(backend, DatabaseBackend):
-        backend._writer(backend._attendant())
+        backend._begin_chores()

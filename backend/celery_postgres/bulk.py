@@ -17,10 +17,13 @@ _thread = threading.local()
 class Bulk:
     """Publishes that wait to go out together. All of one round trip, or none."""
 
-    def __init__(self, transport: Any, most: int = MOST) -> None:
-        self._transport = transport
+    def __init__(self, client: Any, most: int = MOST, producer: Any = None) -> None:
+        self.client = client
         self._most = most
+        self._producer = producer
         self._waiting: list[tuple[str, Envelope]] = []
+        #: How Kombu is asked to try again, as `apply_async` has it; None: not at all.
+        self.retry_policy: dict[str, Any] | None = None
 
     def add(self, queue: str, envelope: Envelope) -> None:
         self._waiting.append((queue, envelope))
@@ -31,14 +34,22 @@ class Bulk:
         self._waiting = []
 
     def flush(self) -> None:
-        """Send what waits.
+        """Send what waits; it waits until it is sent.
 
         Raises:
-            psycopg2.OperationalError: these may or may not have been published.
+            psycopg2.OperationalError: these may or may not have been published. Kombu's, where it tried again.
         """
-        waiting, self._waiting = self._waiting, []
-        while waiting:
-            ((missing, _),) = self._transport.sessions.run(
+        if not self._waiting:
+            return
+        if self.retry_policy is None:
+            self._send()
+        else:
+            self.client.ensure(self, self._send, **self.retry_policy)()
+
+    def _send(self) -> None:
+        waiting = self._waiting
+        while True:
+            ((missing, _),) = self.client.transport.sessions.run(
                 "publish_many",
                 queues=[queue for queue, _ in waiting],
                 payloads=[one.payload for _, one in waiting],
@@ -49,10 +60,16 @@ class Bulk:
                 ttls_ms=[one.ttl_ms for _, one in waiting],
             )
             if not missing:
-                return
-            channel = self._transport.client.default_channel
+                break
             for queue in {waiting[number - 1][0] for number in missing}:
-                channel._new_queue(queue)
+                self.client.default_channel._new_queue(queue)
+        self._waiting = []
+
+    def revive(self, channel: Any) -> None:
+        """Kombu has connected anew, with another transport."""
+        channel.connection.bulk = self
+        if self._producer is not None:
+            self._producer.revive(channel)
 
 
 class PublishBatch:
@@ -60,7 +77,7 @@ class PublishBatch:
 
     def __init__(self, channel: Any, max_size: int) -> None:
         self.channel = channel
-        self._bulk = Bulk(channel.connection, max_size)
+        self._bulk = Bulk(channel.connection.client, max_size)
 
     def publish(self, message: dict[str, Any], **options: Any) -> None:
         transport = self.channel.connection
@@ -86,6 +103,10 @@ def bulk(producer: Any) -> Iterator[Any]:
 
     They are durable when the block ends. If it ends with an error, those that still wait are not sent.
 
+    Raises:
+        kombu.exceptions.OperationalError: the last 500 may or may not have been published, as with `apply_async`
+            alone: Celery has tried again, and what it tried again may be there twice.
+
     Example::
 
         with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
@@ -96,16 +117,46 @@ def bulk(producer: Any) -> Iterator[Any]:
     if transport.bulk is not None:
         yield producer  # inside another block, which sends them
         return
-    transport.bulk = one = Bulk(transport)
+    client = transport.client
+    transport.bulk = one = Bulk(client, producer=producer)
     try:
-        yield producer
-        one.flush()
+        with _quick(producer, one):
+            yield producer
+            one.flush()
     finally:
-        transport.bulk = None
+        client.transport.bulk = None
+
+
+@contextmanager
+def _quick(producer: Any, bulk: Bulk) -> Iterator[None]:
+    """Publish through `producer` without what Kombu does for each message and a bulk needs once.
+
+    Kombu makes a retrying wrapper for the publish and one for the declaration, and copies the queue and its exchange
+    to find out that it has declared them: 34 of the 114 us of an `apply_async` in bulk. Here the flush is what is tried
+    again, and only what was never declared is declared.
+    """
+    publish, declare = producer.publish, producer.maybe_declare
+
+    def publish_quickly(*body: Any, retry: bool = False, retry_policy: Any = None, **options: Any) -> Any:
+        bulk.retry_policy = dict(retry_policy or {}) if retry else None
+        if options.get("exchange") or producer.exchange.name:  # goes out at once
+            return publish(*body, retry=retry, retry_policy=retry_policy, **options)
+        return publish(*body, **options)
+
+    def declare_once(entity: Any, retry: bool = False, **policy: Any) -> Any:
+        if entity and entity.can_cache_declaration and hash(entity) in bulk.client.declared_entities:
+            return False
+        return declare(entity, bulk.retry_policy is not None, **(bulk.retry_policy or {}))
+
+    producer.publish, producer.maybe_declare = publish_quickly, declare_once
+    try:
+        yield
+    finally:
+        del producer.publish, producer.maybe_declare
 
 
 class Collected:
-    """What a thread has published to queues, for a statement that does more than publish."""
+    """What a thread has published, by queue, for a statement that does more than publish."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Envelope]] = []
@@ -116,9 +167,8 @@ class Collected:
 
 @contextmanager
 def collected() -> Iterator[Collected]:
-    """Nothing that this thread publishes to a queue in the block is sent: it is the caller's to send.
-
-    Publishes to named exchanges go out at once.
+    """Nothing that this thread publishes in the block is sent: it is the caller's to send. Except for broadcasts to
+    workers, which go out at once.
     """
     outer = collecting()
     _thread.collected = mine = Collected()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from amqp.protocol import queue_declare_ok_t
@@ -15,6 +17,7 @@ from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.inbox import Delivery, Inbox, Subscription
 from celery_postgres.message import Envelope, due_now
+from celery_postgres.purging import drop, drop_if_abandoned, purge
 from celery_postgres.qos import QoS
 from celery_postgres.topic import pattern
 from celery_postgres.upstream import base, virtual
@@ -25,6 +28,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
+
+
+class Declared(queue_declare_ok_t):
+    """The answer to a declaration. It counts the ready messages when somebody looks: that takes 0.7 s for each million,
+    and hardly a publisher looks."""
+
+    _count: Callable[[], int]
+
+    def __new__(cls, queue: str, count: Callable[[], int]) -> Declared:
+        declared: Declared = super().__new__(cls, queue, -1, 0)
+        declared._count = count
+        return declared
+
+    @property
+    def message_count(self) -> int:
+        return self._count()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.queue, self.message_count, self.consumer_count))
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.queue if position == 0 else tuple(self)[position]
 
 
 class Channel(virtual.Channel):  # type: ignore[misc]
@@ -39,6 +64,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     @property
     def sessions(self) -> Sessions:
         return self.connection.sessions  # type: ignore[no-any-return]
+
+    def _run_again(self, name: str, **parameters: Any) -> list[Row]:
+        """A statement that may be sent twice."""
+        return self.sessions.run(name, again=True, **parameters)
 
     @property
     def inbox(self) -> Inbox:
@@ -59,7 +88,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
                 raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (50, 10), "Channel.queue_declare", 404)
             return queue_declare_ok_t(queue, size[0][0], 0)
         self._new_queue(queue, **options)
-        return queue_declare_ok_t(queue, self._size(queue), 0)
+        return Declared(queue, lambda: self._size(queue))
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **options: Any) -> None:
         if len(queue) > LONGEST_NAME:
@@ -71,7 +100,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             )
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
-            self.sessions.run("drop_if_abandoned", again=True, queue=queue)
+            drop_if_abandoned(self._run_again, queue)
         ((queue_id,),) = self.sessions.run(
             "declare_queue",
             again=True,
@@ -92,12 +121,12 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def _purge(self, queue: str) -> int:
         if self.connection.consumes:
             self.inbox.give_back(queue)
-        return int(self.sessions.run("purge_queue", again=True, queue=queue)[0][0])
+        return purge(self._run_again, queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any) -> None:
         if self.connection.consumes:
             self.inbox.give_back(queue)
-        self.sessions.run("drop_queue", again=True, queue=queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
+        drop(self._run_again, queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
         self.connection.queue_ids.pop(queue, None)
         self.state.queue_bindings_delete(queue)
         # Kombu would not declare again what it has declared once.
@@ -141,6 +170,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     # -- publishing
 
+    def _next_delivery_tag(self) -> str:
+        # Only stock's consumers use it, and want it unlike the others; a UUID is 2.2 us, of 13 that are ours.
+        return os.urandom(16).hex()
+
     def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
         encoding = self.body_encoding or ("base64" if isinstance(message["body"], bytes) else "utf-8")
         message["body"], encoding = self.encode_body(message["body"], encoding)
@@ -163,12 +196,23 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if gathering is not None and not exchange:
             gathering.add(routing_key, envelope)
             return
+        if exchange and collecting() is not None and not exchange.endswith(".pidbox"):
+            self._collect(exchange, routing_key, envelope)
+            return
         if exchange:
             taken = self._publish("publish_to_exchange", envelope, exchange=exchange, routing_key=routing_key)
             if not taken and self.deadletter_queue:
                 self._put_envelope(self.deadletter_queue, envelope)
             return
         self._put_envelope(routing_key, envelope)
+
+    def _collect(self, exchange: str, routing_key: str, envelope: Envelope) -> None:
+        gathering = collecting()
+        assert gathering is not None  # noqa: S101
+        rows = self.sessions.run("routes", again=True, exchange=exchange, routing_key=routing_key)
+        queues = [name for (name,) in rows] or [self.deadletter_queue]
+        for queue in filter(None, queues):
+            gathering.add(queue, envelope)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         return PublishBatch(self, max_size)
@@ -182,7 +226,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             self._publish("publish", envelope, queue=queue)
 
     def _publish(self, statement: str, envelope: Envelope, **where: Any) -> int:
-        rows = self.sessions.run(
+        written = self.sessions.run(
             statement,
             payload=envelope.payload,
             priority=envelope.priority,
@@ -193,7 +237,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             durable=envelope.durable,
             **where,
         )
-        return int(rows[0][1])
+        return len(written)
 
     def _note_revoke(self, message: dict[str, Any]) -> None:
         """Workers forget revokes after three hours; messages that wait are marked in the database."""
@@ -235,7 +279,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self.connection._callbacks.pop(queue, None)
         for name, auto_delete in self.inbox.unsubscribe(queue):
             if auto_delete:
-                self.sessions.run("drop_queue", again=True, queue=name, if_unused=True, if_empty=False)
+                drop(self._run_again, name, if_unused=True)
                 self.connection.queue_ids.pop(queue, None)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from celery import states
 from celery.app.task import Context
-from celery.canvas import maybe_signature
+from celery.canvas import _chain, _chord, group, maybe_signature
 from celery.exceptions import ChordError
 from celery.result import ResultSet
 from celery.utils import functional
+from celery.utils.functional import maybe_list
 from kombu.exceptions import OperationalError
 from kombu.utils import json
 
@@ -27,13 +28,23 @@ _LOST = (psycopg2.OperationalError, psycopg2.InterfaceError, OperationalError)
 
 
 def remember_shape(backend: DatabaseBackend, header_result_args: Any) -> None:
-    """Save a header that has groups in it. One that is made while it is published has none that could be seen."""
+    """Save a header that has groups in it, and its size. One that is made while it is published has none that could be
+    seen.
+
+    A group at the end of a chain in the header is published by a worker, later, and Celery says then that the chord has
+    the size of that group. So the first that is said counts, and this is before all others.
+    """
     identity, results = header_result_args[:2]
     if isinstance(results, functional._regen):  # type: ignore[attr-defined]
         return
     header = backend.app.GroupResult(identity, list(results))
     if any(isinstance(one, ResultSet) for one in header.results):
         header.save(backend=backend)
+        backend.set_chord_size(identity, _leaves(header))
+
+
+def _leaves(result: Any) -> int:
+    return sum(map(_leaves, result.results or ())) if isinstance(result, ResultSet) else 1
 
 
 def finish(backend: DatabaseBackend, chord: str) -> None:
@@ -105,12 +116,33 @@ def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any])
 
 
 def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
-    backend.chord_error_from_stack(callback, error)
-    options = callback.options
-    if options.get("chord"):
-        # The body is a part of another chord, which would wait for it for ever.
-        context = Context({**options, "id": options.get("task_id"), "group": options.get("group_id")})
-        backend.on_chord_part_return(context, states.FAILURE, error)
+    last = last_of(callback)
+    backend.chord_error_from_stack(last, error)
+    # The body may be a part of another chord, which would wait for it for ever.
+    for context in contexts_of(last):
+        if context.chord:
+            backend.on_chord_part_return(context, states.FAILURE, error)
+
+
+def last_of(signature: Any) -> Any:
+    """The task, or the group, whose result is that of a chain or a chord; with the errbacks of what it is in."""
+    while isinstance(signature, _chain | _chord):
+        inner = signature.tasks[-1] if isinstance(signature, _chain) else signature.body
+        last = maybe_signature(inner, app=signature.app).clone()
+        errbacks = maybe_list(last.options.get("link_error")) or []
+        outer = maybe_list(signature.options.get("link_error")) or []
+        last.options["link_error"] = [*errbacks, *(one for one in outer if one not in errbacks)]
+        signature = last
+    return signature
+
+
+def contexts_of(signature: Any) -> list[Context]:
+    """What stands for the request of each task in `last_of`, which will never be sent."""
+    tasks = signature.tasks if isinstance(signature, group) else [signature]
+    options = [last_of(maybe_signature(task, app=signature.app)).options for task in tasks]
+    return [
+        Context({**one, "id": one["task_id"], "group": one.get("group_id")}) for one in options if one.get("task_id")
+    ]
 
 
 def _joined(backend: DatabaseBackend, chord: str, rows: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from celery_postgres import observing
 from celery_postgres.cursor import PRIORITIES, Cursor
 from celery_postgres.errors import LeaseLost, primary
 from celery_postgres.message import decode, parse_time
@@ -210,9 +211,13 @@ class Inbox:
         self._stalled = True
         asked, _ = self._asked()
         self._stalled = not asked
+        if not asked and not self._eaten():
+            return None  # an ack wakes us, and the attendant when a queue is no longer paused
         if asked and self._hungry and not self._retrying:
             return 0.0
         following = self._ladder.next if asked or self._retrying else self._last_claim + Ladder.REST_S
+        if self.attendant.deaf and not self._retrying:
+            following = min(following, self._last_claim + Ladder.POLL_S)
         return max(0.0, following - time.monotonic())
 
     @property
@@ -253,15 +258,23 @@ class Inbox:
                 asked.append(subscription)
         return asked, most
 
+    def _eaten(self) -> list[Subscription]:
+        """The queues from which something may be delivered at any time."""
+        return [one for one in self.subscriptions.values() if one.no_ack and one.queue_id not in self.attendant.paused]
+
     def _claim(self, force: bool) -> int:
         now = time.monotonic()
         if self._buffer or (self._retrying and now < self._ladder.next):
             return 0
+        if self.attendant.deaf and now - self._last_claim >= Ladder.POLL_S:
+            self._notified = True
         self._stalled = True
         asked, credit = self._asked()
         self._stalled = not asked
-        eaten = [s for s in self.subscriptions.values() if s.no_ack and s.queue_id not in self.attendant.paused]
+        eaten = self._eaten()
         if not (asked or eaten):
+            if self._notified:  # for when there is credit again; kept, it would keep the event loop turning
+                self._notified, self._hungry, self._full = False, True, True
             return 0
         if not (force or self._notified):
             if asked and not self._hungry and now < self._ladder.next:
@@ -316,6 +329,7 @@ class Inbox:
             raise
         self.attendant.ledger.delivered(acks)
         self._retry = self.FIRST_RETRY_S
+        observing.claimed(time.monotonic() - now, sum(row[1] is not None for row in rows))
         if full:
             self._last_full = time.monotonic()
             self._full_cost = self._last_full - now

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celery_postgres.message import decode
+from celery_postgres.purging import purge
 from celery_postgres.session import Session
 
 _BATCH = 1000
@@ -69,8 +70,7 @@ class Tool:
         if not given.yes:
             row = next(row for row in self._session.run("queues_overview") if row[0] == given.queue)
             return self._would("delete", row[2] + row[3], f"messages of {given.queue}")
-        ((count,),) = self._session.run("purge_queue", queue=given.queue)
-        return self._did("deleted", count, f"messages of {given.queue}")
+        return self._did("deleted", purge(self._session.run, given.queue), f"messages of {given.queue}")
 
     def cancel(self, given: argparse.Namespace) -> int:
         """Revoke a task that waits: a worker discards it at once, and whoever waits for its result hears of it."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import psycopg2.errors
 from celery import states
 from psycopg2 import Binary
 
@@ -22,8 +23,18 @@ logger = logging.getLogger(__name__)
 
 Claim = tuple[int, int]
 
-#: What a value provokes, of the database or of the driver; the next attempt would end in the same way.
-_REFUSED = (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError, UnicodeError)
+#: How the driver or the database refuse a value: to try again, or with others, would be the same for ever. A key that is
+#: too long for its index is an OperationalError.
+_REFUSED = (
+    psycopg2.DataError,
+    psycopg2.IntegrityError,
+    psycopg2.ProgrammingError,
+    psycopg2.NotSupportedError,
+    psycopg2.errors.ProgramLimitExceeded,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,12 @@ class Write:
     outcomes: list[Outcome] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     claim: Claim | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        values = [value for one in self.outcomes for value in (one.result, one.traceback, one.args, one.kwargs)]
+        return sum(len(value) for value in (*values, *(one.result for one in self.parts)) if value)
 
     @property
     def urgent(self) -> bool:
@@ -154,11 +171,15 @@ def _record(sessions: Sessions, writes: list[Write]) -> list[str]:
 
 
 def _latest(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """One for each task: the last, except that a success stays."""
+    """One for each task: the last, except that a success stays, and that RETRY undoes no end: as in `record`."""
     latest: dict[str, Outcome] = {}
     for one in outcomes:
         known = latest.get(one.task_id)
-        if known is None or known.status != states.SUCCESS or one.status == states.SUCCESS:
+        if (
+            known is None
+            or one.status == states.SUCCESS
+            or not (known.status == states.SUCCESS or (known.final and one.status == states.RETRY))
+        ):
             latest[one.task_id] = one
     return list(latest.values())
 

@@ -53,6 +53,9 @@ class Ladder:
     STEPS_S = (0.002, 0.010, 0.050, 0.250)
     #: From then on the attendant looks, with each beat.
     REST_S = 10.0
+    #: Where notifications do not arrive. An order and its reply each wait for a look, and Celery's `inspect` and
+    #: `control` wait one second.
+    POLL_S = 0.4
 
     def __init__(self) -> None:
         self._step = 0

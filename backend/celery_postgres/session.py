@@ -65,12 +65,17 @@ class Session:
             wanted = _SETTINGS | (settings or {})
             if self._connection.info.dsn_parameters.get("application_name"):
                 wanted.pop("application_name", None)
+            claimed = self._connection.info.backend_pid
             self._cursor.execute(
-                "SELECT pg_backend_pid(), " + ", ".join(["set_config(%s, %s, false)"] * len(wanted)),
-                [word for pair in wanted.items() for word in pair],
+                # Behind a transaction pooler the server's session is everybody's: the program's own queries, which may
+                # come next on it, must not run with our timeout and plans. There each statement brings them along.
+                "SELECT pg_backend_pid(), " + ", ".join(["set_config(%s, %s, pg_backend_pid() <> %s)"] * len(wanted)),
+                [word for name, value in wanted.items() for word in (name, value, claimed)],
             )
             #: A transaction pooler makes up a process id of its own for its clients.
-            self.pooled = self._cursor.fetchone()[0] != self._connection.info.backend_pid
+            self.pooled = self._cursor.fetchone()[0] != claimed
+            wanted.pop("application_name", None)  # poolers keep it apart for each client
+            self._bring_along = self._local_settings(wanted) if self.pooled else ""
         except psycopg2.Error as error:
             told = self._told(error)
             self.close()
@@ -85,7 +90,8 @@ class Session:
         return int(self._connection.fileno())
 
     def run(self, name: str, **parameters: Any) -> list[Row]:
-        """Execute the named statement in a transaction of its own; its rows.
+        """Execute the named statement in a transaction of its own; its rows, or of one that returns none an empty row
+        for each that it wrote.
 
         Conflicts between transactions are retried here.
 
@@ -97,13 +103,14 @@ class Session:
         for attempt in range(_ATTEMPTS):
             try:
                 if self.pooled:
-                    self._cursor.execute(statement.direct, parameters)
+                    # Several statements in one message are one transaction.
+                    self._cursor.execute(self._bring_along + statement.direct, parameters)
                 else:
                     if name not in self._prepared:
                         self._cursor.execute(statement.prepare)
                         self._prepared.add(name)
                     self._cursor.execute(statement.execute, parameters)
-                return self._cursor.fetchall() if self._cursor.description else []
+                return self._cursor.fetchall() if self._cursor.description else [()] * max(0, self._cursor.rowcount)
             except psycopg2.Error as error:
                 if error.pgcode in _CONFLICTS and attempt < _ATTEMPTS - 1:
                     continue
@@ -142,6 +149,11 @@ class Session:
             with contextlib.suppress(psycopg2.Error):
                 self._connection.close()
 
+    def _local_settings(self, settings: dict[str, str]) -> str:
+        words = [word for pair in settings.items() for word in pair]
+        select = "SELECT " + ", ".join(["set_config(%s, %s, true)"] * len(settings)) + "; "
+        return str(self._cursor.mogrify(select, words).decode().replace("%", "%%"))
+
     def _told(self, error: psycopg2.Error) -> Exception:
         told = translate(error)
         if type(error) is psycopg2.DatabaseError:
@@ -179,8 +191,8 @@ class Sessions:
         self._settings = settings
         self._connect_timeout = connect_timeout
         self._idle: list[Session] = []
-        #: For those who would rather wait than have a session of their own.
-        self.turn = threading.Lock()
+        #: Whoever takes it for its statements uses one connection with all the others that do.
+        self.taking_turns = threading.Lock()
 
     def connect(self) -> Session:
         """A new session, which is the caller's."""

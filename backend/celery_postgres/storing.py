@@ -17,6 +17,7 @@ from typing import Any
 import psycopg2
 from celery import states
 from celery.backends import base as celery_base
+from celery.canvas import _chain, _chord, maybe_signature
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.time import maybe_timedelta
 from kombu.utils import json as kombu_json
@@ -26,6 +27,7 @@ from celery_postgres import session as sessions_module
 from celery_postgres import transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
+from celery_postgres.chords import contexts_of, last_of
 from celery_postgres.errors import UnstorableResultError, primary
 from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text
 from celery_postgres.session import Sessions
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 BaseBackend: Any = celery_base.BaseBackend
 
 #: Widths of stock's columns.
-_LONGEST_ID, _LONGEST_STATE = 155, 50
+LONGEST_ID, _LONGEST_STATE = 155, 50
 _TAG = re.compile(r"\d+\.\d+")
 
 
@@ -110,6 +112,10 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             UnstorableResultError: the result has a type that JSON does not know; Celery makes that the task's failure.
         """
         result = self.encode_result(result, state)
+        if len(task_id) > LONGEST_ID:
+            # An error would go the way of all errors, to a failure that is stored under the same id, and end a worker.
+            logger.error("the state of a task is not stored: its id has more than %d characters", LONGEST_ID)
+            return result
         outcome = self._outcome(task_id, result, state, traceback, request)
         gathered = getattr(self._thread, "gathered", None)
         if gathered is None:
@@ -159,11 +165,23 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
                 task_id, exc, traceback=traceback, request=request, store_result=store_result, call_errbacks=False,
                 state=state,
             )  # fmt: skip
+            if store_result and request is not None:
+                self._fail_rest_of_chain(request, exc, traceback, state)
         errbacks = request is not None and call_errbacks and request.errbacks
         self._submit(write, None if errbacks else self._settles(request, failed=True))
         if errbacks:
             self._flush()
             self._call_task_errbacks(request, exc, traceback)
+
+    def _fail_rest_of_chain(self, request: Any, exc: BaseException, traceback: Any, state: str) -> None:
+        """Celery fails the single tasks of the rest of the chain. Of a chord there its body would be waited for."""
+        for element in request.chain or ():
+            rest = maybe_signature(element, app=self.app)
+            if isinstance(rest, _chain | _chord):
+                for context in contexts_of(last_of(rest)):
+                    self.store_result(context.id, exc, state, traceback=traceback, request=context)
+                    if context.chord:
+                        self.on_chord_part_return(context, state, exc)
 
     def mark_as_revoked(
         self,
@@ -188,11 +206,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             self._thread.gathered = outer
 
     def _outcome(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outcome:
-        if len(task_id) > _LONGEST_ID or len(state) > _LONGEST_STATE:
-            raise UnstorableResultError(
-                f"a task's id has at most {_LONGEST_ID} characters, and its state {_LONGEST_STATE}: these have "
-                f"{len(task_id)} and {len(state)}"
-            )
+        if len(state) > _LONGEST_STATE:
+            raise UnstorableResultError(f"a state has at most {_LONGEST_STATE} characters: this one has {len(state)}")
         # `_get_result_meta` is half of what a result costs here, and all but the children is for these.
         extended: dict[str, Any] = {}
         if self.app.conf.result_extended:
@@ -204,7 +219,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             task_id=text(task_id),
             status=text(state),
             result=None if result is None else dump(result),
-            date_done=datetime.now(UTC).replace(tzinfo=None) if state in self.READY_STATES else None,
+            # Also of what has not ended: without it the row of a task that was lost would never expire.
+            date_done=datetime.now(UTC).replace(tzinfo=None),
             traceback=None if traceback is None else text(traceback),
             children=text(json.dumps(children)) if children else None,
             name=short(extended.get("name")),
@@ -289,7 +305,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         key = database_of(self.dsn)
         if attendant is None:
             return writers.get(key)
-        return writers.get(key) or new_writer(key, self.sessions, attendant.settled, self._send_body, self._do_chores)
+        return writers.get(key) or new_writer(key, self.sessions, _settled, self._send_body, self._do_chores)
 
     def _flush(self) -> None:
         writer = writers.get(database_of(self.dsn))
@@ -303,6 +319,12 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
     def _do_chores(self) -> float:
         """Called in a worker now and then; returns the seconds to the next time."""
         raise NotImplementedError
+
+
+def _settled(claims: list[Claim]) -> None:
+    """Of whichever attendant carried them: a writer outlives a worker's connection."""
+    for attendant in transport.attendants():
+        attendant.settled(claims)
 
 
 def _encoded(value: Any) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 
 from celery_postgres import session as sessions_module
-from celery_postgres.address import libpq_dsn, masked
+from celery_postgres.address import direct_dsn, libpq_dsn, masked
 from celery_postgres.attendant import Attendant
 from celery_postgres.bulk import Bulk
 from celery_postgres.channel import Channel
@@ -237,7 +237,7 @@ def _attendant(sessions: Sessions, listen_dsn: str | None, max_failures: int) ->
     with _lock:
         attendant = _attendants.get(key)
         if attendant is None:
-            listen = Sessions(listen_dsn) if listen_dsn else sessions
+            listen = Sessions(direct_dsn(listen_dsn)) if listen_dsn else sessions
             attendant = _attendants[key] = Attendant(sessions, listen, max_failures)
         return attendant
 

@@ -66,6 +66,11 @@ def dump(value: Any) -> bytes:
         raise UnstorableResultError(
             "the result cannot be stored: it contains itself, or is nested too deeply"
         ) from None
+    except TypeError:
+        # What JSON makes of a record is a list, which is no member of a set and no key.
+        raise UnstorableResultError(
+            "the result cannot be stored: a set or a key of a dict holds what has no form there"
+        ) from None
 
 
 def load(data: bytes | memoryview | None) -> Any:
@@ -159,6 +164,8 @@ _GROUP_NAMES: dict[tuple[str, str], Any] = {
     ("celery.result", "AsyncResult"): _SINGLE,
     ("celery.backends.base", "unpickle_backend"): _NOTHING,
     ("celery.backends.database", "DatabaseBackend"): _NOTHING,
+    # Stock saves its engine's options along.
+    **{("sqlalchemy.pool.impl", f"{kind}Pool"): _NOTHING for kind in ("Null", "Queue", "SingletonThread", "Static")},
 }
 
 

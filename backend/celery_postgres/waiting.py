@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import psycopg2
 from celery import states
 
-from celery_postgres.errors import SchemaError, primary
+from celery_postgres.errors import primary
 from celery_postgres.session import Row, Session
 from celery_postgres.wake import Wake
 
@@ -103,7 +102,7 @@ class Listener:
                     self._connect()
                 self._turn()
                 retry = self.FIRST_RETRY_S
-            except (psycopg2.Error, SchemaError) as error:
+            except Exception as error:  # whatever it is: everybody in this process waits for this thread
                 self._disconnect()
                 if self._awaited:
                     logger.warning("results cannot be waited for (%s); next try in %.2f s", primary(error), retry)
@@ -166,8 +165,11 @@ class Listener:
 
     def _hear(self, session: Session) -> bool:
         """Look at what the database has notified us of; whether there was something."""
-        told = [int(slot) for payload in session.notifications() for slot in payload.split()]
-        self._look([self._tasks[slot] for slot in told if slot in self._tasks], noted=False)
+        # Anybody may notify, with any payload.
+        told = [slot for payload in session.notifications() for slot in payload.split()]
+        with self._lock:
+            ended = [self._tasks[int(slot)] for slot in told if slot.isdecimal() and int(slot) in self._tasks]
+        self._look(ended, noted=False)
         return bool(told)
 
     @property

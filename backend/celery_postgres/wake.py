@@ -40,8 +40,12 @@ class Wake:
         readable, _, _ = select.select([self._read, *others], [], [], max(seconds, 0))
         return readable
 
+    def __del__(self) -> None:
+        # A program that drops its connection without closing it, as drivers forgive.
+        self.close()
+
     def close(self) -> None:
-        if not self.closed:
+        if not getattr(self, "closed", True):
             self.closed = True
             os.close(self._read)
             if self._write != self._read:

@@ -32,6 +32,8 @@ class Writer:
 
     INTERVAL_S = 0.004
     MOST = 500
+    #: A statement has at most 1 GB, and a byte takes two there.
+    MOST_BYTES = 32 << 20
     #: With so many waiting, whoever adds one waits too, as with any other backend: a disk that stalls for ten seconds
     #: would be 60,000 results that a kill loses, and an early ack does not bring back.
     MOST_WAITING = 2000
@@ -110,7 +112,7 @@ class Writer:
                     lambda: self._waiting or self._stopping, max(0.0, next_chores - time.monotonic())
                 )
                 self._wait_for_company()
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.MOST))]
+                batch = self._batch()
                 self._urgent = any(write.urgent for write in self._waiting)
                 if not self._waiting:
                     self._hurry = False
@@ -120,6 +122,14 @@ class Writer:
                 self._store(batch)
             if time.monotonic() >= next_chores and not self._stopping:
                 next_chores = time.monotonic() + self._chores_safely()
+
+    def _batch(self) -> list[Write]:
+        batch: list[Write] = []
+        size = 0
+        while self._waiting and len(batch) < self.MOST and size < self.MOST_BYTES:
+            batch.append(self._waiting.popleft())
+            size += batch[-1].size
+        return batch
 
     def _wait_for_company(self) -> None:
         while self._waiting and not (self._stopping or self._hurry or len(self._waiting) >= self.MOST):
@@ -159,7 +169,9 @@ class Writer:
             return self._chores()
         except (psycopg2.Error, SchemaError) as error:
             logger.warning("results were not tidied up: %s", primary(error))
-            return self.LONGEST_RETRY_S
+        except Exception:  # the thread must live: it stores results
+            logger.exception("results were not tidied up")
+        return self.LONGEST_RETRY_S
 
 
 #: Those of this process, by database.

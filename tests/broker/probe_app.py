@@ -16,11 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, group, signals
 from celery.exceptions import Ignore, Reject
 
 import celery_postgres
 from environment.waiting import wait_until
+from tests.broker.values import VALUES
 
 celery_postgres.install()
 app = Celery("probe", broker=os.environ["PROBE_BROKER"], backend=os.environ["PROBE_RESULTS"])
@@ -153,6 +154,167 @@ def spin(self: Any, tag: str) -> None:
     """Never end, for what ends tasks from outside."""
     note("start", tag=tag, id=self.request.id)
     threading.Event().wait(300)
+
+
+# -- what becomes of tasks
+
+
+class ProbeError(Exception):
+    """Has two arguments, which whoever waits gets back."""
+
+
+class Opaque:
+    """No JSON, no pickle that anybody would read."""
+
+    def __init__(self) -> None:
+        self.secret = "s3cret"
+
+
+@app.task(name="probe.value")
+def value(name: str) -> Any:
+    return VALUES[name]()
+
+
+@app.task(name="probe.opaque")
+def opaque(where: str = "alone") -> Any:
+    return {"alone": Opaque(), "inside": {"a": [1, Opaque()]}, "key": {(1, Opaque()): 1}, "lambda": lambda: 1}[where]
+
+
+@app.task(name="probe.odd")
+def odd(kind: str) -> Any:
+    """What has no form that can be stored, in ways of its own."""
+    import collections
+
+    point = collections.namedtuple("point", "x y")
+    if kind == "endless":
+        endless: list[Any] = []
+        endless.append(endless)
+        return endless
+    return {"set of records": {point(1, 2)}, "record as a key": {point(1, 2): 3}, "generator": (n for n in range(3))}[
+        kind
+    ]
+
+
+@app.task(name="probe.raise_error")
+def raise_error(*arguments: Any, kind: str = "probe") -> None:
+    raise {"probe": ProbeError, "key": KeyError, "value": ValueError}[kind](*arguments)
+
+
+@app.task(name="probe.raise_opaque")
+def raise_opaque() -> None:
+    raise ProbeError(Opaque(), 5)
+
+
+@app.task(name="probe.raise_text")
+def raise_text(which: str) -> None:
+    """Its words are in the traceback too."""
+    raise ProbeError({"nul": "a\x00b", "surrogate": "half \ud800 a pair", "long": "x" * 100_000}[which])
+
+
+@app.task(name="probe.fail_quietly", ignore_result=True, store_errors_even_if_ignored=True)
+def fail_quietly(tag: str) -> None:
+    raise ProbeError(tag)
+
+
+@app.task(name="probe.tracked", bind=True, track_started=True)
+def tracked(self: Any, tag: str, gate: str) -> str:
+    return _run(self, tag, gate)
+
+
+@app.task(name="probe.progress", bind=True, acks_late=True)
+def progress(self: Any, tag: str, gate: str, state: str = "PROGRESS", end: str = "return") -> str:
+    """Say how far it is, and wait."""
+    self.update_state(state=state, meta={"done": 1, "of": 2})
+    _run(self, tag, gate)
+    if end == "ignore":
+        raise Ignore
+    return tag
+
+
+@app.task(name="probe.retry_slowly", bind=True, max_retries=3)
+def retry_slowly(self: Any, tag: str) -> int:
+    """Fail, with the next attempt far away."""
+    note("start", tag=tag, id=self.request.id)
+    raise self.retry(exc=ProbeError(tag, "again"), countdown=3600)
+
+
+@app.task(name="probe.retry_then_fail", bind=True)
+def retry_then_fail(self: Any, tag: str) -> None:
+    """The second attempt fails while the first has not said yet that there will be one."""
+    if self.request.retries:
+        raise ProbeError(tag)
+    raise self.retry(countdown=0, max_retries=1)
+
+
+@app.task(name="probe.children", bind=True)
+def children(self: Any, count: int) -> str:
+    for number in range(count):
+        add.delay(number)
+    return "parent"
+
+
+# -- parts of the canvas
+
+
+@app.task(name="probe.note_it")
+def note_it(tag: str, value: Any = None) -> Any:
+    """For whatever is to be counted. Bodies get their values first."""
+    note("ran", tag=tag, value=repr(value))
+    return value
+
+
+@app.task(name="probe.body")
+def body(values: Any, tag: str) -> Any:
+    note("body", tag=tag)
+    return values
+
+
+@app.task(name="probe.errback_old")
+def errback_old(task_id: str, *, tag: str) -> None:
+    """Old style: it is a task of its own, and reads what has failed."""
+    note("errback", tag=tag, id=task_id, state=app.AsyncResult(task_id).state)
+
+
+@app.task(name="probe.errback")
+def errback(request: Any, error: Any, trace: Any, tag: str) -> None:
+    note("errback", tag=tag, id=request.id, error=type(error).__name__, text=str(error))
+
+
+@app.task(name="probe.replace_with_task", bind=True)
+def replace_with_task(self: Any, *numbers: int) -> Any:
+    raise self.replace(add.s(*numbers, 100))
+
+
+@app.task(name="probe.replace_with_group", bind=True)
+def replace_with_group(self: Any, *numbers: int) -> Any:
+    raise self.replace(group(add.s(number, 100) for number in numbers))
+
+
+@app.task(name="probe.replace_with_chain", bind=True)
+def replace_with_chain(self: Any, *numbers: int) -> Any:
+    raise self.replace(add.s(*numbers) | add.s(1000))
+
+
+@app.task(name="probe.one_more", bind=True)
+def one_more(self: Any, number: int) -> int:
+    """A chord part that adds another part."""
+    self.add_to_chord(add.s(number, 1000))
+    return number
+
+
+@app.task(name="probe.again_add", bind=True, max_retries=3)
+def again_add(self: Any, *numbers: int) -> int:
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    return sum(numbers)
+
+
+@app.task(name="probe.join_inside", bind=True)
+def join_inside(self: Any, task_id: str) -> Any:
+    from celery.result import allow_join_result
+
+    with allow_join_result():
+        return app.AsyncResult(task_id).get(timeout=20)
 
 
 def _starts(tag: str) -> int:

@@ -13,7 +13,7 @@ from kombu import Queue
 
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
-from tests.broker.sql import run, scalar
+from tests.broker.sql import rows_of, run, scalar
 from tests.broker.stock_rows import payload
 from tests.migrations.support import rows
 
@@ -142,6 +142,46 @@ def test_declaring_a_queue_reads_nothing_of_another(database: Any, connect: Call
     assert read["by index"] < 1000, read
 
 
+def test_a_new_publisher_does_not_count_the_backlog(database: Any, connect: Callable[..., Client], queue: str) -> None:
+    """Whoever publishes declares, and does not ask how many wait."""
+    url = database.url
+    client = connect(url)
+    client.declare(Queue(queue))
+    client.close()
+    settle(url)
+    backlog(url, queue)
+    settle(url)
+    reads = Reads(url)
+    client = connect(url)
+    client.publish("x", queue)
+    client.close()
+    settle(url)
+    read = reads.since()
+    assert read["scanned"] == 0, read
+    assert read["by index"] < 1000, read
+
+
+def test_purging_a_queue_reads_nothing_of_another(database: Any, connect: Callable[..., Client], queue: str) -> None:
+    url = database.url
+    client = connect(url)
+    client.declare(Queue(queue), Queue(f"{queue}-other"))
+    client.close()
+    settle(url)
+    backlog(url, f"{queue}-other")
+    settle(url)
+    reads = Reads(url)
+    client = connect(url)
+    client.publish("ready", queue)
+    due = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    client.publish("timed", queue, headers={"task": "t", "id": "i", "eta": due})
+    assert client.channel.queue_purge(queue) == 2
+    client.close()
+    settle(url)
+    read = reads.since()
+    assert read["scanned"] == 0, read
+    assert read["by index"] < 1000, read
+
+
 def test_an_idle_consumer_reads_nothing_of_a_backlog_that_is_not_its_own(
     database: Any, connect: Callable[..., Client], queue: str
 ) -> None:
@@ -164,3 +204,24 @@ def test_an_idle_consumer_reads_nothing_of_a_backlog_that_is_not_its_own(
     read = reads.since()
     assert read["scanned"] == 0, read
     assert read["by index"] < 5000, read
+
+
+def test_ending_a_queue_reads_nothing_of_another(database: Any, connect: Callable[..., Client], queue: str) -> None:
+    """Each reply to `inspect` has a queue that ends."""
+    url = database.url
+    client = connect(url)
+    client.declare(Queue(queue), Queue(f"{queue}-other"))
+    client.publish("x", queue)
+    client.close()
+    settle(url)
+    backlog(url, f"{queue}-other")
+    settle(url)
+    reads = Reads(url)
+    client = connect(url)
+    client.channel.queue_delete(queue)
+    client.close()
+    settle(url)
+    read = reads.since()
+    assert read["scanned"] == 0, read
+    assert read["by index"] < 1000, read
+    assert rows_of(url, f"{queue}-other") == BACKLOG

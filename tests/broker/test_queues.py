@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import secrets
 import subprocess
 import sys
@@ -15,11 +17,12 @@ import pytest
 from kombu import Connection, Exchange, Queue
 from kombu.pools import producers, reset
 
+from celery_postgres.purging import clear_orphans
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.names import AWKWARD
 from tests.broker.processes import spawn
-from tests.broker.sql import rows_of, scalar
+from tests.broker.sql import rows_of, run, scalar
 
 # -- declare and count
 
@@ -80,6 +83,21 @@ def test_purge_takes_what_waits_and_leaves_what_is_held(connect: Callable[..., C
     assert purger.count(queue) == 0
     held.reject(requeue=True)
     wait_until(lambda: purger.count(queue) == 1, DEADLINE_S, "the held one to come back")
+
+
+def test_a_large_queue_is_purged_in_parts(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_postgres.purging.AT_ONCE", 2)
+    for number in range(5):
+        client.publish(number, queue)
+    assert client.channel.queue_purge(queue) == 5
+    assert client.count(queue) == 0
+    assert client.channel.queue_purge(queue) == 0
+
+
+def test_a_declaration_counts_in_every_way_of_asking(client: Client, queue: str) -> None:
+    client.publish("x", queue)
+    name, ready, _ = declared = client.channel.queue_declare(queue)
+    assert (name, ready, declared[1], declared.message_count) == (queue, 1, 1, 1)
 
 
 def test_purge_spares_other_queues(client: Client, queue: str) -> None:
@@ -362,6 +380,24 @@ def test_no_password_is_shown(server: Any, module_database: Any) -> None:
     connection.release()
 
 
+def test_connections_that_are_dropped_leave_no_descriptors(module_database: Any, queue: str) -> None:
+    keeper = Client(module_database.url)
+    keeper.publish("x", queue)
+    keeper.consume(queue).take_acked()
+
+    def dropped() -> int:
+        client = Client(module_database.url)
+        client.publish("x", queue)
+        client.get(queue, no_ack=True)
+        del client
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    first = dropped()
+    assert [dropped() for _ in range(5)] == [first] * 5
+    keeper.close()
+
+
 def test_a_program_that_only_publishes_ends_by_itself(module_database: Any, queue: str) -> None:
     """No thread and no lock of the broker keeps an interpreter from ending, even without close()."""
     process = spawn("publish", module_database.url, queue, "3", "--leave-open")
@@ -382,3 +418,27 @@ def test_importing_the_broker_loads_no_orm() -> None:
     code = "import sys, celery_postgres; celery_postgres.install(); sys.exit('sqlalchemy.orm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=spawn.environment(), check=False)
     assert done.returncode == 0
+
+
+def test_messages_of_a_queue_that_is_gone_are_found_and_deleted(
+    connect: Callable[..., Client], plain_database: Any, queue: str
+) -> None:
+    """Whatever state they are in; and those of other queues stay."""
+    url = plain_database.url
+    client = connect(url)
+    for name in (queue, f"{queue}-stays"):
+        for number in range(4):
+            client.publish(number, name)
+    first = "queue_id = (SELECT min(id) FROM kombu_queue)"
+    run(
+        url,
+        f"UPDATE kombu_message SET available_at = now() + interval '1 h' WHERE {first} AND id % 4 = 1",  # noqa: S608
+        f"UPDATE kombu_message SET visible = false WHERE {first} AND id % 4 = 2",  # noqa: S608
+        f"UPDATE kombu_message SET visible = false, consumer_id = 0 WHERE {first} AND id % 4 = 3",  # noqa: S608
+        "DELETE FROM kombu_queue WHERE id = (SELECT min(id) FROM kombu_queue)",
+    )
+    assert rows_of(url) == 8
+
+    clear_orphans(connect(url).channel.sessions.run)
+
+    assert rows_of(url) == rows_of(url, f"{queue}-stays") == 4

@@ -18,7 +18,7 @@ import pytest
 
 from app.core.dsn import PostgresDSN
 from environment.checkout import CHECKOUT
-from environment.client import _await_worker, _psql_address
+from environment.client import _await_worker, _psql_address, _psql_program
 from environment.commands import COMMANDS
 from environment.errors import UserError
 from environment.kept import KeptCluster
@@ -130,7 +130,7 @@ def test_a_worker_from_the_first_start_to_the_last(copy: Copy, query: Query) -> 
     assert query(cluster.url(), "SELECT status FROM celery_taskmeta") == [("SUCCESS",)]
     status, output, _ = copy.dev("down")
     assert status == 0
-    assert re.match(r"worker +drained and stopped \(pid \d+\)\npostgresql +(stopped|was not running)\n", output)
+    assert re.match(r"worker +drained and stopped \(pid \d+\)\npostgresql +stopped\n", output)
     second.communicate(timeout=30)
     assert second.returncode == 0
     assert nothing_runs(copy)
@@ -276,6 +276,17 @@ def test_psql_gets_the_whole_address_and_no_secret_as_an_argument() -> None:
     assert _psql_address(f"{url}&keepalives=1") == (variables, ["--dbname", "keepalives=1"])
     with pytest.raises(UserError, match="cannot take sslpassword"):
         _psql_address(f"{url}&sslpassword=s3cret")
+
+
+def test_a_server_that_is_not_ours_gets_the_machines_psql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = tmp_path / "psql"
+    theirs.write_text("#!/bin/sh\n")
+    theirs.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _psql_program(ours=False) == str(theirs)
+    assert _psql_program(ours=True) != str(theirs)
+    theirs.unlink()
+    assert _psql_program(ours=False) == _psql_program(ours=True)
 
 
 def test_psql_takes_parameters_without_a_variable(copy: Copy, database: Any) -> None:

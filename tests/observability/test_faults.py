@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from app.core.errors import LoggableError
 from app.observability import faults
+from celery_postgres.errors import SchemaError
 
 SECRET = "do-not-log-me"
 
@@ -45,6 +46,7 @@ def connection_error(text: str) -> OperationalError:
             WorkerLostError("Worker exited prematurely: signal 9 (SIGKILL) Job: 3."),
             "billiard.exceptions.WorkerLostError: Worker exited prematurely: signal 9 (SIGKILL) Job: 3.",
         ),
+        (SchemaError("run this command"), "celery_postgres.errors.SchemaError: run this command"),
         (get_pickleable_exception(SpeaksError("clear")), "SpeaksError: clear"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -64,6 +66,17 @@ def test_only_texts_without_values_are_shown(error: BaseException, expected: str
         (f'could not translate host name "{SECRET}" to address', "the host name cannot be resolved"),
         (f'invalid dsn: missing "=" after "postgresql:{SECRET}"', "the connection failed"),
         ("server closed the connection unexpectedly", "the server closed the connection"),
+        ("SSL connection has been closed unexpectedly", "the server closed the connection"),
+        ('relation "kombu_consumer" does not exist', "a table is missing"),
+        ("SSL SYSCALL error: EOF detected", "the server closed the connection"),
+        ("SSL SYSCALL error: Connection reset by peer", "connection reset"),
+        (
+            'connection to server at "ssl.example" (10.0.0.7), port 5432 failed: Connection refused',
+            "connection refused",
+        ),
+        ("SSL error: certificate verify failed", "the TLS certificate cannot be used"),
+        ("SSL error: wrong version number", "TLS failed"),
+        ("server does not support SSL, but SSL was required", "TLS failed"),
     ],
 )
 def test_a_failed_connection_is_told_in_our_words(text: str, expected: str) -> None:

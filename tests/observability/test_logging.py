@@ -85,6 +85,15 @@ def test_a_record_of_another_library_shows_its_template_only() -> None:
     assert shown("some.lib", "by %r", json.dumps)["message"] == "by json.dumps"
 
 
+def test_our_broker_says_why_it_is_away_and_quotes_nobody() -> None:
+    template = "the broker cannot be reached (%s); next try in %.2f s"
+    refused = f'connection to server at "{SECRET}" (10.0.0.7), port 5432 failed: Connection refused'
+    line = shown("celery_postgres.attendant", template, refused, 0.5)
+    assert line["message"] == "the broker cannot be reached (connection refused); next try in 0.50 s"
+    unknown = shown("celery_postgres.attendant", template, SECRET, 0.5)
+    assert unknown["message"] == "the broker cannot be reached (…); next try in 0.50 s"
+
+
 @pytest.mark.parametrize("length", [100, 5_000, 100_000])
 @pytest.mark.parametrize("character", ["x", "ü", '"', "\n", "\x00", "\ud800", "𝄞"])
 def test_a_line_is_less_than_what_a_pipe_takes_whole(length: int, character: str) -> None:

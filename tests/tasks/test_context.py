@@ -23,6 +23,7 @@ from app.observability import metrics
 from app.tasks.context import (
     PayloadError,
     TenantError,
+    checked,
     current_tenant,
     tenant_task,
     typed_payload,
@@ -201,6 +202,30 @@ def test_a_wrong_payload_names_field_and_rule_and_no_value(app: Celery, order: A
         assert says in str(caught.value)
         assert "hunter2" not in str(caught.value)
         assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("wrong", [{"limit": -1}, {"limit": "hunter2"}])
+def test_a_checked_argument_is_refused_at_both_ends(app: Celery, wrong: dict[str, Any]) -> None:
+    def check(value: object) -> None:
+        if value not in (1, 2):
+            raise PayloadError("limit must be 1 or 2")
+
+    @app.task(bind=True, name="test.limited")
+    @tenant_task
+    @checked("limit", check)
+    @typed_payload(Order)
+    def limited(self: Any, payload: Order, tenant_id: str, limit: int = 1) -> int:
+        return limit
+
+    right = {"payload": {"note": "a"}, "tenant_id": str(TENANT)}
+    with pytest.raises(PayloadError, match="limit must be 1 or 2"):
+        limited.apply_async(kwargs=right | wrong)
+    with pytest.raises(PayloadError, match="limit must be 1 or 2"):
+        limited.apply(args=[right["payload"], str(TENANT), *wrong.values()], throw=True)
+    assert published(app) == []
+    limited.delay(**right, limit=2)
+    assert len(published(app)) == 1
+    assert limited.apply(kwargs=right).get() == 1
 
 
 def test_a_retry_keeps_tenant_and_correlation(app: Celery) -> None:

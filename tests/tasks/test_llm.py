@@ -63,7 +63,7 @@ def test_a_budget_is_divided_by_return_on_spend_to_the_cent() -> None:
 
 def test_channels_need_names_of_their_own() -> None:
     channel = PAYLOADS["budget"]["channels"][0]
-    with pytest.raises(PayloadError, match="names must differ"):
+    with pytest.raises(PayloadError, match=r"payload.channels: names_must_differ"):
         run("budget", payload={"total_cents": 1, "channels": [channel, channel]})
 
 
@@ -90,6 +90,12 @@ def test_the_limit_counts_all_calls_of_an_investigation() -> None:
 def test_a_limit_is_a_whole_number_of_cents(limit: object) -> None:
     with pytest.raises(PayloadError, match="max_cost_cents must be a whole number"):
         run("routing", max_cost_cents=limit)
+
+
+def test_every_text_of_a_payload_is_limited() -> None:
+    for fact in ("x" * 2_001, "x" * 10**7):
+        with pytest.raises(PayloadError, match=r"payload.facts.*string_too_long"):
+            run("explanation", payload={"subject": "s", "facts": {"note": fact}})
 
 
 @pytest.mark.parametrize("kind", sorted(PAYLOADS))

@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from celery_postgres.statements import script
 
 revision = "202512141200"
-down_revision = "202512131200"
+down_revision = "202512131300"
 branch_labels = None
 depends_on = None
 

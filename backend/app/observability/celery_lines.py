@@ -6,6 +6,7 @@ record that does not come from the application only the template is trusted, nev
 - Numbers stand as they are, exceptions as `faults.brief` shows them, functions and classes by name, and every
   other argument as `…`.
 - Templates that are known here show more: the task's name and id, the name of a queue or a worker.
+- Our broker names the fault of a connection in libpq's words, which become ours.
 
 A template that a new version of a library brings is thus too silent, and never too loud.
 """
@@ -24,11 +25,12 @@ from celery.app import trace
 from celery.exceptions import Retry
 from celery.worker.consumer import consumer as _consumer
 
-from app.observability.faults import brief, public_text
+from app.observability.faults import brief, connection_fault, public_text
 
 consumer: Any = _consumer  # the stubs know nothing of its templates
 
 ELLIPSIS = "…"
+BROKER = "celery_postgres"
 #: Ids and names, also of tasks that nobody registered; anything else that claims to be one is a text.
 _NAME = re.compile(r"[\w.:@/-]{1,200}")
 
@@ -72,6 +74,8 @@ def read(record: logging.LogRecord) -> Line:
         return known(record)
     if template.startswith(_REVOKED):  # the stamped header that revoked it is part of the template
         return _task_line("Discarding revoked task", 0)(record)
+    if record.name.partition(".")[0] == BROKER:
+        return Line(_fill(record, _broker_argument), error=error)
     argument = _own_argument if template.strip() in _HARMLESS or record.name in _HARMLESS_LOGGERS else _argument
     return Line(_fill(record, argument), error=error)
 
@@ -103,6 +107,11 @@ def _argument(value: Any) -> Any:
     if callable(value) and hasattr(value, "__qualname__"):
         return _Text(f"{value.__module__}.{value.__qualname__}")
     return _Text(ELLIPSIS)
+
+
+def _broker_argument(value: Any) -> Any:
+    fault = connection_fault(value) if isinstance(value, str) else None
+    return _Text(fault) if fault else _argument(value)
 
 
 def _fill(record: logging.LogRecord, argument: Callable[[Any], Any]) -> str:

@@ -4,6 +4,7 @@ An exception of a task body may quote what it worked on (`ValueError: no such cu
 only where it is known to hold no values:
 
 - `LoggableError` promises so: its text.
+- The broker's `SchemaError`: its text, which names tables, columns and the command that makes them.
 - SQLAlchemy and psycopg2: SQLSTATE, class, constraint and table; for a connection that failed, one of the fixed
   texts below. Never the server's message or DETAIL, which quote rows, and never a DSN.
 - Celery's own: time limits, lost processes, retries, in fixed words.
@@ -32,7 +33,7 @@ from kombu.exceptions import OperationalError as BrokerOperationalError
 from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import LoggableError
-from celery_postgres.errors import UnstorableResultError
+from celery_postgres.errors import SchemaError, UnstorableResultError
 
 WITHHELD = "withheld: it may quote data"
 DEEPEST_CHAIN = 5
@@ -46,7 +47,6 @@ CONNECTION_FAULTS = (
     ("no password supplied", "the server asks for a password and none is given"),
     ("no pg_hba.conf entry", "pg_hba.conf has no entry for this host, user and database"),
     ("certificate", "the TLS certificate cannot be used"),
-    ("ssl", "TLS failed"),
     ("could not translate host name", "the host name cannot be resolved"),
     ("too many clients", "no connection slots are left"),
     ("remaining connection slots", "no connection slots are left"),
@@ -57,6 +57,7 @@ CONNECTION_FAULTS = (
     ("in recovery mode", "the server is recovering from a crash"),
     ("terminating connection", "the server ended the connection"),
     ("server closed the connection unexpectedly", "the server closed the connection"),
+    ("ssl connection has been closed unexpectedly", "the server closed the connection"),
     ("connection already closed", "the connection is closed"),
     ("connection refused", "connection refused"),
     ("connection reset", "connection reset"),
@@ -69,8 +70,12 @@ CONNECTION_FAULTS = (
     ("no such file or directory", "no server listens on the socket"),
     ("no route to host", "no route to the host"),
     ("network is unreachable", "the network is unreachable"),
+    ('relation "', "a table is missing"),
     ("does not exist", "the role or the database does not exist"),
     ("permission denied", "permission denied"),
+    # Last: libpq says so too of a lost connection that was encrypted, and a host may have it in its name.
+    ("ssl error", "TLS failed"),
+    ("support ssl", "TLS failed"),
 )
 _LOST = re.compile(r"Worker exited prematurely: (?:signal \d+ \(\w+\)|exitcode \d+)(?: Job: \d+\.)?")
 
@@ -87,7 +92,7 @@ def type_name(error: BaseException) -> str:
 def public_text(error: BaseException) -> str | None:
     """What may be said of `error` beyond its type; None where its text is withheld."""
     error = unwrap(error)
-    if isinstance(error, (LoggableError, UnstorableResultError)):
+    if isinstance(error, (LoggableError, SchemaError, UnstorableResultError)):
         return str(error)
     if isinstance(error, DBAPIError):
         return _database_text(error.orig or error)
@@ -198,8 +203,13 @@ def _database_text(error: BaseException) -> str:
 
 
 def _connection_text(text: str) -> str:
+    return connection_fault(text) or "the connection failed"
+
+
+def connection_fault(text: str) -> str | None:
+    """Our words for what libpq says of a connection; None for a text that is not known."""
     lowered = text.lower()
-    return next((ours for theirs, ours in CONNECTION_FAULTS if theirs in lowered), "the connection failed")
+    return next((ours for theirs, ours in CONNECTION_FAULTS if theirs in lowered), None)
 
 
 def _celery_text(error: BaseException) -> str | None:

@@ -27,8 +27,9 @@ def current(said: Mapping[str, Any]) -> dict[str, Any]:
     """The context fields of a line that this thread logs now; those without a value are missing.
 
     In a task's body tenant and correlation are those of the contextvars. Around it (Celery's lines before and
-    after) they are those of the message's headers, and in the main process of a pool the task is the one whose id
-    the line says, or whose outcome is being handled.
+    after) they are those of the message's headers, or of its keyword arguments where a producer that knows nothing
+    of `ContextTask` sent it. In the main process of a pool the task is the one whose id the line says, or whose
+    outcome is being handled.
 
     Parameters:
         said: fields that the line itself says.
@@ -53,7 +54,7 @@ def _of_running_task() -> dict[str, Any]:
         "task_name": task.name,
         "queue": queue_of(task.app, request.delivery_info),
         "retries": request.retries,
-    } | _of_headers(request)
+    } | _of_message(request, request.kwargs)
 
 
 def _of_request(task_id: Any) -> dict[str, Any]:
@@ -65,15 +66,16 @@ def _of_request(task_id: Any) -> dict[str, Any]:
         "task_name": request.task.name,
         "queue": queue_of(request.app, request.delivery_info),
         "retries": request.request_dict.get("retries"),
-    } | _of_headers(request.request_dict)
+    } | _of_message(request.request_dict, request.kwargs)
 
 
-def _of_headers(headers: Any) -> dict[str, Any]:
-    """Tenant and correlation, if they are what they should be: headers are the sender's text."""
+def _of_message(headers: Any, arguments: Any) -> dict[str, Any]:
+    """Tenant and correlation, if they are what they should be: both are the sender's text."""
     found: dict[str, Any] = {}
+    given = arguments if isinstance(arguments, Mapping) else {}
     with suppress(ValueError, TypeError, AttributeError):
-        found["tenant_id"] = str(UUID(headers.get(TENANT_HEADER)))
-    correlation = headers.get(CORRELATION_HEADER)
+        found["tenant_id"] = str(UUID(headers.get(TENANT_HEADER) or given.get("tenant_id")))
+    correlation = headers.get(CORRELATION_HEADER) or given.get("correlation_id")
     if _is_correlation_id(correlation):
         found["correlation_id"] = correlation
     elif isinstance(task_id := headers.get("id"), str):

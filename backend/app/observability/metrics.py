@@ -21,6 +21,7 @@ from typing import Any
 from celery import Celery, signals
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
+import celery_postgres
 from app.core.context import ENQUEUED_HEADER
 from app.observability import multiprocess
 from app.observability.queues import OTHER, queue_of
@@ -28,6 +29,7 @@ from app.observability.queues import OTHER, queue_of
 #: Label of a task that the application does not know: names from outside make no time series.
 UNKNOWN = "unknown"
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900)
+CLAIM_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900, 3600, 14_400, 86_400)
 
 TASKS = Counter("celery_tasks_total", "Deliveries by how they ended.", ["task", "queue", "state"])
@@ -44,6 +46,18 @@ QUEUE_WAIT = Histogram(
     ["queue"],
     buckets=WAIT_BUCKETS,
 )
+CLAIM_DURATION = Histogram(
+    "celery_claim_duration_seconds",
+    "Round trips to the database that asked for messages and acknowledged others, by whether they brought any.",
+    ["found"],
+    buckets=CLAIM_BUCKETS,
+)
+CLAIM_SIZE = Histogram(
+    "celery_claim_batch_size", "Messages of claims that brought any.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
+)
+EXPIRED_LEASES = Counter(
+    "celery_expired_leases_total", "Messages taken from workers that this one found dead; they run again."
+)
 
 # prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the
 # child would inherit a lock that nobody releases. So counting and forking exclude each other.
@@ -51,8 +65,26 @@ _counting = threading.Lock()
 os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
+class BrokerObserver(celery_postgres.Observer):
+    """What the broker did, counted."""
+
+    def claimed(self, seconds: float, messages: int) -> None:
+        with _counting:
+            CLAIM_DURATION.labels("yes" if messages else "no").observe(seconds)
+            if messages:
+                CLAIM_SIZE.observe(messages)
+
+    def lease_expired(self, messages: int) -> None:
+        with _counting:
+            EXPIRED_LEASES.inc(messages)
+
+
+_observer = BrokerObserver()
+
+
 def install(app: Celery) -> None:
     """Make `app`'s workers count. Safe to call again; the registry is one per process."""
+    celery_postgres.observe(_observer)
     # A second series for each, which the files of prefork do not have anyway.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     signals.worker_init.connect(multiprocess.on_worker_init, weak=False)

@@ -20,13 +20,20 @@ from app.observability.faults import database_text
 
 logger = logging.getLogger(__name__)
 
-SQL = (Path(__file__).parent / "queue_ready.sql").read_text()
-#: `celery_queue_ready` says at most this.
+DEPTH_SQL = (Path(__file__).parent / "queue_depth.sql").read_text()
+DEAD_SQL = (Path(__file__).parent / "dead_letters.sql").read_text()
+#: No count of messages says more than this.
 CAP = 10_001
+_GAUGES = (
+    ("celery_queue_ready", f"Messages that wait to be taken; {CAP} means as many or more."),
+    ("celery_queue_delayed", f"Messages that are not yet due; {CAP} means as many or more."),
+    ("celery_queue_claimed", f"Messages that workers hold; {CAP} means as many or more."),
+    ("celery_queue_oldest_ready_age_seconds", "For how long the message that waits longest could have been taken."),
+)
 
 
 class QueueDepthCollector(Collector):
-    """`celery_queue_ready{queue}` of the queues that the application declares.
+    """Gauges by queue, of the queues that the application declares; `celery_dead_letters` also of `other` queues.
 
     When the database does not answer in time there are no samples, rather than old ones. Every worker shows the
     same numbers: take the maximum over workers, not the sum.
@@ -42,32 +49,41 @@ class QueueDepthCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "celery_queue_ready", f"Messages that wait to be taken; {CAP} means as many or more.", labels=["queue"]
-        )
+        queues = list(self._app.amqp.queues)
         try:
             with self._turn:
-                ready = read_ready(list(self._app.amqp.queues))
+                depths, dead = read_queues(queues)
         except psycopg2.Error as error:
             if not self._failed:  # once for each outage: a scrape comes every few seconds
                 logger.warning("queue depth cannot be read: %s", database_text(error))
             self._failed = True
             return
         self._failed = False
-        for queue, messages in ready:
-            family.add_metric([queue], messages)
+        for number, (name, text) in enumerate(_GAUGES, 1):
+            family = GaugeMetricFamily(name, text, labels=["queue"])
+            for row in depths:
+                family.add_metric([row[0]], row[number])
+            yield family
+        family = GaugeMetricFamily(
+            "celery_dead_letters", f"Messages set aside; {CAP} in all means as many or more.", labels=["queue"]
+        )
+        for queue in dict.fromkeys([*queues, *dead]):
+            family.add_metric([queue], dead.get(queue, 0))
         yield family
 
 
-def read_ready(queues: list[str]) -> list[tuple[str, int]]:
-    """Name and number of waiting messages of each of `queues` that exists.
+def read_queues(queues: list[str]) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+    """Of each of `queues` that exists its name, ready, delayed and claimed messages and the oldest ready one's age in
+    seconds; and the dead letters by queue.
 
     Raises:
         psycopg2.Error: no answer within about `probe.TIMEOUT_S`.
     """
     with closing(probe.connect(get_settings())) as connection, probe.limited(connection) as cursor:
-        # With fresh statistics the planner takes the index anyway; without, it may read all delivered messages
+        # With fresh statistics the planner takes the indexes anyway; without, it may read all delivered messages
         # before it finds the first waiting one.
         cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(SQL, {"queues": queues, "cap": CAP})
-        return [(str(queue), int(messages)) for queue, messages in cursor.fetchall()]
+        cursor.execute(DEPTH_SQL, {"queues": queues, "cap": CAP})
+        depths = cursor.fetchall()
+        cursor.execute(DEAD_SQL, {"queues": queues, "cap": CAP})
+        return depths, {str(queue): int(count) for queue, count in cursor.fetchall()}

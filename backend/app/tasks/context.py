@@ -40,7 +40,7 @@ class TenantError(LoggableError, ValueError):
 
 
 class PayloadError(LoggableError, ValueError):
-    """The payload does not fit the task's model. Permanent; names fields and rules, never the values."""
+    """The payload, or another argument, is not what the task takes. Permanent; names fields and rules, never values."""
 
 
 def tenant_task(body: Callable[P, R]) -> Callable[P, R]:
@@ -88,6 +88,32 @@ def typed_payload(model: type[BaseModel]) -> Callable[[Callable[P, R]], Callable
             return body(*bound.args, **bound.kwargs)
 
         run.__payload_model__ = model  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def checked(name: str, check: Callable[[Any], object]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Have `check` look at the argument `name` of a task body, where a caller gives it.
+
+    Parameters:
+        check: raises `PayloadError` for what the body cannot take.
+
+    Raises (in the caller of `apply_async` and in the worker):
+        PayloadError: as `check` does. The body does not run.
+    """
+
+    def decorate(body: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(body)
+
+        @wraps(body)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = signature.bind_partial(*args, **kwargs).arguments
+            if name in given:
+                check(given[name])
+            return body(*args, **kwargs)
+
+        run.__checks__ = {**getattr(body, "__checks__", {}), name: check}  # type: ignore[attr-defined]
         return run
 
     return decorate
@@ -145,7 +171,7 @@ class ContextTask(_Task):
         headers: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Publish as Celery does, after checking tenant and payload, with both ids in the message headers.
+        """Publish as Celery does, after checking tenant, payload and arguments, with both ids in the message headers.
 
         Raises:
             TenantError, PayloadError: nothing was published.
@@ -157,6 +183,9 @@ class ContextTask(_Task):
         model = getattr(self.run, "__payload_model__", None)
         if model is not None:
             validate_payload(model, arguments.get("payload"))
+        for name, check in getattr(self.run, "__checks__", {}).items():
+            if name in arguments:
+                check(arguments[name])
         carried = dict(headers or {})
         if tenant_id is not None:
             carried[TENANT_HEADER] = str(require_tenant(tenant_id))

@@ -1,7 +1,7 @@
 """LLM tasks of one tenant: routing, explanation, investigation, budget.
 
-Each takes `payload` (a model below; validated at the caller and in the worker), `tenant_id`, an optional
-`correlation_id` and `max_cost_cents`, and returns its result model as a mapping. What cannot succeed (no tenant,
+Each takes `payload` (a model below), `tenant_id`, an optional `correlation_id` and `max_cost_cents`, which are
+validated at the caller and in the worker, and returns its result model as a mapping. What cannot succeed (no tenant,
 wrong payload, too dear) fails once; what may (`ProviderUnavailable`) is retried with back-off.
 """
 
@@ -12,9 +12,10 @@ import logging
 from typing import Annotated, Any
 
 from celery import shared_task
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
 
-from app.tasks.context import PayloadError, tenant_task, typed_payload
+from app.tasks.context import PayloadError, checked, tenant_task, typed_payload
 from app.tasks.llm_provider import Completion, ProviderUnavailable, get_provider
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ DEFAULT_MAX_COST_CENTS = 50
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
+Fact = Annotated[str, StringConstraints(max_length=2_000)]
 Cents = Annotated[int, Field(ge=0, le=10**12)]
 
 RETRY_POLICY: dict[str, Any] = {
@@ -53,7 +55,7 @@ class ExplanationPayload(Payload):
     """Explain `subject` from `facts`."""
 
     subject: Name
-    facts: dict[Name, str | int | FiniteFloat | bool | None] = Field(min_length=1, max_length=200)
+    facts: dict[Name, Fact | int | FiniteFloat | bool | None] = Field(min_length=1, max_length=200)
 
 
 class InvestigationPayload(Payload):
@@ -76,6 +78,13 @@ class BudgetPayload(Payload):
 
     total_cents: Cents
     channels: list[Channel] = Field(min_length=1, max_length=200)
+
+    @field_validator("channels")
+    @classmethod
+    def _names_differ(cls, channels: list[Channel]) -> list[Channel]:
+        if len({channel.name for channel in channels}) != len(channels):
+            raise PydanticCustomError("names_must_differ", "names must differ")
+        return channels
 
 
 class Result(BaseModel):
@@ -115,13 +124,13 @@ class BudgetResult(Result):
     rationale: str
 
 
-def _ask(instruction: str, material: object, max_cost_cents: int, *, options: int = 1) -> Completion:
-    if (
-        isinstance(max_cost_cents, bool)
-        or not isinstance(max_cost_cents, int)
-        or not 0 <= max_cost_cents <= COST_CEILING_CENTS
-    ):
+def check_max_cost(value: object) -> None:
+    """Raises `PayloadError` for what is no limit on costs."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= COST_CEILING_CENTS:
         raise PayloadError(f"max_cost_cents must be a whole number from 0 to {COST_CEILING_CENTS}")
+
+
+def _ask(instruction: str, material: object, max_cost_cents: int, *, options: int = 1) -> Completion:
     text = json.dumps(material, ensure_ascii=False, sort_keys=True)
     completion = get_provider().complete(instruction, text, options=options, max_cost_cents=max_cost_cents)
     logger.info("llm answered", extra={"llm_model": completion.model, "cost_cents": completion.cost_cents})
@@ -130,6 +139,7 @@ def _ask(instruction: str, material: object, max_cost_cents: int, *, options: in
 
 @shared_task(bind=True, name="app.tasks.llm.routing", **RETRY_POLICY)
 @tenant_task
+@checked("max_cost_cents", check_max_cost)
 @typed_payload(RoutingPayload)
 def routing(
     self: Any,
@@ -150,6 +160,7 @@ def routing(
 
 @shared_task(bind=True, name="app.tasks.llm.explanation", **RETRY_POLICY)
 @tenant_task
+@checked("max_cost_cents", check_max_cost)
 @typed_payload(ExplanationPayload)
 def explanation(
     self: Any,
@@ -170,6 +181,7 @@ def explanation(
 
 @shared_task(bind=True, name="app.tasks.llm.investigation", **RETRY_POLICY)
 @tenant_task
+@checked("max_cost_cents", check_max_cost)
 @typed_payload(InvestigationPayload)
 def investigation(
     self: Any,
@@ -196,6 +208,7 @@ def investigation(
 
 @shared_task(bind=True, name="app.tasks.llm.budget", **RETRY_POLICY)
 @tenant_task
+@checked("max_cost_cents", check_max_cost)
 @typed_payload(BudgetPayload)
 def budget(
     self: Any,
@@ -206,8 +219,6 @@ def budget(
 ) -> dict[str, Any]:
     """Divide a budget by return on spend and let the provider explain it. Returns `BudgetResult` as a mapping."""
     names = [channel.name for channel in payload.channels]
-    if len(set(names)) != len(names):
-        raise PayloadError("payload.channels: names must differ")
     allocation = dict(zip(names, divide(payload.total_cents, _weights(payload.channels)), strict=True))
     answer = _ask("Explain this allocation", [payload.model_dump(), allocation], max_cost_cents)
     return BudgetResult(

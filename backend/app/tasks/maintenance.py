@@ -17,7 +17,7 @@ from app.db import upkeep, views
 from app.db.engine import get_engine
 from app.db.targets import tenant_key
 from app.db.transient import TransientDatabaseError, transient_errors
-from app.tasks.context import PayloadError, current_tenant, tenant_task
+from app.tasks.context import PayloadError, checked, current_tenant, tenant_task
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,15 @@ def refresh_materialized_views(self: Any, view: str | None = None) -> dict[str, 
     return {"views": [one.model_dump() for one in refreshed]}
 
 
+def check_dry_run(value: object) -> None:
+    """Raises `PayloadError` for what is no boolean: a sender's "false" is true, and his 0 would delete."""
+    if not isinstance(value, bool):
+        raise PayloadError("dry_run must be true or false")
+
+
 @shared_task(bind=True, name="app.tasks.maintenance.scrub_pii", **RETRY_POLICY)
 @tenant_task
+@checked("dry_run", check_dry_run)
 def scrub_pii(self: Any, tenant_id: str, correlation_id: str | None = None, dry_run: bool = True) -> dict[str, Any]:
     """Replace personal data that is older than the tenant's policies (table pii_policy) allow.
 
@@ -68,6 +75,7 @@ def scrub_pii(self: Any, tenant_id: str, correlation_id: str | None = None, dry_
 
 @shared_task(bind=True, name="app.tasks.maintenance.apply_retention", **RETRY_POLICY)
 @tenant_task
+@checked("dry_run", check_dry_run)
 def apply_retention(
     self: Any, tenant_id: str, correlation_id: str | None = None, dry_run: bool = True
 ) -> dict[str, Any]:
@@ -79,8 +87,6 @@ def apply_retention(
 
 
 def _perform(task: Any, kind: upkeep.Kind, dry_run: bool) -> dict[str, Any]:
-    if not isinstance(dry_run, bool):  # a sender's "false" is true, and his 0 would delete
-        raise PayloadError("dry_run must be true or false")
     settings = get_settings()
     tenant = current_tenant()
     secret = settings.maintenance_hash_key

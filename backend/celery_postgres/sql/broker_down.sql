@@ -1,9 +1,13 @@
 -- Back to stock Kombu's tables. What was claimed becomes visible again, and runs again: nothing is lost.
 -- The wider ids stay, because there may be one that int4 cannot hold; stock works with both.
 UPDATE kombu_message SET visible = true WHERE consumer_id IS NOT NULL;
+DELETE FROM kombu_message AS message
+WHERE NOT EXISTS (SELECT FROM kombu_queue AS queue WHERE queue.id = message.queue_id);
+ALTER TABLE kombu_message
+    ADD CONSTRAINT "FK_kombu_message_queue" FOREIGN KEY (queue_id) REFERENCES kombu_queue (id);
 DROP TABLE kombu_subscription, kombu_consumer, kombu_binding, kombu_dead_letter;
 DROP INDEX ix_kombu_message_ready, ix_kombu_message_timed, ix_kombu_message_suspect, ix_kombu_message_claimed,
-    ix_kombu_message_expires, ix_kombu_message_task;
+    ix_kombu_message_expires, ix_kombu_message_task, ix_kombu_message_taken;
 ALTER TABLE kombu_message
     DROP COLUMN task_id, DROP COLUMN tenant_id, DROP COLUMN enqueued_at, DROP COLUMN available_at,
     DROP COLUMN expires_at, DROP COLUMN consumer_id, DROP COLUMN claimed_at, DROP COLUMN fence,

@@ -1,13 +1,16 @@
 -- Chords: parts are counted by `record`; what else happens to one is here.
 
 -- name: size_chord
--- How many parts a chord has, said before the last of them is published. Returns it if that makes its body due.
+-- How many parts a chord has, said before the last of them is published; what was said first stays. Returns whether
+-- that makes its body due.
 -- takes: chord text, size integer
 INSERT INTO celery_chord AS chord (id, size)
 VALUES (%(chord)s, %(size)s)
 ON CONFLICT (id) DO UPDATE
-SET size = excluded.size,
-    due_at = CASE WHEN chord.done >= excluded.size + chord.added AND chord.done > 0 THEN now() END
+SET size = coalesce(chord.size, excluded.size),
+    due_at = CASE
+        WHEN chord.done >= coalesce(chord.size, excluded.size) + chord.added AND chord.done > 0 THEN now()
+    END
 RETURNING id, due_at IS NOT NULL
 
 -- name: enlarge_chord
@@ -87,13 +90,15 @@ WITH finished AS (
 SELECT EXISTS (SELECT FROM finished)
 
 -- name: drop_old_chords
--- Chords that will never be whole: a part was lost, or the header was never published to its end.
+-- Chords that will never be whole (a part was lost, or the header was never published to its end), or whose body could
+-- not be sent in all that time.
 -- takes: before timestamptz, most bigint
 WITH gone AS (
     DELETE FROM celery_chord AS chord
     USING (
         SELECT candidate.id FROM celery_chord AS candidate
-        WHERE candidate.created_at < %(before)s AND candidate.due_at IS NULL
+        WHERE candidate.created_at < %(before)s
+            AND (candidate.due_at IS NULL OR candidate.due_at < %(before)s)
         ORDER BY candidate.created_at
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED

@@ -3,46 +3,44 @@
 -- All wake sleepers in the same way: NOTIFY takes a database-wide lock at commit, so it is sent only where a consumer
 -- of the queue has said that it sleeps, to the two that fell asleep last (they are the most likely to live), and
 -- carries nothing. A consumer that falls asleep at this very moment looks again by itself.
+--
+-- `publish` and `publish_to_exchange` return no rows, only how many they wrote; so they wake, and choose not to wait
+-- for the disk, in conditions that are always true. To insert in a WITH and to return what a query around it found was
+-- 332 us a publish and not 279, a bare prepared insert being 235: more for the executor to set up, and a result whose
+-- columns psycopg2 describes each time.
 
 -- name: publish
--- One message to the queue of that name. Returns how many queues took it: 0 if there is no such queue.
+-- One message to the queue of that name. Writes nothing if there is no such queue.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
 --   durable text
-WITH inserted AS (
-    INSERT INTO kombu_message (
-        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
-    )
-    SELECT
-        nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-        CASE WHEN %(eta)s > now() THEN %(eta)s END,
-        now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
-    FROM kombu_queue AS queue
-    WHERE queue.name = %(queue)s
-    RETURNING queue_id, available_at
+INSERT INTO kombu_message (
+    id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
 )
 SELECT
-    set_config('synchronous_commit', CASE %(durable)s WHEN 'no' THEN 'off'
-        ELSE current_setting('synchronous_commit') END, true),
-    (SELECT count(*) FROM inserted),
-    (
-        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-        FROM inserted
-        CROSS JOIN LATERAL (
-            SELECT subscription.consumer_id
-            FROM kombu_subscription AS subscription
-            WHERE subscription.queue_id = inserted.queue_id AND subscription.asleep
-            ORDER BY subscription.slept_at DESC
-            LIMIT 2
-        ) AS sleeper
-        WHERE inserted.available_at IS NULL OR inserted.available_at < now() + interval '2 seconds'
-    )
+    nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    CASE WHEN %(eta)s > now() THEN %(eta)s END,
+    now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s
+  AND CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) IS NOT NULL ELSE true END
+  AND (
+      SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+      FROM (
+          SELECT subscription.consumer_id
+          FROM kombu_subscription AS subscription
+          WHERE subscription.queue_id = queue.id AND subscription.asleep
+            AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
+          ORDER BY subscription.slept_at DESC
+          LIMIT 2
+      ) AS sleeper
+  ) >= 0
 
 -- name: publish_to_exchange
 -- One message to every queue that is bound to the exchange and whose binding matches, in all processes' bindings.
--- Returns how many queues took it. With no queue bound nothing is written.
+-- With no queue bound nothing is written.
 -- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
 --   eta timestamptz, ttl_ms bigint, durable text
-WITH target AS (
+WITH target AS MATERIALIZED (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding
     WHERE binding.exchange = %(exchange)s
@@ -51,34 +49,46 @@ WITH target AS (
           WHEN 'topic' THEN %(routing_key)s ~ binding.pattern
           ELSE binding.routing_key = %(routing_key)s
       END
-), inserted AS (
-    INSERT INTO kombu_message (
-        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
-    )
-    SELECT
-        nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-        CASE WHEN %(eta)s > now() THEN %(eta)s END,
-        now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+), queue AS MATERIALIZED (
+    -- Apart, so that only the consumers of these queues are woken, whatever the plan.
+    SELECT queue.id, queue.message_ttl_ms
     FROM target
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
-    RETURNING queue_id, available_at
+)
+INSERT INTO kombu_message (
+    id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
 )
 SELECT
-    set_config('synchronous_commit', CASE %(durable)s WHEN 'no' THEN 'off'
-        ELSE current_setting('synchronous_commit') END, true),
-    (SELECT count(*) FROM inserted),
-    (
-        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-        FROM inserted
-        CROSS JOIN LATERAL (
-            SELECT subscription.consumer_id
-            FROM kombu_subscription AS subscription
-            WHERE subscription.queue_id = inserted.queue_id AND subscription.asleep
-            ORDER BY subscription.slept_at DESC
-            LIMIT 2
-        ) AS sleeper
-        WHERE inserted.available_at IS NULL OR inserted.available_at < now() + interval '2 seconds'
-    )
+    nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    CASE WHEN %(eta)s > now() THEN %(eta)s END,
+    now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+FROM queue
+WHERE CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) IS NOT NULL ELSE true END
+  AND (
+      SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+      FROM (
+          SELECT subscription.consumer_id
+          FROM kombu_subscription AS subscription
+          WHERE subscription.queue_id = queue.id AND subscription.asleep
+            AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
+          ORDER BY subscription.slept_at DESC
+          LIMIT 2
+      ) AS sleeper
+  ) >= 0
+
+-- name: routes
+-- The queues that `publish_to_exchange` would write to, for what is published together with something else.
+-- takes: exchange text, routing_key text
+SELECT DISTINCT queue.name
+FROM kombu_binding AS binding
+JOIN kombu_queue AS queue ON queue.id = binding.queue_id
+WHERE binding.exchange = %(exchange)s
+  AND CASE binding.type
+      WHEN 'fanout' THEN true
+      WHEN 'topic' THEN %(routing_key)s ~ binding.pattern
+      ELSE binding.routing_key = %(routing_key)s
+  END
+ORDER BY queue.name
 
 -- name: publish_many
 -- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those

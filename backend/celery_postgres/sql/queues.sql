@@ -40,51 +40,133 @@ WHERE queue.name = %(queue)s AND NOT (
 )
 
 -- name: drop_if_abandoned
--- Before a declaration: a queue past its expiry does not come back with what was in it.
+-- Before a declaration: a queue past its expiry does not come back with what was in it. Returns its id.
 -- takes: queue text
-WITH doomed AS MATERIALIZED (
-    SELECT queue.id
-    FROM kombu_queue AS queue
-    WHERE queue.name = %(queue)s
-      AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
-      AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
-    FOR UPDATE
-), emptied AS (
-    DELETE FROM kombu_message AS message USING doomed WHERE message.queue_id = doomed.id
-)
-DELETE FROM kombu_queue AS queue USING doomed WHERE queue.id = doomed.id
+DELETE FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s
+  AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
+  AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+RETURNING queue.id
 
 -- name: purge_queue
--- Delete what waits, due or not; what is claimed stays with its consumer. Returns how many.
--- takes: queue text
-WITH gone AS (
+-- Delete what waits, due or not, `most` at once; what is claimed stays with its consumer. Returns how many, and whether
+-- there may be more. Ready and timed messages apart, by the index that each has: asked for both together, PostgreSQL
+-- reads the messages of all queues.
+-- takes: queue text, most bigint
+WITH doomed AS MATERIALIZED (
+    SELECT waiting.id
+    FROM kombu_queue AS queue
+    CROSS JOIN LATERAL (
+        SELECT ready.id FROM kombu_message AS ready
+        WHERE ready.queue_id = queue.id AND ready.visible AND ready.available_at IS NULL
+        UNION ALL
+        SELECT timed.id FROM kombu_message AS timed
+        WHERE timed.queue_id = queue.id AND timed.visible AND timed.available_at IS NOT NULL
+    ) AS waiting
+    WHERE queue.name = %(queue)s
+    LIMIT %(most)s
+), gone AS (
     DELETE FROM kombu_message AS message
-    USING kombu_queue AS queue
-    WHERE queue.name = %(queue)s AND message.queue_id = queue.id AND message.visible
+    USING doomed
+    WHERE message.id = doomed.id AND message.visible
     RETURNING message.id
 )
-SELECT count(*) FROM gone
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(most)s
 
 -- name: drop_queue
--- Delete the queue with its messages, bindings and subscriptions. `if_unused`: only without consumers; `if_empty`:
--- only without ready messages.
+-- Delete the queue with its bindings and subscriptions; its messages are `drop_messages`'. `if_unused`: only without
+-- consumers; `if_empty`: only without ready messages. Returns its id, if it went.
 -- takes: queue text, if_unused boolean, if_empty boolean
-WITH doomed AS MATERIALIZED (
-    SELECT queue.id
-    FROM kombu_queue AS queue
-    WHERE queue.name = %(queue)s
-      AND (NOT %(if_unused)s OR NOT EXISTS (
-          SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
-      ))
-      AND (NOT %(if_empty)s OR NOT EXISTS (
-          SELECT FROM kombu_message AS message WHERE message.queue_id = queue.id AND message.visible
-      ))
-    FOR UPDATE
-), emptied AS (
-    DELETE FROM kombu_message AS message USING doomed WHERE message.queue_id = doomed.id
-)
-DELETE FROM kombu_queue AS queue USING doomed WHERE queue.id = doomed.id
+DELETE FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s
+  AND (NOT %(if_unused)s OR NOT EXISTS (
+      SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+  ))
+  AND (NOT %(if_empty)s OR NOT (
+      EXISTS (
+          SELECT FROM kombu_message AS ready
+          WHERE ready.queue_id = queue.id AND ready.visible AND ready.available_at IS NULL
+      )
+      OR EXISTS (
+          SELECT FROM kombu_message AS timed
+          WHERE timed.queue_id = queue.id AND timed.visible AND timed.available_at IS NOT NULL
+      )
+  ))
 RETURNING queue.id
+
+-- name: drop_messages
+-- Delete messages of a queue that is gone, `most` at once, each kind by the index that it is in. Returns how many, and
+-- whether there may be more.
+-- takes: queue_id bigint, most bigint
+WITH doomed AS MATERIALIZED (
+    SELECT %(queue_id)s AS id
+    WHERE NOT EXISTS (SELECT FROM kombu_queue AS queue WHERE queue.id = %(queue_id)s)
+), chosen AS MATERIALIZED (
+    SELECT one.id
+    FROM doomed
+    CROSS JOIN LATERAL (
+        SELECT ready.id FROM kombu_message AS ready
+        WHERE ready.queue_id = doomed.id AND ready.visible AND ready.available_at IS NULL
+        UNION ALL
+        SELECT timed.id FROM kombu_message AS timed
+        WHERE timed.queue_id = doomed.id AND timed.visible AND timed.available_at IS NOT NULL
+        UNION ALL
+        SELECT held.id FROM kombu_message AS held
+        WHERE held.consumer_id IS NOT NULL AND held.queue_id = doomed.id
+        UNION ALL
+        SELECT taken.id FROM kombu_message AS taken
+        WHERE NOT taken.visible AND taken.consumer_id IS NULL AND taken.queue_id = doomed.id
+    ) AS one
+    LIMIT %(most)s
+), gone AS (
+    DELETE FROM kombu_message AS message USING chosen WHERE message.id = chosen.id RETURNING message.id
+)
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM chosen) = %(most)s
+
+-- name: orphaned_queues
+-- Ids of queues that are gone and have messages: published by a transaction that had read the queue before its end, or
+-- left when a deletion was broken off. Each index is read at its first entry of each queue.
+WITH RECURSIVE ready AS (
+    (
+        SELECT first.queue_id FROM kombu_message AS first
+        WHERE first.visible AND first.available_at IS NULL ORDER BY first.queue_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT following.queue_id FROM kombu_message AS following
+        WHERE following.visible AND following.available_at IS NULL AND following.queue_id > ready.queue_id
+        ORDER BY following.queue_id LIMIT 1
+    )
+    FROM ready WHERE ready.queue_id IS NOT NULL
+), timed AS (
+    (
+        SELECT first.queue_id FROM kombu_message AS first
+        WHERE first.visible AND first.available_at IS NOT NULL ORDER BY first.queue_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT following.queue_id FROM kombu_message AS following
+        WHERE following.visible AND following.available_at IS NOT NULL AND following.queue_id > timed.queue_id
+        ORDER BY following.queue_id LIMIT 1
+    )
+    FROM timed WHERE timed.queue_id IS NOT NULL
+), taken AS (
+    (
+        SELECT first.queue_id FROM kombu_message AS first
+        WHERE NOT first.visible AND first.consumer_id IS NULL ORDER BY first.queue_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT following.queue_id FROM kombu_message AS following
+        WHERE NOT following.visible AND following.consumer_id IS NULL AND following.queue_id > taken.queue_id
+        ORDER BY following.queue_id LIMIT 1
+    )
+    FROM taken WHERE taken.queue_id IS NOT NULL
+)
+SELECT DISTINCT found.queue_id
+FROM (SELECT * FROM ready UNION ALL SELECT * FROM timed UNION ALL SELECT * FROM taken) AS found
+WHERE found.queue_id IS NOT NULL
+  AND NOT EXISTS (SELECT FROM kombu_queue AS queue WHERE queue.id = found.queue_id)
 
 -- name: bind
 -- Bind a queue to an exchange, for the publishers of all processes.

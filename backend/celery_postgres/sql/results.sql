@@ -8,7 +8,7 @@
 -- counts no more. Messages are fenced as in `claim`. Whoever waits for a task that is `final` is notified; the
 -- notification carries numbers that mean something to that listener alone.
 -- A stored SUCCESS stays: a task that runs twice (its worker was taken for dead) must not undo it, as in Celery's other
--- backends.
+-- backends. Nor does RETRY undo an end: Celery stores it after it has sent the retry, which may have ended before.
 -- Returns the chords whose last part this was.
 -- takes: task_ids text[], statuses text[], results bytea[], dates timestamp[], tracebacks text[], children text[],
 --   names text[], args bytea[], kwargs bytea[], workers text[], retries integer[], queues text[], final boolean[],
@@ -35,7 +35,9 @@ WITH given AS MATERIALIZED (
     SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
         traceback = excluded.traceback, children = excluded.children, name = excluded.name, args = excluded.args,
         kwargs = excluded.kwargs, worker = excluded.worker, retries = excluded.retries, queue = excluded.queue
-    WHERE meta.status IS DISTINCT FROM 'SUCCESS' OR excluded.status = 'SUCCESS'
+    WHERE excluded.status = 'SUCCESS'
+        OR (meta.status IS DISTINCT FROM 'SUCCESS')
+        AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
 ), returned AS MATERIALIZED (
     SELECT one.*
     FROM unnest(

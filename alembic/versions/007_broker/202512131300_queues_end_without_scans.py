@@ -1,0 +1,27 @@
+"""Let a queue end without a scan of all messages, and a publish without a lock on its queue.
+
+The broker's script again (`celery_postgres/sql/broker_up.sql`; what is there already stays): it makes the index of
+what stock consumers took, and drops stock's foreign key from kombu_message to kombu_queue. There is nothing to undo
+here: the downgrade of 202512131200, whose script it is, brings the key back and drops the index.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+from celery_postgres.statements import script
+
+revision = "202512131300"
+down_revision = "202512131200"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    for statements in ("SET LOCAL search_path = public", script("broker_up")):
+        # As one string without parameters: a % stays a %.
+        op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+
+
+def downgrade() -> None:
+    """The key comes back with the downgrade of 202512131200."""

@@ -1,0 +1,35 @@
+"""What the broker tells whoever wants to measure it."""
+
+from __future__ import annotations
+
+
+class Observer:
+    """Derive from it, and `observe(YourObserver())` before the worker starts.
+
+    Its methods are called by the thread that does the work, and must be quick.
+    """
+
+    def claimed(self, seconds: float, messages: int) -> None:
+        """A claim took so long, its round trip included, and brought so many messages."""
+
+    def lease_expired(self, messages: int) -> None:
+        """This process has found another one dead, and gave back so many of its messages."""
+
+
+_observers: list[Observer] = []
+
+
+def observe(observer: Observer) -> None:
+    """Call `observer` from now on, in this process and in those that it forks. Twice is once."""
+    if observer not in _observers:
+        _observers.append(observer)
+
+
+def claimed(seconds: float, messages: int) -> None:
+    for observer in _observers:
+        observer.claimed(seconds, messages)
+
+
+def lease_expired(messages: int) -> None:
+    for observer in _observers:
+        observer.lease_expired(messages)

@@ -1,0 +1,130 @@
+"""A transaction pooler, as PgBouncer is one in that mode: each transaction runs on whichever server session is free."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import psycopg2.extensions
+
+_SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
+_IDLE = b"I"
+
+
+@dataclass
+class _Server:
+    """One session of the server, and what it said when it began."""
+
+    socket: socket.socket
+    settings: list[bytes] = field(default_factory=list)
+
+
+class Pooler:
+    """Lends the server sessions of one role and database, the last one given back first.  A context manager.
+
+    Its clients speak the simple protocol, as psycopg2 does.
+
+    :param url: the database, over a socket on which the server asks for no password.
+    :ivar port: where it listens on 127.0.0.1.
+    :ivar idle: the sessions that nobody has at the moment.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._target = psycopg2.extensions.parse_dsn(url)
+        self.idle: list[_Server] = []
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{self._target['user']}@127.0.0.1:{self.port}/{self._target['dbname']}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, name="pooler", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for one in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._open.append(client)
+                threading.Thread(target=self._serve, args=[client], name="pooled client", daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            length, version = struct.unpack("!II", _exactly(client, 8))
+            while version in (_SSL_REQUEST, _GSS_REQUEST):
+                client.sendall(b"N")
+                length, version = struct.unpack("!II", _exactly(client, 8))
+            _exactly(client, length - 8)
+            self._relay(client)
+
+    def _relay(self, client: socket.socket) -> None:
+        server = self._lend()
+        self.idle.append(server)
+        made_up = struct.pack("!II", secrets.randbits(31), secrets.randbits(31))
+        client.sendall(
+            _packed(b"R", bytes(4)) + b"".join(server.settings) + _packed(b"K", made_up) + _packed(b"Z", _IDLE)
+        )
+        lent: _Server | None = None
+        kind, content = _message(client)
+        while kind != b"X":
+            lent = lent or self._lend()
+            lent.socket.sendall(_packed(kind, content))
+            while kind != b"Z":
+                kind, content = _message(lent.socket)
+                client.sendall(_packed(kind, content))
+            if content == _IDLE:
+                self.idle.append(lent)
+                lent = None
+            kind, content = _message(client)
+
+    def _lend(self) -> _Server:
+        with contextlib.suppress(IndexError):
+            return self.idle.pop()
+        one = socket.socket(socket.AF_UNIX)
+        one.connect(f"{self._target['host']}/.s.PGSQL.{self._target.get('port', '5432')}")
+        self._open.append(one)
+        words = f"user\0{self._target['user']}\0database\0{self._target['dbname']}\0\0".encode()
+        one.sendall(struct.pack("!II", len(words) + 8, 3 << 16) + words)
+        server = _Server(one)
+        kind = b""
+        while kind != b"Z":
+            kind, content = _message(one)
+            if kind == b"S":
+                server.settings.append(_packed(kind, content))
+        return server
+
+
+def _packed(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("!I", len(content) + 4) + content
+
+
+def _message(source: socket.socket) -> tuple[bytes, bytes]:
+    head = _exactly(source, 5)
+    return head[:1], _exactly(source, struct.unpack("!I", head[1:])[0] - 4)
+
+
+def _exactly(source: socket.socket, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        part = source.recv(count - len(got))
+        if not part:
+            raise ConnectionResetError
+        got += part
+    return got

@@ -1,0 +1,64 @@
+"""A transaction pooler stands between the broker and its server: the sessions are everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tests.broker.client import Client
+from tests.broker.pooler import Pooler
+from tests.broker.probe import POOLS, Probe, unique
+
+#: What a session of the broker's own is told, and one of the program's must not be.
+SETTINGS = "SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name"
+
+
+@pytest.fixture
+def pooler(server: Any, plain_database: Any) -> Iterator[Pooler]:
+    if server.tcp is None:
+        pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
+    with Pooler(plain_database.url) as pooler:
+        yield pooler
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_tasks_run_and_workers_answer(
+    make_probe: Callable[..., Probe], plain_database: Any, pooler: Pooler, name: str
+) -> None:
+    probe = make_probe(plain_database.url, broker_url=pooler.url)
+    worker = probe.start(pool=name)
+    tag = unique("tag")
+    probe.send("run_late_quiet", tag)
+    probe.wait_for("end", tag)
+    assert probe.inspect(worker, "ping") == {"ok": "pong"}
+    assert "a transaction pooler stands before the database" in worker.log_text()
+
+
+def test_the_programs_own_sessions_keep_their_settings(
+    connect: Callable[..., Client], pooler: Pooler, queue: str
+) -> None:
+    client = connect(pooler.url)
+    client.publish("x", queue)
+    assert client.consume(queue).take_acked() == ["x"]
+    client.close()
+    # As many of the program as the broker had, so that it gets them all.
+    with ExitStack() as stack:
+        for _ in range(len(pooler.idle)):
+            connection = stack.enter_context(closing(psycopg2.connect(pooler.url)))
+            cursor = connection.cursor()
+            cursor.execute(SETTINGS)
+            assert [row for row in cursor.fetchall() if row[0] != "application_name"] == []
+
+
+def test_orders_are_answered_within_celerys_own_patience(
+    make_probe: Callable[..., Probe], plain_database: Any, pooler: Pooler
+) -> None:
+    probe = make_probe(pooler.url)
+    worker = probe.start()
+    name = worker.name  # type: ignore[attr-defined]
+    answers = [probe.app.control.ping(destination=[name], limit=1) for _ in range(6)]
+    assert answers.count([{name: {"ok": "pong"}}]) > len(answers) / 2
