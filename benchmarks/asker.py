@@ -19,7 +19,7 @@ from celery import chord, group
 from benchmarks.program import app, gather, noop, stamp
 
 #: Before the clock starts: connections, caches, prepared statements.
-_WARM_UP = 3
+_WARM_UP = 1
 _LIMIT_S = 120
 
 

@@ -34,6 +34,9 @@ class Writer:
     MOST = 500
     #: A statement has at most 1 GB, and a byte takes two there.
     MOST_BYTES = 32 << 20
+    #: With so many waiting, whoever adds one waits too, as with any other backend: a disk that stalls for ten seconds
+    #: would be 60,000 results that a kill loses, and an early ack does not bring back.
+    MOST_WAITING = 2000
     FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
     #: How long the process' end waits for a database that is away. What is not stored by then runs again, if it was to
     #: be acknowledged with its result.
@@ -67,6 +70,9 @@ class Writer:
     def add(self, write: Write) -> None:
         """Store it soon. Any thread may."""
         with self._changed:
+            # Not the writer itself, which fails a body that is another chord's part.
+            if len(self._waiting) >= self.MOST_WAITING and threading.current_thread() is not self._thread:
+                self._changed.wait_for(lambda: len(self._waiting) < self.MOST_WAITING or self._stopping)
             if not self._waiting:
                 self._oldest = time.monotonic()
             self._waiting.append(write)

@@ -27,7 +27,7 @@ def variants(bench: Bench) -> list[str]:
 def run(bench: Bench, variant: str) -> dict[str, Any]:
     """Milliseconds of several chords, one after the other."""
     name, pool = variant.split()
-    count = int(bench.pick(1, 3) if name == "stock" else bench.pick(8, 20))
+    count = int(bench.pick(1, 3) if name == "stock" else bench.pick(6, 20))
     concurrency = 1 if pool == "solo" else 2
     with bench.peers[name].fresh() as broker, Worker(broker, late=True, pool=pool, concurrency=concurrency) as worker:
         took = call("benchmarks.asker", "chords", count, _PARTS, variables=broker.variables)

@@ -12,7 +12,7 @@ from benchmarks.worker import Worker
 
 NAME = "drain_results"
 REPETITIONS = 7
-QUICK_REPETITIONS = 3
+QUICK_REPETITIONS = 2
 
 #: Messages to start with: more than any peer takes in the time it has.
 _FILL = {"ours": 40_000, "redis": 15_000, "stock": 1_500}
@@ -26,7 +26,7 @@ def variants(bench: Bench) -> list[str]:
 def run(bench: Bench, variant: str) -> dict[str, Any]:
     """Tasks in a second by the worker's own clock, and whether their results are there."""
     name, mode = variant.split()
-    seconds = bench.pick(3, 6)
+    seconds = bench.pick(2.5, 6)
     count = int(_FILL[name] * seconds / 6)
     peer = bench.peers[name]
     with peer.fresh() as broker:

@@ -22,11 +22,11 @@ def variants(bench: Bench) -> list[str]:
 
 
 def run(bench: Bench, variant: str) -> dict[str, Any]:
-    """Milliseconds, with pauses from 10 to 100 ms."""
+    """Milliseconds, with pauses from 10 to 60 ms."""
     name, pool = variant.split()
-    count = int(bench.pick(4, 12) if name == "stock" else bench.pick(50, 150))
+    count = int(bench.pick(3, 12) if name == "stock" else bench.pick(50, 150))
     with bench.peers[name].fresh() as broker, Worker(broker, late=True, pool=pool) as worker:
-        took = call("benchmarks.asker", "gets", count, 0.01, 0.1, len(variant), variables=broker.variables)
+        took = call("benchmarks.asker", "gets", count, 0.01, 0.06, len(variant), variables=broker.variables)
         said = worker.log_text()[-500:]
     return {
         "p50": percentile(took, 0.5),

@@ -26,7 +26,7 @@ def variants(bench: Bench) -> list[str]:
 def run(bench: Bench, variant: str) -> dict[str, Any]:
     """Milliseconds of ``get()`` after everything was published, and of the whole."""
     with bench.peers[variant].fresh() as broker, Worker(broker, late=True) as worker:
-        took = call("benchmarks.asker", "groups", int(bench.pick(4, 8)), _PARTS, variables=broker.variables)
+        took = call("benchmarks.asker", "groups", int(bench.pick(3, 8)), _PARTS, variables=broker.variables)
         said = worker.log_text()[-500:]
     gets, wholes = zip(*took, strict=True)
     return {
