@@ -174,7 +174,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
 
     def _fail_rest_of_chain(self, request: Any, exc: BaseException, traceback: Any, state: str) -> None:
         """Celery fails the single tasks of the rest of the chain. Of a chord there its body would be waited for."""
-        for element in request.chain or ():
+        for element in getattr(request, "chain", None) or ():  # of an unknown task Celery makes up a request without
             rest = maybe_signature(element, app=self.app)
             if is_compound(rest):
                 for context in contexts_of(last_of(rest)):
