@@ -267,7 +267,7 @@ class DatabaseBackend(StoringBackend):
             logger.exception("the body of chord %s was not sent; it will be tried again", chord)
 
     def _begin_chores(self) -> None:
-        """In a worker: the writer does them. Where the broker is elsewhere there is none, and a thread for them alone."""
+        """In a worker: by its writer. Where the broker is elsewhere there is none, but a thread for these alone."""
         if self._writer(self._attendant()) is None:
             key = "chores", *database_of(self.dsn)
             new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)

@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from celery import states
+from celery import canvas, states
 from celery.app.task import Context
-from celery.canvas import _chain, _chord, group, maybe_signature
+from celery.canvas import _chain, group, maybe_signature
 from celery.exceptions import ChordError
 from celery.result import ResultSet
 from celery.utils import functional
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOST = (psycopg2.OperationalError, psycopg2.InterfaceError, OperationalError)
+_chord: Any = canvas._chord  # type: ignore[attr-defined]
 
 
 def remember_shape(backend: DatabaseBackend, header_result_args: Any) -> None:
@@ -124,11 +125,17 @@ def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
             backend.on_chord_part_return(context, states.FAILURE, error)
 
 
+def is_compound(signature: Any) -> bool:
+    """Whether it is a chain or a chord."""
+    return isinstance(signature, (_chain, _chord))
+
+
 def last_of(signature: Any) -> Any:
     """The task, or the group, whose result is that of a chain or a chord; with the errbacks of what it is in."""
-    while isinstance(signature, _chain | _chord):
+    while is_compound(signature):
         inner = signature.tasks[-1] if isinstance(signature, _chain) else signature.body
-        last = maybe_signature(inner, app=signature.app).clone()
+        last: Any = maybe_signature(inner, app=signature.app)
+        last = last.clone()
         errbacks = maybe_list(last.options.get("link_error")) or []
         outer = maybe_list(signature.options.get("link_error")) or []
         last.options["link_error"] = [*errbacks, *(one for one in outer if one not in errbacks)]
@@ -136,7 +143,7 @@ def last_of(signature: Any) -> Any:
     return signature
 
 
-def contexts_of(signature: Any) -> list[Context]:
+def contexts_of(signature: Any) -> list[Any]:
     """What stands for the request of each task in `last_of`, which will never be sent."""
     tasks = signature.tasks if isinstance(signature, group) else [signature]
     options = [last_of(maybe_signature(task, app=signature.app)).options for task in tasks]

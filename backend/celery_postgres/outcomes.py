@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 Claim = tuple[int, int]
 
-#: How the driver or the database refuse a value: to try again, or with others, would be the same for ever. A key that is
-#: too long for its index is an OperationalError.
+#: How the driver or the database refuse a value: to try again would be the same for ever. Among them is what says that
+#: a key is too long for its index, an OperationalError.
 _REFUSED = (
     psycopg2.DataError,
     psycopg2.IntegrityError,

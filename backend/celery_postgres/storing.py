@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2
 from celery import states
 from celery.backends import base as celery_base
-from celery.canvas import _chain, _chord, maybe_signature
+from celery.canvas import maybe_signature
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.time import maybe_timedelta
 from kombu.utils import json as kombu_json
@@ -27,7 +27,7 @@ from celery_postgres import session as sessions_module
 from celery_postgres import transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
-from celery_postgres.chords import contexts_of, last_of
+from celery_postgres.chords import contexts_of, is_compound, last_of
 from celery_postgres.errors import UnstorableResultError, primary
 from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text
 from celery_postgres.session import Sessions
@@ -178,7 +178,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         # What stands for the request of an unknown task has no chain at all.
         for element in getattr(request, "chain", None) or ():
             rest = maybe_signature(element, app=self.app)
-            if isinstance(rest, _chain | _chord):
+            if is_compound(rest):
                 for context in contexts_of(last_of(rest)):
                     self.store_result(context.id, exc, state, traceback=traceback, request=context)
                     if context.chord:

@@ -17,7 +17,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "surrogate": lambda: "half \ud800 a pair",
     "bytes": lambda: b"\x00\xff",
     "time": lambda: [
-        datetime.datetime(2024, 2, 29, 12, 30, 1, 5),
+        datetime.datetime(2024, 2, 29, 12, 30, 1, 5),  # noqa: DTZ001
         datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.UTC),
         datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone(datetime.timedelta(hours=5, minutes=30))),
         datetime.date(2024, 2, 29),

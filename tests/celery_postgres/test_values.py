@@ -139,8 +139,9 @@ for _ in range(100_000):
 
 @pytest.mark.parametrize(
     "value",
-    [Secretive(), [Secretive()], {"a": (Secretive(),)}, {Secretive(): 1}, {Secretive()}, {Record(1, 2)}, {Record(1, 2): 1},
-     lambda: 1, open, io.BytesIO(b"s3cret"), Secretive, ENDLESS, DEEP, range(3), (n for n in range(3)), 1j],
+    [Secretive(), [Secretive()], {"a": (Secretive(),)}, {Secretive(): 1}, {Secretive()}, {Record(1, 2)},
+     {Record(1, 2): 1}, lambda: 1, open, io.BytesIO(b"s3cret"), Secretive,
+     ENDLESS, DEEP, range(3), (n for n in range(3)), 1j],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_has_no_form_is_refused_and_not_quoted(value: Any) -> None:
@@ -207,8 +208,9 @@ NAMES = ["os system", "builtins eval", "builtins getattr", "datetime datetime.__
          "functools partial", "operator attrgetter", "celery.result AsyncResult", "datetime date", "decimal Decimal",
          "uuid UUID", "builtins set", "celery.backends.base unpickle_backend"]  # fmt: skip
 PUSHES = [b"N", b"\x88", b"K\x01", b"\x8c\x01a", b"]", b"}", b")", b"(", b"\x8f", b"C\x01x", b"I5\n", b"G" + b"\0" * 8]
-CALLING = [b"R", b"b", b"\x81", b"\x92", b"o", b"a", b"e", b"s", b"u", b"\x90", b"0", b"2", b"\x94", b"h\x00", b"t", b"l",
-           b"d", b"\x85", b"\x86", b"\x87", b"\x91", b"1", b"Q", b"P1\n", b"\x82\x01", b"\x97", b"\x98"]  # fmt: skip
+CALLING = [b"R", b"b", b"\x81", b"\x92", b"o", b"a", b"e", b"s", b"u", b"\x90", b"0", b"2", b"\x94", b"h\x00", b"t",
+           b"d", b"\x85", b"\x86", b"\x87", b"\x91", b"1", b"Q", b"l", b"P1\n", b"\x82\x01",
+           b"\x97", b"\x98"]  # fmt: skip
 PIECES = st.one_of(
     st.sampled_from(NAMES).map(lambda name: b"c" + name.replace(" ", "\n").encode() + b"\n"),
     st.sampled_from(NAMES).map(lambda name: b"i" + name.replace(" ", "\n").encode() + b"\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import pickle
@@ -185,10 +186,9 @@ def test_a_group_row_of_odd_shape_is_an_error_and_no_crash(module_database: Any,
     group.save()
     for odd in (5, None, [], "x", (1, 2, 3), {"a": 1}, ((None, None), [5])):
         poison(module_database.url, "celery_tasksetmeta", "taskset_id", group.id, odd)
-        try:
+        # What Celery makes of it is its own matter; it must not be more than an error.
+        with contextlib.suppress(SecurityError, TypeError, ValueError, AttributeError, KeyError):
             backend.restore_group(group.id, cache=False)
-        except Exception as error:
-            assert not isinstance(error, MemoryError | RecursionError)
 
 
 # -- workers

@@ -167,6 +167,13 @@ def test_a_value_of_an_odd_shape_fails_its_task_alone(pool: Probe, kind: str) ->
     drained(pool)
 
 
+def test_an_unknown_task_fails_and_says_so(pool: Probe) -> None:
+    result = pool.app.send_task("nobody.knows.this")
+    error = failure(result)
+    assert (type(error).__name__, error.args) == ("NotRegistered", ("nobody.knows.this",))
+    assert answer(pool.send("add", 1)) == 1
+
+
 @pytest.mark.parametrize("length", [155, 156, 200, 3000])
 def test_a_long_id_works_or_is_a_clear_error(pool: Probe, length: int) -> None:
     task_id = (unique("long-") * length)[:length]
