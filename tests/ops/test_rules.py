@@ -59,7 +59,10 @@ def test_every_condition_of_the_rules_is_held_by_a_unit_test(program: Callable[[
         'expr: up{job="celery"} == 0': ('expr: up{job="celery"} == 2', "one of two workers goes"),
         'absent(up{job="celery"} == 1)': ('absent(up{job="something"} == 1)', "no worker was ever configured"),
         "leases_total[15m])) > 0": ("leases_total[15m])) > 9", "a worker takes back what another held, once"),
-        "offset 15m) > 0\n        labels": ("offset 15m) > 9\n        labels", "a worker takes back what another held b"),
+        "offset 15m) > 0\n        labels": (
+            "offset 15m) > 9\n        labels",
+            "a worker takes back what another held b",
+        ),
         "[5m]))) > 0.1": ("[5m]))) > 0.3", "one claim of a hundred"),
         "ratio_rate1h > 14.4": ("ratio_rate1h > 30", "a fifth of the tasks fails"),
         "ratio_rate6h > 6 ": ("ratio_rate6h > 9 ", "8 of 100 tasks fail"),
