@@ -1,4 +1,4 @@
-"""Prometheus's programs, and the files of ops/ as data."""
+"""Programs that the machine may lack, and the files of ops/ as data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ PROMETHEUS = CHECKOUT / "ops/prometheus"
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """The path of one of Prometheus's programs; skips where it is missing, unless SKELDIR_REQUIRE_PROMETHEUS says that
-    it must be there."""
+    """The path of a program; skips where it is missing, unless SKELDIR_REQUIRE_PROGRAMS says that it must be there."""
 
     def find(name: str) -> str:
         found = shutil.which(name)
         if found is None:
-            reason = f"this machine has no {name} (.ci/prometheus installs it; .ci/run does so and runs these)"
-            (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROMETHEUS") else pytest.skip)(reason)
+            reason = f"this machine has no {name} (.ci/programs installs it; .ci/run does so and runs these)"
+            (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROGRAMS") else pytest.skip)(reason)
         return str(found)
 
     return find
