@@ -1,4 +1,4 @@
-"""Commands that use the database for a moment: ping, provision, migrate, psql."""
+"""Commands that use the database and go again: ping, provision, migrate, psql, queues, flower."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg2
@@ -20,6 +21,7 @@ from environment.installation import find_installation
 from environment.provision import provision
 from environment.signals import run_in_foreground
 from environment.waiting import wait_until
+from environment.worker import APPLICATION
 from environment.workerfile import WORKER_FILE, read_worker_file, supervisor, worker_is_ready
 
 _PING = "app.tasks.housekeeping.ping"
@@ -196,6 +198,19 @@ def queues(arguments: Sequence[str]) -> int:
 
     with database(make_state()) as url:
         return main(arguments, PostgresDSN.parse(url).libpq())
+
+
+def flower(arguments: Sequence[str]) -> int:
+    """Flower on the database, for a developer: on loopback, and to look at only.
+
+    It asks nobody for a password, shows arguments and results, and can run any task; its own default is every address
+    of the machine. So the address comes last, where it counts.
+    """
+    if find_spec("flower") is None:
+        raise UserError("flower is not installed: it is an optional extra of pyproject.toml")
+    with database(make_state()):
+        command = [sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION, "flower"]
+        return run_in_foreground([*command, "--read-only", *arguments, "--address=127.0.0.1"], os.environ)
 
 
 def _psql_program(ours: bool) -> str:

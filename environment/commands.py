@@ -28,6 +28,7 @@ COMMANDS = {
     "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
     "queues": Command("[COMMAND ...]", "what waits and what died; pause, cancel, requeue", "worker", "client:queues"),
+    "flower": Command("[Flower options]", "a page about workers and tasks, on 127.0.0.1:5555", "test", "client:flower"),
     "provision": Command("", "make DATABASE_URL's role and database on a server", "worker", "client:provision_server"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",

@@ -16,8 +16,8 @@ from environment.errors import UserError
 #: The extras of pyproject.toml that each lock has besides the dependencies.
 EXTRAS = {
     "worker": ("embedded",),
-    "test": ("embedded", "test", "workflows"),
-    "lint": ("embedded", "test", "workflows", "lint"),
+    "test": ("embedded", "test", "workflows", "flower"),
+    "lint": ("embedded", "test", "workflows", "flower", "lint"),
 }
 
 _LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",))

@@ -71,7 +71,19 @@ def create_app(settings: Settings | None = None) -> Celery:
     worker_logging.install(app)
     metrics.install(app)
     worker_monitoring.install(app)
+    if settings.tracing_exporter is not None:
+        _trace(settings)
     return app
+
+
+def _trace(settings: Settings) -> None:
+    try:
+        from app.observability import tracing
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"TRACING_EXPORTER is set, and the package {error.name} is missing: install the extra `otel`"
+        ) from error
+    tracing.install(settings)
 
 
 def _create_for_this_process() -> Celery:

@@ -19,11 +19,12 @@ NIX_FILES = [CHECKOUT / "flake.nix", *(CHECKOUT / "nix").glob("*.nix"), *(CHECKO
 
 
 def tracked_text() -> dict[str, str]:
-    """Every tracked text file but the locks."""
+    """Every tracked file but locks and images."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
-    names = [name for name in listed.stdout.split("\0") if name and not name.startswith("requirements/")]
+    other = ("requirements/", "docs/images/")
+    names = [name for name in listed.stdout.split("\0") if name and not name.startswith(other)]
     return {name: (CHECKOUT / name).read_text() for name in names if (CHECKOUT / name).is_file()}
 
 

@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     health_interval: float = Field(
         5.0, gt=0, le=60, description="Seconds between two health checks; probes answer with the latest."
     )
+    tracing_exporter: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="module:class of an OpenTelemetry span exporter, such as "
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter (needs the extra `otel`); empty: no "
+        "traces.",
+    )
     llm_provider: str = Field(
         "app.tasks.llm_provider:OfflineProvider",
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",

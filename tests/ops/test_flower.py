@@ -1,0 +1,214 @@
+"""Flower, unmodified, on our broker: what its pages show in a browser, and to whom."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from environment import client
+from environment.checkout import CHECKOUT
+from environment.errors import UserError
+from environment.ports import listening
+from environment.waiting import wait_until
+from tests.ops.browser import Browser
+
+pytestmark = pytest.mark.xdist_group("flower")
+
+OBSERVED = CHECKOUT / "tests/observability"
+DEADLINE_S = 60
+HTML = "return document.documentElement.outerHTML"
+
+
+@dataclass(frozen=True)
+class Flower:
+    """`./dev flower` on a database with one worker.
+
+    :ivar name: the worker's.
+    :ivar tasks: ids by what became of them.
+    """
+
+    port: int
+    log: Path
+    name: str
+    tasks: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        """Of its pages; no slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def status(self, path: str, data: bytes | None = None) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+
+@pytest.fixture(scope="module")
+def flower(module_database: Any, start_module_worker: Any, program: Callable[[str], str]) -> Iterator[Flower]:
+    if importlib.util.find_spec("flower") is None:
+        pytest.skip("flower is not installed: it is an optional extra")
+    url = module_database.tcp_url or module_database.url
+    path = {"PYTHONPATH": str(OBSERVED)}
+    worker = start_module_worker(url, args=["-I", "observed_tasks", "-E"], env=path)
+    name = worker.command[worker.command.index("-n") + 1]
+    # Which is free on loopback: Flower takes no 0.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with TemporaryDirectory(prefix="skeldir-flower-") as folder:
+        Path(folder).chmod(0o755)  # the account that runs PostgreSQL for root must enter it
+        log = Path(folder) / "log"
+        # An address that the command is not to take.
+        command = [CHECKOUT / "dev", "flower", f"--port={port}", "--address=0.0.0.0"]
+        variables = {"DATABASE_URL": url, "SKELDIR_STATE_DIR": folder, "SKELDIR_PYTHON": sys.executable}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env={**os.environ, **variables}, stdout=output, stderr=subprocess.STDOUT
+            )
+        made = Flower(port, log, name, {})
+        try:
+            wait_until(lambda: made.status("/healthcheck") == 200 or process.poll() is not None, DEADLINE_S, "Flower")
+            assert process.poll() is None, log.read_text()
+            made.tasks.update(run_tasks(url, made))
+            yield made
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def run_tasks(url: str, flower: Flower) -> dict[str, str]:
+    """Two that succeed and one that fails, after Flower heard of the worker: it knows only what it was told."""
+    from app.celery_app import celery_app, create_app
+    from app.core.settings import Settings
+
+    wait_until(lambda: flower.status(f"/worker/{flower.name}") == 200, DEADLINE_S, "Flower to know the worker")
+    app = create_app(Settings(database_url=url, _env_file=None))
+    try:
+        sent = {what: app.send_task(f"observed.{what}", args=["shown"]) for what in ("returns", "fails", "retries")}
+        for answer in sent.values():
+            answer.get(timeout=DEADLINE_S, propagate=False)
+        return {what: answer.id for what, answer in sent.items()}
+    finally:
+        app.close()
+        celery_app.set_current()
+
+
+@pytest.fixture(scope="module")
+def browser(
+    flower: Flower, program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
+    with Browser(program("chromedriver"), program("chromium"), tmp_path_factory.mktemp("browser")) as made:
+        yield made
+
+
+def shows(browser: Browser, flower: Flower, path: str, expected: Callable[[], Any], what: str) -> Any:
+    """Load a page again and again until something is on it: events take a moment."""
+
+    def look() -> Any:
+        browser.open(flower.url + path)
+        return expected()
+
+    return wait_until(look, DEADLINE_S, f"{what} on {path}", interval_s=0.5)
+
+
+def test_the_workers_page_counts_what_the_worker_did(browser: Browser, flower: Flower) -> None:
+    # Active, received (the retry twice), failed, succeeded.
+    truth = [flower.name, "Online", "0", "4", "1", "2"]
+    shows(browser, flower, "/workers", lambda: [row[:6] for row in browser.table("#workers-table")] == [truth], "truth")
+
+
+def test_the_worker_page_knows_its_pool_and_its_queue(browser: Browser, flower: Flower) -> None:
+    """What it shows was asked of the worker through the broker."""
+    shows(browser, flower, f"/worker/{flower.name}", lambda: "solo:TaskPool" in browser.text(), "the pool")
+    # The tables of other tabs are on the page, and not to be seen.
+    queues = browser.run(
+        "return [...document.querySelectorAll('#tab-queues tbody tr')].map(row => row.cells[0].textContent.trim())"
+    )
+    assert queues == ["celery"]
+
+
+def test_the_tasks_page_lists_each_task_with_what_became_of_it(browser: Browser, flower: Flower) -> None:
+    truth = {
+        (f"observed.{what}", flower.tasks[what], state)
+        for what, state in (("returns", "SUCCESS"), ("fails", "FAILURE"), ("retries", "SUCCESS"))
+    }
+
+    def listed() -> bool:
+        # The table comes after the page.
+        return {tuple(row[:3]) for row in browser.table("#tasks-table") if len(row) > 3} == truth
+
+    browser.open(f"{flower.url}/tasks")
+    wait_until(listed, DEADLINE_S, "the tasks to be listed", interval_s=0.5)
+
+
+def test_the_task_page_tells_of_one(browser: Browser, flower: Flower) -> None:
+    browser.open(f"{flower.url}/task/{flower.tasks['returns']}")
+    details = browser.details()
+    assert details["Name"] == "observed.returns"
+    assert details["Status"] == "SUCCESS"
+    assert details["Arguments"] == "['shown']"
+    assert details["Result"] == "'shown'"
+    assert details["Worker"] == flower.name
+    browser.open(f"{flower.url}/task/{flower.tasks['fails']}")
+    assert browser.details()["Status"] == "FAILURE"
+    assert "cannot use shown" in browser.text()
+
+
+def test_the_broker_page_says_that_flower_does_not_know_this_broker(browser: Browser, flower: Flower) -> None:
+    """It asks RabbitMQ's and Redis's own interfaces, and knows no others: `./dev queues` shows the queues."""
+    browser.open(f"{flower.url}/broker")
+    assert "'postgresql' broker is not supported" in browser.text()
+    assert browser.table("#queue-table") == []
+    assert flower.status("/broker") == 404
+
+
+def test_nobody_but_this_machine_reaches_it(flower: Flower) -> None:
+    mine = {address for address in listening() if address.endswith(f":{flower.port}")}
+    assert mine == {f"127.0.0.1:{flower.port}"}
+
+
+def test_it_changes_nothing(flower: Flower) -> None:
+    refused = {
+        flower.status(path, b"")
+        for path in (
+            f"/api/worker/shutdown/{flower.name}",
+            f"/api/task/revoke/{flower.tasks['returns']}",
+            "/api/task/async-apply/observed.returns",
+        )
+    }
+    assert refused <= {401, 403}
+    assert flower.status(f"/worker/{flower.name}") == 200
+
+
+def test_no_page_and_no_line_shows_the_password(browser: Browser, flower: Flower) -> None:
+    said = flower.log.read_text()
+    assert "sqla+postgresql://app_user" in said
+    shown = f"/worker/{flower.name}"
+    assert "/skeldir_test_" in shows(browser, flower, shown, lambda: browser.run(HTML), "the broker")
+    for path in ("/workers", f"/worker/{flower.name}", "/broker"):
+        browser.open(flower.url + path)
+        said += browser.run(HTML)
+    # The role and its password have one name; as a password it stands between a colon and the host.
+    assert "app_user:app_user" not in said
+
+
+def test_without_the_extra_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="flower is not installed: it is an optional extra"):
+        client.flower([])
