@@ -33,21 +33,6 @@ class Consumer(consumer.Consumer):
 
     last_tick = 0.0
 
-    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[valid-type,misc]  # old stubs
-        """Celery's steps."""
-
-        def info(self, parent: Any) -> dict[str, Any]:
-            """What `celery inspect stats` is told, and so Flower's pages.
-
-            Celery takes the password out of it; but of a broker with an address of its own kind Kombu calls the whole
-            address the host, with the password in it.
-            """
-            told: dict[str, Any] = super().info(parent)
-            if isinstance(told.get("broker"), dict):
-                told["broker"]["hostname"] = get_settings().dsn.describe()
-                told["broker"].pop("transport_options", None)  # listen_dsn is an address too
-            return told
-
     def connect(self) -> Any:
         """Called at start and after each lost connection: return when the database can be worked with.
 

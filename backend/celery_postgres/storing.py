@@ -306,7 +306,13 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         key = database_of(self.dsn)
         if attendant is None:
             return writers.get(key)
-        return writers.get(key) or new_writer(key, self.sessions, _settled, self._send_body, self._do_chores)
+        return writers.get(key) or new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)
+
+    @staticmethod
+    def _settled(claims: list[Claim]) -> None:
+        """Tell whichever attendant carried them: a writer outlives a worker's connection."""
+        for attendant in transport.attendants():
+            attendant.settled(claims)
 
     def _flush(self) -> None:
         writer = writers.get(database_of(self.dsn))
@@ -320,12 +326,6 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
     def _do_chores(self) -> float:
         """Called in a worker now and then; returns the seconds to the next time."""
         raise NotImplementedError
-
-
-def _settled(claims: list[Claim]) -> None:
-    """Of whichever attendant carried them: a writer outlives a worker's connection."""
-    for attendant in transport.attendants():
-        attendant.settled(claims)
 
 
 def _encoded(value: Any) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 
 from celery_postgres import session as sessions_module
-from celery_postgres.address import direct_dsn, libpq_dsn, masked
+from celery_postgres.address import direct_dsn, is_postgresql, libpq_dsn, masked
 from celery_postgres.attendant import Attendant
 from celery_postgres.bulk import Bulk
 from celery_postgres.channel import Channel
@@ -57,7 +57,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         self._attendant: Attendant | None = None
         self._loop: Any = None
         self._timer: Any = None
-        _join_celerys_lists(self.driver_type)
+        _fit_celerys_worker(self.driver_type)
 
     def driver_version(self) -> str:
         return str(psycopg2.extensions.libpq_version())
@@ -219,12 +219,33 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             self._timer = self._loop.call_later(seconds, inbox.wake.set)
 
 
-def _join_celerys_lists(name: str) -> None:
-    """Mingle and gossip run only for transports that they know by name. Only where Celery's worker is loaded."""
+def _fit_celerys_worker(name: str) -> None:
+    """Mingle and gossip run only for transports that they know by name; and `celery inspect stats` would show the
+    broker's password. Only where Celery's worker is loaded."""
     for module, step in (("mingle", "Mingle"), ("gossip", "Gossip")):
         loaded = sys.modules.get(f"celery.worker.consumer.{module}")
         if loaded is not None:
             getattr(loaded, step).compatible_transports.add(name)
+    loaded = sys.modules.get("celery.worker.consumer.connection")
+    if loaded is not None and not hasattr(loaded.Connection.info, "celery_postgres"):
+        loaded.Connection.info = _discreet(loaded.Connection.info)
+
+
+def _discreet(original: Any) -> Any:
+    """Celery takes the password out of what a worker tells of its broker; but of a transport with addresses of its own
+    Kombu calls the whole address the host, with the password in it."""
+
+    def info(self: Any, consumer: Any, **options: Any) -> dict[str, Any]:
+        told: dict[str, Any] = original(self, consumer, **options)
+        broker = told.get("broker")
+        if isinstance(broker, dict) and is_postgresql(broker.get("hostname")):
+            broker["hostname"] = masked(broker["hostname"])
+            hidden = {"listen_dsn"} & (broker.get("transport_options") or {}).keys()
+            broker["transport_options"] = {**(broker.get("transport_options") or {}), **dict.fromkeys(hidden, "**")}
+        return told
+
+    info.celery_postgres = True  # type: ignore[attr-defined]
+    return info
 
 
 _lock = threading.Lock()

@@ -27,7 +27,7 @@ def test_it_tells_where_its_broker_is_and_not_the_password(database: Any, start_
     finally:
         app.close()
         celery_app.set_current()
-    assert stats["broker"]["hostname"] == dsn.describe()
+    assert dsn.hosts[0] in stats["broker"]["hostname"]
     assert stats["broker"]["transport"] == "sqla"
     # The role and its password have one name; as a password it stands behind a colon.
     assert f":{dsn.password}@" not in json.dumps(told, default=str)
