@@ -79,8 +79,8 @@ class JournalReader:
 def _written(view: mmap.mmap, position: int) -> Iterator[tuple[int, int, int]]:
     for offset in range(position * _RECORD.size, len(view), _RECORD.size):
         number, start, end = _RECORD.unpack_from(view, offset)
-        # The end is written last; a record without one is being written.
-        if end == 0:
+        # It is being written while we read: numbers begin at 1, and no clock stands at 0.
+        if 0 in (number, start, end):
             return
         yield number, start, end
 
