@@ -5,13 +5,15 @@ results.
 """
 
 from celery_postgres.bulk import bulk
-from celery_postgres.errors import LeaseLost, SchemaError, UnstorableResultError
+from celery_postgres.errors import LeaseLost, NotPublishedError, SchemaError, UnstorableResultError
 from celery_postgres.installation import install
 from celery_postgres.observing import Observer, observe
+from celery_postgres.publishing import publishing_on
 from celery_postgres.schema import create_schema
 
 __all__ = [
     "LeaseLost",
+    "NotPublishedError",
     "Observer",
     "SchemaError",
     "UnstorableResultError",
@@ -19,4 +21,5 @@ __all__ = [
     "create_schema",
     "install",
     "observe",
+    "publishing_on",
 ]

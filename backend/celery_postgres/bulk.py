@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery_postgres.message import Envelope
+from celery_postgres.publishing import callers_transaction
 
 MOST = 500
 
@@ -24,6 +25,8 @@ class Bulk:
         self._waiting: list[tuple[str, Envelope]] = []
         #: How Kombu is asked to try again, as `apply_async` has it; None: not at all.
         self.retry_policy: dict[str, Any] | None = None
+        #: Whose transaction the messages are part of, however long they wait.
+        self.transaction = callers_transaction()
 
     def add(self, queue: str, envelope: Envelope) -> None:
         self._waiting.append((queue, envelope))
@@ -38,10 +41,14 @@ class Bulk:
 
         Raises:
             psycopg2.OperationalError: these may or may not have been published. Kombu's, where it tried again.
+            NotPublishedError: these were not published in the caller's transaction.
         """
         if not self._waiting:
             return
-        if self.retry_policy is None:
+        if self.transaction is not None:
+            waiting, self._waiting = self._waiting, []
+            self.transaction.publish_surely(waiting, self._declare)
+        elif self.retry_policy is None:
             self._send()
         else:
             self.client.ensure(self, self._send, **self.retry_policy)()
@@ -62,8 +69,11 @@ class Bulk:
             if not missing:
                 break
             for queue in {waiting[number - 1][0] for number in missing}:
-                self.client.default_channel._new_queue(queue)
+                self._declare(queue)
         self._waiting = []
+
+    def _declare(self, queue: str) -> None:
+        self.client.default_channel._new_queue(queue)
 
     def revive(self, channel: Any) -> None:
         """Kombu has connected anew, with another transport."""
@@ -101,7 +111,8 @@ class PublishBatch:
 def bulk(producer: Any) -> Iterator[Any]:
     """Publishes through `producer` within the block go out together, up to 500 in a round trip.
 
-    They are durable when the block ends. If it ends with an error, those that still wait are not sent.
+    They are durable when the block ends, or, where it began within `publishing_on`, when that transaction commits. If
+    it ends with an error, those that still wait are not sent.
 
     Raises:
         kombu.exceptions.OperationalError: the last 500 may or may not have been published, as with `apply_async`

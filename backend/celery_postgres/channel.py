@@ -17,6 +17,7 @@ from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.inbox import Delivery, Inbox, Subscription
 from celery_postgres.message import Envelope, due_now
+from celery_postgres.publishing import callers_transaction
 from celery_postgres.purging import drop, drop_if_abandoned, purge
 from celery_postgres.qos import QoS
 from celery_postgres.topic import pattern
@@ -184,20 +185,31 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **_: Any) -> None:
         """One statement, one commit. To the default exchange the routing key is the queue, which is made if need be.
 
+        Within `publishing_on` it is part of that transaction, unless it is remote control.
+
         Raises:
             psycopg2.OperationalError: it may or may not have been published; Celery tries again.
+            NotPublishedError: it was not published in the caller's transaction.
         """
-        self._inplace_augment_message(message, exchange or "", routing_key)
-        routing_key = routing_key or ""
+        exchange, routing_key = exchange or "", routing_key or ""
+        self._inplace_augment_message(message, exchange, routing_key)
         envelope = Envelope.of(message, self._get_message_priority(message))
-        if exchange and exchange.endswith(".pidbox"):
+        if exchange.endswith(".pidbox"):
             self._note_revoke(message)
-        gathering = self.connection.bulk if self.connection.bulk is not None else collecting()
+        transaction, bulk = callers_transaction(), self.connection.bulk
+        # A bulk from outside of the transaction is not part of it.
+        gathering = bulk if bulk is not None and bulk.transaction is transaction else collecting()
         if gathering is not None and not exchange:
             gathering.add(routing_key, envelope)
             return
         if exchange and collecting() is not None and not exchange.endswith(".pidbox"):
             self._collect(exchange, routing_key, envelope)
+            return
+        if transaction is not None and not exchange.endswith(".pidbox"):
+            if not exchange:
+                transaction.publish_surely([(routing_key, envelope)], self._new_queue)
+            elif not transaction.publish_to_exchange(exchange, routing_key, envelope) and self.deadletter_queue:
+                transaction.publish_surely([(self.deadletter_queue, envelope)], self._new_queue)
             return
         if exchange:
             taken = self._publish("publish_to_exchange", envelope, exchange=exchange, routing_key=routing_key)

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils import json
 
 from celery_postgres.bulk import Collected, collected
+from celery_postgres.publishing import at_once
 from celery_postgres.values import load
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def finish(backend: DatabaseBackend, chord: str) -> None:
         return
     callback = maybe_signature(json.loads(rows[0][0]), app=backend.app)
     if not backend._shares_broker():
-        _apply(backend, chord, callback, rows)
+        with at_once():  # the chord ends now, whatever becomes of a caller's transaction
+            _apply(backend, chord, callback, rows)
         backend.sessions.run("end_chord", again=True, chord=chord)
         return
     with collected() as sent:

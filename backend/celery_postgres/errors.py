@@ -24,6 +24,19 @@ class UnstorableResultError(EncodeError):
     """
 
 
+class NotPublishedError(Exception):
+    """A message was not published in the caller's transaction (`publishing_on`). Its text quotes nothing.
+
+    Attributes:
+        sqlstate: PostgreSQL's code, if it was PostgreSQL that refused: 40001 and 40P01 may be done again from the
+            beginning of the transaction.
+    """
+
+    def __init__(self, text: str, sqlstate: str | None = None) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
 #: SQLSTATE of what a migration mends: undefined table, column, function.
 _SCHEMA_CODES = frozenset({"42P01", "42703", "42883"})
 _NO_RIGHT = "42501"
