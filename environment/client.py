@@ -213,6 +213,15 @@ def flower(arguments: Sequence[str]) -> int:
         return run_in_foreground([*command, "--read-only", *arguments, "--address=127.0.0.1"], os.environ)
 
 
+def keys(arguments: Sequence[str]) -> int:
+    """The application's tool for API keys, on the database."""
+    with database(make_state()):
+        # Only now: the application reads DATABASE_URL.
+        from app.keys import main
+
+        return main(arguments, program="./dev keys")
+
+
 def _psql_program(ours: bool) -> str:
     """The psql beside our PostgreSQL; for a server that is not ours rather the machine's, if it has one: the wheel's
     was built without TLS."""

@@ -29,6 +29,7 @@ COMMANDS = {
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
     "queues": Command("[COMMAND ...]", "what waits and what died; pause, cancel, requeue", "worker", "client:queues"),
     "flower": Command("[Flower options]", "workers and tasks in a browser, on loopback", "test", "client:flower"),
+    "keys": Command("issue|list|revoke …", "API keys of the HTTP front, per tenant", "worker", "client:keys"),
     "provision": Command("", "make DATABASE_URL's role and database on a server", "worker", "client:provision_server"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",

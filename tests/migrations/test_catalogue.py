@@ -13,8 +13,10 @@ TENANT = (
     "(tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid"
     ' AS "nullif"))'
 )
-#: What stands beside tenant_isolation, and why: docs/decisions/0004 and the audit that is only added to.
+#: What stands beside tenant_isolation, and why: docs/decisions/0004, the audit that is only added to, and an API key,
+#: which says who its tenant is.
 FURTHER_POLICIES = {
+    ("api_key", "key_lookup", "PERMISSIVE", "SELECT"),
     ("maintenance_audit", "view_refresh", "PERMISSIVE", "SELECT"),
     ("maintenance_audit", "never_updated", "RESTRICTIVE", "UPDATE"),
     ("maintenance_audit", "never_deleted", "RESTRICTIVE", "DELETE"),

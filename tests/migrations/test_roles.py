@@ -52,13 +52,22 @@ def test_app_user_may_add_to_the_audit_and_read_views_of_its_tenant_alone(foreig
     )
     granted = {
         name: rows(database.url, may, name=name)[0]
-        for name in ("customer_event", "maintenance_audit", "mv_maintenance_activity", "maintenance_activity")
+        for name in (
+            "customer_event",
+            "maintenance_audit",
+            "mv_maintenance_activity",
+            "maintenance_activity",
+            "api_key",
+            "task_submission",
+        )
     }
     assert granted == {
         "customer_event": (True, True, True, True),
         "maintenance_audit": (True, True, False, False),
         "mv_maintenance_activity": (False, False, False, False),
         "maintenance_activity": (True, False, False, False),
+        "api_key": (True, True, True, False),
+        "task_submission": (True, True, False, True),
     }
 
 

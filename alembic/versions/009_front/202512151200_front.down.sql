@@ -1,0 +1,2 @@
+DROP TABLE public.task_submission;
+DROP TABLE public.api_key;
