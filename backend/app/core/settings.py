@@ -101,6 +101,28 @@ class Settings(BaseSettings):
         "its backups. Not needed while no policy hashes.",
     )
 
+    web_max_body_bytes: int = Field(
+        1_048_576, ge=1_024, le=104_857_600, description="Bytes that the body of an HTTP request may have."
+    )
+    web_max_json_depth: int = Field(
+        20, ge=4, le=200, description="Levels of objects and arrays that the JSON of a request may have."
+    )
+    web_max_queue_length: int = Field(
+        10_000, ge=1, le=1_000_000, description="With so many tasks waiting, further ones are refused (503)."
+    )
+    web_max_streams: int = Field(
+        500, ge=0, le=10_000, description="Event streams that one web process serves at the same time."
+    )
+    web_heartbeat: float = Field(
+        15.0,
+        gt=0,
+        le=60,
+        description="Seconds after which an event stream that has nothing to say shows that it lives.",
+    )
+    web_require_idempotency_key: bool = Field(
+        False, description="Whether a submission without Idempotency-Key is refused (400)."
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, value: SecretStr) -> SecretStr:

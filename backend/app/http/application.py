@@ -1,0 +1,78 @@
+"""The FastAPI application, put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.core.settings import Settings, get_settings
+from app.db.engine import dispose_engine
+from app.http import health, problems, tasks
+from app.http.catalogue import KINDS
+from app.http.guard import Guard
+from app.observability import logging as json_logging
+from app.observability.health import HealthMonitor
+
+_DESCRIPTION = "Give work to the workers, and see what became of it. The tenant is that of the API key."
+#: Names of parameters that an error may name, besides the fields of the submissions.
+_PARAMETERS = frozenset({"body", "query", "path", "header", "task_id", "limit", "cursor", "Idempotency-Key"})
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; what it needs while it serves, it starts and ends itself."""
+    settings = settings or get_settings()
+    _log_as_json()
+    monitor = HealthMonitor(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.stop()
+            dispose_engine()
+
+    # Without the pages of Swagger and Redoc, which load their scripts from elsewhere.
+    app = FastAPI(
+        title="Tasks", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    names = _PARAMETERS.union(*(problems.field_names(kind.submission) for kind in KINDS))
+    problems.install(app, names)
+    app.include_router(health.router(monitor))
+    app.include_router(tasks.router(settings))
+    app.add_middleware(Guard, settings=settings)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with our own form of errors in the place of its own."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = document["components"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
+        components["schemas"]["Problem"] = problems.SCHEMA
+        content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        components["responses"] = {"Problem": {"description": "An error.", "content": content}}
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+                operation["responses"]["default"] = {"$ref": "#/components/responses/Problem"}
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _log_as_json() -> None:
+    """uvicorn has configured its loggers before it imports us; its line for each request is told by the guard."""
+    json_logging.configure(logging.INFO)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = name != "uvicorn.access"

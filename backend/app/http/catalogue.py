@@ -1,0 +1,97 @@
+"""Which tasks may be submitted over HTTP, and what a submission of each looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+
+from app.celery_app import celery_app
+from app.tasks import llm
+from app.tasks.llm import COST_CEILING_CENTS, DEFAULT_MAX_COST_CENTS
+
+
+class Submission(BaseModel):
+    """What all submissions share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenant_id: UUID | None = Field(
+        None, description="May be left out: the tenant is that of the API key, and another one is refused (403)."
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """The task's arguments, without tenant and correlation id."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "tenant_id"}
+
+
+class PingSubmission(Submission):
+    """Nothing but an answer is wanted."""
+
+
+class _LlmSubmission(Submission):
+    max_cost_cents: StrictInt = Field(
+        DEFAULT_MAX_COST_CENTS, ge=0, le=COST_CEILING_CENTS, description="What the answer may cost at most."
+    )
+
+
+class RoutingSubmission(_LlmSubmission):
+    """For `app.tasks.llm.routing`."""
+
+    payload: llm.RoutingPayload
+
+
+class ExplanationSubmission(_LlmSubmission):
+    """For `app.tasks.llm.explanation`."""
+
+    payload: llm.ExplanationPayload
+
+
+class InvestigationSubmission(_LlmSubmission):
+    """For `app.tasks.llm.investigation`."""
+
+    payload: llm.InvestigationPayload
+
+
+class BudgetSubmission(_LlmSubmission):
+    """For `app.tasks.llm.budget`."""
+
+    payload: llm.BudgetPayload
+
+
+class MaintenanceSubmission(Submission):
+    """For the maintenance tasks of one tenant."""
+
+    dry_run: StrictBool = Field(True, description="Only count, and change nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A task on the list."""
+
+    name: str
+    submission: type[Submission]
+
+    @property
+    def task(self) -> Any:
+        """Celery's. Not what `shared_task` gave: in a thread of ours that would be a task of another application."""
+        return celery_app.tasks[self.name]
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a line."""
+        return str(self.task.__doc__ or self.name).strip().splitlines()[0]
+
+
+#: What is not here cannot be submitted. The refresh of materialized views is not any tenant's to order.
+KINDS = (
+    Kind("app.tasks.housekeeping.ping", PingSubmission),
+    Kind("app.tasks.llm.routing", RoutingSubmission),
+    Kind("app.tasks.llm.explanation", ExplanationSubmission),
+    Kind("app.tasks.llm.investigation", InvestigationSubmission),
+    Kind("app.tasks.llm.budget", BudgetSubmission),
+    Kind("app.tasks.maintenance.scrub_pii", MaintenanceSubmission),
+    Kind("app.tasks.maintenance.apply_retention", MaintenanceSubmission),
+)

@@ -1,0 +1,178 @@
+"""`/v1/tasks`: submit, look, list, revoke."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Header, Path, Query
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from app.celery_app import celery_app
+from app.core.context import correlation_id_var
+from app.core.settings import Settings
+from app.db import submissions
+from app.http import idempotency, views
+from app.http.backlog import Backlog
+from app.http.catalogue import KINDS, Kind, Submission
+from app.http.credentials import PresentedKey, tenant_transaction
+from app.http.problems import Problem
+from celery_postgres import publishing_on
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which it is worth to look at a task that was just submitted.
+RETRY_AFTER_S = 1
+MOST_A_PAGE = 100
+
+TaskId = Annotated[str, Path(min_length=1, max_length=155)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1024)]
+
+
+def answer(content: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A model as it is: it need not be checked again."""
+    return Response(content.model_dump_json(), status, headers, "application/json")
+
+
+def look(key: str, task_id: str) -> views.Task:
+    """One task, for who presents `key`.
+
+    Raises:
+        Problem: 401; or 404 if the task is not one of the tenant's, whether or not it is somebody else's.
+    """
+    with tenant_transaction(key) as (connection, tenant_id):
+        found = submissions.find(connection, tenant_id, task_id) if "\0" not in task_id else None
+    if found is None:
+        raise Problem(404, "no-such-task", "there is no such task")
+    return views.task(found)
+
+
+def router(settings: Settings) -> APIRouter:
+    """The routes, one for each task that may be submitted."""
+    routes = APIRouter(tags=["tasks"])
+    backlog = Backlog(settings)
+    for kind in KINDS:
+        routes.add_api_route(
+            f"/v1/tasks/{kind.name}",
+            _submitter(kind, backlog, settings),
+            methods=["POST"],
+            status_code=202,
+            summary=kind.summary,
+            operation_id=f"submit_{kind.name}",
+            responses={202: {"model": views.Task, "description": "Enqueued; `Location` says where to look."}},
+        )
+
+    @routes.post("/v1/tasks/{name}", include_in_schema=False)
+    def no_such_kind(name: str, key: PresentedKey) -> Response:
+        raise Problem(404, "no-such-kind", "there is no task of this name that can be submitted")
+
+    @routes.get("/v1/tasks", response_model=views.TaskPage, operation_id="list_tasks")
+    def list_tasks(
+        key: PresentedKey,
+        limit: Annotated[int, Query(ge=1, le=MOST_A_PAGE)] = 20,
+        cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of another page.")] = None,
+    ) -> Response:
+        """The tenant's tasks, the newest first."""
+        after = None if cursor is None else _read_cursor(cursor)
+        with tenant_transaction(key) as (connection, tenant_id):
+            found = submissions.newest(connection, tenant_id, limit + 1, after)
+        last = found[limit - 1] if len(found) > limit else None
+        page = views.TaskPage(
+            items=[views.summary(one) for one in found[:limit]],
+            next_cursor=None if last is None else _cursor(last.created_at, last.task_id),
+        )
+        return answer(page)
+
+    @routes.get("/v1/tasks/{task_id}", response_model=views.Task, operation_id="get_task")
+    def get_task(task_id: TaskId, key: PresentedKey) -> Response:
+        """What became of a task."""
+        task = look(key, task_id)
+        return answer(task, headers=None if task.ended else {"Retry-After": str(RETRY_AFTER_S)})
+
+    @routes.delete("/v1/tasks/{task_id}", status_code=202, response_model=views.Task, operation_id="revoke_task")
+    def revoke_task(task_id: TaskId, key: PresentedKey) -> Response:
+        """Revoke a task that has not begun: a worker discards it. A task that runs goes on to its end."""
+        task = look(key, task_id)
+        if task.ended:
+            if task.state == "REVOKED":
+                return answer(task, 202)
+            raise Problem(409, "ended", "the task has ended and cannot be revoked any more")
+        # What waits is marked in the database; what a worker has already taken, it is told of.
+        backend: Any = celery_app.backend
+        backend.sessions.run("cancel_messages", again=True, task_id=task_id)
+        celery_app.control.revoke(task_id)
+        logger.info("task revoked", extra={"task_id": task_id, "task_name": task.name})
+        return answer(look(key, task_id), 202, {"Retry-After": str(RETRY_AFTER_S)})
+
+    return routes
+
+
+def _submitter(kind: Kind, backlog: Backlog, settings: Settings) -> Callable[..., Response]:
+    def submit(submission: Any, key: PresentedKey, idempotency_key: IdempotencyKey = None) -> Response:
+        chosen = idempotency.parse(idempotency_key, required=settings.web_require_idempotency_key)
+        return _submit(kind, submission, key, chosen, backlog)
+
+    # A model of its own for each: what FastAPI checks, and what OpenAPI shows.
+    submit.__annotations__["submission"] = kind.submission
+    return submit
+
+
+def _submit(kind: Kind, submission: Submission, key: str, idempotency_key: str | None, backlog: Backlog) -> Response:
+    task_id = str(uuid4())
+    fingerprint = None if idempotency_key is None else idempotency.fingerprint(kind.name, submission)
+    with tenant_transaction(key) as (connection, tenant_id):
+        if submission.tenant_id not in (None, tenant_id):
+            raise Problem(403, "other-tenant", "tenant_id is not the tenant of the API key")
+        if idempotency_key is not None:
+            if not submissions.reserve(connection, tenant_id, idempotency_key):
+                raise Problem(
+                    409,
+                    "idempotency-key-in-use",
+                    "a submission with this Idempotency-Key is being handled",
+                    headers={"Retry-After": str(RETRY_AFTER_S)},
+                )
+            earlier = submissions.find_by_key(connection, tenant_id, idempotency_key)
+            if earlier is not None:
+                if earlier[1] != fingerprint:
+                    raise Problem(422, "idempotency-key-reused", "this Idempotency-Key was used for another submission")
+                found = submissions.find(connection, tenant_id, earlier[0])
+                assert found is not None  # noqa: S101  # the same row
+                return _accepted(views.task(found), {"Idempotency-Replayed": "true"})
+        backlog.check(connection)
+        created_at = submissions.add(
+            connection, tenant_id, task_id, kind.name, idempotency_key=idempotency_key, fingerprint=fingerprint
+        )
+        arguments = submission.arguments() | {
+            "tenant_id": str(tenant_id),
+            "correlation_id": correlation_id_var.get(),
+        }
+        with publishing_on(connection):
+            kind.task.apply_async(kwargs=arguments, task_id=task_id)
+    return _accepted(views.Task(task_id=task_id, name=kind.name, state=submissions.PENDING, created_at=created_at))
+
+
+def _accepted(task: views.Task, headers: dict[str, str] | None = None) -> Response:
+    where = {"Location": f"/v1/tasks/{task.task_id}", "Retry-After": str(RETRY_AFTER_S)}
+    return answer(task, 202, where | (headers or {}))
+
+
+def _cursor(created_at: datetime, task_id: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), task_id]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        created_at, task_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        moment = datetime.fromisoformat(created_at)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        moment, task_id = None, None
+    if moment is None or moment.tzinfo is None or not isinstance(task_id, str) or "\0" in task_id:
+        raise Problem(400, "cursor", "cursor is not one that this server gave")
+    return moment, task_id

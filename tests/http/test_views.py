@@ -1,0 +1,92 @@
+"""A task as its tenant sees it, without a worker: lists, and rows as somebody may have written them."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from celery_postgres.values import dump
+from tests.http.front import Front
+from tests.migrations.support import run
+
+
+def test_the_words_of_any_other_error_stay_where_they_are(front: Front) -> None:
+    task_id = front.submit().json["task_id"]
+    store(front, task_id, "FAILURE", {"exc_type": "ValueError", "exc_message": ("s3cret",), "exc_module": "builtins"})
+    answer = front.get(f"/v1/tasks/{task_id}")
+    assert answer.json["error"] == {"type": "ValueError", "message": None}
+    assert "s3cret" not in answer.body.decode()
+
+
+def test_a_result_that_would_execute_something_is_not_read(front: Front) -> None:
+    task_id = front.submit().json["task_id"]
+    store(front, task_id, "SUCCESS", b"cos\nsystem\n(S'true'\ntR.")
+    task = front.get(f"/v1/tasks/{task_id}").json
+    assert (task["state"], task["result"], task["error"]["type"]) == ("SUCCESS", None, "UnreadableResult")
+
+
+def test_a_task_without_message_and_result_is_unknown(front: Front) -> None:
+    task_id = front.submit().json["task_id"]
+    run(front.database_url, "DELETE FROM kombu_message")
+    assert front.get(f"/v1/tasks/{task_id}").json["state"] == "UNKNOWN"
+
+
+def store(front: Front, task_id: str, status: str, result: Any) -> None:
+    """A row of Celery's result table, as somebody may have written it; the message is gone."""
+    engine = create_engine(front.database_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM kombu_message WHERE task_id = :id"), {"id": task_id})
+        connection.execute(
+            text(
+                "INSERT INTO celery_taskmeta (id, task_id, status, result, date_done)"
+                " VALUES (nextval('task_id_sequence'), :id, :status, :result, now() AT TIME ZONE 'UTC')"
+            ),
+            {"id": task_id, "status": status, "result": result if isinstance(result, bytes) else dump(result)},
+        )
+
+
+# -- lists
+
+
+def test_pages_follow_each_other_whatever_comes_meanwhile(front: Front) -> None:
+    tenant = uuid4()
+    sent = [front.submit(tenant=tenant).json["task_id"] for _ in range(7)]
+    first = front.get("/v1/tasks?limit=3", tenant=tenant).json
+    front.submit(tenant=tenant)
+    second = front.get(f"/v1/tasks?limit=3&cursor={first['next_cursor']}", tenant=tenant).json
+    third = front.get(f"/v1/tasks?limit=3&cursor={second['next_cursor']}", tenant=tenant).json
+    seen = [task["task_id"] for page in (first, second, third) for task in page["items"]]
+    assert seen == sent[::-1]
+    assert third["next_cursor"] is None
+    assert {"result", "error"}.isdisjoint(first["items"][0])
+
+
+def test_tasks_of_one_moment_are_neither_lost_nor_shown_twice(front: Front) -> None:
+    tenant = uuid4()
+    sent = {front.submit(tenant=tenant).json["task_id"] for _ in range(5)}
+    run(
+        front.database_url,
+        f"SELECT set_config('app.current_tenant_id', '{tenant}', false)",
+        "UPDATE task_submission SET created_at = '2026-01-01'",
+    )
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = front.get(f"/v1/tasks?limit=2{cursor and '&cursor='}{cursor}", tenant=tenant).json
+        seen += [task["task_id"] for task in page["items"]]
+        cursor = page["next_cursor"]
+    assert len(seen) == len(set(seen))
+    assert set(seen) == sent
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("limit=0", 422), ("limit=101", 422), ("limit=x", 422), ("cursor=x", 400), ("cursor=W10", 400), ("cursor=", 400)],
+)
+def test_a_wrong_page_is_refused(front: Front, query: str, status: int) -> None:
+    answer = front.get(f"/v1/tasks?{query}")
+    assert answer.status == status
+    assert answer.code in ("invalid", "cursor")
