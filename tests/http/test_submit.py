@@ -77,7 +77,7 @@ def test_each_task_has_its_payload_in_the_openapi_document(front: Front) -> None
 # -- who is asked, and who may
 
 
-@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/x"])
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/x", "/v1/tasks/x/events"])
 @pytest.mark.parametrize("authorization", [None, "Bearer sk_nonsense", "Basic YTpi"])
 def test_without_a_key_there_is_nothing(front: Front, path: str, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.core.settings import Settings, get_settings
 from app.db.engine import dispose_engine
-from app.http import health, problems, tasks
+from app.http import events, health, problems, tasks
 from app.http.catalogue import KINDS
 from app.http.guard import Guard
 from app.observability import logging as json_logging
@@ -20,7 +20,9 @@ from app.observability.health import HealthMonitor
 
 _DESCRIPTION = "Give work to the workers, and see what became of it. The tenant is that of the API key."
 #: Names of parameters that an error may name, besides the fields of the submissions.
-_PARAMETERS = frozenset({"body", "query", "path", "header", "task_id", "limit", "cursor", "Idempotency-Key"})
+_PARAMETERS = frozenset(
+    {"body", "query", "path", "header", "task_id", "limit", "cursor", "Idempotency-Key", "Last-Event-ID"}
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -46,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app, names)
     app.include_router(health.router(monitor))
     app.include_router(tasks.router(settings))
+    app.include_router(events.router(settings))
     app.add_middleware(Guard, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -1,0 +1,139 @@
+"""`/v1/tasks/{id}/events`: a task as server-sent events (the WHATWG's HTML standard, 9.2), pushed as it ends.
+
+However many streams a process serves, they share one LISTEN connection: that of the result backend, which also looks
+by itself where notifications do not arrive. States in between (STARTED, RETRY) are not notified: they are looked for,
+and with each look it is seen whether the key is still valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from app.celery_app import celery_app
+from app.core.settings import Settings
+from app.http import problems, views
+from app.http.credentials import PresentedKey
+from app.http.problems import Problem, unavailable
+from app.http.tasks import TaskId, look
+from celery_postgres.waiting import listener
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "text/event-stream"
+#: Milliseconds after which a client that lost its stream asks again.
+RETRY_MS = 2_000
+#: Seconds between two looks at a task that nobody has notified us of.
+LOOK_S = 2.0
+
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", max_length=200, description="The last event that the client has seen.")
+]
+
+
+class _Streams:
+    """How many are open."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open = 0
+
+    @contextmanager
+    def one(self) -> Any:
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    def check(self) -> None:
+        """Raises a `Problem` if there is no room for one more."""
+        if self._open >= self._most:
+            raise unavailable("this server has no room for another event stream", "streams-full", 5)
+
+
+def router(settings: Settings) -> APIRouter:
+    """The route."""
+    routes = APIRouter(tags=["tasks"])
+    streams = _Streams(settings.web_max_streams)
+
+    @routes.get(
+        "/v1/tasks/{task_id}/events",
+        operation_id="watch_task",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "Events named `task`."},
+            204: {"description": "The client has seen the end: there is nothing to come back for."},
+        },
+    )
+    async def watch_task(task_id: TaskId, key: PresentedKey, last_event_id: LastEventId = None) -> Response:
+        """The task, now and whenever its state changes; the stream ends with the task.
+
+        `id` is the state that an event tells of: a client that comes back with it as `Last-Event-ID` is not told again.
+        """
+        task = await run_in_threadpool(look, key, task_id)
+        if task.ended and last_event_id == _event_id(task):
+            return Response(status_code=204)
+        streams.check()
+        stream = _stream(lambda: look(key, task_id), task, last_event_id, settings.web_heartbeat, streams)
+        # A proxy that collects what it passes on would hold the events back.
+        return StreamingResponse(stream, media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
+
+    return routes
+
+
+async def _stream(
+    look_again: Callable[[], views.Task], task: views.Task, seen: str | None, heartbeat_s: float, streams: _Streams
+) -> AsyncIterator[str]:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_end(_: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            loop.call_soon_threadsafe(ended.set)
+
+    backend: Any = celery_app.backend
+    here = listener(backend.sessions)
+    here.watch([task.task_id], on_end)
+    try:
+        with streams.one():
+            yield f"retry: {RETRY_MS}\n\n"
+            next_beat = time.monotonic() + heartbeat_s
+            next_look = time.monotonic() + LOOK_S
+            while True:
+                if _event_id(task) != seen:
+                    seen = _event_id(task)
+                    yield f"event: task\nid: {seen}\ndata: {task.model_dump_json()}\n\n"
+                    next_beat = time.monotonic() + heartbeat_s
+                if task.ended:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, min(next_look, next_beat) - time.monotonic())):
+                        await ended.wait()
+                if time.monotonic() >= next_beat:
+                    yield ": still here\n\n"
+                    next_beat = time.monotonic() + heartbeat_s
+                if not ended.is_set() and time.monotonic() < next_look:
+                    continue
+                ended.clear()
+                next_look = time.monotonic() + LOOK_S
+                try:
+                    task = await run_in_threadpool(look_again)
+                except Problem:
+                    return  # the key was revoked, or the task is gone
+                except Exception as error:
+                    problems.of(error)  # the database is away: the client is told that we live, and we look again
+    finally:
+        here.unwatch([task.task_id], on_end)
+
+
+def _event_id(task: views.Task) -> str:
+    return task.state if task.done_at is None else f"{task.state}.{task.done_at.timestamp():.6f}"
