@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.core.settings import Settings, get_settings
 from app.db.engine import dispose_engine
-from app.http import events, health, problems, tasks
+from app.http import events, health, page, problems, tasks
 from app.http.catalogue import KINDS
 from app.http.guard import Guard
 from app.observability import logging as json_logging
@@ -49,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router(monitor))
     app.include_router(tasks.router(settings))
     app.include_router(events.router(settings))
+    app.include_router(page.router())
     app.add_middleware(Guard, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
