@@ -22,6 +22,7 @@ class Command:
 
 COMMANDS = {
     "worker": Command("[celery worker options]", "set up, migrate, run the worker", "worker", "supervisor:worker"),
+    "up": Command("", "the whole Procfile: worker and HTTP front", "worker", "up:up"),
     "ping": Command("[--wait SECONDS]", "send one task to the worker and show its result", "worker", "client:ping"),
     "status": Command("", "what runs, and where its state lies", "worker", "inspection:status"),
     "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
@@ -30,6 +31,7 @@ COMMANDS = {
     "queues": Command("[COMMAND ...]", "what waits and what died; pause, cancel, requeue", "worker", "client:queues"),
     "flower": Command("[Flower options]", "workers and tasks in a browser, on loopback", "test", "client:flower"),
     "keys": Command("issue|list|revoke …", "API keys of the HTTP front, per tenant", "worker", "client:keys"),
+    "validate": Command("", "start all, use it over HTTP, see who listens", "worker", "validation:validate"),
     "provision": Command("", "make DATABASE_URL's role and database on a server", "worker", "client:provision_server"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",

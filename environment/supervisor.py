@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from environment.checkout import make_state
@@ -44,20 +45,30 @@ def worker(arguments: Sequence[str]) -> int:
     # The shell of a script starts what it puts into the background with INT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     state = make_state()
+    with the_only_one(state):
+        port = metrics_port()
+        with served_database(state) as (url, cluster):
+            await_database(url, cluster)
+            upgrade(url)
+            child = WorkerProcess(url, state=state, arguments=arguments, environment={"CELERY_METRICS_PORT": str(port)})
+            say(f"migrated {describe(url)}, starting the worker")
+            return _supervise(child, cluster, begun)
+
+
+@contextmanager
+def the_only_one(state: Path) -> Iterator[None]:
+    """Within the block this process is the one who works for the checkout, and ``./dev down`` finds it.
+
+    :raises UserError: when there is one already.
+    """
     with FileLock(state / SUPERVISOR_LOCK) as lock:
         if not lock.try_exclusive():
             raise UserError("a worker of this checkout is already running (./dev status); ./dev down stops it")
         lock.path.write_text(f"{os.getpid()}\n")
-        port = _metrics_port()
-        with served_database(state) as (url, cluster):
-            _await(url, cluster)
-            upgrade(url)
-            child = WorkerProcess(url, state=state, arguments=arguments, environment={"CELERY_METRICS_PORT": str(port)})
-            _say(f"migrated {describe(url)}, starting the worker")
-            return _supervise(child, cluster, begun)
+        yield
 
 
-def _await(url: str, cluster: KeptCluster | None) -> None:
+def await_database(url: str, cluster: KeptCluster | None) -> None:
     """Return when the database takes connections; until then say why it does not, less and less often.
 
     As the worker itself does: a database that starts later than we do, or restarts, is no reason to end.
@@ -67,7 +78,7 @@ def _await(url: str, cluster: KeptCluster | None) -> None:
         try:
             connect(url).close()
         except UserError as error:
-            _say(f"{error}; next try in {delay_s:g} s")
+            say(f"{error}; next try in {delay_s:g} s")
             threading.Event().wait(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
             _revive(cluster)
@@ -79,15 +90,15 @@ def _revive(cluster: KeptCluster | None) -> bool:
     """Start our own PostgreSQL if it has crashed; say so, and whether it now runs."""
     try:
         if cluster is not None and cluster.revive():
-            _say("PostgreSQL had ended, and was started again")
+            say("PostgreSQL had ended, and was started again")
     except (UserError, TimeoutError) as error:
-        _say(f"PostgreSQL has ended: {error}")
+        say(f"PostgreSQL has ended: {error}")
         return False
     return True
 
 
 @contextmanager
-def _kept_running(cluster: KeptCluster | None) -> Iterator[None]:
+def kept_running(cluster: KeptCluster | None) -> Iterator[None]:
     """Start our own PostgreSQL again whenever it crashes: the worker waits for it, and nobody else may be there."""
     ended = threading.Event()
 
@@ -119,7 +130,7 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
             meant = signal.SIGQUIT
         elif number == signal.SIGINT:
             interrupted = True
-            _say("draining; Ctrl-C again cancels the running task")
+            say("draining; Ctrl-C again cancels the running task")
         if started:
             child.process.send_signal(meant)
         else:
@@ -131,7 +142,7 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
     started = True
     for missed in early:
         child.process.send_signal(missed)
-    with _kept_running(cluster):
+    with kept_running(cluster):
         while child.process.poll() is None and not child.is_ready():
             try:
                 child.process.wait(0.05)
@@ -139,7 +150,7 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
                 continue
         with suppress(WorkerError):  # it may be gone again
             ready = f"{time.monotonic() - begun:.1f} s: {child.metrics_url}/health and /metrics"
-            _say(f"worker ready after {ready}; Ctrl-C drains and stops it")
+            say(f"worker ready after {ready}; Ctrl-C drains and stops it")
         status = shell_status(child.process.wait())
         # Further signals have nobody to go to; what is left is to stop PostgreSQL, and that must not be cut short.
         for number in ENDING:
@@ -148,7 +159,7 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
     return status
 
 
-def _metrics_port() -> int:
+def metrics_port() -> int:
     """The port for the worker's pages: as configured, else 9540 if it is free, else 0 (the worker takes any).
 
     :raises UserError: when the configured port is taken or is no port, or the address is not one of this machine.
@@ -156,10 +167,10 @@ def _metrics_port() -> int:
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")
     if configured is None:
-        return _DEFAULT_PORT if _is_free(host, _DEFAULT_PORT) and _claimed_default_port() else 0
+        return _DEFAULT_PORT if is_free(host, _DEFAULT_PORT) and _claimed_default_port() else 0
     if not (configured.isascii() and configured.isdigit() and int(configured) < 65536):
         raise UserError("CELERY_METRICS_PORT must be a number from 0 to 65535")
-    if not _is_free(host, int(configured)):
+    if not is_free(host, int(configured)):
         raise UserError(f"CELERY_METRICS_PORT {configured} on {host} is in use; choose another, or 0 for any")
     return int(configured)
 
@@ -182,7 +193,7 @@ def _claimed_default_port() -> bool:
     return True
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As the worker's own server does: a port whose last connections are in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -195,5 +206,5 @@ def _is_free(host: str, port: int) -> bool:
         return True
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"dev: {text}", file=sys.stderr, flush=True)

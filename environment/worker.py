@@ -85,6 +85,11 @@ class WorkerProcess:
         return self._process
 
     @property
+    def has_started(self) -> bool:
+        """Whether there is, or was, a child."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """Its process id."""
         return self.process.pid
@@ -131,7 +136,7 @@ class WorkerProcess:
                 stdout=output,
                 stderr=None if output is None else subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_drain_when_parent_dies(),
+                preexec_fn=drain_when_parent_dies(),
             )
 
     def wait_ready(self, deadline_s: float = 30) -> WorkerInfo:
@@ -201,7 +206,7 @@ def _missing_defaults(arguments: Sequence[str]) -> list[str]:
     return [word for names, words in _DEFAULTS if not given(names) for word in words]
 
 
-def _drain_when_parent_dies() -> Callable[[], None] | None:
+def drain_when_parent_dies() -> Callable[[], None] | None:
     """For preexec_fn: ask Linux for a TERM when the parent goes.
 
     The kernel means the parent's *thread*, so this is left out when a helper thread starts the worker.

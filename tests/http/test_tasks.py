@@ -18,22 +18,11 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from environment.checkout import CHECKOUT
+from environment.validation import ONE_OF_EACH, exercise
 from environment.waiting import wait_until
 from tests.broker.sql import backends
 from tests.http.front import A, B, Front
 from tests.migrations.support import rows
-
-ONE_OF_EACH: dict[str, dict[str, Any]] = {
-    "app.tasks.housekeeping.ping": {},
-    "app.tasks.llm.routing": {"payload": {"request": "Where is my refund?", "routes": ["billing", "shipping"]}},
-    "app.tasks.llm.explanation": {"payload": {"subject": "churn", "facts": {"lost": 3, "kept": 40}}},
-    "app.tasks.llm.investigation": {"payload": {"question": "Why?", "evidence": ["a log", "a trace"]}},
-    "app.tasks.llm.budget": {
-        "payload": {"total_cents": 100, "channels": [{"name": "tv", "spend_cents": 1, "revenue_cents": 2}]}
-    },
-    "app.tasks.maintenance.scrub_pii": {},
-    "app.tasks.maintenance.apply_retention": {"dry_run": True},
-}
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +42,7 @@ def test_every_kind_for_two_tenants(front: Front) -> None:
         if path.startswith("/v1/tasks/") and "post" in operations
     }
     assert set(ONE_OF_EACH) == listed
-    sent = {
-        (t, name): front.submit(name, body, tenant=t).json["task_id"]
-        for t in (A, B)
-        for name, body in ONE_OF_EACH.items()
-    }
-    for (tenant, name), task_id in sent.items():
-        task = front.ended(task_id, tenant)
-        assert (task["name"], task["state"], task["error"]) == (name, "SUCCESS", None), task
-        assert isinstance(task["result"], dict)
-        assert task["result"].get("tenant_id", str(tenant)) == str(tenant)
-        assert front.get(f"/v1/tasks/{task_id}", tenant=B if tenant == A else A).status == 404
+    exercise(f"http://127.0.0.1:{front.port}", {tenant: front.key(tenant) for tenant in (A, B)})
 
 
 @pytest.mark.usefixtures("worker")

@@ -88,3 +88,10 @@ def test_the_jobs_do_what_the_contract_says() -> None:
         "nix flake check --print-build-logs",
     ]
     assert "./dev test" in [step.get("run") for step in jobs["tests"]["steps"]]
+
+
+def test_the_validation_is_a_command_of_the_project() -> None:
+    assert [step["run"] for step in steps("empirical-validation.yml") if "run" in step] == [
+        "./dev provision",
+        "./dev validate",
+    ]
