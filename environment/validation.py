@@ -64,7 +64,7 @@ def validate(arguments: Sequence[str]) -> int:
         with _everything(variables) as ended, _keys(url) as keys:
             page, health = f"http://{host}:{web}", f"http://{host}:{metrics}/health"
             for address in (f"{page}/health", health):
-                wait_until(lambda: ended() or _is_well(address), _PATIENCE_S, f"{address} to be well")  # noqa: B023
+                wait_until(lambda: ended() or is_well(address), _PATIENCE_S, f"{address} to be well")  # noqa: B023
                 if ended():
                     raise UserError("./dev up ended before everything was ready")
                 print(f"ok  {address}", flush=True)
@@ -167,7 +167,7 @@ def _keys(url: str) -> Iterator[dict[UUID, str]]:
         engine.dispose()
 
 
-def _is_well(address: str) -> bool:
+def is_well(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310
             return bool(answer.status == 200)

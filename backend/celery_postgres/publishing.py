@@ -33,8 +33,11 @@ class CallersTransaction:
 
         Returns the names of the queues that it does not see.
         """
+        if len(messages) == 1:
+            ((queue, one),) = messages
+            return [] if self._run("publish_within", queue=queue, **_columns(one)) else [queue]
         ((missing, _),) = self._run(
-            "publish_within",
+            "publish_many_within",
             queues=[queue for queue, _ in messages],
             payloads=[one.payload for _, one in messages],
             priorities=[one.priority for _, one in messages],
@@ -51,12 +54,7 @@ class CallersTransaction:
             "publish_to_exchange_within",
             exchange=exchange,
             routing_key=routing_key,
-            payload=envelope.payload,
-            priority=envelope.priority,
-            task_id=envelope.task_id,
-            tenant_id=envelope.tenant_id,
-            eta=envelope.eta,
-            ttl_ms=envelope.ttl_ms,
+            **_columns(envelope),
         )
         return int(taken)
 
@@ -140,6 +138,17 @@ def at_once() -> Iterator[None]:
 def callers_transaction() -> CallersTransaction | None:
     """Where this thread's publishes go, if not out by themselves."""
     return getattr(_thread, "transaction", None)
+
+
+def _columns(envelope: Envelope) -> dict[str, Any]:
+    return {
+        "payload": envelope.payload,
+        "priority": envelope.priority,
+        "task_id": envelope.task_id,
+        "tenant_id": envelope.tenant_id,
+        "eta": envelope.eta,
+        "ttl_ms": envelope.ttl_ms,
+    }
 
 
 def _executor(connection: Any) -> Callable[[str, dict[str, Any]], list[Row]]:

@@ -60,6 +60,8 @@ class Front:
         self._environment = dict(environment or {})
         # Ours, so that nobody takes the port between two processes of one test.
         self._socket = socket.create_server(("127.0.0.1", 0))
+        # uvicorn takes a socket that it is handed for one without Nagle's algorithm.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = int(self._socket.getsockname()[1])
         self.process: subprocess.Popen[bytes] | None = None
         self.keys: dict[UUID, str] = {}

@@ -5,6 +5,26 @@
 -- ROLLBACK. For the same reason times count from clock_timestamp(): now() is when his transaction began.
 
 -- name: publish_within
+-- One message to the queue of that name; no row if this transaction sees no such queue. It is planned each time, because
+-- the connection is not ours to prepare statements on: so in the shortest form.
+-- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint
+INSERT INTO kombu_message (
+    id, visible, version, queue_id, payload, priority, task_id, tenant_id, enqueued_at, available_at, expires_at
+)
+SELECT
+    nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    clock_timestamp(), CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s END,
+    clock_timestamp() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s
+  AND (
+      SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
+      FROM kombu_subscription AS subscription
+      WHERE subscription.queue_id = queue.id
+  ) >= 0
+RETURNING 1
+
+-- name: publish_many_within
 -- Messages to queues by name, in their order. Returns the numbers (from 1) of those whose queue does not exist, as far
 -- as this transaction can see; if there is one, nothing at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
