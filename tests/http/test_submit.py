@@ -62,6 +62,14 @@ def test_the_tenant_of_the_key_may_be_repeated(front: Front) -> None:
     assert front.submit(body={"tenant_id": str(A)}).status == 202
 
 
+def test_a_whole_number_may_be_written_with_a_point(front: Front) -> None:
+    """For JSON Schema, and so for the OpenAPI document, 2.0 is an integer; 2.5 is none."""
+    channel = {"name": "tv", "spend_cents": 1.0, "revenue_cents": 2}
+    body = {"payload": {"total_cents": 100.0, "channels": [channel]}, "max_cost_cents": 50.0}
+    assert front.submit("app.tasks.llm.budget", body).status == 202
+    assert front.submit("app.tasks.llm.budget", {**body, "max_cost_cents": 2.5}).status == 422
+
+
 def test_each_task_has_its_payload_in_the_openapi_document(front: Front) -> None:
     document = front.get("/openapi.json", tenant=None).json
     schemas = document["components"]["schemas"]

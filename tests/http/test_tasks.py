@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -90,7 +91,8 @@ def test_health(front: Front) -> None:
 def test_other_paths_and_methods_are_problems_too(front: Front) -> None:
     assert (front.get("/nowhere").status, front.get("/nowhere").code) == (404, "not-found")
     answer = front.request("PUT", "/v1/tasks")
-    assert (answer.status, answer.code) == (405, "method-not-allowed")
+    assert (answer.status, answer.code, answer.headers["allow"]) == (405, "method-not-allowed", "GET")
+    assert front.request("OPTIONS", f"/v1/tasks/{uuid4()}").headers["allow"] == "DELETE, GET"
     long = front.get("/v1/tasks", headers={"X-Correlation-ID": "x" * 129})
     assert (long.status, long.code) == (400, "correlation-id")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from app.celery_app import celery_app
 from app.tasks import llm
@@ -22,9 +22,23 @@ class Submission(BaseModel):
         None, description="May be left out: the tenant is that of the API key, and another one is refused (403)."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, body: Any) -> Any:
+        """JSON has one kind of number: for its schema 2.0 is an integer. The payloads are strict, and want an int."""
+        return _whole(body)
+
     def arguments(self) -> dict[str, Any]:
         """The task's arguments, without tenant and correlation id."""
         return {name: getattr(self, name) for name in type(self).model_fields if name != "tenant_id"}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list) else value
 
 
 class PingSubmission(Submission):

@@ -70,7 +70,7 @@ def router(settings: Settings) -> APIRouter:
         operation_id="watch_task",
         response_class=StreamingResponse,
         responses={
-            200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "Events named `task`."},
+            200: {"content": {MEDIA_TYPE: {}}, "description": "Events named `task`; their data is a Task."},
             204: {"description": "The client has seen the end: there is nothing to come back for."},
         },
     )

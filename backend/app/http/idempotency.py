@@ -15,6 +15,8 @@ LONGEST = 255
 #: RFC 8941, 3.3.3: a string in quotes. Many clients leave the quotes out, which for a plain word says the same.
 _STRING = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"', re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._~:/+=-]+", re.ASCII)
+#: The same for JSON Schema, without the escapes, which nobody needs.
+PATTERN = r'^("[ !#-\[\]-~]{1,255}"|[A-Za-z0-9._~:/+=-]{1,255})$'
 
 
 def parse(header: str | None, *, required: bool) -> str | None:

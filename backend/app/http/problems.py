@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -123,16 +124,31 @@ def install(app: FastAPI, known_names: frozenset[str]) -> None:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         return _invalid(error, known_names).response()
 
-    async def on_http(_: Request, error: Exception) -> Response:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
         status = HTTPStatus(error.status_code)
         code = status.phrase.lower().replace(" ", "-")
-        return Problem(status, code, status.description or status.phrase, headers=error.headers).response()
+        headers = dict(error.headers or {})
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_allowed(app, request.url.path))
+        return Problem(status, code, status.description or status.phrase, headers=headers).response()
 
     for passing in (Problem, DBAPIError, PoolTimeoutError, BrokerError, NotPublishedError):
         app.add_exception_handler(passing, on_problem)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """Of all routes of the path, and not only of the first, which is all that Starlette looks at."""
+    document = app.openapi()["paths"]
+    # The names of tasks are paths of their own within that of all tasks, and come before it, as in OpenAPI.
+    found = (
+        [path]
+        if path in document
+        else [known for known in document if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(known)), path)]
+    )
+    return sorted({method.upper() for known in found for method in document[known]})
 
 
 def field_names(model: type[BaseModel]) -> frozenset[str]:

@@ -33,7 +33,11 @@ RETRY_AFTER_S = 1
 MOST_A_PAGE = 100
 
 TaskId = Annotated[str, Path(min_length=1, max_length=155)]
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1024)]
+IdempotencyKey = Annotated[
+    str | None,
+    # Said in the document alone: what does not fit is answered as the draft says, with 400.
+    Header(alias="Idempotency-Key", max_length=1024, json_schema_extra={"pattern": idempotency.PATTERN}),
+]
 
 
 def answer(content: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -174,5 +178,5 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
     except (ValueError, TypeError, binascii.Error, RecursionError):
         moment, task_id = None, None
     if moment is None or moment.tzinfo is None or not isinstance(task_id, str) or "\0" in task_id:
-        raise Problem(400, "cursor", "cursor is not one that this server gave")
+        raise Problem(404, "no-such-page", "cursor is not one that this server gave")
     return moment, task_id

@@ -95,7 +95,7 @@ def _workers(now: Overview) -> str:
         (f"{worker.hostname} ({worker.pid})", ", ".join(worker.queues), str(worker.held), _time(worker.started_at))
         for worker in now.workers
     ]
-    return _table("workers", "Workers", ("Worker (process)", "Queues", "Holds", "Since"), rows)
+    return _table("workers", "Workers", ("Worker (process)", "Queues", "Holds", "Since (UTC)"), rows)
 
 
 def _tasks(tasks: Sequence[Submitted]) -> str:
@@ -108,7 +108,7 @@ def _tasks(tasks: Sequence[Submitted]) -> str:
         )
         for task in tasks
     ]
-    return _table("tasks", "Your tasks, the newest first", ("State", "Task", "Submitted", "Id"), rows)
+    return _table("tasks", "Your tasks, the newest first", ("State", "Task", "Submitted (UTC)", "Id"), rows)
 
 
 def _table(name: str, caption: str, titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
