@@ -109,6 +109,7 @@ def test_nothing_secret_is_in_the_log(front: Front) -> None:
     assert front.key().split("_", 2)[2] not in log
     lines = [json.loads(line) for line in log.splitlines()]
     assert {"http_status", "duration_ms", "correlation_id"} <= set(lines[-1])
+    assert {line["service"] for line in lines} == {"skeldir-web"}
 
 
 def test_a_database_that_is_away_is_503_and_its_return_needs_nothing(

@@ -45,7 +45,10 @@ class Settings(BaseSettings):
         description="In production a worker refuses a role that is superuser or may bypass row-level security.",
     )
     service_name: str = Field(
-        "skeldir-worker", min_length=1, max_length=100, description="The field `service` of every log line."
+        "skeldir-worker",
+        min_length=1,
+        max_length=100,
+        description="The field `service` of every log line; when it is not set, a web process says skeldir-web.",
     )
     database_pool_size: int = Field(
         5,

@@ -75,7 +75,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 def _log_as_json() -> None:
     """uvicorn has configured its loggers before it imports us; its line for each request is told by the guard."""
-    json_logging.configure(logging.INFO)
+    json_logging.configure(logging.INFO, service="skeldir-web")
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 CORRELATION_HEADER = "X-Correlation-ID"
 #: Seconds that a client may take to send the body of its request.
 BODY_TIMEOUT_S = 20.0
+#: A body that is too long is read and thrown away up to this many times the limit: who is answered while he still sends
+#: may see a broken connection in the place of the answer.
+SWALLOWED = 4
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -81,20 +84,24 @@ class Guard:
             Problem: it is too long, too deep or too slow.
         """
         said = headers.get("content-length", "")
-        if said.isdecimal() and len(said) < 20 and int(said) > self._most_bytes:
+        if said.isdecimal() and len(said) < 20 and int(said) > SWALLOWED * self._most_bytes:
             raise self._too_long()
-        body = bytearray()
+        body, came = bytearray(), 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 while True:
                     message = await receive()
-                    body += message.get("body", b"")
-                    if len(body) > self._most_bytes:
+                    came += len(message.get("body", b""))
+                    if came <= self._most_bytes:
+                        body += message.get("body", b"")
+                    elif came > SWALLOWED * self._most_bytes:
                         raise self._too_long()
                     if message["type"] == "http.disconnect" or not message.get("more_body", False):
                         break
         except TimeoutError:
             raise Problem(408, "slow", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
+        if came > self._most_bytes:
+            raise self._too_long()
         if is_deeper(bytes(body), self._deepest):
             raise Problem(400, "too-deep", f"the body has more than {self._deepest} levels of objects and arrays")
         return bytes(body)

@@ -48,15 +48,18 @@ def install(app: Celery) -> None:
     signals.celeryd_after_setup.connect(_on_worker_set_up, weak=False)
 
 
-def configure(level: int | str, logfile: str | None = None) -> None:
+def configure(level: int | str, logfile: str | None = None, service: str | None = None) -> None:
     """Make the root logger, and everything that would print, log JSON lines.
 
     Parameters:
         level: the lowest level that is shown.
         logfile: where to; reopened when it is rotated away. None means standard error.
+        service: the field of that name, unless SERVICE_NAME is set.
     """
     handler = LineFileHandler(logfile, encoding="utf-8") if logfile else LineHandler(sys.__stderr__)
-    handler.setFormatter(JsonFormatter(get_settings().service_name))
+    settings = get_settings()
+    named = service is None or "service_name" in settings.model_fields_set
+    handler.setFormatter(JsonFormatter(settings.service_name if named else str(service)))
     root = logging.getLogger()
     for logger, lowest in ((root, level), (get_pool_logger(), logging.ERROR)):
         for previous in logger.handlers[:]:
