@@ -322,3 +322,19 @@ def test_what_cannot_be_noted_is_not_enqueued(front: Front) -> None:
     assert submitted(front) == before
     assert scalar(front.database_url, "SELECT count(*) FROM kombu_message") == waiting
     assert front.submit().status == 202
+
+
+def test_what_fails_at_the_commit_is_not_enqueued_either(make_front: Callable[..., Front], database: Any) -> None:
+    """By then both were written: only one transaction takes both back."""
+    front = make_front(database.url)
+    assert front.submit().status == 202
+    run(
+        database.url,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$",
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON task_submission DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    refused = front.submit()
+    assert (refused.status, refused.code) == (500, "internal")
+    assert submitted(front) == 1
+    assert scalar(database.url, "SELECT count(*) FROM kombu_message") == 1
