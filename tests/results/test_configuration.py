@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +30,8 @@ def test_every_address_of_a_postgresql_means_this_backend(scheme: str) -> None:
     assert type(app.backend) is DatabaseBackend
 
 
-def test_other_databases_keep_the_stock_backend() -> None:
-    app = Celery("client", backend="db+sqlite:///x", set_as_current=False)
+def test_other_databases_keep_the_stock_backend(tmp_path: Path) -> None:
+    app = Celery("client", backend=f"db+sqlite:///{tmp_path}/results", set_as_current=False)
     assert type(app.backend) is Stock
 
 
