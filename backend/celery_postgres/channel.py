@@ -15,7 +15,8 @@ from kombu.utils.uuid import uuid
 
 from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
-from celery_postgres.inbox import Delivery, Inbox, Subscription
+from celery_postgres.delivery import Delivery, Subscription, usable
+from celery_postgres.inbox import Inbox
 from celery_postgres.message import Envelope, due_now
 from celery_postgres.publishing import callers_transaction
 from celery_postgres.purging import drop, drop_if_abandoned, purge
@@ -318,7 +319,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             if taken[0][1] is None:
                 return None
             subscription = Subscription(queue, queue_id, self, False)
-            for one in inbox._usable(taken, {queue_id: subscription}):
+            for one in usable(self.sessions, taken, {queue_id: subscription}):
                 message = self._message(one)
                 if message is None:
                     continue

@@ -27,15 +27,16 @@ _BY_KEY = text("""
     SELECT task_id, fingerprint FROM public.task_submission
     WHERE tenant_id = :tenant_id AND idempotency_key = :idempotency_key
 """)
-_STATE = f"""
+_STATE = """
     SELECT submission.task_id, submission.name, submission.created_at,
         coalesce(meta.status, CASE WHEN EXISTS (
             SELECT FROM public.kombu_message AS message WHERE message.task_id = submission.task_id
-        ) THEN '{PENDING}' ELSE '{UNKNOWN}' END) AS state,
+        ) THEN :pending ELSE :unknown END) AS state,
         meta.date_done, meta.result
     FROM public.task_submission AS submission
     LEFT JOIN public.celery_taskmeta AS meta ON meta.task_id = submission.task_id
-"""  # noqa: S608  two words of our own
+"""
+_WORDS = {"pending": PENDING, "unknown": UNKNOWN}
 _ONE = text(_STATE + "WHERE submission.tenant_id = :tenant_id AND submission.task_id = :task_id")
 _NEWEST = text(
     _STATE
@@ -103,7 +104,7 @@ def find_by_key(connection: Connection, tenant_id: UUID, idempotency_key: str) -
 
 def find(connection: Connection, tenant_id: UUID, task_id: str) -> Submitted | None:
     """One task of the tenant; None if it has no such task."""
-    row = connection.execute(_ONE, {"tenant_id": tenant_id, "task_id": task_id}).one_or_none()
+    row = connection.execute(_ONE, {**_WORDS, "tenant_id": tenant_id, "task_id": task_id}).one_or_none()
     return None if row is None else _submitted(row)
 
 
@@ -111,7 +112,7 @@ def newest(
     connection: Connection, tenant_id: UUID, most: int, after: tuple[datetime, str] | None = None
 ) -> Sequence[Submitted]:
     """The tenant's tasks, the newest first; after the one with that `created_at` and `task_id`, if given."""
-    parameters: dict[str, Any] = {"tenant_id": tenant_id, "most": most}
+    parameters: dict[str, Any] = {**_WORDS, "tenant_id": tenant_id, "most": most}
     if after is None:
         rows = connection.execute(_NEWEST, parameters)
     else:

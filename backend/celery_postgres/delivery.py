@@ -1,0 +1,84 @@
+"""Claimed messages on their way to Celery."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_postgres.message import decode, parse_time
+
+if TYPE_CHECKING:
+    from celery_postgres.channel import Channel
+    from celery_postgres.session import Row, Sessions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Subscription:
+    """One queue that a channel consumes."""
+
+    queue: str
+    queue_id: int
+    channel: Channel
+    no_ack: bool
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A claimed message on its way to Celery."""
+
+    message: int
+    fence: int
+    subscription: Subscription
+    content: dict[str, Any]
+    task_id: str | None
+    revoked: bool
+
+
+def usable(sessions: Sessions, taken: list[Row], known: dict[int, Subscription]) -> list[Delivery]:
+    """What can be delivered; the rest is set aside, dropped or buried."""
+    deliveries, early, expired, dead = [], [], [], []
+    for _, message, queue_id, fence, _priority, _failures, available_at, over, revoked, payload, _due in taken:
+        subscription = known[queue_id]
+        try:
+            content = decode(payload)
+        except ValueError as error:
+            dead.append((message, fence, str(error), subscription, payload))
+            continue
+        headers = content.get("headers") or {}
+        task_id = headers.get("id") if isinstance(headers.get("id"), str) else None
+        if over:
+            expired.append((message, fence, task_id, subscription))
+            continue
+        if available_at is None and headers.get("eta") is not None and not subscription.no_ack:
+            eta = parse_time(headers["eta"])
+            if eta is not None:
+                early.append((message, fence, eta))
+        content["redelivered"] = fence > 1
+        deliveries.append(Delivery(message, fence, subscription, content, task_id, bool(revoked)))
+    if early:
+        aside = {
+            row[0]
+            for row in sessions.run(
+                "defer",
+                again=True,
+                ids=[one[0] for one in early],
+                fences=[one[1] for one in early],
+                etas=[one[2] for one in early],
+            )
+        }
+        deliveries = [one for one in deliveries if one.message not in aside]
+    for message, fence, task_id, subscription in expired:
+        if task_id is not None and not subscription.no_ack:
+            sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=["expired"])
+        elif not subscription.no_ack:
+            sessions.run("settle", again=True, acked_ids=[message], acked_fences=[fence])
+    for message, fence, reason, subscription, payload in dead:
+        logger.error("message %d of queue %s becomes a dead letter: %s", message, subscription.queue, reason)
+        if subscription.no_ack:
+            sessions.run("bury_eaten", message_id=message, queue=subscription.queue, reason=reason, payload=payload)
+        else:
+            sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=[reason])
+    return deliveries
