@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -172,6 +173,15 @@ def test_too_deep_and_too_long(front: Front) -> None:
     assert (long.status, long.code) == (413, "too-long")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-32-be"])
+def test_json_is_utf_8(front: Front, encoding: str) -> None:
+    # The first byte of U+0122 in UTF-16 is that of a quote: what is between two of them would look like a string.
+    hidden = '{"\u0122": ' + "[" * 700 + "]" * 700 + ', "\u0122": 1}'
+    for body in ("{}", hidden):
+        answer = front.request("POST", "/v1/tasks/app.tasks.housekeeping.ping", body.encode(encoding))
+        assert (answer.status, answer.code) == (400, "malformed-json")
+
+
 def test_a_body_without_end_is_cut_off(front: Front) -> None:
     with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
         head = "POST /v1/tasks/app.tasks.housekeeping.ping HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -201,11 +211,20 @@ def test_a_body_that_says_that_it_is_far_too_long_is_not_waited_for(front: Front
         (b'["\\"[", "\\\\", []]', 2),
         (b"[[],[],[[]]]", 3),
         (b"[" * 20 + b"]" * 20, 20),
+        (b'[1, "[[', 1),
+        (b'"\\', 0),
     ],
 )
 def test_how_deep_a_document_is(document: bytes, levels: int) -> None:
     assert not is_deeper(document, levels)
     assert levels == 0 or is_deeper(document, levels - 1)
+
+
+def test_a_string_that_is_not_closed_costs_no_time(front: Front) -> None:
+    begun = time.monotonic()
+    answer = front.request("POST", "/v1/tasks/app.tasks.housekeeping.ping", b'"' + b'\\"' * 50_000)
+    assert (answer.status, answer.code) == (400, "malformed-json")
+    assert time.monotonic() - begun < 5  # it was 20
 
 
 def test_a_full_queue_is_said_with_when_to_come_back(make_front: Callable[..., Front], database: Any) -> None:
