@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from app.http.guard import is_deeper
+from app.http.problems import MOST_ERRORS
 from environment.waiting import wait_until
 from tests.broker.sql import scalar
 from tests.http.front import A, B, Front
@@ -171,6 +172,12 @@ def test_too_deep_and_too_long(front: Front) -> None:
     assert (very.status, very.code) == (400, "too-deep")
     long = front.request("POST", "/v1/tasks/app.tasks.housekeeping.ping", b" " * 1_048_577)
     assert (long.status, long.code) == (413, "too-long")
+
+
+def test_of_very_many_unknown_fields_some_are_told(front: Front) -> None:
+    answer = front.submit(body={f"unknown {number}": number for number in range(1000)})
+    assert (answer.status, answer.code) == (422, "invalid")
+    assert len(answer.json["errors"]) == MOST_ERRORS
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-32-be"])
