@@ -316,7 +316,7 @@ def test_of_many_at_once_one_is_enqueued(front: Front) -> None:
     assert submitted(front) == before + 1
 
 
-@pytest.mark.parametrize("key", ["", '""', '"open', "two words", '"' + "x" * 256 + '"', '"\\n"', "ü"])
+@pytest.mark.parametrize("key", ["", '""', '"open', "two words", '"' + "x" * 256 + '"', "x" * 1025, '"\\n"', "ü"])
 def test_a_malformed_key(front: Front, key: str) -> None:
     answer = front.submit(headers={"Idempotency-Key": key})
     assert (answer.status, answer.code) == (400, "idempotency-key-malformed")

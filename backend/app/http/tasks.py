@@ -36,7 +36,7 @@ TaskId = Annotated[str, Path(min_length=1, max_length=155)]
 IdempotencyKey = Annotated[
     str | None,
     # Said in the document alone: what does not fit is answered as the draft says, with 400.
-    Header(alias="Idempotency-Key", max_length=1024, json_schema_extra={"pattern": idempotency.PATTERN}),
+    Header(alias="Idempotency-Key", json_schema_extra={"maxLength": 1024, "pattern": idempotency.PATTERN}),
 ]
 
 
