@@ -74,6 +74,13 @@ def test_a_wrong_key_shows_nothing_and_is_not_repeated(front: Front, key: str) -
     assert not key or key not in page
 
 
+def test_a_form_that_is_none_of_ours_has_no_key(front: Front) -> None:
+    form = urlencode({"key": front.key(A), **{str(number): "x" for number in range(5)}}).encode()
+    answer = front.request("POST", "/", form, tenant=None)
+    assert answer.status == 401
+    assert answer.headers["content-type"].startswith("text/html")
+
+
 def test_what_the_page_loads_is_its_own(front: Front) -> None:
     page = front.get("/", tenant=None).body.decode()
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page)

@@ -50,7 +50,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
-            correlation_id = check_correlation_id(headers.get(CORRELATION_HEADER))
+            correlation_id = check_correlation_id(headers.get(CORRELATION_HEADER) or None)
             refused = None
         except ValueError as error:
             correlation_id, refused = str(uuid4()), Problem(400, "correlation-id", str(error))

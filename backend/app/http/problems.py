@@ -133,7 +133,9 @@ def install(app: FastAPI, known_names: frozenset[str]) -> None:
         code = status.phrase.lower().replace(" ", "-")
         headers = dict(error.headers or {})
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(_allowed(app, request.url.path))
+            # What is not in the document is told by Starlette.
+            allowed = _allowed(app, request.url.path) or sorted(headers.get("Allow", "").split(", "))
+            headers["Allow"] = ", ".join(allowed)
         return Problem(status, code, status.description or status.phrase, headers=headers).response()
 
     for passing in (Problem, DBAPIError, PoolTimeoutError, BrokerError, NotPublishedError):
