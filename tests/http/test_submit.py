@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -15,6 +16,8 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from app.core.settings import Settings
+from app.http import guard
 from app.http.guard import is_deeper
 from app.http.problems import MOST_ERRORS
 from environment.waiting import wait_until
@@ -200,6 +203,34 @@ def test_a_body_without_end_is_cut_off(front: Front) -> None:
 
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             pour()
+
+
+def test_a_body_that_is_cut_off_submits_nothing(front: Front) -> None:
+    front.key()
+    before = submitted(front)
+    with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
+        mark = uuid4()
+        head = f"POST /v1/tasks/app.tasks.housekeeping.ping HTTP/1.1\r\nHost: x\r\nX-Correlation-ID: {mark}\r\n"
+        key = f"Authorization: Bearer {front.key()}\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+        connection.sendall((head + key + "{}").encode())
+    wait_until(lambda: str(mark) in front.log_text(), 10, "the request to be logged")
+    assert submitted(front) == before
+
+
+def test_a_body_that_does_not_come_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_TIMEOUT_S", 0.01)
+    sent: list[Any] = []
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def note(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    asyncio.run(guard.Guard(never, Settings(database_url="postgresql://host/name"))(scope, never, note))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_a_body_that_says_that_it_is_far_too_long_is_not_waited_for(front: Front) -> None:

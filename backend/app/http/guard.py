@@ -83,7 +83,7 @@ class Guard:
         """The body.
 
         Raises:
-            Problem: it is too long, too deep, too slow, or in another encoding.
+            Problem: it is too long, too deep, too slow, cut off, or in another encoding.
         """
         said = headers.get("content-length", "")
         if said.isdecimal() and len(said) < 20 and int(said) > SWALLOWED * self._most_bytes:
@@ -98,10 +98,14 @@ class Guard:
                         body += message.get("body", b"")
                     elif came > SWALLOWED * self._most_bytes:
                         raise self._too_long()
-                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    if message["type"] == "http.disconnect":
+                        # What came may be JSON by itself. Nobody hears this answer; the log has it.
+                        raise Problem(400, "incomplete", "the client left before the end of the body")
+                    if not message.get("more_body", False):
                         break
         except TimeoutError:
-            raise Problem(408, "slow", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
+            detail = f"the body did not come within {BODY_TIMEOUT_S:g} s"
+            raise Problem(408, "slow", detail, headers={"Connection": "close"}) from None
         if came > self._most_bytes:
             raise self._too_long()
         # The parser would read the others too, and what looks like a quote in them need not be one.
