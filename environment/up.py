@@ -63,9 +63,9 @@ def up(arguments: Sequence[str]) -> int:
                 arguments=shlex.split(after),
                 environment={"CELERY_METRICS_PORT": str(metrics)},
             )
-            web = _Web(commands["web"], {"DATABASE_URL": url, "PORT": str(port)})
+            web = _Web(commands["web"], {"DATABASE_URL": url, "WEB_HOST": _web_host(), "PORT": str(port)})
             with kept_running(cluster):
-                return _run(worker, web, f"http://{_web_host()}:{port}", begun)
+                return _run(worker, web, _address(_web_host(), port), begun)
 
 
 class _Web:
@@ -149,6 +149,10 @@ def _run(worker: WorkerProcess, web: _Web, address: str, begun: float) -> int:
 
 def _web_host() -> str:
     return setting("WEB_HOST") or "127.0.0.1"
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _web_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from environment.checkout import CHECKOUT
 from environment.up import procfile
 from environment.waiting import wait_until
 from environment.workerfile import read_worker_file, worker_is_ready
+from tests.environment.test_cli import copy_checkout
 
 DEADLINE_S = 40
 
@@ -71,20 +73,20 @@ def free_port() -> int:
 def up(database: Any, folder: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def start(**environment: str) -> Up:
+    def start(checkout: Path = CHECKOUT, **environment: str) -> Up:
         port = free_port()
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "environment.cli", "up"],
             env={
                 **os.environ,
-                "PYTHONPATH": f"{CHECKOUT / 'backend'}{os.pathsep}{CHECKOUT}",
+                "PYTHONPATH": f"{checkout / 'backend'}{os.pathsep}{checkout}",
                 "DATABASE_URL": database.url,
                 "SKELDIR_STATE_DIR": str(folder),
                 "PORT": str(port),
                 "CELERY_METRICS_PORT": "0",
                 **environment,
             },
-            cwd=CHECKOUT,
+            cwd=checkout,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -110,6 +112,21 @@ def test_everything_runs_and_ends_when_it_is_told(up: Callable[..., Up]) -> None
     assert read_worker_file(running.state / "worker.json") is None
     with pytest.raises(OSError, match="refused"):
         running.get("/livez")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+def test_the_web_process_listens_where_the_dotenv_file_says(up: Callable[..., Up], folder: Path) -> None:
+    checkout = copy_checkout(folder / "checkout")
+    shutil.copy2(CHECKOUT / "Procfile", checkout)
+    (checkout / ".env").write_text("WEB_HOST=127.0.0.2\n")
+    running = up(checkout)
+
+    def answers() -> bool:
+        assert running.process.poll() is None, running.process.communicate()
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.2", running.port)) == 0
+
+    wait_until(answers, DEADLINE_S, "the web process")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")

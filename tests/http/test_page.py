@@ -21,6 +21,21 @@ COUNT_TIMERS = """
     const original = window.setTimeout;
     window.setTimeout = (...given) => { timers += 1; return original(...given); };
 """
+HOLD_THE_FIRST_ANSWER = """
+    var release, keys = [];
+    const ask = window.fetch;
+    window.fetch = async (url, options) => {
+        keys.push(options.body.get("key"));
+        const first = keys.length === 1;
+        const answer = await ask(url, options);
+        if (first) await new Promise((resolve) => { release = resolve; });
+        return answer;
+    };
+"""
+NOTE_WHAT_IS_SHOWN = """
+    var seen = "";
+    new MutationObserver(() => { seen += live.innerText; }).observe(live, { childList: true });
+"""
 TEXT = "document.getElementById({!r}).innerText"
 
 
@@ -72,6 +87,13 @@ def test_a_wrong_key_shows_nothing_and_is_not_repeated(front: Front, key: str) -
     assert "<table" not in page
     assert "not valid" in page
     assert not key or key not in page
+
+
+def test_a_form_that_is_none_of_ours_has_no_key(front: Front) -> None:
+    form = urlencode({"key": front.key(A), **{str(number): "x" for number in range(5)}}).encode()
+    answer = front.request("POST", "/", form, tenant=None)
+    assert answer.status == 401
+    assert answer.headers["content-type"].startswith("text/html")
 
 
 def test_what_the_page_loads_is_its_own(front: Front) -> None:
@@ -132,6 +154,25 @@ def test_a_key_that_is_revoked_empties_the_page(front: Front, browser: Browser) 
     # After every answer but this one it has set a timer for the next question.
     posts = [method for method, _ in browser.requests].count("POST")
     assert browser.value("timers") == posts - 1
+
+
+def test_another_key_takes_the_place_of_the_one_before(front: Front, browser: Browser) -> None:
+    mine, other = front.submit(tenant=A).json["task_id"], front.submit(tenant=B).json["task_id"]
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source=HOLD_THE_FIRST_ANSWER)
+    browser.open(f"http://127.0.0.1:{front.port}/")
+    browser.press("Tab")
+    browser.type(front.key(A))
+    browser.press("Enter")
+    browser.until("release !== undefined")
+    browser.value("document.getElementById('key').select()")
+    browser.type(front.key(B))
+    browser.press("Enter")
+    browser.until(f"live.innerText.includes({other!r})")
+    browser.value(NOTE_WHAT_IS_SHOWN)
+    browser.value("release()")
+    browser.until(f"seen.includes({other!r}) && keys.filter((key) => key === {front.key(B)!r}).length === 3")
+    assert browser.value("keys").count(front.key(A)) == 1
+    assert mine not in browser.value("seen")
 
 
 def test_it_can_be_read_on_a_small_screen_and_without_colour(front: Front, browser: Browser) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +16,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from app.core.settings import Settings
+from app.http import guard
 from app.http.guard import is_deeper
+from app.http.problems import MOST_ERRORS
 from environment.waiting import wait_until
 from tests.broker.sql import scalar
 from tests.http.front import A, B, Front
@@ -172,6 +177,21 @@ def test_too_deep_and_too_long(front: Front) -> None:
     assert (long.status, long.code) == (413, "too-long")
 
 
+def test_of_very_many_unknown_fields_some_are_told(front: Front) -> None:
+    answer = front.submit(body={f"unknown {number}": number for number in range(1000)})
+    assert (answer.status, answer.code) == (422, "invalid")
+    assert len(answer.json["errors"]) == MOST_ERRORS
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16", "utf-32-be"])
+def test_json_is_utf_8(front: Front, encoding: str) -> None:
+    # The first byte of U+0122 in UTF-16 is that of a quote: what is between two of them would look like a string.
+    hidden = '{"\u0122": ' + "[" * 700 + "]" * 700 + ', "\u0122": 1}'
+    for body in ("{}", hidden):
+        answer = front.request("POST", "/v1/tasks/app.tasks.housekeeping.ping", body.encode(encoding))
+        assert (answer.status, answer.code) == (400, "malformed-json")
+
+
 def test_a_body_without_end_is_cut_off(front: Front) -> None:
     with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
         head = "POST /v1/tasks/app.tasks.housekeeping.ping HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -183,6 +203,34 @@ def test_a_body_without_end_is_cut_off(front: Front) -> None:
 
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             pour()
+
+
+def test_a_body_that_is_cut_off_submits_nothing(front: Front) -> None:
+    front.key()
+    before = submitted(front)
+    with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
+        mark = uuid4()
+        head = f"POST /v1/tasks/app.tasks.housekeeping.ping HTTP/1.1\r\nHost: x\r\nX-Correlation-ID: {mark}\r\n"
+        key = f"Authorization: Bearer {front.key()}\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n"
+        connection.sendall((head + key + "{}").encode())
+    wait_until(lambda: str(mark) in front.log_text(), 10, "the request to be logged")
+    assert submitted(front) == before
+
+
+def test_a_body_that_does_not_come_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_TIMEOUT_S", 0.01)
+    sent: list[Any] = []
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def note(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    asyncio.run(guard.Guard(never, Settings(database_url="postgresql://host/name"))(scope, never, note))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_a_body_that_says_that_it_is_far_too_long_is_not_waited_for(front: Front) -> None:
@@ -201,11 +249,20 @@ def test_a_body_that_says_that_it_is_far_too_long_is_not_waited_for(front: Front
         (b'["\\"[", "\\\\", []]', 2),
         (b"[[],[],[[]]]", 3),
         (b"[" * 20 + b"]" * 20, 20),
+        (b'[1, "[[', 1),
+        (b'"\\', 0),
     ],
 )
 def test_how_deep_a_document_is(document: bytes, levels: int) -> None:
     assert not is_deeper(document, levels)
     assert levels == 0 or is_deeper(document, levels - 1)
+
+
+def test_a_string_that_is_not_closed_costs_no_time(front: Front) -> None:
+    begun = time.monotonic()
+    answer = front.request("POST", "/v1/tasks/app.tasks.housekeeping.ping", b'"' + b'\\"' * 50_000)
+    assert (answer.status, answer.code) == (400, "malformed-json")
+    assert time.monotonic() - begun < 5  # it was 20
 
 
 def test_a_full_queue_is_said_with_when_to_come_back(make_front: Callable[..., Front], database: Any) -> None:
@@ -290,7 +347,7 @@ def test_of_many_at_once_one_is_enqueued(front: Front) -> None:
     assert submitted(front) == before + 1
 
 
-@pytest.mark.parametrize("key", ["", '""', '"open', "two words", '"' + "x" * 256 + '"', '"\\n"', "ü"])
+@pytest.mark.parametrize("key", ["", '""', '"open', "two words", '"' + "x" * 256 + '"', "x" * 1025, '"\\n"', "ü"])
 def test_a_malformed_key(front: Front, key: str) -> None:
     answer = front.submit(headers={"Idempotency-Key": key})
     assert (answer.status, answer.code) == (400, "idempotency-key-malformed")

@@ -90,11 +90,16 @@ def test_health(front: Front) -> None:
 
 def test_other_paths_and_methods_are_problems_too(front: Front) -> None:
     assert (front.get("/nowhere").status, front.get("/nowhere").code) == (404, "not-found")
+    slash = front.get("/v1/tasks/", headers={"Host": "elsewhere.example"})
+    assert (slash.status, slash.code) == (404, "not-found")
     answer = front.request("PUT", "/v1/tasks")
     assert (answer.status, answer.code, answer.headers["allow"]) == (405, "method-not-allowed", "GET")
     assert front.request("OPTIONS", f"/v1/tasks/{uuid4()}").headers["allow"] == "DELETE, GET"
+    for path, allowed in (("/", "GET, POST"), ("/page/page.js", "GET"), ("/openapi.json", "GET, HEAD")):
+        assert front.request("PUT", path).headers["allow"] == allowed
     long = front.get("/v1/tasks", headers={"X-Correlation-ID": "x" * 129})
     assert (long.status, long.code) == (400, "correlation-id")
+    assert front.get("/livez", headers={"X-Correlation-ID": ""}).headers["x-correlation-id"]
 
 
 def test_nothing_secret_is_in_the_log(front: Front) -> None:

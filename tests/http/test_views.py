@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from typing import Any
 from uuid import uuid4
 
@@ -90,3 +91,9 @@ def test_a_wrong_page_is_refused(front: Front, query: str, status: int) -> None:
     answer = front.get(f"/v1/tasks?{query}")
     assert answer.status == status
     assert answer.code in ("invalid", "no-such-page")
+
+
+@pytest.mark.parametrize("content", ['["2026-01-01T00:00:00+23:00", "x"]', r'["2026-01-01T00:00:00+00:00", "\ud800"]'])
+def test_a_cursor_that_somebody_made_up_is_no_failure_of_ours(front: Front, content: str) -> None:
+    answer = front.get(f"/v1/tasks?cursor={urlsafe_b64encode(content.encode()).decode()}")
+    assert answer.status in (200, 404)

@@ -44,9 +44,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             monitor.stop()
             dispose_engine()
 
-    # Without the pages of Swagger and Redoc, which load their scripts from elsewhere.
     app = FastAPI(
-        title="Tasks", version="1", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Tasks",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # The pages of Swagger and Redoc load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        # Would send a client and its key to whatever the Host header says, and behind a proxy without TLS.
+        redirect_slashes=False,
     )
     names = _PARAMETERS.union(*(problems.field_names(kind.submission) for kind in KINDS))
     problems.install(app, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import time
@@ -29,7 +30,8 @@ BODY_TIMEOUT_S = 20.0
 SWALLOWED = 4
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that is not closed goes to the end: else each quote in it would be tried as a beginning, in quadratic time.
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -48,7 +50,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
-            correlation_id = check_correlation_id(headers.get(CORRELATION_HEADER))
+            correlation_id = check_correlation_id(headers.get(CORRELATION_HEADER) or None)
             refused = None
         except ValueError as error:
             correlation_id, refused = str(uuid4()), Problem(400, "correlation-id", str(error))
@@ -81,7 +83,7 @@ class Guard:
         """The body.
 
         Raises:
-            Problem: it is too long, too deep or too slow.
+            Problem: it is too long, too deep, too slow, cut off, or in another encoding.
         """
         said = headers.get("content-length", "")
         if said.isdecimal() and len(said) < 20 and int(said) > SWALLOWED * self._most_bytes:
@@ -96,12 +98,19 @@ class Guard:
                         body += message.get("body", b"")
                     elif came > SWALLOWED * self._most_bytes:
                         raise self._too_long()
-                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    if message["type"] == "http.disconnect":
+                        # What came may be JSON by itself. Nobody hears this answer; the log has it.
+                        raise Problem(400, "incomplete", "the client left before the end of the body")
+                    if not message.get("more_body", False):
                         break
         except TimeoutError:
-            raise Problem(408, "slow", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
+            detail = f"the body did not come within {BODY_TIMEOUT_S:g} s"
+            raise Problem(408, "slow", detail, headers={"Connection": "close"}) from None
         if came > self._most_bytes:
             raise self._too_long()
+        # The parser would read the others too, and what looks like a quote in them need not be one.
+        if json.detect_encoding(bytes(body)) not in ("utf-8", "utf-8-sig"):
+            raise Problem(400, "malformed-json", "the body is not UTF-8, as JSON is")
         if is_deeper(bytes(body), self._deepest):
             raise Problem(400, "too-deep", f"the body has more than {self._deepest} levels of objects and arrays")
         return bytes(body)

@@ -30,6 +30,9 @@ MEDIA_TYPE = "application/problem+json"
 #: Seconds after which a client may try again what failed for want of a database.
 RETRY_AFTER_S = 2
 
+#: So many fields are named that do not fit; a body may have a hundred thousand.
+MOST_ERRORS = 50
+
 #: The schema in the OpenAPI document.
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -130,7 +133,9 @@ def install(app: FastAPI, known_names: frozenset[str]) -> None:
         code = status.phrase.lower().replace(" ", "-")
         headers = dict(error.headers or {})
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(_allowed(app, request.url.path))
+            # What is not in the document is told by Starlette.
+            allowed = _allowed(app, request.url.path) or sorted(headers.get("Allow", "").split(", "))
+            headers["Allow"] = ", ".join(allowed)
         return Problem(status, code, status.description or status.phrase, headers=headers).response()
 
     for passing in (Problem, DBAPIError, PoolTimeoutError, BrokerError, NotPublishedError):
@@ -163,7 +168,8 @@ def _invalid(error: RequestValidationError, known_names: frozenset[str]) -> Prob
     if any(one["type"] in ("json_invalid", "json_type") for one in found):
         return Problem(400, "malformed-json", "the body is not JSON")
     errors = [
-        {"location": _location(one["loc"], known_names), "rule": _rule(one["type"], one.get("ctx"))} for one in found
+        {"location": _location(one["loc"], known_names), "rule": _rule(one["type"], one.get("ctx"))}
+        for one in found[:MOST_ERRORS]
     ]
     return Problem(422, "invalid", "the request does not fit its schema", errors=errors)
 

@@ -7,7 +7,7 @@ import binascii
 import json
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -36,7 +36,7 @@ TaskId = Annotated[str, Path(min_length=1, max_length=155)]
 IdempotencyKey = Annotated[
     str | None,
     # Said in the document alone: what does not fit is answered as the draft says, with 400.
-    Header(alias="Idempotency-Key", max_length=1024, json_schema_extra={"pattern": idempotency.PATTERN}),
+    Header(alias="Idempotency-Key", json_schema_extra={"maxLength": 1024, "pattern": idempotency.PATTERN}),
 ]
 
 
@@ -175,8 +175,10 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         created_at, task_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         moment = datetime.fromisoformat(created_at)
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        moment, task_id = None, None
-    if moment is None or moment.tzinfo is None or not isinstance(task_id, str) or "\0" in task_id:
+        # Python knows offsets that PostgreSQL does not.
+        said = None if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
+        said, task_id = None, None
+    if said is None or not isinstance(task_id, str) or not task_id.isascii() or "\0" in task_id:
         raise Problem(404, "no-such-page", "cursor is not one that this server gave")
-    return moment, task_id
+    return said, task_id

@@ -45,14 +45,12 @@ def router() -> APIRouter:
     """The routes."""
     routes = APIRouter(include_in_schema=False)
 
-    @routes.get("/")
-    async def empty() -> Response:
-        return _page(200, "", "Enter an API key to see what is going on.")
-
-    @routes.post("/")
-    async def filled(request: Request) -> Response:
-        form = parse_qs((await request.body()).decode("latin-1"), max_num_fields=5)
-        key = next(iter(form.get("key", [])), "").strip()
+    # One route, so that who asks with another method is told of both.
+    @routes.api_route("/", methods=["GET", "POST"])
+    async def page(request: Request) -> Response:
+        if request.method == "GET":
+            return _page(200, "", "Enter an API key to see what is going on.")
+        key = _entered((await request.body()).decode("latin-1"))
         try:
             live = await run_in_threadpool(_live, key)
         except Exception as error:
@@ -68,6 +66,14 @@ def router() -> APIRouter:
         return Response(content, media_type=media_type)
 
     return routes
+
+
+def _entered(form: str) -> str:
+    """The key in what a browser sends; nothing where it is no such form."""
+    try:
+        return parse_qs(form, max_num_fields=5).get("key", [""])[0].strip()
+    except ValueError:
+        return ""
 
 
 def _page(status: int, live: str, note: str) -> Response:

@@ -4,19 +4,25 @@ const form = document.getElementById("key-form");
 const live = document.getElementById("live");
 const note = document.getElementById("note");
 let timer;
+let latest = 0;
 
 async function show(key) {
   clearTimeout(timer);
+  // Whoever enters another key does not want what was asked with the one before.
+  const mine = ++latest;
   let again = true;
   try {
     const answer = await fetch("/", { method: "POST", body: new URLSearchParams({ key }) });
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const text = await answer.text();
+    if (mine !== latest) return;
+    const page = new DOMParser().parseFromString(text, "text/html");
     live.replaceChildren(...page.getElementById("live").childNodes);
     // A screen reader says what changes here: only what is news.
     note.setAttribute("aria-live", answer.ok ? "off" : "polite");
     note.textContent = page.getElementById("note").textContent;
     again = answer.status !== 401;
   } catch {
+    if (mine !== latest) return;
     note.setAttribute("aria-live", "polite");
     note.textContent = "The server does not answer; trying again.";
   }
