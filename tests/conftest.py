@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import psycopg2
 import psycopg2.errors
 import pytest
+from hypothesis import settings
 
 from app.core.dsn import PostgresDSN
 from environment.checkout import CHECKOUT, locate_state
@@ -36,6 +37,10 @@ from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until as _wait_until
 from environment.worker import WorkerProcess
 from environment.workerfile import WORKER_FILE, read_worker_file
+
+# How long an example takes is no matter of a test.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 pytest_plugins = ["tests.probes"]
 

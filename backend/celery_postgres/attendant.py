@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ import psycopg2
 from celery_postgres import observing
 from celery_postgres import session as session_module
 from celery_postgres.errors import SchemaError, primary
+from celery_postgres.jitter import uniform
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
 from celery_postgres.purging import clear_orphans, drop
@@ -80,7 +80,7 @@ class Attendant:
         self._watch = Watch()
         self._locked = False
         self._next_beat = self._next_sweep = 0.0
-        self._next_clearing = time.monotonic() + CLEARING_S * random.random()  # noqa: S311
+        self._next_clearing = time.monotonic() + CLEARING_S * uniform(0, 1)
         self._doubts = 0
         self._session: session_module.Session | None = None
         self._listener: session_module.Session | None = None
@@ -244,7 +244,7 @@ class Attendant:
                     break
                 logger.warning("the broker cannot be reached (%s); next try in %.2f s", primary(error), retry)
                 self._disconnect()
-                self._wake.wait(retry * random.uniform(0.5, 1))  # noqa: S311  # jitter
+                self._wake.wait(retry * uniform(0.5, 1))
                 self._wake.clear()
                 retry = min(retry * 2, LONGEST_RETRY_S)
         try:
@@ -261,10 +261,10 @@ class Attendant:
             if not self._beat(session):
                 self._lose()
                 return
-            self._next_beat = now + BEAT_S * random.uniform(0.9, 1.1)  # noqa: S311
+            self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
         if now >= self._next_sweep:
             self._sweep(session)
-            self._next_sweep = now + SWEEP_S * random.uniform(0.8, 1.2)  # noqa: S311
+            self._next_sweep = now + SWEEP_S * uniform(0.8, 1.2)
         if self.ledger.age() > self.ledger.FLUSH_AFTER_S:
             self.settle(session)
         while self._later:
@@ -362,7 +362,7 @@ class Attendant:
             self._release_orphans(session, failed=True)
         if time.monotonic() >= self._next_clearing:
             clear_orphans(session.run)
-            self._next_clearing = time.monotonic() + CLEARING_S * random.uniform(0.8, 1.2)  # noqa: S311
+            self._next_clearing = time.monotonic() + CLEARING_S * uniform(0.8, 1.2)
 
     def _reconcile(self, session: session_module.Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""

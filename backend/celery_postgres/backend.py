@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import random
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from celery.result import GroupResult, ResultSet, result_from_tuple
 from celery_postgres import chords
 from celery_postgres.address import database_of
 from celery_postgres.errors import SchemaError, UnstorableResultError, primary
+from celery_postgres.jitter import uniform
 from celery_postgres.outcomes import text, utc
 from celery_postgres.session import Row
 from celery_postgres.storing import LONGEST_ID, StoringBackend
@@ -52,7 +52,7 @@ class DatabaseBackend(StoringBackend):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * random.random()  # noqa: S311  # jitter
+        self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * uniform(0, 1)
 
     # -- chords
 
@@ -103,7 +103,7 @@ class DatabaseBackend(StoringBackend):
                 "result": load(result),
                 "traceback": traceback,
                 "date_done": date_done if status in self.READY_STATES else None,
-                "children": None if children is None else json.loads(children),
+                "children": None if children is None else json.loads(bytes(children)),
                 "name": name,
                 "args": None if args is None else self.decode(bytes(args)),
                 "kwargs": None if kwargs is None else self.decode(bytes(kwargs)),
@@ -276,11 +276,11 @@ class DatabaseBackend(StoringBackend):
         for (chord,) in self.sessions.run("overdue_chords", again=True, seconds=self.OVERDUE_S):
             self._send_body(chord)
         if self.expires and time.monotonic() >= self._next_cleanup:
-            self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * random.uniform(0.8, 1.2)  # noqa: S311
+            self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * uniform(0.8, 1.2)
             # The writer must not keep results waiting: a moment at a time.
             if not self._clean(seconds=0.5):
                 self._next_cleanup = time.monotonic() + self.CHORES_S
-        return self.CHORES_S * random.uniform(0.8, 1.2)  # noqa: S311
+        return self.CHORES_S * uniform(0.8, 1.2)
 
     # -- expiry
 

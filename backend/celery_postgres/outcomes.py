@@ -46,7 +46,7 @@ class Outcome:
     result: bytes | None
     date_done: datetime | None
     traceback: str | None = None
-    children: str | None = None
+    children: bytes | None = None
     name: str | None = None
     args: bytes | None = None
     kwargs: bytes | None = None
@@ -150,7 +150,7 @@ def _record(sessions: Sessions, writes: list[Write]) -> list[str]:
         results=[_binary(one.result) for one in outcomes],
         dates=[one.date_done for one in outcomes],
         tracebacks=[one.traceback for one in outcomes],
-        children=[one.children for one in outcomes],
+        children=[_binary(one.children) for one in outcomes],
         names=[one.name for one in outcomes],
         args=[_binary(one.args) for one in outcomes],
         kwargs=[_binary(one.kwargs) for one in outcomes],

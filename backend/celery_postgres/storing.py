@@ -223,7 +223,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             # Also of what has not ended: without it the row of a task that was lost would never expire.
             date_done=datetime.now(UTC).replace(tzinfo=None),
             traceback=None if traceback is None else text(traceback),
-            children=text(json.dumps(children)) if children else None,
+            children=json.dumps(children).encode() if children else None,
             name=short(extended.get("name")),
             args=_encoded(extended.get("args")),
             kwargs=_encoded(extended.get("kwargs")),

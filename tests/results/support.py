@@ -37,7 +37,10 @@ def count(url: str, table: str) -> int:
 
 
 def chords_gone(url: str) -> None:
-    """Wait until every chord has ended and left nothing behind."""
-    wait_until(
-        lambda: count(url, "celery_chord") + count(url, "celery_chord_part") == 0, DEADLINE_S, "the chords to end"
-    )
+    """Wait until every chord has ended and left nothing behind.
+
+    But for the size that Celery 5.7 tells of a group at the end of a chain in a header, whose parts count for the chord
+    around it: such a row has no part and no body, and goes with the results of its day.
+    """
+    under_way = "SELECT count(*) FROM celery_chord WHERE done > 0 OR body IS NOT NULL"
+    wait_until(lambda: scalar(url, under_way) + count(url, "celery_chord_part") == 0, DEADLINE_S, "the chords to end")

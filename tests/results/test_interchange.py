@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 from celery import Celery, states
 from celery.app.task import Context
@@ -42,6 +43,8 @@ def pair(request: pytest.FixtureRequest, stock: Any, make_app: Callable[..., Cel
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value(pair: tuple[Any, Any], task_id: str, name: str) -> None:
     writer, reader = pair
+    if not isinstance(writer, DatabaseBackend) and celery.VERSION >= (5, 7) and name in ("time", "collections", "deep"):
+        pytest.skip("since Celery 5.7 stock stores JSON, which has no timedelta, no set and no tuple")
     writer.mark_as_done(task_id, VALUES[name]())
     meta = reader.get_task_meta(task_id)
     assert meta["status"] == states.SUCCESS

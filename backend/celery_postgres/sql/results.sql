@@ -10,7 +10,7 @@
 -- A stored SUCCESS stays: a task that runs twice (its worker was taken for dead) must not undo it, as in Celery's other
 -- backends. Nor does RETRY undo an end: Celery stores it after it has sent the retry, which may have ended before.
 -- Returns the chords whose last part this was.
--- takes: task_ids text[], statuses text[], results bytea[], dates timestamp[], tracebacks text[], children text[],
+-- takes: task_ids text[], statuses text[], results bytea[], dates timestamp[], tracebacks text[], children bytea[],
 --   names text[], args bytea[], kwargs bytea[], workers text[], retries integer[], queues text[], final boolean[],
 --   part_chords text[], part_tasks text[], part_positions integer[], part_statuses text[], part_results bytea[],
 --   part_bodies text[], acked_ids bigint[], acked_fences bigint[]

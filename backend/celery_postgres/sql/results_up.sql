@@ -1,5 +1,6 @@
 -- What the result backend adds to stock Celery's tables. Runs in one transaction, and again without harm; on
--- celery_taskmeta only columns that may be null, which rewrites nothing. The first six are stock's own since Celery 4.4.
+-- celery_taskmeta only columns that may be null, which rewrites nothing. The first six are stock's own since Celery 4.4,
+-- the last since 5.7.
 ALTER TABLE celery_taskmeta
     ADD COLUMN IF NOT EXISTS name varchar(155),
     ADD COLUMN IF NOT EXISTS args bytea,
@@ -7,7 +8,7 @@ ALTER TABLE celery_taskmeta
     ADD COLUMN IF NOT EXISTS worker varchar(155),
     ADD COLUMN IF NOT EXISTS retries integer,
     ADD COLUMN IF NOT EXISTS queue varchar(155),
-    ADD COLUMN IF NOT EXISTS children text;
+    ADD COLUMN IF NOT EXISTS children bytea;
 
 -- A chord whose header still runs, or whose body is due. `size` is known when the last part has been published.
 CREATE TABLE IF NOT EXISTS celery_chord (
