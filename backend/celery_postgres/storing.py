@@ -18,7 +18,7 @@ import psycopg2
 from celery import states
 from celery.backends import base as celery_base
 from celery.canvas import maybe_signature
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import ImproperlyConfigured, Reject, TimeLimitExceeded
 from celery.utils.time import maybe_timedelta
 from kombu.utils import json as kombu_json
 from kombu.utils.encoding import ensure_bytes
@@ -146,7 +146,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         """The result, the chord part and the message's end in one transaction."""
         with self._gathering() as write:
             super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
-        self._submit(write, self._settles(request, failed=False))
+        self._submit(write, self._settles(request))
 
     def mark_as_failure(
         self,
@@ -168,7 +168,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             if store_result and request is not None:
                 self._fail_rest_of_chain(request, exc, traceback, state)
         errbacks = request is not None and call_errbacks and request.errbacks
-        self._submit(write, None if errbacks else self._settles(request, failed=True))
+        self._submit(write, None if errbacks else self._settles(request, exc))
         if errbacks:
             self._flush()
             self._call_task_errbacks(request, exc, traceback)
@@ -244,14 +244,22 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             body=text(kombu_json.dumps(request.chord)),
         )
 
-    def _settles(self, request: Any, *, failed: bool) -> Claim | None:
-        """The message that Celery will acknowledge because of this final state, if that is certain."""
+    def _settles(self, request: Any, error: BaseException | None = None) -> Claim | None:
+        """The message that Celery will acknowledge because of this final state, if that is certain.
+
+        It will not where the task has rejected it: Celery 5.7 stores that as a failure, and rejects then.
+        """
         tag = (getattr(request, "properties", None) or {}).get("delivery_tag")
         if not isinstance(tag, str) or not _TAG.fullmatch(tag) or not self._shares_broker():
             return None
         task = self.app.tasks.get(request.task)
-        if task is None or not task.acks_late or (failed and not task.acks_on_failure_or_timeout):
+        if task is None or not task.acks_late or isinstance(error, Reject):
             return None
+        if error is not None:
+            # Celery 5.7 has a setting for each, which it fills from the one that 5.6 has.
+            which = "acks_on_timeout" if isinstance(error, TimeLimitExceeded) else "acks_on_failure"
+            if not getattr(task, which, task.acks_on_failure_or_timeout):
+                return None
         message, _, fence = tag.partition(".")
         return int(message), int(fence)
 
