@@ -207,7 +207,12 @@ class DatabaseBackend(StoringBackend):
         deadline = time.monotonic() + timeout if timeout else None
         self._flush()
         left = dict.fromkeys(task_ids)
-        rows = [row for row in self._read("results", task_ids=list(left)) if row[1] in self.READY_STATES]
+        try:
+            rows = [row for row in self._read("results", task_ids=list(left)) if row[1] in self.READY_STATES]
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            if not wait:
+                raise
+            rows = []  # the server restarts: the listener asks as soon as it is back
         came: queue.SimpleQueue[Row] = queue.SimpleQueue()
         for row in rows:
             del left[row[0]]
