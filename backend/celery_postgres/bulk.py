@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery_postgres.message import Envelope
+from celery_postgres.message import Envelope, columns
 from celery_postgres.publishing import callers_transaction
 
 MOST = 500
@@ -59,12 +59,7 @@ class Bulk:
             ((missing, _),) = self.client.transport.sessions.run(
                 "publish_many",
                 queues=[queue for queue, _ in waiting],
-                payloads=[one.payload for _, one in waiting],
-                priorities=[one.priority for _, one in waiting],
-                task_ids=[one.task_id for _, one in waiting],
-                tenant_ids=[one.tenant_id for _, one in waiting],
-                etas=[one.eta for _, one in waiting],
-                ttls_ms=[one.ttl_ms for _, one in waiting],
+                **columns([one for _, one in waiting]),
             )
             if not missing:
                 break

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils import json
 
 from celery_postgres.bulk import Collected, collected
+from celery_postgres.message import columns
 from celery_postgres.publishing import at_once
 from celery_postgres.values import load
 
@@ -83,12 +84,7 @@ def _finish(backend: DatabaseBackend, chord: str, sent: Collected) -> None:
         again=True,
         chord=chord,
         queues=queues,
-        payloads=[one.payload for one in messages],
-        priorities=[one.priority for one in messages],
-        task_ids=[one.task_id for one in messages],
-        tenant_ids=[one.tenant_id for one in messages],
-        etas=[one.eta for one in messages],
-        ttls_ms=[one.ttl_ms for one in messages],
+        **columns(messages),
     )
 
 

@@ -43,6 +43,18 @@ class Envelope:
         )
 
 
+def columns(envelopes: list[Envelope]) -> dict[str, list[Any]]:
+    """The parameters of a statement that takes many messages, but for where they go."""
+    return {
+        "payloads": [one.payload for one in envelopes],
+        "priorities": [one.priority for one in envelopes],
+        "task_ids": [one.task_id for one in envelopes],
+        "tenant_ids": [one.tenant_id for one in envelopes],
+        "etas": [one.eta for one in envelopes],
+        "ttls_ms": [one.ttl_ms for one in envelopes],
+    }
+
+
 def encode(message: dict[str, Any]) -> str:
     """Stock's format, JSON in ASCII; what plain JSON has no form for (a UUID in a header) as Kombu writes it."""
     try:

@@ -12,6 +12,7 @@ import psycopg2
 import psycopg2.extensions
 
 from celery_postgres.errors import NotPublishedError, primary, translate
+from celery_postgres.message import columns
 from celery_postgres.statements import statements
 
 if TYPE_CHECKING:
@@ -39,12 +40,7 @@ class CallersTransaction:
         ((missing, _),) = self._run(
             "publish_many_within",
             queues=[queue for queue, _ in messages],
-            payloads=[one.payload for _, one in messages],
-            priorities=[one.priority for _, one in messages],
-            task_ids=[one.task_id for _, one in messages],
-            tenant_ids=[one.tenant_id for _, one in messages],
-            etas=[one.eta for _, one in messages],
-            ttls_ms=[one.ttl_ms for _, one in messages],
+            **columns([one for _, one in messages]),
         )
         return list(dict.fromkeys(messages[number - 1][0] for number in missing or ()))
 
