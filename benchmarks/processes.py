@@ -22,8 +22,13 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 def start(arguments: Sequence[str], variables: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
     """Start ``python arguments…``."""
+    return spawn([sys.executable, *arguments], variables, **options)
+
+
+def spawn(command: Sequence[str], variables: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
+    """Start a command that cannot outlive us."""
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        command,
         env=environment(variables),
         cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,

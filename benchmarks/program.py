@@ -56,6 +56,16 @@ def noop(number: int) -> int:
     return number
 
 
+@app.task(name="benchmarks.work")
+def work(number: int, seconds: float, padding: str) -> int:
+    """The task of the comparison (``benchmarks.systems``)."""
+    start = time.monotonic_ns()
+    if seconds:
+        time.sleep(seconds)
+    _journal.write(number, start, time.monotonic_ns())
+    return number
+
+
 @app.task(name="benchmarks.stamp")
 def stamp(number: int) -> float:
     """A part of a chord: when it ended, by the clock that all processes share."""

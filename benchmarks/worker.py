@@ -6,17 +6,26 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from benchmarks import processes
 from benchmarks.journal import JournalReader
-from benchmarks.peers import Broker
 from environment.waiting import wait_until
+
+
+class Reached(Protocol):
+    """A broker, as far as a worker is concerned.
+
+    :ivar variables: what a child needs to reach it.
+    """
+
+    variables: dict[str, str]
 
 
 class Worker:
@@ -25,12 +34,12 @@ class Worker:
     :param capacity: the most tasks that one of its processes writes down.
     :param prefetch: ``worker_prefetch_multiplier``.
     :param ready: whether to wait until it takes tasks.
-    :param command: what to run instead of Celery's own worker program.
+    :param command: what to run instead of Celery's own worker program, with its Python or Node.
     """
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Reached,
         *,
         late: bool = False,
         prefetch: int = 4,
@@ -49,12 +58,14 @@ class Worker:
             **broker.variables,
             "BENCH_ACKS_LATE": "1" if late else "",
             "BENCH_PREFETCH": str(prefetch),
+            "BENCH_CONCURRENCY": str(concurrency),
             "BENCH_CAPACITY": str(capacity),
             "BENCH_JOURNAL": str(self.folder),
             "BENCH_READY": str(self.folder / "ready"),
         }
         name = f"{self.folder.name.rsplit('-', 1)[1]}@bench"
-        self._arguments = command or [
+        self._command = command or [
+            sys.executable,
             # It may run as root here: nothing can be unpickled.
             *("-W", "ignore:You're running the worker with superuser"),
             *("-m", "celery", "-q", "-A", "benchmarks.program", "worker", "-P", pool, "-c", str(concurrency)),
@@ -109,7 +120,7 @@ class Worker:
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
-            self._process = processes.start(self._arguments, self._variables, stdout=log, stderr=subprocess.STDOUT)
+            self._process = processes.spawn(self._command, self._variables, stdout=log, stderr=subprocess.STDOUT)
         try:
             if self._wait:
                 wait_until(self.is_ready, 60, "the worker to be ready")

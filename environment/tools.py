@@ -15,6 +15,7 @@ from environment.errors import UserError
 
 #: The extras of pyproject.toml that each lock has besides the dependencies.
 EXTRAS = {
+    "bench": ("embedded", "bench"),
     "worker": ("embedded",),
     "test": ("embedded", "test", "workflows", "flower"),
     "lint": ("embedded", "test", "workflows", "flower", "lint"),
@@ -83,13 +84,15 @@ def lock(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="skeldir-lock-") as scratch:
         uv = shutil.which("uv") or _install_uv(Path(scratch))
         constraints = ["requirements/constraints.in"]
-        # The largest first: the smaller ones then agree with it.
-        for name in reversed(LOCKS):
+        # The largest first: the smaller ones then agree with it.  The peers of the benchmarks agree with nobody: they
+        # are compared on the newest Celery.
+        for name in ("bench", *reversed(LOCKS)):
             target = f"requirements/{name}.txt"
             command = [uv, "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11"]
             command += ["--generate-hashes", "--quiet", "--custom-compile-command", "./dev lock"]
             command += [word for extra in EXTRAS[name] for word in ("--extra", extra)]
-            command += [word for path in constraints for word in ("--constraint", path)]
+            if name != "bench":
+                command += [word for path in constraints for word in ("--constraint", path)]
             if subprocess.run([*command, *arguments, "--output-file", target], cwd=CHECKOUT, check=False).returncode:
                 raise UserError(f"{target} could not be made")
             if name == LOCKS[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from benchmarks.bench import Bench
@@ -34,7 +35,7 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
     limit_s = bench.pick(4, 15)
     peer = bench.peers[name]
     with peer.fresh() as broker:
-        command = ["-m", "benchmarks.ceiling", str(count)] if name == "memory" else None
+        command = [sys.executable, "-m", "benchmarks.ceiling", str(count)] if name == "memory" else None
         if command is None:
             broker.fill(1, count)
         worker = Worker(

@@ -1,0 +1,1 @@
+"""A program for each system in Python: the contract is in ``benchmarks.systems``."""

@@ -1,0 +1,90 @@
+"""``publish MODE …`` for programs whose call for one task is a plain function."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.systems import sized
+
+#: Publishes before the clock starts: connections, caches, prepared statements.
+WARM_UP = 200
+
+#: Tasks handed over together.
+BATCH = 1_000
+
+One = Callable[[int, float, str], object]
+Many = Callable[[Sequence[int], float, str], object]
+
+
+def answer(words: Sequence[str], one: One, many: Many | None) -> Any:
+    """What ``publish`` prints.
+
+    :param words: the mode and its arguments.
+    :param one: publishes one task (number, seconds, padding).
+    :param many: publishes several at once; None where the system has no call for it.
+    """
+    mode, first, *rest = words
+    if mode == "one_by_one":
+        count, limit_s, size = rest
+        return _rate(int(first), int(count), float(limit_s), 1, lambda numbers: one(numbers[0], 0.0, sized(int(size))))
+    if mode == "in_bulk":
+        if many is None:
+            return None
+        count, limit_s, size, seconds = rest
+        padding = sized(int(size))
+        return _rate(
+            int(first), int(count), float(limit_s), BATCH, lambda numbers: many(numbers, float(seconds), padding)
+        )
+    if mode == "paced":
+        count, shortest_s, longest_s = rest
+        return paced(int(first), int(count), float(shortest_s), float(longest_s), one)
+    if mode == "steady":
+        rate, seconds = rest
+        return steady(int(first), float(rate), float(seconds), one)
+    raise SystemExit(f"publish: no mode {mode!r}")
+
+
+def _rate(first: int, count: int, limit_s: float, batch: int, send: Callable[[Sequence[int]], object]) -> Any:
+    number = first
+    warm = 0 if count <= WARM_UP else WARM_UP
+    for start in range(0, warm, batch):
+        numbers = range(number, number + min(batch, warm - start))
+        send(numbers)
+        number += len(numbers)
+    count -= warm
+    cpu, begin = time.process_time(), time.perf_counter()
+    done = 0
+    while done < count and time.perf_counter() - begin < limit_s:
+        numbers = range(number + done, number + done + min(batch, count - done))
+        send(numbers)
+        done += len(numbers)
+    seconds = time.perf_counter() - begin
+    return {"published": done, "seconds": seconds, "rate": done / seconds, "cpu_s": time.process_time() - cpu}
+
+
+def paced(first: int, count: int, shortest_s: float, longest_s: float, one: One) -> list[tuple[int, int, int]]:
+    """One by one, with a random pause before each: the longer the pause, the deeper the sleep of a worker."""
+    dice = random.Random(first)  # noqa: S311
+    published = []
+    for number in range(first, first + count):
+        time.sleep(dice.uniform(shortest_s, longest_s))
+        begin = time.monotonic_ns()
+        one(number, 0.0, "")
+        published.append((number, begin, time.monotonic_ns()))
+    return published
+
+
+def steady(first: int, rate: float, seconds: float, one: One) -> list[tuple[int, int, int]]:
+    """One by one on a schedule: a call that is late does not move the ones after it."""
+    origin = time.monotonic_ns()
+    published = []
+    for position in range(int(rate * seconds)):
+        due = origin + int(position / rate * 1e9)
+        if (early := due - time.monotonic_ns()) > 0:
+            time.sleep(early / 1e9)
+        one(first + position, 0.0, "")
+        published.append((first + position, due, time.monotonic_ns()))
+    return published
