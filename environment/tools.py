@@ -1,4 +1,4 @@
-"""``./dev test``, ``lint``, ``format`` and ``lock``."""
+"""``./dev test``, ``bench``, ``lint``, ``format`` and ``lock``."""
 
 import os
 import shutil
@@ -50,20 +50,44 @@ def _newest_python() -> str:
     """The Python of ``.venv-newest``: the locked packages, but Celery and Kombu as new as pyproject.toml admits, and
     gevent, which only these tests need.
     """
+    from environment.bootstrap import install
+
+    folder = _locked_venv("newest", "test")
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    moving = [one for one in project["dependencies"] if one.startswith(("celery", "kombu"))]
+    install(folder, ["--upgrade", *moving, *project["optional-dependencies"]["gevent"]])
+    return str(folder / "bin" / "python")
+
+
+def _locked_venv(name: str, lock: str) -> Path:
+    """``.venv-NAME`` with what ``requirements/LOCK.txt`` says, made anew when that has changed."""
     from environment.bootstrap import install, make_venv
 
-    folder = CHECKOUT / ".venv-newest"
-    locked = CHECKOUT / "requirements" / "test.txt"
+    folder = CHECKOUT / f".venv-{name}"
+    locked = CHECKOUT / "requirements" / f"{lock}.txt"
     stamp = folder / "locked"
     if not stamp.exists() or stamp.read_bytes() != locked.read_bytes():
         shutil.rmtree(folder, ignore_errors=True)
         make_venv(folder)
         install(folder, ["--require-hashes", "--requirement", str(locked)])
         stamp.write_bytes(locked.read_bytes())
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    moving = [one for one in project["dependencies"] if one.startswith(("celery", "kombu"))]
-    install(folder, ["--upgrade", *moving, *project["optional-dependencies"]["gevent"]])
-    return str(folder / "bin" / "python")
+    return folder
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """``python -m benchmarks.comparison`` on the packages of ``requirements/bench.txt``; becomes that process."""
+    folder = _locked_venv("bench", "bench")
+    node = CHECKOUT / "benchmarks" / "node"
+    if (
+        (npm := shutil.which("npm"))
+        and not (node / "node_modules").exists()
+        and subprocess.run([npm, "ci", "--silent", "--no-fund", "--no-audit"], cwd=node, check=False).returncode
+    ):
+        print("dev: npm ci failed in benchmarks/node: its systems will be missing", file=sys.stderr)
+    os.chdir(CHECKOUT)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT / "backend"), str(CHECKOUT)])
+    python = str(folder / "bin" / "python")
+    os.execv(python, [python, "-m", "benchmarks.comparison", *arguments])  # noqa: S606  no shell is wanted
 
 
 def lint(arguments: Sequence[str]) -> int:

@@ -1,0 +1,64 @@
+"""What a run was made on: machine, versions, settings.  A folder holds the samples of one machine only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, servers
+from benchmarks.systems import System
+
+_NAME = "about.json"
+#: What must not differ between the parts of a run.
+_SAME = ("processor", "processors", "memory_gb")
+
+
+class MismatchError(Exception):
+    """The folder holds samples of another machine."""
+
+
+def remember(folder: Path, systems: Mapping[str, System], missing: Mapping[str, str]) -> None:
+    """Write what is known of the machine and the systems of this part of the run.
+
+    :raises MismatchError: when the samples that lie there were made on another machine.
+    """
+    now = machine.describe()
+    known = read(folder)
+    if known:
+        for key in _SAME:
+            if known["machine"][key] != now[key]:
+                raise MismatchError(
+                    f"{folder} was measured on {known['machine'][key]}, this is {now[key]}: figures of two machines "
+                    "cannot be compared; remove the folder or choose another with --out"
+                )
+    described = {**known.get("systems", {}), **{name: _system(system) for name, system in systems.items()}}
+    absent = {**known.get("missing", {}), **missing}
+    content = {
+        "machine": now,
+        "postgres": servers.POSTGRES,
+        "systems": described,
+        "missing": {name: reason for name, reason in absent.items() if name not in described},
+    }
+    (folder / _NAME).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What was written, or nothing."""
+    try:
+        found: dict[str, Any] = json.loads((folder / _NAME).read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _system(system: System) -> dict[str, Any]:
+    return {
+        "label": system.label,
+        "durable": system.durable,
+        "settings": system.settings,
+        "concurrency": system.concurrency,
+        "in_postgres": system.in_postgres,
+        "versions": system.versions(),
+    }

@@ -1,0 +1,47 @@
+"""From the call that publishes a task to its start: on an idle worker, and under half of what the system can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.comparison.field import Field, summary
+from benchmarks.systems import publish
+
+NAME = "latency"
+REPETITIONS = 1
+QUICK_REPETITIONS = 1
+
+
+def variants(field: Field) -> list[str]:
+    """System, load."""
+    loads = ("idle",) if field.quick else ("idle", "half")
+    return [f"{name} {load}" for load in loads for name in field.peers()]
+
+
+def run(field: Field, variant: str) -> dict[str, Any]:
+    """Milliseconds.  Half: of what one producer publishes or one worker drains in this run, whichever is less."""
+    name, load = variant.split()
+    system = field.systems[name]
+    rate = None
+    with system.fresh() as ground:
+        if load == "idle":
+            count = int(field.pick(25, 200))
+            arguments: list[object] = ["paced", 1, count, 0.02, field.pick(0.15, 0.3)]
+        else:
+            published = field.known("enqueue", f"{name} one_by_one", "rate", 200)
+            drained = field.known("drain", f"{name} 0ms plain", "rate", 200)
+            rate = min(published, drained) / 2
+            seconds = field.pick(3, 10)
+            count = int(rate * seconds)
+            arguments = ["steady", 1, rate, seconds]
+        with field.worker(ground, system.concurrency, count + 1_000, ready=True) as worker:
+            called = publish(ground, *arguments)
+            worker.run_until(count, 20)
+            started = {number: start for number, start, _ in worker.journal.records}
+    waits = [(started[number] - begin) / 1e6 for number, begin, _ in called if number in started]
+    return {
+        **summary(waits),
+        "missing": count - len(waits),
+        "load": rate,
+        "call_p50": summary([(end - begin) / 1e6 for _, begin, end in called])["p50"],
+    }

@@ -1,0 +1,53 @@
+"""Throughput while somebody's forgotten transaction keeps PostgreSQL from removing dead rows."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from statistics import mean
+from typing import Any
+
+from benchmarks.comparison.feeder import Feeder
+from benchmarks.comparison.field import Field
+from benchmarks.comparison.relations import OVER_TIME, connect, sizes
+from benchmarks.journal import curve
+from benchmarks.steady import window
+
+NAME = "pinned"
+REPETITIONS = 1
+QUICK_REPETITIONS = 1
+
+_BACKLOG = 3_000
+
+
+def variants(field: Field) -> list[str]:
+    """System, state: clean and pinned, one after the other."""
+    return [f"{name} {state}" for name in field.present(OVER_TIME) for state in ("clean", "pinned")]
+
+
+def run(field: Field, variant: str) -> dict[str, Any]:
+    """Tasks started in each second, and what the tables have become."""
+    name, state = variant.split()
+    system = field.systems[name]
+    seconds = field.pick(8, 180 if state == "pinned" else 30)
+    with system.fresh() as ground, closing(connect(ground)) as holder, closing(connect(ground)) as looking:
+        if state == "pinned":
+            holder.autocommit = False
+            holder.set_session(isolation_level="REPEATABLE READ")
+            with holder.cursor() as cursor:
+                cursor.execute("SELECT txid_current()")
+        feeder = Feeder(ground, _BACKLOG)
+        feeder.fill()
+        with field.worker(ground, system.concurrency, 2_000_000) as worker:
+            worker.run_until(1, 60)
+            meter = field.meter(system, [worker])
+            feeder.feed(worker, seconds)
+            spent = meter.stop()
+            records = list(worker.journal.records)
+        over_time = curve(records)
+        quarter = over_time[-max(1, len(over_time) // 4) :]
+        return {
+            **window(records, spent),
+            "last_quarter": mean(quarter) if quarter else 0.0,
+            "curve": over_time,
+            **sizes(looking, ground),
+        }

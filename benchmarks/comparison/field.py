@@ -1,0 +1,106 @@
+"""What a cell is given: the systems of this run, how much time there is, and what has been measured before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.comparison.samples import Samples
+from benchmarks.machine import Meter
+from benchmarks.systems import Ground, System
+from benchmarks.worker import Worker
+
+#: What Celery itself costs, and what psycopg2 and PostgreSQL allow: no task queues.
+CEILINGS = ("memory", "psycopg2-one", "psycopg2-batch")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A run.
+
+    :ivar quick: minutes instead of an hour and a half.
+    :ivar systems: by name; one that lacks something is absent.
+    :ivar samples: what was measured so far.
+    """
+
+    quick: bool
+    systems: dict[str, System]
+    samples: Samples
+
+    def present(self, names: Sequence[str]) -> list[str]:
+        """Those of the named systems that are there."""
+        return [name for name in names if name in self.systems]
+
+    def peers(self, *, ceilings: bool = False) -> list[str]:
+        """All systems, each once: RabbitMQ with another result store is RabbitMQ again.
+
+        :param ceilings: the loops too that do less than a task queue must.
+        """
+        return [name for name in self.systems if name != "rabbitmq-db" and (ceilings or name not in CEILINGS)]
+
+    def pick(self, quick: float, full: float) -> float:
+        """One of two amounts."""
+        return quick if self.quick else full
+
+    def known(self, cell: str, variant: str, key: str, otherwise: float) -> float:
+        """The median of what an earlier cell of this run measured."""
+        found = [sample[key] for sample in self.samples.of(cell).get(variant, []) if sample.get(key)]
+        return float(median(found)) if found else otherwise
+
+    def meter(self, system: System, workers: Sequence[Worker] = ()) -> Meter:
+        """CPU of the workers, of the system's server, of this process and of everybody else."""
+        pids = [worker.pid for worker in workers]
+        return Meter({"worker": pids, "server": system.pids(), "harness": [os.getpid()]})
+
+    @contextmanager
+    def worker(
+        self, ground: Ground, concurrency: int, capacity: int, *, ready: bool = False, command: list[str] | None = None
+    ) -> Iterator[Worker]:
+        """A worker process of a system.
+
+        :param ready: whether to wait until it takes tasks.
+        """
+        words = command or ground.worker(concurrency)
+        with Worker(ground, command=words, concurrency=concurrency, capacity=capacity, ready=ready) as worker:
+            yield worker
+
+
+def operations_each(before: int | None, after: int | None, tasks: int) -> float | None:
+    """Transactions or commands a task, of two readings of ``Ground.operations``."""
+    return None if before is None or after is None or not tasks else (after - before) / tasks
+
+
+def distinct(worker: Worker) -> dict[str, int]:
+    """Of a worker that has ended: how many tasks it ran, and how many of them again."""
+    worker.journal.refresh()
+    numbers = [number for number, _, _ in worker.journal.records]
+    return {"tasks": len(numbers), "duplicates": len(numbers) - len(set(numbers))}
+
+
+def waiting(ground: Ground) -> int | None:
+    """``Ground.waiting``, or None if the server does not answer any more."""
+    with suppress(Exception):
+        return ground.waiting()
+    return None
+
+
+def summary(numbers: Sequence[float]) -> dict[str, Any]:
+    """Percentiles of milliseconds; ``quantiles`` for a plot, in steps of 2 %."""
+    ordered = sorted(numbers)
+    if not ordered:
+        return {"count": 0, "p50": None, "p99": None, "worst": None, "quantiles": []}
+
+    def at(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+
+    return {
+        "count": len(ordered),
+        "p50": at(0.5),
+        "p99": at(0.99),
+        "worst": round(ordered[-1], 3),
+        "quantiles": [at(step / 50) for step in range(51)],
+    }

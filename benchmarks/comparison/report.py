@@ -1,0 +1,53 @@
+"""The page of a run: tables and plots into the places that the page has for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.comparison import about, blocks, plots, tables
+from benchmarks.comparison.samples import Samples
+from benchmarks.comparison.tables import Order
+from benchmarks.systems.registry import NAMES
+from environment.checkout import CHECKOUT
+
+
+def write(folder: Path, samples: Samples) -> Path:
+    """Write ``README.md`` and the plots of a folder, and for the project's own folder the README's part of it."""
+    known = about.read(samples.folder)
+    described = known.get("systems", {})
+    order: Order = [(name, described[name]["label"]) for name in NAMES if name in described]
+    drawn = plots.write(folder, samples, order)
+    made = {
+        "about": _about(known, samples),
+        **tables.all_tables(samples, order, known),
+        **{f"plot {name.removesuffix('.svg')}": f"![{name.removesuffix('.svg')}]({name})" for name in drawn},
+    }
+    page = folder / "README.md"
+    blocks.fill(page, made)
+    if folder.resolve() == CHECKOUT / "docs" / "benchmarks":
+        blocks.fill(CHECKOUT / "README.md", {"glance": made["glance"]})
+    return page
+
+
+def _about(known: dict[str, Any], samples: Samples) -> str:
+    if not known:
+        return ""
+    machine = known["machine"]
+    made = sorted(line["made_at"] for path in samples.folder.glob("*.jsonl") for line in samples.lines(path.stem))
+    settings = ", ".join(f"`{name} = {value}`" for name, value in known["postgres"].items() if "log" not in name)
+    when = f"{made[0][:16].replace('T', ' ')} to {made[-1][:16].replace('T', ' ')} UTC" if made else "never"
+    lines = [
+        f"{machine['processors']} x {machine['processor']}, {machine['memory_gb']} GB, {machine['system']}, "
+        f"Python {machine['python']}; workers, servers and harness on the same processors; measured {when}. "
+        f"PostgreSQL: {settings}.",
+        "",
+        "| system | versions | durable | set up |",
+        "|---|---|---|---|",
+    ]
+    for name in NAMES:
+        if system := known["systems"].get(name):
+            versions = ", ".join(f"{what} {version}" for what, version in system["versions"].items())
+            lines.append(f"| {system['label']} | {versions} | {system['durable']} | {system['settings']} |")
+    lines += [f"\nNot measured: {name} ({reason})." for name, reason in known["missing"].items()]
+    return "\n".join(lines)
