@@ -16,8 +16,9 @@ from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import consumer, state
 from sqlalchemy.exc import DBAPIError
 
-from app.core.settings import get_settings
+from app.core.settings import ConfigurationError, get_settings
 from app.db.checks import DatabaseUnfit, check_database, reason
+from app.tasks.llm_provider import provider_class
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,14 @@ class Consumer(consumer.Consumer):
         Whether the database is fit is asked here, in words of the application, before the transport connects.
 
         Raises:
-            WorkerShutdown: the database lacks what no waiting brings (tables, a permissible role).
+            WorkerShutdown: LLM_PROVIDER cannot be imported, or the database lacks what no waiting brings (tables, a
+                permissible role).
         """
+        try:
+            provider_class(get_settings().llm_provider)
+        except ConfigurationError as error:
+            logger.critical("%s", error)
+            raise WorkerShutdown(os.EX_CONFIG) from None
         dsn = get_settings().dsn
         delay = FIRST_DELAY_S
         while True:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Protocol
 
 from app.core.errors import LoggableError
-from app.core.settings import get_settings
+from app.core.settings import ConfigurationError, get_settings
 
 
 class ProviderUnavailable(LoggableError):  # noqa: N818  # the field's own wording; it is retried
@@ -78,7 +78,7 @@ _override: Provider | None = None
 
 def get_provider() -> Provider:
     """The provider of this process: the one in `use_provider`, else the setting's."""
-    return _override or _configured(get_settings().llm_provider)
+    return _override or _made(get_settings().llm_provider)
 
 
 @contextmanager
@@ -92,8 +92,20 @@ def use_provider(provider: Provider) -> Iterator[None]:
         _override = before
 
 
-@lru_cache(maxsize=4)
-def _configured(path: str) -> Provider:
+def provider_class(path: str) -> Callable[[], Provider]:
+    """What LLM_PROVIDER names, not yet made: a worker asks at its start, before it forks.
+
+    Raises:
+        ConfigurationError: it cannot be imported.
+    """
     module, _, name = path.partition(":")
-    provider: Provider = getattr(import_module(module), name)()
-    return provider
+    try:
+        found: Callable[[], Provider] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"LLM_PROVIDER cannot be used: {type(error).__name__} when importing it") from error
+    return found
+
+
+@lru_cache(maxsize=4)
+def _made(path: str) -> Provider:
+    return provider_class(path)()
