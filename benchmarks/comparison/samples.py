@@ -24,27 +24,35 @@ class Samples:
     def of(self, cell: str) -> Results:
         """All that were made for a cell."""
         found: Results = {}
-        for line in self._lines(cell):
+        for line in self.lines(cell):
             found.setdefault(line["variant"], []).append(line["result"])
         return found
 
     def lines(self, cell: str) -> list[dict[str, Any]]:
         """The same with when it was made and how loud the machine was."""
-        return self._lines(cell)
-
-    def add(self, cell: str, variant: str, result: dict[str, Any], **about: Any) -> None:
-        """Keep a sample."""
-        made = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._path(cell).open("a") as file:
-            file.write(json.dumps({"variant": variant, "made_at": made, **about, "result": result}) + "\n")
-
-    def _lines(self, cell: str) -> list[dict[str, Any]]:
         try:
             text = self._path(cell).read_text()
         except FileNotFoundError:
             return []
-        # A line that was being written when the run was killed has no end.
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [found for line in text.splitlines() if (found := _whole(line)) is not None]
+
+    def add(self, cell: str, variant: str, result: dict[str, Any], **about: Any) -> None:
+        """Keep a sample."""
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        line = json.dumps({"variant": variant, "made_at": made, **about, "result": result})
+        path = self._path(cell)
+        # A line that was being written when the run was killed has no end, and is given one.
+        begun = path.exists() and not path.read_bytes().endswith(b"\n")
+        with path.open("a") as file:
+            file.write("\n" * begun + line + "\n")
 
     def _path(self, cell: str) -> Path:
         return self.folder / f"{cell}.jsonl"
+
+
+def _whole(line: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found
