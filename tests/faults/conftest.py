@@ -58,6 +58,14 @@ def quick(pytestconfig: pytest.Config) -> bool:
     return bool(pytestconfig.getoption("--quick"))
 
 
+@pytest.fixture(scope="session")
+def peers_python(quick: bool) -> str:
+    """A Python that has the packages of the benchmarks."""
+    if quick:
+        pytest.skip("the peers are compared in the long form only")
+    return os.environ["SKELDIR_PEERS_PYTHON"]
+
+
 @pytest.fixture
 def cluster() -> Iterator[TemporaryCluster]:
     """A PostgreSQL for one test, as durable as in production, with the broker's tables."""

@@ -56,7 +56,7 @@ def test_connections_that_are_terminated_at_a_rate(
     field.publish()
     terminated = 0
     with field.fault():
-        while terminated < (20 if quick else 200):
+        while terminated < (20 if quick else 120):
             field.progress(5)
             ((pid,), *_) = rows(cluster.url(), CLIENTS)
             terminated += scalar(cluster.url(), "SELECT pg_terminate_backend(:pid)::int", pid=pid)
@@ -115,8 +115,8 @@ def test_a_transaction_that_is_left_open(field: Field, cluster: TemporaryCluster
         idle.set_session(isolation_level="REPEATABLE READ")
         with field.fault():
             cursor.execute("SELECT txid_current(), count(*) FROM kombu_message")
-            field.accepted(500 if quick else 30_000, 600)
-            wait_until(lambda: scalar(cluster.url(), DEAD) >= (500 if quick else 30_000), RECOVERY_S, "dead rows", 0.5)
+            field.accepted(500 if quick else 12_000, 600)
+            wait_until(lambda: scalar(cluster.url(), DEAD) >= (500 if quick else 12_000), RECOVERY_S, "dead rows", 0.5)
             field.noted["dead rows"] = scalar(cluster.url(), DEAD)
             idle.rollback()
     outcome = judge(field.finish("idle in transaction"))
