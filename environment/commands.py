@@ -40,7 +40,7 @@ COMMANDS = {
         "within:run",
     ),
     "test": Command(
-        "[--postgres N] [--newest] [--faults [--quick]] [pytest options]", "the test suite", "test", "tools:test"
+        "[--postgres N] [--newest] [pytest options]", "the test suite; --faults: under faults", "test", "tools:test"
     ),
     "bench": Command("[--quick] [options]", "measure all of this beside its peers", None, "tools:bench"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
