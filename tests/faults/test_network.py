@@ -11,7 +11,7 @@ from benchmarks.worker import Worker
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.faults.conftest import reach
-from tests.faults.field import RECOVERY_S, Field, Outcome
+from tests.faults.field import RECOVERY_S, Field, Outcome, busy
 from tests.faults.hosts import Host
 
 Judge = Callable[[Outcome], Outcome]
@@ -48,7 +48,7 @@ def test_a_link_that_is_cut_until_the_worker_notices(host: Host, field: Field, f
 def test_a_link_that_is_cut_for_longer_than_the_lease(host: Host, field: Field, far: Worker, judge: Judge) -> None:
     """A worker on the server's side takes over what the other one holds, which begins anew when it is back."""
     near = field.worker("threads")
-    field.progress(10)
+    wait_until(lambda: busy(far), RECOVERY_S, "the worker to run a task")
     with field.fault():
         host.cut()
         since(field, "others take over", lambda: TAKEN_OVER in near.log_text())
