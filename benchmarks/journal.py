@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,15 +29,17 @@ class Journal:
         self._capacity = capacity
         self._pid = 0
         self._next = 0
+        self._lock = threading.Lock()
 
     def write(self, number: int, start_ns: int, end_ns: int) -> None:
-        """Add a record."""
-        if self._pid != os.getpid():
-            self._open()
-        position = self._next
-        self._next = position + 1
-        if position < self._capacity:
-            _RECORD.pack_into(self._map, position * _RECORD.size, number, start_ns, end_ns)
+        """Add a record; threads take turns."""
+        with self._lock:
+            if self._pid != os.getpid():
+                self._open()
+            position = self._next
+            self._next = position + 1
+            if position < self._capacity:
+                _RECORD.pack_into(self._map, position * _RECORD.size, number, start_ns, end_ns)
 
     def _open(self) -> None:
         self._pid = os.getpid()

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -43,10 +44,12 @@ def postgres(major: int) -> TemporaryCluster:
 class Redis:
     """A context manager: a fresh Redis on a port of its own.
 
+    :param settings: in redis.conf's words.
     :ivar url: how Celery reaches it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] = REDIS) -> None:
+        self._settings = settings
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -71,8 +74,9 @@ class Redis:
         shown = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True)
         return shown.stdout.split("v=")[1].split()[0]
 
-    def __enter__(self) -> Self:
-        words = [word for name, value in REDIS.items() for word in (f"--{name}", value)]
+    def start(self) -> None:
+        """Start it, on what it has written, and return when it answers."""
+        words = [word for name, value in self._settings.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(
             ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), *words],
             stdin=subprocess.DEVNULL,
@@ -81,8 +85,17 @@ class Redis:
             start_new_session=True,
             preexec_fn=dies_with_us(),
         )
+        wait_until(self._answers, 10, "Redis to answer")
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
         try:
-            wait_until(self._answers, 10, "Redis to answer")
+            self.start()
         except BaseException:
             self.__exit__(None, None, None)
             raise

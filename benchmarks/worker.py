@@ -35,6 +35,7 @@ class Worker:
     :param prefetch: ``worker_prefetch_multiplier``.
     :param ready: whether to wait until it takes tasks.
     :param command: what to run instead of Celery's own worker program, with its Python or Node.
+    :param python: the Python of Celery's own, and what stands before it.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Worker:
         ready: bool = True,
         arguments: Sequence[str] = (),
         command: Sequence[str] | None = None,
+        python: Sequence[str] = (sys.executable,),
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-worker-"))
         self.log = self.folder / "log"
@@ -65,7 +67,7 @@ class Worker:
         }
         name = f"{self.folder.name.rsplit('-', 1)[1]}@bench"
         self._command = command or [
-            sys.executable,
+            *python,
             # It may run as root here: nothing can be unpickled.
             *("-W", "ignore:You're running the worker with superuser"),
             *("-m", "celery", "-q", "-A", "benchmarks.program", "worker", "-P", pool, "-c", str(concurrency)),

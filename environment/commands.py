@@ -39,7 +39,9 @@ COMMANDS = {
         "worker",
         "within:run",
     ),
-    "test": Command("[--postgres N] [--newest] [pytest options]", "the test suite", "test", "tools:test"),
+    "test": Command(
+        "[--postgres N] [--newest] [pytest options]", "the test suite; --faults: under faults", "test", "tools:test"
+    ),
     "bench": Command("[--quick] [options]", "measure all of this beside its peers", None, "tools:bench"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
     "format": Command("", "ruff's formatter and its safe repairs", "lint", "tools:format_code"),

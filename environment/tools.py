@@ -40,10 +40,24 @@ def test(arguments: Sequence[str]) -> int:
     if "--newest" in words:
         words.remove("--newest")
         python = _newest_python()
+    if "--faults" in words:
+        words = _of_faults(words)
     chosen = any(word.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for word in words)
     spread = [] if chosen or "no:xdist" in " ".join(words) else ["-n", "2", "--dist", "loadgroup"]
     os.chdir(CHECKOUT)
     os.execv(python, [python, "-m", "pytest", *spread, *words])  # noqa: S606  no shell is wanted
+
+
+def _of_faults(words: list[str]) -> list[str]:
+    """What ``--faults`` means: the suite of tests/faults, one test at a time, since each is measured; ``--quick``
+    leaves out the peers, whose packages are those of the benchmarks.
+    """
+    words = [word for word in words if word != "--faults"]
+    if "--quick" not in words:
+        os.environ["SKELDIR_PEERS_PYTHON"] = str(_locked_venv("bench", "bench") / "bin" / "python")
+    if not any(word.startswith("tests/faults") for word in words):
+        words.append("tests/faults")
+    return ["-m", "faults", "-n", "0", *words]
 
 
 def _newest_python() -> str:

@@ -6,7 +6,7 @@ its major.  With DATABASE_URL the run uses that server, and leaves nothing on it
 process that the person started and handed to the processes of pytest-xdist.
 
 Fixtures: ``server``, ``database`` and ``module_database``, ``start_worker`` and ``start_module_worker``,
-``foundation_worker``, ``private_cluster``, ``wait_until``.
+``foundation_worker``, ``private_cluster``, ``program``, ``wait_until``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -355,6 +356,23 @@ def pytest_runtest_makereport() -> Any:
             lines = worker.log_text().splitlines()[-100:]
             report.sections.append((f"log of worker {worker.pid}", "\n".join(lines)))
     return report
+
+
+# -- the machine
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """The path of a program; skips where it is missing, unless SKELDIR_REQUIRE_PROGRAMS says that it must be there."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+        if found is None:
+            reason = f"this machine has no {name} (.ci/programs installs it; .ci/run does so and runs these)"
+            (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROGRAMS") else pytest.skip)(reason)
+        return str(found)
+
+    return find
 
 
 # -- time

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import errorcodes
 
+from celery_postgres import network
 from celery_postgres.errors import primary, translate
 from celery_postgres.statements import statements
 
@@ -38,6 +39,7 @@ _SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    **network.SETTINGS,
 }
 
 
@@ -51,6 +53,7 @@ class Session:
             psycopg2.OperationalError: nobody answers, or not to us.
         """
         options: dict[str, Any] = {"client_encoding": "utf8", "fallback_application_name": "celery_postgres"}
+        options |= network.completed(dsn)
         if "connect_timeout" not in dsn:
             options["connect_timeout"] = str(connect_timeout)
         try:
@@ -74,7 +77,8 @@ class Session:
             )
             #: A transaction pooler makes up a process id of its own for its clients.
             self.pooled = self._cursor.fetchone()[0] != claimed
-            wanted.pop("application_name", None)  # poolers keep it apart for each client
+            for own in ("application_name", *network.SETTINGS):  # of a pooler's client, and of its own connection
+                wanted.pop(own, None)
             self._bring_along = self._local_settings(wanted) if self.pooled else ""
         except psycopg2.Error as error:
             told = self._told(error)

@@ -1,9 +1,7 @@
-"""Programs that the machine may lack, and the files of ops/ as data."""
+"""The files of ops/ as data."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,6 @@ import pytest
 from environment.checkout import CHECKOUT
 
 PROMETHEUS = CHECKOUT / "ops/prometheus"
-
-
-@pytest.fixture(scope="session")
-def program() -> Callable[[str], str]:
-    """The path of a program; skips where it is missing, unless SKELDIR_REQUIRE_PROGRAMS says that it must be there."""
-
-    def find(name: str) -> str:
-        found = shutil.which(name)
-        if found is None:
-            reason = f"this machine has no {name} (.ci/programs installs it; .ci/run does so and runs these)"
-            (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROGRAMS") else pytest.skip)(reason)
-        return str(found)
-
-    return find
 
 
 @pytest.fixture(scope="session")
