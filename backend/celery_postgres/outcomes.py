@@ -139,6 +139,9 @@ def _record_failure(sessions: Sessions, write: Write, error: Exception) -> list[
 
 
 def _record(sessions: Sessions, writes: list[Write]) -> list[str]:
+    if len(writes) == 1 and len(writes[0].outcomes) == 1 and not writes[0].parts:
+        _record_one(sessions, writes[0].outcomes[0], writes[0].claim or (None, None))
+        return []
     outcomes = _latest(one for write in writes for one in write.outcomes)
     parts = {(one.chord_id, one.task_id): one for write in reversed(writes) for one in write.parts}.values()
     acks = sorted({write.claim for write in writes if write.claim is not None})
@@ -168,6 +171,28 @@ def _record(sessions: Sessions, writes: list[Write]) -> list[str]:
         acked_fences=[fence for _, fence in acks],
     )
     return due or []
+
+
+def _record_one(sessions: Sessions, one: Outcome, claim: Claim | tuple[None, None]) -> None:
+    sessions.run(
+        "record_one",
+        again=True,
+        task_id=one.task_id,
+        status=one.status,
+        result=_binary(one.result),
+        date_done=one.date_done,
+        traceback=one.traceback,
+        children=_binary(one.children),
+        task_name=one.name,
+        args=_binary(one.args),
+        kwargs=_binary(one.kwargs),
+        worker=one.worker,
+        retries=one.retries,
+        queue=one.queue,
+        final=one.final,
+        acked_id=claim[0],
+        acked_fence=claim[1],
+    )
 
 
 def _latest(outcomes: Iterable[Outcome]) -> list[Outcome]:

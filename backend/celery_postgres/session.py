@@ -104,6 +104,9 @@ class Session:
             psycopg2.Error: anything else, without the statement in its words. Look at `closed`.
         """
         statement = statements()[name]
+        for parameter in statement.numbers:
+            if parameters[parameter] is not None:
+                parameters[parameter] = _array(parameters[parameter])
         for attempt in range(_ATTEMPTS):
             try:
                 if self.pooled:
@@ -182,6 +185,11 @@ class Session:
             with contextlib.suppress(OSError, psycopg2.Error):
                 os.dup2(nowhere, self._connection.fileno())
             os.close(nowhere)
+
+
+def _array(numbers: list[int | None]) -> str:
+    """As PostgreSQL writes it: 0.07 us for each, and 0.6 where psycopg2 adapts them one by one. A claim has thirty."""
+    return "{" + ",".join(["NULL" if one is None else str(one) for one in numbers]) + "}"
 
 
 class Sessions:

@@ -12,14 +12,17 @@ from functools import lru_cache
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "sql"
+_NUMBERS = frozenset({"bigint[]", "integer[]", "smallint[]"})
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement; `parameters` in the order in which `execute` and `direct` take them."""
+    """One statement; `parameters` in the order in which `execute` and `direct` take them, `numbers` those of them that
+    are arrays of integers."""
 
     name: str
     parameters: tuple[str, ...]
+    numbers: tuple[str, ...]
     prepare: str
     execute: str
     direct: str
@@ -56,6 +59,7 @@ def _parse(part: str) -> Statement:
     return Statement(
         name=name,
         parameters=tuple(typed),
+        numbers=tuple(parameter for parameter, kind in typed.items() if kind in _NUMBERS),
         prepare=f"PREPARE {name}{types} AS {prepared}",
         execute=f"EXECUTE {name}{values}",
         direct=direct,

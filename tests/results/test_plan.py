@@ -76,6 +76,7 @@ WORK: dict[str, Work] = {
         ],
     ),
     "record of new ones": lambda app: record(app.backend.sessions, [Write([outcome(f"new-{n}")]) for n in range(100)]),
+    "record_one": lambda app: [record(app.backend.sessions, [Write([outcome(f"task-{n}")])]) for n in range(100)],
     "results": lambda app: app.backend.sessions.run("results", task_ids=[f"task-{number}" for number in range(100)]),
     "result": lambda app: [app.AsyncResult(f"task-{number}").state for number in range(100)],
     "await_results": lambda app: app.backend.sessions.run(

@@ -152,15 +152,36 @@ def test_many_states_of_one_task_in_one_batch(sessions: Sessions, url: str) -> N
     assert stored(url, "one") == "SUCCESS"
 
 
+@pytest.mark.parametrize("company", [[], [Write([outcome("another")])]], ids=["alone", "together"])
 @pytest.mark.parametrize("end", [states.SUCCESS, states.FAILURE, states.REVOKED])
-def test_retry_undoes_no_end(app: Celery, sessions: Sessions, url: str, end: str) -> None:
-    """Celery stores RETRY after it has sent the retry."""
+def test_a_later_state_undoes_no_end(sessions: Sessions, url: str, end: str, company: list[Write]) -> None:
+    """Celery stores RETRY after it has sent the retry; a second run of a task that succeeded may fail."""
     error = {"exc_type": "ValueError", "exc_message": ["x"], "exc_module": "builtins"}
-    record(sessions, [Write([outcome("one", end, error)])])
-    record(sessions, [Write([outcome("one", states.RETRY, error)])])
-    assert stored(url, "one") == end
-    record(sessions, [Write([outcome("one", states.SUCCESS)])])
-    assert stored(url, "one") == "SUCCESS"
+
+    def then(state: str) -> str:
+        record(sessions, [Write([outcome("one", state, error)]), *company])
+        return str(stored(url, "one"))
+
+    assert then(end) == end
+    assert then(states.RETRY) == end
+    assert then(states.SUCCESS) == "SUCCESS"
+    assert then(states.FAILURE) == "SUCCESS"
+
+
+@pytest.mark.parametrize("company", [[], [Write([outcome("another")])]], ids=["alone", "together"])
+def test_a_result_ends_its_own_claim_and_its_waiting(sessions: Sessions, url: str, company: list[Write]) -> None:
+    run(
+        url,
+        "INSERT INTO kombu_message (id, visible, version, payload, queue_id, fence)"
+        " VALUES (1, false, 1, '{}', 1, 3), (2, false, 1, '{}', 1, 4), (3, true, 1, '{}', 1, 3)",
+        "INSERT INTO celery_waiter (task_id, listener, slot) VALUES ('one', 1, 5), ('one', 2, 6), ('two', 1, 7)",
+    )
+    record(sessions, [Write([outcome("one", states.STARTED)]), *company])
+    assert count(url, "celery_waiter") == 3
+    for claim in ((1, 3), (2, 3), (3, 3)):
+        record(sessions, [Write([outcome("one")], claim=claim), *company])
+    assert [row for (row,) in rows(url, "SELECT id FROM kombu_message ORDER BY id")] == [2, 3]
+    assert [row for (row,) in rows(url, "SELECT task_id FROM celery_waiter")] == ["two"]
 
 
 def test_batches_that_overlap_do_not_deadlock(sessions: Sessions, url: str) -> None:
