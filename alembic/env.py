@@ -25,7 +25,7 @@ MIGRATION_UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended('skeldir.ale
 DDL_LOCK_TIMEOUT = text("SET lock_timeout = '5s'")
 NO_LOCK_TIMEOUT = text("SET lock_timeout = 0")
 
-INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE = "42501", "55P03"
+INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "42501", "55P03", "40P01"
 _MAY_CREATE = text(
     "SELECT current_user AS role, has_schema_privilege('public', 'CREATE') AS may_create,"
     " quote_ident(current_user) AS quoted_role"
@@ -78,7 +78,7 @@ def _explain(error: DBAPIError, connection: Connection, settings: Settings) -> s
     """One line: which database, what failed, and what to do about the two things that are ours to know."""
     where, what = settings.dsn.describe(), reason(error)
     code = getattr(error.orig, "pgcode", None)
-    if code == LOCK_NOT_AVAILABLE:
+    if code in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
         return f"database {where}: {what}: another session uses the table; nothing was changed, run it again"
     if code == INSUFFICIENT_PRIVILEGE:
         connection.rollback()

@@ -67,6 +67,8 @@ def create_app(settings: Settings | None = None) -> Celery:
         timezone="UTC",
         task_track_started=True,
         worker_consumer="app.worker:Consumer",
+        # Any number of beats may run: what is due is sent once.
+        beat_scheduler="celery_postgres.beat:Scheduler",
     )
     worker_logging.install(app)
     metrics.install(app)

@@ -53,6 +53,7 @@ class Attendant:
         consumer: the id under which this process claims.
         generation: how often the lease was lost.
         paused: ids of queues that an operator has paused.
+        stopped: names of tasks that an operator has stopped.
         deaf: whether notifications do not arrive, because of a transaction pooler.
     """
 
@@ -67,6 +68,7 @@ class Attendant:
         self.ledger = Ledger()
         self.generation = 0
         self.paused: frozenset[int] = frozenset()
+        self.stopped: frozenset[str] = frozenset()
         self.deaf = False
         self.outstanding: set[tuple[int, int]] = set()
         #: Of those, what is settled by whoever stores its task's result.
@@ -203,6 +205,8 @@ class Attendant:
         if not self.consumer:
             ((self.consumer,),) = session.run("register_consumer", hostname=socket.gethostname()[:200], pid=os.getpid())
             self._registered.set()
+        # Before anything is claimed: a task that kills its worker would do so before the first beat.
+        self.stopped = frozenset(name for name, _ in session.run("stopped_tasks"))
         listener = session
         if self._listen is not self.sessions:
             listener = self._listener = self._listen.connect()
@@ -312,6 +316,7 @@ class Attendant:
         if self.paused - before:
             for inbox in list(self._inboxes):
                 self.release(session, inbox.take_paused(self.paused))
+        self.stopped = frozenset(mine[0][5] or ())
         if mine[0][4]:
             self._notify()
         others = [(row[0], row[1], row[2]) for row in rows if row[0] != self.consumer]

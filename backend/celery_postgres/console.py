@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     def conditions(made: argparse.ArgumentParser, *, several: bool) -> None:
         made.add_argument("ids", nargs="*", type=int, metavar="ID")
         made.add_argument("--queue")
+        made.add_argument("--reason", help="all of it, as the list shows it")
         made.add_argument("--older-than", dest="before", type=_age, metavar="AGE", help="90, 15m, 2h, 7d")
         if several:
             made.add_argument("--all", action="store_true")
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     command("queues", Tool.queues)
     for name, method in (("pause", Tool.pause), ("resume", Tool.resume)):
         command(name, method).add_argument("queue")
+    for name, method in (("stop", Tool.stop), ("allow", Tool.allow)):
+        command(name, method).add_argument("task", metavar="TASK_NAME")
+    command("stopped", Tool.stopped)
     confirmed(command("purge", Tool.purge)).add_argument("queue")
     confirmed(command("cancel", Tool.cancel)).add_argument("task_id")
     command("consumers", Tool.consumers)

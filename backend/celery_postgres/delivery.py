@@ -37,9 +37,15 @@ class Delivery:
     revoked: bool
 
 
-def usable(sessions: Sessions, taken: list[Row], known: dict[int, Subscription]) -> list[Delivery]:
-    """What can be delivered; the rest is set aside, dropped or buried."""
-    deliveries, early, expired, dead = [], [], [], []
+def usable(
+    sessions: Sessions, taken: list[Row], known: dict[int, Subscription], stopped: frozenset[str] = frozenset()
+) -> list[Delivery]:
+    """What can be delivered; the rest is set aside, dropped or buried.
+
+    Parameters:
+        stopped: names of tasks that no consumer is to run. What somebody gets by hand is his to judge.
+    """
+    deliveries, early, expired, halted, dead = [], [], [], [], []
     for _, message, queue_id, fence, _priority, _failures, available_at, over, revoked, payload, _due in taken:
         subscription = known[queue_id]
         try:
@@ -51,6 +57,9 @@ def usable(sessions: Sessions, taken: list[Row], known: dict[int, Subscription])
         task_id = headers.get("id") if isinstance(headers.get("id"), str) else None
         if over:
             expired.append((message, fence, task_id, subscription))
+            continue
+        if headers.get("task") in stopped and not revoked and not subscription.no_ack:
+            halted.append((message, fence, f"stopped: {headers['task']}"))
             continue
         if available_at is None and headers.get("eta") is not None and not subscription.no_ack:
             eta = parse_time(headers["eta"])
@@ -75,6 +84,9 @@ def usable(sessions: Sessions, taken: list[Row], known: dict[int, Subscription])
             sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=["expired"])
         elif not subscription.no_ack:
             sessions.run("settle", again=True, acked_ids=[message], acked_fences=[fence])
+    if halted:
+        ids, fences, reasons = map(list, zip(*halted, strict=True))
+        sessions.run("bury", again=True, ids=ids, fences=fences, reasons=reasons)
     for message, fence, reason, subscription, payload in dead:
         logger.error("message %d of queue %s becomes a dead letter: %s", message, subscription.queue, reason)
         if subscription.no_ack:

@@ -331,7 +331,7 @@ class Inbox:
             self._cursors[queue].claimed(priority, message)
         taken.sort(key=lambda row: (-row[4], row[1]))
         try:
-            deliveries = usable(self.attendant.sessions, taken, known)
+            deliveries = usable(self.attendant.sessions, taken, known, self.attendant.stopped)
         except BaseException:
             self.attendant.doubt()  # all of them are claimed, and none is in the buffer
             raise

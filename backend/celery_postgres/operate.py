@@ -84,6 +84,35 @@ class Tool:
         ((count, _),) = self._session.run("cancel_messages", task_id=given.task_id)
         return self._did("revoked", count, f"messages of task {given.task_id}")
 
+    # -- tasks by name
+
+    def stop(self, given: argparse.Namespace) -> int:
+        """Let no worker begin a task of this name: what comes up is set aside as a dead letter, until `allow`. Other
+        tasks of its queue go on, and so does what runs already."""
+        self._session.run("stop_task", task=given.task)
+        self._say(
+            f"{given.task} is stopped; consumers follow within 1.3 s, and set aside what they would have run",
+            task=given.task,
+            stopped=True,
+        )
+        return 0
+
+    def allow(self, given: argparse.Namespace) -> int:
+        """End a stop. What was set aside comes back with `dead requeue`."""
+        if not self._session.run("allow_task", task=given.task):
+            raise OperatorError(f"{given.task!r} is not stopped")
+        self._say(
+            f"{given.task} may run again; dead requeue --reason 'stopped: {given.task}' brings back what was set aside",
+            task=given.task,
+            stopped=False,
+        )
+        return 0
+
+    def stopped(self, given: argparse.Namespace) -> int:
+        """Tasks that are stopped."""
+        self._show(("task", "stopped_at"), self._session.run("stopped_tasks"))
+        return 0
+
     # -- consumers
 
     def consumers(self, given: argparse.Namespace) -> int:
@@ -111,7 +140,7 @@ class Tool:
 
     def dead_show(self, given: argparse.Namespace) -> int:
         """One dead letter; its payload only if asked for."""
-        found = self._dead(argparse.Namespace(ids=[given.id], queue=None, before=None), 1)
+        found = self._dead(argparse.Namespace(ids=[given.id], queue=None, reason=None, before=None), 1)
         if not found:
             raise OperatorError(f"there is no dead letter {given.id}")
         fields = dict(zip(_DEAD, found[0], strict=True))
@@ -161,13 +190,18 @@ class Tool:
     def _dead(self, given: argparse.Namespace, most: int | None = None) -> list[tuple[Any, ...]]:
         before = None if given.before is None else datetime.now(UTC) - timedelta(seconds=given.before)
         return self._session.run(
-            "dead_letters", ids=given.ids or None, queue=given.queue, before=before, most=most if most else 2**31
+            "dead_letters",
+            ids=given.ids or None,
+            queue=given.queue,
+            reason=given.reason,
+            before=before,
+            most=most if most else 2**31,
         )
 
     @staticmethod
     def _want_a_condition(given: argparse.Namespace) -> None:
-        if not (given.ids or given.queue or given.before is not None or given.all):
-            raise OperatorError("which? give ids, --queue, --older-than or --all")
+        if not (given.ids or given.queue or given.reason or given.before is not None or given.all):
+            raise OperatorError("which? give ids, --queue, --reason, --older-than or --all")
 
     # -- what stock has left
 

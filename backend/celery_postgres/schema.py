@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg2
+from psycopg2 import errorcodes
 
 from celery_postgres.errors import translate
 from celery_postgres.statements import script
+
+#: A worker that consumes meanwhile, stock's above all, takes the tables in another order than we do.
+_ATTEMPTS = 10
 
 
 def create_schema(engine: Any) -> None:
@@ -37,14 +41,17 @@ def create_schema(engine: Any) -> None:
 
 
 def _create(connection: Any) -> None:
-    try:
-        with connection.cursor() as cursor:
-            # Two that start at once would collide in CREATE TABLE.
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('celery_postgres.schema', 0))")
-            cursor.execute(script("stock"))
-            cursor.execute(script("broker_up"))
-            cursor.execute(script("results_up"))
-        connection.commit()
-    except psycopg2.Error as error:
-        connection.rollback()
-        raise translate(error) from None
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with connection.cursor() as cursor:
+                # Two that start at once would collide in CREATE TABLE.
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('celery_postgres.schema', 0))")
+                cursor.execute(script("stock"))
+                cursor.execute(script("broker_up"))
+                cursor.execute(script("results_up"))
+            connection.commit()
+            return
+        except psycopg2.Error as error:
+            connection.rollback()
+            if error.pgcode != errorcodes.DEADLOCK_DETECTED or attempt == _ATTEMPTS:
+                raise translate(error) from None

@@ -137,6 +137,18 @@ class Session:
         except psycopg2.Error as error:
             raise self._told(error) from None
 
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """What is run within the block is one transaction; yields the driver's connection, for `publishing_on`."""
+        self.script("BEGIN")
+        try:
+            yield self._connection
+        except BaseException:
+            with contextlib.suppress(psycopg2.Error):
+                self.script("ROLLBACK")
+            raise
+        self.script("COMMIT")
+
     def listen(self, channel: str) -> None:
         """`channel` is one of our own plain names."""
         self.script(f"LISTEN {channel}")

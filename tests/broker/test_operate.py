@@ -13,6 +13,7 @@ import pytest
 
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
+from tests.broker.probe import unique
 from tests.broker.processes import environment, run_stock
 from tests.broker.sql import dead_letters, rows_of, run, scalar
 
@@ -155,7 +156,7 @@ def test_dead_letters_are_purged_by_condition(tool: Tool, client: Client, plain_
     refused = typed(plain_database.url, "dead", "purge", "--yes")
     assert (refused.returncode, refused.stderr) == (
         1,
-        "celery_postgres: which? give ids, --queue, --older-than or --all\n",
+        "celery_postgres: which? give ids, --queue, --reason, --older-than or --all\n",
     )
     assert tool("dead", "purge", "--older-than", "7d", "--yes")["count"] <= 1
     assert tool("dead", "purge", "--all", "--yes")["verb"] == "deleted"
@@ -185,6 +186,38 @@ def test_a_cancelled_task_is_discarded_at_once_though_its_time_has_not_come(prob
     wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "the message to go")
     wait_until(lambda: result.state == "REVOKED", DEADLINE_S, "its result")
     assert probe.notes("start", "never") == []
+
+
+def test_a_stopped_task_is_set_aside_while_its_queue_goes_on(probe: Any, tool: Tool) -> None:
+    tool("stop", "probe.run")
+    kept = probe.send("run", "kept")
+    probe.start()  # sees it before it claims anything
+
+    wait_until(lambda: dead_letters(probe.url) == 1, DEADLINE_S, "the task to be set aside")
+    assert probe.send("echo", 1).get(timeout=DEADLINE_S) == 1
+    assert [row["task"] for row in tool("stopped")] == ["probe.run"]
+    (dead,) = tool("dead", "list", "--reason", "stopped: probe.run")
+    assert (dead["task_id"], dead["failures"]) == (kept.id, 0)
+
+    assert tool("allow", "probe.run")["stopped"] is False
+    wait_until(lambda: _runs(probe), DEADLINE_S, "the worker to see it")
+    assert tool("dead", "requeue", "--reason", "stopped: probe.run", "--yes")["count"] >= 1
+    assert kept.get(timeout=DEADLINE_S) == "kept"
+
+
+def _runs(probe: Any) -> bool:
+    """Whether a worker runs a task that begins now; else it sets it aside."""
+    before, tag = dead_letters(probe.url), unique("asked")
+    probe.send("run", tag)
+    wait_until(lambda: probe.notes("end", tag) or dead_letters(probe.url) > before, DEADLINE_S, "the task to end")
+    return bool(probe.notes("end", tag))
+
+
+def test_a_running_worker_follows_a_stop(probe: Any, tool: Tool) -> None:
+    probe.start()
+    assert probe.send("run", "before").get(timeout=DEADLINE_S) == "before"
+    tool("stop", "probe.run")
+    wait_until(lambda: not _runs(probe), DEADLINE_S, "the worker to see it")
 
 
 def test_a_consumer_that_is_released_begins_anew(probe: Any, tool: Tool) -> None:
@@ -217,6 +250,7 @@ def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
         (["pause", "nowhere"], "there is no queue 'nowhere'"),
         (["purge", "nowhere", "--yes"], "there is no queue 'nowhere'"),
         (["cancel", "nobody"], "no message of task nobody waits"),
+        (["allow", "app.never"], "'app.never' is not stopped"),
         (["release", "7", "--yes"], "there is no consumer 7"),
         (["dead", "show", "7"], "there is no dead letter 7"),
     ],

@@ -115,3 +115,16 @@ CREATE TABLE IF NOT EXISTS kombu_dead_letter (
     payload text NOT NULL
 );
 CREATE INDEX IF NOT EXISTS ix_kombu_dead_letter_died_at ON kombu_dead_letter (died_at);
+
+-- Tasks that no worker is to run, by name. An operator writes it, consumers read it with their beat.
+CREATE TABLE IF NOT EXISTS kombu_stopped_task (
+    name text PRIMARY KEY,
+    stopped_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- When each entry of `beat_schedule` was last sent, for any number of beats with our scheduler.
+CREATE TABLE IF NOT EXISTS celery_beat_entry (
+    name text PRIMARY KEY,
+    last_run_at timestamptz NOT NULL DEFAULT now(),
+    runs bigint NOT NULL DEFAULT 0
+);

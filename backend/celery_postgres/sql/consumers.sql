@@ -11,7 +11,7 @@ SELECT pg_try_advisory_lock(hashtextextended('kombu_consumer', %(consumer)s))
 
 -- name: beat
 -- Raise this consumer's counter. Returns (consumer, counter, whether it ever locked, paused queues, whether something
--- waits) of this one, only if its row still exists, and of all others. With `peek` it is the look that an idle
+-- waits, stopped tasks) of this one, only if its row still exists, and of all others. With `peek` it is the look that an idle
 -- consumer takes: is there a message for one of its queues, or one due before the next beat?
 -- takes: consumer bigint, locked boolean, peek boolean
 WITH mine AS (
@@ -37,10 +37,12 @@ SELECT mine.id, mine.beat, mine.locked, (
               AND message.available_at IS NOT NULL AND message.available_at < now() + interval '2 seconds'
         )
     )
+), (
+    SELECT array_agg(stopped.name) FROM kombu_stopped_task AS stopped
 ), set_config('synchronous_commit', 'off', true)
 FROM mine
 UNION ALL
-SELECT other.id, other.beat, other.locked, NULL, NULL, NULL FROM kombu_consumer AS other WHERE other.id <> %(consumer)s
+SELECT other.id, other.beat, other.locked, NULL, NULL, NULL, NULL FROM kombu_consumer AS other WHERE other.id <> %(consumer)s
 
 -- name: session_gone
 -- Whether nobody holds that consumer's lock.

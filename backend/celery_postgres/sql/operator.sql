@@ -26,6 +26,18 @@ ORDER BY queue.name
 -- takes: queue text, paused boolean
 UPDATE kombu_queue AS queue SET paused = %(paused)s WHERE queue.name = %(queue)s RETURNING queue.name
 
+-- name: stopped_tasks
+SELECT stopped.name, stopped.stopped_at FROM kombu_stopped_task AS stopped ORDER BY stopped.name
+
+-- name: stop_task
+-- Consumers see it with their next beat, within 1.3 s.
+-- takes: task text
+INSERT INTO kombu_stopped_task (name) VALUES (%(task)s) ON CONFLICT (name) DO NOTHING
+
+-- name: allow_task
+-- takes: task text
+DELETE FROM kombu_stopped_task AS stopped WHERE stopped.name = %(task)s RETURNING stopped.name
+
 -- name: consumers_overview
 SELECT consumer.id, consumer.hostname, consumer.pid, consumer.started_at, (
     SELECT array_agg(queue.name ORDER BY queue.name)
@@ -65,12 +77,13 @@ SELECT
 
 -- name: dead_letters
 -- The oldest first. A condition that is null holds for all.
--- takes: ids bigint[], queue text, before timestamptz, most bigint
+-- takes: ids bigint[], queue text, reason text, before timestamptz, most bigint
 SELECT dead.id, dead.died_at, dead.queue, dead.task_id, dead.tenant_id, dead.failures, dead.reason,
     octet_length(dead.payload)
 FROM kombu_dead_letter AS dead
 WHERE (%(ids)s IS NULL OR dead.id = ANY (%(ids)s))
   AND (%(queue)s IS NULL OR dead.queue = %(queue)s)
+  AND (%(reason)s IS NULL OR dead.reason = %(reason)s)
   AND (%(before)s IS NULL OR dead.died_at < %(before)s)
 ORDER BY dead.died_at, dead.id
 LIMIT %(most)s

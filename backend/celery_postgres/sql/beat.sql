@@ -1,0 +1,19 @@
+-- When what `celery beat` sends was last sent.
+
+-- name: beat_entries
+-- How each entry stands. One that was never sent counts from now on.
+-- takes: names text[]
+WITH added AS (
+    INSERT INTO celery_beat_entry (name) SELECT unnest(%(names)s) ON CONFLICT (name) DO NOTHING
+    RETURNING name, last_run_at, runs
+)
+SELECT entry.name, entry.last_run_at, entry.runs FROM celery_beat_entry AS entry WHERE entry.name = ANY (%(names)s)
+UNION ALL
+SELECT added.name, added.last_run_at, added.runs FROM added
+
+-- name: beat_take
+-- Take the next run of an entry, unless another beat has. Who has taken it keeps the others waiting until he commits.
+-- takes: entry text, runs bigint, at timestamptz
+UPDATE celery_beat_entry AS entry SET last_run_at = %(at)s, runs = entry.runs + 1
+WHERE entry.name = %(entry)s AND entry.runs = %(runs)s
+RETURNING entry.runs

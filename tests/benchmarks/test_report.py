@@ -1,0 +1,85 @@
+"""The benchmarks' page: made of the samples that lie beside it, and of nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.comparison import blocks, tables
+from benchmarks.comparison.about import MismatchError, read, remember
+from benchmarks.comparison.samples import Samples
+from benchmarks.systems.registry import NAMES
+from environment.checkout import CHECKOUT
+
+PAGE = CHECKOUT / "docs" / "benchmarks"
+
+
+def made() -> dict[str, str]:
+    """The tables of the samples in the project."""
+    samples = Samples(PAGE / "raw")
+    known = read(samples.folder)
+    order = [(name, known["systems"][name]["label"]) for name in NAMES if name in known["systems"]]
+    return tables.all_tables(samples, order, known)
+
+
+def part(page: Path, name: str) -> str:
+    """What a page has in a generated place."""
+    text = page.read_text()
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end {name} -->"
+    assert text.count(begin) == 1, name
+    return text.partition(begin)[2].partition(end)[0]
+
+
+def test_every_table_of_the_page_is_what_the_samples_say() -> None:
+    for name, content in made().items():
+        assert part(PAGE / "README.md", name) == content.rstrip(), f"{name}: run ./dev bench --report"
+
+
+def test_the_readme_shows_the_same_table() -> None:
+    assert part(CHECKOUT / "README.md", "glance") == made()["glance"]
+
+
+def test_a_sample_survives_the_end_of_a_run(tmp_path: Path) -> None:
+    first = Samples(tmp_path)
+    first.add("drain", "ours 0ms plain", {"rate": 1.0}, others_before=0.0)
+    with (tmp_path / "drain.jsonl").open("a") as file:
+        file.write('{"variant": "ours 0ms plain", "result": {"ra')  # the run was killed here
+
+    again = Samples(tmp_path)
+    assert again.of("drain") == {"ours 0ms plain": [{"rate": 1.0}]}
+    again.add("drain", "ours 0ms plain", {"rate": 3.0})
+    assert again.of("drain") == {"ours 0ms plain": [{"rate": 1.0}, {"rate": 3.0}]}
+
+
+def test_a_page_keeps_what_is_written_by_hand(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- end a -->\nbetween \\1\n<!-- b -->\n<!-- end b -->\nafter\n")
+    blocks.fill(page, {"a": r"new \g<1>", "b": "second", "c": "has no place"})
+    assert page.read_text() == (
+        "before\n<!-- a -->\nnew \\g<1>\n<!-- end a -->\nbetween \\1\n<!-- b -->\nsecond\n<!-- end b -->\nafter\n"
+    )
+
+
+def test_samples_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
+    remember(tmp_path, {}, {"redis": "not there"})
+    remember(tmp_path, {}, {})
+    text = (tmp_path / "about.json").read_text()
+    (tmp_path / "about.json").write_text(text.replace('"processors": ', '"processors": 9'))
+    with pytest.raises(MismatchError, match="two machines"):
+        remember(tmp_path, {}, {})
+
+
+def test_a_table_shows_medians_and_spreads_and_leaves_out_who_has_no_figure(tmp_path: Path) -> None:
+    samples = Samples(tmp_path)
+    for rate in (900, 1_100, 1_000):
+        samples.add("drain", "ours 0ms plain", {"rate": rate, "worker_us": 80.04, "server_us": 20, "operations": 0.02})
+    samples.add("enqueue", "ours one_by_one", {"rate": 2_000, "client_us": 200, "server_us": 90, "operations": 1})
+    samples.add("enqueue", "ours in_bulk", {"rate": None})
+    order = [("ours", "celery_postgres"), ("redis", "Celery on Redis")]
+    found = tables.all_tables(samples, order, {"systems": {"ours": {"durable": "yes: fsync"}}})
+
+    assert "| **celery_postgres** | 1,000 <sub>900 … 1,100</sub> | - | - | - |" in found["drain"]
+    assert "| **celery_postgres** | yes | 2,000 | - | 1,000 | - | - / - |" in found["glance"]
+    assert "| **celery_postgres** | 80.0 | 20.0 | 0.02 |" in found["cost"]
+    assert all("Redis" not in table for table in found.values())

@@ -1,0 +1,151 @@
+"""Several `celery beat`s at once, killed, cut off and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from environment.checkout import CHECKOUT
+from environment.waiting import wait_until
+from tests.broker.probe import DEADLINE_S, broker, results
+from tests.broker.processes import environment
+from tests.broker.sql import rows_of, run, scalar, terminate
+from tests.migrations.support import rows
+
+EVERY_S = 0.2
+SCHEDULE = {"tick": {"task": "probe.echo", "schedule": EVERY_S, "args": [1], "options": {"queue": "ticks"}}}
+STATE = "SELECT last_run_at, runs FROM celery_beat_entry WHERE name = 'tick'"
+Beat = subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def start_beat(plain_database: Any, tmp_path: Path) -> Iterator[Callable[..., Beat]]:
+    """``start_beat(schedule)``: a `celery beat`; its log is `tmp_path / "beat.log"`."""
+    beats: list[Beat] = []
+
+    def start(schedule: dict[str, Any] = SCHEDULE) -> Beat:
+        with (tmp_path / "beat.log").open("ab") as log:
+            beats.append(
+                subprocess.Popen(
+                    [
+                        *(sys.executable, "-m", "celery", "-A", "tests.broker.probe_app", "beat", "--pidfile="),
+                        *("--scheduler", "celery_postgres.beat:Scheduler", "--loglevel=INFO"),
+                    ],
+                    env={
+                        **environment(),
+                        "PROBE_BROKER": broker(plain_database.url, f"beat-{len(beats)}"),
+                        "PROBE_RESULTS": results(plain_database.url),
+                        "PROBE_FOLDER": str(tmp_path),
+                        "PROBE_CONF": json.dumps({"beat_schedule": schedule, "result_expires": None}),
+                    },
+                    cwd=CHECKOUT,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+        return beats[-1]
+
+    yield start
+    for one in beats:
+        one.kill()
+        one.wait()
+    print((tmp_path / "beat.log").read_text())  # noqa: T201  pytest shows it with a failure
+
+
+def sent(url: str, more_than: int) -> int:
+    wait_until(lambda: rows_of(url, "ticks") > more_than, DEADLINE_S, f"more than {more_than} messages")
+    return rows_of(url, "ticks")
+
+
+def sessions(url: str) -> list[tuple[int, str]]:
+    """Of the beats: server process, and which beat."""
+    return rows(url, "SELECT pid, application_name FROM pg_stat_activity WHERE application_name LIKE 'beat-_'")
+
+
+def test_two_beats_send_what_one_would_and_a_killed_one_is_not_missed(
+    start_beat: Callable[..., Beat], plain_database: Any
+) -> None:
+    url = plain_database.url
+    beats = [start_beat(), start_beat()]
+    wait_until(lambda: {name for _, name in sessions(url)} == {"beat-0", "beat-1"}, DEADLINE_S, "both beats")
+    sent(url, 0)
+    run(url, "UPDATE celery_beat_entry SET last_run_at = clock_timestamp()")
+    since, before = rows(url, STATE)[0]
+
+    count = sent(url, before + 10)
+    beats[0].kill()
+    beats[0].wait()
+    sent(url, count + 10)
+
+    last, runs = rows(url, STATE)[0]
+    assert runs - before <= (last - since).total_seconds() / EVERY_S + 1
+    beats[1].terminate()
+    assert beats[1].wait(DEADLINE_S) == 0
+    # A run and its message are one transaction, also of the one that was killed.
+    assert rows_of(url, "ticks") == scalar(url, "SELECT runs FROM celery_beat_entry")
+
+
+def test_what_was_due_while_no_beat_ran_is_sent_once(start_beat: Callable[..., Beat], plain_database: Any) -> None:
+    url = plain_database.url
+    run(url, "INSERT INTO celery_beat_entry (name, last_run_at) VALUES ('tick', now() - interval '3 days')")
+    start_beat({"tick": {**SCHEDULE["tick"], "schedule": 3600}})
+    start_beat({"tick": {**SCHEDULE["tick"], "schedule": 3600}})
+    sent(url, 0)
+    wait_until(lambda: {name for _, name in sessions(url)} == {"beat-0", "beat-1"}, DEADLINE_S, "both beats")
+    assert rows_of(url, "ticks") == 1
+
+
+def test_a_lost_connection_loses_no_run(start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path) -> None:
+    url = plain_database.url
+    beat = start_beat()
+    count = sent(url, 2)
+    for pid, _ in sessions(url):
+        terminate(url, pid)
+    sent(url, count + 3)
+    beat.terminate()
+    assert beat.wait(DEADLINE_S) == 0
+    assert rows_of(url, "ticks") == scalar(url, "SELECT runs FROM celery_beat_entry")
+    assert "beat cannot reach its database" in (tmp_path / "beat.log").read_text()
+
+
+def test_an_entry_that_cannot_be_sent_does_not_keep_the_others_from_it(
+    start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
+) -> None:
+    wrong = {"task": "probe.echo", "schedule": EVERY_S, "options": {"queue": "ticks", "serializer": "hunter2"}}
+    start_beat({"wrong": wrong, **SCHEDULE})
+    sent(plain_database.url, 3)
+    log = (tmp_path / "beat.log").read_text()
+    assert "wrong was not sent (" in log
+    assert "hunter2" not in log
+
+
+def test_another_broker_is_refused_in_a_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "celery",
+            "-b",
+            "memory://",
+            "beat",
+            "--pidfile=",
+            "-S",
+            "celery_postgres.beat:Scheduler",
+        ],
+        env={**environment(), "COLUMNS": "200"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "celery_postgres.beat needs a broker on PostgreSQL" in done.stdout + done.stderr
+    assert os.listdir(tmp_path) == []
