@@ -32,6 +32,8 @@ from app.core.errors import LoggableError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+#: So many fields are named that do not fit: the line goes into a log and into the result.
+_MOST_ERRORS = 50
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -134,10 +136,11 @@ def validate_payload(model: type[M], payload: object) -> M:
     try:
         return payload if isinstance(payload, model) else model.model_validate(payload)
     except ValidationError as error:
-        problems = "; ".join(
-            _problem(model, e["loc"], e["type"], e.get("ctx")) for e in error.errors(include_url=False)
-        )
-        raise PayloadError(problems) from None
+        errors = error.errors(include_url=False, include_input=False)
+        problems = [_problem(model, e["loc"], e["type"], e.get("ctx")) for e in errors[:_MOST_ERRORS]]
+        if len(errors) > _MOST_ERRORS:
+            problems.append(f"and {len(errors) - _MOST_ERRORS} more")
+        raise PayloadError("; ".join(problems)) from None
 
 
 if TYPE_CHECKING:  # generic in the stubs only
