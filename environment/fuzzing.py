@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from environment.checkout import CHECKOUT
+from environment.errors import UserError
 from environment.tools import locked_venv
 
 #: In the order in which they are run; each is a module of ``fuzz/``.
@@ -29,15 +30,20 @@ _RATE = re.compile(r"stat::average_exec_per_sec:\s+(\d+)")
 def fuzz(arguments: Sequence[str]) -> int:
     """Run targets one after another; 1 if one of them has a finding, which stops that target."""
     given = _parser().parse_args(arguments)
+    unknown = set(given.targets) - set(TARGETS)
+    if unknown:
+        raise UserError(f"no target {min(unknown)!r}; there are {', '.join(TARGETS)}")
+    if given.replay and (len(given.targets) != 1 or not given.replay.is_file()):
+        raise UserError("--replay wants one target before it, and a file that there is")
     python = _python()
     if given.replay:
-        return _start(python, given.targets[0] if given.targets else "", [str(given.replay)]).wait()
+        return _start(python, given.targets[0], [str(given.replay.resolve())]).wait()
     return max([_run(python, target, given) for target in given.targets or TARGETS])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev fuzz")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", choices=[[], *TARGETS], help=", ".join(TARGETS))
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="per target (60)")
     parser.add_argument("--runs", type=int, default=-1, help="executions per target at most")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input of one target")

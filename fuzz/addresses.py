@@ -20,7 +20,6 @@ SEEDS = [
     b"host=h password='s3cretW0rd' dbname=db",
     b"u\0a/\0h\0d\0-c x=y",
 ]
-_SHORTEST = 4
 
 
 def check(data: bytes) -> None:
@@ -56,12 +55,13 @@ def check_text(url: str) -> None:
     else:
         assert PostgresDSN.parse(found.url()).libpq() == found.libpq()
         assert parse_dsn(found.libpq()) == parse_dsn(found.url())
-        assert found.password is None or len(found.password) < _SHORTEST or MARK not in repr(found)
+        if MARK in (found.password or "") and url.count(MARK) == 1:
+            assert MARK not in repr(found)
 
 
 def check_unencoded(text: str) -> None:
     """`text` and a mark as a password, as they stand: whatever it is taken for, the mark is not shown."""
-    url = f"postgresql://u:{text}{MARK}@h/db"
+    url = f"postgresql://u:{text.replace(MARK, '')}{MARK}@h/db"
     assert MARK not in masked(url)
     for ours in (False, True):
         try:

@@ -103,6 +103,9 @@ def is_unencoded(rest: str) -> bool:
     path, _, query = rest.partition("?")
     if path.count("@") > 1 or "@" in path.partition("/")[2] or ("@" in query and "@" not in path):
         return True
+    hosts, _, _ = path.rpartition("@")[2].partition("/")
+    if hosts.count("[") != hosts.count("]"):
+        return True  # libpq reads on to the ], over any / ? @
     pairs = (pair.partition("=") for pair in query.split("&"))
     # The first character of a host may be one: an abstract socket.
     return any(unquote(name) in ("host", "dbname") and "@" in value[1:] for name, _, value in pairs)

@@ -91,7 +91,7 @@ def test_all_parts_of_an_address_arrive(user: str, password: str, host: str, dat
     addresses.check_parts(user, password, host, database, options)
 
 
-@pytest.mark.parametrize("password", ["a/", "a@", "a?", "a@b/c", "a?b=", "a#", "1/"])
+@pytest.mark.parametrize("password", ["a/", "a@", "a?", "a@b/c", "a?b=", "a#", "1/", "a?host=", "@[?=@]/"])
 def test_a_password_that_nobody_encoded_is_not_shown(password: str) -> None:
     addresses.check_unencoded(password)
 

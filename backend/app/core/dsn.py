@@ -46,10 +46,6 @@ SSL_BOOLEANS = {
     "0": "disable",
 }
 DEFAULT_PORT = "5432"
-_HINT = (
-    "DATABASE_URL: percent-encode the characters @ : / % ? # in the user name and the password "
-    "(@ is %40, : is %3A, / is %2F, % is %25, ? is %3F, # is %23)"
-)
 
 
 class DatabaseURLError(LoggableError, ValueError):
@@ -99,7 +95,10 @@ class PostgresDSN:
         authority, _, database = rest.partition("/")
         credentials, _, hostlist = authority.rpartition("@")
         if "#" in rest or is_unencoded(url.partition("://")[2]):
-            raise DatabaseURLError(_HINT)
+            raise DatabaseURLError(
+                "DATABASE_URL: percent-encode the characters @ : / % ? # in the user name and the password "
+                "(@ is %40, : is %3A, / is %2F, % is %25, ? is %3F, # is %23)"
+            )
         user, has_password, password = credentials.partition(":")
         try:
             url.encode()

@@ -32,9 +32,10 @@ from app.core.errors import LoggableError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=BaseModel)
+
 #: So many fields are named that do not fit: the line goes into a log and into the result.
 _MOST_ERRORS = 50
-M = TypeVar("M", bound=BaseModel)
 
 
 class TenantError(LoggableError, ValueError):
