@@ -43,6 +43,7 @@ COMMANDS = {
         "[--postgres N] [--newest] [pytest options]", "the test suite; --faults: under faults", "test", "tools:test"
     ),
     "bench": Command("[--quick] [options]", "measure all of this beside its peers", None, "tools:bench"),
+    "fuzz": Command("[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
     "format": Command("", "ruff's formatter and its safe repairs", "lint", "tools:format_code"),
     "lock": Command("[uv options]", "make requirements/*.txt from pyproject.toml", None, "tools:lock"),

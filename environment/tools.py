@@ -66,14 +66,14 @@ def _newest_python() -> str:
     """
     from environment.bootstrap import install
 
-    folder = _locked_venv("newest", "test")
+    folder = locked_venv("newest", "test")
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     moving = [one for one in project["dependencies"] if one.startswith(("celery", "kombu"))]
     install(folder, ["--upgrade", *moving, *project["optional-dependencies"]["gevent"]])
     return str(folder / "bin" / "python")
 
 
-def _locked_venv(name: str, lock: str) -> Path:
+def locked_venv(name: str, lock: str) -> Path:
     """``.venv-NAME`` with what ``requirements/LOCK.txt`` says, made anew when that has changed."""
     from environment.bootstrap import install, make_venv
 
@@ -90,7 +90,7 @@ def _locked_venv(name: str, lock: str) -> Path:
 
 def bench(arguments: Sequence[str]) -> int:
     """``python -m benchmarks.comparison`` on the packages of ``requirements/bench.txt``; becomes that process."""
-    folder = _locked_venv("bench", "bench")
+    folder = locked_venv("bench", "bench")
     node = CHECKOUT / "benchmarks" / "node"
     if (
         (npm := shutil.which("npm"))

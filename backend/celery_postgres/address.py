@@ -13,7 +13,8 @@ from psycopg2.extensions import make_dsn, parse_dsn
 #: What may stand before `://` once Kombu has cut off `sqla+`: with or without a driver, or the driver alone, which is
 #: left when the alias was `postgresql` itself.
 SCHEMES = re.compile(r"(postgres|postgresql)(\+(psycopg2|psycopg|asyncpg))?|psycopg2|psycopg|asyncpg")
-_PASSWORD = re.compile(r"(?<=password=)[^&]*")
+#: A parameter and its value.  libpq decodes names too: `p%61ssword` is a password.
+_PARAMETER = re.compile(r"([^?&=]*)=[^&]*")
 
 
 def is_postgresql(url: str | None) -> bool:
@@ -53,8 +54,8 @@ def parsed(url: str, whose: str) -> str:
     _, _, rest = url.partition("://")
     try:
         # libpq's own URI parser: it knows every form and parameter that libpq knows.
-        return str(make_dsn(**parse_dsn("postgresql://" + rest)))
-    except psycopg2.ProgrammingError:
+        return _read("postgresql://" + rest)
+    except _UNREADABLE:
         wrong = _unreadable_parameter(rest)
         raise ValueError(
             f"the {whose} URL is not one that libpq understands: "
@@ -77,9 +78,37 @@ def direct_dsn(given: str) -> str:
     if is_postgresql(given):
         return parsed(given, "listen_dsn")
     try:
-        return str(make_dsn(**parse_dsn(given)))
-    except psycopg2.ProgrammingError:
+        return _read(given)
+    except _UNREADABLE:
         raise ValueError("the listen_dsn is not one that libpq understands: write it as the broker's URL") from None
+
+
+#: What is no UTF-8 once decoded, libpq takes and psycopg2 cannot return.
+_UNREADABLE = (psycopg2.ProgrammingError, UnicodeError)
+
+
+def _read(given: str) -> str:
+    _, separator, rest = given.partition("://")
+    if "\0" in given or (separator and is_unencoded(rest)):  # libpq ends at a NUL
+        raise psycopg2.ProgrammingError
+    return str(make_dsn(**parse_dsn(given)))
+
+
+def is_unencoded(rest: str) -> bool:
+    """Whether what follows `://` has an @ where only a password that was not percent-encoded puts one.
+
+    libpq takes `u:one/two@host/db` for the host `u` and the database `two@host/db`, and `u:one@two@host/db` for the
+    host `two@host`; hosts and databases are shown.
+    """
+    path, _, query = rest.partition("?")
+    if path.count("@") > 1 or "@" in path.partition("/")[2] or ("@" in query and "@" not in path):
+        return True
+    hosts, _, _ = path.rpartition("@")[2].partition("/")
+    if hosts.count("[") != hosts.count("]"):
+        return True  # libpq reads on to the ], over any / ? @
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    # The first character of a host may be one: an abstract socket.
+    return any(unquote(name) in ("host", "dbname") and "@" in value[1:] for name, _, value in pairs)
 
 
 def _unreadable_parameter(rest: str) -> str | None:
@@ -91,7 +120,7 @@ def _unreadable_parameter(rest: str) -> str | None:
         name, _, _ = pair.partition("=")
         try:
             parse_dsn(f"postgresql:///?{pair}")
-        except psycopg2.ProgrammingError:
+        except _UNREADABLE:
             return name if re.fullmatch(r"\w{1,40}", name) else None
     return None
 
@@ -110,12 +139,17 @@ def masked(url: str, mask: str = "**") -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
-    authority, slash, tail = rest.partition("/")
-    credentials, at, hosts = authority.rpartition("@")
+    # To the last @, wherever it is: a password that was not encoded may hold any of @ / ?.
+    credentials, at, address = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
     if colon:
-        authority = f"{user}:{mask}{at}{hosts}"
-    return f"{scheme}{separator}{authority}{slash}{_PASSWORD.sub(mask, tail)}"
+        credentials = f"{user}:{mask}"
+
+    def hidden(parameter: re.Match[str]) -> str:
+        name = parameter[1]
+        return f"{name}={mask}" if unquote(name).endswith("password") else parameter[0]
+
+    return f"{scheme}{separator}{_PARAMETER.sub(hidden, credentials + at + address)}"
 
 
 def describe(dsn: str) -> str:

@@ -11,6 +11,8 @@ from uuid import UUID
 from kombu.utils import json as kombu_json
 
 TRANSIENT = 1
+#: 3,170 years: a longer one is this one, because PostgreSQL's dates end in the year 294276.
+LONGEST_TTL_MS = 10**14
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,10 @@ class Envelope:
     def of(cls, message: dict[str, Any], priority: int) -> Envelope:
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
-        task_id = headers.get("id")
         return cls(
             payload=encode(message),
             priority=priority,
-            task_id=task_id if isinstance(task_id, str) and task_id and "\0" not in task_id else None,
+            task_id=_text(headers.get("id")),
             tenant_id=_uuid(headers.get("tenant_id")),
             eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
             # Celery sends its own `expires` as an AMQP expiration too. It stays Celery's: the task is delivered and
@@ -71,6 +72,8 @@ def decode(payload: str) -> dict[str, Any]:
     """
     try:
         message = json.loads(payload)
+    except RecursionError:
+        raise ValueError("the payload is not a Kombu message: it is nested too deeply") from None
     except ValueError:
         raise ValueError("the payload is not JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
@@ -83,14 +86,17 @@ def decode(payload: str) -> dict[str, Any]:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """A header `eta` or `expires`; None if there is none, or none that can be read: then it is Celery's to complain."""
+    """A header `eta` or `expires`, in UTC: Python knows offsets that PostgreSQL does not.
+
+    None if there is none, or none that can be read: then it is Celery's to complain.
+    """
     if not isinstance(value, str):
         return None
     try:
         eta = datetime.fromisoformat(value)
-    except ValueError:
+        return eta.astimezone(UTC) if eta.tzinfo else eta.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return eta if eta.tzinfo else eta.replace(tzinfo=UTC)
 
 
 def due_now(message: dict[str, Any]) -> None:
@@ -111,6 +117,17 @@ def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None
     return min(eta, expires) if eta is not None and expires is not None else eta
 
 
+def _text(value: Any) -> str | None:
+    """What a text column can hold."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return None
+    return value
+
+
 def _uuid(value: Any) -> str | None:
     try:
         return str(UUID(str(value))) if value else None
@@ -120,6 +137,6 @@ def _uuid(value: Any) -> str | None:
 
 def _milliseconds(value: Any) -> int | None:
     try:
-        return max(0, int(value)) if value is not None else None
-    except (TypeError, ValueError):
+        return min(max(0, int(value)), LONGEST_TTL_MS) if value is not None else None
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -282,4 +282,4 @@ def _body(payload: str) -> str | None:
 
 def _priority(payload: str) -> int:
     value = decode(payload)["properties"].get("priority")
-    return min(max(value, 0), 9) if isinstance(value, int) else 0
+    return min(max(int(value), 0), 9) if isinstance(value, int) else 0

@@ -21,6 +21,7 @@ from celery.result import AsyncResult, GroupResult
 from kombu.utils import json
 
 from celery_postgres.errors import UnstorableResultError
+from celery_postgres.opcodes import check_size
 
 #: Immutable, and of exactly these types: a subclass would be pickled by its name.
 _PLAIN = frozenset(
@@ -34,6 +35,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     **{(module, one.__name__): one for one in (set, frozenset) for module in ("builtins", "__builtin__")},
 }
 _PROTOCOL = 4
+#: So much of a name that is refused goes into a log.
+_LONGEST_NAME = 100
 
 
 class _Reader(pickle.Unpickler):
@@ -47,8 +50,9 @@ class _Reader(pickle.Unpickler):
         try:
             return self._known[module, name]
         except KeyError:
+            said = ascii(f"{module}.{name}")[1:-1][:_LONGEST_NAME]
             raise SecurityError(
-                f"a stored result names {module}.{name}, which is not on the list of what may be read; it was not "
+                f"a stored result names {said}, which is not on the list of what may be read; it was not "
                 "loaded, and nothing was executed"
             ) from None
 
@@ -88,6 +92,7 @@ def _read(data: bytes, known: dict[tuple[str, str], Any]) -> Any:
         if data[:1] != b"\x80":  # every pickle of protocol 2 and newer begins so, and no JSON does
             with contextlib.suppress(ValueError):
                 return json.loads(data)
+        check_size(data)
         return _Reader(data, known).load()
     except SecurityError:
         raise

@@ -163,6 +163,7 @@ ENVELOPES = {
     "list": "[1, 2]",
     "no properties": json.dumps({"body": "eA=="}),
     "empty object": "{}",
+    "nested too deeply": '{"properties": {}, "body": ' + "[" * 100_000,
     "properties are text": json.dumps({"body": "", "headers": {}, "properties": "x"}),
     "no delivery tag": json.dumps({"body": "eA==", "headers": {}, "properties": {"delivery_info": {}}}),
     "bad base64": payload("x", "q").replace('"body": "', '"body": "A'),
@@ -217,7 +218,18 @@ def test_a_dead_letter_says_why_and_keeps_the_message(
     assert "JSON" in kept
 
 
-@pytest.mark.parametrize("kind", ["no JSON", "list", "bad base64"])
+def test_an_eta_whose_offset_postgresql_does_not_know_is_kept(
+    database: Any, connect: Callable[..., Client], queue: str
+) -> None:
+    client = connect(database.url)
+    client.publish("before", queue)
+    for offset in ("+23:59", "+05:30:15.5"):
+        insert_raw(database.url, queue, payload(offset, queue, eta=f"2020-01-01T00:00:00{offset}"))
+    inbox = client.consume(queue)
+    assert set(inbox.take_acked(3)) == {"before", "+23:59", "+05:30:15.5"}
+
+
+@pytest.mark.parametrize("kind", ["no JSON", "nested too deeply", "list", "bad base64"])
 def test_a_worker_goes_on_after_a_message_that_cannot_be_read(pool: Probe, kind: str) -> None:
     before = dead_letters(pool.url)
     insert_raw(pool.url, "celery", ENVELOPES[kind])

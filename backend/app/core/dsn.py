@@ -6,6 +6,7 @@ unusual password cannot be honoured in one place and lost in another.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -13,6 +14,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from app.core.errors import LoggableError
+from celery_postgres.address import is_unencoded
 
 #: What stands before `://` and means PostgreSQL. The driver is ours to choose (psycopg2), so it is dropped.
 SCHEMES = frozenset(
@@ -83,32 +85,42 @@ class PostgresDSN:
         if not separator or scheme.lower() not in SCHEMES:
             raise DatabaseURLError(
                 "DATABASE_URL must be a PostgreSQL URL such as postgresql://user:password@host:5432/database"
-                + (f", not {scheme.lower()}://" if separator and scheme.isascii() and len(scheme) < 30 else "")
+                + (
+                    f", not {scheme.lower()}://"
+                    if re.fullmatch(r"[\w+.-]{1,29}", scheme, re.ASCII) and separator
+                    else ""
+                )
             )
         rest, _, query = rest.partition("?")
         authority, _, database = rest.partition("/")
         credentials, _, hostlist = authority.rpartition("@")
-        if "@" in credentials or "#" in rest or ("@" in database + query and not credentials):
+        if "#" in rest or is_unencoded(url.partition("://")[2]):
             raise DatabaseURLError(
                 "DATABASE_URL: percent-encode the characters @ : / % ? # in the user name and the password "
                 "(@ is %40, : is %3A, / is %2F, % is %25, ? is %3F, # is %23)"
             )
         user, has_password, password = credentials.partition(":")
         try:
-            parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+            url.encode()
+            parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+            user, password, database = (unquote(one, errors="strict") for one in (user, password, database))
+            hosts, ports = _hosts(hostlist, parameters)
+        except DatabaseURLError:
+            raise
+        except UnicodeError:
+            raise DatabaseURLError("DATABASE_URL: what is percent-encoded must be UTF-8") from None
         except ValueError:
             raise DatabaseURLError(
                 "DATABASE_URL: what follows the ? must be name=value pairs joined by & "
                 "(a ? in the password is written %3F)"
             ) from None
-        hosts, ports = _hosts(hostlist, parameters)
         values = dict(parameters)
         dsn = cls(
-            user=values.get("user") or unquote(user),
-            password=values.get("password", unquote(password) if has_password else None),
+            user=values.get("user") or user,
+            password=values.get("password", password if has_password else None),
             hosts=hosts,
             ports=ports,
-            database=values.get("dbname") or unquote(database),
+            database=values.get("dbname") or database,
             parameters=_libpq_parameters(parameters),
         )
         if not dsn.database and "service" not in values:
@@ -130,11 +142,13 @@ class PostgresDSN:
         netloc, extra = "", []
         if len(self.hosts) == 1 and self.hosts[0] and not self.hosts[0].startswith(("/", "@")):
             host, port = self.hosts[0], self.ports[0]
-            netloc = (f"[{host}]" if ":" in host else quote(host, safe="")) + (f":{port}" if port else "")
+            netloc = (f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="")) + (
+                f":{port}" if port else ""
+            )
         elif self.hosts:
             # Kombu's as_uri() raises ValueError on `h1:5432,h2:5433`, and Celery calls it for every banner and
             # error line: several hosts and sockets go into the query.
-            extra = [("host", ",".join(self.hosts))] if any(self.hosts) else []
+            extra = [("host", ",".join(self.hosts))] if any(self.hosts) or len(self.hosts) > 1 else []
             if any(self.ports):
                 extra.append(("port", ",".join(port or DEFAULT_PORT for port in self.ports)))
         path = quote(self.database, safe="")
@@ -153,28 +167,36 @@ class PostgresDSN:
         """The same as a libpq connection string (`host=… dbname=…`), checked by libpq itself."""
         values = dict(self.parameters)
         if self.hosts:
-            if any(self.hosts):
+            if any(self.hosts) or len(self.hosts) > 1:
                 values["host"] = ",".join(self.hosts)
             if any(self.ports):
                 values["port"] = ",".join(port or DEFAULT_PORT for port in self.ports)
         named = {"user": self.user, "password": self.password, "dbname": self.database}
         values |= {name: value for name, value in named.items() if value}
         for name in values:
-            try:
-                parse_dsn(f"{name}=''")
-            except psycopg2.ProgrammingError:
-                raise DatabaseURLError(
-                    f"DATABASE_URL: libpq knows no parameter {name[:40]!r}; remove it or correct its name"
-                ) from None
+            if not _is_parameter(name):
+                # What is no word may be a piece of a password.
+                said = f" {name!r}" if re.fullmatch(r"\w{1,40}", name, re.ASCII) else " of that name"
+                raise DatabaseURLError(f"DATABASE_URL: libpq knows no parameter{said}; remove it or correct its name")
         if "\0" in "".join(values.values()):
             raise DatabaseURLError("DATABASE_URL: a NUL character (%00) cannot be part of it")
         return make_dsn(**values)
 
 
+def _is_parameter(name: str) -> bool:
+    if not re.fullmatch(r"\w+", name, re.ASCII):
+        return False  # libpq would read more than one out of it
+    try:
+        parse_dsn(f"{name}=''")
+    except psycopg2.ProgrammingError:
+        return False
+    return True
+
+
 def _hosts(hostlist: str, parameters: list[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Hosts and ports; the parameters `host` and `port` win over the authority, as libpq has it."""
     written = [_host_and_port(entry) for entry in hostlist.split(",")] if hostlist else []
-    authority = [(unquote(host), port) for host, port in written]
+    authority = [(unquote(host, errors="strict"), port) for host, port in written]
     named = [_host_and_port(entry) for entry in _listed("host", parameters)]
     hosts = [host for host, _ in named or authority]
     ports = _listed("port", parameters) or [port for _, port in named if port] or [port for _, port in authority]
@@ -187,12 +209,20 @@ def _hosts(hostlist: str, parameters: list[tuple[str, str]]) -> tuple[tuple[str,
         raise DatabaseURLError(
             f"DATABASE_URL: {len(hosts)} hosts but {len(ports)} ports; write one port, or one for each host"
         )
+    if not all(map(_is_host, hosts)):
+        raise DatabaseURLError("DATABASE_URL: a host must be a name, an address or a folder, without , [ ] and spaces")
     for port in ports:
-        if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        if port and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
             raise DatabaseURLError(
                 "DATABASE_URL: a port must be a number from 1 to 65535 (a : or / in the password is written %3A or %2F)"
             )
     return tuple(hosts), tuple(ports)
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith(("/", "@")):
+        return "," not in host
+    return not set(host) & set(",[]/ ") and host.count(":") != 1
 
 
 def _listed(name: str, parameters: list[tuple[str, str]]) -> list[str]:
@@ -203,7 +233,7 @@ def _listed(name: str, parameters: list[tuple[str, str]]) -> list[str]:
 def _host_and_port(entry: str) -> tuple[str, str]:
     if entry.startswith(("/", "@")):  # a folder, or an abstract socket
         return entry, ""
-    if entry.startswith("["):
+    if entry.startswith("[") and "]" in entry:
         host, _, port = entry[1:].partition("]")
         return host, port.removeprefix(":")
     if entry.count(":") > 1:  # an IPv6 address without brackets, as `?host=::1`

@@ -34,6 +34,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=BaseModel)
 
+#: So many fields are named that do not fit: the line goes into a log and into the result.
+_MOST_ERRORS = 50
+
 
 class TenantError(LoggableError, ValueError):
     """The task has no tenant, or something that is no tenant id. Permanent: a retry cannot help."""
@@ -134,10 +137,11 @@ def validate_payload(model: type[M], payload: object) -> M:
     try:
         return payload if isinstance(payload, model) else model.model_validate(payload)
     except ValidationError as error:
-        problems = "; ".join(
-            _problem(model, e["loc"], e["type"], e.get("ctx")) for e in error.errors(include_url=False)
-        )
-        raise PayloadError(problems) from None
+        errors = error.errors(include_url=False, include_input=False)
+        problems = [_problem(model, e["loc"], e["type"], e.get("ctx")) for e in errors[:_MOST_ERRORS]]
+        if len(errors) > _MOST_ERRORS:
+            problems.append(f"and {len(errors) - _MOST_ERRORS} more")
+        raise PayloadError("; ".join(problems)) from None
 
 
 if TYPE_CHECKING:  # generic in the stubs only

@@ -1,0 +1,107 @@
+"""What the HTTP front reads before it knows who asks: nesting, Idempotency-Key, cursors, API keys, correlation ids."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC
+from types import SimpleNamespace
+from typing import Any
+
+from app.db.api_keys import authenticate
+from app.http import idempotency
+from app.http.guard import is_deeper
+from app.http.problems import Problem
+from app.http.tasks import _cursor, _read_cursor
+from app.tasks.context import check_correlation_id
+
+SEEDS = [
+    b'{"a": [1, {"b": "[[[[{{{{\\""}]}',
+    b'"refund-7"',
+    b"refund-7",
+    b"WyIyMDI2LTAxLTAxVDAwOjAwOjAwKzAwOjAwIiwgImEiXQ",
+    b"sk_" + b"0" * 32 + b"_" + b"A" * 43,
+]
+
+
+def check(data: bytes) -> None:
+    """The same bytes for each of them; headers are Latin-1."""
+    header = data.decode("latin-1")
+    for levels in (0, 1, 3, 20):
+        check_depth(data, levels)
+    check_idempotency_key(header)
+    check_cursor(header)
+    check_cursor(data.decode("utf-8", "replace"))
+    check_key(header)
+    check_correlation(header)
+
+
+def check_depth(document: bytes, levels: int) -> None:
+    """Right about what is JSON; and never lets through what a parser would have to go deeper for."""
+    deeper = is_deeper(document, levels)
+    try:
+        value = json.loads(document.decode())
+    except RecursionError:
+        assert deeper
+    except ValueError:
+        return
+    else:
+        assert deeper == (_depth(value) > levels)
+
+
+def check_idempotency_key(header: str) -> None:
+    """A key that can be given again, or 400."""
+    try:
+        key = idempotency.parse(header, required=True)
+    except Problem as problem:
+        assert problem.status == 400
+        return
+    assert key is not None
+    assert 1 <= len(key) <= idempotency.LONGEST
+    assert key.isascii()
+    assert key.isprintable()
+    quoted = '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    assert idempotency.parse(quoted, required=True) == key
+
+
+def check_cursor(cursor: str) -> None:
+    """A place in the list that PostgreSQL can look for, or 404."""
+    try:
+        moment, task_id = _read_cursor(cursor)
+    except Problem as problem:
+        assert problem.status == 404
+        return
+    assert moment.tzinfo is UTC
+    assert task_id.isascii()
+    assert "\0" not in task_id
+    assert _read_cursor(_cursor(moment, task_id)) == (moment, task_id)
+
+
+def check_key(key: str) -> None:
+    """Nobody's key lets nobody in, and only what is made like a key is looked up."""
+    asked: list[Any] = []
+
+    def execute(_statement: Any, parameters: dict[str, Any]) -> Any:
+        asked.append(parameters)
+        return SimpleNamespace(one_or_none=lambda: None)
+
+    assert authenticate(SimpleNamespace(execute=execute), key) is None  # type: ignore[arg-type]
+    assert not asked or (len(key) == 79 and key.isascii())
+
+
+def check_correlation(text: str) -> None:
+    """Fit for a log line, or refused without being quoted."""
+    try:
+        assert check_correlation_id(text).isprintable()
+    except ValueError as error:
+        assert "printable text of" in str(error)
+
+
+def _depth(value: Any) -> int:
+    deepest, left = 0, [(value, 0)]
+    while left:
+        one, level = left.pop()
+        deepest = max(deepest, level)
+        if isinstance(one, dict | list):
+            deepest = max(deepest, level + 1)
+            left += [(inner, level + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+    return deepest

@@ -1,0 +1,132 @@
+"""A row of `kombu_message`, from its payload to what Celery is handed: delivered or a dead letter, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+from psycopg2.extensions import adapt
+
+from celery_postgres.channel import Channel
+from celery_postgres.delivery import Subscription, usable
+from celery_postgres.message import LONGEST_TTL_MS, Envelope, decode, encode
+from fuzz.values import value_of
+
+_QUEUE = 1
+_OF_CELERY: dict[str, Any] = {
+    "body": "W1tdLCB7fSwge31d",
+    "content-encoding": "utf-8",
+    "content-type": "application/json",
+    "headers": {
+        "id": "0b8ad2a2",
+        "task": "t",
+        "eta": "2031-01-01T00:00:00+05:30",
+        "expires": "2031-01-02T00:00:00",
+        "tenant_id": "00000000-0000-0000-0000-000000000001",
+        "compression": "application/x-gzip",
+    },
+    "properties": {
+        "body_encoding": "base64",
+        "delivery_info": {"exchange": "", "routing_key": "celery"},
+        "delivery_mode": 2,
+        "delivery_tag": "x",
+        "expiration": "1000",
+        "priority": 3,
+    },
+}
+_WORDS = (
+    *_OF_CELERY, *_OF_CELERY["headers"], *_OF_CELERY["properties"], "exchange", "routing_key",
+)  # fmt: skip
+SEEDS = [
+    json.dumps(_OF_CELERY).encode(),
+    b'{"properties": {}}',
+    b'{"properties": {"expiration": Infinity}, "headers": {"eta": "0001-01-01T00:00:00+23:59", "id": "\\ud800"}}',
+    b"[" * 3000,
+]
+
+
+class _Database:
+    """In place of the session: keeps what it is told to do, once psycopg2 could have written it."""
+
+    def __init__(self) -> None:
+        self.buried: list[str] = []
+
+    def run(self, name: str, **parameters: Any) -> list[Any]:
+        for value in parameters.values():
+            written(value)
+        if name.startswith("bury"):
+            reasons = parameters.get("reasons") or [parameters.get("reason")]
+            self.buried += reasons
+        return []
+
+
+def written(value: Any) -> None:
+    """What psycopg2 does with a parameter, without a connection."""
+    quoted = adapt(value)
+    if hasattr(quoted, "encoding"):
+        quoted.encoding = "utf-8"
+    for one in value if isinstance(value, list) else ():
+        written(one)
+    if isinstance(value, str):
+        value.encode()
+    else:
+        quoted.getquoted()
+
+
+def check(data: bytes) -> None:
+    """A payload as somebody may have stored it."""
+    payload = data.decode("utf-8", "replace").replace("\0", "")  # what a text column can hold
+    for one in (payload, json.dumps(value_of(data, _WORDS)), json.dumps(_changed(data))):
+        check_read(one)
+        check_delivered(one)
+
+
+def _changed(data: bytes) -> Any:
+    """Celery's message with one value in the place of another."""
+    message = json.loads(json.dumps(_OF_CELERY))
+    if len(data) > 1:
+        parts = (message, message["headers"], message["properties"])
+        part = parts[data[0] % len(parts)]
+        part[sorted(part)[data[1] % len(part)]] = value_of(data[2:], _WORDS)
+    return message
+
+
+def check_read(payload: str) -> None:
+    """It is refused in words that quote nothing, or comes back as it was, and its columns are what PostgreSQL takes."""
+    try:
+        message = decode(payload)
+    except ValueError as error:
+        assert type(error) is ValueError, type(error)
+        assert str(error).startswith("the payload is not"), error
+        return
+    again = encode(message)
+    assert encode(decode(again)) == again
+    envelope = Envelope.of(message, 0)
+    if envelope.task_id is not None:
+        assert envelope.task_id.encode()
+        assert "\0" not in envelope.task_id
+    assert envelope.tenant_id is None or str(UUID(envelope.tenant_id)) == envelope.tenant_id
+    assert envelope.eta is None or not envelope.eta.utcoffset()
+    assert envelope.ttl_ms is None or 0 <= envelope.ttl_ms <= LONGEST_TTL_MS
+
+
+def check_delivered(payload: str) -> None:
+    """It is delivered once, or becomes a dead letter with a reason."""
+    database = _Database()
+    channel: Any = SimpleNamespace(
+        Message=Channel.Message,
+        decode_body=lambda body, encoding=None: Channel.decode_body(channel, body, encoding),
+        codecs=Channel.codecs,
+        body_encoding=None,
+        connection=SimpleNamespace(client=SimpleNamespace(accept=None)),
+        sessions=database,
+        inbox=SimpleNamespace(attendant=SimpleNamespace(outstanding=set())),
+    )
+    row = (None, 7, _QUEUE, 1, 0, 0, None, False, False, payload, None)
+    known = {_QUEUE: Subscription("q", _QUEUE, channel, no_ack=False)}
+    messages = [Channel._message(channel, one) for one in usable(database, [row], known)]  # type: ignore[arg-type]
+    handed = [one for one in messages if one is not None]
+    assert len(handed) + len(database.buried) == 1, (len(handed), database.buried)
+    assert all(reason and len(reason) < 200 for reason in database.buried)

@@ -1,0 +1,92 @@
+"""Stored results: whatever the bytes are, they are read as plain values or refused, and nothing is executed."""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+import sys
+import uuid
+from decimal import Decimal
+from typing import Any
+
+from celery.exceptions import SecurityError
+from celery.result import AsyncResult, GroupResult
+
+from celery_postgres.errors import UnstorableResultError
+from celery_postgres.values import dump, load, load_group
+from fuzz.trap import nothing_executed
+
+#: What a reader may get.
+PLAIN = (
+    type(None), bool, int, float, str, bytes, bytearray, list, dict, tuple, set, frozenset, datetime.date,
+    datetime.time, datetime.timedelta, datetime.timezone, Decimal, uuid.UUID,
+)  # fmt: skip
+#: What a pickle could have changed of the classes that it may name.
+_WATCHED = (datetime.date, datetime.datetime, datetime.timezone, Decimal, uuid.UUID, set, frozenset, GroupResult,
+            AsyncResult)  # fmt: skip
+_VALUE = {
+    "a": [1, 2.5, None, True, b"x", "é", (1, (2,)), {3}, frozenset({4}), 1 << 80],
+    "t": [
+        datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC),
+        datetime.timedelta(1),
+        Decimal("1.10"),
+        uuid.UUID(int=7),
+    ],
+}
+SEEDS = [
+    *(pickle.dumps(_VALUE, protocol) for protocol in range(6)),
+    pickle.dumps(GroupResult("g", [AsyncResult("a", backend=None)]).as_tuple()),
+    b'{"a": [1, {"__type__": "datetime", "__value__": "2024-02-29T00:00:00+00:00"}]}',
+    b"\x80\x04cos\nsystem\n\x8c\x02id\x85R.",
+    b"\x80\x04Nr\x00\x00\x10\x00.",
+    b"\x80\x04}N" + b"2\x86" * 20 + b"Ns.",
+]
+
+
+def check(data: bytes) -> None:
+    """Both readers, as the bytes stand and as a pickle."""
+    for one in (data, b"\x80\x04" + data + b"."):
+        check_read(one, load)
+        check_read(one, load_group)
+
+
+def check_read(data: bytes, read: Any) -> None:
+    """Plain values or a SecurityError; no module loaded, no class changed, nothing executed."""
+    before, modules = [dict(vars(one)) for one in _WATCHED], set(sys.modules)
+    try:
+        with nothing_executed():
+            value = read(data)
+    except SecurityError as error:
+        assert len(str(error)) < 500
+        assert str(error).isprintable()
+    else:
+        if _is_plain(value) and read is load:
+            _check_again(value)
+    assert [dict(vars(one)) for one in _WATCHED] == before
+    assert set(sys.modules) == modules
+
+
+def _check_again(value: Any) -> None:
+    """Stored anew it is read anew, if it can be: a bytearray, for one, only a stock backend stores."""
+    try:
+        data = dump(value)
+    except UnstorableResultError:
+        return
+    assert _is_plain(load(data))
+
+
+def _is_plain(value: Any) -> bool:
+    """False for what contains itself, a class or a hollow UUID; fails for what may not be read."""
+    left, seen = [value], 0
+    while left:
+        one, seen = left.pop(), seen + 1
+        if seen > 10_000 or isinstance(one, type) or type(one).__name__ == "_StandIn":
+            return False
+        assert isinstance(one, PLAIN), type(one)
+        if isinstance(one, uuid.UUID) and type(getattr(one, "int", None)) is not int:
+            return False  # made without its number; it fails whoever uses it
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            left += one
+    return True
