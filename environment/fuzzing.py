@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="per target (60)")
     parser.add_argument("--runs", type=int, default=-1, help="executions per target at most")
+    parser.add_argument("--seed", type=int, default=0, help="the same inputs again, from an empty .fuzz (0: others)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input of one target")
     return parser
 
@@ -68,6 +69,7 @@ def _run(python: str, target: str, given: argparse.Namespace) -> int:
     options = [
         f"-max_total_time={given.seconds}",
         f"-runs={given.runs}",
+        f"-seed={given.seed}",
         f"-timeout={_SECONDS_EACH}",
         f"-rss_limit_mb={_MEGABYTES}",
         f"-max_len={_LONGEST_INPUT}",
@@ -102,5 +104,7 @@ def _run(python: str, target: str, given: argparse.Namespace) -> int:
 
 def _start(python: str, target: str, options: Sequence[str], stderr: int | None = None) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT / "backend"), str(CHECKOUT)])}
+    # What a seed repeats must not depend on how this process hashes.
+    environment["PYTHONHASHSEED"] = "0"
     command = [python, "-P", "-m", "fuzz", target, str(KEPT / target / "seeds"), *options]
     return subprocess.Popen(command, cwd=CHECKOUT, env=environment, stderr=stderr, text=True, errors="replace")

@@ -54,7 +54,7 @@ def _of_faults(words: list[str]) -> list[str]:
     """
     words = [word for word in words if word != "--faults"]
     if "--quick" not in words:
-        os.environ["SKELDIR_PEERS_PYTHON"] = str(_locked_venv("bench", "bench") / "bin" / "python")
+        os.environ["SKELDIR_PEERS_PYTHON"] = str(locked_venv("bench", "bench") / "bin" / "python")
     if not any(word.startswith("tests/faults") for word in words):
         words.append("tests/faults")
     return ["-m", "faults", "-n", "0", *words]

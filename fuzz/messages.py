@@ -42,6 +42,7 @@ _WORDS = (
 SEEDS = [
     json.dumps(_OF_CELERY).encode(),
     b'{"properties": {}}',
+    b'{"properties": {}, "headers": {"task": []}}',
     b'{"properties": {"expiration": Infinity}, "headers": {"eta": "0001-01-01T00:00:00+23:59", "id": "\\ud800"}}',
     b"[" * 3000,
 ]

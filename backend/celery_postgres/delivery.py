@@ -58,8 +58,9 @@ def usable(
         if over:
             expired.append((message, fence, task_id, subscription))
             continue
-        if headers.get("task") in stopped and not revoked and not subscription.no_ack:
-            halted.append((message, fence, f"stopped: {headers['task']}"))
+        task = headers.get("task")
+        if isinstance(task, str) and task in stopped and not revoked and not subscription.no_ack:
+            halted.append((message, fence, f"stopped: {task}"))
             continue
         if available_at is None and headers.get("eta") is not None and not subscription.no_ack:
             eta = parse_time(headers["eta"])
