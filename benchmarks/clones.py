@@ -37,10 +37,10 @@ class Clones:
 
     def make(self, number: int) -> tuple[str, str]:
         """A task id and a message whose task gets this number."""
-        task_id = str(uuid.UUID(int=_next_id()))
+        task_id = str(uuid.UUID(int=next_id()))
         new = {self._task_id: task_id, str(SAMPLE_NUMBER): str(number)}
         if self._tag is not None:
-            new[self._tag] = str(uuid.UUID(int=_next_id()))
+            new[self._tag] = str(uuid.UUID(int=next_id()))
         if self._body is not None and self._plain_body is not None:
             plain = self._plain_body.replace(b"%d" % SAMPLE_NUMBER, b"%d" % number)
             new[self._body] = b64encode(plain).decode()
@@ -53,7 +53,8 @@ class Clones:
 _last_id = uuid.uuid4().int
 
 
-def _next_id() -> int:
+def next_id() -> int:
+    """A number for a UUID that was not used before."""
     # uuid4 for each would be half of the time; distinct is all that they have to be.
     global _last_id
     _last_id = (_last_id + 0x9E3779B97F4A7C15F39CC0605CEDC835) % (1 << 128)

@@ -7,18 +7,19 @@ measured here, and is the same for every peer.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 _RECORD = struct.Struct("<qqq")
 
 
 class Journal:
-    """The writing end: one file for each process, made by its first task.
+    """The writing end: one file for each process, made by its first task.  Threads may share it.
 
     :param folder: where the files go; readers find them all.
     :param capacity: the most records that one process writes; more are dropped.
@@ -28,26 +29,25 @@ class Journal:
         self._folder = folder
         self._capacity = capacity
         self._pid = 0
-        self._next = 0
-        self._lock = threading.Lock()
+        self._opening = Lock()
 
     def write(self, number: int, start_ns: int, end_ns: int) -> None:
-        """Add a record; threads take turns."""
-        with self._lock:
-            if self._pid != os.getpid():
-                self._open()
-            position = self._next
-            self._next = position + 1
-            if position < self._capacity:
-                _RECORD.pack_into(self._map, position * _RECORD.size, number, start_ns, end_ns)
+        """Add a record."""
+        if self._pid != os.getpid():
+            with self._opening:
+                if self._pid != os.getpid():
+                    self._open()
+        position = next(self._positions)
+        if position < self._capacity:
+            _RECORD.pack_into(self._map, position * _RECORD.size, number, start_ns, end_ns)
 
     def _open(self) -> None:
-        self._pid = os.getpid()
-        self._next = 0
-        path = self._folder / f"{self._pid}.journal"
+        path = self._folder / f"{os.getpid()}.journal"
         with path.open("w+b") as file:
             file.truncate(self._capacity * _RECORD.size)
             self._map = mmap.mmap(file.fileno(), self._capacity * _RECORD.size)
+        self._positions = itertools.count()
+        self._pid = os.getpid()
 
 
 class JournalReader:

@@ -79,11 +79,11 @@ class PostgresBroker:
     :ivar libpq: how to look into it.
     """
 
-    def __init__(self, peer: PostgresPeer, name: str) -> None:
+    def __init__(self, peer: PostgresPeer, name: str, *, results: bool) -> None:
         self.name = name
         self.libpq = peer.cluster.tcp_url(database=name)
         self.variables = {"BENCH_BROKER": f"sqla+{self.libpq}", **peer.variables}
-        if peer.results:
+        if results:
             self.variables["BENCH_BACKEND"] = f"db+{self.libpq}"
         self._peer = peer
         self._connection: Any = None
@@ -96,9 +96,12 @@ class PostgresBroker:
         return connection
 
     def fill(self, first: int, count: int) -> None:
+        self.copy(first, count, self._peer.clones, self._peer.columns)
+
+    def copy(self, first: int, count: int, clones: Clones, columns: dict[str, Any]) -> None:
+        """Add copies of a sample (``take_sample``)."""
         if self._connection is None:
             self._connection = psycopg2.connect(self.libpq, application_name="benchmarks")
-        clones, columns = self._peer.clones, self._peer.columns
         names = ["id", "payload", *columns]
         with self._connection.cursor() as cursor:
             for start in range(first, first + count, _CHUNK):
@@ -109,7 +112,7 @@ class PostgresBroker:
                 for number, row_id in zip(numbers, ids, strict=True):
                     task_id, raw = clones.make(number)
                     values = [task_id if name == "task_id" else value for name, value in columns.items()]
-                    lines.append("\t".join([str(row_id), *(_escaped(value) for value in (raw, *values))]))
+                    lines.append("\t".join([str(row_id), *(escaped(value) for value in (raw, *values))]))
                 cursor.copy_expert(f"COPY kombu_message ({', '.join(names)}) FROM STDIN", StringIO("\n".join(lines)))
                 self._connection.commit()
 
@@ -141,7 +144,7 @@ class PostgresBroker:
             for number in range(1, _RESERVOIR + 1):
                 task_id, raw = self._peer.clones.make(number)
                 values = [task_id if name == "task_id" else value for name, value in self._peer.columns.items()]
-                lines.append("\t".join([str(number), *(_escaped(value) for value in (raw, *values))]))
+                lines.append("\t".join([str(number), *(escaped(value) for value in (raw, *values))]))
             cursor.copy_expert(
                 f"COPY bench_reservoir (number, payload, {', '.join(self._peer.columns)}) FROM STDIN",
                 StringIO("\n".join(lines)),
@@ -150,6 +153,17 @@ class PostgresBroker:
             cursor.execute("ANALYZE bench_reservoir")
             cursor.execute("SET synchronous_commit = off")
             self._connection.commit()
+
+    def take_sample(self) -> tuple[Clones, dict[str, Any]]:
+        """Remove the one message there is; return it, and those of its columns that are not told by its number."""
+        with closing(self.connect()) as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            cursor.execute("SELECT * FROM kombu_message")
+            (row,) = cursor.fetchall()
+            cursor.execute("DELETE FROM kombu_message")
+            cursor.execute("VACUUM FULL kombu_message")
+        clones = Clones(row.pop("payload"))
+        del row["id"]
+        return clones, {name: value for name, value in row.items() if value is not None}
 
     def count(self) -> int:
         """Messages of the program that are there, in whatever state."""
@@ -193,24 +207,21 @@ class PostgresPeer:
 
     def _make_template(self) -> None:
         self._administrate(f"CREATE DATABASE {self._template} OWNER {APP_ROLE}")
-        broker = PostgresBroker(self, self._template)
+        broker = PostgresBroker(self, self._template, results=self.results)
         if self.variables:
             call("benchmarks.schema", broker.libpq, variables=broker.variables)
         call("benchmarks.producer", "sample", SAMPLE_NUMBER, variables=broker.variables)
-        with closing(broker.connect()) as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
-            cursor.execute("SELECT * FROM kombu_message")
-            (row,) = cursor.fetchall()
-            cursor.execute("DELETE FROM kombu_message")
-            cursor.execute("VACUUM FULL kombu_message")
-        self.clones = Clones(row.pop("payload"))
-        del row["id"]
-        self.columns = {name: value for name, value in row.items() if value is not None}
+        self.clones, self.columns = broker.take_sample()
 
     @contextmanager
-    def fresh(self) -> Iterator[PostgresBroker]:
+    def fresh(self, *, results: bool | None = None) -> Iterator[PostgresBroker]:
+        """A database of its own.
+
+        :param results: whether it keeps the tasks' results; as the peer does where it is not said.
+        """
         name = f"bench_{self.name}_{next(self._numbers)}"
         self._administrate(f"CREATE DATABASE {name} TEMPLATE {self._template} OWNER {APP_ROLE}")
-        broker = PostgresBroker(self, name)
+        broker = PostgresBroker(self, name, results=self.results if results is None else results)
         try:
             # What the last sample left to write is written now, not during the next.
             self._administrate("CHECKPOINT")
@@ -347,7 +358,8 @@ class MemoryBroker:
         pass
 
 
-def _escaped(value: object) -> str:
+def escaped(value: object) -> str:
+    """As COPY reads it."""
     if isinstance(value, bool):
         return "t" if value else "f"
     text = str(value)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import bulk
-from benchmarks.program import app, describe, nap, noop
+from benchmarks.program import QUEUE, app, describe, nap, noop, work
+from benchmarks.systems import sized
 
 #: Publishes before the clock starts: connections, caches, prepared statements.
 _WARM_UP = 200
@@ -23,6 +24,12 @@ _WARM_UP = 200
 def sample(number: str) -> Any:
     """Declare the queue and publish one message."""
     noop.apply_async((int(number),))
+    return True
+
+
+def sample_work(number: str, seconds: str, size: str, queue: str = QUEUE) -> Any:
+    """The same with the task of the comparison."""
+    work.apply_async((int(number), float(seconds), sized(int(size))), queue=queue)
     return True
 
 
@@ -119,7 +126,8 @@ def threads(number: str, seconds: str) -> Any:
 
 
 _MODES: dict[str, Callable[..., Any]] = {
-    mode.__name__: mode for mode in (sample, one_by_one, in_bulk, paced, naps, describe_worker, ping, threads)
+    mode.__name__: mode
+    for mode in (sample, sample_work, one_by_one, in_bulk, paced, naps, describe_worker, ping, threads)
 }
 
 if __name__ == "__main__":

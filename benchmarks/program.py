@@ -2,7 +2,7 @@
 
 ``BENCH_BROKER``: its URL.  ``BENCH_BACKEND``: where results go; without it they are ignored.
 ``BENCH_INSTALL``: whether ``celery_postgres`` takes PostgreSQL URLs.  ``BENCH_ACKS_LATE``,
-``BENCH_PREFETCH``: the mode.  ``BENCH_JOURNAL``, ``BENCH_CAPACITY``: where a worker writes what it did.
+``BENCH_PREFETCH``: the mode.  ``BENCH_TRANSPORT``: Kombu's transport options, as JSON.  ``BENCH_JOURNAL``, ``BENCH_CAPACITY``: where a worker writes what it did.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def _create_app() -> Celery:
         result_backend=backend,
         task_acks_late=late,
         task_reject_on_worker_lost=late,
+        broker_transport_options=json.loads(os.environ.get("BENCH_TRANSPORT", "{}")),
         worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,

@@ -1,18 +1,23 @@
-"""The servers of a run: PostgreSQL as it is run in production, and Redis.  Loopback only, gone afterwards."""
+"""The servers of a run: PostgreSQL as in production, Redis and RabbitMQ.  Loopback only, gone afterwards."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import pwd
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from benchmarks import machine
 from benchmarks.processes import dies_with_us
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
@@ -33,6 +38,14 @@ POSTGRES = {
 #: The most generous settings for Redis: nothing is written to disk at all.
 REDIS = {"save": "", "appendonly": "no"}
 
+#: What Redis can promise at most: what it has answered is on disk.
+REDIS_ALWAYS = {"save": "", "appendonly": "yes", "appendfsync": "always"}
+
+#: Debian's /usr/sbin/rabbitmq-server changes to its own folder and account; this one is RabbitMQ's own.
+_RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+#: Who runs it where we are root.
+_RABBITMQ_ACCOUNT = "rabbitmq"
+
 
 def postgres(major: int) -> TemporaryCluster:
     """A context manager: a fresh PostgreSQL that is durable."""
@@ -44,15 +57,13 @@ def postgres(major: int) -> TemporaryCluster:
 class Redis:
     """A context manager: a fresh Redis on a port of its own.
 
-    :param settings: in redis.conf's words.
+    :param settings: as in its configuration file; nothing is written to disk unless told otherwise.
     :ivar url: how Celery reaches it.
     """
 
     def __init__(self, settings: Mapping[str, str] = REDIS) -> None:
-        self._settings = settings
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.settings = settings
+        self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = Path(tempfile.mkdtemp(prefix="bench-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,7 +87,7 @@ class Redis:
 
     def start(self) -> None:
         """Start it, on what it has written, and return when it answers."""
-        words = [word for name, value in self._settings.items() for word in (f"--{name}", value)]
+        words = [word for name, value in self.settings.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(
             ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), *words],
             stdin=subprocess.DEVNULL,
@@ -85,7 +96,7 @@ class Redis:
             start_new_session=True,
             preexec_fn=dies_with_us(),
         )
-        wait_until(self._answers, 10, "Redis to answer")
+        wait_until(lambda: _answers(self.port, b"PING\r\n"), 10, "Redis to answer")
 
     def kill(self) -> None:
         """``kill -9``."""
@@ -113,8 +124,154 @@ class Redis:
                 self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-        return False
+
+class RabbitMQ:
+    """A context manager: a fresh RabbitMQ, with an epmd, ports, a folder and a cookie of its own.
+
+    Another RabbitMQ of this machine is not touched, nor its epmd.
+
+    :ivar port: of AMQP.
+    :ivar url: how Celery reaches it.
+    """
+
+    def __init__(self) -> None:
+        self.port, self._distribution, self._epmd_port = _free_port(), _free_port(), _free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self._folder = Path(tempfile.mkdtemp(prefix="bench-rabbitmq-"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @staticmethod
+    def is_available() -> bool:
+        """Whether the server is installed, and what it needs."""
+        return _rabbitmq() is not None and shutil.which("epmd") is not None
+
+    @property
+    def pids(self) -> list[int]:
+        """The server and its epmd."""
+        return [process.pid for process in self._processes]
+
+    @property
+    def version(self) -> str:
+        """What it calls itself."""
+        connection: Any = importlib.import_module("amqp").Connection(f"127.0.0.1:{self.port}")
+        with connection:
+            return str(connection.server_properties["version"])
+
+    def __enter__(self) -> Self:
+        try:
+            self._write_files()
+            # An epmd that RabbitMQ starts outlives it, and listens where others look.
+            self._start(["epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port)])
+            wait_until(lambda: _answers(self._epmd_port, b"\0\1n"), 10, "epmd to answer")
+            # The last word is for erl: without it RabbitMQ would run below a shell, which a kill -9 leaves behind.
+            self._start([str(_rabbitmq()), "-noinput"])
+            wait_until(self._takes_connections, 60, "RabbitMQ to answer")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Its helpers have sessions of their own, and end when they notice that it has.
+        helpers = machine.tree(self.pids) - set(self.pids)
+        for process in reversed(self._processes):
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            process.kill()
+            process.wait()
+        self._processes.clear()
+        with suppress(TimeoutError):
+            wait_until(lambda: not machine.tree(list(helpers)), 5, "the helpers of RabbitMQ to go")
+        for pid in helpers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _write_files(self) -> None:
+        files = {
+            "rabbitmq.conf": f"listeners.tcp.local = 127.0.0.1:{self.port}\nlog.file.level = warning\n",
+            "plugins": "[].\n",
+            # Instead of /etc/rabbitmq/rabbitmq-env.conf.
+            "env.conf": "",
+            ".erlang.cookie": secrets.token_hex(16),
+        }
+        for name, content in files.items():
+            (self._folder / name).write_text(content)
+            # Erlang refuses a cookie that others could read.
+            (self._folder / name).chmod(0o400)
+        if (account := _account()) is not None:
+            for path in (self._folder, *self._folder.iterdir()):
+                os.chown(path, account.pw_uid, account.pw_gid)
+
+    def _start(self, command: Sequence[str]) -> None:
+        folder, account = self._folder, _account()
+        variables = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": str(folder),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": "bench@localhost",
+            "RABBITMQ_DIST_PORT": str(self._distribution),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+        with (folder / "output").open("ab") as output:
+            self._processes.append(
+                subprocess.Popen(
+                    command,
+                    env=variables,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    user=None if account is None else account.pw_uid,
+                    group=None if account is None else account.pw_gid,
+                    extra_groups=None if account is None else [],
+                    preexec_fn=dies_with_us(),
+                )
+            )
+
+    def _takes_connections(self) -> bool:
+        if self._processes[-1].poll() is not None:
+            said = (self._folder / "output").read_text(errors="replace")
+            raise RuntimeError(f"RabbitMQ did not start:\n{said[-2000:]}")
+        return _answers(self.port, b"AMQP\0\0\x09\x01")
+
+
+def _rabbitmq() -> Path | None:
+    if _RABBITMQ.exists():
+        return _RABBITMQ
+    found = shutil.which("rabbitmq-server")
+    return None if found is None else Path(found)
+
+
+def _account() -> pwd.struct_passwd | None:
+    """Whom to become; None to stay who we are."""
+    with suppress(KeyError):
+        return pwd.getpwnam(_RABBITMQ_ACCOUNT) if os.geteuid() == 0 else None
+    return None
+
+
+def _answers(port: int, greeting: bytes) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+        connection.sendall(greeting)
+        return bool(connection.recv(16))
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

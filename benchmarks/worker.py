@@ -28,6 +28,23 @@ class Reached(Protocol):
     variables: dict[str, str]
 
 
+def celery(
+    pool: str, concurrency: int, name: str, *arguments: str, python: Sequence[str] = (sys.executable,)
+) -> list[str]:
+    """The command line of Celery's own worker on ``benchmarks.program``.
+
+    :param name: no other worker of the broker has it.
+    :param python: its Python, and what stands before it.
+    """
+    return [
+        *python,
+        # It may run as root here: nothing can be unpickled.
+        *("-W", "ignore:You're running the worker with superuser"),
+        *("-m", "celery", "-q", "-A", "benchmarks.program", "worker", "-P", pool, "-c", str(concurrency)),
+        *("-l", "WARNING", "-n", f"{name}@bench", *arguments),
+    ]
+
+
 class Worker:
     """A context manager: one worker, solo unless told otherwise, log level WARNING.
 
@@ -65,14 +82,8 @@ class Worker:
             "BENCH_JOURNAL": str(self.folder),
             "BENCH_READY": str(self.folder / "ready"),
         }
-        name = f"{self.folder.name.rsplit('-', 1)[1]}@bench"
-        self._command = command or [
-            *python,
-            # It may run as root here: nothing can be unpickled.
-            *("-W", "ignore:You're running the worker with superuser"),
-            *("-m", "celery", "-q", "-A", "benchmarks.program", "worker", "-P", pool, "-c", str(concurrency)),
-            *("-l", "WARNING", "-n", name, *arguments),
-        ]
+        name = self.folder.name.rsplit("-", 1)[1]
+        self._command = command or celery(pool, concurrency, name, *arguments, python=python)
         self._process: subprocess.Popen[str] | None = None
         #: What it had said when it was stopped.
         self.last_words = ""
