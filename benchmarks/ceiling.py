@@ -13,7 +13,7 @@ from benchmarks.program import app, noop
 def main(count: int) -> None:
     """Fill and work."""
     with app.producer_pool.acquire(block=True) as producer:
-        for number in range(count):
+        for number in range(1, count + 1):
             noop.apply_async((number,), producer=producer)
         app.Worker(pool="solo", concurrency=1, loglevel="WARNING", hostname="ceiling@bench").start()
 

@@ -2,7 +2,8 @@
 
 ``BENCH_BROKER``: its URL.  ``BENCH_BACKEND``: where results go; without it they are ignored.
 ``BENCH_INSTALL``: whether ``celery_postgres`` takes PostgreSQL URLs.  ``BENCH_ACKS_LATE``,
-``BENCH_PREFETCH``: the mode.  ``BENCH_TRANSPORT``: Kombu's transport options, as JSON.  ``BENCH_JOURNAL``, ``BENCH_CAPACITY``: where a worker writes what it did.
+``BENCH_PREFETCH``: the mode.  ``BENCH_TRANSPORT``: Kombu's transport options, as JSON.  ``BENCH_JOURNAL``,
+``BENCH_CAPACITY``: where a worker writes what it did.
 """
 
 from __future__ import annotations

@@ -36,11 +36,12 @@ class Field:
         return [name for name in names if name in self.systems]
 
     def peers(self, *, ceilings: bool = False) -> list[str]:
-        """All systems, each once: RabbitMQ with another result store is RabbitMQ again.
+        """All systems, each once: RabbitMQ with another result store or with confirms is RabbitMQ again.
 
         :param ceilings: the loops too that do less than a task queue must.
         """
-        return [name for name in self.systems if name != "rabbitmq-db" and (ceilings or name not in CEILINGS)]
+        again = ("rabbitmq-db", "rabbitmq-confirm")
+        return [name for name in self.systems if name not in again and (ceilings or name not in CEILINGS)]
 
     def pick(self, quick: float, full: float) -> float:
         """One of two amounts."""

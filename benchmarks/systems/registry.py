@@ -10,6 +10,7 @@ from benchmarks.systems import System
 from benchmarks.systems.ceilings import Psycopg2Batch, Psycopg2One
 from benchmarks.systems.celery_systems import PostgresSystem, RedisSystem
 from benchmarks.systems.dramatiq import DramatiqSystem
+from benchmarks.systems.memory import MemorySystem
 from benchmarks.systems.node import GraphileWorker, PgBoss
 from benchmarks.systems.pgmq import PgmqSystem
 from benchmarks.systems.pgqueuer import PgQueuer
@@ -46,6 +47,7 @@ _SYSTEMS: dict[str, tuple[Callable[[], str | None], Opener]] = {
     "graphile": (GraphileWorker.missing, lambda cluster, stack: GraphileWorker(cluster)),
     "pgboss": (PgBoss.missing, lambda cluster, stack: PgBoss(cluster)),
     "dramatiq": (DramatiqSystem.missing, lambda cluster, stack: DramatiqSystem(stack.enter_context(servers.Redis()))),
+    "memory": (MemorySystem.missing, lambda cluster, stack: MemorySystem()),
     "psycopg2-one": (Psycopg2One.missing, lambda cluster, stack: Psycopg2One(cluster)),
     "psycopg2-batch": (Psycopg2Batch.missing, lambda cluster, stack: Psycopg2Batch(cluster)),
 }

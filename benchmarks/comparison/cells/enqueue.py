@@ -16,7 +16,8 @@ _COUNT = {"one_by_one": 20_000, "in_bulk": 100_000}
 
 def variants(field: Field) -> list[str]:
     """System, mode."""
-    return [f"{name} {mode}" for mode in _COUNT for name in field.peers()]
+    names = [*field.peers(), *field.present(["rabbitmq-confirm"])]
+    return [f"{name} {mode}" for mode in _COUNT for name in names]
 
 
 def run(field: Field, variant: str) -> dict[str, Any]:
