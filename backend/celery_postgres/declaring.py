@@ -1,7 +1,7 @@
 """Queues and bindings that somebody declares.
 
-Whoever declares looks first and writes only what is not so yet: a publisher whose queue is there needs no right to change
-any, and makes no dead rows at each start.
+Whoever declares looks first and writes only what is not so yet: a publisher whose queue is there needs no right to
+change any, and makes no dead rows at each start.
 """
 
 from __future__ import annotations

@@ -53,14 +53,28 @@ def primary(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def translate(error: psycopg2.Error) -> Exception:
-    """The same error in words that help and do not tell."""
+def loggable(error: BaseException) -> BaseException | str:
+    """What a log line says of it. A `SchemaError` is said whole: its text quotes nothing, and names what to do."""
+    return error if isinstance(error, SchemaError) else primary(error)
+
+
+def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exception:
+    """The same error in words that help and do not tell.
+
+    Parameters:
+        role: who connected, if that is known.
+        statement: the name of what was to be executed, if it has one.
+    """
     if error.pgcode in _SCHEMA_CODES:
         return SchemaError(
             f"the broker's tables are missing or older than this release ({primary(error)}): run "
             "`alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
         )
     if error.pgcode == _NO_RIGHT:
-        return SchemaError(f"the role may not use the broker's tables ({primary(error)}): grant it what it lacks")
+        who, what = f"the role {role}".rstrip(), f" what the statement {statement} needs" if statement else " this"
+        return SchemaError(
+            f"{who} may not do{what} ({primary(error)}): as the owner of the tables, grant it that, or the role of "
+            "ops/postgres/roles.sql that is made for its work"
+        )
     plain = type(error)(primary(error))
     return plain
