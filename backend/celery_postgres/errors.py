@@ -40,6 +40,8 @@ class NotPublishedError(Exception):
 #: SQLSTATE of what a migration mends: undefined table, column, function.
 _SCHEMA_CODES = frozenset({"42P01", "42703", "42883"})
 _NO_RIGHT = "42501"
+#: What libpq (15 to 17) says of a certificate that has expired, and of one whose CA is another, alike.
+_UNVERIFIED = "certificate verify failed"
 
 
 def primary(error: BaseException) -> str:
@@ -50,7 +52,14 @@ def primary(error: BaseException) -> str:
     if message:
         return str(message)
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    return explained(lines[0].strip()) if lines else type(error).__name__
+
+
+def explained(line: str) -> str:
+    """What libpq says, and what it does not say of it."""
+    if line.endswith(_UNVERIFIED):
+        return f"{line}: the server's has expired or is not yet valid, or no CA in sslrootcert has signed it"
+    return line
 
 
 def loggable(error: BaseException) -> BaseException | str:

@@ -12,6 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
+from celery_postgres.errors import explained
 
 _ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 #: What a worker does with the tables of broker and results, which migrations 006 to 008 make. A test holds
@@ -135,4 +136,4 @@ def schema_revision(connection: Connection) -> str | None:
 def reason(error: DBAPIError) -> str:
     """The first line of the driver's message: what failed, without SQL, parameters or a DSN."""
     lines = str(error.orig).split("\n") if error.orig else []
-    return next((line.strip() for line in lines if line.strip()), type(error.orig or error).__name__)
+    return explained(next((line.strip() for line in lines if line.strip()), type(error.orig or error).__name__))
