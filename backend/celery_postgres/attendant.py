@@ -21,7 +21,7 @@ import psycopg2
 
 from celery_postgres import observing
 from celery_postgres import session as session_module
-from celery_postgres.errors import SchemaError, primary
+from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.jitter import uniform
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
@@ -246,7 +246,8 @@ class Attendant:
             except (psycopg2.Error, SchemaError, OSError) as error:
                 if self._stopping:
                     break
-                logger.warning("the broker cannot be reached (%s); next try in %.2f s", primary(error), retry)
+                what = "used" if isinstance(error, SchemaError) else "reached"
+                logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
                 self._disconnect()
                 self._wake.wait(retry * uniform(0.5, 1))
                 self._wake.clear()
@@ -254,7 +255,7 @@ class Attendant:
         try:
             self._finish()
         except (psycopg2.Error, SchemaError) as error:
-            logger.warning("what this process held is left to the others: %s", primary(error))
+            logger.warning("what this process held is left to the others: %s", loggable(error))
         self._disconnect()
         self._wake.close()
 

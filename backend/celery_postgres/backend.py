@@ -17,7 +17,7 @@ from celery.result import GroupResult, ResultSet, result_from_tuple
 
 from celery_postgres import chords
 from celery_postgres.address import database_of
-from celery_postgres.errors import SchemaError, UnstorableResultError, primary
+from celery_postgres.errors import SchemaError, UnstorableResultError, loggable
 from celery_postgres.jitter import uniform
 from celery_postgres.outcomes import text, utc
 from celery_postgres.session import Row
@@ -267,7 +267,7 @@ class DatabaseBackend(StoringBackend):
         try:
             chords.finish(self, chord)
         except (psycopg2.Error, SchemaError) as error:
-            logger.warning("the body of a chord was not sent (%s); it will be tried again", primary(error))
+            logger.warning("the body of a chord was not sent (%s); it will be tried again", loggable(error))
         except Exception:
             logger.exception("the body of chord %s was not sent; it will be tried again", chord)
 

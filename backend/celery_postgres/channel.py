@@ -15,6 +15,7 @@ from kombu.utils.uuid import uuid
 
 from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
+from celery_postgres.declaring import bind, declare
 from celery_postgres.delivery import Delivery, Subscription, usable
 from celery_postgres.inbox import Inbox
 from celery_postgres.message import Envelope, due_now
@@ -103,15 +104,13 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
             drop_if_abandoned(self._run_again, queue)
-        ((queue_id,),) = self.sessions.run(
-            "declare_queue",
-            again=True,
-            queue=queue,
+        self.connection.queue_ids[queue] = declare(
+            self._run_again,
+            queue,
             auto_delete=bool(auto_delete),
             expires_ms=arguments.get("x-expires"),
             message_ttl_ms=arguments.get("x-message-ttl"),
         )
-        self.connection.queue_ids[queue] = queue_id
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
         return bool(self.sessions.run("find_queue", again=True, queue=queue))
@@ -139,12 +138,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     ) -> None:
         exchange = exchange or "amq.direct"
         kind = self._type_name(exchange)
-        self.sessions.run(
-            "bind",
-            again=True,
-            queue=queue,
-            exchange=exchange,
-            type=kind,
+        bind(
+            self._run_again,
+            queue,
+            exchange,
+            kind=kind,
             routing_key=routing_key or "",
             pattern=pattern(routing_key or "") if kind == "topic" else None,
         )

@@ -40,6 +40,8 @@ class NotPublishedError(Exception):
 #: SQLSTATE of what a migration mends: undefined table, column, function.
 _SCHEMA_CODES = frozenset({"42P01", "42703", "42883"})
 _NO_RIGHT = "42501"
+#: What libpq (15 to 17) says of a certificate that has expired, and of one whose CA is another, alike.
+_UNVERIFIED = "certificate verify failed"
 
 
 def primary(error: BaseException) -> str:
@@ -50,17 +52,38 @@ def primary(error: BaseException) -> str:
     if message:
         return str(message)
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    return explained(lines[0].strip()) if lines else type(error).__name__
 
 
-def translate(error: psycopg2.Error) -> Exception:
-    """The same error in words that help and do not tell."""
+def explained(line: str) -> str:
+    """What libpq says, and what it does not say of it."""
+    if line.endswith(_UNVERIFIED):
+        return f"{line}: the server's has expired or is not yet valid, or no CA in sslrootcert has signed it"
+    return line
+
+
+def loggable(error: BaseException) -> BaseException | str:
+    """What a log line says of it. A `SchemaError` is said whole: its text quotes nothing, and names what to do."""
+    return error if isinstance(error, SchemaError) else primary(error)
+
+
+def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exception:
+    """The same error in words that help and do not tell.
+
+    Parameters:
+        role: who connected, if that is known.
+        statement: the name of what was to be executed, if it has one.
+    """
     if error.pgcode in _SCHEMA_CODES:
         return SchemaError(
             f"the broker's tables are missing or older than this release ({primary(error)}): run "
             "`alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
         )
     if error.pgcode == _NO_RIGHT:
-        return SchemaError(f"the role may not use the broker's tables ({primary(error)}): grant it what it lacks")
+        who, what = f"the role {role}".rstrip(), f" what the statement {statement} needs" if statement else " this"
+        return SchemaError(
+            f"{who} may not do{what} ({primary(error)}): as the owner of the tables, grant it that, or the role of "
+            "ops/postgres/roles.sql that is made for its work"
+        )
     plain = type(error)(primary(error))
     return plain

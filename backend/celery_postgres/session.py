@@ -61,6 +61,7 @@ class Session:
         except psycopg2.Error as error:
             raise translate(error) from None
         self.pid = os.getpid()
+        self._role = str(self._connection.info.user)  # a connection that broke does not tell it any more
         self._prepared: set[str] = set()
         try:
             self._connection.autocommit = True
@@ -127,7 +128,7 @@ class Session:
                 if error.pgcode == errorcodes.FEATURE_NOT_SUPPORTED and attempt < _ATTEMPTS - 1:
                     self._forget(name)  # "cached plan must not change result type": a migration ran
                     continue
-                raise self._told(error) from None
+                raise self._told(error, name) from None
         raise AssertionError("unreachable")
 
     def script(self, text: str) -> None:
@@ -173,8 +174,8 @@ class Session:
         select = "SELECT " + ", ".join(["set_config(%s, %s, true)"] * len(settings)) + "; "
         return str(self._cursor.mogrify(select, words).decode().replace("%", "%%"))
 
-    def _told(self, error: psycopg2.Error) -> Exception:
-        told = translate(error)
+    def _told(self, error: psycopg2.Error, name: str = "") -> Exception:
+        told = translate(error, self._role, name)
         if type(error) is psycopg2.DatabaseError:
             # What psycopg2 raises when a server is gone in the middle of an answer; Kombu must know it as a lost
             # connection, and psycopg2 itself does not always.

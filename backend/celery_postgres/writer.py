@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
-from celery_postgres.errors import SchemaError, primary
+from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.outcomes import Claim, Write, record
 
 if TYPE_CHECKING:
@@ -149,10 +149,10 @@ class Writer:
                 now = time.monotonic()
                 given_up = given_up or (now + self.PATIENCE_S if self._stopping else None)
                 if given_up is not None and now > given_up:
-                    logger.error("%d results could not be stored: %s", len(batch), primary(error))  # noqa: TRY400
+                    logger.error("%d results could not be stored: %s", len(batch), loggable(error))  # noqa: TRY400
                     due = []
                     break
-                logger.warning("results cannot be stored (%s); next try in %.2f s", primary(error), retry)
+                logger.warning("results cannot be stored (%s); next try in %.2f s", loggable(error), retry)
                 with self._changed:
                     self._changed.wait_for(lambda: self._stopping, retry)
                 retry = min(retry * 2, self.LONGEST_RETRY_S)
@@ -168,7 +168,7 @@ class Writer:
         try:
             return self._chores()
         except (psycopg2.Error, SchemaError) as error:
-            logger.warning("results were not tidied up: %s", primary(error))
+            logger.warning("results were not tidied up: %s", loggable(error))
         except Exception:  # the thread must live: it stores results
             logger.exception("results were not tidied up")
         return self.LONGEST_RETRY_S

@@ -36,6 +36,23 @@ def test_declaring_says_how_many_wait(client: Client, queue: str) -> None:
     assert client.channel.queue_declare(queue, passive=True).message_count == 2
 
 
+def test_declaring_what_is_there_writes_nothing(
+    connect: Callable[..., Client], queue: str, module_database: Any
+) -> None:
+    """A publisher declares its queue at each start, and may be somebody who may not change any."""
+    written = (
+        "SELECT queue.xmin::text || ' ' || binding.xmin::text FROM kombu_queue AS queue"
+        " JOIN kombu_binding AS binding ON binding.queue_id = queue.id WHERE queue.name = :queue"
+    )
+    exchange = Exchange(f"{queue}-exchange")
+    connect().declare(Queue(queue, exchange, "key", message_ttl=60))
+    first = scalar(module_database.url, written, queue=queue)
+    connect().declare(Queue(queue, exchange, "key", message_ttl=60))
+    assert scalar(module_database.url, written, queue=queue) == first
+    connect().declare(Queue(queue, exchange, "key", message_ttl=90))
+    assert scalar(module_database.url, "SELECT message_ttl_ms FROM kombu_queue WHERE name = :q", q=queue) == 90_000
+
+
 def test_what_somebody_holds_does_not_count_as_waiting(connect: Callable[..., Client], queue: str) -> None:
     client = connect()
     for number in range(3):

@@ -74,9 +74,22 @@ def test_only_texts_without_values_are_shown(error: BaseException, expected: str
             'connection to server at "ssl.example" (10.0.0.7), port 5432 failed: Connection refused',
             "connection refused",
         ),
-        ("SSL error: certificate verify failed", "the TLS certificate cannot be used"),
+        (
+            "SSL error: certificate verify failed",
+            "the server's TLS certificate has expired, or no CA in sslrootcert has signed it",
+        ),
+        (
+            f'server certificate for "{SECRET}" does not match host name "{SECRET}"',
+            "the server's TLS certificate is for another host name",
+        ),
+        (f'root certificate file "/{SECRET}" does not exist', "the file of sslrootcert cannot be read"),
+        (
+            "FATAL:  connection requires a valid client certificate",
+            "the server asks for a client certificate and none is given",
+        ),
+        (f'FATAL:  certificate authentication failed for user "{SECRET}"', "the TLS certificate cannot be used"),
         ("SSL error: wrong version number", "TLS failed"),
-        ("server does not support SSL, but SSL was required", "TLS failed"),
+        ("server does not support SSL, but SSL was required", "the server does not offer TLS"),
     ],
 )
 def test_a_failed_connection_is_told_in_our_words(text: str, expected: str) -> None:

@@ -12,31 +12,46 @@ from sqlalchemy.pool import NullPool
 
 from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
+from celery_postgres.errors import explained
 
-#: What broker and results need: migrations 006 to 008 make them.
-CELERY_TABLES = (
-    "kombu_queue",
-    "kombu_message",
-    "kombu_consumer",
-    "celery_taskmeta",
-    "celery_tasksetmeta",
-    "celery_chord",
-    "celery_chord_part",
-    "celery_waiter",
+_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+#: What a worker does with the tables of broker and results, which migrations 006 to 008 make. A test holds
+#: ops/postgres/roles.sql to it.
+TABLE_RIGHTS = {
+    "kombu_queue": _ALL,
+    "kombu_message": _ALL,
+    "kombu_binding": _ALL,
+    "kombu_consumer": _ALL,
+    "kombu_subscription": _ALL,
+    "kombu_dead_letter": ("SELECT", "INSERT"),
+    "celery_taskmeta": _ALL,
+    "celery_tasksetmeta": _ALL,
+    "celery_chord": _ALL,
+    "celery_chord_part": ("SELECT", "INSERT", "DELETE"),
+    "celery_waiter": _ALL,
+}
+#: And the sequences that it takes numbers from.
+SEQUENCES = (
+    "queue_id_sequence",
+    "message_id_sequence",
+    "task_id_sequence",
+    "taskset_id_sequence",
+    "celery_listener_sequence",
 )
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
-_CLOSED = text("""
-    SELECT name
-    FROM unnest(CAST(:names AS text[])) AS name
-    WHERE NOT (
-        has_table_privilege('public.' || name, 'SELECT')
-        AND has_table_privilege('public.' || name, 'INSERT')
-        AND has_table_privilege('public.' || name, 'UPDATE')
-        AND has_table_privilege('public.' || name, 'DELETE')
-    )
+_LACKED = text("""
+    SELECT wanted.privilege, string_agg(wanted.name, ', ' ORDER BY wanted.place)
+    FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) WITH ORDINALITY AS wanted (name, privilege, place)
+    WHERE NOT CASE wanted.privilege
+        WHEN 'USAGE' THEN has_sequence_privilege(to_regclass('public.' || wanted.name), wanted.privilege)
+        ELSE has_table_privilege(to_regclass('public.' || wanted.name), wanted.privilege)
+    END
+    GROUP BY wanted.privilege
+    ORDER BY min(wanted.place)
 """)
 _ROLE = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+_CURRENT_USER = text("SELECT current_user, quote_ident(current_user)")
 
 
 class DatabaseUnfit(LoggableError):  # noqa: N818
@@ -63,12 +78,12 @@ def check_database(settings: Settings) -> None:
                 f"database {settings.dsn.describe()} lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}: "
                 "run `alembic upgrade head` (or `./dev migrate`) first"
             )
-        closed = list(connection.execute(_CLOSED, {"names": list(CELERY_TABLES)}).scalars())
-        if closed:
+        lacked = lacked_rights(connection)
+        if lacked:
+            role, quoted = connection.execute(_CURRENT_USER).one()
             raise DatabaseUnfit(
-                f"database {settings.dsn.describe()}: the role of DATABASE_URL may not use {', '.join(closed)}: "
-                f"as their owner, GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(closed)} and USAGE on the "
-                "sequences of the schema public to it"
+                f"database {settings.dsn.describe()}: the role {role} of DATABASE_URL lacks {lacked}: as the owner of "
+                f"these tables run ops/postgres/roles.sql, and then GRANT celery_worker TO {quoted}"
             )
         if settings.environment == "production" and connection.execute(_ROLE).scalar_one():
             raise DatabaseUnfit(
@@ -79,7 +94,16 @@ def check_database(settings: Settings) -> None:
 
 def missing_tables(connection: Connection) -> list[str]:
     """Which of the tables that Celery needs are not there."""
-    return list(connection.execute(_MISSING, {"names": list(CELERY_TABLES)}).scalars())
+    return list(connection.execute(_MISSING, {"names": list(TABLE_RIGHTS)}).scalars())
+
+
+def lacked_rights(connection: Connection) -> str | None:
+    """Which rights of a worker the current role has not, for people; None if it has them all."""
+    wanted = [(name, right) for name, rights in TABLE_RIGHTS.items() for right in rights]
+    wanted += [(name, "USAGE") for name in SEQUENCES]
+    names, privileges = zip(*wanted, strict=True)
+    found = connection.execute(_LACKED, {"names": list(names), "privileges": list(privileges)})
+    return "; ".join(f"{right} on {tables}" for right, tables in found) or None
 
 
 @lru_cache(maxsize=1)
@@ -112,4 +136,4 @@ def schema_revision(connection: Connection) -> str | None:
 def reason(error: DBAPIError) -> str:
     """The first line of the driver's message: what failed, without SQL, parameters or a DSN."""
     lines = str(error.orig).split("\n") if error.orig else []
-    return next((line.strip() for line in lines if line.strip()), type(error.orig or error).__name__)
+    return explained(next((line.strip() for line in lines if line.strip()), type(error.orig or error).__name__))

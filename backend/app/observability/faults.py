@@ -46,6 +46,10 @@ CONNECTION_FAULTS = (
     ("password authentication failed", "the password was refused"),
     ("no password supplied", "the server asks for a password and none is given"),
     ("no pg_hba.conf entry", "pg_hba.conf has no entry for this host, user and database"),
+    ("certificate verify failed", "the server's TLS certificate has expired, or no CA in sslrootcert has signed it"),
+    ("does not match host name", "the server's TLS certificate is for another host name"),
+    ("root certificate file", "the file of sslrootcert cannot be read"),
+    ("requires a valid client certificate", "the server asks for a client certificate and none is given"),
     ("certificate", "the TLS certificate cannot be used"),
     ("could not translate host name", "the host name cannot be resolved"),
     ("too many clients", "no connection slots are left"),
@@ -75,7 +79,7 @@ CONNECTION_FAULTS = (
     ("permission denied", "permission denied"),
     # Last: libpq says so too of a lost connection that was encrypted, and a host may have it in its name.
     ("ssl error", "TLS failed"),
-    ("support ssl", "TLS failed"),
+    ("support ssl", "the server does not offer TLS"),
 )
 _LOST = re.compile(r"Worker exited prematurely: (?:signal \d+ \(\w+\)|exitcode \d+)(?: Job: \d+\.)?")
 

@@ -1,16 +1,20 @@
 -- Queues and bindings, which all processes share.
 
--- name: declare_queue
--- The queue's id; made if it is not there. Processes that declare one queue at once do not wait for one another for
--- longer than an insert, and none fails. What a later declaration says about expiry and TTL holds.
+-- name: make_queue
+-- The id of the new queue; no row if there is one of that name. Processes that make one queue at once do not wait for one
+-- another for longer than an insert, and none fails.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
 INSERT INTO kombu_queue AS queue (id, name, auto_delete, expires_ms, message_ttl_ms)
 VALUES (nextval('queue_id_sequence'), %(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s)
-ON CONFLICT (name) DO UPDATE
-SET auto_delete = excluded.auto_delete,
-    expires_ms = excluded.expires_ms,
-    message_ttl_ms = excluded.message_ttl_ms,
-    used_at = now()
+ON CONFLICT (name) DO NOTHING
+RETURNING queue.id
+
+-- name: change_queue
+-- What a later declaration says about expiry and TTL holds, and it uses the queue. Returns its id; no row if it is gone.
+-- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
+UPDATE kombu_queue AS queue
+SET auto_delete = %(auto_delete)s, expires_ms = %(expires_ms)s, message_ttl_ms = %(message_ttl_ms)s, used_at = now()
+WHERE queue.name = %(queue)s
 RETURNING queue.id
 
 -- name: find_queue
@@ -168,6 +172,12 @@ FROM (SELECT * FROM ready UNION ALL SELECT * FROM timed UNION ALL SELECT * FROM 
 WHERE found.queue_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM kombu_queue AS queue WHERE queue.id = found.queue_id)
 
+-- name: find_binding
+-- takes: queue text, exchange text, routing_key text
+SELECT binding.type, binding.pattern
+FROM kombu_binding AS binding JOIN kombu_queue AS queue ON queue.id = binding.queue_id
+WHERE queue.name = %(queue)s AND binding.exchange = %(exchange)s AND binding.routing_key = %(routing_key)s
+
 -- name: bind
 -- Bind a queue to an exchange, for the publishers of all processes.
 -- takes: queue text, exchange text, type text, routing_key text, pattern text
@@ -175,9 +185,15 @@ INSERT INTO kombu_binding AS binding (exchange, type, routing_key, pattern, queu
 SELECT %(exchange)s, %(type)s, %(routing_key)s, %(pattern)s, queue.id
 FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
-ON CONFLICT (exchange, routing_key, queue_id) DO UPDATE
-SET type = excluded.type, pattern = excluded.pattern
-WHERE (binding.type, binding.pattern) IS DISTINCT FROM (excluded.type, excluded.pattern)
+ON CONFLICT (exchange, routing_key, queue_id) DO NOTHING
+
+-- name: change_binding
+-- takes: queue text, exchange text, type text, routing_key text, pattern text
+UPDATE kombu_binding AS binding
+SET type = %(type)s, pattern = %(pattern)s
+FROM kombu_queue AS queue
+WHERE queue.name = %(queue)s AND binding.queue_id = queue.id
+  AND binding.exchange = %(exchange)s AND binding.routing_key = %(routing_key)s
 
 -- name: unbind
 -- takes: queue text, exchange text, routing_key text

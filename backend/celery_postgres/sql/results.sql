@@ -133,10 +133,11 @@ JOIN celery_taskmeta AS meta ON meta.task_id = wanted.task_id
 DELETE FROM celery_taskmeta AS meta WHERE meta.task_id = %(task_id)s
 
 -- name: save_group
+-- By its parameters, not by `excluded`, which only a role that may read saved groups could look at.
 -- takes: group_id text, result bytea, date_done timestamp
 INSERT INTO celery_tasksetmeta AS saved (id, taskset_id, result, date_done)
 VALUES (nextval('taskset_id_sequence'), %(group_id)s, %(result)s, %(date_done)s)
-ON CONFLICT (taskset_id) DO UPDATE SET result = excluded.result, date_done = excluded.date_done
+ON CONFLICT (taskset_id) DO UPDATE SET result = %(result)s, date_done = %(date_done)s
 
 -- name: restore_group
 -- takes: group_id text

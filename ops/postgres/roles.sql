@@ -1,0 +1,134 @@
+-- The roles of Celery on PostgreSQL, with the least that each needs. They cannot log in: a login gets its rights with
+-- GRANT celery_worker TO somebody.
+--
+--   celery_migrator       makes and owns the tables (DDL), and may do everything with them; nothing beyond the database
+--   celery_worker         runs tasks: claims, acknowledges, stores results, buries; tenants' tables as far as policies
+--                         let it
+--   celery_producer       publishes: reads no message, changes no queue, deletes nothing
+--   celery_result_reader  beside celery_producer, for whoever waits for results: Celery's tables do not say whose a
+--                         result is, so who may read one may read them all
+--   celery_monitor        counts queues, consumers, ages and states; no payload, argument, result, task or tenant
+--
+-- Run it with psql or anything else that sends SQL, as often as you like: first as a role that may make roles, and after
+-- each migration as the owner of the tables, since a new table is nobody else's. It does all or nothing, waits for
+-- another run of itself, and takes from these roles what is not written here. What it does not find (no migration yet;
+-- a project that has the broker alone) it leaves out. The schema is the first of the search_path.
+DO $roles$
+DECLARE
+    schema_name text := current_schema();
+    role_name text;
+    one record;
+    begun oid[] := '{}';
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('celery_postgres.roles', 0));
+
+    FOREACH role_name IN ARRAY ARRAY[
+        'celery_migrator', 'celery_worker', 'celery_producer', 'celery_result_reader', 'celery_monitor'
+    ]
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+        END IF;
+        IF NOT has_schema_privilege(role_name, schema_name, 'USAGE') THEN
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', schema_name, role_name);
+        END IF;
+    END LOOP;
+    IF NOT has_schema_privilege('celery_migrator', schema_name, 'CREATE') THEN
+        EXECUTE format('GRANT CREATE ON SCHEMA %I TO celery_migrator', schema_name);
+    END IF;
+
+    -- Which role may do what to which table or sequence, and, where it is not the whole table, to which columns.
+    FOR one IN
+        SELECT written.*, c.oid, c.oid::regclass AS found, pg_get_userbyid(c.relowner) AS owner,
+            CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
+        FROM (VALUES
+            -- The broker. A worker claims across tenants. Dead letters it may add and read, not change or delete.
+            ('celery_worker', 'kombu_queue', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'kombu_message', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'kombu_binding', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'kombu_consumer', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'kombu_subscription', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'kombu_dead_letter', 'SELECT, INSERT', NULL),
+            ('celery_worker', 'queue_id_sequence', 'USAGE', NULL),
+            ('celery_worker', 'message_id_sequence', 'USAGE', NULL),
+            -- Results, chords, and who waits for them.
+            ('celery_worker', 'celery_taskmeta', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'celery_tasksetmeta', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'celery_chord', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'celery_chord_part', 'SELECT, INSERT, DELETE', NULL),
+            ('celery_worker', 'celery_waiter', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'task_id_sequence', 'USAGE', NULL),
+            ('celery_worker', 'taskset_id_sequence', 'USAGE', NULL),
+            ('celery_worker', 'celery_listener_sequence', 'USAGE', NULL),
+            -- The application: a worker reports itself ready only when the schema is the one it knows. Of the materialized
+            -- view nothing: it holds the rows of all tenants.
+            ('celery_worker', 'alembic_version', 'SELECT', NULL),
+            ('celery_worker', 'customer_event', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'retention_policy', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'pii_policy', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'maintenance_audit', 'SELECT, INSERT', NULL),
+            ('celery_worker', 'maintenance_activity', 'SELECT', NULL),
+            ('celery_worker', 'api_key', 'SELECT, INSERT, UPDATE', NULL),
+            ('celery_worker', 'task_submission', 'SELECT, INSERT, DELETE', NULL),
+
+            -- Publishing: a message with what its sender says of it, and never whose it is or whether it is taken. It makes
+            -- queues and bindings that are not there. The columns that it reads are those by which queues are found and
+            -- counted, and sleeping consumers woken.
+            ('celery_producer', 'kombu_message', 'INSERT', 'id, visible, version, queue_id, payload, priority, task_id,'
+                ' tenant_id, enqueued_at, available_at, expires_at'),
+            ('celery_producer', 'kombu_message', 'SELECT', 'queue_id, visible, available_at, expires_at, consumer_id'),
+            ('celery_producer', 'kombu_queue', 'SELECT', NULL),
+            ('celery_producer', 'kombu_queue', 'INSERT', 'id, name, auto_delete, expires_ms, message_ttl_ms'),
+            ('celery_producer', 'kombu_binding', 'SELECT, INSERT', NULL),
+            ('celery_producer', 'kombu_subscription', 'SELECT', NULL),
+            ('celery_producer', 'kombu_consumer', 'SELECT', 'id'),
+            ('celery_producer', 'queue_id_sequence', 'USAGE', NULL),
+            ('celery_producer', 'message_id_sequence', 'USAGE', NULL),
+            -- Publishing a chord: how many parts it has, and, of a header with groups in it, the ids of its tasks.
+            ('celery_producer', 'celery_chord', 'SELECT', 'id, size, added, done, due_at'),
+            ('celery_producer', 'celery_chord', 'INSERT', 'id, size'),
+            ('celery_producer', 'celery_chord', 'UPDATE', 'size, due_at'),
+            ('celery_producer', 'celery_tasksetmeta', 'SELECT', 'taskset_id'),
+            ('celery_producer', 'celery_tasksetmeta', 'INSERT', 'id, taskset_id, result, date_done'),
+            ('celery_producer', 'celery_tasksetmeta', 'UPDATE', 'result, date_done'),
+            ('celery_producer', 'taskset_id_sequence', 'USAGE', NULL),
+
+            -- Reading results and saved groups, and saying who waits.
+            ('celery_result_reader', 'celery_taskmeta', 'SELECT', NULL),
+            ('celery_result_reader', 'celery_tasksetmeta', 'SELECT', NULL),
+            ('celery_result_reader', 'celery_waiter', 'SELECT', 'task_id, listener, slot'),
+            ('celery_result_reader', 'celery_waiter', 'INSERT', 'task_id, listener, slot'),
+            ('celery_result_reader', 'celery_waiter', 'DELETE', NULL),
+            ('celery_result_reader', 'celery_waiter', 'UPDATE', 'slot'),
+            ('celery_result_reader', 'celery_listener_sequence', 'USAGE', NULL),
+
+            -- What /metrics, the dashboard and `queues` and `consumers` of the queue tool count.
+            ('celery_monitor', 'kombu_queue', 'SELECT', NULL),
+            ('celery_monitor', 'kombu_message', 'SELECT',
+                'id, queue_id, visible, priority, enqueued_at, available_at, consumer_id'),
+            ('celery_monitor', 'kombu_consumer', 'SELECT', NULL),
+            ('celery_monitor', 'kombu_subscription', 'SELECT', NULL),
+            ('celery_monitor', 'kombu_dead_letter', 'SELECT', 'queue, died_at'),
+            ('celery_monitor', 'celery_taskmeta', 'SELECT', 'status, date_done'),
+            ('celery_monitor', 'alembic_version', 'SELECT', NULL)
+        ) AS written (role, relation, rights, columns)
+        JOIN pg_class AS c ON c.oid = to_regclass(format('%I.%I', schema_name, written.relation))
+        ORDER BY written.relation, written.role
+    LOOP
+        IF NOT pg_has_role(one.owner, 'USAGE') THEN
+            RAISE insufficient_privilege
+                USING MESSAGE = format('%s belongs to %s: run this as that role', one.found, one.owner);
+        END IF;
+        IF one.oid <> ALL (begun) THEN
+            begun := begun || one.oid;
+            EXECUTE format(
+                'REVOKE ALL ON %s %s FROM celery_worker, celery_producer, celery_result_reader, celery_monitor',
+                one.kind, one.found
+            );
+        END IF;
+        EXECUTE format(
+            'GRANT %s%s ON %s %s TO %I', one.rights, ' (' || one.columns || ')', one.kind, one.found, one.role
+        );
+    END LOOP;
+END
+$roles$;

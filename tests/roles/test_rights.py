@@ -1,0 +1,256 @@
+"""What each role may do: everything in the catalogue, against a list of what was decided.
+
+A new table, sequence or statement fails here until somebody has decided who may use it.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+import pytest
+
+from app.db.checks import SEQUENCES, TABLE_RIGHTS
+from celery_postgres.statements import statements
+from tests.roles.conftest import ROLES_SQL, Databases
+
+pytestmark = pytest.mark.xdist_group("roles")
+
+ROLES = {
+    "celery_worker": "worker",
+    "celery_producer": "producer",
+    "celery_result_reader": "reader",
+    "celery_monitor": "monitor",
+}
+ALL = "SELECT, INSERT, UPDATE, DELETE"
+#: By table: who may do what, to which columns if not to all. `{}`: the owner alone.
+TABLES: dict[str, dict[str, str]] = {
+    "kombu_message": {
+        "worker": ALL,
+        "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at enqueued_at"
+        " expires_at id payload priority queue_id task_id tenant_id version visible)",
+        "monitor": "SELECT(available_at consumer_id enqueued_at id priority queue_id visible)",
+    },
+    "kombu_queue": {
+        "worker": ALL,
+        "producer": "SELECT, INSERT(auto_delete expires_ms id message_ttl_ms name)",
+        "monitor": "SELECT",
+    },
+    "kombu_binding": {"worker": ALL, "producer": "SELECT, INSERT"},
+    "kombu_consumer": {"worker": ALL, "producer": "SELECT(id)", "monitor": "SELECT"},
+    "kombu_subscription": {"worker": ALL, "producer": "SELECT", "monitor": "SELECT"},
+    "kombu_dead_letter": {"worker": "SELECT, INSERT", "monitor": "SELECT(died_at queue)"},
+    "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
+    "celery_tasksetmeta": {
+        "worker": ALL,
+        "producer": "SELECT(taskset_id), INSERT(date_done id result taskset_id), UPDATE(date_done result)",
+        "reader": "SELECT",
+    },
+    "celery_chord": {
+        "worker": ALL,
+        "producer": "SELECT(added done due_at id size), INSERT(id size), UPDATE(due_at size)",
+    },
+    "celery_chord_part": {"worker": "SELECT, INSERT, DELETE"},
+    "celery_waiter": {
+        "worker": ALL,
+        "reader": "SELECT(listener slot task_id), INSERT(listener slot task_id), UPDATE(slot), DELETE",
+    },
+    "queue_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
+    "message_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
+    "task_id_sequence": {"worker": "USAGE"},
+    "taskset_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
+    "celery_listener_sequence": {"worker": "USAGE", "reader": "USAGE"},
+    "kombu_consumer_id_seq": {},
+    "kombu_dead_letter_id_seq": {},
+}
+OF_THE_APPLICATION: dict[str, dict[str, str]] = {
+    "alembic_version": {"worker": "SELECT", "monitor": "SELECT"},
+    "customer_event": {"worker": ALL},
+    "customer_event_id_seq": {},
+    "retention_policy": {"worker": ALL},
+    "pii_policy": {"worker": ALL},
+    "maintenance_audit": {"worker": "SELECT, INSERT"},
+    "maintenance_audit_id_seq": {},
+    "mv_maintenance_activity": {},
+    "maintenance_activity": {"worker": "SELECT"},
+    "api_key": {"worker": "SELECT, INSERT, UPDATE"},
+    "task_submission": {"worker": "SELECT, INSERT, DELETE"},
+}
+DECIDED = {"plain": TABLES, "migrated": TABLES | OF_THE_APPLICATION}
+
+PRIVILEGES = """
+    SELECT c.relname, r.rolname, p.name,
+        CASE c.relkind WHEN 'S' THEN has_sequence_privilege(r.oid, c.oid, p.name)
+            ELSE has_table_privilege(r.oid, c.oid, p.name) END,
+        ARRAY(
+            SELECT a.attname::text FROM pg_attribute AS a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.relkind <> 'S'
+              AND p.name IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
+              AND has_column_privilege(r.oid, c.oid, a.attnum, p.name)
+            ORDER BY a.attname
+        )
+    FROM pg_class AS c
+    JOIN pg_roles AS r ON r.rolname = ANY (%(roles)s)
+    JOIN unnest(
+        ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER', 'USAGE']
+    ) WITH ORDINALITY AS p (name, place)
+      ON CASE c.relkind WHEN 'S' THEN p.name IN ('SELECT', 'UPDATE', 'USAGE') ELSE p.name <> 'USAGE' END
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+    ORDER BY c.relname, r.rolname, p.place
+"""
+
+#: What a worker never does: an operator uses the queue tool as the owner.
+OF_OPERATORS = {"drop_dead", "requeue_dead"}
+#: What these read, others may read too; the first three name no table.
+OF_EVERYBODY = {"lock_consumer", "session_gone", "new_listener", "find_queue", "orphaned_queues", "abandoned_queues"}
+OF_PRODUCERS = {
+    *("publish", "publish_to_exchange", "publish_many", "routes"),
+    *("publish_within", "publish_many_within", "publish_to_exchange_within"),
+    *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
+    *("untidy", "size_chord", "save_group", "overdue_chords"),
+}
+OF_READERS = {"result", "results", "restore_group", "await_results", "give_up_waiting"}
+OF_MONITORS = {"queues_overview", "consumers_overview"}
+
+
+def privileges(databases: Databases, name: str) -> dict[str, dict[str, str]]:
+    with closing(psycopg2.connect(databases.superuser_url(name))) as connection, connection.cursor() as cursor:
+        cursor.execute(PRIVILEGES, {"roles": list(ROLES)})
+        found: dict[str, dict[str, str]] = {}
+        for relation, role, privilege, whole, columns in cursor.fetchall():
+            rights = found.setdefault(relation, {})
+            if whole or columns:
+                told = privilege if whole else f"{privilege}({' '.join(columns)})"
+                rights[ROLES[role]] = ", ".join(filter(None, [rights.get(ROLES[role]), told]))
+    return found
+
+
+@pytest.mark.parametrize("name", ["migrated", "plain"])
+def test_every_table_and_sequence_is_open_to_those_that_need_it(databases: Databases, name: str) -> None:
+    assert privileges(databases, name) == DECIDED[name]
+
+
+def test_a_worker_asks_at_its_start_for_what_it_was_given(databases: Databases) -> None:
+    asked = {table: ", ".join(rights) for table, rights in TABLE_RIGHTS.items()} | dict.fromkeys(SEQUENCES, "USAGE")
+    assert asked == {table: rights["worker"] for table, rights in TABLES.items() if "worker" in rights}
+
+
+def allowed(url: str, names: set[str]) -> set[str]:
+    """Those of the named statements that a login may execute. PostgreSQL checks the rights for an EXPLAIN too."""
+    may = set()
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        for name in names:
+            statement = statements()[name]
+            cursor.execute(statement.prepare)
+            try:
+                cursor.execute("EXPLAIN " + statement.execute, dict.fromkeys(statement.parameters))
+            except psycopg2.errors.InsufficientPrivilege:
+                continue
+            may.add(name)
+    return may
+
+
+@pytest.mark.parametrize("name", ["migrated", "plain"])
+@pytest.mark.parametrize(
+    ("login", "may"),
+    [
+        ("runner", set(statements()) - OF_OPERATORS),
+        ("sender", OF_PRODUCERS | OF_EVERYBODY),
+        ("asker", OF_PRODUCERS | OF_READERS | OF_EVERYBODY),
+        ("watcher", OF_MONITORS | OF_EVERYBODY),
+    ],
+)
+def test_each_login_may_execute_the_statements_of_its_work(
+    databases: Databases, name: str, login: str, may: set[str]
+) -> None:
+    assert allowed(databases.url(login, name), set(statements())) == may
+
+
+def test_the_owner_may_execute_all_of_them(databases: Databases) -> None:
+    assert allowed(databases.url("deploy"), set(statements())) == set(statements())
+
+
+def test_nobody_has_anything_beyond_the_database(databases: Databases) -> None:
+    found = databases.run(
+        databases.superuser_url(),
+        """
+        SELECT rolname FROM pg_roles
+        WHERE rolname ~ '^celery_|^(deploy|runner|sender|asker|watcher)$'
+          AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication
+               OR rolcanlogin AND rolname LIKE 'celery%'
+               OR has_database_privilege(oid, current_database(), 'CREATE')
+               OR has_schema_privilege(oid, 'public', 'CREATE') AND rolname NOT IN ('deploy', 'celery_migrator'))
+        """,
+    )
+    assert found == []
+    functions = databases.run(
+        databases.superuser_url(), "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    )
+    assert functions == [], "a function is everybody's until that is revoked"
+
+
+@pytest.mark.parametrize("login", ["deploy", "runner", "sender", "watcher"])
+@pytest.mark.parametrize("statement", ["CREATE ROLE more", "CREATE DATABASE more", "ALTER SYSTEM SET work_mem = '1MB'"])
+def test_what_concerns_the_server_is_refused(databases: Databases, login: str, statement: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        databases.run(databases.url(login), statement)
+
+
+@pytest.mark.parametrize("login", ["runner", "sender", "asker", "watcher"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE mine (id int)",
+        "ALTER TABLE kombu_message ADD COLUMN mine int",
+        "DROP TABLE kombu_binding",
+        "CREATE INDEX mine ON kombu_message (id)",
+        "TRUNCATE kombu_message",
+    ],
+)
+def test_ddl_is_the_migrators(databases: Databases, login: str, statement: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        databases.run(databases.url(login), statement)
+
+
+# -- the file itself
+
+
+def test_it_takes_back_what_it_does_not_name(databases: Databases) -> None:
+    before = privileges(databases, "plain")
+    deploy = databases.url("deploy", "plain")
+    databases.run(deploy, "GRANT SELECT, DELETE ON kombu_message TO celery_producer")
+    databases.run(deploy, "GRANT SELECT (payload) ON kombu_message TO celery_monitor")
+    assert privileges(databases, "plain") != before
+    databases.run(deploy, ROLES_SQL)
+    assert privileges(databases, "plain") == before
+
+
+def test_who_does_not_own_the_tables_is_told_who_does(databases: Databases) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege) as caught:
+        databases.run(databases.url("runner"), ROLES_SQL)
+    assert caught.value.diag.message_primary == "alembic_version belongs to celery_migrator: run this as that role"
+
+
+def test_a_migration_and_its_way_back_need_the_migrator_alone(
+    databases: Databases, migrate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from environment.checkout import CHECKOUT
+
+    databases.make("twice")
+    url = databases.url("deploy", "twice")
+    monkeypatch.setenv("DATABASE_URL", url)
+    config = Config(str(CHECKOUT / "alembic.ini"))
+    command.upgrade(config, "head")
+    databases.run(url, ROLES_SQL)
+    command.downgrade(config, "base")
+    command.upgrade(config, "head")
+    databases.run(url, ROLES_SQL)
+    assert privileges(databases, "twice") == DECIDED["migrated"]
+    assert databases.run(url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'") == [
+        ("celery_migrator",)
+    ]
