@@ -2,8 +2,8 @@
 -- GRANT celery_worker TO somebody.
 --
 --   celery_migrator       makes and owns the tables (DDL), and may do everything with them; nothing beyond the database
---   celery_worker         runs tasks: claims, acknowledges, stores results, buries; tenants' tables as far as policies
---                         let it
+--   celery_worker         runs tasks, or a beat: claims, acknowledges, stores results, buries; tenants' tables as far as
+--                         policies let it
 --   celery_producer       publishes: reads no message, changes no queue, deletes nothing
 --   celery_result_reader  beside celery_producer, for whoever waits for results: Celery's tables do not say whose a
 --                         result is, so who may read one may read them all
@@ -49,6 +49,8 @@ BEGIN
             ('celery_worker', 'kombu_consumer', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'kombu_subscription', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'kombu_dead_letter', 'SELECT, INSERT', NULL),
+            ('celery_worker', 'kombu_stopped_task', 'SELECT', NULL),
+            ('celery_worker', 'celery_beat_entry', 'SELECT, INSERT, UPDATE', NULL),
             ('celery_worker', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'message_id_sequence', 'USAGE', NULL),
             -- Results, chords, and who waits for them.

@@ -41,6 +41,8 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_consumer": {"worker": ALL, "producer": "SELECT(id)", "monitor": "SELECT"},
     "kombu_subscription": {"worker": ALL, "producer": "SELECT", "monitor": "SELECT"},
     "kombu_dead_letter": {"worker": "SELECT, INSERT", "monitor": "SELECT(died_at queue)"},
+    "kombu_stopped_task": {"worker": "SELECT"},
+    "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
     "celery_tasksetmeta": {
         "worker": ALL,
@@ -101,7 +103,7 @@ PRIVILEGES = """
 """
 
 #: What a worker never does: an operator uses the queue tool as the owner.
-OF_OPERATORS = {"drop_dead", "requeue_dead"}
+OF_OPERATORS = {"drop_dead", "requeue_dead", "stop_task", "allow_task"}
 #: What these read, others may read too; the first three name no table.
 OF_EVERYBODY = {"lock_consumer", "session_gone", "new_listener", "find_queue", "orphaned_queues", "abandoned_queues"}
 OF_PRODUCERS = {

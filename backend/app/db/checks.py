@@ -24,6 +24,8 @@ TABLE_RIGHTS = {
     "kombu_consumer": _ALL,
     "kombu_subscription": _ALL,
     "kombu_dead_letter": ("SELECT", "INSERT"),
+    "kombu_stopped_task": ("SELECT",),
+    "celery_beat_entry": ("SELECT", "INSERT", "UPDATE"),
     "celery_taskmeta": _ALL,
     "celery_tasksetmeta": _ALL,
     "celery_chord": _ALL,
