@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import psycopg2
@@ -16,10 +16,12 @@ from alembic.config import Config
 from celery import Celery
 from kombu import Connection, Queue
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from app.celery_app import celery_app, create_app
 from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
+from app.db.checks import reason
 from app.db.engine import build_engine
 from app.observability import probe as monitoring
 from environment.checkout import CHECKOUT
@@ -50,11 +52,13 @@ def settings(url: str) -> Settings:
 def sessions(server: TLSServer) -> dict[str, set[bool]]:
     """By application name whether they are TLS."""
     found: dict[str, set[bool]] = {}
-    with closing(psycopg2.connect(server.cluster.url("postgres", "postgres"))) as connection:
-        with connection.cursor() as cursor:
-            cursor.execute(SESSIONS)
-            for name, encrypted in cursor.fetchall():
-                found.setdefault(name, set()).add(encrypted)
+    with (
+        closing(psycopg2.connect(server.cluster.url("postgres", "postgres"))) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(SESSIONS)
+        for name, encrypted in cursor.fetchall():
+            found.setdefault(name, set()).add(encrypted)
     return found
 
 
@@ -102,7 +106,9 @@ def test_broker_results_and_both_listeners_use_tls(server: TLSServer, make_probe
     # The client's own listener is there while it waits.
     assert probe.send("run_late", "tag").get(timeout=DEADLINE_S) == "tag"
     expected = {"probe-0", "the-listener", "probe-results", "probe-client"}
-    assert {name: tls for name, tls in sessions(server).items() if name in expected} == dict.fromkeys(expected, {True})
+    assert {name: tls for name, tls in sessions(server).items() if name in expected} == {
+        name: {True} for name in expected
+    }
 
 
 def test_the_applications_engine_and_its_monitoring_use_tls(server: TLSServer) -> None:
@@ -153,7 +159,7 @@ def test_a_client_certificate_is_shown_where_one_is_asked_for(
     assert sessions(server)["with-card"] == {True}
     for wrong, says in (
         (server.url(user="carded", sslcert="/none"), "connection requires a valid client certificate"),
-        (url("somebody"), 'certificate authentication failed for user "carded"'),
+        (url("somebody"), 'authentication failed for user "carded"'),
     ):
         with pytest.raises(Exception, match=says) as caught:
             program(wrong).tasks[PING].apply_async(retry=False)
@@ -164,7 +170,10 @@ def test_a_client_certificate_is_shown_where_one_is_asked_for(
 
 
 def of_the_engine(url: str, socket_url: str) -> None:
-    build_engine(settings(url)).connect()
+    try:
+        build_engine(settings(url)).connect()
+    except DBAPIError as error:
+        raise ConnectionError(reason(error)) from error
 
 
 def of_a_publisher(url: str, socket_url: str) -> None:
@@ -174,6 +183,8 @@ def of_a_publisher(url: str, socket_url: str) -> None:
 
 def of_the_results(url: str, socket_url: str) -> None:
     with _program(url) as app:
+        # The application waits for a database that is away, whatever the reason.
+        app.conf.result_backend_always_retry = False
         _ = app.AsyncResult("nobody").state
 
 
@@ -218,7 +229,7 @@ NOT_VERIFIED = "certificate verify failed: the server's has expired or is not ye
 FAULTS = {
     "another CA": ("server", "other-ca.pem", NOT_VERIFIED),
     "expired": ("expired", "ca.pem", NOT_VERIFIED),
-    "another host": ("elsewhere", "ca.pem", 'certificate for "db.example" does not match host name "127.0.0.1"'),
+    "another host": ("elsewhere", "ca.pem", 'does not match host name "127.0.0.1"'),
     "no CA file": ("server", "no-such-file.pem", 'no-such-file.pem" does not exist'),
     "no TLS": (None, "ca.pem", "server does not support SSL, but SSL was required"),
 }
@@ -271,11 +282,10 @@ def in_the_clear(server: TLSServer) -> None:
 
 def test_the_embedded_server_has_tls_where_it_was_built_with_it(certificates: Any) -> None:
     with TemporaryCluster(DEFAULT_MAJOR, tcp=True) as cluster:
-        try:
-            server = TLSServer(cluster, certificates)
+        server = TLSServer(cluster, certificates)
+        with suppress(UserError):
             server.show("server")
-        except UserError as error:
-            assert "SSL is not supported by this build" in str(error)
+        if "SSL is not supported by this build" in cluster.log.read_text(errors="replace"):
             pytest.skip("this PostgreSQL (the wheel's) was built without TLS; Debian's has it, in the tests above")
         with closing(psycopg2.connect(server.url())) as connection, connection.cursor() as cursor:
             cursor.execute(OWN.text)
