@@ -24,7 +24,7 @@ def write(folder: Path, samples: Samples) -> Path:
         **{f"plot {name.removesuffix('.svg')}": f"![{name.removesuffix('.svg')}]({name})" for name in drawn},
     }
     page = folder / "README.md"
-    blocks.fill(page, made)
+    blocks.fill(page, made, Path(__file__).with_name("page.md"))
     if folder.resolve() == CHECKOUT / "docs" / "benchmarks":
         blocks.fill(CHECKOUT / "README.md", {"glance": made["glance"]})
     return page
