@@ -146,8 +146,11 @@ def _pinned(samples: Samples, order: Order) -> Any:
     axis.set_yscale("log")
     axis.set_xlabel("seconds since a transaction began that never ends")
     axis.set_ylabel("tasks/s (log)")
+    if not some:
+        pyplot.close(figure)
+        return None
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure if some else None
+    return figure
 
 
 def _soak(samples: Samples, order: Order) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from benchmarks import servers
 from benchmarks.journal import rate
@@ -19,6 +19,8 @@ from environment.installation import DEFAULT_MAJOR
 from environment.waiting import wait_until
 
 _FILL = 2_000
+#: Celery's own results in PostgreSQL take 20 ms each.
+_FILL_RESULTS = 400
 _LIMIT_S = 60
 
 
@@ -29,26 +31,28 @@ def check(system: System) -> str:
     """
     seen = [_drain(system, 0.0, 0, results=False), _drain(system, 0.001, 500, results=False)]
     seen += [_publish(system, mode) for mode in ("one_by_one", "in_bulk", "paced", "steady")]
-    seen.append(_drain(system, 0.0, 0, results=True))
+    with suppress(NotImplementedError):
+        seen.append(_drain(system, 0.0, 0, results=True))
     names = ", ".join(f"{name} {found}" for name, found in system.versions().items())
     return f"{system.name}: {'; '.join(seen)} ({names}; pids {system.pids()})"
 
 
 def _drain(system: System, seconds: float, size: int, *, results: bool) -> str:
+    count = _FILL_RESULTS if results else _FILL
     with system.fresh(results=results) as ground:
         began = time.monotonic()
-        ground.fill(1, _FILL // 2, seconds, size)
-        ground.fill(_FILL // 2 + 1, _FILL // 2, seconds, size)
+        ground.fill(1, count // 2, seconds, size)
+        ground.fill(count // 2 + 1, count // 2, seconds, size)
         filled = time.monotonic() - began
-        wait_until(lambda: ground.waiting() in (None, _FILL), 10, f"{_FILL} tasks to wait")
+        wait_until(lambda: ground.waiting() in (None, count), 10, f"{count} tasks to wait")
         before = ground.operations()
         with _worker(system, ground, ready=False) as worker:
-            found = _done(worker, _FILL)
+            found = _done(worker, count)
             _nothing_waits(ground)
             lasted = min(end - start for _, start, end in worker.journal.records)
         after = ground.operations()
     assert lasted >= seconds * 1e9, f"a task of {seconds} s lasted {lasted} ns"
-    each = "" if before is None or after is None else f", {(after - before) / _FILL:.1f} operations each"
+    each = "" if before is None or after is None else f", {(after - before) / count:.1f} operations each"
     what = " with results" if results else f" of {seconds * 1000:.0f} ms" if seconds else ""
     return f"drains {found:.0f}/s{what} (filled in {filled:.1f} s{each})"
 

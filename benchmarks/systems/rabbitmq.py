@@ -38,6 +38,7 @@ class RabbitMQGround(CeleryGround):
     def __init__(self, system: RabbitMQSystem, *, results: bool, database: str | None) -> None:
         self.variables = system.variables()
         self._results = results
+        self._replies: set[str] = set()
         if results:
             self.variables["BENCH_BACKEND"] = "rpc://" if database is None else f"db+{database}"
         self._system = system
@@ -48,9 +49,12 @@ class RabbitMQGround(CeleryGround):
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
         """By frames of Basic.Publish, copied."""
         sample = self._system.sample(self.variables, seconds, size)
-        if self._results and sample.reply_to:
+        if self._results and sample.reply_to and sample.reply_to not in self._replies:
+            self._replies.add(sample.reply_to)
             # The queue of the client that would wait for these results; without it RabbitMQ would drop them.
-            self._channel.queue_declare(sample.reply_to, durable=False, exclusive=True)
+            # The sample's own client has left a queue of that name, or is just removing it.
+            self._channel.queue_delete(sample.reply_to)
+            self._channel.queue_declare(sample.reply_to, durable=False, auto_delete=False, exclusive=True)
         self._channel.queue_declare(QUEUE, durable=True, auto_delete=False)
         sample.publish(self._connection.transport.write, self._channel.channel_id, QUEUE, first, count)
         # The channel answers in turn: by now it has handed all of them to the queue.
