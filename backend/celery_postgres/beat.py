@@ -17,7 +17,7 @@ from celery import beat
 from celery.exceptions import ImproperlyConfigured
 
 from celery_postgres.address import is_postgresql, libpq_dsn
-from celery_postgres.errors import NotPublishedError, SchemaError, primary
+from celery_postgres.errors import NotPublishedError, SchemaError, loggable
 from celery_postgres.publishing import publishing_on
 from celery_postgres.session import Session
 
@@ -60,7 +60,7 @@ class Scheduler(beat.Scheduler):
             seconds = float(super().tick(*args, **options))
         except (psycopg2.Error, SchemaError, NotPublishedError) as error:
             seconds, self._retry_s = self._retry_s, min(self._retry_s * 2, LONGEST_RETRY_S)
-            logger.warning("beat cannot reach its database (%s); next try in %.1f s", primary(error), seconds)
+            logger.warning("beat cannot reach its database (%s); next try in %.1f s", loggable(error), seconds)
             self._disconnect()
         else:
             self._retry_s = FIRST_RETRY_S

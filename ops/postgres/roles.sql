@@ -104,12 +104,13 @@ BEGIN
             ('celery_result_reader', 'celery_waiter', 'UPDATE', 'slot'),
             ('celery_result_reader', 'celery_listener_sequence', 'USAGE', NULL),
 
-            -- What /metrics, the dashboard and `queues` and `consumers` of the queue tool count.
+            -- What /metrics, the dashboard and `queues`, `consumers` and `stopped` of the queue tool show.
             ('celery_monitor', 'kombu_queue', 'SELECT', NULL),
             ('celery_monitor', 'kombu_message', 'SELECT',
                 'id, queue_id, visible, priority, enqueued_at, available_at, consumer_id'),
             ('celery_monitor', 'kombu_consumer', 'SELECT', NULL),
             ('celery_monitor', 'kombu_subscription', 'SELECT', NULL),
+            ('celery_monitor', 'kombu_stopped_task', 'SELECT', NULL),
             ('celery_monitor', 'kombu_dead_letter', 'SELECT', 'queue, died_at'),
             ('celery_monitor', 'celery_taskmeta', 'SELECT', 'status, date_done'),
             ('celery_monitor', 'alembic_version', 'SELECT', NULL)

@@ -41,7 +41,7 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_consumer": {"worker": ALL, "producer": "SELECT(id)", "monitor": "SELECT"},
     "kombu_subscription": {"worker": ALL, "producer": "SELECT", "monitor": "SELECT"},
     "kombu_dead_letter": {"worker": "SELECT, INSERT", "monitor": "SELECT(died_at queue)"},
-    "kombu_stopped_task": {"worker": "SELECT"},
+    "kombu_stopped_task": {"worker": "SELECT", "monitor": "SELECT"},
     "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
     "celery_tasksetmeta": {
@@ -113,7 +113,7 @@ OF_PRODUCERS = {
     *("untidy", "size_chord", "save_group", "overdue_chords"),
 }
 OF_READERS = {"result", "results", "restore_group", "await_results", "give_up_waiting"}
-OF_MONITORS = {"queues_overview", "consumers_overview"}
+OF_MONITORS = {"queues_overview", "consumers_overview", "stopped_tasks"}
 
 
 def privileges(databases: Databases, name: str) -> dict[str, dict[str, str]]:
@@ -256,3 +256,20 @@ def test_a_migration_and_its_way_back_need_the_migrator_alone(
     assert databases.run(url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'") == [
         ("celery_migrator",)
     ]
+
+
+def test_tables_of_app_user_can_be_parted_from_it(databases: Databases, migrate: Any) -> None:
+    """What the runbook says for a database whose worker was its owner."""
+    name = "skeldir_validation"
+    app_user = databases.cluster.tcp_url()
+    migrate(app_user)
+    databases.run(databases.superuser_url(name), ROLES_SQL)
+    databases.run(app_user, ROLES_SQL)  # the owner may, without making roles
+    databases.run(
+        databases.superuser_url(name),
+        "REASSIGN OWNED BY app_user TO celery_migrator",
+        ROLES_SQL,
+        "GRANT celery_worker TO app_user",
+    )
+    assert privileges(databases, name) == DECIDED["migrated"]
+    assert allowed(app_user, set(statements())) == set(statements()) - OF_OPERATORS

@@ -21,6 +21,7 @@ from app.celery_app import celery_app, create_app
 from app.core.settings import Settings
 from app.observability import queue_depth
 from celery_postgres import SchemaError
+from celery_postgres.beat import Scheduler
 from environment.checkout import CHECKOUT
 from environment.waiting import wait_until
 from environment.worker import WorkerProcess
@@ -123,6 +124,8 @@ def test_a_producer_publishes_in_every_way_without_reading_a_result(
         ("SELECT args FROM celery_taskmeta", "watcher"),
         ("SELECT FROM customer_event", "watcher"),
         ("SELECT FROM api_key", "sender"),
+        ("UPDATE celery_beat_entry SET runs = 0", "sender"),
+        ("INSERT INTO kombu_stopped_task (name) VALUES ('x')", "runner"),
     ],
 )
 def test_what_is_not_ones_work_is_refused(databases: Databases, statement: str, role: str) -> None:
@@ -210,6 +213,25 @@ def test_a_worker_under_a_role_that_lacks_something_ends_and_names_it(
     assert "GRANT celery_worker TO runner" in line
     assert PASSWORD not in worker.log_text()
     assert "Traceback" not in worker.log_text()
+
+
+# -- beat
+
+
+def test_a_beat_sends_what_is_due(databases: Databases, program: Callable[[str], Celery]) -> None:
+    app = program("runner")
+    app.conf.beat_schedule = {"often": {"task": PING, "schedule": 0.1, "options": {"queue": "ticks"}}}
+    app.conf.result_expires = None
+    scheduler = Scheduler(app)
+
+    def sent() -> bool:
+        scheduler.tick()
+        return rows_of(databases.superuser_url(), "ticks") >= 2
+
+    try:
+        wait_until(sent, DEADLINE_S, "two ticks")
+    finally:
+        scheduler.close()
 
 
 # -- the monitor

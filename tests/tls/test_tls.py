@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import psycopg2
@@ -52,10 +52,8 @@ def settings(url: str) -> Settings:
 def sessions(server: TLSServer) -> dict[str, set[bool]]:
     """By application name whether they are TLS."""
     found: dict[str, set[bool]] = {}
-    with (
-        closing(psycopg2.connect(server.cluster.url("postgres", "postgres"))) as connection,
-        connection.cursor() as cursor,
-    ):
+    superuser_url = server.cluster.url("postgres", "postgres")
+    with closing(psycopg2.connect(superuser_url)) as connection, connection.cursor() as cursor:
         cursor.execute(SESSIONS)
         for name, encrypted in cursor.fetchall():
             found.setdefault(name, set()).add(encrypted)
@@ -105,10 +103,9 @@ def test_broker_results_and_both_listeners_use_tls(server: TLSServer, make_probe
     probe.start(conf={"broker_transport_options": {"listen_dsn": listen}})
     # The client's own listener is there while it waits.
     assert probe.send("run_late", "tag").get(timeout=DEADLINE_S) == "tag"
-    expected = {"probe-0", "the-listener", "probe-results", "probe-client"}
-    assert {name: tls for name, tls in sessions(server).items() if name in expected} == {
-        name: {True} for name in expected
-    }
+    found = sessions(server)
+    assert found.keys() >= {"probe-0", "the-listener", "probe-results", "probe-client"}
+    assert set.union(*found.values()) == {True}
 
 
 def test_the_applications_engine_and_its_monitoring_use_tls(server: TLSServer) -> None:
@@ -159,10 +156,11 @@ def test_a_client_certificate_is_shown_where_one_is_asked_for(
     assert sessions(server)["with-card"] == {True}
     for wrong, says in (
         (server.url(user="carded", sslcert="/none"), "connection requires a valid client certificate"),
+        # PostgreSQL says to nobody but its log that it is the name in the certificate.
         (url("somebody"), 'authentication failed for user "carded"'),
     ):
         with pytest.raises(Exception, match=says) as caught:
-            program(wrong).tasks[PING].apply_async(retry=False)
+            of_a_publisher(wrong, "")
         assert "\n" not in str(caught.value)
 
 
@@ -173,18 +171,18 @@ def of_the_engine(url: str, socket_url: str) -> None:
     try:
         build_engine(settings(url)).connect()
     except DBAPIError as error:
-        raise ConnectionError(reason(error)) from error
+        raise ConnectionError(reason(error)) from None
 
 
 def of_a_publisher(url: str, socket_url: str) -> None:
     with _program(url) as app:
+        app.conf.broker_transport_options |= {"max_retries": 1, "interval_start": 0}
         app.tasks[PING].apply_async(retry=False)
 
 
 def of_the_results(url: str, socket_url: str) -> None:
     with _program(url) as app:
-        # The application waits for a database that is away, whatever the reason.
-        app.conf.result_backend_always_retry = False
+        app.conf.result_backend_always_retry = False  # the application waits until the server is right
         _ = app.AsyncResult("nobody").state
 
 
@@ -225,7 +223,9 @@ class _program:  # noqa: N801
 
 
 #: What is wrong: the server's certificate, the CA that the client trusts, and what is said of it.
-NOT_VERIFIED = "certificate verify failed: the server's has expired or is not yet valid, or no CA in sslrootcert has"
+NOT_VERIFIED = (
+    "certificate verify failed: the server's has expired or is not yet valid, or no CA in sslrootcert has signed it"
+)
 FAULTS = {
     "another CA": ("server", "other-ca.pem", NOT_VERIFIED),
     "expired": ("expired", "ca.pem", NOT_VERIFIED),
@@ -235,12 +235,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
     "connection",
     [of_the_engine, of_a_publisher, of_the_results, of_the_listener, of_alembic, of_the_queue_tool],
     ids=lambda connection: connection.__name__,
 )
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that_is_another_is_refused(
     tls_server: TLSServer, fault: str, connection: Callable[[str, str], None]
 ) -> None:
@@ -248,9 +248,9 @@ def test_a_server_that_is_another_is_refused(
     tls_server.show(certificate)
     with pytest.raises(Exception) as caught:  # noqa: PT011  each has an exception of its own
         connection(tls_server.url(ca), tls_server.cluster.url())
-    said = str(getattr(caught.value, "orig", None) or caught.value).strip()
+    said = str(caught.value)
     assert says in said
-    assert PASSWORD + "@" not in said
+    assert "\n" not in said
     assert f":{PASSWORD}" not in said
     in_the_clear(tls_server)
 
@@ -283,9 +283,11 @@ def in_the_clear(server: TLSServer) -> None:
 def test_the_embedded_server_has_tls_where_it_was_built_with_it(certificates: Any) -> None:
     with TemporaryCluster(DEFAULT_MAJOR, tcp=True) as cluster:
         server = TLSServer(cluster, certificates)
-        with suppress(UserError):
+        try:
             server.show("server")
-        if "SSL is not supported by this build" in cluster.log.read_text(errors="replace"):
+        except UserError as error:
+            if "SSL is not supported by this build" not in str(error):
+                raise
             pytest.skip("this PostgreSQL (the wheel's) was built without TLS; Debian's has it, in the tests above")
         with closing(psycopg2.connect(server.url())) as connection, connection.cursor() as cursor:
             cursor.execute(OWN.text)
