@@ -108,8 +108,9 @@ class Probe:
     def notes(self, event: str | None = None, tag: str | None = None) -> list[dict[str, Any]]:
         """What the workers wrote, in order; a tag with ``*`` at its end is a prefix."""
         path = self.folder / "log"
-        # A writer that was killed may have left half a line only if the disk was full: lines are written at once.
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        # Lines are written at once, and still a reader may see the first half of the last.
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
         def wanted(line: dict[str, Any]) -> bool:
             name = str(line.get("tag", ""))
