@@ -21,8 +21,11 @@ from benchmarks.program import QUEUE
 from benchmarks.systems import Ground
 from environment.temporary import TemporaryCluster
 
-#: How all of them are set up.
-SETTINGS = "pool solo, early ack, prefetch multiplier 4"
+#: Celery's default, and what its documentation names for short tasks.
+DEFAULT_PREFETCH, LONG_PREFETCH = 4, 64
+
+#: In solo, threads and prefork alike; ours, under the same name, keeps one.
+CELERY_RESULTS = "results by Celery's own db+postgresql://, which connects anew for each"
 
 #: Messages that travel together to Redis.
 _CHUNK = 5_000
@@ -32,21 +35,33 @@ Shape = tuple[bool, float, int]
 
 
 class CeleryGround:
-    """What every broker of Celery has in common."""
+    """What every broker of Celery has in common.
+
+    :ivar prefetch: its ``worker_prefetch_multiplier``.
+    """
 
     variables: dict[str, str]
+    prefetch = DEFAULT_PREFETCH
 
     def worker(self, concurrency: int) -> list[str]:
         """Celery's own worker: solo where one task at a time is enough."""
-        return worker.celery("solo" if concurrency == 1 else "threads", concurrency, _name())
+        return self._worker("solo" if concurrency == 1 else "threads", concurrency)
 
     def prefork(self, processes: int) -> list[str]:
         """The command line of a worker with so many child processes."""
-        return worker.celery("prefork", processes, _name())
+        return self._worker("prefork", processes)
+
+    def _worker(self, pool: str, concurrency: int) -> list[str]:
+        return worker.celery(pool, concurrency, _name(), "--prefetch-multiplier", str(self.prefetch))
 
     def publisher(self, mode: str, *arguments: object) -> list[str]:
         """The command line of ``publish MODE …``."""
         return [sys.executable, "-m", "benchmarks.programs.celery_program", "publish", mode, *map(str, arguments)]
+
+
+def celery_settings(ground: type[CeleryGround]) -> str:
+    """How a worker of it is set up, for a table."""
+    return f"pool solo, early ack, prefetch multiplier {ground.prefetch}"
 
 
 def _name() -> str:
@@ -120,7 +135,12 @@ class PostgresSystem:
         self.ours = ours
         self.name = "ours" if ours else "stock"
         self.label = "celery_postgres" if ours else "Celery, Kombu's sqla"
-        self.settings = f"{SETTINGS}; results by db+postgresql://"
+        self.settings = f"{celery_settings(PostgresGround)}; " + (
+            "results by its own db+postgresql://"
+            if ours
+            # Whatever else is in its transport options goes to SQLAlchemy's create_engine, which refuses it.
+            else f"{CELERY_RESULTS}; looks once a second, which none of its options changes"
+        )
         self._peer = PostgresPeer(cluster, ours=ours)
         self._samples: dict[Shape, tuple[Clones, dict[str, Any]]] = {}
 
@@ -198,7 +218,7 @@ class RedisSystem:
         self.name = "redis-always" if always else "redis"
         self.label = "Celery, Redis (fsync always)" if always else "Celery, Redis"
         self.durable = redis_durable(server)
-        self.settings = f"{SETTINGS}; results in the same Redis; {redis_settings(server)}"
+        self.settings = f"{celery_settings(RedisGround)}; results in the same Redis; {redis_settings(server)}"
         self._samples: dict[Shape, Clones] = {}
 
     @contextmanager

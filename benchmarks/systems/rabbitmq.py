@@ -14,10 +14,12 @@ from benchmarks import frames, servers
 from benchmarks.program import QUEUE
 from benchmarks.systems import Ground
 from benchmarks.systems.celery_systems import (
-    SETTINGS,
+    CELERY_RESULTS,
+    LONG_PREFETCH,
     CeleryGround,
     Shape,
     administrate,
+    celery_settings,
     celery_versions,
     postmaster,
     publish_sample,
@@ -34,6 +36,10 @@ class RabbitMQGround(CeleryGround):
 
     :param database: where results go; None for RabbitMQ itself.
     """
+
+    #: With 4, and with 16, a solo worker that has taken all it may have waits up to 2 s for the next event before it
+    #: sends what it owes: 50 tasks of 1 ms in a second, with 64 it is 800 (Kombu's event loop, celery/kombu#1587).
+    prefetch = LONG_PREFETCH
 
     def __init__(self, system: RabbitMQSystem, *, results: bool, database: str | None) -> None:
         self.variables = system.variables()
@@ -99,8 +105,8 @@ class RabbitMQSystem:
         self._confirm = confirm
         self.name = "rabbitmq" + ("-confirm" if confirm else "") + ("-db" if results else "")
         self.label = "Celery, RabbitMQ" + (" (confirms)" if confirm else "")
-        where = "db+postgresql://" if results else "rpc://"
-        self.settings = f"{SETTINGS}; results by {where}; classic durable queue, persistent messages" + (
+        where = CELERY_RESULTS if results else "results by rpc://"
+        self.settings = f"{celery_settings(RabbitMQGround)}; {where}; classic durable queue, persistent messages" + (
             "; confirm_publish" if confirm else ""
         )
         self.durable = (
