@@ -29,32 +29,32 @@ def answer(words: Sequence[str], one: One, many: Many | None) -> Any:
     mode, first, *rest = words
     if mode == "one_by_one":
         count, limit_s, size = rest
-        return _rate(int(first), int(count), float(limit_s), 1, lambda numbers: one(numbers[0], 0.0, sized(int(size))))
+        padding = sized(int(size))
+        return rate(int(first), int(count), float(limit_s), 1, lambda numbers: one(numbers[0], 0.0, padding))
     if mode == "in_bulk":
         if many is None:
             return None
         count, limit_s, size, seconds = rest
         padding = sized(int(size))
-        return _rate(
+        return rate(
             int(first), int(count), float(limit_s), BATCH, lambda numbers: many(numbers, float(seconds), padding)
         )
     if mode == "paced":
         count, shortest_s, longest_s = rest
         return paced(int(first), int(count), float(shortest_s), float(longest_s), one)
     if mode == "steady":
-        rate, seconds = rest
-        return steady(int(first), float(rate), float(seconds), one)
+        each_second, seconds = rest
+        return steady(int(first), float(each_second), float(seconds), one)
     raise SystemExit(f"publish: no mode {mode!r}")
 
 
-def _rate(first: int, count: int, limit_s: float, batch: int, send: Callable[[Sequence[int]], object]) -> Any:
-    number = first
+def rate(first: int, count: int, limit_s: float, batch: int, send: Callable[[Sequence[int]], object]) -> Any:
+    """Publish numbers from ``first`` on, ``batch`` at a time, as fast as it goes; of more than ``WARM_UP`` the first
+    so many do not count."""
     warm = 0 if count <= WARM_UP else WARM_UP
     for start in range(0, warm, batch):
-        numbers = range(number, number + min(batch, warm - start))
-        send(numbers)
-        number += len(numbers)
-    count -= warm
+        send(range(first + start, first + min(start + batch, warm)))
+    number, count = first + warm, count - warm
     cpu, begin = time.process_time(), time.perf_counter()
     done = 0
     while done < count and time.perf_counter() - begin < limit_s:
