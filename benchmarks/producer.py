@@ -10,15 +10,13 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import bulk
 from benchmarks.program import QUEUE, app, describe, nap, noop, work
+from benchmarks.programs import publishing
 from benchmarks.systems import sized
-
-#: Publishes before the clock starts: connections, caches, prepared statements.
-_WARM_UP = 200
 
 
 def sample(number: str) -> Any:
@@ -35,39 +33,21 @@ def sample_work(number: str, seconds: str, size: str, queue: str = QUEUE) -> Any
 
 def one_by_one(first: str, count: str, limit_s: str) -> Any:
     """``apply_async`` as fast as it goes: publishes in a second."""
-    number = int(first)
-    for _ in range(_WARM_UP):
-        noop.apply_async((number,))
-        number += 1
-    cpu, begin = time.process_time(), time.perf_counter()
-    end = begin + float(limit_s)
-    done = 0
-    while done < int(count) and time.perf_counter() < end:
-        noop.apply_async((number + done,))
-        done += 1
-    seconds = time.perf_counter() - begin
-    return {"published": done, "seconds": seconds, "rate": done / seconds, "cpu_s": time.process_time() - cpu}
+    wanted = publishing.WARM_UP + int(count)
+    return publishing.rate(int(first), wanted, float(limit_s), 1, lambda numbers: noop.apply_async((numbers[0],)))
 
 
 def in_bulk(count: str, batch: str, limit_s: str) -> Any:
     """The same in batches, by what the installed packages offer; ``None`` where they offer nothing."""
     if not bulk.is_offered():
         return None
-    number = 0
-    with bulk.together(app) as producer:
-        for _ in range(_WARM_UP):
-            noop.apply_async((number,), producer=producer)
-            number += 1
-    cpu, begin = time.process_time(), time.perf_counter()
-    end = begin + float(limit_s)
-    done = 0
-    while done < int(count) and time.perf_counter() < end:
+
+    def send(numbers: Sequence[int]) -> None:
         with bulk.together(app) as producer:
-            for _ in range(int(batch)):
-                noop.apply_async((number + done,), producer=producer)
-                done += 1
-    seconds = time.perf_counter() - begin
-    return {"published": done, "seconds": seconds, "rate": done / seconds, "cpu_s": time.process_time() - cpu}
+            for number in numbers:
+                noop.apply_async((number,), producer=producer)
+
+    return publishing.rate(1, publishing.WARM_UP + int(count), float(limit_s), int(batch), send)
 
 
 def paced(count: str, shortest_s: str, longest_s: str, seed: str) -> Any:
