@@ -13,7 +13,7 @@ from benchmarks import machine, runner
 from benchmarks.bench import open_bench
 from benchmarks.cells import SUITES
 from benchmarks.figures import table
-from benchmarks.record import Store
+from benchmarks.samples import Samples
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
 
@@ -46,12 +46,15 @@ def main() -> int:
         for name, what in (("ours", "celery_postgres"), ("redis", "redis-server or redis-py")):
             if name not in bench.peers:
                 print(f"without {name}: {what} is not there")
-        rows = runner.run(cells, bench, Store(folder), given.repeat)
-        about = machine.describe()
+        about, samples = machine.describe(), Samples(folder)
+        settings = {name: peer.describe() for name, peer in bench.peers.items()}
+        runner.measure(
+            cells, bench, samples, calm_s=bench.pick(5, 20), repetitions=given.repeat, machine=about, peers=settings
+        )
         print(f"\n{about['processors']} x {about['processor']}, {about['memory_gb']} GB, {about['system']}")
         for peer in bench.peers.values():
             print(f"{peer.label}: {peer.describe()['server']}, durable: {peer.durable}")
-        print(f"\n{table(rows)}")
+        print(f"\n{table(runner.rows(cells, samples))}")
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.record import Results
+from benchmarks.samples import Results
 
 
 @dataclass(frozen=True)

@@ -6,64 +6,75 @@ import time
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks import machine
-from benchmarks.bench import Bench
 from benchmarks.figures import Row
-from benchmarks.record import Results, Store
+from benchmarks.samples import Samples
 
 
-def run(cells: Sequence[ModuleType], bench: Bench, store: Store, repetitions: int | None = None) -> list[Row]:
-    """Run cells and return the lines of their tables.
+class Run(Protocol):
+    """What cells are given.
 
-    :param repetitions: instead of each cell's own number.
+    :ivar quick: whether each cell makes its ``QUICK_REPETITIONS`` and not its ``REPETITIONS``.
     """
-    hardware = machine.describe()
-    settings = {name: peer.describe() for name, peer in bench.peers.items()}
-    rows: list[Row] = []
+
+    @property
+    def quick(self) -> bool: ...
+
+
+def measure(
+    cells: Sequence[ModuleType],
+    given: Run,
+    samples: Samples,
+    *,
+    calm_s: float,
+    repetitions: int | None = None,
+    **about: Any,
+) -> None:
+    """Make the samples that are missing.
+
+    :param calm_s: how long to wait before each until others leave the processors alone.
+    :param repetitions: instead of each cell's own number.
+    :param about: kept with each sample.
+    """
     for cell in cells:
-        times = repetitions or (cell.QUICK_REPETITIONS if bench.quick else cell.REPETITIONS)
-        results = _run_cell(cell, bench, store, times, {"machine": hardware, "peers": settings})
+        for repetition in range(repetitions or (cell.QUICK_REPETITIONS if given.quick else cell.REPETITIONS)):
+            for variant in cell.variants(given):
+                if len(samples.of(cell.NAME).get(variant, [])) <= repetition:
+                    _sample(cell, given, variant, samples, calm_s, about)
+
+
+def rows(cells: Sequence[ModuleType], samples: Samples) -> list[Row]:
+    """The lines of the cells' tables."""
+    found: list[Row] = []
+    for cell in cells:
         try:
-            rows += cell.rows(results)
+            found += cell.rows(samples.of(cell.NAME))
         except Exception:
             _say(f"{cell.NAME}: no table\n{traceback.format_exc()}")
-    return rows
+    return found
 
 
-def _run_cell(cell: ModuleType, bench: Bench, store: Store, times: int, head: dict[str, Any]) -> Results:
-    results: Results = {}
-    for repetition in range(times):
-        for variant in cell.variants(bench):
-            found = store.load(cell.NAME, variant, repetition)
-            if found is None:
-                loud = machine.wait_calm(bench.pick(5, 20))
-                began = time.monotonic()
-                try:
-                    sample = cell.run(bench, variant)
-                except Exception:
-                    # One peer that fails must not cost the figures of the others.
-                    _say(f"{cell.NAME} {variant} #{repetition}: failed\n{traceback.format_exc()}")
-                    continue
-                found = {**head, "quick": bench.quick, "others_before": loud, "result": sample}
-                store.save(cell.NAME, variant, repetition, found)
-                said = {
-                    key: _brief(value)
-                    for key, value in sample.items()
-                    if value and key != "said" and not isinstance(value, (list, dict))
-                }
-                if any(word in str(sample.get("said")) for word in ("ERROR", "Traceback")):
-                    _say(str(sample["said"]))
-                _say(
-                    f"{cell.NAME} {variant} #{repetition} ({time.monotonic() - began:.0f} s, others {loud:.0%}): {said}"
-                )
-            results.setdefault(variant, []).append(found["result"])
-    return results
-
-
-def _brief(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) else value
+def _sample(cell: ModuleType, given: Run, variant: str, samples: Samples, calm_s: float, about: dict[str, Any]) -> None:
+    loud = machine.wait_calm(calm_s)
+    began = time.monotonic()
+    try:
+        result: dict[str, Any] = cell.run(given, variant)
+    except Exception:
+        # One that fails must not cost the figures of the others; the next run tries again.
+        _say(f"{cell.NAME} {variant}: failed\n{traceback.format_exc()}")
+        return
+    seconds = round(time.monotonic() - began, 1)
+    samples.add(cell.NAME, variant, result, **about, quick=given.quick, others_before=loud, took_s=seconds)
+    if any(word in str(result.get("said")) for word in ("ERROR", "Traceback")):
+        _say(str(result["said"]))
+    shown = {
+        key: round(value, 3) if isinstance(value, float) else value
+        for key, value in result.items()
+        if value and key != "said" and not isinstance(value, (list, dict))
+    }
+    _say(f"{cell.NAME} {variant} ({seconds:.0f} s, others {loud:.0%}): {shown}")
 
 
 def _say(line: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, comparison
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.steady import Feeder, window
 from benchmarks.worker import Worker
 
@@ -32,7 +32,7 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
     seconds = bench.pick(6, 15)
     peer = bench.peers[name]
     with peer.fresh() as broker:
-        feeder = Feeder(broker, int(length))
+        feeder = Feeder(broker.fill, int(length), broker.refill)
         feeder.fill()
         with Worker(broker, late=mode == "late", capacity=500_000, ready=False) as worker:
             worker.run_until(1, 120)

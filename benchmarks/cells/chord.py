@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, middle, number, ratios, spread, values
 from benchmarks.processes import call
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.worker import Worker
 
 NAME = "chord"

@@ -12,7 +12,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, values
 from benchmarks.machine import tree
 from benchmarks.processes import answer, call, start
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.worker import Worker
 
 NAME = "connections"

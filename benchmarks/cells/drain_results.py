@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, comparison, middle, number, ratios, spread, values
 from benchmarks.journal import rate
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.worker import Worker
 
 NAME = "drain_results"

@@ -14,7 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, middle, number, spread, values
 from benchmarks.peers import PostgresBroker
 from benchmarks.processes import answer, start
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.steady import Feeder
 from benchmarks.worker import Worker
 
@@ -85,7 +85,7 @@ def _channels(bench: Bench, broker: PostgresBroker) -> list[str]:
 def _busy(bench: Bench, broker: PostgresBroker, channels: list[str]) -> dict[str, Any]:
     """Publish to a queue that is never empty, and listen where its worker would."""
     seconds = bench.pick(4, 10)
-    feeder = Feeder(broker, 3_000)
+    feeder = Feeder(broker.fill, 3_000, broker.refill)
     feeder.fill()
     with closing(broker.connect()) as listener, Worker(broker, late=True, ready=False) as worker:
         worker.run_until(100, 60)

@@ -10,7 +10,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, middle, number, spread, values
 from benchmarks.machine import memory
 from benchmarks.processes import call
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.worker import Worker
 from environment.waiting import wait_until
 

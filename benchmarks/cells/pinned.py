@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, comparison, spread
 from benchmarks.journal import curve
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.steady import Feeder, window
 from benchmarks.worker import Worker
 
@@ -38,7 +38,7 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
             holder.set_session(isolation_level="REPEATABLE READ")
             with holder.cursor() as cursor:
                 cursor.execute("SELECT txid_current(), count(*) FROM kombu_message")
-        feeder = Feeder(broker, _BACKLOG)
+        feeder = Feeder(broker.fill, _BACKLOG, broker.refill)
         feeder.fill()
         with Worker(broker, late=mode == "late", capacity=2_000_000, ready=False) as worker:
             worker.run_until(1, 60)

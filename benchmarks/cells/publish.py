@@ -11,7 +11,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, comparison, middle, number, ratios, spread, values
 from benchmarks.peers import PostgresBroker, PostgresPeer
 from benchmarks.processes import call
-from benchmarks.record import Results
+from benchmarks.samples import Results
 
 NAME = "publish"
 REPETITIONS = 7

@@ -10,7 +10,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, comparison, values
 from benchmarks.journal import rate
 from benchmarks.peers import PostgresBroker
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.worker import Worker
 
 NAME = "several"

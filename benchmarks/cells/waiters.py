@@ -9,7 +9,7 @@ from benchmarks.bench import Bench
 from benchmarks.cells.connections import sockets
 from benchmarks.figures import Row, middle, number, values
 from benchmarks.processes import answer, start
-from benchmarks.record import Results
+from benchmarks.samples import Results
 from benchmarks.worker import Worker
 
 NAME = "waiters"

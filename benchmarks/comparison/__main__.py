@@ -12,12 +12,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import servers
-from benchmarks.comparison import report, runner
+from benchmarks import runner, servers
+from benchmarks.comparison import report
 from benchmarks.comparison.about import MismatchError, remember
 from benchmarks.comparison.cells import CELLS, QUICK
 from benchmarks.comparison.field import Field
-from benchmarks.comparison.samples import Samples
+from benchmarks.samples import Samples
 from benchmarks.systems.registry import NAMES, open_systems
 from environment.checkout import CHECKOUT
 from environment.errors import UserError
@@ -70,7 +70,8 @@ def _measure(given: argparse.Namespace, names: list[str], samples: Samples) -> N
         for name, reason in missing.items():
             print(f"bench: without {name}: {reason}", file=sys.stderr)
         remember(samples.folder, systems, missing)
-        runner.run(cells, Field(given.quick, systems, samples))
+        field = Field(given.quick, systems, samples)
+        runner.measure(cells, field, samples, calm_s=field.pick(2, 20))
 
 
 if __name__ == "__main__":

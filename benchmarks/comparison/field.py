@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
-from benchmarks.comparison.samples import Samples
+from benchmarks.figures import middle, percentile
 from benchmarks.machine import Meter
+from benchmarks.samples import Samples
 from benchmarks.systems import Ground, System
 from benchmarks.worker import Worker
 
@@ -49,25 +49,23 @@ class Field:
 
     def known(self, cell: str, variant: str, key: str, otherwise: float) -> float:
         """The median of what an earlier cell of this run measured."""
-        found = [sample[key] for sample in self.samples.of(cell).get(variant, []) if sample.get(key)]
-        return float(median(found)) if found else otherwise
+        return middle(self.samples.of(cell), variant, key) or otherwise
 
     def meter(self, system: System, workers: Sequence[Worker] = ()) -> Meter:
         """CPU of the workers, of the system's server, of this process and of everybody else."""
         pids = [worker.pid for worker in workers]
         return Meter({"worker": pids, "server": system.pids(), "harness": [os.getpid()]})
 
-    @contextmanager
-    def worker(
-        self, ground: Ground, concurrency: int, capacity: int, *, ready: bool = False, command: list[str] | None = None
-    ) -> Iterator[Worker]:
-        """A worker process of a system.
 
-        :param ready: whether to wait until it takes tasks.
-        """
-        words = command or ground.worker(concurrency)
-        with Worker(ground, command=words, concurrency=concurrency, capacity=capacity, ready=ready) as worker:
-            yield worker
+def worker_of(
+    ground: Ground, concurrency: int, capacity: int, *, ready: bool = False, command: list[str] | None = None
+) -> Worker:
+    """A worker process of a system.
+
+    :param ready: whether to wait until it takes tasks.
+    """
+    words = command or ground.worker(concurrency)
+    return Worker(ground, command=words, concurrency=concurrency, capacity=capacity, ready=ready)
 
 
 def operations_each(before: int | None, after: int | None, tasks: int) -> float | None:
@@ -91,17 +89,13 @@ def waiting(ground: Ground) -> int | None:
 
 def summary(numbers: Sequence[float]) -> dict[str, Any]:
     """Percentiles of milliseconds; ``quantiles`` for a plot, in steps of 2 %."""
-    ordered = sorted(numbers)
-    if not ordered:
+    if not numbers:
         return {"count": 0, "p50": None, "p99": None, "worst": None, "quantiles": []}
-
-    def at(share: float) -> float:
-        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
-
+    ordered = sorted(numbers)
     return {
         "count": len(ordered),
-        "p50": at(0.5),
-        "p99": at(0.99),
+        "p50": round(percentile(ordered, 0.5), 3),
+        "p99": round(percentile(ordered, 0.99), 3),
         "worst": round(ordered[-1], 3),
-        "quantiles": [at(step / 50) for step in range(51)],
+        "quantiles": [round(percentile(ordered, step / 50), 3) for step in range(51)],
     }

@@ -13,8 +13,9 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from benchmarks.comparison.field import CEILINGS
-from benchmarks.comparison.samples import Samples
-from benchmarks.comparison.tables import Order, middle
+from benchmarks.comparison.tables import Order
+from benchmarks.figures import middle
+from benchmarks.samples import Samples
 
 _OURS = "#c2410c"
 #: Colour-blind safe (Okabe and Ito), without the orange that is near ours.

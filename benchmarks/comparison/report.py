@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison import about, blocks, plots, tables
-from benchmarks.comparison.samples import Samples
 from benchmarks.comparison.tables import Order
+from benchmarks.samples import Samples
 from benchmarks.systems.registry import NAMES
 from environment.checkout import CHECKOUT
 

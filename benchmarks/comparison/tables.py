@@ -6,21 +6,11 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.comparison.samples import Results, Samples
+from benchmarks.figures import middle, values
+from benchmarks.samples import Results, Samples
 
 #: (system, label) in the order of the rows.
 Order = Sequence[tuple[str, str]]
-
-
-def values(results: Results, variant: str, key: str) -> list[float]:
-    """A number of all samples of a variant that have it."""
-    return [float(sample[key]) for sample in results.get(variant, []) if sample.get(key) is not None]
-
-
-def middle(results: Results, variant: str, key: str) -> float | None:
-    """Its median."""
-    found = values(results, variant, key)
-    return median(found) if found else None
 
 
 def shown(number: float | None) -> str:

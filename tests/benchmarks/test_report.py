@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.comparison import blocks, tables
 from benchmarks.comparison.about import MismatchError, remember
-from benchmarks.comparison.samples import Samples
+from benchmarks.samples import Samples
 from environment.checkout import CHECKOUT
 
 TEMPLATE = CHECKOUT / "benchmarks" / "comparison" / "page.md"

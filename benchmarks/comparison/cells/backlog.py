@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.comparison.feeder import Feeder
-from benchmarks.comparison.field import Field
-from benchmarks.steady import window
+from benchmarks.comparison.field import Field, worker_of
+from benchmarks.steady import Feeder, window
 
 NAME = "backlog"
 REPETITIONS = 1
@@ -30,18 +29,17 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     name, length = variant.split()
     system, backlog = field.systems[name], int(length)
     with system.fresh() as ground:
-        feeder = Feeder(ground, backlog)
+        feeder = Feeder(ground.fill, backlog)
         began = time.monotonic()
         feeder.fill(_FIRST)
-        began, fixed = time.monotonic(), began
         if backlog > _FIRST:
             feeder.fill(min(5 * _FIRST, backlog - _FIRST))
-        needed = (time.monotonic() - fixed) / feeder.given * backlog
+        needed = (time.monotonic() - began) / feeder.given * backlog
         if backlog >= 100_000 and needed > _PATIENCE_S:
             return {"rate": None, "reason": f"filling it would take {needed:.0f} s"}
         feeder.fill()
         filled = time.monotonic() - began
-        with field.worker(ground, system.concurrency, 500_000) as worker:
+        with worker_of(ground, system.concurrency, 500_000) as worker:
             worker.run_until(1, 120)
             meter = field.meter(system, [worker])
             feeder.feed(worker, field.pick(3, 6))

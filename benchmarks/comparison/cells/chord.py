@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from benchmarks.comparison.field import Field
+from benchmarks.comparison.field import Field, worker_of
 from benchmarks.processes import answer, start
 
 NAME = "chord"
@@ -28,7 +28,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     count = int(field.pick(1, 3) if name in ("stock", "rabbitmq-db") else field.pick(4, 15))
     with (
         field.systems[name].fresh(results=True) as ground,
-        field.worker(ground, 1, count * _PARTS * 2, ready=True),
+        worker_of(ground, 1, count * _PARTS * 2, ready=True),
     ):
         arguments = ["-m", "benchmarks.asker", "chords", str(count), str(_PARTS)]
         took = answer(start(arguments, ground.variables, stdout=-1, stderr=-1))

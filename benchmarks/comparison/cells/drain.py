@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.comparison.field import Field, distinct, operations_each, waiting
+from benchmarks.comparison.field import Field, distinct, operations_each, waiting, worker_of
 from benchmarks.journal import rate
 
 NAME = "drain"
@@ -64,7 +64,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     count = int((1 / seconds if seconds else _ROUGH.get(name, 2_000) * 1.2) * limit_s)
     with system.fresh(results=kept == "results") as ground:
         ground.fill(1, count, seconds)
-        with field.worker(ground, concurrency, count + 1_000) as worker:
+        with worker_of(ground, concurrency, count + 1_000) as worker:
             worker.run_until(1, 60)
             meter, before, seen = field.meter(system, [worker]), ground.operations(), worker.journal.refresh()
             reached = worker.run_until(count, limit_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.comparison.field import Field
+from benchmarks.comparison.field import Field, worker_of
 from benchmarks.machine import memory
 
 NAME = "idle"
@@ -22,7 +22,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     """Transactions or commands a second, milliseconds of processor time a second, megabytes of the worker."""
     system = field.systems[variant]
     seconds = field.pick(5, 20)
-    with system.fresh() as ground, field.worker(ground, system.concurrency, 100, ready=True) as worker:
+    with system.fresh() as ground, worker_of(ground, system.concurrency, 100, ready=True) as worker:
         # Some look again quickly before they sleep deeply.
         time.sleep(field.pick(2, 5))
         meter, before = field.meter(system, [worker]), ground.operations()

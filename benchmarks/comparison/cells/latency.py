@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.comparison.field import Field, summary
+from benchmarks.comparison.field import Field, summary, worker_of
 from benchmarks.systems import publish
 
 NAME = "latency"
@@ -34,7 +34,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
             seconds = field.pick(3, 10)
             count = int(rate * seconds)
             arguments = ["steady", 1, rate, seconds]
-        with field.worker(ground, system.concurrency, count + 1_000, ready=True) as worker:
+        with worker_of(ground, system.concurrency, count + 1_000, ready=True) as worker:
             called = publish(ground, *arguments)
             worker.run_until(count, 20)
             started = {number: start for number, start, _ in worker.journal.records}

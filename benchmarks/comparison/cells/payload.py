@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.comparison.field import Field, distinct
+from benchmarks.comparison.field import Field, distinct, worker_of
 from benchmarks.journal import rate
 from benchmarks.systems import publish
 
@@ -31,7 +31,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
         most = min(200, _SIZES[int(size)]) if field.quick else _SIZES[int(size)]
         done = publish(ground, "one_by_one", 1, most, field.pick(2, 5), int(size))
         sent = done["published"] + (200 if most > 200 else 0)
-        with field.worker(ground, system.concurrency, sent + 1_000) as worker:
+        with worker_of(ground, system.concurrency, sent + 1_000) as worker:
             worker.run_until(sent, field.pick(10, 20))
             measured = list(worker.journal.records)
         return {"publish_rate": done["rate"], "drain_rate": rate(measured), "sent": sent, **distinct(worker)}

@@ -6,11 +6,10 @@ from contextlib import closing
 from statistics import mean
 from typing import Any
 
-from benchmarks.comparison.feeder import Feeder
-from benchmarks.comparison.field import Field
+from benchmarks.comparison.field import Field, worker_of
 from benchmarks.comparison.relations import OVER_TIME, connect, sizes
 from benchmarks.journal import curve
-from benchmarks.steady import window
+from benchmarks.steady import Feeder, window
 
 NAME = "pinned"
 REPETITIONS = 1
@@ -35,9 +34,9 @@ def run(field: Field, variant: str) -> dict[str, Any]:
             holder.set_session(isolation_level="REPEATABLE READ")
             with holder.cursor() as cursor:
                 cursor.execute("SELECT txid_current()")
-        feeder = Feeder(ground, _BACKLOG)
+        feeder = Feeder(ground.fill, _BACKLOG)
         feeder.fill()
-        with field.worker(ground, system.concurrency, 2_000_000) as worker:
+        with worker_of(ground, system.concurrency, 2_000_000) as worker:
             worker.run_until(1, 60)
             meter = field.meter(system, [worker])
             feeder.feed(worker, seconds)

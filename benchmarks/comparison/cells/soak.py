@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack, closing
 from typing import Any
 
-from benchmarks.comparison.field import Field, summary
+from benchmarks.comparison.field import Field, summary, worker_of
 from benchmarks.comparison.relations import OVER_TIME, connect, sizes
 from benchmarks.machine import memory
 from benchmarks.processes import spawn
@@ -51,7 +51,7 @@ class _Lane:
         self._connection = stack.enter_context(closing(connect(self._ground)))
         self._count = int(_RATE * seconds)
         self._worker: Worker = stack.enter_context(
-            field.worker(self._ground, system.concurrency, self._count * 2, ready=True)
+            worker_of(self._ground, system.concurrency, self._count * 2, ready=True)
         )
         self._output = stack.enter_context((self._worker.folder / "published").open("w+"))
         self._publisher = spawn(

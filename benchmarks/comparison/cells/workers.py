@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.comparison.field import Field
+from benchmarks.comparison.field import Field, worker_of
 from benchmarks.journal import rate
 from environment.waiting import wait_until
 
@@ -33,7 +33,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
         processes = 1 if how == "prefork" else int(how)
         command = ground.prefork(2) if how == "prefork" else None  # type: ignore[attr-defined]
         workers = [
-            stack.enter_context(field.worker(ground, system.concurrency, count * 2, command=command, ready=True))
+            stack.enter_context(worker_of(ground, system.concurrency, count * 2, command=command, ready=True))
             for _ in range(processes)
         ]
         ground.fill(1, count)
