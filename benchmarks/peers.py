@@ -18,6 +18,7 @@ import psycopg2
 from psycopg2.extras import RealDictCursor
 
 from benchmarks.clones import SAMPLE_NUMBER, Clones
+from benchmarks.clusters import DURABLE, administrate, database, postmaster
 from benchmarks.processes import call
 from benchmarks.program import QUEUE
 from benchmarks.servers import POSTGRES, REDIS, Redis
@@ -192,7 +193,7 @@ class PostgresPeer:
     :param results: whether the same database keeps the tasks' results.
     """
 
-    durable = "yes: fsync and synchronous_commit on"
+    durable = DURABLE
 
     def __init__(self, cluster: TemporaryCluster, *, ours: bool, results: bool = False) -> None:
         self.cluster = cluster
@@ -206,7 +207,7 @@ class PostgresPeer:
         self._make_template()
 
     def _make_template(self) -> None:
-        self._administrate(f"CREATE DATABASE {self._template} OWNER {APP_ROLE}")
+        self.administrate(f"CREATE DATABASE {self._template} OWNER {APP_ROLE}")
         broker = PostgresBroker(self, self._template, results=self.results)
         if self.variables:
             call("benchmarks.schema", broker.libpq, variables=broker.variables)
@@ -220,15 +221,11 @@ class PostgresPeer:
         :param results: whether it keeps the tasks' results; as the peer does where it is not said.
         """
         name = f"bench_{self.name}_{next(self._numbers)}"
-        self._administrate(f"CREATE DATABASE {name} TEMPLATE {self._template} OWNER {APP_ROLE}")
-        broker = PostgresBroker(self, name, results=self.results if results is None else results)
-        try:
-            # What the last sample left to write is written now, not during the next.
-            self._administrate("CHECKPOINT")
+        with (
+            database(self.cluster, name, self._template),
+            closing(PostgresBroker(self, name, results=self.results if results is None else results)) as broker,
+        ):
             yield broker
-        finally:
-            broker.close()
-            self._administrate(f"DROP DATABASE {name} WITH (FORCE)")
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -239,18 +236,11 @@ class PostgresPeer:
         }
 
     def pids(self) -> list[int]:
-        pid = self.cluster.pid()
-        return [] if pid is None else [pid]
+        return postmaster(self.cluster)
 
     def administrate(self, statement: str) -> None:
         """Run a statement as superuser."""
-        self._administrate(statement)
-
-    def _administrate(self, statement: str) -> None:
-        with closing(psycopg2.connect(self.cluster.superuser_url)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
+        administrate(self.cluster, statement)
 
 
 class RedisBroker:

@@ -11,10 +11,9 @@ from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
-import psycopg2
-
 from benchmarks import servers, worker
 from benchmarks.clones import SAMPLE_NUMBER, Clones
+from benchmarks.clusters import DURABLE, postmaster, transactions
 from benchmarks.peers import PostgresBroker, PostgresPeer, our_transport_is_there
 from benchmarks.processes import call
 from benchmarks.program import QUEUE
@@ -128,7 +127,7 @@ class PostgresSystem:
 
     concurrency = 1
     in_postgres = True
-    durable = PostgresPeer.durable
+    durable = DURABLE
 
     def __init__(self, cluster: TemporaryCluster, *, ours: bool) -> None:
         self.cluster = cluster
@@ -253,27 +252,6 @@ class RedisSystem:
     def missing() -> str | None:
         """The server."""
         return None if servers.Redis.is_available() else "redis-server is not installed: apt-get install redis-server"
-
-
-def transactions(cluster: TemporaryCluster, database: str) -> int:
-    """Committed and rolled back.  A process that is busy reports its own once a second, one that ends at once."""
-    with closing(psycopg2.connect(cluster.superuser_url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s", [database])
-        return int(cursor.fetchone()[0])
-
-
-def administrate(cluster: TemporaryCluster, statement: str, database: str = "postgres") -> None:
-    """Run a statement as superuser, outside a transaction."""
-    with closing(psycopg2.connect(cluster.url("postgres", database))) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-
-
-def postmaster(cluster: TemporaryCluster) -> list[int]:
-    """Its process, for a list."""
-    pid = cluster.pid()
-    return [] if pid is None else [pid]
 
 
 def commands(client: Any) -> int:

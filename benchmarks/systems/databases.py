@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import psycopg2
 
+from benchmarks.clusters import DURABLE, administrate, database, postmaster, transactions
 from benchmarks.processes import answer, spawn
 from benchmarks.systems import sized
 from environment.cluster import APP_ROLE
@@ -34,7 +35,6 @@ class DatabaseGround:
         self._name = name
         self._system = system
         self._connection: Any = None
-        self._watching: Any = None
 
     def worker(self, concurrency: int) -> list[str]:
         return [*self._system.program, "worker"]
@@ -56,22 +56,15 @@ class DatabaseGround:
         return count
 
     def operations(self) -> int | None:
-        # Asked in another database, so that asking is not counted.
-        if self._watching is None:
-            self._watching = psycopg2.connect(self._system.cluster.superuser_url)
-            self._watching.autocommit = True
-        with self._watching.cursor() as cursor:
-            cursor.execute("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s", [self._name])
-            return int(cursor.fetchone()[0])
+        return transactions(self._system.cluster, self._name)
 
     def tables(self) -> list[str]:
         """The tables, without their schema, whose size and dead rows tell how the system ages."""
         return [table.split(".")[-1] for table in self._system.tables]
 
     def close(self) -> None:
-        for connection in (self._connection, self._watching):
-            if connection is not None:
-                connection.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def _execute(self, statement: str, values: dict[str, object] | None = None) -> list[tuple[Any, ...]] | None:
         if self._connection is None:
@@ -98,7 +91,7 @@ class DatabaseSystem:
     label: ClassVar[str]
     settings: ClassVar[str]
     concurrency: ClassVar[int]
-    durable = "yes: fsync and synchronous_commit on"
+    durable = DURABLE
     in_postgres = True
     variables: ClassVar[dict[str, str]] = {}
     program: ClassVar[Sequence[str]]
@@ -112,8 +105,8 @@ class DatabaseSystem:
         self._numbers = itertools.count(1)
         self._prefix = f"bench_{self.name}".replace("-", "_")
         self._template = f"{self._prefix}_template"
-        self._administrate(f"DROP DATABASE IF EXISTS {self._template}")
-        self._administrate(f"CREATE DATABASE {self._template} OWNER {APP_ROLE}")
+        administrate(cluster, f"DROP DATABASE IF EXISTS {self._template}")
+        administrate(cluster, f"CREATE DATABASE {self._template} OWNER {APP_ROLE}")
         with closing(DatabaseGround(self, self._template)) as ground:
             command = [*self.program, "install"]
             answer(spawn(command, ground.variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
@@ -127,25 +120,14 @@ class DatabaseSystem:
         if results and not self.keeps_results:
             raise NotImplementedError(f"{self.label} keeps no results of tasks")
         name = f"{self._prefix}_{next(self._numbers)}"
-        self._administrate(f"CREATE DATABASE {name} TEMPLATE {self._template} OWNER {APP_ROLE}")
-        ground = DatabaseGround(self, name, results=results)
-        try:
-            # What the last sample left to write is written now, not during the next.
-            self._administrate("CHECKPOINT")
+        with (
+            database(self.cluster, name, self._template),
+            closing(DatabaseGround(self, name, results=results)) as ground,
+        ):
             yield ground
-        finally:
-            ground.close()
-            self._administrate(f"DROP DATABASE {name} WITH (FORCE)")
 
     def versions(self) -> dict[str, str]:
         return {"PostgreSQL": self.cluster.installation.version}
 
     def pids(self) -> list[int]:
-        pid = self.cluster.pid()
-        return [] if pid is None else [pid]
-
-    def _administrate(self, statement: str) -> None:
-        with closing(psycopg2.connect(self.cluster.superuser_url)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
+        return postmaster(self.cluster)

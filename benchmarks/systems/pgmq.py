@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 
 from benchmarks.clones import Clones
+from benchmarks.clusters import DURABLE, administrate, database, postmaster, transactions
 from benchmarks.peers import escaped
 from benchmarks.program import QUEUE
 from benchmarks.systems import Ground
@@ -24,12 +25,9 @@ from benchmarks.systems.celery_systems import (
     LONG_PREFETCH,
     CeleryGround,
     Shape,
-    administrate,
     celery_settings,
     celery_versions,
-    postmaster,
     publish_sample,
-    transactions,
 )
 from environment.cluster import APP_ROLE
 from environment.temporary import TemporaryCluster
@@ -103,7 +101,7 @@ class PgmqSystem:
 
     name = "pgmq"
     label = "Celery, PGMQ"
-    durable = "yes: fsync and synchronous_commit on"
+    durable = DURABLE
     settings = (
         f"{celery_settings(PgmqGround)}; {CELERY_RESULTS}; PGMQ installed from its SQL; "
         "use_notify without throttle, wait_time_seconds 0: with the defaults a task waits up to 4 s"
@@ -168,10 +166,8 @@ class PgmqSystem:
     @contextmanager
     def _database(self, *, results: bool) -> Iterator[PgmqGround]:
         name = f"bench_pgmq_{next(self._numbers)}"
-        administrate(self.cluster, f"CREATE DATABASE {name} TEMPLATE {self._template} OWNER {APP_ROLE}")
-        try:
-            administrate(self.cluster, "CHECKPOINT")
-            with closing(PgmqGround(self, name, results=results)) as ground:
-                yield ground
-        finally:
-            administrate(self.cluster, f"DROP DATABASE {name} WITH (FORCE)")
+        with (
+            database(self.cluster, name, self._template),
+            closing(PgmqGround(self, name, results=results)) as ground,
+        ):
+            yield ground

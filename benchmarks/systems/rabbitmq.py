@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks import frames, servers
+from benchmarks.clusters import database, postmaster
 from benchmarks.program import QUEUE
 from benchmarks.systems import Ground
 from benchmarks.systems.celery_systems import (
@@ -18,13 +19,10 @@ from benchmarks.systems.celery_systems import (
     LONG_PREFETCH,
     CeleryGround,
     Shape,
-    administrate,
     celery_settings,
     celery_versions,
-    postmaster,
     publish_sample,
 )
-from environment.cluster import APP_ROLE
 from environment.temporary import TemporaryCluster
 
 #: Where samples are published.
@@ -120,20 +118,16 @@ class RabbitMQSystem:
     @contextmanager
     def fresh(self, *, results: bool = False) -> Iterator[Ground]:
         """The same server, without queues."""
-        database = self._database(self._cluster) if results and self._cluster else nullcontext()
-        with database as url, closing(RabbitMQGround(self, results=results, database=url)) as ground:
+        made = self._database(self._cluster) if results and self._cluster else nullcontext()
+        with made as url, closing(RabbitMQGround(self, results=results, database=url)) as ground:
             yield ground
 
     @contextmanager
     def _database(self, cluster: TemporaryCluster) -> Iterator[str]:
         """An empty database, in which Celery makes its tables."""
         name = f"bench_rabbitmq_{next(self._numbers)}"
-        administrate(cluster, f"CREATE DATABASE {name} OWNER {APP_ROLE}")
-        try:
-            administrate(cluster, "CHECKPOINT")
+        with database(cluster, name):
             yield cluster.tcp_url(database=name)
-        finally:
-            administrate(cluster, f"DROP DATABASE {name} WITH (FORCE)")
 
     def variables(self) -> dict[str, str]:
         """What a program needs to reach it."""
