@@ -9,15 +9,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from environment.checkout import CHECKOUT
+from environment.checkout import CHECKOUT, python_path
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """The environment of a child: ours, the source tree on its path, and these."""
-    paths = [str(CHECKOUT / "backend"), str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **variables}
+    return {**os.environ, "PYTHONPATH": python_path(), **variables}
 
 
 def start(arguments: Sequence[str], variables: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
@@ -59,6 +59,15 @@ def answer(process: subprocess.Popen[str], timeout_s: float = 300) -> Any:
     if process.returncode != 0:
         raise RuntimeError(f"{process.args!r} ended with {process.returncode}:\n{(complained or said)[-2000:]}")
     return json.loads(said.strip().splitlines()[-1])
+
+
+def end(process: subprocess.Popen[Any], patience_s: float) -> None:
+    """TERM, and KILL for what has not ended by then."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience_s)
+    process.kill()
+    process.wait()
 
 
 def dies_with_us() -> Callable[[], None] | None:

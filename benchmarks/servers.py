@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks import machine
-from benchmarks.processes import dies_with_us
+from benchmarks.processes import dies_with_us, end
+from environment.cluster import free_port
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 
@@ -63,7 +64,7 @@ class Redis:
 
     def __init__(self, settings: Mapping[str, str] = REDIS) -> None:
         self.settings = settings
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = Path(tempfile.mkdtemp(prefix="bench-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,12 +117,7 @@ class Redis:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-            if self._process.returncode is None:
-                self._process.kill()
-                self._process.wait()
+            end(self._process, 10)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -135,7 +131,7 @@ class RabbitMQ:
     """
 
     def __init__(self) -> None:
-        self.port, self._distribution, self._epmd_port = _free_port(), _free_port(), _free_port()
+        self.port, self._distribution, self._epmd_port = free_port(), free_port(), free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         self._folder = Path(tempfile.mkdtemp(prefix="bench-rabbitmq-"))
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -177,11 +173,7 @@ class RabbitMQ:
         # Its helpers have sessions of their own, and end when they notice that it has.
         helpers = machine.tree(self.pids) - set(self.pids)
         for process in reversed(self._processes):
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.wait()
+            end(process, 20)
         self._processes.clear()
         with suppress(TimeoutError):
             wait_until(lambda: not machine.tree(list(helpers)), 5, "the helpers of RabbitMQ to go")
@@ -268,10 +260,3 @@ def _answers(port: int, greeting: bytes) -> bool:
         connection.sendall(greeting)
         return bool(connection.recv(16))
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -14,6 +14,11 @@ from environment.installation import SYSTEM_FOLDER
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
+def python_path(environ: Mapping[str, str] = os.environ) -> str:
+    """``PYTHONPATH`` with which a Python finds our packages, before whatever it names already."""
+    return os.pathsep.join(filter(None, [str(CHECKOUT / "backend"), str(CHECKOUT), environ.get("PYTHONPATH", "")]))
+
+
 def project(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder whose ``.env`` and state count: this source tree, unless ``SKELDIR_PROJECT`` says otherwise.
 

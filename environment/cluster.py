@@ -68,7 +68,7 @@ class Cluster:
         self.sockets = sockets or home
         self.options = options or {}
         self.tcp = tcp
-        self.port = _free_port() if tcp else _SOCKET_PORT
+        self.port = free_port() if tcp else _SOCKET_PORT
 
     # -- addresses
 
@@ -144,7 +144,7 @@ class Cluster:
             if "shared memory block" in said and "still in use" in said:
                 return False
             if self.tcp and "Address already in use" in said:
-                self.port = _free_port()
+                self.port = free_port()
                 return False
             raise UserError(
                 f"PostgreSQL {self.installation.version} did not start: "
@@ -264,7 +264,8 @@ def postmaster_pid(data: Path) -> int | None:
     return pid if str(data) in shown.stdout else None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -5,13 +5,12 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from environment.checkout import CHECKOUT
+from environment.checkout import CHECKOUT, python_path
 from environment.errors import UserError
-from environment.tools import locked_venv
+from environment.tools import declared, locked_venv
 
 #: In the order in which they are run; each is a module of ``fuzz/``.
 TARGETS = ("messages", "addresses", "results", "payloads", "front")
@@ -56,9 +55,8 @@ def _python() -> str:
     from environment.bootstrap import install
 
     folder = locked_venv("fuzz", "test")
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     if not list(folder.glob("lib/python*/site-packages/atheris")):
-        install(folder, project["optional-dependencies"]["fuzz"])
+        install(folder, declared()["optional-dependencies"]["fuzz"])
     return str(folder / "bin" / "python")
 
 
@@ -103,8 +101,7 @@ def _run(python: str, target: str, given: argparse.Namespace) -> int:
 
 
 def _start(python: str, target: str, options: Sequence[str], stderr: int | None = None) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT / "backend"), str(CHECKOUT)])}
     # What a seed repeats must not depend on how this process hashes.
-    environment["PYTHONHASHSEED"] = "0"
+    environment = os.environ | {"PYTHONPATH": python_path(), "PYTHONHASHSEED": "0"}
     command = [python, "-P", "-m", "fuzz", target, str(KEPT / target / "seeds"), *options]
     return subprocess.Popen(command, cwd=CHECKOUT, env=environment, stderr=stderr, text=True, errors="replace")

@@ -8,8 +8,9 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from environment.checkout import CHECKOUT
+from environment.checkout import CHECKOUT, python_path
 from environment.commands import LOCKS
 from environment.errors import UserError
 
@@ -67,10 +68,15 @@ def _newest_python() -> str:
     from environment.bootstrap import install
 
     folder = locked_venv("newest", "test")
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    moving = [one for one in project["dependencies"] if one.startswith(("celery", "kombu"))]
-    install(folder, ["--upgrade", *moving, *project["optional-dependencies"]["gevent"]])
+    moving = [one for one in declared()["dependencies"] if one.startswith(("celery", "kombu"))]
+    install(folder, ["--upgrade", *moving, *declared()["optional-dependencies"]["gevent"]])
     return str(folder / "bin" / "python")
+
+
+def declared() -> dict[str, Any]:
+    """The table ``project`` of pyproject.toml: the dependencies and the extras."""
+    project: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    return project
 
 
 def locked_venv(name: str, lock: str) -> Path:
@@ -99,7 +105,7 @@ def bench(arguments: Sequence[str]) -> int:
     ):
         print("dev: npm ci failed in benchmarks/node: its systems will be missing", file=sys.stderr)
     os.chdir(CHECKOUT)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT / "backend"), str(CHECKOUT)])
+    os.environ["PYTHONPATH"] = python_path()
     python = str(folder / "bin" / "python")
     os.execv(python, [python, "-m", "benchmarks.comparison", *arguments])  # noqa: S606  no shell is wanted
 

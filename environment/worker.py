@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from environment.checkout import CHECKOUT
+from environment.checkout import python_path
 from environment.waiting import wait_until
 from environment.workerfile import WORKER_FILE, WorkerInfo, read_worker_file
 
@@ -125,8 +125,7 @@ class WorkerProcess:
         """Start it and return at once."""
         self.file.unlink(missing_ok=True)
         variables = {**os.environ, **self.environment}
-        paths = [str(CHECKOUT / "backend"), str(CHECKOUT), variables.get("PYTHONPATH", "")]
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        variables["PYTHONPATH"] = python_path(variables)
         with contextlib.ExitStack() as stack:
             output = None if self.log is None else stack.enter_context(self.log.open("ab"))
             self._process = subprocess.Popen(

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.processes import dies_with_us
-from environment.cluster import APP_DATABASE, APP_ROLE
+from environment.cluster import APP_DATABASE, APP_ROLE, free_port
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 
@@ -31,9 +31,7 @@ class PgBouncer:
     def __init__(self, program: str, cluster: TemporaryCluster) -> None:
         self._program = program
         self._account = cluster.account
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
+        self._port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="faults-pgbouncer-"))
         self._process: subprocess.Popen[bytes] | None = None
         settings = self._folder / "pgbouncer.ini"
