@@ -38,6 +38,7 @@ from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until as _wait_until
 from environment.worker import WorkerProcess
 from environment.workerfile import WORKER_FILE, read_worker_file
+from tests.machine import uninstalled
 
 # How long an example takes is no matter of a test.
 settings.register_profile("untimed", deadline=None)
@@ -368,9 +369,8 @@ def program() -> Callable[[str], str]:
     def find(name: str) -> str:
         found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         if found is None:
-            reason = f"this machine has no {name} (.ci/programs installs it; .ci/run does so and runs these)"
-            (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROGRAMS") else pytest.skip)(reason)
-        return str(found)
+            uninstalled(name)
+        return found
 
     return find
 

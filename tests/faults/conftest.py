@@ -21,6 +21,7 @@ from environment.waiting import wait_until
 from tests.broker.sql import dead_letters, rows_of, scalar
 from tests.faults.field import RECOVERY_S, Field, Outcome
 from tests.faults.report import Report
+from tests.machine import unavailable
 
 _report_key = pytest.StashKey[Report]()
 
@@ -78,8 +79,7 @@ def cluster() -> Iterator[TemporaryCluster]:
 def root() -> None:
     """For what root alone may do: other hosts, other file systems."""
     if os.geteuid() != 0:
-        reason = "network namespaces and mounts need root (.ci/run runs these as root)"
-        (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROGRAMS") else pytest.skip)(reason)
+        unavailable("network namespaces and mounts need root (.ci/run runs these as root)")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from environment.checkout import CHECKOUT
 from tests.http.front import Front
+from tests.machine import uninstalled
 from tests.runbook.pages import Block, blocks, missing, pages
 from tests.runbook.scene import Scene
 
@@ -58,8 +59,7 @@ def state() -> Iterator[Path]:
 def test_a_block_does_what_its_page_says(block: Block, scene: Scene, state: Path) -> None:
     lacking = [name for name in ("curl", "jq") if name in block.text and shutil.which(name) is None]
     if lacking:
-        reason = f"this machine has no {', '.join(lacking)} (.ci/programs installs it; .ci/run does so and runs these)"
-        (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROGRAMS") else pytest.skip)(reason)
+        uninstalled(", ".join(lacking))
     scene.set_up()
     typed = block.text
     for there, here in scene.ports.items():

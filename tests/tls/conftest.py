@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from environment.temporary import TemporaryCluster
+from tests.machine import uninstalled
 
 PASSWORD = "app_user"  # what TemporaryCluster gives its role
 #: Over TCP only with TLS; `carded` also has to show a certificate in its name.
@@ -21,12 +21,6 @@ hostssl all carded 127.0.0.1/32    scram-sha-256 clientcert=verify-full
 hostssl all all    127.0.0.1/32    scram-sha-256
 """
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-
-
-def unavailable(reason: str) -> None:
-    """Skip, unless SKELDIR_REQUIRE_PROGRAMS says that everything must be there."""
-    reason += " (.ci/programs installs it; .ci/run does so and runs these)"
-    (pytest.fail if os.environ.get("SKELDIR_REQUIRE_PROGRAMS") else pytest.skip)(reason)
 
 
 class Certificates:
@@ -65,7 +59,7 @@ class Certificates:
     def _openssl(*words: str) -> None:
         program = shutil.which("openssl")
         if program is None:
-            unavailable("this machine has no openssl")
+            uninstalled("openssl")
         subprocess.run(["openssl", *words], check=True, capture_output=True)
 
 
@@ -111,7 +105,7 @@ def tls_server(certificates: Certificates, migrate: Callable[[str], None]) -> It
     """Debian's newest: the wheel's was built without TLS."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not found:
-        unavailable("this machine has no PostgreSQL of Debian's, and the wheel's was built without TLS")
+        uninstalled("PostgreSQL of Debian's, and the wheel's was built without TLS")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKELDIR_POSTGRES_BIN", str(found[-1].parent))
         cluster = TemporaryCluster(int(found[-1].parts[-3]), tcp=True)
