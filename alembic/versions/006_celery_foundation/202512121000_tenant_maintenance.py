@@ -5,9 +5,7 @@ The statements are in the two .sql files beside this one. The downgrade drops th
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from alembic import op
+from app.db.scripts import run_beside
 
 revision = "202512121000"
 down_revision = "202512120900"
@@ -16,14 +14,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    _run(".up.sql")
+    run_beside(__file__, ".up.sql")
 
 
 def downgrade() -> None:
-    _run(".down.sql")
-
-
-def _run(suffix: str) -> None:
-    statements = Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
-    # As one string without parameters: a % stays a %.
-    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+    run_beside(__file__, ".down.sql")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from alembic import context, op
 from alembic.util import CommandError
 
+from app.db.scripts import grant_to_app_user, run_in_public
 from celery_postgres.statements import script
 
 revision = "202512131200"
@@ -21,26 +22,10 @@ down_revision = "202512121000"
 branch_labels = None
 depends_on = None
 
-#: What a worker under app_user needs on what was made for it by another role.
-GRANT_TO_APP_USER = """
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app_user') AND EXISTS (
-        SELECT FROM pg_class WHERE oid = 'public.kombu_consumer'::regclass AND relowner <> 'app_user'::regrole
-    ) THEN
-        GRANT SELECT, INSERT, UPDATE, DELETE
-        ON public.kombu_binding, public.kombu_consumer, public.kombu_subscription, public.kombu_dead_letter
-        TO app_user;
-    END IF;
-END
-$$
-"""
-
 
 def upgrade() -> None:
-    _run("SET LOCAL search_path = public")
-    _run(script("broker_up"))
-    _run(GRANT_TO_APP_USER)
+    run_in_public(script("broker_up"))
+    grant_to_app_user(("kombu_consumer", "kombu_binding", "kombu_subscription", "kombu_dead_letter"))
 
 
 def downgrade() -> None:
@@ -51,10 +36,4 @@ def downgrade() -> None:
                 f"{dead} dead letters are in kombu_dead_letter: publish them again, or throw them away with "
                 "`alembic -x discard-dead-letters downgrade …`"
             )
-    _run("SET LOCAL search_path = public")
-    _run(script("broker_down"))
-
-
-def _run(statements: str) -> None:
-    # As one string without parameters: a % stays a %.
-    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+    run_in_public(script("broker_down"))

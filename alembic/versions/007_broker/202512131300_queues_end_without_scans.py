@@ -7,8 +7,7 @@ here: the downgrade of 202512131200, whose script it is, brings the key back and
 
 from __future__ import annotations
 
-from alembic import op
-
+from app.db.scripts import run_in_public
 from celery_postgres.statements import script
 
 revision = "202512131300"
@@ -18,9 +17,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for statements in ("SET LOCAL search_path = public", script("broker_up")):
-        # As one string without parameters: a % stays a %.
-        op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+    run_in_public(script("broker_up"))
 
 
 def downgrade() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from alembic import context, op
 from alembic.util import CommandError
 
+from app.db.scripts import grant_to_app_user, run_in_public
 from celery_postgres.statements import script
 
 revision = "202512141200"
@@ -19,27 +20,10 @@ down_revision = "202512131300"
 branch_labels = None
 depends_on = None
 
-#: What a worker under app_user needs on what was made for it by another role.
-GRANT_TO_APP_USER = """
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app_user') AND EXISTS (
-        SELECT FROM pg_class WHERE oid = 'public.celery_chord'::regclass AND relowner <> 'app_user'::regrole
-    ) THEN
-        GRANT SELECT, INSERT, UPDATE, DELETE
-        ON public.celery_chord, public.celery_chord_part, public.celery_waiter
-        TO app_user;
-        GRANT USAGE ON SEQUENCE public.celery_listener_sequence TO app_user;
-    END IF;
-END
-$$
-"""
-
 
 def upgrade() -> None:
-    _run("SET LOCAL search_path = public")
-    _run(script("results_up"))
-    _run(GRANT_TO_APP_USER)
+    run_in_public(script("results_up"))
+    grant_to_app_user(("celery_chord", "celery_chord_part", "celery_waiter"), ("celery_listener_sequence",))
 
 
 def downgrade() -> None:
@@ -50,10 +34,4 @@ def downgrade() -> None:
                 f"{waiting} chords are under way in celery_chord: let their tasks end, or throw the chords away with "
                 "`alembic -x discard-chords downgrade …`"
             )
-    _run("SET LOCAL search_path = public")
-    _run(script("results_down"))
-
-
-def _run(statements: str) -> None:
-    # As one string without parameters: a % stays a %.
-    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+    run_in_public(script("results_down"))

@@ -6,9 +6,7 @@ nobody owns the tasks that were submitted over HTTP.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from alembic import op
+from app.db.scripts import run_beside
 
 revision = "202512151200"
 down_revision = "202512141200"
@@ -17,14 +15,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    _run(".up.sql")
+    run_beside(__file__, ".up.sql")
 
 
 def downgrade() -> None:
-    _run(".down.sql")
-
-
-def _run(suffix: str) -> None:
-    statements = Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
-    # As one string without parameters: a % stays a %.
-    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+    run_beside(__file__, ".down.sql")

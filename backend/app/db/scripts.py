@@ -1,0 +1,44 @@
+"""What migrations that run a whole SQL script have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic import op
+
+#: What a worker under app_user needs on what was made for it by another role.
+_GRANT_TO_APP_USER = """
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app_user') AND EXISTS (
+        SELECT FROM pg_class WHERE oid = 'public.{first}'::regclass AND relowner <> 'app_user'::regrole
+    ) THEN
+        GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO app_user;{sequences}
+    END IF;
+END
+$$
+"""
+
+
+def run_script(statements: str) -> None:
+    """Execute a script; as one string without parameters, so that a % stays a %."""
+    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+
+
+def run_in_public(statements: str) -> None:
+    """The same for a script that names no schema."""
+    run_script("SET LOCAL search_path = public")
+    run_script(statements)
+
+
+def run_beside(migration: str, suffix: str) -> None:
+    """Execute the script that lies beside a migration, under its name with another suffix."""
+    run_script(Path(migration).with_suffix(suffix).read_text(encoding="utf-8"))
+
+
+def grant_to_app_user(tables: Sequence[str], sequences: Sequence[str] = ()) -> None:
+    """What a worker under `app_user` needs on tables of `public`, where that role exists and does not own the first."""
+    also = "".join(f"\n        GRANT USAGE ON SEQUENCE public.{name} TO app_user;" for name in sequences)
+    named = ", ".join(f"public.{name}" for name in tables)
+    run_script(_GRANT_TO_APP_USER.format(first=tables[0], tables=named, sequences=also))
