@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, comparison, spread
 from benchmarks.journal import curve
+from benchmarks.relations import pin, sizes
 from benchmarks.samples import Results
 from benchmarks.steady import Feeder, window
 from benchmarks.worker import Worker
@@ -34,10 +35,7 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
     peer = bench.postgres_peers[name]
     with peer.fresh() as broker, closing(broker.connect()) as holder, closing(broker.connect()) as looking:
         if state == "pinned":
-            holder.autocommit = False
-            holder.set_session(isolation_level="REPEATABLE READ")
-            with holder.cursor() as cursor:
-                cursor.execute("SELECT txid_current(), count(*) FROM kombu_message")
+            pin(holder)
         feeder = Feeder(broker.fill, _BACKLOG, broker.refill)
         feeder.fill()
         with Worker(broker, late=mode == "late", capacity=2_000_000, ready=False) as worker:
@@ -46,7 +44,7 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
             feeder.feed(worker, seconds)
             spent = meter.stop()
             records = list(worker.journal.records)
-            dead = _table(looking)
+            dead = sizes(looking, ["kombu_message"])
         over_time = curve(records)
         return {
             **window(records, spent),
@@ -55,17 +53,6 @@ def run(bench: Bench, variant: str) -> dict[str, Any]:
             "cpu": spent,
             **dead,
         }
-
-
-def _table(connection: Any) -> dict[str, Any]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_stat_clear_snapshot()")
-        cursor.execute(
-            "SELECT n_dead_tup, pg_table_size(relid), pg_indexes_size(relid) FROM pg_stat_user_tables "
-            "WHERE relname = 'kombu_message'"
-        )
-        dead, table, indexes = cursor.fetchone()
-    return {"dead_tuples": dead, "table_bytes": table, "index_bytes": indexes}
 
 
 def rows(results: Results) -> list[Row]:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2
+
 from benchmarks.figures import middle, percentile
 from benchmarks.machine import Meter
 from benchmarks.samples import Samples
@@ -16,6 +18,9 @@ from benchmarks.worker import Worker
 
 #: What Celery itself costs, and what psycopg2 and PostgreSQL allow: no task queues.
 CEILINGS = ("memory", "psycopg2-one", "psycopg2-batch")
+
+#: The systems in PostgreSQL that are watched over minutes.
+OVER_TIME = ("ours", "stock", "pgqueuer", "procrastinate")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,13 @@ def worker_of(
     """
     words = command or ground.worker(concurrency)
     return Worker(ground, command=words, concurrency=concurrency, capacity=capacity, ready=ready)
+
+
+def connect(ground: Ground) -> Any:
+    """A connection to the database of a ground in PostgreSQL, in autocommit."""
+    connection = psycopg2.connect(ground.libpq, application_name="benchmarks")  # type: ignore[attr-defined]
+    connection.autocommit = True
+    return connection
 
 
 def operations_each(before: int | None, after: int | None, tasks: int) -> float | None:

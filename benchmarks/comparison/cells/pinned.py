@@ -6,9 +6,9 @@ from contextlib import closing
 from statistics import mean
 from typing import Any
 
-from benchmarks.comparison.field import Field, worker_of
-from benchmarks.comparison.relations import OVER_TIME, connect, sizes
+from benchmarks.comparison.field import OVER_TIME, Field, connect, worker_of
 from benchmarks.journal import curve
+from benchmarks.relations import pin, sizes
 from benchmarks.steady import Feeder, window
 
 NAME = "pinned"
@@ -30,10 +30,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     seconds = field.pick(8, 180 if state == "pinned" else 30)
     with system.fresh() as ground, closing(connect(ground)) as holder, closing(connect(ground)) as looking:
         if state == "pinned":
-            holder.autocommit = False
-            holder.set_session(isolation_level="REPEATABLE READ")
-            with holder.cursor() as cursor:
-                cursor.execute("SELECT txid_current()")
+            pin(holder)
         feeder = Feeder(ground.fill, _BACKLOG)
         feeder.fill()
         with worker_of(ground, system.concurrency, 2_000_000) as worker:
@@ -48,5 +45,5 @@ def run(field: Field, variant: str) -> dict[str, Any]:
             **window(records, spent),
             "last_quarter": mean(quarter) if quarter else 0.0,
             "curve": over_time,
-            **sizes(looking, ground),
+            **sizes(looking, ground.tables()),
         }

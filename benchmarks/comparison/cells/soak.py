@@ -8,10 +8,10 @@ import time
 from contextlib import ExitStack, closing
 from typing import Any
 
-from benchmarks.comparison.field import Field, summary, worker_of
-from benchmarks.comparison.relations import OVER_TIME, connect, sizes
+from benchmarks.comparison.field import OVER_TIME, Field, connect, summary, worker_of
 from benchmarks.machine import memory
 from benchmarks.processes import spawn
+from benchmarks.relations import sizes
 from benchmarks.systems import Ground, System
 from benchmarks.worker import Worker
 
@@ -70,7 +70,7 @@ class _Lane:
                 "at_ns": time.monotonic_ns(),
                 "done": self._worker.journal.refresh(),
                 **memory(self._worker.pid),
-                **sizes(self._connection, self._ground),
+                **sizes(self._connection, self._ground.tables()),
             }
         )
 
