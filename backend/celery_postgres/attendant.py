@@ -247,6 +247,7 @@ class Attendant:
                 if self._stopping:
                     break
                 what = "used" if isinstance(error, SchemaError) else "reached"
+                # No argument: the application's log leaves out texts that are arguments, but for those of errors.
                 logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
                 self._disconnect()
                 self._wake.wait(retry * uniform(0.5, 1))
