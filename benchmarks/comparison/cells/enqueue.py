@@ -24,7 +24,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     """Tasks published in a second; processor time and transactions of each."""
     name, mode = variant.split()
     system = field.systems[name]
-    count, limit_s = _COUNT[mode], field.pick(1.5, 4)
+    count, limit_s = _COUNT[mode], field.pick(1.5, 3)
     with system.fresh() as ground:
         meter, before = field.meter(system), ground.operations()
         arguments = [1, count, limit_s, 0, *([0.0] if mode == "in_bulk" else [])]

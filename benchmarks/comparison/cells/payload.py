@@ -29,7 +29,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     with system.fresh() as ground:
         # The first 20 tasks of a long text would all be warm-up: then nothing is.
         most = min(200, _SIZES[int(size)]) if field.quick else _SIZES[int(size)]
-        done = publish(ground, "one_by_one", 1, most, field.pick(2, 5), int(size))
+        done = publish(ground, "one_by_one", 1, most, field.pick(2, 4), int(size))
         sent = done["published"] + (200 if most > 200 else 0)
         with worker_of(ground, system.concurrency, sent + 1_000) as worker:
             worker.run_until(sent, field.pick(10, 20))
