@@ -33,6 +33,39 @@ _VALUE = {
         uuid.UUID(int=7),
     ],
 }
+
+
+def two_equal_sets(levels: int) -> bytes:
+    """A dict with two keys that are equal and not one: each level of either holds the one below it twice."""
+    made, position = b"\x80\x04\x8c\x08builtins\x8c\x09frozenset\x93\x94}\x94", 1
+    for _ in range(2):
+        made, position = made + b"h\x00)R\x94", position + 1
+        for _ in range(levels):
+            # frozenset([below, (below,)])
+            made += b"0h%c\x85\x940h\x00](h%ch%ce\x85R\x94" % (position, position, position + 1)
+            position += 2
+        made += b"0h\x01h%cNs0" % position
+    return made + b"h\x01."
+
+
+def one_tuple_in_many_keys(count: int) -> bytes:
+    """A dict whose keys hold the same tuple, all as long as the dict."""
+    row = tuple(range(count))
+    return pickle.dumps({(row, number): None for number in row})
+
+
+def one_tuple_in_many_numbers(count: int) -> bytes:
+    """A list of decimals that are all made from the digits of one tuple."""
+    decimal = b"\x80\x04\x8c\x07decimal\x8c\x07Decimal\x93\x94(K\x00" + b"(" + b"K\x01" * count + b"tK\x00t\x85\x94"
+    return decimal + b"]" + b"h\x00h\x01Ra" * count + b"."
+
+
+def one_identifier_of_many_parts(levels: int) -> bytes:
+    """A key that is a UUID whose number is a tuple of a tuple twice, and so on."""
+    number = b")" + b"2\x86" * levels
+    return b"\x80\x04}\x8c\x04uuid\x8c\x04UUID\x93)\x81}\x8c\x03int" + number + b"sbNs."
+
+
 SEEDS = [
     *(pickle.dumps(_VALUE, protocol) for protocol in range(6)),
     pickle.dumps(GroupResult("g", [AsyncResult("a", backend=None)]).as_tuple()),
@@ -40,6 +73,10 @@ SEEDS = [
     b"\x80\x04cos\nsystem\n\x8c\x02id\x85R.",
     b"\x80\x04Nr\x00\x00\x10\x00.",
     b"\x80\x04}N" + b"2\x86" * 20 + b"Ns.",
+    two_equal_sets(5),
+    one_tuple_in_many_keys(20),
+    one_tuple_in_many_numbers(20),
+    one_identifier_of_many_parts(5),
 ]
 
 

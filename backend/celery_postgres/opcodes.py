@@ -1,18 +1,27 @@
 """What a pickle would make its reader do, seen before it is read.
 
 A pickle that calls nothing can still end its reader. `LONG_BINPUT` makes room for the number of entries that it says,
-64 GB in seven bytes; and a tuple of a tuple twice, thirty levels deep, takes a hundred bytes and has 2**30 members when
-it is hashed as a key. So the stack is followed with sizes in the place of values: 0.5 us an opcode.
+64 GB in seven bytes; a tuple of a tuple twice, thirty levels deep, takes a hundred bytes and has 2**30 members when it
+is hashed as a key; and one that is 100,000 deep overflows C's stack there. So the stack is followed with sizes in the
+place of values: 0.6 us an opcode.
+
+What is not seen: keys that were chosen to have one hash, which Python compares one by one, as it does anywhere.
 """
 
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Iterable
 from typing import NamedTuple
 
-#: What can be hashed has at most so many members for each byte of the pickle, counted as often as they occur. What this
-#: package writes has one at most; more is a tuple that occurs several times in another.
-MEMBERS_PER_BYTE = 10
+#: All that is hashed or handed to a constructor has at most so many members together, each counted as often as it
+#: occurs: some, and more for each byte of the pickle. What this package writes has one a byte at most; more is a tuple
+#: that occurs in many others. 100,000 members are hashed in 2 ms.
+MEMBERS, MEMBERS_PER_BYTE = 100_000, 10
+#: What is hashed is at most so deep. Python's own limit of recursion does not hold there.
+LEVELS = 1_000
+#: Text, bytes and numbers are hashed and compared this much faster than as many members.
+_BYTES_A_MEMBER = 32
 
 _LENGTHS = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -48,23 +57,38 @@ def _described(code: pickletools.OpcodeInfo) -> _Opcode:
 
 
 _OPCODES = {ord(code.code): _described(code) for code in pickletools.opcodes}
-#: What they leave cannot be hashed, nor what holds it: its members do not count.
-_LISTS = frozenset(b"]l}aesud\x8f\x90")
 _STOP, _MARK, _POP, _DUP, _MEMOIZE = b".(02\x94"
 _GETS = {ord("h"): 1, ord("j"): 4, ord("g"): 0}
 _PUTS = {ord("q"): 1, ord("r"): 4, ord("p"): 0}
+#: What can grow; what pushes anything else pushes what cannot.
+_EMPTY = frozenset(b"]}\x8f")
+#: They change what lies below the values that they take: a list, a dict, a set, the state of an object.
+_GROWING = frozenset(b"aesu\x90b")
+#: Which of the values that they take are hashed, or handed to a constructor that may do so.
+_ALL, _KEYS = slice(None), slice(None, None, 2)
+_HASHING = {
+    **dict.fromkeys(b"\x90\x91Rio\x81\x92", _ALL),
+    **dict.fromkeys(b"sud", _KEYS),
+}
+
+#: A value on the stack: its members and itself, how deep they go, and whether another holds it. One that is held does
+#: not grow any more, so that the size of who holds it stays true; only what contains itself is made otherwise.
+_Value = list[int]
+_SIZE, _DEPTH, _HELD = range(3)
+_SMALL: _Value = [1, 0, True]
 
 
 def check_size(data: bytes) -> None:
     """Return if reading a pickle takes memory and time in proportion to its length.
 
     Raises:
-        ValueError, IndexError, KeyError: it does not, or is no pickle.
+        ValueError, IndexError, KeyError: it does not, it makes what contains itself, or it is no pickle.
     """
-    most = MEMBERS_PER_BYTE * len(data)
-    stack: list[int] = []
+    left = MEMBERS + MEMBERS_PER_BYTE * len(data)
+    most = left + 1
+    stack: list[_Value] = []
     marks: list[int] = []
-    memo: dict[int, int] = {}
+    memo: dict[int, _Value] = {}
     position = 0
     while True:
         code = data[position]
@@ -94,14 +118,51 @@ def check_size(data: bytes) -> None:
             if index > len(data):
                 raise ValueError("a memo larger than the pickle")
             memo[index] = stack[-1]
-        elif taken or marked or pushed:
+        elif taken or marked:
             begin = (marks.pop() if marked else len(stack)) - taken
             if begin < 0:
                 raise IndexError("an empty stack")
-            size = 1 if code in _LISTS else 1 + sum(stack[begin:])
-            if size > most:
-                raise ValueError("a value that unfolds")
-            stack[begin:] = [size] * pushed
+            values = stack[begin:]
+            del stack[begin:]
+            value = values.pop(0) if code in _GROWING else [1, 0, False]
+            if code in _HASHING:
+                left -= _hashed(values[_HASHING[code]])
+                if left < 0:
+                    raise ValueError("a value that unfolds")
+            if pushed:
+                _hold(value, values, most)
+                stack.append(value)
+        elif pushed:
+            if code in _EMPTY:
+                stack.append([1, 0, False])
+            else:
+                size = position - begin
+                stack.append(_SMALL if size < _BYTES_A_MEMBER else [1 + size // _BYTES_A_MEMBER, 0, True])
+
+
+def _hashed(values: Iterable[_Value]) -> int:
+    """How many members are looked at."""
+    members = 0
+    for size, depth, _ in values:
+        if depth > LEVELS:
+            raise ValueError("a key that is too deep")
+        members += size
+    return members
+
+
+def _hold(holder: _Value, values: Iterable[_Value], most: int) -> None:
+    """Put values into another, whose size is not counted further than ``most``."""
+    size, depth, _ = holder
+    for value in values:
+        if value is _SMALL:
+            size += 1
+        else:
+            size += value[_SIZE]
+            depth = max(depth, value[_DEPTH] + 1)
+            value[_HELD] = True
+    if holder[_HELD]:
+        raise ValueError("a value that contains itself")
+    holder[_SIZE], holder[_DEPTH] = min(size, most), depth
 
 
 def _index(argument: bytes, width: int) -> int:

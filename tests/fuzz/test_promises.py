@@ -122,8 +122,17 @@ def test_depth_is_that_of_the_parser(value: Any) -> None:
         b"\x80\x04}N" + b"2\x86" * 40 + b"Ns.",  # a key with 2**40 members
         b"\x80\x04}N" + b"\x94h\x00\x86" + b"".join(b"\x94h%c\x86" % n for n in range(1, 40)) + b"Ns.",
         b"\x80\x04B\xff\xff\xff\x7fx.",  # 2 GB to come
+        results.two_equal_sets(40),  # 2**40 comparisons
+        results.one_tuple_in_many_keys(2_000),  # 4 million members are hashed in 16 kB
+        results.one_tuple_in_many_numbers(2_000),
+        results.one_identifier_of_many_parts(40),
+        b"\x80\x04})" + b"\x85" * 100_000 + b"Ns.",  # C's stack overflows where it is hashed
+        b"\x80\x04]\x94\x85\x94}h\x01Ns0h\x00Na.",  # grows when its size has been counted
     ],
-    ids=["memo", "memo-text", "twice", "recalled", "bytes"],
+    ids=[
+        *("memo", "memo-text", "twice", "recalled", "bytes", "sets", "tuple-in-keys", "tuple-in-numbers", "identifier"),
+        *("deep", "late"),
+    ],
 )
 def test_a_pickle_that_would_grow_is_refused_before_it_is_read(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.exceptions import SecurityError
@@ -138,13 +147,22 @@ def test_a_pickle_that_would_grow_is_refused_before_it_is_read(data: bytes, monk
         values.load(data)
 
 
-def test_a_tuple_that_occurs_often_in_a_list_is_read() -> None:
+@pytest.mark.parametrize("protocol", range(6))
+def test_what_occurs_often_is_read(protocol: int) -> None:
     import pickle
 
     from celery_postgres.values import load
 
-    row = tuple(range(1000))
-    assert load(pickle.dumps([row] * 1000)) == [row] * 1000
+    row, listed = tuple(range(1000)), [1]
+    for value in (
+        [row] * 1000,
+        tuple([tuple(range(50))] * 1000),
+        {(row[:20], number): listed for number in range(3000)},
+        [{row[:100], frozenset([row[:100]])}] * 100,
+        [listed, {"a": listed}, (listed, listed)],
+        {"x" * 1_000_000: "y" * 1_000_000},
+    ):
+        assert load(pickle.dumps(value, protocol)) == value
 
 
 def test_the_trap_sees() -> None:
