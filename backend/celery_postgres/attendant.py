@@ -314,11 +314,10 @@ class Attendant:
         mine = [row for row in rows if row[0] == self.consumer]
         if not mine:
             return False
-        before, self.paused = self.paused, frozenset(mine[0][3] or ())
-        if self.paused - before:
+        self.paused, self.stopped = frozenset(mine[0][3] or ()), frozenset(mine[0][5] or ())
+        if self.paused or self.stopped:  # each time: a claim may have been under way when it began
             for inbox in list(self._inboxes):
-                self.release(session, inbox.take_paused(self.paused))
-        self.stopped = frozenset(mine[0][5] or ())
+                self.release(session, inbox.take_halted(self.paused, self.stopped))
         if mine[0][4]:
             self._notify()
         others = [(row[0], row[1], row[2]) for row in rows if row[0] != self.consumer]

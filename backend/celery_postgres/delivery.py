@@ -33,6 +33,7 @@ class Delivery:
     fence: int
     subscription: Subscription
     content: dict[str, Any]
+    task: str | None
     task_id: str | None
     revoked: bool
 
@@ -54,12 +55,11 @@ def usable(
             dead.append((message, fence, str(error), subscription, payload))
             continue
         headers = content.get("headers") or {}
-        task_id = headers.get("id") if isinstance(headers.get("id"), str) else None
+        task, task_id = (one if isinstance(one, str) else None for one in (headers.get("task"), headers.get("id")))
         if over:
             expired.append((message, fence, task_id, subscription))
             continue
-        task = headers.get("task")
-        if isinstance(task, str) and task in stopped and not revoked and not subscription.no_ack:
+        if task in stopped and not revoked and not subscription.no_ack:
             halted.append((message, fence, f"stopped: {task}"))
             continue
         if available_at is None and headers.get("eta") is not None and not subscription.no_ack:
@@ -67,7 +67,7 @@ def usable(
             if eta is not None:
                 early.append((message, fence, eta))
         content["redelivered"] = fence > 1
-        deliveries.append(Delivery(message, fence, subscription, content, task_id, bool(revoked)))
+        deliveries.append(Delivery(message, fence, subscription, content, task, task_id, bool(revoked)))
     if early:
         aside = {
             row[0]

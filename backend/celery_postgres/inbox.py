@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -84,15 +85,13 @@ class Inbox:
         self.wake.set()
         return stale
 
-    def take_paused(self, queue_ids: frozenset[int]) -> list[tuple[int, int]]:
-        """The claims in the buffer that are of paused queues; they are the caller's now."""
-        with self._lock:
-            back = [
-                one for one in self._buffer if one.subscription.queue_id in queue_ids and not one.subscription.no_ack
-            ]
-            for one in back:
-                self._buffer.remove(one)
-        return [(one.message, one.fence) for one in back]
+    def take_halted(self, queues: frozenset[int], tasks: frozenset[str]) -> list[tuple[int, int]]:
+        """The claims in the buffer that are of paused queues or stopped tasks; they are the caller's now."""
+        taken = self._take(lambda one: one.subscription.queue_id in queues or (one.task in tasks and not one.revoked))
+        if taken:
+            self._hungry = True
+            self.wake.set()
+        return taken
 
     def lose(self) -> None:
         """Everything that was claimed belongs to others now."""
@@ -136,12 +135,17 @@ class Inbox:
 
     def discard(self, task_ids: set[str]) -> None:
         """Give back what is buffered of these tasks: something about them has changed."""
+        claims = self._take(lambda one: one.task_id in task_ids)
+        if claims:
+            self.attendant.release(self.attendant.sessions, claims)
+
+    def _take(self, wanted: Callable[[Delivery], bool]) -> list[tuple[int, int]]:
+        """Out of the buffer, but for what was deleted when it was claimed."""
         with self._lock:
-            back = [one for one in self._buffer if one.task_id in task_ids and not one.subscription.no_ack]
+            back = [one for one in self._buffer if not one.subscription.no_ack and wanted(one)]
             for one in back:
                 self._buffer.remove(one)
-        if back:
-            self.attendant.release(self.attendant.sessions, [(one.message, one.fence) for one in back])
+        return [(one.message, one.fence) for one in back]
 
     def close(self) -> None:
         """Give everything back and be forgotten. The subscriptions go as well."""

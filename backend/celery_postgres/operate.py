@@ -102,7 +102,8 @@ class Tool:
         if not self._session.run("allow_task", task=given.task):
             raise OperatorError(f"{given.task!r} is not stopped")
         self._say(
-            f"{given.task} may run again; dead requeue --reason 'stopped: {given.task}' brings back what was set aside",
+            f"{given.task} may run again; consumers follow within 1.3 s, and then dead requeue "
+            f"--reason 'stopped: {given.task}' brings back what was set aside",
             task=given.task,
             stopped=False,
         )

@@ -220,6 +220,31 @@ def test_a_running_worker_follows_a_stop(probe: Any, tool: Tool) -> None:
     wait_until(lambda: not _runs(probe), DEADLINE_S, "the worker to see it")
 
 
+def test_a_stop_empties_the_buffer_of_a_busy_consumer(
+    tool: Tool, client: Client, plain_database: Any, queue: str
+) -> None:
+    inbox, count = client.consume(queue, prefetch=4), 1_000
+    connection = client.connection.connection.inbox
+    connection.STALE_S = 3600.0  # it is busy: nothing goes back for lying there
+    for number in range(count):
+        client.publish(number, queue, headers={"task": "app.stopped"})
+    done = inbox.take_acked(100)  # fast enough for some to be taken ahead
+    tool("stop", "app.stopped")
+
+    def seen() -> bool:
+        inbox.drain(0.01)
+        while inbox.messages:
+            done.extend(inbox.take_acked(1))
+        return "app.stopped" in connection.attendant.stopped
+
+    wait_until(seen, DEADLINE_S, "the consumer to see it")
+    wait_until(lambda: not connection.holds_messages, DEADLINE_S, "the buffer to be given back")
+    inbox.take_until(lambda: dead_letters(plain_database.url) == count - len(done))
+
+    assert inbox.messages == []
+    assert done == list(range(len(done)))
+
+
 def test_a_consumer_that_is_released_begins_anew(probe: Any, tool: Tool) -> None:
     probe.start()
     (consumer,) = tool("consumers")
