@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 
+#: SQLSTATE classes of what is wrong with a message and would be again: data, a constraint, a limit.
+_REFUSED = frozenset({"22", "23", "54"})
+
 
 class Scheduler(beat.Scheduler):
     """`beat_scheduler = "celery_postgres.beat:Scheduler"`, or `celery beat --scheduler celery_postgres.beat:Scheduler`.
@@ -74,7 +77,7 @@ class Scheduler(beat.Scheduler):
         with session.transaction() as connection:
             mine = bool(session.run("beat_take", entry=entry.name, runs=entry.total_run_count, at=at))
             if mine:
-                self._publish(entry, producer, connection)
+                self._publish(entry, producer, session, connection)
         if not mine:
             self._read(session)  # and with it when the next run is due
 
@@ -82,17 +85,25 @@ class Scheduler(beat.Scheduler):
         self._disconnect()
         super().close()
 
-    def _publish(self, entry: Any, producer: Any, connection: Any) -> None:
+    def _publish(self, entry: Any, producer: Any, session: Session, connection: Any) -> None:
         logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
+        session.script("SAVEPOINT entry")
         try:
             with publishing_on(connection):
                 self.apply_async(entry, producer=producer, advance=False)
         except beat.SchedulingError as error:
             cause = error.__context__
-            if isinstance(cause, NotPublishedError | SchemaError | psycopg2.Error):
+            # No argument: the application's log leaves out texts that are arguments.
+            told = f"{entry.name} was not sent"
+            if isinstance(cause, NotPublishedError) and (cause.sqlstate or "")[:2] in _REFUSED:
+                session.script("ROLLBACK TO SAVEPOINT entry")
+                template = f"{told}: SQLSTATE {cause.sqlstate}".replace("%", "%%") + " (%s)"
+                logger.error(template, loggable(cause.__context__ or cause))  # noqa: TRY400
+            elif isinstance(cause, NotPublishedError | SchemaError | psycopg2.Error):
                 raise cause from None
-            # As with Celery's own: what is wrong with an entry does not keep the others from being sent.
-            logger.error("%s was not sent (%s)", entry.name, type(cause).__name__)  # noqa: TRY400  its text may quote
+            else:
+                # As with Celery's own: what is wrong with an entry does not keep the others from being sent.
+                logger.error(f"{told} ({type(cause).__name__})")  # noqa: TRY400  its text may quote
 
     def _connect(self) -> None:
         timeout = (self.connection.transport_options or {}).get("connect_timeout", 5)

@@ -126,6 +126,21 @@ def test_an_entry_that_cannot_be_sent_does_not_keep_the_others_from_it(
     assert "hunter2" not in log
 
 
+def test_an_entry_that_postgresql_refuses_does_not_keep_the_others_from_it(
+    start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
+) -> None:
+    url = plain_database.url
+    run(url, "ALTER TABLE kombu_message ADD CONSTRAINT no_wrong CHECK (payload NOT LIKE '%hunter2%')")
+    wrong = {"task": "probe.echo", "schedule": EVERY_S, "args": ["hunter2"], "options": {"queue": "ticks"}}
+    start_beat({"wrong": wrong, **SCHEDULE})
+    sent(url, 3)
+    log = (tmp_path / "beat.log").read_text()
+    assert "wrong was not sent: SQLSTATE 23514 (" in log
+    assert "no_wrong" in log
+    assert "hunter2" not in log
+    assert scalar(url, "SELECT runs FROM celery_beat_entry WHERE name = 'wrong'") > 0
+
+
 def test_another_broker_is_refused_in_a_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [
