@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Any
 
 import psycopg2
 
@@ -12,6 +13,9 @@ from environment.temporary import TemporaryCluster
 
 #: What a crash costs those who keep tasks in it, as ``benchmarks.servers`` sets it up.
 DURABLE = "yes: fsync and synchronous_commit on"
+
+#: Rows that are worth new statistics.
+_MANY = 20_000
 
 
 def administrate(cluster: TemporaryCluster, statement: str) -> None:
@@ -49,3 +53,12 @@ def transactions(cluster: TemporaryCluster, name: str) -> int:
     with closing(psycopg2.connect(cluster.superuser_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s", [name])
         return int(cursor.fetchone()[0])
+
+
+def analyze(connection: Any, count: int, tables: Sequence[str]) -> None:
+    """After ``count`` rows were added: autovacuum does it within a minute, and until then the planner believes the
+    tables to be as good as empty.
+    """
+    if count >= _MANY:
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE " + ", ".join(tables))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.comparison.cells.ceiling import CLIENTS
 from benchmarks.figures import middle, values
 from benchmarks.samples import Results, Samples
 
@@ -122,10 +123,16 @@ def all_tables(samples: Samples, order: Order, about: dict[str, Any]) -> dict[st
 
 
 def _more(samples: Samples, order: Order) -> dict[str, str]:
-    chord, payload, workers = (samples.of(cell) for cell in ("chord", "payload", "workers"))
+    ceiling, chord, payload, workers = (samples.of(cell) for cell in ("ceiling", "chord", "payload", "workers"))
     idle, backlog, pinned = (samples.of(cell) for cell in ("idle", "backlog", "pinned"))
     sizes, lengths = (100, 10_000, 1_000_000), (1_000, 10_000, 100_000, 1_000_000)
+    clients = [(f"pgbench {count}", f"pgbench, {count} connection{'s' * (count > 1)}") for count in CLIENTS]
     return {
+        "ceiling": table(
+            ["", "inserts/s", "takes/s"],
+            clients,
+            lambda name: [with_spread(ceiling, name, key) for key in ("insert_tps", "claim_delete_tps")],
+        ),
         "chord": table(
             ["", "last part to body, ms", "the longest", "the whole, ms"],
             order,

@@ -53,7 +53,7 @@ class Psycopg2One(_Psycopg2):
 
     name = "psycopg2-one"
     label = "psycopg2, one at a time"
-    settings = "a prepared DELETE … RETURNING … SKIP LOCKED and a commit for each task"
+    settings = "a prepared DELETE … RETURNING … SKIP LOCKED for each task, and its commit waited for, as ours are not"
     variables = {"BENCH_BATCH": "1"}
 
 

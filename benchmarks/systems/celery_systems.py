@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import servers, worker
 from benchmarks.clones import SAMPLE_NUMBER, Clones
-from benchmarks.clusters import DURABLE, postmaster, transactions
+from benchmarks.clusters import DURABLE, analyze, postmaster, transactions
 from benchmarks.peers import PostgresBroker, PostgresPeer, our_transport_is_there
 from benchmarks.processes import call
 from benchmarks.program import QUEUE
@@ -94,8 +94,9 @@ class PostgresGround(CeleryGround):
         """By COPY."""
         sample = self._system.sample("BENCH_BACKEND" in self.variables, seconds, size)
         self.broker.copy(first, count, *sample)
-        if self._system.ours:
-            with closing(self.broker.connect()) as connection, connection.cursor() as cursor:
+        with closing(self.broker.connect()) as connection, connection.cursor() as cursor:
+            analyze(connection, count, self.tables())
+            if self._system.ours:
                 # As a publish does; whoever is awake looks by itself.
                 cursor.execute("SELECT pg_notify('kombu_' || consumer_id, '') FROM kombu_subscription WHERE asleep")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import psycopg2
 
-from benchmarks.clusters import DURABLE, administrate, database, postmaster, transactions
+from benchmarks.clusters import DURABLE, administrate, analyze, database, postmaster, transactions
 from benchmarks.processes import answer, spawn
 from benchmarks.systems import sized
 from environment.cluster import APP_ROLE
@@ -47,9 +47,7 @@ class DatabaseGround:
         for start in range(first, first + count, _CHUNK):
             end = min(start + _CHUNK, first + count) - 1
             self._execute(self._system.filling, {"first": start, "last": end, "seconds": seconds, "padding": padding})
-        if count >= _CHUNK:
-            # Autovacuum does it within a minute; until then the planner believes the table to be as good as empty.
-            self._execute("ANALYZE " + ", ".join(self._system.tables))
+        analyze(self._connection, count, self._system.tables)
 
     def waiting(self) -> int | None:
         ((count,),) = self._execute(self._system.counting) or [(None,)]

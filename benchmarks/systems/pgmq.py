@@ -16,7 +16,7 @@ from typing import Any
 import psycopg2
 
 from benchmarks.clones import Clones
-from benchmarks.clusters import DURABLE, administrate, database, postmaster, transactions
+from benchmarks.clusters import DURABLE, administrate, analyze, database, postmaster, transactions
 from benchmarks.peers import escaped
 from benchmarks.program import QUEUE
 from benchmarks.systems import Ground
@@ -74,6 +74,8 @@ class PgmqGround(CeleryGround):
                     "SELECT clock_timestamp(), message, message -> 'headers' FROM bench_fill"
                 )
                 self.connection.commit()
+        analyze(self.connection, count, [f"pgmq.q_{QUEUE}"])
+        self.connection.commit()
 
     def waiting(self) -> int:
         """Rows: a task that is done has none."""

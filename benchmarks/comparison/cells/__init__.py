@@ -8,6 +8,7 @@ from types import ModuleType
 
 from benchmarks.comparison.cells import (
     backlog,
+    ceiling,
     chord,
     drain,
     enqueue,
@@ -20,7 +21,9 @@ from benchmarks.comparison.cells import (
 )
 
 #: In the order in which they run: latency asks what drain and enqueue have measured.
-CELLS: list[ModuleType] = [enqueue, drain, latency, chord, workers, payload, idle, backlog, pinned, soak]
+CELLS: list[ModuleType] = [
+    enqueue, drain, ceiling, latency, chord, workers, payload, idle, backlog, pinned, soak,
+]  # fmt: skip
 
 #: What a quick run asks.
 QUICK: list[ModuleType] = [enqueue, drain, latency, chord]

@@ -16,7 +16,7 @@ _COUNT = {"one_by_one": 20_000, "in_bulk": 100_000}
 
 def variants(field: Field) -> list[str]:
     """System, mode."""
-    names = [*field.peers(), *field.present(["rabbitmq-confirm"])]
+    names = [*field.peers(), *field.present(["rabbitmq-confirm", "psycopg2-one"])]
     return [f"{name} {mode}" for mode in _COUNT for name in names]
 
 
