@@ -102,7 +102,9 @@ class RabbitMQSystem:
         self._cluster = results
         self._confirm = confirm
         self.name = "rabbitmq" + ("-confirm" if confirm else "") + ("-db" if results else "")
-        self.label = "Celery, RabbitMQ" + (" (confirms)" if confirm else "")
+        self.label = (
+            "Celery, RabbitMQ" + (" (confirms)" if confirm else "") + (" (results in PostgreSQL)" if results else "")
+        )
         where = CELERY_RESULTS if results else "results by rpc://"
         self.settings = f"{celery_settings(RabbitMQGround)}; {where}; classic durable queue, persistent messages" + (
             "; confirm_publish" if confirm else ""
