@@ -23,7 +23,7 @@ from environment.checkout import CHECKOUT
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
 
-_FULL = CHECKOUT / "docs" / "benchmarks"
+_FULL = report.OWN
 _QUICK = CHECKOUT / ".bench"
 
 

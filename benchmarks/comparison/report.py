@@ -5,29 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import about, blocks, plots, tables
+from benchmarks.comparison import about, blocks, tables
 from benchmarks.comparison.tables import Order
 from benchmarks.samples import Samples
 from benchmarks.systems.registry import NAMES
 from environment.checkout import CHECKOUT
 
+#: The project's own page and its samples.
+OWN = CHECKOUT / "docs" / "benchmarks"
+
 
 def write(folder: Path, samples: Samples) -> Path:
     """Write ``README.md`` and the plots of a folder, and for the project's own folder the README's part of it."""
-    known = about.read(samples.folder)
-    described = known.get("systems", {})
-    order: Order = [(name, described[name]["label"]) for name in NAMES if name in described]
-    drawn = plots.write(folder, samples, order)
-    made = {
-        "about": _about(known, samples),
-        **tables.all_tables(samples, order, known),
-        **{f"plot {name.removesuffix('.svg')}": f"![{name.removesuffix('.svg')}]({name})" for name in drawn},
-    }
+    # Whoever only reads samples has no matplotlib.
+    from benchmarks.comparison import plots
+
+    drawn = [name.removesuffix(".svg") for name in plots.write(folder, samples, _order(about.read(samples.folder)))]
+    made = {**texts(samples), **{f"plot {name}": f"![{name}]({name}.svg)" for name in drawn}}
     page = folder / "README.md"
     blocks.fill(page, made, Path(__file__).with_name("page.md"))
-    if folder.resolve() == CHECKOUT / "docs" / "benchmarks":
+    if folder.resolve() == OWN:
         blocks.fill(CHECKOUT / "README.md", {"glance": made["glance"]})
     return page
+
+
+def texts(samples: Samples) -> dict[str, str]:
+    """What stands in the places of the page, but for the plots."""
+    known = about.read(samples.folder)
+    return {"about": _about(known, samples), **tables.all_tables(samples, _order(known), known)}
+
+
+def _order(known: dict[str, Any]) -> Order:
+    described = known.get("systems", {})
+    return [(name, described[name]["label"]) for name in NAMES if name in described]
 
 
 def _about(known: dict[str, Any], samples: Samples) -> str:
