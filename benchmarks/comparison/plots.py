@@ -19,7 +19,10 @@ from benchmarks.samples import Samples
 
 _OURS = "#c2410c"
 #: Colour-blind safe (Okabe and Ito), without the orange that is near ours.
-_OTHERS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00", "#555555", "#7b3fa0", "#5f9e2f", "#1b3f8b", "#a0522d")
+_OTHERS = (
+    "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00", "#555555", "#7b3fa0", "#5f9e2f", "#1b3f8b", "#a0522d",
+    "#d4a017", "#c51b7d",
+)  # fmt: skip
 _STYLE = {
     "svg.fonttype": "none",
     # The same samples give the same file.
@@ -35,10 +38,10 @@ _STYLE = {
 }
 
 
-def write(folder: Path, samples: Samples, order: Order) -> list[str]:
-    """Write what can be drawn; return the names of the files."""
+def write(folder: Path, samples: Samples, order: Order) -> dict[str, str]:
+    """Write what can be drawn; name → how a page beside it shows it, or nothing."""
     pyplot.rcParams.update(_STYLE)
-    drawn = []
+    shown = {}
     for name, draw in (
         ("glance", _glance),
         ("latency", _latency),
@@ -47,11 +50,11 @@ def write(folder: Path, samples: Samples, order: Order) -> list[str]:
         ("soak", _soak),
     ):
         figure = draw(samples, order)
+        shown[name] = "" if figure is None else f"![{name}]({name}.svg)"
         if figure is not None:
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
             pyplot.close(figure)
-            drawn.append(f"{name}.svg")
-    return drawn
+    return shown
 
 
 def _colours(order: Order) -> dict[str, str]:
@@ -114,7 +117,8 @@ def _latency(samples: Samples, order: Order) -> Any:
         axis.set_xlabel("ms from publish to start")
         axis.set_title({"idle": "idle worker", "half": "half of what the system can do"}[load], fontsize=10, loc="left")
     axes[0].set_ylabel("% of tasks")
-    axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    lines, labels = axes[0].get_legend_handles_labels()
+    axes[1].legend(lines, labels, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

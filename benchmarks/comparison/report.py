@@ -20,10 +20,10 @@ def write(folder: Path, samples: Samples) -> Path:
     # Whoever only reads samples has no matplotlib.
     from benchmarks.comparison import plots
 
-    drawn = [name.removesuffix(".svg") for name in plots.write(folder, samples, _order(about.read(samples.folder)))]
-    made = {**texts(samples), **{f"plot {name}": f"![{name}]({name}.svg)" for name in drawn}}
+    shown = plots.write(folder, samples, _order(about.read(samples.folder)))
+    made = {**texts(samples), **{f"plot {name}": content for name, content in shown.items()}}
     page = folder / "README.md"
-    blocks.fill(page, made, Path(__file__).with_name("page.md"))
+    blocks.fill(page, made, OWN / "README.md")
     if folder.resolve() == OWN:
         blocks.fill(CHECKOUT / "README.md", {"glance": made["glance"]})
     return page

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.comparison import blocks, tables
+from benchmarks.comparison import blocks, report, tables
 from benchmarks.comparison.about import MismatchError, remember
 from benchmarks.samples import Samples
-from environment.checkout import CHECKOUT
-
-TEMPLATE = CHECKOUT / "benchmarks" / "comparison" / "page.md"
 
 
 def part(page: Path, name: str) -> str:
@@ -22,11 +19,11 @@ def part(page: Path, name: str) -> str:
     return text.partition(begin)[2].partition(end)[0]
 
 
-def test_the_template_has_a_place_for_every_table(tmp_path: Path) -> None:
+def test_the_page_has_a_place_for_every_table(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     known = {"systems": {"ours": {"label": "celery_postgres", "durable": "yes"}}}
     found = tables.all_tables(Samples(tmp_path), [("ours", "celery_postgres")], known)
-    blocks.fill(page, found, TEMPLATE)
+    blocks.fill(page, found, report.OWN / "README.md")
     for name, content in found.items():
         assert part(page, name) == content.rstrip()
 
