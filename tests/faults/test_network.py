@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from benchmarks.worker import Worker
@@ -45,13 +47,18 @@ def test_a_link_that_is_cut_until_the_worker_notices(host: Host, field: Field, f
     assert outcome.finished_again == 0
 
 
-def test_a_link_that_is_cut_for_longer_than_the_lease(host: Host, field: Field, far: Worker, judge: Judge) -> None:
-    """A worker on the server's side takes over what the other one holds, which begins anew when it is back."""
+def test_a_link_that_is_cut_for_longer_than_the_lease(
+    host: Host, field: Field, far: Worker, cluster: TemporaryCluster, judge: Judge
+) -> None:
+    """A worker on the server's side takes over what the other one holds, which begins anew when it is back. The server
+    forgets the sessions of the host that is gone: they would keep its slots for two hours."""
     near = field.worker("threads")
     wait_until(lambda: busy(far), RECOVERY_S, "the worker to run a task")
     with field.fault():
         host.cut()
+        cut = time.monotonic()
         since(field, "others take over", lambda: TAKEN_OVER in near.log_text())
+        since(field, "server forgets the host", lambda: not sessions(cluster, host.address), begin=cut)
         host.heal()
     before = count(far)
     since(field, "worker runs tasks again", lambda: count(far) > before + 5)
@@ -60,11 +67,18 @@ def test_a_link_that_is_cut_for_longer_than_the_lease(host: Host, field: Field, 
     assert 0 < outcome.finished_again <= 12
 
 
-def since(field: Field, what: str, happened: Callable[[], bool]) -> None:
-    """Wait for something, and note after how long it came."""
-    begin = time.monotonic()
+def since(field: Field, what: str, happened: Callable[[], bool], begin: float | None = None) -> None:
+    """Wait for something, and note after how long it came, from now or from ``begin``."""
+    begin = time.monotonic() if begin is None else begin
     wait_until(happened, RECOVERY_S, what)
     field.noted[what] = f"after {time.monotonic() - begin:.1f} s"
+
+
+def sessions(cluster: TemporaryCluster, address: str) -> int:
+    """How many the server believes to have with a host."""
+    with closing(psycopg2.connect(cluster.superuser_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s", [address])
+        return int(cursor.fetchone()[0])
 
 
 def count(worker: Worker) -> int:
