@@ -80,6 +80,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         self._pid = 0
         self._sessions: Sessions | None = None
         self._thread = threading.local()
+        self._silent_until = 0.0
         _everyone.add(self)
 
     def as_uri(self, include_password: bool = False) -> str:
@@ -301,6 +302,12 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         return isinstance(exc, (psycopg2.OperationalError, psycopg2.InterfaceError))
+
+    def on_backend_retryable_error(self, exc: BaseException) -> None:
+        """Celery tries a read again, without end under `result_backend_always_retry`, and says nothing of it."""
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + self.LONGEST_RETRY_S
+            logger.warning("the result backend cannot be reached (%s); it is tried again", primary(exc))
 
     # -- the writer of this process
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import psycopg2
 import pytest
-from celery import chord, signature
+from celery import Celery, chord, signature
+from celery.exceptions import BackendGetMetaError
 
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
@@ -231,6 +232,17 @@ def parts(probe: Probe, size: int, task: str = "add") -> list[Any]:
 
 def body(probe: Probe, tag: str) -> Any:
     return signature("probe.body", kwargs={"tag": tag}, app=probe.app)
+
+
+def test_a_read_that_is_tried_again_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    app = Celery("client", backend="db+postgresql://u:hunter2@127.0.0.1:1/d", set_as_current=False)
+    app.conf.update(result_backend_always_retry=True, result_backend_max_retries=4)
+    with pytest.raises(BackendGetMetaError):
+        _ = app.AsyncResult("nobody").state
+    said = [one.getMessage() for one in caplog.records if one.name == "celery_postgres.storing"]
+    assert len(said) == 1, said
+    assert "Connection refused" in said[0]
+    assert "hunter2" not in caplog.text
 
 
 def test_many_chords_on_four_workers_have_one_body_each(probe: Probe) -> None:
