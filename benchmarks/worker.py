@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -109,6 +110,10 @@ class Worker:
         :raises RuntimeError: when it has ended.
         """
         return self.is_running() and (self.folder / "ready").exists()
+
+    def ready_ns(self) -> int:
+        """When it began to take tasks, by the clock of the journal."""
+        return (self.folder / "ready").stat().st_mtime_ns - time.time_ns() + time.monotonic_ns()
 
     def is_running(self) -> bool:
         """True.
