@@ -21,7 +21,9 @@ def shown(number: float | None) -> str:
         return "-"
     if number >= 100:
         return f"{number:,.0f}"
-    return f"{number:.1f}" if number >= 1 or number == 0 else f"{number:.2f}"
+    if number == 0:
+        return "0"
+    return f"{number:.1f}" if number >= 1 else f"{number:.2f}"
 
 
 def with_spread(results: Results, variant: str, key: str) -> str:
