@@ -13,6 +13,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
 
+from celery_postgres import poison
 from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.declaring import bind, declare
@@ -333,9 +334,26 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         message = self._message(one)
         if message is None:
             return
-        if not one.subscription.no_ack:
-            self.qos.append(message, message.delivery_tag)
-        self.connection._callbacks[one.subscription.queue](message)
+        consume = self.connection._callbacks[one.subscription.queue]
+        if one.subscription.no_ack:
+            consume(message)
+            return
+        self.qos.append(message, message.delivery_tag)
+        try:
+            consume(message)
+        except Exception as error:
+            if not (poison.is_poison(error) and self.qos.holds(message.delivery_tag)):
+                raise
+            # The template has no argument that is a text: the application's log leaves those out.
+            logger.error(  # noqa: TRY400  without the stack: it could quote the message
+                f"message %d fails its consumer: {poison.described(error)}; after %d failures it is a dead letter",
+                one.message,
+                self.inbox.attendant.max_failures,
+            )
+            self.qos.reject(message.delivery_tag, requeue=True)
+            if poison.has_taken_a_child(message):
+                raise
+            poison.forget(message)
 
     def _message(self, one: Delivery) -> Any:
         content = one.content
@@ -350,9 +368,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             if state is not None:
                 state.revoked.add(one.task_id)
         try:
+            poison.check(content)
             return self.Message(content, channel=self)
         except Exception as error:  # whatever a codec raises on somebody's bytes
-            reason = f"the message cannot be decoded: {type(error).__name__}"
+            flawed = isinstance(error, poison.FlawError)
+            reason = str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"
             logger.log(
                 logging.ERROR,  # without the stack: it could quote the message
                 "message %d of queue %s becomes a dead letter: %s",

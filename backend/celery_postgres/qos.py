@@ -42,6 +42,10 @@ class QoS(virtual.QoS):  # type: ignore[misc]
     def append(self, message: Any, delivery_tag: str) -> None:
         self._delivered[delivery_tag] = message
 
+    def holds(self, delivery_tag: str) -> bool:
+        """Whether it is neither acked nor rejected yet."""
+        return delivery_tag in self._delivered
+
     def ack(self, delivery_tag: str) -> None:
         """Any thread may. Unknown tags are ignored, as are those acked already."""
         if self._delivered.pop(delivery_tag, None) is not None:
@@ -73,7 +77,8 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         busy = _in_hand()
         back = []
         for tag, message in list(self._delivered.items()):
-            if (message.headers or {}).get("id") in busy or claim_of(tag) in self._attendant.carried:
+            task_id = (message.headers or {}).get("id")
+            if (isinstance(task_id, str) and task_id in busy) or claim_of(tag) in self._attendant.carried:
                 continue
             if self._delivered.pop(tag, None) is not None:
                 back.append(claim_of(tag))

@@ -113,9 +113,9 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             UnstorableResultError: the result has a type that JSON does not know; Celery makes that the task's failure.
         """
         result = self.encode_result(result, state)
-        if len(task_id) > LONGEST_ID:
+        if not isinstance(task_id, str) or len(task_id) > LONGEST_ID:
             # An error would go the way of all errors, to a failure that is stored under the same id, and end a worker.
-            logger.error("the state of a task is not stored: its id has more than %d characters", LONGEST_ID)
+            logger.error("the state of a task is not stored: its id is no text of %d characters or less", LONGEST_ID)
             return result
         outcome = self._outcome(task_id, result, state, traceback, request)
         gathered = getattr(self._thread, "gathered", None)

@@ -325,3 +325,50 @@ def test_other_databases_still_go_to_the_stock_transport(tmp_path: Any) -> None:
     assert simple.get(timeout=DEADLINE_S).payload == "x"
     simple.close()
     connection.release()
+
+
+# -- poison: messages that Celery itself stumbles over
+
+
+def _poison() -> dict[str, str]:
+    """Name → the payload of a message for ``probe.run`` with one thing wrong."""
+    good = {"task": "probe.run", "id": "poison", "lang": "py", "argsrepr": "hunter2"}
+    headers: dict[str, dict[str, Any]] = {
+        "task-list": {"task": ["x"]},
+        "task-dict": {"task": {"x": 1}},
+        "id-list": {"id": ["x"]},
+        "id-dict": {"id": {}},
+        "id-number-of-nobody": {"id": 7, "task": "probe.nobody"},
+        "timelimit-text": {"timelimit": "x"},
+        "timelimit-text-in-pair": {"timelimit": [None, "hunter2"]},
+        "timelimit-three": {"timelimit": [1, 2, 3]},
+        "eta-object": {"eta": {}},
+        "expires-object": {"expires": {}},
+        "stamps": {"stamped_headers": 7},
+    }
+    found = {name: payload([["hunter2"], {}, {}], "celery", **{**good, **wrong}) for name, wrong in headers.items()}
+    found["no-id"] = payload([["hunter2"], {}, {}], "celery", task="probe.run")
+    for name, body in {"body-null": None, "body-short": [1], "body-text": "hunter2"}.items():
+        found[name] = payload(body, "celery", **good)
+    typed = json.loads(payload([["hunter2"], {}, {}], "celery", **good))
+    found["content-type"] = json.dumps({**typed, "content-type": {}})
+    found["not-base64"] = json.dumps({**typed, "body": "hunter2"})
+    return found
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+def test_a_message_that_celery_stumbles_over_ends_no_worker(probe: Probe, pool: str) -> None:
+    before = probe.send("run", "before")  # makes the queue
+    for text in _poison().values():
+        insert_raw(probe.url, "celery", text)
+    worker = probe.start(pool=pool)
+
+    wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "all of them to be gone")
+
+    assert before.get(timeout=DEADLINE_S) == "before"
+    assert probe.send("run", "after").get(timeout=DEADLINE_S) == "after"
+    assert worker.process.poll() is None
+    assert probe.app.control.inspect(timeout=2).reserved() == {worker.name: []}  # type: ignore[attr-defined]
+    assert "fails its consumer: TypeError at " in worker.log_text()
+    worker.stop()
+    assert worker.process.returncode == 0
