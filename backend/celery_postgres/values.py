@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -21,20 +22,46 @@ from celery.result import AsyncResult, GroupResult
 from kombu.utils import json
 
 from celery_postgres.errors import UnstorableResultError
-from celery_postgres.opcodes import check_size
+from celery_postgres.opcodes import SHORT_TEXT, check_size
 
 #: Immutable, and of exactly these types: a subclass would be pickled by its name.
 _PLAIN = frozenset(
     {type(None), bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID},
 )
+
+
+class _StandIn:
+    """In place of a class: calls a function, and cannot be changed by what is read (a pickle may set the attributes of
+    whatever it names)."""
+
+    __slots__ = ("_form",)
+
+    def __init__(self, form: Callable[..., Any]) -> None:
+        self._form = form
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._form(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise SecurityError("a stored result tries to change what reads it; it was not loaded")
+
+
+def _decimal(text: str) -> Decimal:
+    if not isinstance(text, str):  # of an integer of 200 kB it takes 3 s
+        raise SecurityError("a stored result makes a Decimal of something that is no text; it was not loaded")
+    return Decimal(text)
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     **{("datetime", one.__name__): one for one in (date, datetime, time, timedelta, timezone)},
-    ("decimal", "Decimal"): Decimal,
+    ("decimal", "Decimal"): _StandIn(_decimal),
     ("uuid", "UUID"): UUID,
     # The second module name is what pickles before protocol 3 say.
     **{(module, one.__name__): one for one in (set, frozenset) for module in ("builtins", "__builtin__")},
 }
 _PROTOCOL = 4
+#: Text, bytes and integers of 256 bytes and more: the opcode, and after it the length.
+_LONG = re.compile(rb"[XB\x8b](?=(.{4}))", re.DOTALL)
 #: So much of a name that is refused goes into a log.
 _LONGEST_NAME = 100
 
@@ -66,10 +93,17 @@ def dump(value: Any) -> bytes:
         UnstorableResultError: JSON has no form for it. The text names the type and does not quote the value.
     """
     try:
-        return pickle.dumps(_reduced(value), protocol=_PROTOCOL)
+        data = pickle.dumps(_reduced(value), protocol=_PROTOCOL)
+        if any(SHORT_TEXT <= int.from_bytes(one[1], "little") < len(data) for one in _LONG.finditer(data)):
+            check_size(data)
+        return data
     except RecursionError:
         raise UnstorableResultError(
             "the result cannot be stored: it contains itself, or is nested too deeply"
+        ) from None
+    except ValueError:
+        raise UnstorableResultError(
+            "the result cannot be stored: a long text occurs in it so often that nobody would read it"
         ) from None
     except TypeError:
         # What JSON makes of a record is a list, which is no member of a set and no key.
@@ -144,22 +178,7 @@ class _GroupWriter(pickle.Pickler):
         return NotImplemented
 
 
-class _StandIn:
-    """In place of one of Celery's classes: makes the tuple that its `as_tuple()` would, and cannot be changed by what
-    is read (a pickle may set the attributes of whatever it names)."""
-
-    __slots__ = ("_form",)
-
-    def __init__(self, form: Callable[..., Any]) -> None:
-        self._form = form
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._form(*arguments)
-
-    def __setstate__(self, state: object) -> None:
-        raise SecurityError("a stored group tries to change what reads it; it was not loaded")
-
-
+# Celery's classes become the tuples that their `as_tuple()` would make.
 #: AsyncResult(id, backend, task_name, app, parent)
 _SINGLE = _StandIn(lambda identity, *rest: ((identity, rest[3] if len(rest) > 3 else None), None))
 #: GroupResult(id, results)

@@ -126,12 +126,15 @@ def test_depth_is_that_of_the_parser(value: Any) -> None:
         results.one_tuple_in_many_keys(2_000),  # 4 million members are hashed in 16 kB
         results.one_tuple_in_many_numbers(2_000),
         results.one_identifier_of_many_parts(40),
+        b"\x80\x04]" + b"2\x86" * 27 + b".",  # 671 MB of JSON
+        b"\x80\x04" + b"]" * 2_000 + b"a" * 1_999 + b".",  # no encoder goes so deep
+        b"\x80\x04\x8b" + (400_000).to_bytes(4, "little") + b"\x7f" * 400_000 + b"2\x86.",
         b"\x80\x04})" + b"\x85" * 100_000 + b"Ns.",  # C's stack overflows where it is hashed
         b"\x80\x04]\x94\x85\x94}h\x01Ns0h\x00Na.",  # grows when its size has been counted
     ],
     ids=[
         *("memo", "memo-text", "twice", "recalled", "bytes", "sets", "tuple-in-keys", "tuple-in-numbers", "identifier"),
-        *("deep", "late"),
+        *("whole", "deep-list", "integer", "deep", "late"),
     ],
 )
 def test_a_pickle_that_would_grow_is_refused_before_it_is_read(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +166,31 @@ def test_what_occurs_often_is_read(protocol: int) -> None:
         {"x" * 1_000_000: "y" * 1_000_000},
     ):
         assert load(pickle.dumps(value, protocol)) == value
+
+
+def test_a_decimal_of_a_long_integer_is_refused() -> None:
+    """Of 200 kB it takes 3 s, of 2 MB five minutes, and nothing interrupts it."""
+    from celery.exceptions import SecurityError
+
+    from celery_postgres.values import load
+
+    number = b"\x8b" + (200_000).to_bytes(4, "little") + b"\x7f" * 200_000
+    with pytest.raises(SecurityError, match="no text"):
+        load(b"\x80\x04\x8c\x07decimal\x8c\x07Decimal\x93" + number + b"\x85R.")
+
+
+def test_what_is_stored_is_read_or_refused_at_once() -> None:
+    from celery_postgres.errors import UnstorableResultError
+    from celery_postgres.values import dump, load
+
+    for text, count in (("x" * 5_000, 3_000), ("x" * 500, 100_000)):
+        value = {(text, number): None for number in range(count)}
+        assert load(dump(value)) == value
+    longest = "x" * 50_000
+    with pytest.raises(UnstorableResultError, match="long text"):
+        dump({(longest, number): None for number in range(3_000)})
+    number = 1 << 2_000_000
+    assert load(dump(number)) == number
 
 
 def test_the_trap_sees() -> None:
