@@ -30,6 +30,17 @@ def test_a_result_that_would_execute_something_is_not_read(front: Front) -> None
     assert (task["state"], task["result"], task["error"]["type"]) == ("SUCCESS", None, "UnreadableResult")
 
 
+@pytest.mark.parametrize(
+    "value", [b"s3cret\xff", ["s3cret\ud800"], {"s3cret": b"\xff"}], ids=["bytes", "text", "inside"]
+)
+def test_a_result_that_json_cannot_say_is_not_shown(front: Front, value: Any) -> None:
+    task_id = front.submit().json["task_id"]
+    store(front, task_id, "SUCCESS", value)
+    answer = front.get(f"/v1/tasks/{task_id}")
+    assert (answer.json["state"], answer.json["error"]["type"]) == ("SUCCESS", "UnreadableResult")
+    assert "s3cret" not in answer.body.decode()
+
+
 def test_a_task_without_message_and_result_is_unknown(front: Front) -> None:
     task_id = front.submit().json["task_id"]
     run(front.database_url, "DELETE FROM kombu_message")

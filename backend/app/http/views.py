@@ -11,6 +11,7 @@ from typing import Any
 from celery import states
 from celery.exceptions import SecurityError
 from pydantic import BaseModel, Field
+from pydantic_core import PydanticSerializationError
 
 from app.core.errors import LoggableError
 from app.db.submissions import Submitted
@@ -81,7 +82,13 @@ def task(found: Submitted) -> Task:
         logger.error("the result of task %s may not be read", found.task_id)  # noqa: TRY400  # its words name a class
         return shown.model_copy(update={"error": TaskError(type="UnreadableResult")})
     if found.state == states.SUCCESS:
-        return shown.model_copy(update={"result": value})
+        whole = shown.model_copy(update={"result": value})
+        try:
+            whole.model_dump_json()
+        except PydanticSerializationError:  # bytes that are no text, half of a surrogate pair, 300 levels
+            logger.error("the result of task %s has no form in JSON", found.task_id)  # noqa: TRY400  # it may be quoted
+            return shown.model_copy(update={"error": TaskError(type="UnreadableResult")})
+        return whole
     return shown.model_copy(update={"error": _error(value)})
 
 
