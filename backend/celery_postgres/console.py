@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     try:
         session = Session(_address() if dsn is None else dsn)
         try:
-            tool = Tool(session, as_json=given.json, out=Console(soft_wrap=False))
+            tool = Tool(
+                session, as_json=given.json, out=Console(soft_wrap=False, markup=False, emoji=False, highlight=False)
+            )
             status: int = getattr(given, "method", Tool.queues)(tool, given)
         finally:
             session.close()

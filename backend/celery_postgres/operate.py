@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from celery_postgres.message import decode
 from celery_postgres.purging import purge
@@ -234,7 +235,7 @@ class Tool:
         if self._as_json:
             self._print_json(fields)
         else:
-            self._out.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._out.print(Text(line), soft_wrap=True)
 
     def _show(self, names: Sequence[str], rows: list[tuple[Any, ...]], whole: Any = None) -> None:
         if self._as_json:
@@ -242,7 +243,7 @@ class Tool:
             return
         table = Table(*names, box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*(_cell(name, value) for name, value in zip(names, row, strict=True)))
+            table.add_row(*(Text(_cell(name, value)) for name, value in zip(names, row, strict=True)))
         self._out.print(table, soft_wrap=not self._out.is_terminal)
         if not rows:
             self._out.print("none", style="dim")
@@ -266,7 +267,7 @@ def _cell(name: str, value: Any) -> str:
         return value.isoformat(sep=" ", timespec="seconds")
     if isinstance(value, list):
         return ", ".join(value)
-    return str(value).replace("[", r"\[")
+    return str(value)
 
 
 def _body(payload: str) -> str | None:

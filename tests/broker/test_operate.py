@@ -89,6 +89,32 @@ def test_a_table_for_people(client: Client, plain_database: Any, queue: str) -> 
     assert row.split()[:2] == [queue, "1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("[/foo]", "[/foo]"),
+        ("[bold]x", "[bold]x"),
+        (":smile:", ":smile:"),
+    ],
+    ids=["markup", "style", "emoji"],
+)
+def test_whatever_a_producer_calls_it_is_shown_as_it_is(
+    tool: Tool, client: Client, plain_database: Any, name: str, shown: str
+) -> None:
+    bury(client, name, "x")
+    client.publish("y", name, headers={"id": name, "task": "t"})
+    inbox = client.consume(name)
+    url = plain_database.url
+    for words in (["queues"], ["consumers"], ["dead", "list"]):
+        head, row = typed(url, *words).stdout.splitlines()
+        assert shown in row, (head, row)
+    assert typed(url, "pause", name).stdout == f"{shown} is paused; consumers follow within 1.3 s\n"
+    assert typed(url, "purge", name).stdout.endswith(f" messages of {shown}; with --yes it is done\n")
+    assert [row["queue"] for row in tool("queues")] == [name]
+    inbox.close()
+    assert typed(url, "cancel", name).stdout == f"would revoke 1 messages of task {shown}; with --yes it is done\n"
+
+
 def test_a_paused_queue_gives_nothing_until_it_is_resumed(tool: Tool, client: Client, queue: str) -> None:
     inbox = client.consume(queue)
     attendant = client.connection.connection.inbox.attendant
