@@ -19,7 +19,7 @@ from rich.console import Console
 
 from celery_postgres.address import describe, is_postgresql, parsed
 from celery_postgres.errors import SchemaError, primary
-from celery_postgres.operate import OperatorError, Tool
+from celery_postgres.operate import OperatorError, Tool, visible
 from celery_postgres.session import Session
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -101,11 +101,11 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
         finally:
             session.close()
     except (OperatorError, SchemaError, ValueError) as error:
-        print(f"celery_postgres: {error}", file=sys.stderr)  # noqa: T201
+        print(f"celery_postgres: {visible(str(error))}", file=sys.stderr)  # noqa: T201
         return 1
     except psycopg2.Error as error:
         where = f"{describe(dsn)}: " if dsn else ""
-        print(f"celery_postgres: {where}{primary(error)}", file=sys.stderr)  # noqa: T201
+        print(f"celery_postgres: {where}{visible(primary(error))}", file=sys.stderr)  # noqa: T201
         return 1
     return status
 

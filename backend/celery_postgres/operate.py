@@ -235,7 +235,7 @@ class Tool:
         if self._as_json:
             self._print_json(fields)
         else:
-            self._out.print(Text(line), soft_wrap=True)
+            self._out.print(Text(visible(line)), soft_wrap=True)
 
     def _show(self, names: Sequence[str], rows: list[tuple[Any, ...]], whole: Any = None) -> None:
         if self._as_json:
@@ -243,13 +243,19 @@ class Tool:
             return
         table = Table(*names, box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*(Text(_cell(name, value)) for name, value in zip(names, row, strict=True)))
+            table.add_row(*(Text(visible(_cell(name, value))) for name, value in zip(names, row, strict=True)))
         self._out.print(table, soft_wrap=not self._out.is_terminal)
         if not rows:
             self._out.print("none", style="dim")
 
     def _print_json(self, value: Any) -> None:
         self._out.out(json.dumps(value, default=_plain), highlight=False)
+
+
+def visible(text: str) -> str:
+    """The same with everything escaped that a terminal would obey (`\\x1b`, `\\n`, marks that turn the direction of
+    writing): producers choose the names of queues and the ids of tasks."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from tests.broker.client import DEADLINE_S, Client
 from tests.broker.probe import unique
 from tests.broker.processes import environment, run_stock
 from tests.broker.sql import dead_letters, rows_of, run, scalar
+from tests.migrations.support import rows
 
 Tool = Callable[..., Any]
 
@@ -95,8 +96,9 @@ def test_a_table_for_people(client: Client, plain_database: Any, queue: str) -> 
         ("[/foo]", "[/foo]"),
         ("[bold]x", "[bold]x"),
         (":smile:", ":smile:"),
+        ("a\x1b[2J\nb\x9bc\u202e", r"a\x1b[2J\nb\x9bc\u202e"),
     ],
-    ids=["markup", "style", "emoji"],
+    ids=["markup", "style", "emoji", "escapes"],
 )
 def test_whatever_a_producer_calls_it_is_shown_as_it_is(
     tool: Tool, client: Client, plain_database: Any, name: str, shown: str
@@ -113,6 +115,14 @@ def test_whatever_a_producer_calls_it_is_shown_as_it_is(
     assert [row["queue"] for row in tool("queues")] == [name]
     inbox.close()
     assert typed(url, "cancel", name).stdout == f"would revoke 1 messages of task {shown}; with --yes it is done\n"
+
+
+def test_what_producers_say_is_no_command_to_a_terminal(client: Client, plain_database: Any, queue: str) -> None:
+    bury(client, queue, "x\x1b[2J\ny")
+    ((id_,),) = rows(plain_database.url, "SELECT id FROM kombu_dead_letter")
+    shown = typed(plain_database.url, "dead", "show", str(id_), "--payload").stdout
+    assert r"x\x1b[2J\ny" in shown
+    assert "\x1b" not in shown
 
 
 def test_a_paused_queue_gives_nothing_until_it_is_resumed(tool: Tool, client: Client, queue: str) -> None:
