@@ -90,6 +90,8 @@ class Tool:
     def stop(self, given: argparse.Namespace) -> int:
         """Let no worker begin a task of this name: what comes up is set aside as a dead letter, until `allow`. Other
         tasks of its queue go on, and so does what runs already."""
+        if not given.task:
+            raise OperatorError("which task? its name is empty")
         self._session.run("stop_task", task=given.task)
         self._say(
             f"{given.task} is stopped; consumers follow within 1.3 s, and set aside what they would have run",
@@ -244,7 +246,7 @@ class Tool:
         table = Table(*names, box=None, pad_edge=False, header_style="bold")
         for row in rows:
             table.add_row(*(Text(visible(_cell(name, value))) for name, value in zip(names, row, strict=True)))
-        self._out.print(table, soft_wrap=not self._out.is_terminal)
+        self._out.print(table)
         if not rows:
             self._out.print("none", style="dim")
 

@@ -97,10 +97,11 @@ def test_a_table_for_people(client: Client, plain_database: Any, queue: str) -> 
         ("[bold]x", "[bold]x"),
         (":smile:", ":smile:"),
         ("a\x1b[2J\nb\x9bc\u202e", r"a\x1b[2J\nb\x9bc\u202e"),
+        ("q" * 200, "q" * 200),
     ],
-    ids=["markup", "style", "emoji", "escapes"],
+    ids=["markup", "style", "emoji", "escapes", "longest"],
 )
-def test_whatever_a_producer_calls_it_is_shown_as_it_is(
+def test_whatever_a_producer_calls_it_is_shown_as_it_is_and_whole(
     tool: Tool, client: Client, plain_database: Any, name: str, shown: str
 ) -> None:
     bury(client, name, "x")
@@ -314,11 +315,21 @@ def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
         (["allow", "app.never"], "'app.never' is not stopped"),
         (["release", "7", "--yes"], "there is no consumer 7"),
         (["dead", "show", "7"], "there is no dead letter 7"),
+        (["stop", ""], "which task? its name is empty"),
     ],
 )
 def test_what_is_not_there_is_one_line(plain_database: Any, words: list[str], told: str) -> None:
     done = typed(plain_database.url, *words)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"celery_postgres: {told}\n")
+
+
+@pytest.mark.parametrize("words", [["dead", "list"], ["dead", "purge", "--yes"], ["taken"]])
+@pytest.mark.parametrize("age", ["999999999999d", "9" * 400], ids=["days", "digits"])
+def test_an_age_that_nothing_has_is_refused(plain_database: Any, words: list[str], age: str) -> None:
+    done = typed(plain_database.url, *words, "--older-than", age)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith("argument --older-than: nothing is older than 365000d")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
