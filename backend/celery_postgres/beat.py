@@ -13,8 +13,10 @@ from datetime import UTC
 from typing import Any
 
 import psycopg2
+from amqp.exceptions import RecoverableConnectionError
 from celery import beat
 from celery.exceptions import ImproperlyConfigured
+from kombu.exceptions import ChannelError, OperationalError
 
 from celery_postgres.address import is_postgresql, libpq_dsn
 from celery_postgres.errors import NotPublishedError, SchemaError, loggable
@@ -27,6 +29,10 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 
 #: SQLSTATE classes of what is wrong with a message and would be again: data, a constraint, a limit.
 _REFUSED = frozenset({"22", "23", "54"})
+#: Of one entry or of all: its run is not over. Kombu's are of tasks that insist on its retrying.
+_NOT_SENT_YET = (psycopg2.Error, SchemaError, NotPublishedError, OperationalError, RecoverableConnectionError)
+#: Bytes of a name: an index takes 2704.
+_LONGEST_NAME = 2_600
 
 
 class Scheduler(beat.Scheduler):
@@ -36,7 +42,7 @@ class Scheduler(beat.Scheduler):
     that nobody sent while no beat ran is sent once, as with Celery's own. The clock is the beat's.
 
     Raises:
-        ImproperlyConfigured: the broker is no PostgreSQL.
+        ImproperlyConfigured: the broker is no PostgreSQL, or cannot hold the name of an entry.
     """
 
     def __init__(self, app: Any, **options: Any) -> None:
@@ -49,6 +55,15 @@ class Scheduler(beat.Scheduler):
             raise ImproperlyConfigured("celery_postgres.beat needs a broker on PostgreSQL")
         self.merge_inplace(self.app.conf.beat_schedule)
         self.install_default_entries(self.schedule)
+        for name, entry in self.schedule.items():
+            # Beat itself tries again. Kombu would while the run's transaction is open, and after a declaration that
+            # succeeds only then publish on the channel that it has closed.
+            entry.options = {**(entry.options or {}), "retry": False}
+            if not _storable(name):
+                raise ImproperlyConfigured(
+                    f"celery_postgres.beat cannot store the name of the entry {ascii(name)[:60]}: it holds a NUL or "
+                    f"half a surrogate pair, or has more than {_LONGEST_NAME} bytes"
+                )
 
     @property
     def info(self) -> str:
@@ -61,9 +76,11 @@ class Scheduler(beat.Scheduler):
             if self._session is None:
                 self._connect()
             seconds = float(super().tick(*args, **options))
-        except (psycopg2.Error, SchemaError, NotPublishedError) as error:
+        except _NOT_SENT_YET as error:
             seconds, self._retry_s = self._retry_s, min(self._retry_s * 2, LONGEST_RETRY_S)
-            logger.warning("beat cannot reach its database (%s); next try in %.1f s", loggable(error), seconds)
+            what = "use" if isinstance(error, SchemaError) else "reach"
+            # No argument: the application's log leaves out texts that are arguments, but for those of errors.
+            logger.warning(f"beat cannot {what} its database (%s); next try in %.1f s", loggable(error), seconds)
             self._disconnect()
         else:
             self._retry_s = FIRST_RETRY_S
@@ -74,10 +91,15 @@ class Scheduler(beat.Scheduler):
         session = self._session
         assert session is not None  # noqa: S101
         at = self.schedule[entry.name].last_run_at
-        with session.transaction() as connection:
-            mine = bool(session.run("beat_take", entry=entry.name, runs=entry.total_run_count, at=at))
-            if mine:
-                self._publish(entry, producer, session, connection)
+        try:
+            with session.transaction() as connection:
+                mine = bool(session.run("beat_take", entry=entry.name, runs=entry.total_run_count, at=at))
+                if mine:
+                    self._publish(entry, producer, session, connection)
+        except _NOT_SENT_YET:
+            # It may be this entry alone that cannot be sent now, and entries that are due are tried in this order.
+            self.schedule[entry.name] = self.schedule.pop(entry.name)
+            raise
         if not mine:
             self._read(session)  # and with it when the next run is due
 
@@ -93,13 +115,16 @@ class Scheduler(beat.Scheduler):
                 self.apply_async(entry, producer=producer, advance=False)
         except beat.SchedulingError as error:
             cause = error.__context__
+            refusal = _refusal(cause)
             # No argument: the application's log leaves out texts that are arguments.
             told = f"{entry.name} was not sent"
-            if isinstance(cause, NotPublishedError) and (cause.sqlstate or "")[:2] in _REFUSED:
+            if refusal is not None:
                 session.script("ROLLBACK TO SAVEPOINT entry")
-                template = f"{told}: SQLSTATE {cause.sqlstate}".replace("%", "%%") + " (%s)"
-                logger.error(template, loggable(cause.__context__ or cause))  # noqa: TRY400
-            elif isinstance(cause, NotPublishedError | SchemaError | psycopg2.Error):
+                self._drop_producer()
+                by, why = refusal
+                template = f"{told}: {by}".replace("%", "%%") + " (%s)"
+                logger.error(template, loggable(why))  # noqa: TRY400
+            elif isinstance(cause, _NOT_SENT_YET):
                 raise cause from None
             else:
                 # As with Celery's own: what is wrong with an entry does not keep the others from being sent.
@@ -114,6 +139,14 @@ class Scheduler(beat.Scheduler):
         if self._session is not None:
             self._session.close()
             self._session = None
+        self._drop_producer()
+
+    def _drop_producer(self) -> None:
+        """The next entry gets a new one: Kombu, retrying, closes the channel of a producer and gives it no other."""
+        self.__dict__.pop("producer", None)
+        connection = self.__dict__.pop("connection", None)
+        if connection is not None:
+            connection.release()
 
     def _read(self, session: Session) -> None:
         """How the entries stand."""
@@ -121,3 +154,23 @@ class Scheduler(beat.Scheduler):
             entry = self.schedule[name]
             entry.last_run_at, entry.total_run_count = last_run_at.astimezone(UTC), runs
         self._heap = None
+
+
+def _storable(name: str) -> bool:
+    try:
+        return "\0" not in name and len(name.encode()) <= _LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
+
+
+def _refusal(error: BaseException | None) -> tuple[str, BaseException] | None:
+    """Who does not take this entry and would not the next time either, and why; None if it is not that."""
+    if isinstance(error, OperationalError):
+        error = error.__cause__  # what Kombu tried again in vain
+    if isinstance(error, ChannelError):
+        return "the broker refused it", error
+    if isinstance(error, NotPublishedError) and (error.sqlstate or "")[:2] in _REFUSED:
+        return f"SQLSTATE {error.sqlstate}", error.__context__ or error
+    if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):  # of a declaration, without its SQLSTATE
+        return "PostgreSQL refused it", error
+    return None

@@ -19,10 +19,12 @@ from rich.console import Console
 
 from celery_postgres.address import describe, is_postgresql, parsed
 from celery_postgres.errors import SchemaError, primary
-from celery_postgres.operate import OperatorError, Tool
+from celery_postgres.operate import OperatorError, Tool, visible
 from celery_postgres.session import Session
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+#: A thousand years. What lies 2,000 years and more back has no date.
+_LONGEST_AGE_S = 1_000 * 365 * 86400
 
 
 def _age(text: str) -> float:
@@ -30,7 +32,10 @@ def _age(text: str) -> float:
     match = re.fullmatch(r"(\d+)([smhd]?)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no age: 90, 15m, 2h or 7d")
-    return float(match[1]) * _UNITS_S[match[2] or "s"]
+    age_s = float(match[1]) * _UNITS_S[match[2] or "s"]
+    if age_s > _LONGEST_AGE_S:
+        raise argparse.ArgumentTypeError("nothing is older than 365000d")
+    return age_s
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,18 +99,26 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     try:
         session = Session(_address() if dsn is None else dsn)
         try:
-            tool = Tool(session, as_json=given.json, out=Console(soft_wrap=False))
+            tool = Tool(session, as_json=given.json, out=_console())
             status: int = getattr(given, "method", Tool.queues)(tool, given)
         finally:
             session.close()
     except (OperatorError, SchemaError, ValueError) as error:
-        print(f"celery_postgres: {error}", file=sys.stderr)  # noqa: T201
+        print(f"celery_postgres: {visible(str(error))}", file=sys.stderr)  # noqa: T201
         return 1
     except psycopg2.Error as error:
         where = f"{describe(dsn)}: " if dsn else ""
-        print(f"celery_postgres: {where}{primary(error)}", file=sys.stderr)  # noqa: T201
+        print(f"celery_postgres: {where}{visible(primary(error))}", file=sys.stderr)  # noqa: T201
         return 1
     return status
+
+
+def _console() -> Console:
+    """Nothing but a terminal has a width that a name must fit into."""
+    out = Console(markup=False, emoji=False, highlight=False)
+    if not out.is_terminal:
+        out.width = sys.maxsize
+    return out
 
 
 def _address() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from celery_postgres.message import decode
 from celery_postgres.purging import purge
@@ -89,6 +90,8 @@ class Tool:
     def stop(self, given: argparse.Namespace) -> int:
         """Let no worker begin a task of this name: what comes up is set aside as a dead letter, until `allow`. Other
         tasks of its queue go on, and so does what runs already."""
+        if not given.task:
+            raise OperatorError("which task? its name is empty")
         self._session.run("stop_task", task=given.task)
         self._say(
             f"{given.task} is stopped; consumers follow within 1.3 s, and set aside what they would have run",
@@ -234,7 +237,7 @@ class Tool:
         if self._as_json:
             self._print_json(fields)
         else:
-            self._out.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._out.print(Text(visible(line)), soft_wrap=True)
 
     def _show(self, names: Sequence[str], rows: list[tuple[Any, ...]], whole: Any = None) -> None:
         if self._as_json:
@@ -242,13 +245,19 @@ class Tool:
             return
         table = Table(*names, box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*(_cell(name, value) for name, value in zip(names, row, strict=True)))
-        self._out.print(table, soft_wrap=not self._out.is_terminal)
+            table.add_row(*(Text(visible(_cell(name, value))) for name, value in zip(names, row, strict=True)))
+        self._out.print(table)
         if not rows:
             self._out.print("none", style="dim")
 
     def _print_json(self, value: Any) -> None:
         self._out.out(json.dumps(value, default=_plain), highlight=False)
+
+
+def visible(text: str) -> str:
+    """The same with everything escaped that a terminal would obey (`\\x1b`, `\\n`, marks that turn the direction of
+    writing): producers choose the names of queues and the ids of tasks."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _plain(value: Any) -> Any:
@@ -266,7 +275,7 @@ def _cell(name: str, value: Any) -> str:
         return value.isoformat(sep=" ", timespec="seconds")
     if isinstance(value, list):
         return ", ".join(value)
-    return str(value).replace("[", r"\[")
+    return str(value)
 
 
 def _body(payload: str) -> str | None:

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
+from app.core.dsn import PostgresDSN
 from environment.checkout import CHECKOUT
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, broker, results
@@ -27,10 +30,10 @@ Beat = subprocess.Popen[bytes]
 
 @pytest.fixture
 def start_beat(plain_database: Any, tmp_path: Path) -> Iterator[Callable[..., Beat]]:
-    """``start_beat(schedule)``: a `celery beat`; its log is `tmp_path / "beat.log"`."""
+    """``start_beat(schedule, **conf)``: a `celery beat`; its log is `tmp_path / "beat.log"`."""
     beats: list[Beat] = []
 
-    def start(schedule: dict[str, Any] = SCHEDULE) -> Beat:
+    def start(schedule: dict[str, Any] = SCHEDULE, **conf: Any) -> Beat:
         with (tmp_path / "beat.log").open("ab") as log:
             beats.append(
                 subprocess.Popen(
@@ -43,7 +46,7 @@ def start_beat(plain_database: Any, tmp_path: Path) -> Iterator[Callable[..., Be
                         "PROBE_BROKER": broker(plain_database.url, f"beat-{len(beats)}"),
                         "PROBE_RESULTS": results(plain_database.url),
                         "PROBE_FOLDER": str(tmp_path),
-                        "PROBE_CONF": json.dumps({"beat_schedule": schedule, "result_expires": None}),
+                        "PROBE_CONF": json.dumps({"beat_schedule": schedule, "result_expires": None, **conf}),
                     },
                     cwd=CHECKOUT,
                     stdout=log,
@@ -118,7 +121,8 @@ def test_a_lost_connection_loses_no_run(start_beat: Callable[..., Beat], plain_d
 def test_an_entry_that_cannot_be_sent_does_not_keep_the_others_from_it(
     start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
 ) -> None:
-    wrong = {"task": "probe.echo", "schedule": EVERY_S, "options": {"queue": "ticks", "serializer": "hunter2"}}
+    wrong = {"task": "probe.echo", "schedule": EVERY_S, "args": [1]}
+    wrong["options"] = {"queue": "ticks", "serializer": "hunter2"}
     start_beat({"wrong": wrong, **SCHEDULE})
     sent(plain_database.url, 3)
     log = (tmp_path / "beat.log").read_text()
@@ -139,6 +143,78 @@ def test_an_entry_that_postgresql_refuses_does_not_keep_the_others_from_it(
     assert "no_wrong" in log
     assert "hunter2" not in log
     assert scalar(url, "SELECT runs FROM celery_beat_entry WHERE name = 'wrong'") > 0
+
+
+@pytest.mark.parametrize(
+    ("queue", "arguments", "told"),
+    [
+        ("q" * 300, {}, "the broker refused it (Channel.queue_declare: (406) PRECONDITION_FAILED"),
+        ("short-lived", {"x-expires": 2**70}, "PostgreSQL refused it ("),
+    ],
+    ids=["a name too long", "a number too large"],
+)
+def test_an_entry_whose_queue_cannot_be_made_does_not_keep_the_others_from_being_sent(
+    start_beat: Callable[..., Beat],
+    plain_database: Any,
+    tmp_path: Path,
+    queue: str,
+    arguments: dict[str, int],
+    told: str,
+) -> None:
+    url = plain_database.url
+    wrong = {"task": "probe.echo", "schedule": EVERY_S, "args": [1], "options": {"queue": queue}}
+    beat = start_beat({"wrong": wrong, **SCHEDULE}, task_queues={queue: {"queue_arguments": arguments}})
+    sent(url, sent(url, 3) + 3)
+    beat.terminate()
+    assert beat.wait(DEADLINE_S) == 0
+    log = (tmp_path / "beat.log").read_text()
+    assert f"wrong was not sent: {told}" in log
+    assert "tick was not sent" not in log
+    assert "cannot reach" not in log
+    assert rows_of(url, "ticks") == rows(url, STATE)[0][1]
+
+
+def test_an_entry_whose_queue_cannot_be_made_now_is_sent_later_and_the_others_meanwhile(
+    start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
+) -> None:
+    url = plain_database.url
+    run(url, f"ALTER DATABASE \"{plain_database.name}\" SET lock_timeout = '50ms'")
+    run(url, "INSERT INTO kombu_queue (id, name) VALUES (nextval('queue_id_sequence'), 'ticks')")
+    later = {"task": "probe.echo", "schedule": EVERY_S, "args": [1], "options": {"queue": "later"}}
+    with closing(psycopg2.connect(PostgresDSN.parse(url).libpq())) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE kombu_queue IN SHARE MODE")  # no queue can be made; publishing goes on
+        beat = start_beat({"later": later, **SCHEDULE})
+        for _ in range(3):  # each time behind another failure
+            sent(url, rows_of(url, "ticks") + 1)
+        assert scalar(url, "SELECT runs FROM celery_beat_entry WHERE name = 'later'") == 0
+        connection.rollback()
+    wait_until(lambda: rows_of(url, "later") > 0, DEADLINE_S, "what could not be sent")
+    beat.terminate()
+    assert beat.wait(DEADLINE_S) == 0
+    for entry, queue in (("tick", "ticks"), ("later", "later")):
+        assert rows_of(url, queue) == scalar(url, f"SELECT runs FROM celery_beat_entry WHERE name = '{entry}'")  # noqa: S608
+    assert "was not sent" not in (tmp_path / "beat.log").read_text()
+
+
+def test_a_database_without_tables_cannot_be_used_until_it_has_them(
+    start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
+) -> None:
+    run(plain_database.url, "ALTER TABLE celery_beat_entry RENAME TO away")
+    start_beat()
+    log = tmp_path / "beat.log"
+    wait_until(lambda: "beat cannot use its database (" in log.read_text(), DEADLINE_S, "beat to say so")
+    run(plain_database.url, "ALTER TABLE away RENAME TO celery_beat_entry")
+    sent(plain_database.url, 0)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half \ud800", "x" * 3_000], ids=["NUL", "surrogate", "long"])
+def test_a_name_that_cannot_be_stored_is_refused_at_start(
+    start_beat: Callable[..., Beat], tmp_path: Path, name: str
+) -> None:
+    assert start_beat({name: SCHEDULE["tick"]}).wait(DEADLINE_S) != 0
+    last = (tmp_path / "beat.log").read_text().splitlines()[-1]
+    assert "celery_postgres.beat cannot store the name of the entry" in last
 
 
 def test_another_broker_is_refused_in_a_line(tmp_path: Path) -> None:

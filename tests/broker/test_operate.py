@@ -16,6 +16,7 @@ from tests.broker.client import DEADLINE_S, Client
 from tests.broker.probe import unique
 from tests.broker.processes import environment, run_stock
 from tests.broker.sql import dead_letters, rows_of, run, scalar
+from tests.migrations.support import rows
 
 Tool = Callable[..., Any]
 
@@ -87,6 +88,42 @@ def test_a_table_for_people(client: Client, plain_database: Any, queue: str) -> 
     heads, row = shown.stdout.splitlines()
     assert heads.split()[:3] == ["queue", "paused", "ready"]
     assert row.split()[:2] == [queue, "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("[/foo]", "[/foo]"),
+        ("[bold]x", "[bold]x"),
+        (":smile:", ":smile:"),
+        ("a\x1b[2J\nb\x9bc\u202e", r"a\x1b[2J\nb\x9bc\u202e"),
+        ("q" * 200, "q" * 200),
+    ],
+    ids=["markup", "style", "emoji", "escapes", "longest"],
+)
+def test_whatever_a_producer_calls_it_is_shown_as_it_is_and_whole(
+    tool: Tool, client: Client, plain_database: Any, name: str, shown: str
+) -> None:
+    bury(client, name, "x")
+    client.publish("y", name, headers={"id": name, "task": "t"})
+    inbox = client.consume(name)
+    url = plain_database.url
+    for words in (["queues"], ["consumers"], ["dead", "list"]):
+        head, row = typed(url, *words).stdout.splitlines()
+        assert shown in row, (head, row)
+    assert typed(url, "pause", name).stdout == f"{shown} is paused; consumers follow within 1.3 s\n"
+    assert typed(url, "purge", name).stdout.endswith(f" messages of {shown}; with --yes it is done\n")
+    assert [row["queue"] for row in tool("queues")] == [name]
+    inbox.close()
+    assert typed(url, "cancel", name).stdout == f"would revoke 1 messages of task {shown}; with --yes it is done\n"
+
+
+def test_what_producers_say_is_no_command_to_a_terminal(client: Client, plain_database: Any, queue: str) -> None:
+    bury(client, queue, "x\x1b[2J\ny")
+    ((id_,),) = rows(plain_database.url, "SELECT id FROM kombu_dead_letter")
+    shown = typed(plain_database.url, "dead", "show", str(id_), "--payload").stdout
+    assert r"x\x1b[2J\ny" in shown
+    assert "\x1b" not in shown
 
 
 def test_a_paused_queue_gives_nothing_until_it_is_resumed(tool: Tool, client: Client, queue: str) -> None:
@@ -278,11 +315,21 @@ def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
         (["allow", "app.never"], "'app.never' is not stopped"),
         (["release", "7", "--yes"], "there is no consumer 7"),
         (["dead", "show", "7"], "there is no dead letter 7"),
+        (["stop", ""], "which task? its name is empty"),
     ],
 )
 def test_what_is_not_there_is_one_line(plain_database: Any, words: list[str], told: str) -> None:
     done = typed(plain_database.url, *words)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"celery_postgres: {told}\n")
+
+
+@pytest.mark.parametrize("words", [["dead", "list"], ["dead", "purge", "--yes"], ["taken"]])
+@pytest.mark.parametrize("age", ["999999999999d", "9" * 400], ids=["days", "digits"])
+def test_an_age_that_nothing_has_is_refused(plain_database: Any, words: list[str], age: str) -> None:
+    done = typed(plain_database.url, *words, "--older-than", age)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith("argument --older-than: nothing is older than 365000d")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from app.core.settings import Settings
 from app.db import api_keys
 from app.db.engine import build_engine
 from environment.checkout import CHECKOUT
+from environment.waiting import wait_until
 from tests.broker import stock_rows
 from tests.broker.processes import spawn
 from tests.http.front import A, Front
@@ -28,6 +29,7 @@ from tests.http.front import A, Front
 QUEUE = "reports"
 TASK_NAME = "app.tasks.llm.routing"
 WAITING = 3
+DEADLINE_S = 30
 
 _CLEAN = """
     UPDATE kombu_queue SET paused = false;
@@ -55,7 +57,8 @@ _DEAD = """
 
 
 class Scene:
-    """What the commands find: tasks that wait, one that died, one that stock took, results, a consumer with a lease.
+    """What the commands find: tasks that wait, one that died, one that failed, one that stock took, results, a consumer
+    with a lease.
 
     :ivar url: the database.
     :ivar ports: what stands in the pages, and where it is here.
@@ -73,6 +76,8 @@ class Scene:
         self._app = create_app(Settings(database_url=self.url, _env_file=None))
         celery_app.set_current()
         self._run(_RESULTS)
+        self._worker = worker
+        self._app.send_task(TASK_NAME)
 
     def set_up(self) -> None:
         """As each block finds it."""
@@ -124,6 +129,13 @@ class Scene:
         engine.dispose()
         return str(record.id)
 
+    def log(self) -> Path:
+        """What `./dev worker > log 2>&1` leaves, once a task has failed."""
+        wait_until(lambda: '"error.type"' in self._worker.log_text(), DEADLINE_S, "a task that fails")
+        kept = self.folder / "log"
+        kept.write_text(f"dev: PostgreSQL runs\n{self._worker.log_text()}")
+        return kept
+
     def session(self) -> int:
         """One that has a transaction open, and a lock."""
         connection = psycopg2.connect(PostgresDSN.parse(self.url).libpq())
@@ -152,4 +164,5 @@ NAMES: Mapping[str, Callable[[Scene], Any]] = {
     "PID": Scene.session,
     "TENANT": lambda _: A,
     "KEY_ID": Scene.key,
+    "LOG": Scene.log,
 }
