@@ -9,6 +9,7 @@ import pytest
 from benchmarks.comparison import blocks, report, tables
 from benchmarks.comparison.about import MismatchError, remember
 from benchmarks.samples import Samples
+from environment.checkout import CHECKOUT
 
 
 def part(page: Path, name: str) -> str:
@@ -17,6 +18,17 @@ def part(page: Path, name: str) -> str:
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end {name} -->"
     assert text.count(begin) == 1, name
     return text.partition(begin)[2].partition(end)[0]
+
+
+def test_the_page_and_the_readme_show_the_samples_that_lie_beside_them() -> None:
+    page = report.OWN / "README.md"
+    made = report.texts(Samples(report.OWN / "raw"))
+    for name, content in made.items():
+        assert part(page, name) == content.rstrip(), name
+    assert part(CHECKOUT / "README.md", "glance") == made["glance"]
+    for name in ("glance", "latency", "backlog", "pinned", "soak"):
+        assert part(page, f"plot {name}") == f"![{name}]({name}.svg)"
+        assert (report.OWN / f"{name}.svg").stat().st_size > 10_000
 
 
 def test_the_page_has_a_place_for_every_table(tmp_path: Path) -> None:
