@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg2.extensions import adapt
 
 from celery_postgres.channel import Channel
-from celery_postgres.delivery import Subscription, usable
+from celery_postgres.delivery import Subscription, message_of, usable
 from celery_postgres.message import LONGEST_TTL_MS, Envelope, decode, encode
 from fuzz.values import value_of
 
@@ -127,7 +127,7 @@ def check_delivered(payload: str) -> None:
     )
     row = (None, 7, _QUEUE, 1, 0, 0, None, False, False, payload, None)
     known = {_QUEUE: Subscription("q", _QUEUE, channel, no_ack=False)}
-    messages = [Channel._message(channel, one) for one in usable(database, [row], known)]  # type: ignore[arg-type]
+    messages = [message_of(one) for one in usable(database, [row], known)]  # type: ignore[arg-type]
     handed = [one for one in messages if one is not None]
     assert len(handed) + len(database.buried) == 1, (len(handed), database.buried)
     assert all(reason and len(reason) < 200 for reason in database.buried)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +11,12 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
 
-from celery_postgres import poison
 from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.declaring import bind, declare
-from celery_postgres.delivery import Delivery, Subscription, usable
+from celery_postgres.delivery import Subscription, message_of, usable
 from celery_postgres.inbox import Inbox
-from celery_postgres.message import Envelope, due_now
+from celery_postgres.message import Envelope
 from celery_postgres.publishing import callers_transaction
 from celery_postgres.purging import drop, drop_if_abandoned, purge
 from celery_postgres.qos import QoS
@@ -29,7 +26,6 @@ from celery_postgres.upstream import base, virtual
 if TYPE_CHECKING:
     from celery_postgres.session import Row, Sessions
 
-logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
 
@@ -319,7 +315,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
                 return None
             subscription = Subscription(queue, queue_id, self, False)
             for one in usable(self.sessions, taken, {queue_id: subscription}):
-                message = self._message(one)
+                message = message_of(one)
                 if message is None:
                     continue
                 if no_ack:
@@ -328,61 +324,6 @@ class Channel(virtual.Channel):  # type: ignore[misc]
                     inbox.attendant.outstanding.add((one.message, one.fence))
                     self.qos.append(message, message.delivery_tag)
                 return message
-
-    def deliver(self, one: Delivery) -> None:
-        """Hand a message to its consumer."""
-        message = self._message(one)
-        if message is None:
-            return
-        consume = self.connection._callbacks[one.subscription.queue]
-        if one.subscription.no_ack:
-            consume(message)
-            return
-        self.qos.append(message, message.delivery_tag)
-        try:
-            consume(message)
-        except Exception as error:
-            if not (poison.is_poison(error) and self.qos.holds(message.delivery_tag)):
-                raise
-            # The template has no argument that is a text: the application's log leaves those out.
-            logger.error(  # noqa: TRY400  without the stack: it could quote the message
-                f"message %d fails its consumer: {poison.described(error)}; after %d failures it is a dead letter",
-                one.message,
-                self.inbox.attendant.max_failures,
-            )
-            self.qos.reject(message.delivery_tag, requeue=True)
-            if poison.has_taken_a_child(message):
-                raise
-            poison.forget(message)
-
-    def _message(self, one: Delivery) -> Any:
-        content = one.content
-        properties = content["properties"]
-        properties["delivery_tag"] = f"{one.message}.{one.fence}"
-        properties.setdefault("delivery_info", {})["redelivered"] = content["redelivered"]
-        if content["redelivered"]:
-            content["headers"] = {**(content.get("headers") or {}), "redelivered": True}
-        due_now(content)
-        if one.revoked and one.task_id is not None:
-            state = sys.modules.get("celery.worker.state")
-            if state is not None:
-                state.revoked.add(one.task_id)
-        try:
-            poison.check(content)
-            return self.Message(content, channel=self)
-        except Exception as error:  # whatever a codec raises on somebody's bytes
-            flawed = isinstance(error, poison.FlawError)
-            reason = str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"
-            logger.log(
-                logging.ERROR,  # without the stack: it could quote the message
-                "message %d of queue %s becomes a dead letter: %s",
-                one.message,
-                one.subscription.queue,
-                reason,
-            )
-            self.sessions.run("bury", again=True, ids=[one.message], fences=[one.fence], reasons=[reason])
-            self.inbox.attendant.outstanding.discard((one.message, one.fence))
-            return None
 
     def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
         self.connection.drain_events(self.connection, timeout=timeout)

@@ -6,7 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery_postgres.message import decode, parse_time
+from celery_postgres import poison
+from celery_postgres.message import decode, due_now, parse_time
+from celery_postgres.upstream import worker_state
 
 if TYPE_CHECKING:
     from celery_postgres.channel import Channel
@@ -95,3 +97,62 @@ def usable(
         else:
             sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=[reason])
     return deliveries
+
+
+def deliver(one: Delivery) -> None:
+    """Hand a message to its consumer."""
+    message = message_of(one)
+    if message is None:
+        return
+    channel = one.subscription.channel
+    consume = channel.connection._callbacks[one.subscription.queue]
+    if one.subscription.no_ack:
+        consume(message)
+        return
+    channel.qos.append(message, message.delivery_tag)
+    try:
+        consume(message)
+    except Exception as error:
+        if not (poison.is_poison(error) and channel.qos.holds(message.delivery_tag)):
+            raise
+        # The template has no argument that is a text: the application's log leaves those out.
+        logger.error(  # noqa: TRY400  without the stack: it could quote the message
+            f"message %d fails its consumer: {poison.described(error)}; after %d failures it is a dead letter",
+            one.message,
+            channel.inbox.attendant.max_failures,
+        )
+        channel.qos.reject(message.delivery_tag, requeue=True)
+        if poison.has_taken_a_child(message):
+            raise
+        poison.forget(message)
+
+
+def message_of(one: Delivery) -> Any:
+    """Kombu's message; None if it cannot be made, or a worker would stumble over it: then it is a dead letter."""
+    channel, content = one.subscription.channel, one.content
+    properties = content["properties"]
+    properties["delivery_tag"] = f"{one.message}.{one.fence}"
+    properties.setdefault("delivery_info", {})["redelivered"] = content["redelivered"]
+    if content["redelivered"]:
+        content["headers"] = {**(content.get("headers") or {}), "redelivered": True}
+    due_now(content)
+    if one.revoked and one.task_id is not None:
+        state = worker_state()
+        if state is not None:
+            state.revoked.add(one.task_id)
+    try:
+        poison.check(content)
+        return channel.Message(content, channel=channel)
+    except Exception as error:  # whatever a codec raises on somebody's bytes
+        flawed = isinstance(error, poison.FlawError)
+        reason = str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"
+        logger.log(
+            logging.ERROR,  # without the stack: it could quote the message
+            "message %d of queue %s becomes a dead letter: %s",
+            one.message,
+            one.subscription.queue,
+            reason,
+        )
+        channel.sessions.run("bury", again=True, ids=[one.message], fences=[one.fence], reasons=[reason])
+        channel.inbox.attendant.outstanding.discard((one.message, one.fence))
+        return None

@@ -13,7 +13,7 @@ import psycopg2
 
 from celery_postgres import observing
 from celery_postgres.cursor import PRIORITIES, Cursor
-from celery_postgres.delivery import Delivery, Subscription, usable
+from celery_postgres.delivery import Delivery, Subscription, deliver, usable
 from celery_postgres.errors import LeaseLost, primary
 from celery_postgres.pace import Ladder, Pace
 from celery_postgres.session import Row
@@ -218,7 +218,7 @@ class Inbox:
                 return False
             if not one.subscription.no_ack:
                 self.attendant.outstanding.add((one.message, one.fence))
-        one.subscription.channel.deliver(one)
+        deliver(one)
         return True
 
     def _asked(self) -> tuple[list[Subscription], int]:

@@ -18,6 +18,7 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 
 from celery_postgres.errors import NotPublishedError, SchemaError
+from celery_postgres.upstream import worker_state
 
 #: What befalls whatever message is at hand: the broker or the machine is at fault.
 _NOT_THE_MESSAGE = (psycopg2.Error, SchemaError, NotPublishedError, OperationalError, AMQPError, OSError, MemoryError)
@@ -35,7 +36,7 @@ def check(content: dict[str, Any]) -> None:
         FlawError: there is something.
     """
     headers = content.get("headers") or {}
-    if "task" not in headers or not _in_worker():
+    if "task" not in headers or worker_state() is None:
         return
     limits, stamps = headers.get("timelimit"), headers.get("stamped_headers")
     if limits not in (None, [None, None]) and not (
@@ -48,7 +49,7 @@ def check(content: dict[str, Any]) -> None:
 
 def is_poison(error: Exception) -> bool:
     """Whether the error that a message's consumer has raised is the message's fault, and ours to deal with."""
-    return _in_worker() and not isinstance(error, _NOT_THE_MESSAGE)
+    return worker_state() is not None and not isinstance(error, _NOT_THE_MESSAGE)
 
 
 def described(error: Exception) -> str:
@@ -68,13 +69,8 @@ def has_taken_a_child(message: Any) -> bool:
 def forget(message: Any) -> None:
     """Celery may have reserved the task, and would show it as such, and wait for it, until its process ends."""
     for request in _reserved(message):
-        sys.modules["celery.worker.state"].task_ready(request)
-
-
-def _in_worker() -> bool:
-    return "celery.worker.state" in sys.modules
+        worker_state().task_ready(request)
 
 
 def _reserved(message: Any) -> list[Any]:
-    state: Any = sys.modules["celery.worker.state"]
-    return [request for request in list(state.reserved_requests) if request.message is message]
+    return [request for request in list(worker_state().reserved_requests) if request.message is message]

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 
 from celery_postgres.session import Session
-from celery_postgres.upstream import virtual
+from celery_postgres.upstream import virtual, worker_state
 
 Claim = tuple[int, int]
 
@@ -109,7 +109,7 @@ def _in_hand() -> set[str]:
     When Celery loses a connection it throws away what it has reserved and expects it again from the broker, but not
     what runs, nor what a ThreadPoolExecutor has taken. When it shuts down it runs what it has reserved.
     """
-    state = sys.modules.get("celery.worker.state")
+    state = worker_state()
     if state is None:
         return set()
     busy = {request.id for request in list(state.active_requests)}
