@@ -20,6 +20,7 @@ from kombu.exceptions import ChannelError, OperationalError
 
 from celery_postgres.address import is_postgresql, libpq_dsn
 from celery_postgres.errors import NotPublishedError, SchemaError, loggable
+from celery_postgres.message import text_or_none
 from celery_postgres.publishing import publishing_on
 from celery_postgres.session import Session
 
@@ -59,7 +60,7 @@ class Scheduler(beat.Scheduler):
             # Beat itself tries again. Kombu would while the run's transaction is open, and after a declaration that
             # succeeds only then publish on the channel that it has closed.
             entry.options = {**(entry.options or {}), "retry": False}
-            if not _storable(name):
+            if (name and text_or_none(name) is None) or len(name.encode()) > _LONGEST_NAME:
                 raise ImproperlyConfigured(
                     f"celery_postgres.beat cannot store the name of the entry {ascii(name)[:60]}: it holds a NUL or "
                     f"half a surrogate pair, or has more than {_LONGEST_NAME} bytes"
@@ -154,13 +155,6 @@ class Scheduler(beat.Scheduler):
             entry = self.schedule[name]
             entry.last_run_at, entry.total_run_count = last_run_at.astimezone(UTC), runs
         self._heap = None
-
-
-def _storable(name: str) -> bool:
-    try:
-        return "\0" not in name and len(name.encode()) <= _LONGEST_NAME
-    except UnicodeEncodeError:
-        return False
 
 
 def _refusal(error: BaseException | None) -> tuple[str, BaseException] | None:

@@ -34,7 +34,7 @@ class Envelope:
         return cls(
             payload=encode(message),
             priority=priority,
-            task_id=_text(headers.get("id")),
+            task_id=text_or_none(headers.get("id")),
             tenant_id=_uuid(headers.get("tenant_id")),
             eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
             # Celery sends its own `expires` as an AMQP expiration too. It stays Celery's: the task is delivered and
@@ -117,7 +117,7 @@ def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None
     return min(eta, expires) if eta is not None and expires is not None else eta
 
 
-def _text(value: Any) -> str | None:
+def text_or_none(value: Any) -> str | None:
     """What a text column can hold."""
     if not isinstance(value, str) or not value or "\0" in value:
         return None

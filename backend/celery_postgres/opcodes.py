@@ -88,8 +88,7 @@ def check_size(data: bytes) -> None:
     Raises:
         ValueError, IndexError, KeyError: it does not, it makes what contains itself, or it is no pickle.
     """
-    left = MEMBERS + MEMBERS_PER_BYTE * len(data)
-    most = left + 1
+    left = most = MEMBERS + MEMBERS_PER_BYTE * len(data)
     stack: list[_Value] = []
     marks: list[int] = []
     memo: dict[int, _Value] = {}
@@ -106,7 +105,7 @@ def check_size(data: bytes) -> None:
         if position > len(data):
             raise ValueError("cut short")
         if code == _STOP:
-            _spend(stack[-1:], most - 1)
+            _spend(stack[-1:], most)
             return
         if code == _MARK:
             marks.append(len(stack))
@@ -157,7 +156,7 @@ def _spend(values: Iterable[_Value], left: int) -> int:
 
 
 def _hold(holder: _Value, values: Iterable[_Value], most: int) -> None:
-    """Put values into another, whose size is not counted further than ``most``."""
+    """Put values into another, whose size is not counted further than past ``most``."""
     size, depth, _ = holder
     for value in values:
         if value is _SMALL:
@@ -168,7 +167,7 @@ def _hold(holder: _Value, values: Iterable[_Value], most: int) -> None:
             value[_HELD] = True
     if holder[_HELD]:
         raise ValueError("a value that contains itself")
-    holder[_SIZE], holder[_DEPTH] = min(size, most), depth
+    holder[_SIZE], holder[_DEPTH] = min(size, most + 1), depth
 
 
 def _index(argument: bytes, width: int) -> int:
