@@ -68,8 +68,12 @@ def sent(url: str, more_than: int) -> int:
 
 
 def sessions(url: str) -> list[tuple[int, str]]:
-    """Of the beats: server process, and which beat."""
-    return rows(url, "SELECT pid, application_name FROM pg_stat_activity WHERE application_name LIKE 'beat-_'")
+    """Of the beats of this test, whose database is its own: server process, and which beat."""
+    return rows(
+        url,
+        "SELECT pid, application_name FROM pg_stat_activity"
+        " WHERE application_name LIKE 'beat-_' AND datname = current_database()",
+    )
 
 
 def test_two_beats_send_what_one_would_and_a_killed_one_is_not_missed(
