@@ -357,15 +357,14 @@ class Attendant:
         if self._doubts:
             self._doubts -= 1
             self._reconcile(session)
-        ((queues, messages, orphans),) = session.run("untidy")
+        ((queues, messages),) = session.run("untidy")
         if queues:
             for (name,) in session.run("abandoned_queues"):
                 drop(session.run, name, if_unused=True)
         if messages:
             while session.run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
                 pass
-        if orphans:
-            self._release_orphans(session, failed=True)
+        self._release_orphans(session, failed=True)
         if time.monotonic() >= self._next_clearing:
             clear_orphans(session.run)
             self._next_clearing = time.monotonic() + CLEARING_S * uniform(0.8, 1.2)

@@ -22,11 +22,12 @@ ON CONFLICT (id) DO UPDATE SET added = chord.added + 1
 -- name: chord_parts
 -- A chord whose body is due, with what its parts returned, in their order. No row if somebody else was first.
 -- takes: chord text
-SELECT chord.body, part.task_id, part.status, coalesce(part.result, meta.result)
+SELECT chord.body, part.task_id, part.status, coalesce(part.result, (
+    SELECT meta.result FROM celery_taskmeta AS meta WHERE meta.task_id = part.task_id
+))
 FROM celery_chord AS chord
-JOIN celery_chord_part AS part ON part.chord_id = chord.id
-LEFT JOIN celery_taskmeta AS meta ON meta.task_id = part.task_id
-WHERE chord.id = %(chord)s AND chord.due_at IS NOT NULL
+JOIN celery_chord_part AS part ON part.chord_id = %(chord)s
+WHERE chord.id = %(chord)s AND (chord.due_at IS NOT NULL) IS TRUE
 ORDER BY part.position NULLS LAST, part.task_id
 
 -- name: overdue_chords
@@ -48,7 +49,7 @@ WITH finished AS (
     WHERE chord.id = %(chord)s AND chord.due_at IS NOT NULL
     RETURNING chord.id
 ), cleared AS (
-    DELETE FROM celery_chord_part AS part USING finished WHERE part.chord_id = finished.id
+    DELETE FROM celery_chord_part AS part WHERE part.chord_id = (SELECT finished.id FROM finished)
 ), inserted AS (
     INSERT INTO kombu_message (
         id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
@@ -85,7 +86,7 @@ WITH finished AS (
     WHERE chord.id = %(chord)s AND chord.due_at IS NOT NULL
     RETURNING chord.id
 ), cleared AS (
-    DELETE FROM celery_chord_part AS part USING finished WHERE part.chord_id = finished.id
+    DELETE FROM celery_chord_part AS part WHERE part.chord_id = (SELECT finished.id FROM finished)
 )
 SELECT EXISTS (SELECT FROM finished)
 
@@ -95,17 +96,16 @@ SELECT EXISTS (SELECT FROM finished)
 -- takes: before timestamptz, most bigint
 WITH gone AS (
     DELETE FROM celery_chord AS chord
-    USING (
+    WHERE chord.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_chord AS candidate
         WHERE candidate.created_at < %(before)s
             AND (candidate.due_at IS NULL OR candidate.due_at < %(before)s)
         ORDER BY candidate.created_at
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
-    ) AS old
-    WHERE chord.id = old.id
+    ))
     RETURNING chord.id
 ), cleared AS (
-    DELETE FROM celery_chord_part AS part USING gone WHERE part.chord_id = gone.id
+    DELETE FROM celery_chord_part AS part WHERE part.chord_id = ANY (ARRAY(SELECT gone.id FROM gone))
 )
 SELECT count(*) FROM gone

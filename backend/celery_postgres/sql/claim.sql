@@ -17,8 +17,8 @@
 --   may_sleep boolean
 WITH settled AS (
     DELETE FROM kombu_message AS message
-    USING unnest(%(acked_ids)s, %(acked_fences)s) AS ack (id, fence)
-    WHERE message.id = ack.id AND message.fence = ack.fence AND NOT message.visible
+    WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
+      AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
 ), suspect AS MATERIALIZED (
     SELECT message.id, message.queue_id
     FROM unnest(%(queues)s) AS asked (queue_id)
@@ -86,18 +86,16 @@ WITH settled AS (
 ), taken AS (
     UPDATE kombu_message AS message
     SET visible = false, consumer_id = %(consumer)s, claimed_at = now(), fence = message.fence + 1
-    FROM chosen
-    WHERE message.id = chosen.id
+    WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
         message.expires_at <= now() AS expired, message.revoked, message.payload
 ), eaten AS (
     DELETE FROM kombu_message AS message
-    USING (
+    WHERE message.id = ANY (ARRAY(
         SELECT transient.id FROM transient
         UNION ALL
         SELECT due.id FROM due WHERE due.queue_id = ANY (%(eaten_queues)s)
-    ) AS bite
-    WHERE message.id = bite.id
+    ))
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
         message.expires_at <= now() AS expired, message.revoked, message.payload
 ), marked AS (
@@ -135,8 +133,8 @@ LEFT JOIN (SELECT * FROM taken UNION ALL SELECT * FROM eaten) AS message ON true
 -- takes: acked_ids bigint[], acked_fences bigint[]
 WITH settled AS (
     DELETE FROM kombu_message AS message
-    USING unnest(%(acked_ids)s, %(acked_fences)s) AS ack (id, fence)
-    WHERE message.id = ack.id AND message.fence = ack.fence AND NOT message.visible
+    WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
+      AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
     RETURNING message.id
 )
 SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM settled)
@@ -149,12 +147,12 @@ WITH given AS MATERIALIZED (
     SELECT message.id, message.failures + given.failed::integer AS failures, given.available_at
     FROM unnest(%(ids)s, %(fences)s, %(failed)s, %(available_at)s) AS given (id, fence, failed, available_at)
     JOIN kombu_message AS message ON message.id = given.id
-    WHERE message.fence = given.fence AND NOT message.visible
+    WHERE message.id = ANY (%(ids)s) AND message.fence = given.fence AND NOT message.visible
     FOR UPDATE OF message
 ), dead AS (
     DELETE FROM kombu_message AS message
     USING given
-    WHERE message.id = given.id AND given.failures >= %(max_failures)s
+    WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures >= %(max_failures)s
     RETURNING message.*, given.failures AS now_failures
 ), buried AS (
     INSERT INTO kombu_dead_letter (
@@ -168,7 +166,7 @@ WITH given AS MATERIALIZED (
     SET visible = true, consumer_id = NULL, claimed_at = NULL, fence = message.fence + 1,
         failures = given.failures, available_at = coalesce(given.available_at, now())
     FROM given
-    WHERE message.id = given.id AND given.failures < %(max_failures)s
+    WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures < %(max_failures)s
     RETURNING message.queue_id
 )
 SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
@@ -188,7 +186,8 @@ CROSS JOIN LATERAL (
 UPDATE kombu_message AS message
 SET visible = true, consumer_id = NULL, claimed_at = NULL, available_at = given.eta
 FROM unnest(%(ids)s, %(fences)s, %(etas)s) AS given (id, fence, eta)
-WHERE message.id = given.id AND message.fence = given.fence AND NOT message.visible AND given.eta > now()
+WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND message.fence = given.fence AND NOT message.visible
+  AND given.eta > now()
 RETURNING message.id
 
 -- name: bury
@@ -197,7 +196,7 @@ RETURNING message.id
 WITH dead AS (
     DELETE FROM kombu_message AS message
     USING unnest(%(ids)s, %(fences)s, %(reasons)s) AS given (id, fence, reason)
-    WHERE message.id = given.id AND message.fence = given.fence AND NOT message.visible
+    WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND message.fence = given.fence AND NOT message.visible
     RETURNING message.*, given.reason
 )
 INSERT INTO kombu_dead_letter (message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload)

@@ -3,12 +3,14 @@
 -- name: queues_overview
 -- Every queue: ready is what a consumer could take now, delayed what is not yet due, held what consumers have, taken
 -- what a stock consumer has taken and left.
-SELECT queue.name, queue.paused, counted.ready, counted.delayed, counted.held, counted.taken, counted.oldest_s, (
-    SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
-)
+SELECT queue.name, queue.paused, coalesce(counted.ready, 0), coalesce(counted.delayed, 0), coalesce(counted.held, 0),
+    coalesce(counted.taken, 0), counted.oldest_s, (
+        SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+    )
 FROM kombu_queue AS queue
-CROSS JOIN LATERAL (
+LEFT JOIN (
     SELECT
+        message.queue_id,
         count(*) FILTER (WHERE message.visible AND coalesce(message.available_at <= now(), true)) AS ready,
         count(*) FILTER (WHERE message.visible AND message.available_at > now()) AS delayed,
         count(*) FILTER (WHERE NOT message.visible AND message.consumer_id IS NOT NULL) AS held,
@@ -17,8 +19,8 @@ CROSS JOIN LATERAL (
             WHERE message.visible AND coalesce(message.available_at <= now(), true)
         ))::float AS oldest_s
     FROM kombu_message AS message
-    WHERE message.queue_id = queue.id
-) AS counted
+    GROUP BY message.queue_id
+) AS counted ON counted.queue_id = queue.id
 ORDER BY queue.name
 
 -- name: set_paused
@@ -55,7 +57,7 @@ ORDER BY consumer.id
 SELECT queue.name, message.visible, message.available_at, message.consumer_id
 FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id
 WHERE message.task_id = %(task_id)s
-ORDER BY message.id
+ORDER BY message.id + 0
 
 -- name: cancel_messages
 -- The task is marked as revoked, and due: a worker discards it at once, and says so to whoever waits for its result.
@@ -100,7 +102,8 @@ WITH chosen AS MATERIALIZED (
     FROM unnest(%(ids)s, %(priorities)s) AS given (id, priority)
     JOIN kombu_dead_letter AS dead ON dead.id = given.id
     JOIN kombu_queue AS queue ON queue.name = dead.queue
-    ORDER BY dead.died_at, dead.id
+    WHERE dead.id = ANY (%(ids)s)
+    ORDER BY dead.id
     FOR UPDATE OF dead
 ), inserted AS (
     INSERT INTO kombu_message (id, visible, version, queue_id, payload, priority, task_id, tenant_id)
@@ -109,7 +112,8 @@ WITH chosen AS MATERIALIZED (
     FROM chosen
     RETURNING queue_id
 ), gone AS (
-    DELETE FROM kombu_dead_letter AS dead USING chosen WHERE dead.id = chosen.id RETURNING dead.id
+    DELETE FROM kombu_dead_letter AS dead WHERE dead.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
+    RETURNING dead.id
 )
 SELECT
     (SELECT coalesce(array_agg(gone.id ORDER BY gone.id), '{}') FROM gone),
@@ -141,14 +145,13 @@ ORDER BY queue.name
 -- takes: age_s float, most bigint
 WITH gone AS (
     DELETE FROM kombu_message AS message
-    USING (
+    WHERE message.id = ANY (ARRAY(
         SELECT candidate.id FROM kombu_message AS candidate
         WHERE NOT candidate.visible AND candidate.consumer_id IS NULL
           AND coalesce(candidate."timestamp", candidate.enqueued_at) < now() - %(age_s)s * interval '1 second'
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
-    ) AS old
-    WHERE message.id = old.id
+    ))
     RETURNING message.id
 )
 SELECT count(*) FROM gone

@@ -71,8 +71,7 @@ WITH doomed AS MATERIALIZED (
     LIMIT %(most)s
 ), gone AS (
     DELETE FROM kombu_message AS message
-    USING doomed
-    WHERE message.id = doomed.id AND message.visible
+    WHERE message.id = ANY (ARRAY(SELECT doomed.id FROM doomed)) AND message.visible
     RETURNING message.id
 )
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(most)s
@@ -90,10 +89,12 @@ WHERE queue.name = %(queue)s
       EXISTS (
           SELECT FROM kombu_message AS ready
           WHERE ready.queue_id = queue.id AND ready.visible AND ready.available_at IS NULL
+          OFFSET 0
       )
       OR EXISTS (
           SELECT FROM kombu_message AS timed
           WHERE timed.queue_id = queue.id AND timed.visible AND timed.available_at IS NOT NULL
+          OFFSET 0
       )
   ))
 RETURNING queue.id
@@ -123,7 +124,8 @@ WITH doomed AS MATERIALIZED (
     ) AS one
     LIMIT %(most)s
 ), gone AS (
-    DELETE FROM kombu_message AS message USING chosen WHERE message.id = chosen.id RETURNING message.id
+    DELETE FROM kombu_message AS message WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
+    RETURNING message.id
 )
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM chosen) = %(most)s
 

@@ -65,12 +65,11 @@ WITH given AS MATERIALIZED (
     RETURNING id, due_at
 ), settled AS (
     DELETE FROM kombu_message AS message
-    USING unnest(%(acked_ids)s, %(acked_fences)s) AS ack (id, fence)
-    WHERE message.id = ack.id AND message.fence = ack.fence AND NOT message.visible
+    WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
+      AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
 ), awaited AS (
     DELETE FROM celery_waiter AS waiter
-    USING given
-    WHERE waiter.task_id = given.task_id AND given.final
+    WHERE waiter.task_id = ANY (ARRAY(SELECT given.task_id FROM given WHERE given.final))
     RETURNING waiter.listener, waiter.slot
 )
 SELECT
@@ -125,8 +124,8 @@ WHERE meta.task_id = %(task_id)s
 -- takes: task_ids text[]
 SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, meta.children, meta.name, meta.args,
     meta.kwargs, meta.worker, meta.retries, meta.queue
-FROM unnest(%(task_ids)s) AS wanted (task_id)
-JOIN celery_taskmeta AS meta ON meta.task_id = wanted.task_id
+FROM celery_taskmeta AS meta
+WHERE meta.task_id = ANY (%(task_ids)s)
 
 -- name: forget_result
 -- takes: task_id text
@@ -154,14 +153,13 @@ DELETE FROM celery_tasksetmeta AS saved WHERE saved.taskset_id = %(group_id)s
 -- takes: before timestamp, most bigint
 WITH gone AS (
     DELETE FROM celery_taskmeta AS meta
-    USING (
+    WHERE meta.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_taskmeta AS candidate
         WHERE candidate.date_done < %(before)s
         ORDER BY candidate.date_done
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
-    ) AS old
-    WHERE meta.id = old.id
+    ))
     RETURNING meta.id
 )
 SELECT count(*) FROM gone
@@ -170,14 +168,13 @@ SELECT count(*) FROM gone
 -- takes: before timestamp, most bigint
 WITH gone AS (
     DELETE FROM celery_tasksetmeta AS saved
-    USING (
+    WHERE saved.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_tasksetmeta AS candidate
         WHERE candidate.date_done < %(before)s
         ORDER BY candidate.date_done
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
-    ) AS old
-    WHERE saved.id = old.id
+    ))
     RETURNING saved.id
 )
 SELECT count(*) FROM gone
