@@ -7,7 +7,6 @@ import logging
 import queue
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
@@ -297,15 +296,10 @@ class DatabaseBackend(StoringBackend):
     def _clean(self, seconds: float) -> bool:
         """Whether nothing is left to do."""
         until = time.monotonic() + seconds
-        now = datetime.now(UTC)
-        before = now - self.expires
-        self.sessions.run("drop_old_waiters", before=before)
-        for name, moment in (
-            ("drop_old_results", before.replace(tzinfo=None)),
-            ("drop_old_groups", before.replace(tzinfo=None)),
-            ("drop_old_chords", before),
-        ):
-            while self.sessions.run(name, before=moment, most=_BATCH)[0][0] == _BATCH:
+        older = self.expires.total_seconds()
+        self.sessions.run("drop_old_waiters", seconds=older)
+        for name in ("drop_old_results", "drop_old_groups", "drop_old_chords"):
+            while self.sessions.run(name, seconds=older, most=_BATCH)[0][0] == _BATCH:
                 if time.monotonic() > until:
                     return False
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -58,6 +60,36 @@ def test_what_is_old_goes_and_the_rest_stays(app: Celery, url: str, monkeypatch:
     app.backend.cleanup()
     assert left(url) == dict.fromkeys(TABLES, 5)
     assert stored(url, "new-1") == "SUCCESS"
+
+
+#: A program whose clock is two days ahead.
+AHEAD = """
+import datetime, sys, time
+days = 2 * 86400
+real, right = time.time, datetime.datetime
+time.time = lambda: real() + days
+class Ahead(right):
+    @classmethod
+    def now(cls, tz=None):
+        return right.now(tz) + datetime.timedelta(seconds=days)
+    @classmethod
+    def utcnow(cls):
+        return cls.now(datetime.timezone.utc).replace(tzinfo=None)
+datetime.datetime = Ahead
+from celery import Celery
+from celery_postgres.installation import install
+install()
+app = Celery("ahead", broker="sqla+" + sys.argv[1], backend="db+" + sys.argv[1], set_as_current=False)
+app.conf.result_expires = datetime.timedelta(hours=1)
+app.backend.cleanup()
+"""
+
+
+def test_a_wrong_clock_deletes_nothing_that_is_new(url: str) -> None:
+    fill(url, "2 hours", 3, "old")
+    fill(url, "10 minutes", 5, "new")
+    subprocess.run([sys.executable, "-c", AHEAD, url], check=True)
+    assert left(url) == dict.fromkeys(TABLES, 5)
 
 
 def test_two_at_once_share_the_work(app: Celery, make_app: Callable[..., Celery], url: str) -> None:

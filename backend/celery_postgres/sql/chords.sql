@@ -93,13 +93,13 @@ SELECT EXISTS (SELECT FROM finished)
 -- name: drop_old_chords
 -- Chords that will never be whole (a part was lost, or the header was never published to its end), or whose body could
 -- not be sent in all that time.
--- takes: before timestamptz, most bigint
+-- takes: seconds float, most bigint
 WITH gone AS (
     DELETE FROM celery_chord AS chord
     WHERE chord.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_chord AS candidate
-        WHERE candidate.created_at < %(before)s
-            AND (candidate.due_at IS NULL OR candidate.due_at < %(before)s)
+        WHERE candidate.created_at < now() - %(seconds)s * interval '1 second'
+            AND (candidate.due_at IS NULL OR candidate.due_at < now() - %(seconds)s * interval '1 second')
         ORDER BY candidate.created_at
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED

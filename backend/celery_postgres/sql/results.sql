@@ -149,13 +149,14 @@ WHERE saved.taskset_id = %(group_id)s
 DELETE FROM celery_tasksetmeta AS saved WHERE saved.taskset_id = %(group_id)s
 
 -- name: drop_old_results
--- A batch of what is older than `before`; two that do this at once take different rows. Returns how many went.
--- takes: before timestamp, most bigint
+-- A batch of what is older than that, by this server's clock: a worker's own, a day ahead, would delete what was stored a
+-- moment ago. Two that do this at once take different rows. Returns how many went.
+-- takes: seconds float, most bigint
 WITH gone AS (
     DELETE FROM celery_taskmeta AS meta
     WHERE meta.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_taskmeta AS candidate
-        WHERE candidate.date_done < %(before)s
+        WHERE candidate.date_done < now() AT TIME ZONE 'UTC' - %(seconds)s * interval '1 second'
         ORDER BY candidate.date_done
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
@@ -165,12 +166,12 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: drop_old_groups
--- takes: before timestamp, most bigint
+-- takes: seconds float, most bigint
 WITH gone AS (
     DELETE FROM celery_tasksetmeta AS saved
     WHERE saved.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_tasksetmeta AS candidate
-        WHERE candidate.date_done < %(before)s
+        WHERE candidate.date_done < now() AT TIME ZONE 'UTC' - %(seconds)s * interval '1 second'
         ORDER BY candidate.date_done
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED

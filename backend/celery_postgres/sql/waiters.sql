@@ -20,5 +20,5 @@ WHERE waiter.listener = %(listener)s AND waiter.task_id = ANY (%(task_ids)s)
 
 -- name: drop_old_waiters
 -- What listeners that were killed have left, for tasks that never ended.
--- takes: before timestamptz
-DELETE FROM celery_waiter AS waiter WHERE waiter.since < %(before)s
+-- takes: seconds float
+DELETE FROM celery_waiter AS waiter WHERE waiter.since < now() - %(seconds)s * interval '1 second'
