@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
@@ -25,6 +26,7 @@ from celery_postgres.upstream import base, virtual
 
 if TYPE_CHECKING:
     from celery_postgres.session import Row, Sessions
+    from celery_postgres.transport import Transport
 
 
 LONGEST_NAME = 200
@@ -62,8 +64,20 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     closed: bool
 
     @property
+    def _transport(self) -> Transport:
+        """What carries this channel.
+
+        Raises:
+            psycopg2.InterfaceError: it is closed. Kombu closes it when a declaration fails, goes on with the publishing
+                that the declaration was for, and opens another for whatever it knows as a lost connection.
+        """
+        if self.connection is None:
+            raise psycopg2.InterfaceError("the channel is closed")
+        return self.connection  # type: ignore[no-any-return]
+
+    @property
     def sessions(self) -> Sessions:
-        return self.connection.sessions  # type: ignore[no-any-return]
+        return self._transport.sessions
 
     def _run_again(self, name: str, **parameters: Any) -> list[Row]:
         """A statement that may be sent twice."""
@@ -71,7 +85,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     @property
     def inbox(self) -> Inbox:
-        return self.connection.inbox  # type: ignore[no-any-return]
+        return self._transport.inbox
 
     # -- exchanges and queues
 
@@ -101,7 +115,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
             drop_if_abandoned(self._run_again, queue)
-        self.connection.queue_ids[queue] = declare(
+        self._transport.queue_ids[queue] = declare(
             self._run_again,
             queue,
             auto_delete=bool(auto_delete),
@@ -117,18 +131,18 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         return int(rows[0][0]) if rows else 0
 
     def _purge(self, queue: str) -> int:
-        if self.connection.consumes:
+        if self._transport.consumes:
             self.inbox.give_back(queue)
         return purge(self._run_again, queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any) -> None:
-        if self.connection.consumes:
+        if self._transport.consumes:
             self.inbox.give_back(queue)
         drop(self._run_again, queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
-        self.connection.queue_ids.pop(queue, None)
+        self._transport.queue_ids.pop(queue, None)
         self.state.queue_bindings_delete(queue)
         # Kombu would not declare again what it has declared once.
-        self.connection.client.declared_entities.clear()
+        self._transport.client.declared_entities.clear()
 
     def queue_bind(
         self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **_: Any
@@ -192,7 +206,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         envelope = Envelope.of(message, self._get_message_priority(message))
         if exchange.endswith(".pidbox"):
             self._note_revoke(message)
-        transaction, bulk = callers_transaction(), self.connection.bulk
+        transaction, bulk = callers_transaction(), self._transport.bulk
         # A bulk from outside of the transaction is not part of it.
         gathering = bulk if bulk is not None and bulk.transaction is transaction else collecting()
         if gathering is not None and not exchange:
@@ -266,14 +280,14 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self._tag_to_queue[consumer_tag] = queue
         self._active_queues.append(queue)
         self._consumers.add(consumer_tag)
-        self.connection._callbacks[queue] = callback
-        queue_id = self.connection.queue_ids.get(queue)
+        self._transport._callbacks[queue] = callback
+        queue_id = self._transport.queue_ids.get(queue)
         if queue_id is None:
             rows = self.sessions.run("find_queue", again=True, queue=queue)
             if not rows:
                 self._new_queue(queue)
-            queue_id = self.connection.queue_ids.setdefault(queue, rows[0][0] if rows else None)
-        self.inbox.subscribe(Subscription(queue, self.connection.queue_ids[queue], self, bool(no_ack)))
+            queue_id = self._transport.queue_ids.setdefault(queue, rows[0][0] if rows else None)
+        self.inbox.subscribe(Subscription(queue, self._transport.queue_ids[queue], self, bool(no_ack)))
 
     def basic_cancel(self, consumer_tag: str) -> None:
         if consumer_tag not in self._consumers:
@@ -284,11 +298,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         subscription = self.inbox.subscriptions.get(queue)
         if queue in self._active_queues or subscription is None or subscription.channel is not self:
             return
-        self.connection._callbacks.pop(queue, None)
+        self._transport._callbacks.pop(queue, None)
         for name, auto_delete in self.inbox.unsubscribe(queue):
             if auto_delete:
                 drop(self._run_again, name, if_unused=True)
-                self.connection.queue_ids.pop(queue, None)
+                self._transport.queue_ids.pop(queue, None)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:
         """One message, or None. Without `no_ack` it is ours until it is acked or the channel closes."""
@@ -326,7 +340,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
                 return message
 
     def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
-        self.connection.drain_events(self.connection, timeout=timeout)
+        self._transport.drain_events(self._transport, timeout=timeout)
 
     def after_reply_message_received(self, queue: str) -> None:
         self.queue_delete(queue)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg2
 import pytest
-from kombu import Queue
+from kombu import Producer, Queue
 
 from celery_postgres.inbox import Inbox as DatabaseInbox
 from environment.waiting import wait_until
@@ -509,3 +510,28 @@ def test_a_cancelled_consumer_gets_nothing_more(connect: Callable[..., Client], 
         first.connection.drain_events(timeout=0.2)
     assert inbox.messages == []
     assert sorted(second.consume(queue).take_acked(9)) == list(range(1, 10))
+
+
+def test_a_producer_whose_declaration_failed_once_publishes(client: Client, queue: str) -> None:
+    """Kombu closes the channel then, declares on another, and publishes on the closed one first."""
+
+    class Failing(Queue):
+        left = 1
+
+        def declare(self, *arguments: Any, **options: Any) -> Any:
+            if Failing.left:
+                Failing.left -= 1
+                raise psycopg2.OperationalError("server closed the connection unexpectedly")
+            return super().declare(*arguments, **options)
+
+    producer = Producer(client.channel)
+    producer.publish("x", exchange="", routing_key=queue, declare=[Failing(queue)], retry=True)
+    assert Failing.left == 0
+    assert client.consume(Queue(queue)).take_acked() == ["x"]
+
+
+def test_a_closed_channel_says_so(client: Client, queue: str) -> None:
+    channel = client.connection.channel()
+    channel.close()
+    with pytest.raises(client.connection.connection_errors, match="the channel is closed"):
+        Producer(channel, auto_declare=False).publish("x", exchange="", routing_key=queue)
