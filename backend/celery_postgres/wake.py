@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import threading
 
 
 class Wake:
@@ -17,34 +19,41 @@ class Wake:
             os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
         self.closed = False
+        # A descriptor that was closed may be another connection's the moment after. Reentrant, for signal handlers.
+        self._lock = threading.RLock()
 
     def fileno(self) -> int:
         return self._read
 
     def set(self) -> None:
         """Make it readable. Harmless after `close`."""
-        if not self.closed:
-            try:
-                os.write(self._write, b"\1\0\0\0\0\0\0\0")
-            except (BlockingIOError, OSError):  # a full pipe is readable, a closed one waits for nobody
-                return
+        with self._lock:
+            if not self.closed:
+                with contextlib.suppress(BlockingIOError):  # a full pipe is readable
+                    os.write(self._write, b"\1\0\0\0\0\0\0\0")
 
     def clear(self) -> None:
-        try:
-            os.read(self._read, 8)
-        except (BlockingIOError, OSError):
-            return
+        """Make it unreadable. Harmless after `close`."""
+        with self._lock:
+            if not self.closed:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._read, 8)
 
     def wait(self, seconds: float, *others: int) -> list[int]:
         """Wait until it or one of `others` is readable; the descriptors that are."""
         readable, _, _ = select.select([self._read, *others], [], [], max(seconds, 0))
         return readable
 
-    def __del__(self) -> None:
-        # A program that drops its connection without closing it, as drivers forgive.
-        self.close()
-
     def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def __del__(self) -> None:
+        # A program that drops its connection without closing it, as drivers forgive. Nobody else can be here: no lock,
+        # which a thread that a fork has left behind may hold for ever.
+        self._close()
+
+    def _close(self) -> None:
         if not getattr(self, "closed", True):
             self.closed = True
             os.close(self._read)
