@@ -281,13 +281,14 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self._active_queues.append(queue)
         self._consumers.add(consumer_tag)
         self._transport._callbacks[queue] = callback
-        queue_id = self._transport.queue_ids.get(queue)
-        if queue_id is None:
+        queue_ids = self._transport.queue_ids
+        if queue_ids.get(queue) is None:
             rows = self.sessions.run("find_queue", again=True, queue=queue)
-            if not rows:
+            if rows:
+                queue_ids[queue] = rows[0][0]
+            else:
                 self._new_queue(queue)
-            queue_id = self._transport.queue_ids.setdefault(queue, rows[0][0] if rows else None)
-        self.inbox.subscribe(Subscription(queue, self._transport.queue_ids[queue], self, bool(no_ack)))
+        self.inbox.subscribe(Subscription(queue, queue_ids[queue], self, bool(no_ack)))
 
     def basic_cancel(self, consumer_tag: str) -> None:
         if consumer_tag not in self._consumers:
