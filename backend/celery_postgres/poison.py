@@ -29,8 +29,8 @@ class FlawError(ValueError):
 
 
 def check(content: dict[str, Any]) -> None:
-    """Look at what a worker would stumble over when the message is out of our hands: with prefork, in the callback of
-    a child that has become free.
+    """Look at what a worker would stumble over when the message is out of our hands: in the callbacks of its pool,
+    where the message would stay claimed, and keep one of the worker's credits.
 
     Raises:
         FlawError: there is something.
@@ -45,6 +45,8 @@ def check(content: dict[str, Any]) -> None:
         raise FlawError("its time limits are no pair of numbers")
     if stamps is not None and not (isinstance(stamps, list) and all(isinstance(one, str) for one in stamps)):
         raise FlawError("its stamped headers are no list of names")
+    if not isinstance(headers.get("shadow"), str | None):
+        raise FlawError("its shadow is no name")
 
 
 def is_poison(error: Exception) -> bool:

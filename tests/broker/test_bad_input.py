@@ -345,6 +345,8 @@ def _poison() -> dict[str, str]:
         "eta-object": {"eta": {}},
         "expires-object": {"expires": {}},
         "stamps": {"stamped_headers": 7},
+        "shadow-list": {"shadow": ["x"]},
+        "shadow-dict": {"shadow": {}},
     }
     found = {name: payload([["hunter2"], {}, {}], "celery", **{**good, **wrong}) for name, wrong in headers.items()}
     found["no-id"] = payload([["hunter2"], {}, {}], "celery", task="probe.run")
