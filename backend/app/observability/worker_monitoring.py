@@ -166,7 +166,7 @@ def _registry(app: Any) -> CollectorRegistry:
     if folder is not None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(multiprocess.MultiprocessCollector(folder))
-    registry.register(QueueDepthCollector(app))
+    registry.register(QueueDepthCollector())
     return registry
 
 
