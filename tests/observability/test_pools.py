@@ -63,12 +63,13 @@ class Played:
         return [line for line in self.lines if line.get("task_id") == task_id and line["logger"] == logger]
 
     def counts(self, sample: str) -> dict[tuple[str, ...], float]:
-        """Values by the labels except the queue's, which must be ours."""
+        """Values by the labels except the queue's, which must be ours; what has none is only there from the start."""
         found = {}
         for labels, value in self.samples[sample].items():
             named = dict(labels)
             assert named.pop("queue") == self.queue
-            found[tuple(named[name] for name in ("task", "state") if name in named)] = value
+            if value:
+                found[tuple(named[name] for name in ("task", "state") if name in named)] = value
         return found
 
 
@@ -269,6 +270,12 @@ def test_each_delivery_is_counted_once(played: Played) -> None:
         **({("observed.revokes", "success"): 1} if shares_its_process else {}),
     }
     assert played.counts("celery_task_retries_total") == {("observed.retries",): 1}
+
+
+def test_success_and_failure_are_shown_before_there_are_any(played: Played) -> None:
+    """Prometheus sees no increase in a series that begins with its first failures."""
+    shown = {(dict(labels)["task"], dict(labels)["state"]) for labels in played.samples["celery_tasks_total"]}
+    assert {("app.tasks.housekeeping.ping", state) for state in ("success", "failure")} < shown
 
 
 def test_each_execution_is_timed_once(played: Played) -> None:

@@ -13,6 +13,7 @@ pool to the outcome: how long the task held its slot, storing the result include
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -28,6 +29,8 @@ from app.observability.queues import OTHER, queue_of
 
 #: Label of a task that the application does not know: names from outside make no time series.
 UNKNOWN = "unknown"
+#: So many pairs of task and queue have series from the start. Each pair has two, in each worker.
+FROM_ZERO = 250
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900)
 CLAIM_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900, 3600, 14_400, 86_400)
@@ -88,6 +91,7 @@ def install(app: Celery) -> None:
     # A second series for each, which the files of prefork do not have anyway.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     signals.worker_init.connect(multiprocess.on_worker_init, weak=False)
+    signals.celeryd_after_setup.connect(_on_setup, weak=False)
     signals.task_unknown.connect(_on_unreadable, weak=False)
     signals.task_rejected.connect(_on_unreadable, weak=False)
     signals.task_revoked.connect(_on_revoked, weak=False)
@@ -104,10 +108,24 @@ def count(task: str, queue: str, state: str, duration: float | None) -> None:
             RETRIES.labels(task, queue).inc()
 
 
+def begin_at_zero(app: Celery) -> None:
+    """Show success and failure of `app`'s tasks in the queues it consumes before there are any: Prometheus sees no
+    increase in a series that begins with its first failures. The application's own tasks come first."""
+    tasks = sorted(app.tasks, key=lambda name: (name.startswith("celery."), name))
+    pairs = itertools.islice(((task, queue) for task in tasks for queue in app.amqp.queues.consume_from), FROM_ZERO)
+    with _counting:
+        for (task, queue), state in itertools.product(pairs, ("success", "failure")):
+            TASKS.labels(task, queue, state)
+
+
 def observe_wait(queue: str, seconds: float) -> None:
     """A task was accepted, `seconds` after it could have been."""
     with _counting:
         QUEUE_WAIT.labels(queue).observe(seconds)
+
+
+def _on_setup(instance: Any, **_: Any) -> None:
+    begin_at_zero(instance.app)
 
 
 def _stamp(headers: dict[str, Any], **_: Any) -> None:
