@@ -62,6 +62,7 @@ def test_every_condition_of_the_rules_is_held_by_a_unit_test(program: Callable[[
             "offset 15m) > 9\n        labels",
             "a worker takes back what another held b",
         ),
+        "claim_failures_total[2m])) > 0": ("claim_failures_total[2m])) > 999", "the database refuses every claim"),
         "[5m]))) > 0.1": ("[5m]))) > 0.3", "one claim of a hundred"),
         "ratio_rate1h > 14.4": ("ratio_rate1h > 30", "a fifth of the tasks fails"),
         "ratio_rate6h > 6 ": ("ratio_rate6h > 9 ", "8 of 100 tasks fail"),

@@ -51,13 +51,14 @@ QUEUE_WAIT = Histogram(
 )
 CLAIM_DURATION = Histogram(
     "celery_claim_duration_seconds",
-    "Round trips to the database that asked for messages and acknowledged others, by whether they brought any.",
+    "Round trips to the database that asked for tasks and acknowledged others, by whether they brought any.",
     ["found"],
     buckets=CLAIM_BUCKETS,
 )
 CLAIM_SIZE = Histogram(
-    "celery_claim_batch_size", "Messages of claims that brought any.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
+    "celery_claim_batch_size", "Tasks of claims that brought any.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 )
+CLAIM_FAILURES = Counter("celery_claim_failures_total", "Claims that the database refused or did not answer.")
 EXPIRED_LEASES = Counter(
     "celery_expired_leases_total", "Messages taken from workers that this one found dead; they run again."
 )
@@ -76,6 +77,10 @@ class BrokerObserver(celery_postgres.Observer):
             CLAIM_DURATION.labels("yes" if messages else "no").observe(seconds)
             if messages:
                 CLAIM_SIZE.observe(messages)
+
+    def claim_failed(self) -> None:
+        with _counting:
+            CLAIM_FAILURES.inc()
 
     def lease_expired(self, messages: int) -> None:
         with _counting:
