@@ -38,7 +38,9 @@ SAMPLES = (
     "celery_claim_duration_seconds_count",
     "celery_claim_batch_size_sum",
     "celery_expired_leases_total",
+    "celery_worker_slots",
 )
+BUSY = "celery_worker_busy_slots"
 
 
 @dataclass
@@ -187,10 +189,12 @@ def plays(
             wait_until(busy.exists, DEADLINE_S, f"a task of {pool} to run")
             worker.process.send_signal(signal.SIGUSR1)
             wait_until(lambda w=worker: "stacks of all" in w.log_text(), DEADLINE_S, f"stacks of {pool}")
+            assert observe(worker).samples(BUSY) == {(): 1.0}
             busy.unlink()
             blocked[pool].get(timeout=DEADLINE_S)
             seen = observe(worker)
             wait_until(lambda s=seen: s.total(task="observed.waits_for") == 1, DEADLINE_S, f"counts of {pool}")
+            wait_until(lambda s=seen: s.samples(BUSY) == {(): 0.0}, DEADLINE_S, f"the slot of {pool} to be free")
             samples = {name: seen.samples(name) for name in SAMPLES}
             worker.process.terminate()
             played[pool] = (seen, samples)
@@ -315,6 +319,10 @@ def test_what_the_broker_does_is_counted(played: Played) -> None:
     (taken,) = played.samples["celery_claim_batch_size_sum"].values()
     assert taken >= len(played.results)
     assert played.samples["celery_expired_leases_total"] == {(): 0.0}
+
+
+def test_the_slots_of_the_pool_are_shown(played: Played) -> None:
+    assert played.samples["celery_worker_slots"] == {(): POOLS[played.pool]}
 
 
 def test_a_task_without_tenant_does_not_log_the_tenant_before(played: Played) -> None:

@@ -17,10 +17,15 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from celery import Celery, signals
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from celery.concurrency.prefork import TaskPool
+from celery.worker import state
+from prometheus_client import Counter, Histogram, Metric, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 import celery_postgres
 from app.core.context import ENQUEUED_HEADER
@@ -85,6 +90,25 @@ class BrokerObserver(celery_postgres.Observer):
     def lease_expired(self, messages: int) -> None:
         with _counting:
             EXPIRED_LEASES.inc(messages)
+
+
+class SlotsCollector(Collector):
+    """The pool's slots, and how many of them tasks hold now: `celery_task_duration_seconds` tells of a task when it has
+    ended, all of its time at once."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("celery_worker_busy_slots", "Slots that tasks hold.", len(state.active_requests))
+        pool = getattr(self._worker, "pool", None)  # None before it starts
+        if pool is not None:
+            # Prefork alone counts what it has grown by there; gevent's num_processes are the busy ones.
+            slots = pool.num_processes if isinstance(pool, TaskPool) else pool.limit
+            yield GaugeMetricFamily("celery_worker_slots", "Tasks that the pool can run at once.", slots)
 
 
 _observer = BrokerObserver()
