@@ -276,10 +276,10 @@ def test_each_delivery_is_counted_once(played: Played) -> None:
     assert played.counts("celery_task_retries_total") == {("observed.retries",): 1}
 
 
-def test_success_and_failure_are_shown_before_there_are_any(played: Played) -> None:
+def test_outcomes_are_shown_before_there_are_any(played: Played) -> None:
     """Prometheus sees no increase in a series that begins with its first failures."""
     shown = {(dict(labels)["task"], dict(labels)["state"]) for labels in played.samples["celery_tasks_total"]}
-    assert {("app.tasks.housekeeping.ping", state) for state in ("success", "failure")} < shown
+    assert {("app.tasks.housekeeping.ping", state) for state in ("success", "failure", "revoked")} < shown
 
 
 def test_each_execution_is_timed_once(played: Played) -> None:

@@ -34,8 +34,9 @@ from app.observability.queues import OTHER, queue_of
 
 #: Label of a task that the application does not know: names from outside make no time series.
 UNKNOWN = "unknown"
-#: So many pairs of task and queue have series from the start. Each pair has two, in each worker.
-FROM_ZERO = 250
+#: So many pairs of task and queue have series from the start, of the states that alerts count.
+FROM_ZERO = 200
+STATES_FROM_ZERO = ("success", "failure", "revoked")
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900)
 CLAIM_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900, 3600, 14_400, 86_400)
@@ -138,12 +139,12 @@ def count(task: str, queue: str, state: str, duration: float | None) -> None:
 
 
 def begin_at_zero(app: Celery) -> None:
-    """Show success and failure of `app`'s tasks in the queues it consumes before there are any: Prometheus sees no
-    increase in a series that begins with its first failures. The application's own tasks come first."""
+    """Show the outcomes of `app`'s tasks in the queues it consumes before there are any: Prometheus sees no increase in
+    a series that begins with its first failures. The application's own tasks come first."""
     tasks = sorted(app.tasks, key=lambda name: (name.startswith("celery."), name))
     pairs = itertools.islice(((task, queue) for task in tasks for queue in app.amqp.queues.consume_from), FROM_ZERO)
     with _counting:
-        for (task, queue), state in itertools.product(pairs, ("success", "failure")):
+        for (task, queue), state in itertools.product(pairs, STATES_FROM_ZERO):
             TASKS.labels(task, queue, state)
 
 
