@@ -14,8 +14,6 @@ pool to the outcome: how long the task held its slot, storing the result include
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -30,6 +28,7 @@ from prometheus_client.registry import Collector
 import celery_postgres
 from app.core.context import ENQUEUED_HEADER
 from app.observability import multiprocess
+from app.observability.multiprocess import counting
 from app.observability.queues import OTHER, queue_of
 
 #: Label of a task that the application does not know: names from outside make no time series.
@@ -69,27 +68,22 @@ EXPIRED_LEASES = Counter(
     "celery_expired_leases_total", "Messages taken from workers that this one found dead; they run again."
 )
 
-# prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the
-# child would inherit a lock that nobody releases. So counting and forking exclude each other.
-_counting = threading.Lock()
-os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
-
 
 class BrokerObserver(celery_postgres.Observer):
     """What the broker did, counted."""
 
     def claimed(self, seconds: float, messages: int) -> None:
-        with _counting:
+        with counting:
             CLAIM_DURATION.labels("yes" if messages else "no").observe(seconds)
             if messages:
                 CLAIM_SIZE.observe(messages)
 
     def claim_failed(self) -> None:
-        with _counting:
+        with counting:
             CLAIM_FAILURES.inc()
 
     def lease_expired(self, messages: int) -> None:
-        with _counting:
+        with counting:
             EXPIRED_LEASES.inc(messages)
 
 
@@ -130,7 +124,7 @@ def install(app: Celery) -> None:
 
 def count(task: str, queue: str, state: str, duration: float | None) -> None:
     """One delivery has ended in `state`, `duration` seconds after the pool accepted it."""
-    with _counting:
+    with counting:
         TASKS.labels(task, queue, state).inc()
         if duration is not None:
             DURATION.labels(task, queue).observe(duration)
@@ -143,14 +137,14 @@ def begin_at_zero(app: Celery) -> None:
     a series that begins with its first failures. The application's own tasks come first."""
     tasks = sorted(app.tasks, key=lambda name: (name.startswith("celery."), name))
     pairs = itertools.islice(((task, queue) for task in tasks for queue in app.amqp.queues.consume_from), FROM_ZERO)
-    with _counting:
+    with counting:
         for (task, queue), state in itertools.product(pairs, STATES_FROM_ZERO):
             TASKS.labels(task, queue, state)
 
 
 def observe_wait(queue: str, seconds: float) -> None:
     """A task was accepted, `seconds` after it could have been."""
-    with _counting:
+    with counting:
         QUEUE_WAIT.labels(queue).observe(seconds)
 
 
