@@ -298,6 +298,7 @@ class Inbox:
             # Repaired here, while our lease is valid: Celery's own reconnect would throw away what it has reserved.
             self.attendant.ledger.put_back(acks)
             self.attendant.doubt()
+            observing.claim_failed()
             logger.warning("claiming failed (%s); next try in %.2f s", primary(error), self._retry)
             self._ladder.restart()
             self._ladder.next = now + self._retry
@@ -310,7 +311,11 @@ class Inbox:
             raise
         self.attendant.ledger.delivered(acks)
         self._retry = self.FIRST_RETRY_S
-        observing.claimed(time.monotonic() - now, sum(row[1] is not None for row in rows))
+        brought = [row[2] for row in rows if row[1] is not None]
+        wanted = sum(queue in queues for queue in brought)
+        # An idle worker among two others gets three heartbeats of theirs in 2 s, which say nothing about its work.
+        if queues and (wanted or not brought):
+            observing.claimed(time.monotonic() - now, wanted)
         if full:
             self._last_full = time.monotonic()
             self._full_cost = self._last_full - now

@@ -10,7 +10,11 @@ class Observer:
     """
 
     def claimed(self, seconds: float, messages: int) -> None:
-        """A claim took so long, its round trip included, and brought so many messages."""
+        """A claim took so long, its round trip included, and brought so many messages that are to be acknowledged.
+        Not told of claims that brought events and remote control alone, which need no acknowledgement."""
+
+    def claim_failed(self) -> None:
+        """The database refused a claim, or did not answer; it is tried again within 2 s."""
 
     def lease_expired(self, messages: int) -> None:
         """This process has found another one dead, and gave back so many of its messages."""
@@ -28,6 +32,11 @@ def observe(observer: Observer) -> None:
 def claimed(seconds: float, messages: int) -> None:
     for observer in _observers:
         observer.claimed(seconds, messages)
+
+
+def claim_failed() -> None:
+    for observer in _observers:
+        observer.claim_failed()
 
 
 def lease_expired(messages: int) -> None:

@@ -38,7 +38,9 @@ SAMPLES = (
     "celery_claim_duration_seconds_count",
     "celery_claim_batch_size_sum",
     "celery_expired_leases_total",
+    "celery_worker_slots",
 )
+BUSY = "celery_worker_busy_slots"
 
 
 @dataclass
@@ -63,12 +65,13 @@ class Played:
         return [line for line in self.lines if line.get("task_id") == task_id and line["logger"] == logger]
 
     def counts(self, sample: str) -> dict[tuple[str, ...], float]:
-        """Values by the labels except the queue's, which must be ours."""
+        """Values by the labels except the queue's, which must be ours; what has none is only there from the start."""
         found = {}
         for labels, value in self.samples[sample].items():
             named = dict(labels)
             assert named.pop("queue") == self.queue
-            found[tuple(named[name] for name in ("task", "state") if name in named)] = value
+            if value:
+                found[tuple(named[name] for name in ("task", "state") if name in named)] = value
         return found
 
 
@@ -186,10 +189,12 @@ def plays(
             wait_until(busy.exists, DEADLINE_S, f"a task of {pool} to run")
             worker.process.send_signal(signal.SIGUSR1)
             wait_until(lambda w=worker: "stacks of all" in w.log_text(), DEADLINE_S, f"stacks of {pool}")
+            assert observe(worker).samples(BUSY) == {(): 1.0}
             busy.unlink()
             blocked[pool].get(timeout=DEADLINE_S)
             seen = observe(worker)
             wait_until(lambda s=seen: s.total(task="observed.waits_for") == 1, DEADLINE_S, f"counts of {pool}")
+            wait_until(lambda s=seen: s.samples(BUSY) == {(): 0.0}, DEADLINE_S, f"the slot of {pool} to be free")
             samples = {name: seen.samples(name) for name in SAMPLES}
             worker.process.terminate()
             played[pool] = (seen, samples)
@@ -271,6 +276,12 @@ def test_each_delivery_is_counted_once(played: Played) -> None:
     assert played.counts("celery_task_retries_total") == {("observed.retries",): 1}
 
 
+def test_outcomes_are_shown_before_there_are_any(played: Played) -> None:
+    """Prometheus sees no increase in a series that begins with its first failures."""
+    shown = {(dict(labels)["task"], dict(labels)["state"]) for labels in played.samples["celery_tasks_total"]}
+    assert {("app.tasks.housekeeping.ping", state) for state in ("success", "failure", "revoked")} < shown
+
+
 def test_each_execution_is_timed_once(played: Played) -> None:
     executed: dict[str, float] = {}
     for (task, state), count in played.counts("celery_tasks_total").items():
@@ -296,8 +307,9 @@ def test_the_wait_begins_with_enqueueing_or_eta(played: Played) -> None:
 def test_the_depth_of_the_queues_is_shown(played: Played) -> None:
     ours = (("queue", played.queue),)
     for name in ("ready", "delayed", "oldest_ready_age_seconds"):
-        assert played.samples[f"celery_queue_{name}"] == {ours: 0.0}
-    assert played.samples["celery_queue_claimed"].keys() == {ours}
+        assert played.samples[f"celery_queue_{name}"][ours] == 0.0
+    # Each worker shows the queues of all.
+    assert played.samples["celery_queue_claimed"].keys() == {(("queue", queue_of(pool)),) for pool in POOLS}
     assert played.samples["celery_dead_letters"][ours] >= 1  # what could not be read, and what was rejected
 
 
@@ -307,6 +319,10 @@ def test_what_the_broker_does_is_counted(played: Played) -> None:
     (taken,) = played.samples["celery_claim_batch_size_sum"].values()
     assert taken >= len(played.results)
     assert played.samples["celery_expired_leases_total"] == {(): 0.0}
+
+
+def test_the_slots_of_the_pool_are_shown(played: Played) -> None:
+    assert played.samples["celery_worker_slots"] == {(): POOLS[played.pool]}
 
 
 def test_a_task_without_tenant_does_not_log_the_tenant_before(played: Played) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,21 @@ def test_children_leave_the_port_to_the_worker(worker: Any) -> None:
     assert len(listening) == 1
     for child in children(worker.worker.pid):
         assert not sockets_of(child) & listening
+
+
+def test_a_folder_that_somebody_removes_comes_again(worker: Any, app: Celery, folder: Path, wait_until: Any) -> None:
+    """As a cleaner of temporary files does. All counts had vanished for good, without a word."""
+    before = worker.total(task="observed.returns")
+    (made,) = folder.iterdir()
+    shutil.rmtree(made)
+    wait_until(lambda: list(made.glob(f"*_{worker.worker.pid}.db")), DEADLINE_S, "the worker to see it")
+    app.send_task("observed.returns", args=[1]).get(timeout=DEADLINE_S)
+    wait_until(lambda: worker.total(task="observed.returns") == 1 < before, DEADLINE_S, "the task to be counted")
+    assert worker.samples("celery_expired_leases_total") == {(): 0.0}
+    (line,) = [line for line in worker.lines() if line["message"].startswith(f"files of metrics below {made}")]
+    assert line["level"] == "ERROR"
+    app.send_task("observed.counts", args=[1]).get(timeout=DEADLINE_S)
+    assert worker.total("observed_calls_total", parity="odd") == 1
 
 
 def test_the_folder_goes_with_the_worker(worker: Any, folder: Path) -> None:

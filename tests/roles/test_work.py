@@ -241,8 +241,7 @@ def test_a_monitor_reads_the_gauges(databases: Databases, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         queue_depth, "get_settings", lambda: Settings(database_url=databases.url("watcher"), _env_file=None)
     )
-    depths, _ = queue_depth.read_queues(["celery"])
-    assert [row[0] for row in depths] == ["celery"]
+    assert "celery" in [row.name for row in queue_depth.read_queues().queues]
 
 
 @pytest.mark.parametrize("words", [["queues"], ["consumers"]])

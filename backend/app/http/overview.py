@@ -71,8 +71,8 @@ def overview() -> Overview:
 
 def _read() -> Overview:
     names = list(celery_app.amqp.queues)
-    depths, dead = read_queues(names)
-    known = {row[0]: Queue(*row) for row in depths}
+    depths = read_queues(first=names)
+    known = {row.name: Queue(*row[:5]) for row in depths.queues}
     backend: Any = celery_app.backend
     workers = [
         # Of the queues of a worker those that are the application's: each also has one for its remote control.
@@ -82,7 +82,7 @@ def _read() -> Overview:
     return Overview(
         tuple(known.get(name, Queue(name, 0, 0, 0, 0.0)) for name in names),
         tuple(worker for worker in workers if worker.queues),
-        sum(dead.values()),
+        sum(depths.dead.values()),
     )
 
 

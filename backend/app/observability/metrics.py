@@ -13,21 +13,29 @@ pool to the outcome: how long the task held its slot, storing the result include
 
 from __future__ import annotations
 
-import os
-import threading
+import itertools
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from celery import Celery, signals
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from celery.concurrency.prefork import TaskPool
+from celery.worker import state
+from prometheus_client import Counter, Histogram, Metric, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 import celery_postgres
 from app.core.context import ENQUEUED_HEADER
 from app.observability import multiprocess
+from app.observability.multiprocess import counting
 from app.observability.queues import OTHER, queue_of
 
 #: Label of a task that the application does not know: names from outside make no time series.
 UNKNOWN = "unknown"
+#: So many pairs of task and queue have series from the start, of the states that alerts count.
+FROM_ZERO = 200
+STATES_FROM_ZERO = ("success", "failure", "revoked")
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900)
 CLAIM_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900, 3600, 14_400, 86_400)
@@ -48,35 +56,54 @@ QUEUE_WAIT = Histogram(
 )
 CLAIM_DURATION = Histogram(
     "celery_claim_duration_seconds",
-    "Round trips to the database that asked for messages and acknowledged others, by whether they brought any.",
+    "Round trips to the database that asked for tasks and acknowledged others, by whether they brought any.",
     ["found"],
     buckets=CLAIM_BUCKETS,
 )
 CLAIM_SIZE = Histogram(
-    "celery_claim_batch_size", "Messages of claims that brought any.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
+    "celery_claim_batch_size", "Tasks of claims that brought any.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 )
+CLAIM_FAILURES = Counter("celery_claim_failures_total", "Claims that the database refused or did not answer.")
 EXPIRED_LEASES = Counter(
     "celery_expired_leases_total", "Messages taken from workers that this one found dead; they run again."
 )
-
-# prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the
-# child would inherit a lock that nobody releases. So counting and forking exclude each other.
-_counting = threading.Lock()
-os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
 class BrokerObserver(celery_postgres.Observer):
     """What the broker did, counted."""
 
     def claimed(self, seconds: float, messages: int) -> None:
-        with _counting:
+        with counting:
             CLAIM_DURATION.labels("yes" if messages else "no").observe(seconds)
             if messages:
                 CLAIM_SIZE.observe(messages)
 
+    def claim_failed(self) -> None:
+        with counting:
+            CLAIM_FAILURES.inc()
+
     def lease_expired(self, messages: int) -> None:
-        with _counting:
+        with counting:
             EXPIRED_LEASES.inc(messages)
+
+
+class SlotsCollector(Collector):
+    """The pool's slots, and how many of them tasks hold now: `celery_task_duration_seconds` tells of a task when it has
+    ended, all of its time at once."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("celery_worker_busy_slots", "Slots that tasks hold.", len(state.active_requests))
+        pool = getattr(self._worker, "pool", None)  # None before it starts
+        if pool is not None:
+            # Prefork alone counts what it has grown by there; gevent's num_processes are the busy ones.
+            slots = pool.num_processes if isinstance(pool, TaskPool) else pool.limit
+            yield GaugeMetricFamily("celery_worker_slots", "Tasks that the pool can run at once.", slots)
 
 
 _observer = BrokerObserver()
@@ -88,6 +115,7 @@ def install(app: Celery) -> None:
     # A second series for each, which the files of prefork do not have anyway.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     signals.worker_init.connect(multiprocess.on_worker_init, weak=False)
+    signals.celeryd_after_setup.connect(_on_setup, weak=False)
     signals.task_unknown.connect(_on_unreadable, weak=False)
     signals.task_rejected.connect(_on_unreadable, weak=False)
     signals.task_revoked.connect(_on_revoked, weak=False)
@@ -96,7 +124,7 @@ def install(app: Celery) -> None:
 
 def count(task: str, queue: str, state: str, duration: float | None) -> None:
     """One delivery has ended in `state`, `duration` seconds after the pool accepted it."""
-    with _counting:
+    with counting:
         TASKS.labels(task, queue, state).inc()
         if duration is not None:
             DURATION.labels(task, queue).observe(duration)
@@ -104,10 +132,24 @@ def count(task: str, queue: str, state: str, duration: float | None) -> None:
             RETRIES.labels(task, queue).inc()
 
 
+def begin_at_zero(app: Celery) -> None:
+    """Show the outcomes of `app`'s tasks in the queues it consumes before there are any: Prometheus sees no increase in
+    a series that begins with its first failures. The application's own tasks come first."""
+    tasks = sorted(app.tasks, key=lambda name: (name.startswith("celery."), name))
+    pairs = itertools.islice(((task, queue) for task in tasks for queue in app.amqp.queues.consume_from), FROM_ZERO)
+    with counting:
+        for (task, queue), state in itertools.product(pairs, STATES_FROM_ZERO):
+            TASKS.labels(task, queue, state)
+
+
 def observe_wait(queue: str, seconds: float) -> None:
     """A task was accepted, `seconds` after it could have been."""
-    with _counting:
+    with counting:
         QUEUE_WAIT.labels(queue).observe(seconds)
+
+
+def _on_setup(instance: Any, **_: Any) -> None:
+    begin_at_zero(instance.app)
 
 
 def _stamp(headers: dict[str, Any], **_: Any) -> None:

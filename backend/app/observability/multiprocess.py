@@ -9,6 +9,7 @@ children, and no count is lost.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import struct
@@ -28,6 +29,8 @@ from prometheus_client.registry import Collector
 
 from app.core.settings import get_settings
 
+logger = logging.getLogger(__name__)
+
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "skeldir-metrics-"
 ARCHIVE = "archive"
@@ -37,6 +40,11 @@ LASTING_GAUGES = frozenset({"min", "max", "sum", "mostrecent"})
 UNREADABLE = (struct.error, RuntimeError, ValueError)
 
 _folder: MetricsFolder | None = None
+
+# prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the
+# child would inherit a lock that nobody releases. So counting and forking exclude each other.
+counting = threading.Lock()
+os.register_at_fork(before=counting.acquire, after_in_parent=counting.release, after_in_child=counting.release)
 
 
 class MetricsFolder:
@@ -54,10 +62,14 @@ class MetricsFolder:
         remove_abandoned(parent)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         self._owner = os.getpid()
+        self._own_files: set[Path] = set()
+        self._exclusive = threading.Lock()
+        self._lock()
+
+    def _lock(self) -> None:
         self._lock_file = (self.path / "lock").open("w")
         # Children inherit the lock and die with their parent: it is free when the worker is gone, however it went.
         fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-        self._exclusive = threading.Lock()
 
     def collect(self) -> list[Metric]:
         """The sums over all processes, living and gone."""
@@ -81,7 +93,28 @@ class MetricsFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             self._lock_file.close()
 
+    def _begin_again_if_removed(self) -> None:
+        """Somebody who cleans a temporary folder may remove ours, or the files of a quiet week: what is counted into
+        a file without a name is in no scrape, and a new child could not count at all."""
+        if os.getpid() != self._owner:
+            return
+        if self.path.is_dir() and all(file.exists() for file in self._own_files):
+            self._own_files.update(self.path.glob(f"*_{self._owner}.db"))
+            return
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        self._lock_file.close()
+        self._lock()
+        with counting:
+            _renew_metrics()
+        self._own_files = set(self.path.glob(f"*_{self._owner}.db"))
+        # No argument: the application's log leaves out texts that are arguments.
+        logger.error(
+            f"files of metrics below {self.path} were removed: all counts begin again at 0, and those of tasks in "
+            "running children are missing until these are replaced. PROMETHEUS_MULTIPROC_DIR names another place"
+        )
+
     def _sweep(self) -> None:
+        self._begin_again_if_removed()
         for file in self.path.glob("*.db"):
             kind, _, owner = file.stem.rpartition("_")
             if owner == ARCHIVE or not owner.isdigit() or _lives(int(owner)):
@@ -121,9 +154,7 @@ def on_worker_init(sender: Any, **_: Any) -> None:
         os.environ[VARIABLE] = str(_folder.path)
     elif given is None:
         return
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
-    for metric in _metrics_of_default_registry():
-        _start_anew(metric)
+    _renew_metrics()
     if given is not None:
         for file in Path(given).glob(f"*_{os.getpid()}.db"):
             file.unlink()
@@ -156,6 +187,13 @@ def remove_abandoned(parent: Path) -> None:
             continue  # alive, or being made
 
 
+def _renew_metrics() -> None:
+    """Give every metric values of the kind and in the files that are asked for now."""
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+    for metric in _metrics_of_default_registry():
+        _start_anew(metric)
+
+
 def _metrics_of_default_registry() -> list[MetricWrapperBase]:
     return [c for c in list(REGISTRY._collector_to_names) if isinstance(c, MetricWrapperBase)]
 
@@ -163,7 +201,7 @@ def _metrics_of_default_registry() -> list[MetricWrapperBase]:
 def _start_anew(metric: MetricWrapperBase) -> None:
     if metric._is_observable():  # type: ignore[no-untyped-call]
         metric._metric_init()  # type: ignore[no-untyped-call]
-    for child in getattr(metric, "_metrics", {}).values():
+    for child in list(getattr(metric, "_metrics", {}).values()):
         _start_anew(child)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import psycopg2
 from prometheus_client import Metric
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from app.core.settings import get_settings
 from app.observability import probe
 from app.observability.faults import database_text
+from app.observability.queues import OTHER
 
 logger = logging.getLogger(__name__)
 
@@ -24,23 +25,56 @@ DEPTH_SQL = (Path(__file__).parent / "queue_depth.sql").read_text()
 DEAD_SQL = (Path(__file__).parent / "dead_letters.sql").read_text()
 #: No count of messages says more than this.
 CAP = 10_001
+#: So many queues have series of their own. Names come from whoever declares queues.
+NAMED = 100
+#: Of the others, so many with messages are looked at.
+WALKED = 1_000
+
+
+class Depth(NamedTuple):
+    """What is in a queue; of `other`, `consumers` is None while nothing is ready."""
+
+    name: str
+    ready: int
+    delayed: int
+    claimed: int
+    oldest_s: float
+    consumers: int | None
+
+
+class Depths(NamedTuple):
+    """What is in the queues, and by queue what is dead: in all, and of the last 15 minutes."""
+
+    queues: list[Depth]
+    dead: dict[str, int]
+    recently_dead: dict[str, int]
+
+
 _GAUGES = (
-    ("celery_queue_ready", f"Messages that wait to be taken; {CAP} means as many or more."),
-    ("celery_queue_delayed", f"Messages that are not yet due; {CAP} means as many or more."),
-    ("celery_queue_claimed", f"Messages that workers hold; {CAP} means as many or more."),
-    ("celery_queue_oldest_ready_age_seconds", "For how long the message that waits longest could have been taken."),
+    ("celery_queue_ready", f"Messages that wait to be taken; {CAP} means as many or more.", "ready"),
+    ("celery_queue_delayed", f"Messages that are not yet due; {CAP} means as many or more.", "delayed"),
+    ("celery_queue_claimed", f"Messages that workers hold; {CAP} means as many or more.", "claimed"),
+    (
+        "celery_queue_oldest_ready_age_seconds",
+        "For how long the message that waits longest could have been taken.",
+        "oldest_s",
+    ),
+    (
+        "celery_queue_consumers",
+        "Processes that consume; of other, of the queue with ready messages that has fewest.",
+        "consumers",
+    ),
 )
 
 
 class QueueDepthCollector(Collector):
-    """Gauges by queue, of the queues that the application declares; `celery_dead_letters` also of `other` queues.
+    """Gauges of all durable queues of the broker, whoever consumes them: of `NAMED` by name, of the rest as `other`.
 
     When the database does not answer in time there are no samples, rather than old ones. Every worker shows the
     same numbers: take the maximum over workers, not the sum.
     """
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self) -> None:
         self._failed = False
         # Many clients of /metrics are still one client of the database.
         self._turn = threading.Lock()
@@ -49,41 +83,45 @@ class QueueDepthCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        queues = list(self._app.amqp.queues)
         try:
             with self._turn:
-                depths, dead = read_queues(queues)
+                depths = read_queues()
         except psycopg2.Error as error:
             if not self._failed:  # once for each outage: a scrape comes every few seconds
                 logger.warning("queue depth cannot be read: %s", database_text(error))
             self._failed = True
             return
         self._failed = False
-        for number, (name, text) in enumerate(_GAUGES, 1):
+        for name, text, field in _GAUGES:
             family = GaugeMetricFamily(name, text, labels=["queue"])
-            for row in depths:
-                family.add_metric([row[0]], row[number])
+            for row in depths.queues:
+                value = getattr(row, field)
+                if value is not None:
+                    family.add_metric([row.name], value)
             yield family
-        family = GaugeMetricFamily(
-            "celery_dead_letters", f"Messages set aside; {CAP} in all means as many or more.", labels=["queue"]
-        )
-        for queue in dict.fromkeys([*queues, *dead]):
-            family.add_metric([queue], dead.get(queue, 0))
-        yield family
+        for name, text, dead in (
+            ("celery_dead_letters", f"Messages set aside; {CAP} in all means as many or more.", depths.dead),
+            ("celery_dead_letters_recent", "Of these, the ones of the last 15 minutes.", depths.recently_dead),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["queue"])
+            for queue in dict.fromkeys([*(row.name for row in depths.queues), OTHER]):
+                family.add_metric([queue], dead.get(queue, 0))
+            yield family
 
 
-def read_queues(queues: list[str]) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
-    """Of each of `queues` that exists its name, ready, delayed and claimed messages and the oldest ready one's age in
-    seconds; and the dead letters by queue.
+def read_queues(first: Sequence[str] = ()) -> Depths:
+    """What is in the queues; those in `first` by name before any others.
 
     Raises:
         psycopg2.Error: no answer within about `probe.TIMEOUT_S`.
     """
     with closing(probe.connect(get_settings())) as connection, probe.limited(connection) as cursor:
         # With fresh statistics the planner takes the indexes anyway; without, it may read all delivered messages
-        # before it finds the first waiting one.
-        cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(DEPTH_SQL, {"queues": queues, "cap": CAP})
-        depths = cursor.fetchall()
-        cursor.execute(DEAD_SQL, {"queues": queues, "cap": CAP})
-        return depths, {str(queue): int(count) for queue, count in cursor.fetchall()}
+        # before it finds the first waiting one. A bitmap has all of a backlog before the cap cuts it.
+        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+        cursor.execute(DEPTH_SQL, {"first": list(first), "named": NAMED, "walked": WALKED, "cap": CAP})
+        queues = [Depth(*row) for row in cursor.fetchall()]
+        named = [row.name for row in queues if row.name != OTHER]
+        cursor.execute(DEAD_SQL, {"queues": named, "cap": CAP})
+        dead = [(str(queue), int(count), int(recent)) for queue, count, recent in cursor.fetchall()]
+    return Depths(queues, {queue: n for queue, n, _ in dead}, {queue: n for queue, _, n in dead})

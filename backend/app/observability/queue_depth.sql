@@ -1,54 +1,121 @@
--- What is in the queues: what a consumer could take now (and how old the oldest of that is), what is not yet due, what
--- consumers hold. Counting stops at %(cap)s a queue and kind: the gauge then says "at least so many", and no scrape reads
--- a whole backlog. Everything goes by the broker's own indexes. Queues are named by the caller, because kombu_queue also
--- has one row for the remote control of every worker.
-SELECT
-    queue.name,
-    (
-        SELECT count(*) FROM (
-            SELECT FROM public.kombu_message AS message
-            WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
-            LIMIT %(cap)s
-        ) AS counted
-    ) + (
-        SELECT count(*) FROM (
-            SELECT FROM public.kombu_message AS message
-            WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
-            LIMIT %(cap)s
-        ) AS counted
-    ) AS ready,
-    (
-        SELECT count(*) FROM (
-            SELECT FROM public.kombu_message AS message
-            WHERE message.queue_id = queue.id AND message.visible AND message.available_at > now()
-            LIMIT %(cap)s
-        ) AS counted
-    ) AS delayed,
-    (
-        SELECT count(*) FROM (
-            SELECT FROM public.kombu_message AS message
-            WHERE message.consumer_id IS NOT NULL AND message.queue_id = queue.id
-            LIMIT %(cap)s
-        ) AS counted
-    ) AS claimed,
-    coalesce(extract(epoch FROM now() - least(
+-- What is in the queues of the broker, whoever consumes them: what a consumer could take now (and how old the oldest of
+-- that is), what is not yet due, what consumers hold, and how many consume.
+--
+-- What it tells does not depend on who asks. The %(named)s oldest queues have a row each, those in %(first)s and then
+-- those that ever had a consumer of ours before others; the rest is one row, `other`, with the age of its oldest message and the consumers of the queue with work that
+-- has the fewest. Without the queues of remote control and events, and others that delete themselves: each worker has
+-- some, under names that never come again.
+--
+-- Counting stops at %(cap)s a queue and kind: the gauge then says "at least so many", and no scrape reads a whole backlog.
+-- Of the rest, each index is read at its first entry of each queue, for %(walked)s queues at most. Claimed messages are in
+-- an index by consumer: it is read once for all queues, and ends at ten times %(cap)s.
+WITH RECURSIVE durable AS MATERIALIZED (
+    SELECT queue.id, queue.name, queue.name <> 'other' AND row_number() OVER (
+        ORDER BY queue.name = 'other', queue.name = ANY(%(first)s) DESC, queue.consumed DESC, queue.id
+    ) <= %(named)s AS named
+    FROM public.kombu_queue AS queue
+    WHERE NOT queue.auto_delete AND right(queue.name, 7) <> '.pidbox' AND NOT starts_with(queue.name, 'celeryev.')
+), ready AS (
+    SELECT (
+        SELECT first.queue_id FROM public.kombu_message AS first
+        WHERE first.visible AND first.available_at IS NULL ORDER BY first.queue_id LIMIT 1
+    ) AS queue_id
+    WHERE EXISTS (SELECT FROM durable WHERE NOT durable.named)
+    UNION ALL
+    SELECT (
+        SELECT following.queue_id FROM public.kombu_message AS following
+        WHERE following.visible AND following.available_at IS NULL AND following.queue_id > ready.queue_id
+        ORDER BY following.queue_id LIMIT 1
+    )
+    FROM ready WHERE ready.queue_id IS NOT NULL
+), timed AS (
+    SELECT (
+        SELECT first.queue_id FROM public.kombu_message AS first
+        WHERE first.visible AND first.available_at IS NOT NULL ORDER BY first.queue_id LIMIT 1
+    ) AS queue_id
+    WHERE EXISTS (SELECT FROM durable WHERE NOT durable.named)
+    UNION ALL
+    SELECT (
+        SELECT following.queue_id FROM public.kombu_message AS following
+        WHERE following.visible AND following.available_at IS NOT NULL AND following.queue_id > timed.queue_id
+        ORDER BY following.queue_id LIMIT 1
+    )
+    FROM timed WHERE timed.queue_id IS NOT NULL
+), held AS MATERIALIZED (
+    SELECT claim.queue_id, count(*) AS messages
+    FROM (
+        SELECT message.queue_id FROM public.kombu_message AS message
+        WHERE message.consumer_id IS NOT NULL
+        LIMIT 10 * %(cap)s
+    ) AS claim
+    GROUP BY claim.queue_id
+), used AS MATERIALIZED (
+    (SELECT ready.queue_id FROM ready LIMIT %(walked)s)
+    UNION
+    (SELECT timed.queue_id FROM timed LIMIT %(walked)s)
+    UNION
+    SELECT held.queue_id FROM held
+), asked AS MATERIALIZED (
+    SELECT durable.id, durable.name FROM durable WHERE durable.named
+    UNION ALL
+    SELECT durable.id, 'other' FROM durable
+    WHERE NOT durable.named AND durable.id IN (SELECT used.queue_id FROM used)
+    UNION ALL
+    SELECT NULL, 'other' WHERE EXISTS (SELECT FROM durable WHERE NOT durable.named)
+), counted AS MATERIALIZED (
+    SELECT
+        asked.name,
         (
-            SELECT min(first.enqueued_at)
-            FROM generate_series(0, 9) AS priority
-            CROSS JOIN LATERAL (
-                SELECT message.enqueued_at FROM public.kombu_message AS message
-                WHERE message.queue_id = queue.id AND message.priority = priority AND message.visible
-                  AND message.available_at IS NULL
-                ORDER BY message.id + 0
+            SELECT count(*) FROM (
+                SELECT FROM public.kombu_message AS message
+                WHERE message.queue_id = asked.id AND message.visible AND message.available_at IS NULL
+                LIMIT %(cap)s
+            ) AS part
+        ) + (
+            SELECT count(*) FROM (
+                SELECT FROM public.kombu_message AS message
+                WHERE message.queue_id = asked.id AND message.visible AND message.available_at <= now()
+                LIMIT %(cap)s
+            ) AS part
+        ) AS ready,
+        (
+            SELECT count(*) FROM (
+                SELECT FROM public.kombu_message AS message
+                WHERE message.queue_id = asked.id AND message.visible AND message.available_at > now()
+                LIMIT %(cap)s
+            ) AS part
+        ) AS delayed,
+        (SELECT held.messages FROM held WHERE held.queue_id = asked.id) AS claimed,
+        least(
+            (
+                SELECT min(first.enqueued_at)
+                FROM generate_series(0, 9) AS priority
+                CROSS JOIN LATERAL (
+                    SELECT message.enqueued_at FROM public.kombu_message AS message
+                    WHERE message.queue_id = asked.id AND message.priority = priority AND message.visible
+                      AND message.available_at IS NULL
+                    ORDER BY message.id + 0
+                    LIMIT 1
+                ) AS first
+            ),
+            (
+                SELECT message.available_at FROM public.kombu_message AS message
+                WHERE message.queue_id = asked.id AND message.visible AND message.available_at <= now()
+                ORDER BY message.available_at
                 LIMIT 1
-            ) AS first
-        ),
-        (
-            SELECT message.available_at FROM public.kombu_message AS message
-            WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
-            ORDER BY message.available_at
-            LIMIT 1
-        )
-    )), 0)::float AS oldest_s
-FROM public.kombu_queue AS queue
-WHERE queue.name = ANY(%(queues)s)
+            )
+        ) AS since,
+        (SELECT count(*) FROM public.kombu_subscription AS subscription WHERE subscription.queue_id = asked.id)
+            AS consumers
+    FROM asked
+)
+SELECT
+    counted.name,
+    least(sum(counted.ready), %(cap)s)::bigint AS ready,
+    least(sum(counted.delayed), %(cap)s)::bigint AS delayed,
+    least(coalesce(sum(counted.claimed), 0), %(cap)s)::bigint AS claimed,
+    coalesce(extract(epoch FROM now() - min(counted.since)), 0)::float AS oldest_s,
+    min(counted.consumers) FILTER (WHERE counted.name <> 'other' OR counted.ready > 0) AS consumers
+FROM counted
+GROUP BY counted.name
+ORDER BY counted.name

@@ -33,6 +33,7 @@ from app.core.settings import Settings, get_settings
 from app.observability import multiprocess
 from app.observability.health import HealthMonitor
 from app.observability.http_server import Page, PageServer, json_page
+from app.observability.metrics import SlotsCollector
 from app.observability.queue_depth import QueueDepthCollector
 from app.observability.worker_state import WorkerState
 
@@ -63,7 +64,7 @@ class WorkerMonitoring:
         self._owner = os.getpid()
         self.state = WorkerState(worker)
         self.health = HealthMonitor(settings)
-        self._registry = _registry(worker.app)
+        self._registry = _registry(worker)
         self.health.after_each = self._after_each_look
         self.server = PageServer(
             settings.celery_metrics_addr,
@@ -160,13 +161,14 @@ class WorkerMonitoring:
         )
 
 
-def _registry(app: Any) -> CollectorRegistry:
+def _registry(worker: Any) -> CollectorRegistry:
     folder = multiprocess.current_folder()
     registry = REGISTRY
     if folder is not None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(multiprocess.MultiprocessCollector(folder))
-    registry.register(QueueDepthCollector(app))
+    registry.register(SlotsCollector(worker))
+    registry.register(QueueDepthCollector())
     return registry
 
 
