@@ -18,8 +18,9 @@ import psycopg2
 from rich.console import Console
 
 from celery_postgres.address import describe, is_postgresql, parsed
+from celery_postgres.display import Display, visible
 from celery_postgres.errors import SchemaError, primary
-from celery_postgres.operate import OperatorError, Tool, visible
+from celery_postgres.operate import OperatorError, Tool
 from celery_postgres.session import Session
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     try:
         session = Session(_address() if dsn is None else dsn)
         try:
-            tool = Tool(session, as_json=given.json, out=_console())
+            tool = Tool(session, Display(_console(), as_json=given.json))
             status: int = getattr(given, "method", Tool.queues)(tool, given)
         finally:
             session.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,41 +12,15 @@ import pytest
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.probe import unique
-from tests.broker.processes import environment, run_stock
+from tests.broker.processes import run_stock
+from tests.broker.queue_tool import Tool, typed
 from tests.broker.sql import dead_letters, rows_of, run, scalar
 from tests.migrations.support import rows
-
-Tool = Callable[..., Any]
-
-
-@pytest.fixture
-def tool(plain_database: Any) -> Tool:
-    """``tool(words, …)``: what the command prints as JSON."""
-
-    def call(*words: str) -> Any:
-        done = typed(plain_database.url, "--json", *words)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return call
 
 
 @pytest.fixture
 def client(connect: Callable[..., Client], plain_database: Any) -> Client:
     return connect(plain_database.url)
-
-
-def typed(url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    variables = {**environment(), "DATABASE_URL": url, "COLUMNS": "200"}
-    variables.pop("CELERY_BROKER_URL", None)
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "celery_postgres", *words],
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 def bury(client: Client, queue: str, *bodies: str) -> None:
@@ -221,6 +193,22 @@ def test_a_cancelled_task_is_discarded_at_once_though_its_time_has_not_come(prob
 
     probe.wait_for("revoked", "never")
     wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "the message to go")
+    wait_until(lambda: result.state == "REVOKED", DEADLINE_S, "its result")
+    assert probe.notes("start", "never") == []
+
+
+def test_a_task_of_a_paused_queue_is_cancelled_and_the_command_says_from_when(probe: Any, tool: Tool) -> None:
+    result = probe.send("run", "never")
+    nobody = " has no consumer to discard it: until then whoever waits for its result goes on waiting\n"
+    assert typed(probe.url, "cancel", result.id, "--yes").stdout.endswith("; celery" + nobody)
+    tool("pause", "celery")
+    done = typed(probe.url, "cancel", result.id, "--yes").stdout
+    assert "; celery is paused, so it is discarded after `resume celery`: until then" in done
+    assert tool("cancel", result.id, "--yes")["stalled"] == ["celery"]
+    probe.start()
+
+    tool("resume", "celery")
+
     wait_until(lambda: result.state == "REVOKED", DEADLINE_S, "its result")
     assert probe.notes("start", "never") == []
 

@@ -51,10 +51,33 @@ SELECT consumer.id, consumer.hostname, consumer.pid, consumer.started_at, (
 FROM kombu_consumer AS consumer
 ORDER BY consumer.id
 
+-- name: gone_consumers
+-- Ids of consumers that exist no longer, and how much is still claimed in their names: looked for as in `orphans`.
+SELECT message.consumer_id, count(*)
+FROM (
+    SELECT lag(consumer.id, 1, 0::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
+    FROM kombu_consumer AS consumer
+    UNION ALL
+    SELECT coalesce(max(consumer.id), 0), 9223372036854775807 FROM kombu_consumer AS consumer
+) AS gap
+CROSS JOIN LATERAL (
+    SELECT candidate.consumer_id
+    FROM kombu_message AS candidate
+    WHERE candidate.consumer_id > gap.below AND candidate.consumer_id < gap.above
+    OFFSET 0
+) AS message
+GROUP BY message.consumer_id
+ORDER BY message.consumer_id
+
 -- name: find_messages
--- Where a task's messages are.
+-- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who holds it and
+-- whether that one ever had a lock (null: it is gone).
 -- takes: task_id text
-SELECT queue.name, message.visible, message.available_at, message.consumer_id
+SELECT queue.name, queue.paused, EXISTS (
+    SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+), message.visible, message.consumer_id, (
+    SELECT consumer.locked FROM kombu_consumer AS consumer WHERE consumer.id = message.consumer_id
+)
 FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id
 WHERE message.task_id = %(task_id)s
 ORDER BY message.id + 0
