@@ -23,8 +23,8 @@ class Display:
         self._out = out
         self.as_json = as_json
 
-    def would(self, verb: str, count: int, what: str) -> int:
-        self.say(f"would {verb} {count} {what}; with --yes it is done", dry_run=True, verb=verb, count=count)
+    def would(self, verb: str, count: int, what: str, **more: Any) -> int:
+        self.say(f"would {verb} {count} {what}; with --yes it is done", dry_run=True, verb=verb, count=count, **more)
         return 0
 
     def did(self, verb: str, count: int, what: str, **more: Any) -> int:

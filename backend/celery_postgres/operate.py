@@ -188,47 +188,67 @@ class Tool:
             raise OperatorError(f"there is no dead letter {given.id}")
         fields = dict(zip(_DEAD, found[0], strict=True))
         if given.payload:
-            fields["payload"] = self._session.run("dead_payload", id=given.id)[0][0]
-            fields["body"] = _body(fields["payload"])
+            for (payload,) in self._session.run("dead_payload", id=given.id):  # none if it has just gone
+                fields |= {"payload": payload, "body": _body(payload)}
         self._display.show(("field", "value"), [] if self._display.as_json else list(fields.items()), whole=fields)
         return 0
 
     def dead_requeue(self, given: argparse.Namespace) -> int:
         """Put dead letters back into their queues. Several only with a condition, or --all."""
-        self._want_a_condition(given)
-        ids = [row[0] for row in self._dead(given)]
+        ids, missing = self._chosen(given)
         if not given.yes:
-            return self._display.would("requeue", len(ids), "dead letters")
-        went, unreadable = 0, 0
+            return self._display.would("requeue", len(ids), "dead letters" + _not_found(missing), missing=missing)
+        went, unreadable, homeless = 0, 0, 0
         for start in range(0, len(ids), _BATCH):
-            readable = []
+            readable = {}
             for one in ids[start : start + _BATCH]:
                 try:
-                    readable.append((one, _priority(self._session.run("dead_payload", id=one)[0][0])))
+                    for (payload,) in self._session.run("dead_payload", id=one):
+                        readable[one] = _priority(payload)
                 except ValueError:
                     unreadable += 1
-            ((gone, _),) = self._session.run(
-                "requeue_dead", ids=[one for one, _ in readable], priorities=[priority for _, priority in readable]
-            )
+            ((gone, _),) = self._session.run("requeue_dead", ids=list(readable), priorities=list(readable.values()))
             went += len(gone)
-        self._display.did("requeued", went, "dead letters")
-        if went < len(ids):
+            if left := sorted(readable.keys() - set(gone)):
+                homeless += len(self._dead(argparse.Namespace(ids=left, queue=None, reason=None, before=None)))
+        stay = unreadable + homeless
+        status = self._settled("requeued", given, went, len(ids) - went - stay, missing)
+        if stay:
             raise OperatorError(
-                f"{len(ids) - went} stay: {unreadable} are no messages that anybody could read, "
-                f"of {len(ids) - went - unreadable} the queue is gone"
+                f"{stay} stay: {unreadable} are no messages that anybody could read, of {homeless} the queue is gone"
             )
-        return 0
+        return status
 
     def dead_purge(self, given: argparse.Namespace) -> int:
         """Throw dead letters away. Only with a condition, or --all."""
-        self._want_a_condition(given)
-        ids = [row[0] for row in self._dead(given)]
+        ids, missing = self._chosen(given)
         if not given.yes:
-            return self._display.would("delete", len(ids), "dead letters")
+            return self._display.would("delete", len(ids), "dead letters" + _not_found(missing), missing=missing)
         count = 0
         for start in range(0, len(ids), _BATCH):
             count += self._session.run("drop_dead", ids=ids[start : start + _BATCH])[0][0]
-        return self._display.did("deleted", count, "dead letters")
+        return self._settled("deleted", given, count, len(ids) - count, missing)
+
+    def _chosen(self, given: argparse.Namespace) -> tuple[list[int], list[int]]:
+        """Ids of the dead letters that were asked for, and what was asked for and is not there."""
+        if not (given.ids or given.queue or given.reason or given.before is not None or given.all):
+            raise OperatorError("which? give ids, --queue, --reason, --older-than or --all")
+        ids = [row[0] for row in self._dead(given)]
+        missing = sorted(set(given.ids) - set(ids))
+        if missing and not ids:
+            raise OperatorError(f"nothing to do{_not_found(missing)}")
+        return ids, missing
+
+    def _settled(self, verb: str, given: argparse.Namespace, count: int, others: int, missing: list[int]) -> int:
+        """Say what became of dead letters; 1 if some were named and nothing was done.
+
+        Parameters:
+            others: how many went since they were listed, by another hand.
+        """
+        first = f"; somebody else was first with {others}" if others else ""
+        what = f"dead letters{first}{_not_found(missing)}"
+        self._display.did(verb, count, what, others=others, missing=missing)
+        return 1 if given.ids and not count else 0
 
     def _dead(self, given: argparse.Namespace, most: int | None = None) -> list[tuple[Any, ...]]:
         before = None if given.before is None else datetime.now(UTC) - timedelta(seconds=given.before)
@@ -240,11 +260,6 @@ class Tool:
             before=before,
             most=most if most else 2**31,
         )
-
-    @staticmethod
-    def _want_a_condition(given: argparse.Namespace) -> None:
-        if not (given.ids or given.queue or given.reason or given.before is not None or given.all):
-            raise OperatorError("which? give ids, --queue, --reason, --older-than or --all")
 
     # -- what stock has left
 
@@ -263,6 +278,10 @@ class Tool:
         while deleted := self._session.run("drop_taken", age_s=given.older_than, most=_BATCH)[0][0]:
             count += deleted
         return self._display.did("deleted", count, "messages that stock consumers have taken")
+
+
+def _not_found(ids: list[int]) -> str:
+    return f"; not found: {', '.join(map(str, ids))}" if ids else ""
 
 
 def _body(payload: str) -> str | None:
