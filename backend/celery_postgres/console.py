@@ -24,6 +24,8 @@ from celery_postgres.errors import SchemaError, primary
 from celery_postgres.operate import OperatorError, Tool
 from celery_postgres.session import Session
 
+#: Somebody waits for the answer and can break it off: what counts a very large backlog may take its time.
+_SETTINGS = {"statement_timeout": "10min"}
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: A thousand years. What lies 2,000 years and more back has no date.
 _LONGEST_AGE_S = 1_000 * 365 * 86400
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        session = Session(_address() if dsn is None else dsn)
+        session = Session(_address() if dsn is None else dsn, _SETTINGS)
         try:
             tool = Tool(session, Display(_console(), as_json=given.json))
             status: int = getattr(given, "method", Tool.queues)(tool, given)

@@ -43,7 +43,7 @@ class Tool:
     def queues(self, given: argparse.Namespace) -> int:
         """Queues with what waits in them."""
         names = ("queue", "paused", "ready", "delayed", "held", "taken", "oldest_s", "consumers")
-        self._display.show(names, self._session.run("queues_overview"))
+        self._display.show(names, self._session.run("queues_overview", queue=None))
         return 0
 
     def pause(self, given: argparse.Namespace) -> int:
@@ -67,8 +67,9 @@ class Tool:
         if not self._session.run("find_queue", queue=given.queue):
             raise OperatorError(f"there is no queue {given.queue!r}")
         if not given.yes:
-            row = next(row for row in self._session.run("queues_overview") if row[0] == given.queue)
-            return self._display.would("delete", row[2] + row[3], f"messages of {given.queue}")
+            found = self._session.run("queues_overview", queue=given.queue)
+            waiting = sum(ready + delayed for _, _, ready, delayed, *_ in found)
+            return self._display.would("delete", waiting, f"messages of {given.queue}")
         return self._display.did("deleted", purge(self._session.run, given.queue), f"messages of {given.queue}")
 
     def cancel(self, given: argparse.Namespace) -> int:

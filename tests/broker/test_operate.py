@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from celery_postgres import console
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.probe import unique
@@ -230,6 +231,23 @@ def test_a_limit_is_a_number(plain_database: Any) -> None:
     done = typed(plain_database.url, "dead", "list", "--limit", "-1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("argument --limit: '-1' is no number of dead letters\n")
+
+
+def test_what_an_operator_asks_may_take_longer_than_what_a_worker_does(
+    plain_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Watched(console.Session):
+        def close(self) -> None:
+            if not self.closed:
+                self._cursor.execute("SHOW statement_timeout")
+                seen.extend(self._cursor.fetchone())
+            super().close()
+
+    monkeypatch.setattr(console, "Session", Watched)
+    assert console.main(["queues"], plain_database.url) == 0
+    assert seen == ["10min"]
 
 
 @pytest.mark.parametrize("words", [["queues"], ["--json", "queues"]])

@@ -1,26 +1,51 @@
 -- What an operator asks and does, by hand.
 
 -- name: queues_overview
--- Every queue: ready is what a consumer could take now, delayed what is not yet due, held what consumers have, taken
--- what a stock consumer has taken and left.
-SELECT queue.name, queue.paused, coalesce(counted.ready, 0), coalesce(counted.delayed, 0), coalesce(counted.held, 0),
-    coalesce(counted.taken, 0), counted.oldest_s, (
-        SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
-    )
-FROM kombu_queue AS queue
-LEFT JOIN (
-    SELECT
-        message.queue_id,
-        count(*) FILTER (WHERE message.visible AND coalesce(message.available_at <= now(), true)) AS ready,
-        count(*) FILTER (WHERE message.visible AND message.available_at > now()) AS delayed,
-        count(*) FILTER (WHERE NOT message.visible AND message.consumer_id IS NOT NULL) AS held,
-        count(*) FILTER (WHERE NOT message.visible AND message.consumer_id IS NULL) AS taken,
-        extract(epoch FROM now() - min(coalesce(message.available_at, message.enqueued_at)) FILTER (
-            WHERE message.visible AND coalesce(message.available_at <= now(), true)
-        ))::float AS oldest_s
+-- Every queue, or the one of that name: ready is what a consumer could take now, delayed what is not yet due, held what
+-- consumers have, taken what a stock consumer has taken and left. Each kind is counted in the index that it has, and the
+-- oldest is looked for at the head of each priority: 0.1 s for 1.5 million messages, and 2 s where vacuum has not been.
+-- takes: queue text
+WITH held AS MATERIALIZED (
+    SELECT message.queue_id, count(*) AS messages
     FROM kombu_message AS message
+    WHERE message.consumer_id IS NOT NULL
     GROUP BY message.queue_id
-) AS counted ON counted.queue_id = queue.id
+)
+SELECT queue.name, queue.paused, (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
+) + (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
+), (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at > now()
+), coalesce((SELECT held.messages FROM held WHERE held.queue_id = queue.id), 0), (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND NOT message.visible AND message.consumer_id IS NULL
+), extract(epoch FROM now() - least(
+    (
+        SELECT min(first.enqueued_at)
+        FROM generate_series(0, 9) AS lane (priority)
+        CROSS JOIN LATERAL (
+            SELECT message.enqueued_at FROM kombu_message AS message
+            WHERE message.queue_id = queue.id AND message.priority = lane.priority AND message.visible
+              AND message.available_at IS NULL
+            ORDER BY message.id + 0
+            LIMIT 1
+        ) AS first
+    ),
+    (
+        SELECT message.available_at FROM kombu_message AS message
+        WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
+        ORDER BY message.available_at
+        LIMIT 1
+    )
+))::float, (
+    SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+)
+FROM kombu_queue AS queue
+WHERE %(queue)s IS NULL OR queue.name = %(queue)s
 ORDER BY queue.name
 
 -- name: set_paused
