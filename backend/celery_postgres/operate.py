@@ -163,8 +163,9 @@ class Tool:
                 available_at=[None] * len(part),
                 max_failures=_NO_LIMIT,
             )[0][1]
-        told = ": they are ready again" + (", with one failure more, for it crashed" if crashed else "")
-        return self._display.did("took", count, f"messages from consumer {consumer}{told}", crashed=crashed)
+        told = f"messages from consumer {consumer}" + (": they are ready again" if count else "")
+        told += ", with one failure more, for it crashed" if count and crashed else ""
+        return self._display.did("took", count, told, crashed=crashed)
 
     def _gone(self) -> list[tuple[Any, ...]]:
         """Consumers that are gone and have left claims, as `consumers_overview` has the others."""
