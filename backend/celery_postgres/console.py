@@ -8,6 +8,7 @@ told --yes. Payloads are shown only by `dead show --payload`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -18,10 +19,13 @@ import psycopg2
 from rich.console import Console
 
 from celery_postgres.address import describe, is_postgresql, parsed
+from celery_postgres.display import Display, visible
 from celery_postgres.errors import SchemaError, primary
-from celery_postgres.operate import OperatorError, Tool, visible
+from celery_postgres.operate import OperatorError, Tool
 from celery_postgres.session import Session
 
+#: Somebody waits for the answer and can break it off: what counts a very large backlog may take its time.
+_SETTINGS = {"statement_timeout": "10min"}
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: A thousand years. What lies 2,000 years and more back has no date.
 _LONGEST_AGE_S = 1_000 * 365 * 86400
@@ -36,6 +40,12 @@ def _age(text: str) -> float:
     if age_s > _LONGEST_AGE_S:
         raise argparse.ArgumentTypeError("nothing is older than 365000d")
     return age_s
+
+
+def _limit(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of dead letters")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     letters = dead.add_subparsers(dest="dead", required=True)
     listed = command("list", Tool.dead_list, letters)
     conditions(listed, several=False)
-    listed.add_argument("--limit", type=int, default=50, help="0 for all (%(default)s)")
+    listed.add_argument("--limit", type=_limit, default=50, help="0 for all (%(default)s)")
     shown = command("show", Tool.dead_show, letters)
     shown.add_argument("id", type=int)
     shown.add_argument("--payload", action="store_true", help="with what the producer sent, whatever is in it")
@@ -97,9 +107,9 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        session = Session(_address() if dsn is None else dsn)
+        session = Session(_address() if dsn is None else dsn, _SETTINGS)
         try:
-            tool = Tool(session, as_json=given.json, out=_console())
+            tool = Tool(session, Display(_console(), as_json=given.json))
             status: int = getattr(given, "method", Tool.queues)(tool, given)
         finally:
             session.close()
@@ -109,6 +119,12 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     except psycopg2.Error as error:
         where = f"{describe(dsn)}: " if dsn else ""
         print(f"celery_postgres: {where}{visible(primary(error))}", file=sys.stderr)  # noqa: T201
+        return 1
+    except OSError as error:  # of standard output: a full disk, a terminal that is gone
+        with contextlib.suppress(OSError, ValueError):
+            # Python writes what is left at its end, and would fail there again, with a traceback.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"celery_postgres: the answer cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 1
     return status
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from celery_postgres.display import Display
 from celery_postgres.message import decode
 from celery_postgres.purging import purge
 from celery_postgres.session import Session
 
 _BATCH = 1000
+
+#: How often a message may fail is known to the application alone: what comes back by hand runs once more, whatever it
+#: has behind it, and after the next worker that it kills it is a dead letter.
+_NO_LIMIT = 32_767
 
 #: Names of what `dead list` shows, in the order of the statement's columns.
 _DEAD = ("id", "died_at", "queue", "task_id", "tenant_id", "failures", "reason", "bytes")
@@ -32,20 +31,19 @@ class Tool:
 
     Parameters:
         session: to the broker's database.
-        as_json: machines read it.
+        display: where what is found and done is shown.
     """
 
-    def __init__(self, session: Session, *, as_json: bool, out: Console) -> None:
+    def __init__(self, session: Session, display: Display) -> None:
         self._session = session
-        self._as_json = as_json
-        self._out = out
+        self._display = display
 
     # -- queues
 
     def queues(self, given: argparse.Namespace) -> int:
         """Queues with what waits in them."""
         names = ("queue", "paused", "ready", "delayed", "held", "taken", "oldest_s", "consumers")
-        self._show(names, self._session.run("queues_overview"))
+        self._display.show(names, self._session.run("queues_overview", queue=None))
         return 0
 
     def pause(self, given: argparse.Namespace) -> int:
@@ -59,7 +57,7 @@ class Tool:
     def _set_paused(self, queue: str, *, paused: bool) -> int:
         if not self._session.run("set_paused", queue=queue, paused=paused):
             raise OperatorError(f"there is no queue {queue!r}")
-        self._say(
+        self._display.say(
             f"{queue} is {'paused' if paused else 'open'}; consumers follow within 1.3 s", queue=queue, paused=paused
         )
         return 0
@@ -69,21 +67,36 @@ class Tool:
         if not self._session.run("find_queue", queue=given.queue):
             raise OperatorError(f"there is no queue {given.queue!r}")
         if not given.yes:
-            row = next(row for row in self._session.run("queues_overview") if row[0] == given.queue)
-            return self._would("delete", row[2] + row[3], f"messages of {given.queue}")
-        return self._did("deleted", purge(self._session.run, given.queue), f"messages of {given.queue}")
+            found = self._session.run("queues_overview", queue=given.queue)
+            waiting = sum(ready + delayed for _, _, ready, delayed, *_ in found)
+            return self._display.would("delete", waiting, f"messages of {given.queue}")
+        return self._display.did("deleted", purge(self._session.run, given.queue), f"messages of {given.queue}")
 
     def cancel(self, given: argparse.Namespace) -> int:
-        """Revoke a task that waits: a worker discards it at once, and whoever waits for its result hears of it."""
+        """Revoke a task that waits: the worker that takes it discards it, at once unless its queue is paused, and
+        whoever waits for its result hears of it."""
         found = self._session.run("find_messages", task_id=given.task_id)
-        waiting = sum(visible for _, visible, _, _ in found)
+        waiting = [row for row in found if row[3]]
         if not waiting:
-            held = f": consumer {found[0][3]} holds it, so `celery control revoke` it" if found else ""
+            held = f": {self._who_holds(*found[0][4:])}" if found else ""
             raise OperatorError(f"no message of task {given.task_id} waits{held}")
+        what = f"messages of task {given.task_id}"
         if not given.yes:
-            return self._would("revoke", waiting, f"messages of task {given.task_id}")
+            return self._display.would("revoke", len(waiting), what)
         ((count, _),) = self._session.run("cancel_messages", task_id=given.task_id)
-        return self._did("revoked", count, f"messages of task {given.task_id}")
+        stalled = {queue: paused for queue, paused, consumed, *_ in waiting if paused or not consumed}
+        for queue, paused in stalled.items():
+            why = f"is paused, so it is discarded after `resume {queue}`" if paused else "has no consumer to discard it"
+            what += f"; {queue} {why}: until then whoever waits for its result goes on waiting"
+        return self._display.did("revoked", count, what, stalled=list(stalled))
+
+    def _who_holds(self, consumer: int | None, had_lock: bool | None) -> str:
+        """What to do about a message that does not wait."""
+        if consumer is None:
+            return "a stock consumer has taken it"
+        if self._crashed(consumer, had_lock):
+            return f"consumer {consumer} held it and is gone; `release {consumer}` first"
+        return f"consumer {consumer} holds it, so `celery control revoke` it"
 
     # -- tasks by name
 
@@ -93,7 +106,7 @@ class Tool:
         if not given.task:
             raise OperatorError("which task? its name is empty")
         self._session.run("stop_task", task=given.task)
-        self._say(
+        self._display.say(
             f"{given.task} is stopped; consumers follow within 1.3 s, and set aside what they would have run",
             task=given.task,
             stopped=True,
@@ -104,7 +117,7 @@ class Tool:
         """End a stop. What was set aside comes back with `dead requeue`."""
         if not self._session.run("allow_task", task=given.task):
             raise OperatorError(f"{given.task!r} is not stopped")
-        self._say(
+        self._display.say(
             f"{given.task} may run again; consumers follow within 1.3 s, and then dead requeue "
             f"--reason 'stopped: {given.task}' brings back what was set aside",
             task=given.task,
@@ -114,32 +127,60 @@ class Tool:
 
     def stopped(self, given: argparse.Namespace) -> int:
         """Tasks that are stopped."""
-        self._show(("task", "stopped_at"), self._session.run("stopped_tasks"))
+        self._display.show(("task", "stopped_at"), self._session.run("stopped_tasks"))
         return 0
 
     # -- consumers
 
     def consumers(self, given: argparse.Namespace) -> int:
-        """Processes that consume, and what they hold."""
-        self._show(("id", "hostname", "pid", "started_at", "queues", "held"), self._session.run("consumers_overview"))
+        """Processes that consume, and what they hold. One without a hostname is gone, and left what it held."""
+        names = ("id", "hostname", "pid", "started_at", "queues", "held")
+        self._display.show(names, self._session.run("consumers_overview") + self._gone())
         return 0
 
     def release(self, given: argparse.Namespace) -> int:
-        """Take everything from a consumer that is not what it seems (a machine that hangs, a lost network). If it
-        lives, it finds out with its next beat and begins anew; what it was running runs twice."""
-        held = {row[0]: row[5] for row in self._session.run("consumers_overview")}
-        if given.consumer not in held:
-            raise OperatorError(f"there is no consumer {given.consumer}")
+        """Make what a consumer holds ready for others, at once: one that is gone, or is not what it seems (a machine
+        that hangs, a lost network). If it lives, it finds out with its next beat and begins anew; what it was running
+        runs twice."""
+        consumer = given.consumer
+        held = {row[0]: row[5] for row in self._session.run("consumers_overview") + self._gone()}
+        if consumer not in held:
+            raise OperatorError(f"there is no consumer {consumer}")
         if not given.yes:
-            return self._would("take", held[given.consumer], f"messages from consumer {given.consumer}")
-        self._session.run("remove_consumer", consumer=given.consumer, beat=None)
-        return self._did("took", held[given.consumer], f"messages from consumer {given.consumer}; others run them soon")
+            return self._display.would("take", held[consumer], f"messages from consumer {consumer}")
+        removed = self._session.run("remove_consumer", consumer=consumer, beat=None)
+        crashed = self._crashed(consumer, removed[0][1] if removed else None)
+        # Read once: one that lives claims until its next beat, also what it has just lost. A sweep finds that.
+        claims = self._session.run("claims", consumer=consumer, most=2**31)
+        count = 0
+        for start in range(0, len(claims), _BATCH):
+            part = sorted(claims[start : start + _BATCH])
+            count += self._session.run(
+                "release",
+                ids=[message for message, _ in part],
+                fences=[fence for _, fence in part],
+                failed=[crashed] * len(part),
+                available_at=[None] * len(part),
+                max_failures=_NO_LIMIT,
+            )[0][1]
+        told = f"messages from consumer {consumer}" + (": they are ready again" if count else "")
+        told += ", with one failure more, for it crashed" if count and crashed else ""
+        return self._display.did("took", count, told, crashed=crashed)
+
+    def _gone(self) -> list[tuple[Any, ...]]:
+        """Consumers that are gone and have left claims, as `consumers_overview` has the others."""
+        return [(consumer, None, None, None, None, held) for consumer, held in self._session.run("gone_consumers")]
+
+    def _crashed(self, consumer: int, had_lock: bool | None) -> bool:
+        """Whether a consumer ended without giving back what it held: its row is gone (`had_lock` is None), or nobody
+        holds the lock that it had."""
+        return had_lock is None or (had_lock and bool(self._session.run("session_gone", consumer=consumer)[0][0]))
 
     # -- dead letters
 
     def dead_list(self, given: argparse.Namespace) -> int:
         """Dead letters, the oldest first."""
-        self._show(_DEAD, self._dead(given, given.limit))
+        self._display.show(_DEAD, self._dead(given, given.limit))
         return 0
 
     def dead_show(self, given: argparse.Namespace) -> int:
@@ -149,47 +190,67 @@ class Tool:
             raise OperatorError(f"there is no dead letter {given.id}")
         fields = dict(zip(_DEAD, found[0], strict=True))
         if given.payload:
-            fields["payload"] = self._session.run("dead_payload", id=given.id)[0][0]
-            fields["body"] = _body(fields["payload"])
-        self._show(("field", "value"), [] if self._as_json else list(fields.items()), whole=fields)
+            for (payload,) in self._session.run("dead_payload", id=given.id):  # none if it has just gone
+                fields |= {"payload": payload, "body": _body(payload)}
+        self._display.show(("field", "value"), [] if self._display.as_json else list(fields.items()), whole=fields)
         return 0
 
     def dead_requeue(self, given: argparse.Namespace) -> int:
         """Put dead letters back into their queues. Several only with a condition, or --all."""
-        self._want_a_condition(given)
-        ids = [row[0] for row in self._dead(given)]
+        ids, missing = self._chosen(given)
         if not given.yes:
-            return self._would("requeue", len(ids), "dead letters")
-        went, unreadable = 0, 0
+            return self._display.would("requeue", len(ids), "dead letters" + _not_found(missing), missing=missing)
+        went, unreadable, homeless = 0, 0, 0
         for start in range(0, len(ids), _BATCH):
-            readable = []
+            readable = {}
             for one in ids[start : start + _BATCH]:
                 try:
-                    readable.append((one, _priority(self._session.run("dead_payload", id=one)[0][0])))
+                    for (payload,) in self._session.run("dead_payload", id=one):
+                        readable[one] = _priority(payload)
                 except ValueError:
                     unreadable += 1
-            ((gone, _),) = self._session.run(
-                "requeue_dead", ids=[one for one, _ in readable], priorities=[priority for _, priority in readable]
-            )
+            ((gone, _),) = self._session.run("requeue_dead", ids=list(readable), priorities=list(readable.values()))
             went += len(gone)
-        self._did("requeued", went, "dead letters")
-        if went < len(ids):
+            if left := sorted(readable.keys() - set(gone)):
+                homeless += len(self._dead(argparse.Namespace(ids=left, queue=None, reason=None, before=None)))
+        stay = unreadable + homeless
+        status = self._settled("requeued", given, went, len(ids) - went - stay, missing)
+        if stay:
             raise OperatorError(
-                f"{len(ids) - went} stay: {unreadable} are no messages that anybody could read, "
-                f"of {len(ids) - went - unreadable} the queue is gone"
+                f"{stay} stay: {unreadable} are no messages that anybody could read, of {homeless} the queue is gone"
             )
-        return 0
+        return status
 
     def dead_purge(self, given: argparse.Namespace) -> int:
         """Throw dead letters away. Only with a condition, or --all."""
-        self._want_a_condition(given)
-        ids = [row[0] for row in self._dead(given)]
+        ids, missing = self._chosen(given)
         if not given.yes:
-            return self._would("delete", len(ids), "dead letters")
+            return self._display.would("delete", len(ids), "dead letters" + _not_found(missing), missing=missing)
         count = 0
         for start in range(0, len(ids), _BATCH):
             count += self._session.run("drop_dead", ids=ids[start : start + _BATCH])[0][0]
-        return self._did("deleted", count, "dead letters")
+        return self._settled("deleted", given, count, len(ids) - count, missing)
+
+    def _chosen(self, given: argparse.Namespace) -> tuple[list[int], list[int]]:
+        """Ids of the dead letters that were asked for, and what was asked for and is not there."""
+        if not (given.ids or given.queue or given.reason or given.before is not None or given.all):
+            raise OperatorError("which? give ids, --queue, --reason, --older-than or --all")
+        ids = [row[0] for row in self._dead(given)]
+        missing = sorted(set(given.ids) - set(ids))
+        if missing and not ids:
+            raise OperatorError(f"nothing to do{_not_found(missing)}")
+        return ids, missing
+
+    def _settled(self, verb: str, given: argparse.Namespace, count: int, others: int, missing: list[int]) -> int:
+        """Say what became of dead letters; 1 if some were named and nothing was done.
+
+        Parameters:
+            others: how many went since they were listed, by another hand.
+        """
+        first = f"; somebody else was first with {others}" if others else ""
+        what = f"dead letters{first}{_not_found(missing)}"
+        self._display.did(verb, count, what, others=others, missing=missing)
+        return 1 if given.ids and not count else 0
 
     def _dead(self, given: argparse.Namespace, most: int | None = None) -> list[tuple[Any, ...]]:
         before = None if given.before is None else datetime.now(UTC) - timedelta(seconds=given.before)
@@ -202,11 +263,6 @@ class Tool:
             most=most if most else 2**31,
         )
 
-    @staticmethod
-    def _want_a_condition(given: argparse.Namespace) -> None:
-        if not (given.ids or given.queue or given.reason or given.before is not None or given.all):
-            raise OperatorError("which? give ids, --queue, --reason, --older-than or --all")
-
     # -- what stock has left
 
     def taken(self, given: argparse.Namespace) -> int:
@@ -214,68 +270,20 @@ class Tool:
         with --delete they go."""
         rows = self._session.run("count_taken", age_s=given.older_than)
         if not given.delete:
-            self._show(("queue", "taken"), rows)
+            self._display.show(("queue", "taken"), rows)
             return 0
         if not given.yes:
-            return self._would("delete", sum(row[1] for row in rows), "messages that stock consumers have taken")
+            return self._display.would(
+                "delete", sum(row[1] for row in rows), "messages that stock consumers have taken"
+            )
         count = 0
         while deleted := self._session.run("drop_taken", age_s=given.older_than, most=_BATCH)[0][0]:
             count += deleted
-        return self._did("deleted", count, "messages that stock consumers have taken")
-
-    # -- saying it
-
-    def _would(self, verb: str, count: int, what: str) -> int:
-        self._say(f"would {verb} {count} {what}; with --yes it is done", dry_run=True, verb=verb, count=count)
-        return 0
-
-    def _did(self, verb: str, count: int, what: str) -> int:
-        self._say(f"{verb} {count} {what}", dry_run=False, verb=verb, count=count)
-        return 0
-
-    def _say(self, line: str, **fields: Any) -> None:
-        if self._as_json:
-            self._print_json(fields)
-        else:
-            self._out.print(Text(visible(line)), soft_wrap=True)
-
-    def _show(self, names: Sequence[str], rows: list[tuple[Any, ...]], whole: Any = None) -> None:
-        if self._as_json:
-            self._print_json([dict(zip(names, row, strict=True)) for row in rows] if whole is None else whole)
-            return
-        table = Table(*names, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*(Text(visible(_cell(name, value))) for name, value in zip(names, row, strict=True)))
-        self._out.print(table)
-        if not rows:
-            self._out.print("none", style="dim")
-
-    def _print_json(self, value: Any) -> None:
-        self._out.out(json.dumps(value, default=_plain), highlight=False)
+        return self._display.did("deleted", count, "messages that stock consumers have taken")
 
 
-def visible(text: str) -> str:
-    """The same with everything escaped that a terminal would obey (`\\x1b`, `\\n`, marks that turn the direction of
-    writing): producers choose the names of queues and the ids of tasks."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if name.endswith("_s"):
-        return f"{value:.1f}"
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    if isinstance(value, list):
-        return ", ".join(value)
-    return str(value)
+def _not_found(ids: list[int]) -> str:
+    return f"; not found: {', '.join(map(str, ids))}" if ids else ""
 
 
 def _body(payload: str) -> str | None:

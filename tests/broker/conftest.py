@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.broker.client import Client
+from tests.broker.queue_tool import Tool, typed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,3 +45,18 @@ def client(connect: Callable[..., Client]) -> Client:
 def queue() -> str:
     """The name of a queue that nothing else uses."""
     return f"q-{secrets.token_hex(4)}"
+
+
+# -- an operator
+
+
+@pytest.fixture
+def tool(plain_database: Any) -> Tool:
+    """``tool(words, …)``: what the command prints as JSON, on the test's own database."""
+
+    def call(*words: str) -> Any:
+        done = typed(plain_database.url, "--json", *words)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from celery_postgres import console
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.probe import unique
-from tests.broker.processes import environment, run_stock
+from tests.broker.processes import run_stock
+from tests.broker.queue_tool import Tool, start, typed
 from tests.broker.sql import dead_letters, rows_of, run, scalar
-from tests.migrations.support import rows
-
-Tool = Callable[..., Any]
-
-
-@pytest.fixture
-def tool(plain_database: Any) -> Tool:
-    """``tool(words, …)``: what the command prints as JSON."""
-
-    def call(*words: str) -> Any:
-        done = typed(plain_database.url, "--json", *words)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return call
+from tests.migrations.support import engine_of, rows
 
 
 @pytest.fixture
 def client(connect: Callable[..., Client], plain_database: Any) -> Client:
     return connect(plain_database.url)
-
-
-def typed(url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    variables = {**environment(), "DATABASE_URL": url, "COLUMNS": "200"}
-    variables.pop("CELERY_BROKER_URL", None)
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "celery_postgres", *words],
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 def bury(client: Client, queue: str, *bodies: str) -> None:
@@ -211,6 +185,80 @@ def test_what_cannot_go_back_stays_and_says_why(tool: Tool, client: Client, plai
     assert dead_letters(plain_database.url) == 1
 
 
+LETTERS = """
+    INSERT INTO kombu_dead_letter (message_id, failures, queue, reason, payload)
+    SELECT n, 0, :queue, 'rejected', '{"body": "", "properties": {}}' FROM generate_series(1, :count) AS n
+"""
+
+
+@pytest.mark.parametrize(("verb", "told"), [("requeue", "requeued"), ("purge", "deleted")])
+def test_two_operators_at_once_share_the_dead_letters(
+    client: Client, plain_database: Any, queue: str, verb: str, told: str
+) -> None:
+    """One letter goes after it was listed, another after it was looked at: the first batch waits for its lock."""
+    url, count = plain_database.url, 1_001
+    client.publish("x", queue)
+    with engine_of(url).begin() as connection:
+        connection.execute(text(LETTERS), {"queue": queue, "count": count})
+    with engine_of(url).connect() as other, start(url, "dead", verb, "--all", "--yes") as process:
+        other.exec_driver_sql("DELETE FROM kombu_dead_letter WHERE message_id IN (1, 1001)")
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: scalar(url, waits) == 1, DEADLINE_S, "the tool to wait for the lock")
+        other.commit()
+        out, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, errors) == (0, "")
+    assert out == f"{told} 999 dead letters; somebody else was first with 2\n"
+    assert dead_letters(url) == 0
+    assert rows_of(url, queue) == (1_000 if verb == "requeue" else 1)
+
+
+@pytest.mark.parametrize("verb", ["requeue", "purge"])
+def test_dead_letters_that_are_not_there_are_named(
+    client: Client, plain_database: Any, queue: str, tool: Tool, verb: str
+) -> None:
+    bury(client, queue, "x")
+    (letter,) = tool("dead", "list")
+    for words in ([], ["--yes"]):
+        done = typed(plain_database.url, "dead", verb, "999998", "999999", *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "celery_postgres: nothing to do; not found: 999998, 999999\n"
+    done = typed(plain_database.url, "dead", verb, str(letter["id"]), "999999", "--yes")
+    assert done.returncode == 0
+    assert done.stdout.endswith(" 1 dead letters; not found: 999999\n")
+
+
+def test_a_limit_is_a_number(plain_database: Any) -> None:
+    done = typed(plain_database.url, "dead", "list", "--limit", "-1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("argument --limit: '-1' is no number of dead letters\n")
+
+
+def test_what_an_operator_asks_may_take_longer_than_what_a_worker_does(
+    plain_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Watched(console.Session):
+        def close(self) -> None:
+            if not self.closed:
+                self._cursor.execute("SHOW statement_timeout")
+                seen.extend(self._cursor.fetchone())
+            super().close()
+
+    monkeypatch.setattr(console, "Session", Watched)
+    assert console.main(["queues"], plain_database.url) == 0
+    assert seen == ["10min"]
+
+
+@pytest.mark.parametrize("words", [["queues"], ["--json", "queues"]])
+def test_a_full_disk_is_one_line(client: Client, plain_database: Any, words: list[str]) -> None:
+    client.publish("x", "q")
+    with open("/dev/full", "w") as full:
+        done = typed(plain_database.url, *words, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "celery_postgres: the answer cannot be written: No space left on device\n"
+
+
 def test_a_cancelled_task_is_discarded_at_once_though_its_time_has_not_come(probe: Any) -> None:
     result = probe.send("run", "never", countdown=3600)
     would = typed(probe.url, "cancel", result.id)
@@ -221,6 +269,22 @@ def test_a_cancelled_task_is_discarded_at_once_though_its_time_has_not_come(prob
 
     probe.wait_for("revoked", "never")
     wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "the message to go")
+    wait_until(lambda: result.state == "REVOKED", DEADLINE_S, "its result")
+    assert probe.notes("start", "never") == []
+
+
+def test_a_task_of_a_paused_queue_is_cancelled_and_the_command_says_from_when(probe: Any, tool: Tool) -> None:
+    result = probe.send("run", "never")
+    nobody = " has no consumer to discard it: until then whoever waits for its result goes on waiting\n"
+    assert typed(probe.url, "cancel", result.id, "--yes").stdout.endswith("; celery" + nobody)
+    tool("pause", "celery")
+    done = typed(probe.url, "cancel", result.id, "--yes").stdout
+    assert "; celery is paused, so it is discarded after `resume celery`: until then" in done
+    assert tool("cancel", result.id, "--yes")["stalled"] == ["celery"]
+    probe.start()
+
+    tool("resume", "celery")
+
     wait_until(lambda: result.state == "REVOKED", DEADLINE_S, "its result")
     assert probe.notes("start", "never") == []
 

@@ -4,6 +4,7 @@ old the statistics.  Counted by PostgreSQL itself, so that no name of a statemen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from kombu import Queue
 
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
+from tests.broker.queue_tool import typed
 from tests.broker.sql import rows_of, run, scalar
 from tests.broker.stock_rows import payload
 from tests.migrations.support import rows
@@ -225,3 +227,33 @@ def test_ending_a_queue_reads_nothing_of_another(database: Any, connect: Callabl
     assert read["scanned"] == 0, read
     assert read["by index"] < 1000, read
     assert rows_of(url, f"{queue}-other") == BACKLOG
+
+
+@pytest.mark.parametrize("kind", ["every priority", "far future", "taken by stock"])
+def test_the_overview_of_an_operator_counts_in_the_indexes(
+    database: Any, connect: Callable[..., Client], queue: str, kind: str
+) -> None:
+    """Each entry once, and of the table itself the heads of the priorities."""
+    url = database.url
+    client = connect(url)
+    client.declare(Queue(queue))
+    client.close()
+    settle(url)
+    backlog(url, queue, **BACKLOGS[kind])
+
+    def vacuumed() -> bool:  # with an asynchronous commit only once that is on the disk
+        run(url, "VACUUM kombu_message")
+        return bool(scalar(url, "SELECT relallvisible = relpages FROM pg_class WHERE relname = 'kombu_message'"))
+
+    wait_until(vacuumed, DEADLINE_S, "vacuum to find all visible")
+    settle(url)
+    reads = Reads(url)
+    shown = json.loads(typed(url, "--json", "queues").stdout)
+    settle(url)
+    read = reads.since()
+    (row,) = [row for row in shown if row["queue"] == queue]
+    column = {"every priority": "ready", "far future": "delayed", "taken by stock": "taken"}[kind]
+    assert row[column] == row["ready"] + row["delayed"] + row["held"] + row["taken"] == BACKLOG
+    assert (row["oldest_s"] is None) == (kind != "every priority")
+    assert read["scanned"] == 0, read
+    assert BACKLOG <= read["by index"] < BACKLOG + 100, read

@@ -37,7 +37,7 @@ FILL = {
 #: What reads a whole index or table, and may.
 WHOLE = {
     # By an operator's hand: all there is, or all that stock's consumers have left.
-    "queues_overview": {"kombu_message"},
+    "queues_overview": {"ix_kombu_message_claimed"},
     "dead_letters": {"ix_kombu_dead_letter_died_at"},
     "count_taken": {"ix_kombu_message_taken"},
     "drop_taken": {"ix_kombu_message_taken"},

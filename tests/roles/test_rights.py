@@ -105,7 +105,10 @@ PRIVILEGES = """
 #: What a worker never does: an operator uses the queue tool as the owner.
 OF_OPERATORS = {"drop_dead", "requeue_dead", "stop_task", "allow_task"}
 #: What these read, others may read too; the first three name no table.
-OF_EVERYBODY = {"lock_consumer", "session_gone", "new_listener", "find_queue", "orphaned_queues", "abandoned_queues"}
+OF_EVERYBODY = {
+    *("lock_consumer", "session_gone", "new_listener"),
+    *("find_queue", "orphaned_queues", "abandoned_queues", "gone_consumers"),
+}
 OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes"),
     *("publish_within", "publish_many_within", "publish_to_exchange_within"),

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -94,32 +93,37 @@ class Scene:
     def close(self) -> None:
         for one in self._sessions:
             one.close()
+        self._end_puppet()
+        self._app.close()
+
+    def _end_puppet(self) -> None:
         if self._puppet is not None:
             self._puppet.kill()
             self._puppet.communicate()
-        self._app.close()
-
-    @cached_property
-    def _held(self) -> str:
-        return f"held-{uuid4().hex[:8]}"
+            self._puppet = None
 
     def consumer(self) -> int:
         """A process that holds a message, and does nothing with it."""
         libpq = PostgresDSN.parse(self.url).url()
+        holds = "SELECT id FROM kombu_consumer AS c WHERE pid = {} AND EXISTS (SELECT FROM kombu_message AS m WHERE"
+        holds += " m.consumer_id = c.id)"
+        if self._puppet is not None and not self._run(holds.format(self._puppet.pid)):
+            self._end_puppet()  # a block has released what it held
         if self._puppet is None:
+            queue = f"held-{uuid4().hex[:8]}"
             subprocess.run(
-                [sys.executable, "-m", "tests.broker.processes", "publish", libpq, self._held, "1"],
+                [sys.executable, "-m", "tests.broker.processes", "publish", libpq, queue, "1"],
                 env=spawn.environment(),  # type: ignore[attr-defined]
                 cwd=CHECKOUT,
                 check=True,
             )
-            self._puppet = spawn("puppet", libpq, self._held)
+            self._puppet = spawn("puppet", libpq, queue)
             assert self._puppet.stdin is not None
             assert self._puppet.stdout is not None
             self._puppet.stdin.write(json.dumps(["get"]) + "\n")
             self._puppet.stdin.flush()
             assert json.loads(self._puppet.stdout.readline()) == 0
-        (found,) = self._run(f"SELECT id FROM kombu_consumer WHERE pid = {self._puppet.pid}")  # noqa: S608  a number
+        (found,) = self._run(holds.format(self._puppet.pid))
         return int(found[0])
 
     def key(self) -> str:

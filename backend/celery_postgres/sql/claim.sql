@@ -141,7 +141,8 @@ SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM sett
 
 -- name: release
 -- Give claimed messages back: they are due at once (or at `available_at`), under a new fence. `failed` are those that
--- were in Celery's hands when it went wrong; the one that reaches `max_failures` becomes a dead letter instead.
+-- were in Celery's hands when it went wrong; the one that reaches `max_failures` becomes a dead letter instead. Returns
+-- how many sleepers were woken, and how many of the messages were still claimed so.
 -- takes: ids bigint[], fences bigint[], failed boolean[], available_at timestamptz[], max_failures smallint
 WITH given AS MATERIALIZED (
     SELECT message.id, message.failures + given.failed::integer AS failures, given.available_at
@@ -169,7 +170,7 @@ WITH given AS MATERIALIZED (
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures < %(max_failures)s
     RETURNING message.queue_id
 )
-SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+SELECT count(pg_notify('kombu_' || sleeper.consumer_id, '')), (SELECT count(*) FROM given)
 FROM (SELECT DISTINCT released.queue_id FROM released) AS touched
 CROSS JOIN LATERAL (
     SELECT subscription.consumer_id

@@ -54,11 +54,11 @@ SELECT CASE WHEN pg_try_advisory_lock(hashtextextended('kombu_consumer', %(consu
 
 -- name: remove_consumer
 -- Remove a consumer that is dead: its counter still stands where it was last seen. What it had claimed is orphaned.
--- Queues that delete themselves go with their last consumer.
+-- Queues that delete themselves go with their last consumer. Returns the id, and whether it ever locked.
 -- takes: consumer bigint, beat bigint
 DELETE FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
-RETURNING consumer.id
+RETURNING consumer.id, consumer.locked
 
 -- name: orphans
 -- What is claimed by a consumer that no longer exists: looked for between the numbers of those that do, since a live

@@ -1,26 +1,51 @@
 -- What an operator asks and does, by hand.
 
 -- name: queues_overview
--- Every queue: ready is what a consumer could take now, delayed what is not yet due, held what consumers have, taken
--- what a stock consumer has taken and left.
-SELECT queue.name, queue.paused, coalesce(counted.ready, 0), coalesce(counted.delayed, 0), coalesce(counted.held, 0),
-    coalesce(counted.taken, 0), counted.oldest_s, (
-        SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
-    )
-FROM kombu_queue AS queue
-LEFT JOIN (
-    SELECT
-        message.queue_id,
-        count(*) FILTER (WHERE message.visible AND coalesce(message.available_at <= now(), true)) AS ready,
-        count(*) FILTER (WHERE message.visible AND message.available_at > now()) AS delayed,
-        count(*) FILTER (WHERE NOT message.visible AND message.consumer_id IS NOT NULL) AS held,
-        count(*) FILTER (WHERE NOT message.visible AND message.consumer_id IS NULL) AS taken,
-        extract(epoch FROM now() - min(coalesce(message.available_at, message.enqueued_at)) FILTER (
-            WHERE message.visible AND coalesce(message.available_at <= now(), true)
-        ))::float AS oldest_s
+-- Every queue, or the one of that name: ready is what a consumer could take now, delayed what is not yet due, held what
+-- consumers have, taken what a stock consumer has taken and left. Each kind is counted in the index that it has, and the
+-- oldest is looked for at the head of each priority: 0.1 s for 1.5 million messages, and 2 s where vacuum has not been.
+-- takes: queue text
+WITH held AS MATERIALIZED (
+    SELECT message.queue_id, count(*) AS messages
     FROM kombu_message AS message
+    WHERE message.consumer_id IS NOT NULL
     GROUP BY message.queue_id
-) AS counted ON counted.queue_id = queue.id
+)
+SELECT queue.name, queue.paused, (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
+) + (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
+), (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at > now()
+), coalesce((SELECT held.messages FROM held WHERE held.queue_id = queue.id), 0), (
+    SELECT count(*) FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND NOT message.visible AND message.consumer_id IS NULL
+), extract(epoch FROM now() - least(
+    (
+        SELECT min(first.enqueued_at)
+        FROM generate_series(0, 9) AS lane (priority)
+        CROSS JOIN LATERAL (
+            SELECT message.enqueued_at FROM kombu_message AS message
+            WHERE message.queue_id = queue.id AND message.priority = lane.priority AND message.visible
+              AND message.available_at IS NULL
+            ORDER BY message.id + 0
+            LIMIT 1
+        ) AS first
+    ),
+    (
+        SELECT message.available_at FROM kombu_message AS message
+        WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
+        ORDER BY message.available_at
+        LIMIT 1
+    )
+))::float, (
+    SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+)
+FROM kombu_queue AS queue
+WHERE %(queue)s IS NULL OR queue.name = %(queue)s
 ORDER BY queue.name
 
 -- name: set_paused
@@ -51,10 +76,33 @@ SELECT consumer.id, consumer.hostname, consumer.pid, consumer.started_at, (
 FROM kombu_consumer AS consumer
 ORDER BY consumer.id
 
+-- name: gone_consumers
+-- Ids of consumers that exist no longer, and how much is still claimed in their names: looked for as in `orphans`.
+SELECT message.consumer_id, count(*)
+FROM (
+    SELECT lag(consumer.id, 1, 0::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
+    FROM kombu_consumer AS consumer
+    UNION ALL
+    SELECT coalesce(max(consumer.id), 0), 9223372036854775807 FROM kombu_consumer AS consumer
+) AS gap
+CROSS JOIN LATERAL (
+    SELECT candidate.consumer_id
+    FROM kombu_message AS candidate
+    WHERE candidate.consumer_id > gap.below AND candidate.consumer_id < gap.above
+    OFFSET 0
+) AS message
+GROUP BY message.consumer_id
+ORDER BY message.consumer_id
+
 -- name: find_messages
--- Where a task's messages are.
+-- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who holds it and
+-- whether that one ever had a lock (null: it is gone).
 -- takes: task_id text
-SELECT queue.name, message.visible, message.available_at, message.consumer_id
+SELECT queue.name, queue.paused, EXISTS (
+    SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
+), message.visible, message.consumer_id, (
+    SELECT consumer.locked FROM kombu_consumer AS consumer WHERE consumer.id = message.consumer_id
+)
 FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id
 WHERE message.task_id = %(task_id)s
 ORDER BY message.id + 0
