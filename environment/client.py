@@ -1,5 +1,6 @@
 """Commands that use the database and go again: ping, provision, migrate, psql, queues, flower."""
 
+import json
 import os
 import shutil
 import sys
@@ -138,7 +139,23 @@ def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -
     try:
         wait_until(ready, wait_s, "a worker", interval_s=0.1)
     except TimeoutError:
+        fault = _fault(state)
+        if fault is not None:
+            raise UserError(f"the worker of this checkout is not ready after {wait_s:g} s: {fault}") from None
         raise UserError(f"no worker of this checkout is ready after {wait_s:g} s; ./dev worker starts one") from None
+
+
+def _fault(state: Path) -> str | None:
+    """What the worker of a state folder says is wrong, in one line; None if there is none or it says nothing."""
+    info = read_worker_file(state / WORKER_FILE)
+    if info is None:
+        return None
+    try:
+        checks = json.loads(info.get("/readyz")[1])["checks"]
+    except (OSError, ValueError, KeyError):
+        return None
+    # Several checks may fail for one reason.
+    return "; ".join(dict.fromkeys(check["error"] for check in checks.values() if check.get("error"))) or None
 
 
 def provision_server(arguments: Sequence[str]) -> int:

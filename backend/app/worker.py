@@ -17,7 +17,7 @@ from celery.worker import consumer, state
 from sqlalchemy.exc import DBAPIError
 
 from app.core.settings import ConfigurationError, get_settings
-from app.db.checks import DatabaseUnfit, check_database, reason
+from app.db.checks import DatabaseReadOnly, DatabaseUnfit, check_database, reason
 from app.tasks.llm_provider import provider_class
 
 logger = logging.getLogger(__name__)
@@ -58,11 +58,13 @@ class Consumer(consumer.Consumer):
                 logger.critical("%s", error)
                 # EX_CONFIG: a supervisor need not start us again before somebody has acted.
                 raise WorkerShutdown(os.EX_CONFIG) from None
-            except DBAPIError as error:
+            except (DBAPIError, DatabaseReadOnly) as error:
+                what, why = ("reached", reason(error)) if isinstance(error, DBAPIError) else ("used", str(error))
                 logger.error(  # noqa: TRY400  # the cause is in the line; a stack would repeat each few seconds
-                    "database %s cannot be reached (%s); next try in %.1f s",
+                    "database %s cannot be %s (%s); next try in %.1f s",
                     dsn.describe(),
-                    reason(error),
+                    what,
+                    why,
                     delay,
                 )
                 self._wait(delay * random.uniform(0.75, 1.25))  # noqa: S311  # jitter, not a secret

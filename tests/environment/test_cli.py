@@ -408,6 +408,26 @@ def test_no_worker_to_ping(copy: Copy, database: Any) -> None:
     assert "no worker answered" in one_line(errors)
 
 
+def test_ping_says_that_the_database_takes_no_writes(
+    copy: Copy, private_cluster: TemporaryCluster, query: Query
+) -> None:
+    """Whether it sends the task itself to find out, or a worker of this checkout has."""
+    url = private_cluster.url()
+    worker = copy.worker(DATABASE_URL=url, HEALTH_INTERVAL="0.2")
+    superuser_url, name = private_cluster.superuser_url, "skeldir_validation"
+    query(superuser_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    query(superuser_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", name)
+    wait_until(lambda: not worker_is_ready(copy.state), 30, "the worker to see it")
+    status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url)
+    assert (status, "takes no writes: default_transaction_read_only is on" in one_line(errors)) == (1, True)
+    worker.terminate()
+    worker.communicate(timeout=60)
+    status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url)
+    assert status == 1
+    assert "cannot send a task through" in one_line(errors)
+    assert "in a read-only transaction" in errors
+
+
 def test_ping_gives_up_early_unless_a_worker_is_being_started(copy: Copy, private_cluster: TemporaryCluster) -> None:
     copy.state.mkdir()
     with pytest.raises(UserError, match=r"none was being started for 0\.1 s; \./dev worker starts one"):

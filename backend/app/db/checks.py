@@ -52,6 +52,9 @@ _LACKED = text("""
     GROUP BY wanted.privilege
     ORDER BY min(wanted.place)
 """)
+_STANDBY = text("SELECT pg_is_in_recovery()")
+#: What a session's transactions begin with; a single one may be more careful, as those of a health check are.
+_SET_READ_ONLY = text("SELECT current_setting('default_transaction_read_only')::boolean")
 _ROLE = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
 _CURRENT_USER = text("SELECT current_user, quote_ident(current_user)")
 
@@ -60,12 +63,17 @@ class DatabaseUnfit(LoggableError):  # noqa: N818
     """The database answers but lacks something that waiting does not bring. One line that says what to do."""
 
 
+class DatabaseReadOnly(LoggableError):  # noqa: N818
+    """The database answers and takes no writes. One line that says why."""
+
+
 def check_database(settings: Settings) -> None:
     """Return if a worker may serve tasks on this database.
 
     Raises:
         DatabaseUnfit: tables are missing or closed to the role, or, in production, row-level security does not
             bind the role.
+        DatabaseReadOnly: it takes no writes, now.
         sqlalchemy.exc.DBAPIError: the database cannot be reached, now.
     """
     engine = create_engine(
@@ -74,6 +82,7 @@ def check_database(settings: Settings) -> None:
         connect_args={"connect_timeout": settings.database_connect_timeout},
     )
     with engine.connect() as connection:
+        check_writable(connection)
         missing = missing_tables(connection)
         if missing:
             raise DatabaseUnfit(
@@ -92,6 +101,18 @@ def check_database(settings: Settings) -> None:
                 "the role of DATABASE_URL is superuser or has BYPASSRLS, so tenants would see each other's rows: "
                 "use a role without both, or set ENVIRONMENT=development"
             )
+
+
+def check_writable(connection: Connection) -> None:
+    """Return if sessions that begin as this one did may write. Writes nothing itself.
+
+    Raises:
+        DatabaseReadOnly: they may not.
+    """
+    if connection.execute(_STANDBY).scalar_one():
+        raise DatabaseReadOnly("it takes no writes: it is a standby")
+    if connection.execute(_SET_READ_ONLY).scalar_one():
+        raise DatabaseReadOnly("it takes no writes: default_transaction_read_only is on")
 
 
 def missing_tables(connection: Connection) -> list[str]:
