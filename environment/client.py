@@ -92,6 +92,7 @@ def ping(arguments: Sequence[str]) -> int:
         from sqlalchemy.exc import DBAPIError
 
         from app.celery_app import celery_app
+        from celery_postgres import SchemaError
         from environment.migration import current
 
         # Kombu would make its tables by itself, and then nobody would know why no result comes.
@@ -107,7 +108,7 @@ def ping(arguments: Sequence[str]) -> int:
             result = celery_app.send_task(_PING, expires=left_s).get(timeout=left_s)
         except NoAnswer:
             raise UserError(f"no worker answered on {describe(url)} in {left_s:.0f} s; is one running?") from None
-        except (NoBroker, DBAPIError) as error:
+        except (NoBroker, DBAPIError, SchemaError) as error:
             cause = str(getattr(error, "orig", error)).strip().splitlines()
             raise UserError(
                 f"cannot send a task through {describe(url)}: {cause[0] if cause else type(error).__name__}"

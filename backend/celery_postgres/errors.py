@@ -114,8 +114,8 @@ def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exc
     """
     if error.pgcode in _SCHEMA_CODES:
         return SchemaError(
-            f"the broker's tables are missing or older than this release ({primary(error)}): run "
-            "`alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
+            f"the broker's tables are missing, older than this release or not on the search_path ({primary(error)}): "
+            "run `alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
         )
     if error.pgcode == _NO_RIGHT:
         who, what = f"the role {role}".rstrip(), f" what the statement {statement} needs" if statement else " this"

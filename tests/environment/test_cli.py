@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from app.core.dsn import PostgresDSN
+from app.db.checks import schema_head
 from environment.checkout import CHECKOUT
 from environment.client import _await_worker, _psql_address, _psql_program
 from environment.commands import COMMANDS
@@ -346,6 +347,16 @@ def test_a_role_that_may_not_read_the_tables(copy: Copy, database: Any, query: Q
         assert f"database    {said}" in output
     finally:
         query(database.superuser_url, f'DROP ROLE "{role}"')
+
+
+def test_a_search_path_without_the_tables(copy: Copy, database: Any) -> None:
+    """The migrations are in public, wherever the search_path leads."""
+    url = PostgresDSN.parse(database.url)
+    url = replace(url, parameters=(*url.parameters, ("options", "-csearch_path=nowhere")))
+    status, _, errors = copy.dev("migrate", DATABASE_URL=url.url())
+    assert (status, one_line(errors)) == (0, f"dev: {url.describe()} is at revision {schema_head()}")
+    status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url.url())
+    assert (status, "not on the search_path" in one_line(errors)) == (1, True)
 
 
 def test_an_unknown_revision(copy: Copy, database: Any) -> None:

@@ -42,6 +42,13 @@ SEQUENCES = (
 )
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
+_ELSEWHERE = text("""
+    SELECT name FROM unnest(CAST(:names AS text[])) AS name
+    WHERE to_regclass(name) IS DISTINCT FROM to_regclass('public.' || name)
+""")
+_SEARCH_PATH = text(
+    "SELECT current_user, current_setting('search_path'), quote_ident(current_user), quote_ident(current_database())"
+)
 _LACKED = text("""
     SELECT wanted.privilege, string_agg(wanted.name, ', ' ORDER BY wanted.place)
     FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) WITH ORDINALITY AS wanted (name, privilege, place)
@@ -71,8 +78,8 @@ def check_database(settings: Settings) -> None:
     """Return if a worker may serve tasks on this database.
 
     Raises:
-        DatabaseUnfit: tables are missing or closed to the role, or, in production, row-level security does not
-            bind the role.
+        DatabaseUnfit: tables are missing, not on the search_path or closed to the role, or, in production, row-level
+            security does not bind the role.
         DatabaseReadOnly: it takes no writes, now.
         sqlalchemy.exc.DBAPIError: the database cannot be reached, now.
     """
@@ -88,6 +95,14 @@ def check_database(settings: Settings) -> None:
             raise DatabaseUnfit(
                 f"database {settings.dsn.describe()} lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}: "
                 "run `alembic upgrade head` (or `./dev migrate`) first"
+            )
+        elsewhere = connection.execute(_ELSEWHERE, {"names": [*TABLE_RIGHTS, *SEQUENCES]}).scalars().all()
+        if elsewhere:
+            role, path, quoted, database = connection.execute(_SEARCH_PATH).one()
+            raise DatabaseUnfit(
+                f"database {settings.dsn.describe()}: the search_path of {role}, {path!r}, does not lead to "
+                f"{', '.join(elsewhere)} in the schema public: take it out of the options of DATABASE_URL if it is "
+                f"there, else ALTER ROLE {quoted} IN DATABASE {database} SET search_path = public"
             )
         lacked = lacked_rights(connection)
         if lacked:
