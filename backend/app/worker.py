@@ -1,11 +1,12 @@
-"""Celery's consumer with three additions: it waits for a usable database, it can be seen to tick, and a cold
-shutdown gives tasks back that cannot be cancelled."""
+"""Celery's consumer with four additions: it waits for a usable database, it can be seen to tick, a cold shutdown gives
+tasks back that cannot be cancelled, and HUP finds the way back to where the worker was started."""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from typing import Any
@@ -33,6 +34,10 @@ class Consumer(consumer.Consumer):
     """
 
     last_tick = 0.0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        _settle_command_line()
+        super().__init__(*args, **options)
 
     def connect(self) -> Any:
         """Called at start and after each lost connection: return when the database can be worked with.
@@ -113,3 +118,19 @@ class Consumer(consumer.Consumer):
             self._tick()
             state.maybe_shutdown()
             never.wait(min(left, 0.2))
+
+
+def _settle_command_line() -> None:
+    """Make the paths absolute with which Celery begins again on HUP: it executes its own command line once more, and is
+    by then in the folder of `--workdir`, from where `--workdir backend` leads nowhere."""
+    here = os.getcwd()
+    for place, word in enumerate(sys.argv):
+        if word == "--workdir" and place + 1 < len(sys.argv):
+            sys.argv[place + 1] = here
+        elif word.startswith("--workdir="):
+            sys.argv[place] = f"--workdir={here}"
+    if "CELERY_WORKDIR" in os.environ:  # Celery's own name for the option
+        os.environ["CELERY_WORKDIR"] = here
+    script = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if os.path.isabs(script) and os.path.basename(script) == os.path.basename(sys.argv[0]):
+        sys.argv[0] = script
