@@ -222,13 +222,23 @@ def flower(arguments: Sequence[str]) -> int:
     """Flower on the database, for a developer: on loopback, and to look at only.
 
     It asks nobody for a password, shows arguments and results, and can run any task; its own default is every address
-    of the machine. So the address comes last, where it counts.
+    of the machine. So the address comes last, where it counts, and wins over Flower's variables and its file too.
+
+    :raises UserError: for a socket file, which Flower opens to all accounts (mode 0777), and for a word that is no
+        option: Flower's parser ends there, before our address.
     """
     if find_spec("flower") is None:
         raise UserError("flower is not installed: it is an optional extra of pyproject.toml")
+    for word in arguments:
+        name = word.lstrip("-").partition("=")[0]
+        if not name or not word.startswith("-"):
+            raise UserError(f"./dev flower takes options only, as --port=5555, and {word.partition('=')[0]!r} is none")
+        if name.replace("_", "-") == "unix-socket":
+            raise UserError("./dev flower listens on 127.0.0.1, and on no socket file: every account could use that")
     with database(make_state()):
         command = [sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION, "flower"]
-        return run_in_foreground([*command, "--read-only", *arguments, "--address=127.0.0.1"], os.environ)
+        last = ["--address=127.0.0.1", "--unix-socket="]
+        return run_in_foreground([*command, "--read-only", *arguments, *last], os.environ)
 
 
 def keys(arguments: Sequence[str]) -> int:
