@@ -1,5 +1,6 @@
 """Commands that use the database and go again: ping, provision, migrate, psql, queues, flower."""
 
+import json
 import os
 import shutil
 import sys
@@ -91,6 +92,7 @@ def ping(arguments: Sequence[str]) -> int:
         from sqlalchemy.exc import DBAPIError
 
         from app.celery_app import celery_app
+        from celery_postgres import SchemaError
         from environment.migration import current
 
         # Kombu would make its tables by itself, and then nobody would know why no result comes.
@@ -106,7 +108,7 @@ def ping(arguments: Sequence[str]) -> int:
             result = celery_app.send_task(_PING, expires=left_s).get(timeout=left_s)
         except NoAnswer:
             raise UserError(f"no worker answered on {describe(url)} in {left_s:.0f} s; is one running?") from None
-        except (NoBroker, DBAPIError) as error:
+        except (NoBroker, DBAPIError, SchemaError) as error:
             cause = str(getattr(error, "orig", error)).strip().splitlines()
             raise UserError(
                 f"cannot send a task through {describe(url)}: {cause[0] if cause else type(error).__name__}"
@@ -138,7 +140,23 @@ def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -
     try:
         wait_until(ready, wait_s, "a worker", interval_s=0.1)
     except TimeoutError:
+        fault = _fault(state)
+        if fault is not None:
+            raise UserError(f"the worker of this checkout is not ready after {wait_s:g} s: {fault}") from None
         raise UserError(f"no worker of this checkout is ready after {wait_s:g} s; ./dev worker starts one") from None
+
+
+def _fault(state: Path) -> str | None:
+    """What the worker of a state folder says is wrong, in one line; None if there is none or it says nothing."""
+    info = read_worker_file(state / WORKER_FILE)
+    if info is None:
+        return None
+    try:
+        checks = json.loads(info.get("/readyz")[1])["checks"]
+    except (OSError, ValueError, KeyError):
+        return None
+    # Several checks may fail for one reason.
+    return "; ".join(dict.fromkeys(check["error"] for check in checks.values() if check.get("error"))) or None
 
 
 def provision_server(arguments: Sequence[str]) -> int:
@@ -204,13 +222,23 @@ def flower(arguments: Sequence[str]) -> int:
     """Flower on the database, for a developer: on loopback, and to look at only.
 
     It asks nobody for a password, shows arguments and results, and can run any task; its own default is every address
-    of the machine. So the address comes last, where it counts.
+    of the machine. So the address comes last, where it counts, and wins over Flower's variables and its file too.
+
+    :raises UserError: for a socket file, which Flower opens to all accounts (mode 0777), and for a word that is no
+        option: Flower's parser ends there, before our address.
     """
     if find_spec("flower") is None:
         raise UserError("flower is not installed: it is an optional extra of pyproject.toml")
+    for word in arguments:
+        name = word.lstrip("-").partition("=")[0]
+        if not name or not word.startswith("-"):
+            raise UserError(f"./dev flower takes options only, as --port=5555, and {word.partition('=')[0]!r} is none")
+        if name.replace("_", "-") == "unix-socket":
+            raise UserError("./dev flower listens on 127.0.0.1, and on no socket file: every account could use that")
     with database(make_state()):
         command = [sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION, "flower"]
-        return run_in_foreground([*command, "--read-only", *arguments, "--address=127.0.0.1"], os.environ)
+        last = ["--address=127.0.0.1", "--unix-socket="]
+        return run_in_foreground([*command, "--read-only", *arguments, *last], os.environ)
 
 
 def keys(arguments: Sequence[str]) -> int:

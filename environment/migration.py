@@ -35,7 +35,7 @@ def current(url: str) -> str:
     connection = connect(url)
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT version_num FROM alembic_version ORDER BY 1")
+            cursor.execute("SELECT version_num FROM public.alembic_version ORDER BY 1")
             return ", ".join(row[0] for row in cursor.fetchall()) or "none"
     except psycopg2.errors.UndefinedTable:
         return "none"

@@ -1,11 +1,12 @@
-"""Celery's consumer with three additions: it waits for a usable database, it can be seen to tick, and a cold
-shutdown gives tasks back that cannot be cancelled."""
+"""Celery's consumer with four additions: it waits for a usable database, it can be seen to tick, a cold shutdown gives
+tasks back that cannot be cancelled, and HUP finds the way back to where the worker was started."""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from celery.worker import consumer, state
 from sqlalchemy.exc import DBAPIError
 
 from app.core.settings import ConfigurationError, get_settings
-from app.db.checks import DatabaseUnfit, check_database, reason
+from app.db.checks import DatabaseReadOnly, DatabaseUnfit, check_database, reason
 from app.tasks.llm_provider import provider_class
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ class Consumer(consumer.Consumer):
     """
 
     last_tick = 0.0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        _settle_command_line()
+        super().__init__(*args, **options)
 
     def connect(self) -> Any:
         """Called at start and after each lost connection: return when the database can be worked with.
@@ -58,11 +63,13 @@ class Consumer(consumer.Consumer):
                 logger.critical("%s", error)
                 # EX_CONFIG: a supervisor need not start us again before somebody has acted.
                 raise WorkerShutdown(os.EX_CONFIG) from None
-            except DBAPIError as error:
+            except (DBAPIError, DatabaseReadOnly) as error:
+                what, why = ("reached", reason(error)) if isinstance(error, DBAPIError) else ("used", str(error))
                 logger.error(  # noqa: TRY400  # the cause is in the line; a stack would repeat each few seconds
-                    "database %s cannot be reached (%s); next try in %.1f s",
+                    "database %s cannot be %s (%s); next try in %.1f s",
                     dsn.describe(),
-                    reason(error),
+                    what,
+                    why,
                     delay,
                 )
                 self._wait(delay * random.uniform(0.75, 1.25))  # noqa: S311  # jitter, not a secret
@@ -111,3 +118,19 @@ class Consumer(consumer.Consumer):
             self._tick()
             state.maybe_shutdown()
             never.wait(min(left, 0.2))
+
+
+def _settle_command_line() -> None:
+    """Make the paths absolute with which Celery begins again on HUP: it executes its own command line once more, and is
+    by then in the folder of `--workdir`, from where `--workdir backend` leads nowhere."""
+    here = os.getcwd()
+    for place, word in enumerate(sys.argv):
+        if word == "--workdir" and place + 1 < len(sys.argv):
+            sys.argv[place + 1] = here
+        elif word.startswith("--workdir="):
+            sys.argv[place] = f"--workdir={here}"
+    if "CELERY_WORKDIR" in os.environ:  # Celery's own name for the option
+        os.environ["CELERY_WORKDIR"] = here
+    script = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if os.path.isabs(script) and os.path.basename(script) == os.path.basename(sys.argv[0]):
+        sys.argv[0] = script

@@ -13,6 +13,25 @@ from psycopg2.extensions import make_dsn, parse_dsn
 #: What may stand before `://` once Kombu has cut off `sqla+`: with or without a driver, or the driver alone, which is
 #: left when the alias was `postgresql` itself.
 SCHEMES = re.compile(r"(postgres|postgresql)(\+(psycopg2|psycopg|asyncpg))?|psycopg2|psycopg|asyncpg")
+#: Parameters of SQLAlchemy's asyncpg dialect and of asyncpg itself that say nothing about the connection.
+ASYNCPG_ONLY = frozenset(
+    {
+        "async_fallback",
+        "command_timeout",
+        "prepared_statement_cache_size",
+        "prepared_statement_name_func",
+        "statement_cache_size",
+    }
+)
+#: asyncpg takes libpq's words and booleans for `ssl` (asyncpg.connect, parameter `ssl`).
+_SSL_BOOLEANS = {
+    "true": "require",
+    "on": "require",
+    "1": "require",
+    "false": "disable",
+    "off": "disable",
+    "0": "disable",
+}
 #: A parameter and its value.  libpq decodes names too: `p%61ssword` is a password.
 _PARAMETER = re.compile(r"([^?&=]*)=[^&]*")
 
@@ -51,7 +70,9 @@ def parsed(url: str, whose: str) -> str:
     Raises:
         ValueError: libpq cannot read it. The message says whose URL it is, and does not quote it.
     """
-    _, _, rest = url.partition("://")
+    scheme, _, rest = url.partition("://")
+    if scheme.lower().endswith("asyncpg"):
+        rest = _without_asyncpg(rest, whose)
     try:
         # libpq's own URI parser: it knows every form and parameter that libpq knows.
         return _read("postgresql://" + rest)
@@ -66,6 +87,28 @@ def parsed(url: str, whose: str) -> str:
                 "names"
             )
         ) from None
+
+
+def sslmode_of(ssl: str) -> str:
+    """libpq's `sslmode` for the value of asyncpg's `ssl`."""
+    return _SSL_BOOLEANS.get(ssl.lower(), ssl.lower())
+
+
+def _without_asyncpg(rest: str, whose: str) -> str:
+    """What follows `://`, with asyncpg's parameters turned into libpq's.
+
+    Raises:
+        ValueError: they contradict libpq's, of which one would be passed over without a word.
+    """
+    path, _, query = rest.partition("?")
+    if "@" in query:
+        return rest  # what looks like a parameter may be a piece of a password, and is refused as that
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    kept = [(name, value) for name, _, value in pairs if name not in ASYNCPG_ONLY]
+    kept = [("sslmode", sslmode_of(value)) if name == "ssl" else (name, value) for name, value in kept]
+    if len({value for name, value in kept if name == "sslmode"}) > 1:
+        raise ValueError(f"the {whose} URL contradicts itself in ssl= and sslmode=: keep sslmode=")
+    return path + ("?" if kept else "") + "&".join(f"{name}={value}" for name, value in kept)
 
 
 def direct_dsn(given: str) -> str:

@@ -237,12 +237,15 @@ class Attendant:
         retry = FIRST_RETRY_S
         while not self._stopping:
             try:
-                if self._session is None:
+                away = self._session is None
+                if away:
                     self._connect()
                     self._notify()  # what was sent meanwhile was not heard
-                    logger.info("the broker is back")
                 self._turn()
                 retry = FIRST_RETRY_S
+                # Said after the first beat: a database that takes no writes takes us back, and nothing more.
+                if away and self._session is not None:
+                    logger.info("the broker is back")
             except (psycopg2.Error, SchemaError, OSError) as error:
                 if self._stopping:
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg2
 from kombu.exceptions import EncodeError
+from psycopg2 import errorcodes
 
 
 class SchemaError(Exception):
@@ -14,6 +15,14 @@ class LeaseLost(psycopg2.OperationalError):
     """Other workers have taken over what this process had claimed, because it was silent for too long.
 
     An `OperationalError`, so that Kombu and Celery treat it as a lost connection and connect anew.
+    """
+
+
+class ReadOnlyError(psycopg2.OperationalError):
+    """The database takes no writes: it is a standby, or was set read-only.
+
+    An `OperationalError`, which PostgreSQL's own class for it is not, so that Kombu and Celery treat it as a lost
+    connection: whether a session may write is settled when it connects, and another one may find the primary.
     """
 
 
@@ -44,9 +53,38 @@ _NO_RIGHT = "42501"
 _UNVERIFIED = "certificate verify failed"
 
 
-def primary(error: BaseException) -> str:
+class Reason(str):
+    """What the driver says of an error, for people who may read everything.
+
+    Attributes:
+        condition: SQLSTATE and the name that the manual has for it (appendix A), as `53100 disk_full`, for everybody
+            else: it quotes nothing, whatever language the server speaks. None where there is no SQLSTATE, as when the
+            server is not reached.
+    """
+
+    condition: str | None = None
+
+
+def condition(error: BaseException) -> str | None:
+    """`Reason.condition` of an error."""
+    code: str | None = getattr(error, "pgcode", None)
+    if not code:
+        return None
+    try:
+        return f"{code} {errorcodes.lookup(code).lower()}"
+    except KeyError:  # of a newer server, or of a function's own
+        return code
+
+
+def primary(error: BaseException) -> Reason:
     """The driver's message without the statement: `str()` of a psycopg2 error quotes the line that failed, with its
     values."""
+    reason = Reason(_message(error))
+    reason.condition = condition(error)
+    return reason
+
+
+def _message(error: BaseException) -> str:
     diagnosis = getattr(error, "diag", None)
     message = getattr(diagnosis, "message_primary", None)
     if message:
@@ -76,8 +114,8 @@ def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exc
     """
     if error.pgcode in _SCHEMA_CODES:
         return SchemaError(
-            f"the broker's tables are missing or older than this release ({primary(error)}): run "
-            "`alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
+            f"the broker's tables are missing, older than this release or not on the search_path ({primary(error)}): "
+            "run `alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
         )
     if error.pgcode == _NO_RIGHT:
         who, what = f"the role {role}".rstrip(), f" what the statement {statement} needs" if statement else " this"
@@ -85,5 +123,12 @@ def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exc
             f"{who} may not do{what} ({primary(error)}): as the owner of the tables, grant it that, or the role of "
             "ops/postgres/roles.sql that is made for its work"
         )
-    plain = type(error)(primary(error))
+    return restated(error, ReadOnlyError if error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION else type(error))
+
+
+def restated(error: psycopg2.Error, kind: type[psycopg2.Error]) -> psycopg2.Error:
+    """The same error as one of `kind`, without the statement, and with its SQLSTATE."""
+    plain = kind(_message(error))
+    # `pgcode` can be set in no other way; this is how psycopg2 itself unpickles it.
+    plain.__setstate__({"pgcode": error.pgcode})  # type: ignore[no-untyped-call]
     return plain

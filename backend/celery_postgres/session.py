@@ -17,7 +17,7 @@ import psycopg2
 from psycopg2 import errorcodes
 
 from celery_postgres import network
-from celery_postgres.errors import primary, translate
+from celery_postgres.errors import primary, restated, translate
 from celery_postgres.statements import statements
 
 Row = tuple[Any, ...]
@@ -25,8 +25,16 @@ Row = tuple[Any, ...]
 #: PostgreSQL undid the transaction and asks for another attempt.
 _CONFLICTS = frozenset({errorcodes.SERIALIZATION_FAILURE, errorcodes.DEADLOCK_DETECTED})
 _ATTEMPTS = 6
-#: The server ended the session before it looked at the statement: sending it again cannot do it twice.
-_NOT_EXECUTED = frozenset({errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.CANNOT_CONNECT_NOW})
+#: The server ended the session before it looked at the statement, or let it write nothing: sending it again cannot do
+#: it twice.
+_NOT_EXECUTED = frozenset(
+    {
+        errorcodes.ADMIN_SHUTDOWN,
+        errorcodes.CRASH_SHUTDOWN,
+        errorcodes.CANNOT_CONNECT_NOW,
+        errorcodes.READ_ONLY_SQL_TRANSACTION,
+    }
+)
 
 #: Every session. Plans must not depend on statistics: a table that was empty at the last analyze and holds a million
 #: messages now would be read from end to end. So: the generic plan, by index, in loops. What is left to the planner is
@@ -183,9 +191,12 @@ class Session:
             # What psycopg2 raises when a server is gone in the middle of an answer; Kombu must know it as a lost
             # connection, and psycopg2 itself does not always.
             self.close()
-            told = psycopg2.OperationalError(primary(error))
+            told = restated(error, psycopg2.OperationalError)
+        elif error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION:
+            # A session that began so stays so, after `default_transaction_read_only` was taken back too.
+            self.close()
         elif self.closed and not isinstance(told, psycopg2.OperationalError | psycopg2.InterfaceError):
-            told = psycopg2.OperationalError(primary(error))
+            told = restated(error, psycopg2.OperationalError)
         told.safe = error.pgcode in _NOT_EXECUTED  # type: ignore[attr-defined]
         return told
 

@@ -10,6 +10,8 @@ import pytest
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
+from app.core.settings import Settings
+from app.db.checks import DatabaseReadOnly, check_database
 from environment.cluster import APP_DATABASE, APP_PASSWORD, APP_ROLE, Cluster
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
@@ -77,6 +79,8 @@ def test_workers_and_producers_go_on_with_the_new_primary(
     wait_until(lambda: probe.notes("start", "running"), DEADLINE_S, "a task that runs")
     waiting = [probe.send("run_late", f"waiting-{number}") for number in range(5)]
 
+    with pytest.raises(DatabaseReadOnly, match="it takes no writes: it is a standby"):
+        check_database(Settings(database_url=standby.url(), _env_file=None))
     private_cluster.kill()
     (probe.folder / "gates" / "gate").touch()  # it ends while there is no primary
     run(standby.superuser_url, "SELECT pg_promote()")

@@ -396,6 +396,14 @@ def test_an_age_that_nothing_has_is_refused(plain_database: Any, words: list[str
     assert "Traceback" not in done.stderr
 
 
+def test_an_address_for_asyncpg_is_understood(plain_database: Any) -> None:
+    """The tool is run with the application's DATABASE_URL."""
+    _, _, rest = plain_database.url.partition("://")
+    joint = "&" if "?" in rest else "?"
+    done = typed(f"postgresql+asyncpg://{rest}{joint}ssl=disable&statement_cache_size=0", "queues")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [

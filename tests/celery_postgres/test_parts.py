@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from psycopg2.extensions import parse_dsn
 
-from celery_postgres.address import is_postgresql, libpq_dsn, masked
+from app.core.dsn import PostgresDSN
+from celery_postgres.address import is_postgresql, libpq_dsn, masked, parsed
 from celery_postgres.cursor import PRIORITIES, Cursor
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
@@ -92,6 +94,31 @@ def test_every_libpq_parameter_is_kept() -> None:
     dsn = libpq_dsn(SimpleNamespace(hostname=url))
     for part in ("host=h1,h2", "port=1,2", "sslmode=require", "target_session_attrs=read-write", "password=p@"):
         assert part in dsn
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", {}),
+        ("?ssl=disable", {"sslmode": "disable"}),
+        ("?ssl=true&statement_cache_size=0&application_name=x", {"sslmode": "require", "application_name": "x"}),
+        ("?ssl=Verify-Full&sslmode=verify-full", {"sslmode": "verify-full"}),
+        ("?prepared_statement_cache_size=0", {}),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["postgresql+asyncpg", "asyncpg"])
+def test_an_address_for_asyncpg_is_understood(scheme: str, query: str, expected: dict[str, str]) -> None:
+    """As the application understands it in DATABASE_URL."""
+    found = parse_dsn(parsed(f"{scheme}://u:p%40@h/d{query}", "broker"))
+    assert found == {"user": "u", "password": "p@", "host": "h", "dbname": "d"} | expected
+    assert found == parse_dsn(PostgresDSN.parse(f"postgresql+asyncpg://u:p%40@h/d{query}").libpq())
+
+
+@pytest.mark.parametrize("query", ["ssl=disable&sslmode=require", "command_timeout=hunter2@h/d", "ssl=on&nonsense=1"])
+def test_what_an_address_for_asyncpg_cannot_say_is_refused_and_not_quoted(query: str) -> None:
+    with pytest.raises(ValueError, match=r"^the broker URL ") as caught:
+        parsed(f"postgresql+asyncpg://u:hunter2@h/d?{query}", "broker")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_address_that_libpq_refuses_is_not_quoted() -> None:

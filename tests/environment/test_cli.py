@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from app.core.dsn import PostgresDSN
+from app.db.checks import schema_head
 from environment.checkout import CHECKOUT
 from environment.client import _await_worker, _psql_address, _psql_program
 from environment.commands import COMMANDS
@@ -348,6 +349,16 @@ def test_a_role_that_may_not_read_the_tables(copy: Copy, database: Any, query: Q
         query(database.superuser_url, f'DROP ROLE "{role}"')
 
 
+def test_a_search_path_without_the_tables(copy: Copy, database: Any) -> None:
+    """The migrations are in public, wherever the search_path leads."""
+    url = PostgresDSN.parse(database.url)
+    url = replace(url, parameters=(*url.parameters, ("options", "-csearch_path=nowhere")))
+    status, _, errors = copy.dev("migrate", DATABASE_URL=url.url())
+    assert (status, one_line(errors)) == (0, f"dev: {url.describe()} is at revision {schema_head()}")
+    status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url.url())
+    assert (status, "not on the search_path" in one_line(errors)) == (1, True)
+
+
 def test_an_unknown_revision(copy: Copy, database: Any) -> None:
     status, _, errors = copy.dev("migrate", "nonsense", DATABASE_URL=database.url)
     assert status == 1
@@ -406,6 +417,26 @@ def test_no_worker_to_ping(copy: Copy, database: Any) -> None:
     status, _, errors = copy.dev("ping", "--wait", "1", DATABASE_URL=database.url)
     assert status == 1
     assert "no worker answered" in one_line(errors)
+
+
+def test_ping_says_that_the_database_takes_no_writes(
+    copy: Copy, private_cluster: TemporaryCluster, query: Query
+) -> None:
+    """Whether it sends the task itself to find out, or a worker of this checkout has."""
+    url = private_cluster.url()
+    worker = copy.worker(DATABASE_URL=url, HEALTH_INTERVAL="0.2")
+    superuser_url, name = private_cluster.superuser_url, "skeldir_validation"
+    query(superuser_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    query(superuser_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", name)
+    wait_until(lambda: not worker_is_ready(copy.state), 30, "the worker to see it")
+    status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url)
+    assert (status, "takes no writes: default_transaction_read_only is on" in one_line(errors)) == (1, True)
+    worker.terminate()
+    worker.communicate(timeout=60)
+    status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url)
+    assert status == 1
+    assert "cannot send a task through" in one_line(errors)
+    assert "in a read-only transaction" in errors
 
 
 def test_ping_gives_up_early_unless_a_worker_is_being_started(copy: Copy, private_cluster: TemporaryCluster) -> None:

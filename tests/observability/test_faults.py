@@ -62,6 +62,7 @@ def test_only_texts_without_values_are_shown(error: BaseException, expected: str
         (f'FATAL:  password authentication failed for user "{SECRET}"', "the password was refused"),
         (f'FATAL:  database "{SECRET}" does not exist', "the role or the database does not exist"),
         ("FATAL:  sorry, too many clients already", "no connection slots are left"),
+        (f'could not write to file "{SECRET}": No space left on device', "the server's disk is full"),
         ("timeout expired", "no answer in time"),
         (f'could not translate host name "{SECRET}" to address', "the host name cannot be resolved"),
         (f'invalid dsn: missing "=" after "postgresql:{SECRET}"', "the connection failed"),

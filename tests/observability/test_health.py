@@ -17,6 +17,7 @@ from typing import Any
 import psycopg2
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -30,6 +31,8 @@ pytestmark = pytest.mark.xdist_group("observability_health")
 DEADLINE_S = 60
 #: Looks every 0.2 s; a look that fails takes 2 s at most; what is older than 3 intervals and those 2 s is stale.
 SOON_S = 15
+#: What PostgreSQL's manual calls it.
+NO_WRITES = "25006 read_only_sql_transaction"
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,51 @@ def test_a_database_that_does_not_answer_any_more_is_told_too(
     wait_until(lambda: worker.status("/health") == 200, SOON_S, "the worker to see its database again")
 
 
+def test_a_database_that_takes_no_writes_is_told_and_costs_no_task(
+    worker: Any, cluster: TemporaryCluster, app: Celery, busy: Path, tmp_path: Path, wait_until: Any
+) -> None:
+    """As a managed one that was set read-only, or a standby behind the same address."""
+    waiting, second = app.send_task("observed.returns", args=["late"]), tmp_path / "second"
+    before = worker.total(task="observed.waits_for")
+    told = len(worker.lines())
+
+    def said(*words: str) -> bool:
+        return any(all(word in line["message"] for word in words) for line in worker.lines()[told:])
+
+    with read_only(cluster):
+        wait_until(lambda: "no writes" in why(worker), SOON_S, "the fault to be seen")
+        error = why(worker)
+        assert error.startswith(f"127.0.0.1:{cluster.port}/skeldir_validation: it takes no writes: ")
+        assert error.endswith("default_transaction_read_only is on")
+        status, health = worker.page("/health")
+        assert (status, health["broker"], health["database"]) == (503, "failed", "failed")
+        assert (worker.status("/readyz"), worker.status("/livez")) == (503, 200)
+        with pytest.raises(OperationalError, match="read-only transaction"):
+            app.send_task("observed.waits_for", args=[str(second)])
+        wait_until(lambda: said("the broker cannot be reached", NO_WRITES), SOON_S, "the attendant's reason")
+        busy.unlink()
+        wait_until(lambda: said("claiming failed", NO_WRITES), SOON_S, "the reason why nothing is claimed")
+        wait_until(lambda: said("results cannot be stored", NO_WRITES), SOON_S, "the reason why nothing is stored")
+        assert not waiting.ready()
+    assert waiting.get(timeout=DEADLINE_S) == "late"
+    wait_until(lambda: worker.status("/health") == 200, SOON_S, "the worker to see that it may write")
+    wait_until(lambda: worker.status("/readyz") == 200, SOON_S, "the worker to be ready again")
+    # Once, and what could not be sent was not.
+    assert worker.total(task="observed.waits_for") == before + 1
+    assert not second.exists()
+
+
+def test_a_worker_that_starts_on_a_database_without_writes_waits_for_them(
+    cluster: TemporaryCluster, start_worker: Any, wait_until: Any
+) -> None:
+    with read_only(cluster):
+        worker = start_worker(cluster.url(), ready=False)
+        wait_until(lambda: "cannot be used (it takes no writes" in worker.log_text(), DEADLINE_S, "the reason")
+        assert worker.process.poll() is None
+    worker.wait_ready(DEADLINE_S)
+    assert "Traceback" not in worker.log_text()
+
+
 def test_an_old_schema_keeps_a_worker_from_being_ready(worker: Any, cluster: TemporaryCluster, wait_until: Any) -> None:
     admin = cluster.superuser_url.replace("/postgres?", "/skeldir_validation?")
     with contextlib.closing(psycopg2.connect(admin)) as connection:
@@ -240,6 +288,21 @@ def test_a_worker_whose_database_never_answers_serves_its_pages(
         assert "hushhush" not in worker.log_text()
         for connection in held:
             connection.close()
+
+
+@contextlib.contextmanager
+def read_only(cluster: TemporaryCluster) -> Iterator[None]:
+    """Within the block new sessions may not write, and there are no others."""
+    name = "skeldir_validation"
+    with contextlib.closing(psycopg2.connect(cluster.superuser_url)) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            yield
+        finally:
+            cursor.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
 
 def why(worker: Any) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
+from kombu.exceptions import OperationalError
 
 from app.core.context import working_for
+from app.core.dsn import PostgresDSN
+from app.observability import faults
 from app.observability.logging import LONGEST_LINE, JsonFormatter, LineFileHandler, fit
 from app.observability.redaction import field, is_secret, scrub
+from celery_postgres.errors import primary
+from celery_postgres.session import Session
 
 SECRET = "do-not-log-me"
 
@@ -92,6 +99,31 @@ def test_our_broker_says_why_it_is_away_and_quotes_nobody() -> None:
     assert line["message"] == "the broker cannot be reached (connection refused); next try in 0.50 s"
     unknown = shown("celery_postgres.attendant", template, SECRET, 0.5)
     assert unknown["message"] == "the broker cannot be reached (…); next try in 0.50 s"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("25006", "25006 read_only_sql_transaction"),
+        ("53100", "53100 disk_full"),
+        ("53200", "53200 out_of_memory"),
+        ("57014", "57014 query_canceled"),
+        ("55P03", "55P03 lock_not_available"),
+        ("40P01", "40P01 deadlock_detected"),
+        ("ZZ123", "ZZ123"),
+    ],
+)
+def test_our_broker_gives_the_reasons_of_the_server_and_quotes_nobody(database: Any, code: str, expected: str) -> None:
+    """Also once the broker has put the server's error into its own words."""
+    session = Session(PostgresDSN.parse(database.url).libpq())
+    with contextlib.closing(session), pytest.raises(psycopg2.Error, match=SECRET) as caught:
+        session.script(f"DO $$ BEGIN RAISE '{SECRET}' USING ERRCODE = '{code}'; END $$")
+    line = shown("celery_postgres.inbox", "claiming failed (%s); next try in %.2f s", primary(caught.value), 2)
+    assert line["message"] == f"claiming failed ({expected}); next try in 2.00 s"
+    assert faults.public_text(caught.value) == f"SQLSTATE {code} ({type(caught.value).__name__})"
+    kombus = OperationalError(SECRET)
+    kombus.__cause__ = caught.value
+    assert faults.public_text(kombus) == faults.public_text(caught.value)
 
 
 @pytest.mark.parametrize("length", [100, 5_000, 100_000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -76,9 +77,10 @@ def flower(module_database: Any, start_module_worker: Any, program: Callable[[st
     with TemporaryDirectory(prefix="skeldir-flower-") as folder:
         Path(folder).chmod(0o755)  # the account that runs PostgreSQL for root must enter it
         log = Path(folder) / "log"
-        # An address that the command is not to take.
+        # Addresses that the command is not to take.
         command = [CHECKOUT / "dev", "flower", f"--port={port}", "--address=0.0.0.0"]
         variables = {"DATABASE_URL": url, "SKELDIR_STATE_DIR": folder, "SKELDIR_PYTHON": sys.executable}
+        variables["FLOWER_UNIX_SOCKET"] = f"{folder}/socket"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, env={**os.environ, **variables}, stdout=output, stderr=subprocess.STDOUT
@@ -183,6 +185,23 @@ def test_the_broker_page_says_that_flower_does_not_know_this_broker(browser: Bro
 def test_nobody_but_this_machine_reaches_it(flower: Flower) -> None:
     mine = {address for address in listening() if address.endswith(f":{flower.port}")}
     assert mine == {f"127.0.0.1:{flower.port}"}
+    assert not (flower.log.parent / "socket").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("--unix_socket=/nowhere/socket", "on no socket file"),
+        ("--unix-socket=/nowhere/socket", "on no socket file"),
+        ("-unix_socket=/nowhere/socket", "on no socket file"),
+        ("port=5555", "'port' is none"),  # after which no address would count, and it would listen on all
+        ("--", "'--' is none"),
+    ],
+)
+def test_what_would_let_others_in_is_refused(monkeypatch: pytest.MonkeyPatch, word: str, told: str) -> None:
+    monkeypatch.setattr(client, "find_spec", lambda name: object())
+    with pytest.raises(UserError, match=f"^./dev flower .*{re.escape(told)}"):
+        client.flower(["--port=5555", word])
 
 
 def test_it_changes_nothing(flower: Flower) -> None:

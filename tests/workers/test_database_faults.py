@@ -98,6 +98,27 @@ def test_missing_tables_end_the_worker_with_the_command_to_run(
     assert "Traceback" not in worker.log_text()
 
 
+@pytest.mark.parametrize("where", ["role", "url"])
+def test_a_search_path_that_leads_elsewhere_is_told(own_cluster: TemporaryCluster, tmp_path: Path, where: str) -> None:
+    url = own_cluster.url()
+    if where == "url":
+        url += "&options=-csearch_path%3Dnowhere"
+    else:
+        with psycopg2.connect(own_cluster.superuser_url) as connection:
+            connection.cursor().execute("ALTER ROLE app_user IN DATABASE skeldir_validation SET search_path = nowhere")
+    worker = WorkerProcess(url, state=tmp_path, log=tmp_path / "log")
+    try:
+        worker.start()
+        wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
+        assert worker.process.returncode == 78
+        (line,) = [line for line in worker.log_text().splitlines() if "search_path" in line]
+        assert "the search_path of app_user, 'nowhere', does not lead to kombu_queue, " in line
+        assert "ALTER ROLE app_user IN DATABASE skeldir_validation SET search_path = public" in line
+        assert "Traceback" not in worker.log_text()
+    finally:
+        worker.stop()
+
+
 def test_a_role_without_the_grants_is_told_which(own_cluster: TemporaryCluster, tmp_path: Path) -> None:
     with psycopg2.connect(own_cluster.superuser_url) as connection:
         connection.cursor().execute("CREATE ROLE guest LOGIN")

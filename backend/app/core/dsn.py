@@ -14,7 +14,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from app.core.errors import LoggableError
-from celery_postgres.address import is_unencoded
+from celery_postgres.address import ASYNCPG_ONLY, is_unencoded, sslmode_of
 
 #: What stands before `://` and means PostgreSQL. The driver is ours to choose (psycopg2), so it is dropped.
 SCHEMES = frozenset(
@@ -26,25 +26,6 @@ SCHEMES = frozenset(
         "postgresql+psycopg2",
     }
 )
-#: Parameters of SQLAlchemy's asyncpg dialect and of asyncpg itself that say nothing about the connection.
-ASYNCPG_ONLY = frozenset(
-    {
-        "async_fallback",
-        "command_timeout",
-        "prepared_statement_cache_size",
-        "prepared_statement_name_func",
-        "statement_cache_size",
-    }
-)
-#: asyncpg takes libpq's words and booleans for `ssl` (asyncpg.connect, parameter `ssl`).
-SSL_BOOLEANS = {
-    "true": "require",
-    "on": "require",
-    "1": "require",
-    "false": "disable",
-    "off": "disable",
-    "0": "disable",
-}
 DEFAULT_PORT = "5432"
 
 
@@ -248,7 +229,7 @@ def _libpq_parameters(parameters: list[tuple[str, str]]) -> tuple[tuple[str, str
     kept = {name: value for name, value in parameters if name not in placed | ASYNCPG_ONLY | {"ssl"}}
     ssl = dict(parameters).get("ssl")
     if ssl is not None:
-        mode = SSL_BOOLEANS.get(ssl.lower(), ssl.lower())
+        mode = sslmode_of(ssl)
         if kept.setdefault("sslmode", mode) != mode:
             raise DatabaseURLError("DATABASE_URL: ssl= and sslmode= contradict each other; keep sslmode=")
     modes = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}

@@ -42,6 +42,13 @@ SEQUENCES = (
 )
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
+_ELSEWHERE = text("""
+    SELECT name FROM unnest(CAST(:names AS text[])) AS name
+    WHERE to_regclass(name) IS DISTINCT FROM to_regclass('public.' || name)
+""")
+_SEARCH_PATH = text(
+    "SELECT current_user, current_setting('search_path'), quote_ident(current_user), quote_ident(current_database())"
+)
 _LACKED = text("""
     SELECT wanted.privilege, string_agg(wanted.name, ', ' ORDER BY wanted.place)
     FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) WITH ORDINALITY AS wanted (name, privilege, place)
@@ -52,6 +59,9 @@ _LACKED = text("""
     GROUP BY wanted.privilege
     ORDER BY min(wanted.place)
 """)
+_STANDBY = text("SELECT pg_is_in_recovery()")
+#: What a session's transactions begin with; a single one may be more careful, as those of a health check are.
+_SET_READ_ONLY = text("SELECT current_setting('default_transaction_read_only')::boolean")
 _ROLE = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
 _CURRENT_USER = text("SELECT current_user, quote_ident(current_user)")
 
@@ -60,12 +70,17 @@ class DatabaseUnfit(LoggableError):  # noqa: N818
     """The database answers but lacks something that waiting does not bring. One line that says what to do."""
 
 
+class DatabaseReadOnly(LoggableError):  # noqa: N818
+    """The database answers and takes no writes. One line that says why."""
+
+
 def check_database(settings: Settings) -> None:
     """Return if a worker may serve tasks on this database.
 
     Raises:
-        DatabaseUnfit: tables are missing or closed to the role, or, in production, row-level security does not
-            bind the role.
+        DatabaseUnfit: tables are missing, not on the search_path or closed to the role, or, in production, row-level
+            security does not bind the role.
+        DatabaseReadOnly: it takes no writes, now.
         sqlalchemy.exc.DBAPIError: the database cannot be reached, now.
     """
     engine = create_engine(
@@ -74,11 +89,20 @@ def check_database(settings: Settings) -> None:
         connect_args={"connect_timeout": settings.database_connect_timeout},
     )
     with engine.connect() as connection:
+        check_writable(connection)
         missing = missing_tables(connection)
         if missing:
             raise DatabaseUnfit(
                 f"database {settings.dsn.describe()} lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}: "
                 "run `alembic upgrade head` (or `./dev migrate`) first"
+            )
+        elsewhere = connection.execute(_ELSEWHERE, {"names": [*TABLE_RIGHTS, *SEQUENCES]}).scalars().all()
+        if elsewhere:
+            role, path, quoted, database = connection.execute(_SEARCH_PATH).one()
+            raise DatabaseUnfit(
+                f"database {settings.dsn.describe()}: the search_path of {role}, {path!r}, does not lead to "
+                f"{', '.join(elsewhere)} in the schema public: take it out of the options of DATABASE_URL if it is "
+                f"there, else ALTER ROLE {quoted} IN DATABASE {database} SET search_path = public"
             )
         lacked = lacked_rights(connection)
         if lacked:
@@ -92,6 +116,18 @@ def check_database(settings: Settings) -> None:
                 "the role of DATABASE_URL is superuser or has BYPASSRLS, so tenants would see each other's rows: "
                 "use a role without both, or set ENVIRONMENT=development"
             )
+
+
+def check_writable(connection: Connection) -> None:
+    """Return if sessions that begin as this one did may write. Writes nothing itself.
+
+    Raises:
+        DatabaseReadOnly: they may not.
+    """
+    if connection.execute(_STANDBY).scalar_one():
+        raise DatabaseReadOnly("it takes no writes: it is a standby")
+    if connection.execute(_SET_READ_ONLY).scalar_one():
+        raise DatabaseReadOnly("it takes no writes: default_transaction_read_only is on")
 
 
 def missing_tables(connection: Connection) -> list[str]:

@@ -7,13 +7,14 @@ import threading
 from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import PoolResetState
 
 from app.core.context import tenant_id_var
 from app.core.settings import Settings, get_settings
 from app.db.tenancy import TENANT_GUC
+from app.db.transient import READ_ONLY
 from celery_postgres import network
 
 _lock = threading.Lock()
@@ -50,6 +51,7 @@ def build_engine(settings: Settings, **options: Any) -> Engine:
     - A connection that goes back to the pool has no tenant, whoever set one and in whichever way.
     - Parameters of statements never appear in its errors.
     - A network that is gone ends a statement after some 10 s.
+    - Connections that may not write are not kept: they stay so when the database takes writes again.
     """
     arguments: dict[str, Any] = {
         "connect_args": {
@@ -66,6 +68,7 @@ def build_engine(settings: Settings, **options: Any) -> Engine:
     engine = create_engine(settings.dsn.url(), **(arguments | options))
     event.listen(engine, "begin", _carry_tenant)
     event.listen(engine, "reset", _clear_tenant)
+    event.listen(engine, "handle_error", _lose_read_only)
     return engine
 
 
@@ -77,6 +80,11 @@ def _carry_tenant(connection: Connection) -> None:
     # again and recurse. The driver's cursor is inside the transaction that psycopg2 opens with its first statement.
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute("SELECT set_config(%s, %s, true)", (TENANT_GUC, str(tenant_id)))
+
+
+def _lose_read_only(context: ExceptionContext) -> None:
+    if getattr(context.original_exception, "pgcode", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def _clear_tenant(dbapi_connection: Any, _record: Any, state: PoolResetState) -> None:

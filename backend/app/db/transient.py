@@ -14,6 +14,8 @@ from app.core.errors import LoggableError
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 #: admin_shutdown, crash_shutdown, cannot_connect_now: the server is going or coming.
 _RESTARTS = frozenset({"57P01", "57P02", "57P03"})
+#: read_only_sql_transaction: a standby, or a database that was set so; the session has to be another one.
+READ_ONLY = "25006"
 _CONNECTION_CLASS = "08"
 
 
@@ -36,9 +38,10 @@ def transient_errors() -> Iterator[None]:
 
 
 def is_transient(error: DBAPIError) -> bool:
-    """Whether another attempt at the same may succeed: 40001, 40P01, 55P03, or a connection that broke or never was."""
+    """Whether another attempt at the same may succeed: 40001, 40P01, 55P03, 25006, or a connection that broke or
+    never was."""
     code = getattr(error.orig, "pgcode", None)
-    if error.connection_invalidated or code in _CONFLICTS | _RESTARTS:
+    if error.connection_invalidated or code in _CONFLICTS | _RESTARTS | {READ_ONLY}:
         return True
     # libpq's own errors, such as a refused connection, have no SQLSTATE.
     return code.startswith(_CONNECTION_CLASS) if code else isinstance(error, OperationalError)
@@ -49,4 +52,6 @@ def _what(error: DBAPIError) -> str:
     code = getattr(error.orig, "pgcode", None)
     if code in _CONFLICTS:
         return f"another transaction was in the way (SQLSTATE {code})"
+    if code == READ_ONLY:
+        return f"the database takes no writes (SQLSTATE {code})"
     return "the connection to the database was lost" + (f" (SQLSTATE {code})" if code else "")

@@ -6,7 +6,8 @@ record that does not come from the application only the template is trusted, nev
 - Numbers stand as they are, exceptions as `faults.brief` shows them, functions and classes by name, and every
   other argument as `…`.
 - Templates that are known here show more: the task's name and id, the name of a queue or a worker.
-- Our broker names the fault of a connection in libpq's words, which become ours.
+- Our broker gives PostgreSQL's reasons: of these the SQLSTATE and its name are shown, and libpq's words for the fault
+  of a connection, which has none, become ours.
 
 A template that a new version of a library brings is thus too silent, and never too loud.
 """
@@ -26,6 +27,7 @@ from celery.exceptions import Retry
 from celery.worker.consumer import consumer as _consumer
 
 from app.observability.faults import brief, connection_fault, public_text
+from celery_postgres.errors import Reason
 
 consumer: Any = _consumer  # the stubs know nothing of its templates
 
@@ -110,6 +112,8 @@ def _argument(value: Any) -> Any:
 
 
 def _broker_argument(value: Any) -> Any:
+    if isinstance(value, Reason) and value.condition:
+        return _Text(value.condition)
     fault = connection_fault(value) if isinstance(value, str) else None
     return _Text(fault) if fault else _argument(value)
 

@@ -69,6 +69,8 @@ CONNECTION_FAULTS = (
     ("eof detected", "the server closed the connection"),
     ("could not receive data", "connection broken"),
     ("could not send data", "connection broken"),
+    ("no space left on device", "the server's disk is full"),
+    ("out of memory", "the server is out of memory"),
     ("timeout expired", "no answer in time"),
     ("timed out", "no answer in time"),
     ("no such file or directory", "no server listens on the socket"),
@@ -103,7 +105,8 @@ def public_text(error: BaseException) -> str | None:
     if isinstance(error, psycopg2.Error):
         return _database_text(error)
     if isinstance(error, BrokerOperationalError):
-        return _connection_text(str(error))
+        # Kombu's own has PostgreSQL's text, and PostgreSQL's error behind it.
+        return _database_text(error.__cause__ if isinstance(error.__cause__, psycopg2.Error) else error)
     if isinstance(error, OSError):
         return f"[Errno {error.errno}] {os.strerror(error.errno)}" if isinstance(error.errno, int) else None
     return _celery_text(error)

@@ -17,13 +17,15 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import LoggableError
 from app.core.settings import Settings
-from app.db.checks import schema_head, schema_is_behind, schema_revision
+from app.db.checks import DatabaseReadOnly, check_writable, schema_head, schema_is_behind, schema_revision
 from app.observability import probe
 from app.observability.faults import brief, database_text
 
 logger = logging.getLogger(__name__)
 
-_DATABASE = text("SELECT 1")
+#: Seconds that the connection for looking is kept. Whether a session may write is settled when it begins: an older one
+#: may, while every worker that connects anew may not. Connecting at each look would cost each server process its start.
+KEPT_S = 60
 # The role may read the broker's tables: kombu_message itself is not touched, since its first visible row may lie
 # behind a million delivered ones.
 _BROKER = text(
@@ -68,9 +70,12 @@ class HealthMonitor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._results: dict[str, CheckResult] = {}
-        # One connection, kept: connecting anew every few seconds would cost each server process its start.
         self._engine = create_engine(
-            settings.dsn.url(), creator=partial(probe.connect, settings), pool_size=1, max_overflow=0
+            settings.dsn.url(),
+            creator=partial(probe.connect, settings),
+            pool_size=1,
+            max_overflow=0,
+            pool_recycle=KEPT_S,
         )
         self._again = threading.Event()
         self._stopping = False
@@ -143,13 +148,16 @@ class HealthMonitor:
         except (DBAPIError, psycopg2.Error) as error:
             self._engine.dispose()
             return f"{self._settings.dsn.describe()}: {database_text(error)}"
+        except DatabaseReadOnly as error:
+            self._engine.dispose()  # this session stays so when the database does not
+            return f"{self._settings.dsn.describe()}: {error}"
         except Exception as error:
             return brief(error)
         return None
 
 
 def _look_at_database(connection: Connection) -> None:
-    connection.execute(_DATABASE)
+    check_writable(connection)
 
 
 def _look_at_broker(connection: Connection) -> None:

@@ -7,7 +7,7 @@ before the worker connects to anything, so that /health can say why it does not.
     /metrics   Prometheus text format
     /health    broker and database: 200, or 503 and why
     /livez     503 only if a restart would help; never because of the database
-    /readyz    started, not draining, schema at head, database reachable
+    /readyz    started, not draining, schema at head, database reachable and taking writes
 """
 
 from __future__ import annotations
