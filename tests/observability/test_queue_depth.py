@@ -155,6 +155,15 @@ def test_a_queue_called_other_is_one_of_the_rest(cursor: Any) -> None:
     }
 
 
+def test_of_a_long_queue_it_reads_no_more_than_the_cap(cursor: Any) -> None:
+    put(cursor, 1, 20 * CAP, visible=True)
+    cursor.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+    cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + DEPTH_SQL, asked())
+    ((plan,),) = cursor.fetchall()
+    ours = [node for node in nodes(plan[0]["Plan"]) if node.get("Relation Name") == "kombu_message"]
+    assert max(node["Actual Rows"] * node["Actual Loops"] for node in ours) <= CAP
+
+
 def test_it_costs_little_where_there_are_thousands_of_queues_and_messages(cursor: Any) -> None:
     """In blocks rather than in time: 23,000 of them took 18 ms, with 10,000 queues of which half have messages."""
     cursor.execute("INSERT INTO kombu_queue (id, name) SELECT n, 'q' || n FROM generate_series(10, 10009) AS n")

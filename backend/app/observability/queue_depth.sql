@@ -2,9 +2,9 @@
 -- that is), what is not yet due, what consumers hold, and how many consume.
 --
 -- What it tells does not depend on who asks. The %(named)s oldest queues have a row each, those in %(first)s and then
--- those that ever had a consumer of ours before others; the rest is one row, `other`, with the age of its oldest message and the consumers of the queue with work that
--- has the fewest. Without the queues of remote control and events, and others that delete themselves: each worker has
--- some, under names that never come again.
+-- those that ever had a consumer of ours before others; the rest is one row, `other`, with the age of its oldest message
+-- and the consumers of the queue with work that has the fewest. Without the queues of remote control and events, and
+-- others that delete themselves: each worker has some, under names that never come again.
 --
 -- Counting stops at %(cap)s a queue and kind: the gauge then says "at least so many", and no scrape reads a whole backlog.
 -- Of the rest, each index is read at its first entry of each queue, for %(walked)s queues at most. Claimed messages are in
@@ -89,10 +89,10 @@ WITH RECURSIVE durable AS MATERIALIZED (
         least(
             (
                 SELECT min(first.enqueued_at)
-                FROM generate_series(0, 9) AS priority
+                FROM generate_series(0, 9) AS lane (priority)
                 CROSS JOIN LATERAL (
                     SELECT message.enqueued_at FROM public.kombu_message AS message
-                    WHERE message.queue_id = asked.id AND message.priority = priority AND message.visible
+                    WHERE message.queue_id = asked.id AND message.priority = lane.priority AND message.visible
                       AND message.available_at IS NULL
                     ORDER BY message.id + 0
                     LIMIT 1
