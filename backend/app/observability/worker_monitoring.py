@@ -31,6 +31,7 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from app.core.settings import Settings, get_settings
 from app.observability import multiprocess
+from app.observability.beat import BeatCollector
 from app.observability.health import HealthMonitor
 from app.observability.http_server import Page, PageServer, json_page
 from app.observability.metrics import SlotsCollector
@@ -169,6 +170,7 @@ def _registry(worker: Any) -> CollectorRegistry:
         registry.register(multiprocess.MultiprocessCollector(folder))
     registry.register(SlotsCollector(worker))
     registry.register(QueueDepthCollector())
+    registry.register(BeatCollector(worker.app))
     return registry
 
 

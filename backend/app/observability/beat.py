@@ -1,0 +1,69 @@
+"""How late `celery beat` is, read from its table at each scrape."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from datetime import datetime
+from typing import Any
+
+import psycopg2
+from celery.beat import ScheduleEntry
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from app.core.settings import get_settings
+from app.observability import probe
+from app.observability.faults import database_text
+
+logger = logging.getLogger(__name__)
+
+
+class BeatCollector(Collector):
+    """For how long each entry of `beat_schedule` should have been sent, by this worker's clock. Every worker shows the
+    same numbers: take the maximum over workers.
+
+    Of entries that a beat has seen. Not of those that Celery adds by itself: where a beat ran once and none is wanted,
+    they would be late for ever.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._failed = False
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        schedule = self._app.conf.beat_schedule
+        if not schedule:
+            return
+        try:
+            sent = _read_entries(list(schedule))
+        except psycopg2.Error as error:
+            if not self._failed:  # once for each outage
+                logger.warning("beat's entries cannot be read: %s", database_text(error))
+            self._failed = True
+            return
+        self._failed = False
+        text = "For how long an entry of the schedule should have been sent."
+        family = GaugeMetricFamily("celery_beat_overdue_seconds", text, labels=["entry"])
+        for name, last_run_at in sent:
+            known = schedule[name]
+            entry = known if isinstance(known, ScheduleEntry) else ScheduleEntry(name=name, app=self._app, **known)
+            assert entry.schedule is not None  # noqa: S101 # beat would not start
+            # A schedule of the application's own need not know it, and must not cost the other metrics.
+            with suppress(Exception):
+                remaining = entry.schedule.remaining_estimate(last_run_at)
+                family.add_metric([name], max(0.0, -remaining.total_seconds()))
+        yield family
+
+
+def _read_entries(names: list[str]) -> list[tuple[str, datetime]]:
+    with closing(probe.connect(get_settings())) as connection, probe.limited(connection) as cursor:
+        cursor.execute(
+            "SELECT name, last_run_at FROM public.celery_beat_entry WHERE name = ANY(%s) ORDER BY 1", [names]
+        )
+        return list(cursor.fetchall())

@@ -1,0 +1,65 @@
+"""How late beat is, by its table and the schedule."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.schedules import BaseSchedule, crontab
+
+from app.core.settings import Settings
+from app.observability import beat
+from tests.migrations.support import run
+
+
+@pytest.fixture
+def app(database: Any, monkeypatch: pytest.MonkeyPatch) -> Celery:
+    monkeypatch.setattr(beat, "get_settings", lambda: Settings(database_url=database.url, _env_file=None))
+    return Celery("scheduled", set_as_current=False)
+
+
+def overdue(app: Celery) -> dict[str, float]:
+    return {
+        sample.labels["entry"]: sample.value
+        for family in beat.BeatCollector(app).collect()
+        for sample in family.samples
+    }
+
+
+def test_an_entry_is_late_from_when_it_is_due(app: Celery, database: Any) -> None:
+    app.conf.beat_schedule = {
+        "numbers": {"task": "t", "schedule": 60},
+        "on-time": {"task": "t", "schedule": timedelta(hours=1)},
+        "hourly": {"task": "t", "schedule": crontab(minute="0")},
+        "never-seen": {"task": "t", "schedule": 60},
+        "own": {"task": "t", "schedule": BaseSchedule()},
+    }
+    run(
+        database.url,
+        "INSERT INTO celery_beat_entry (name, last_run_at) VALUES ('numbers', now() - interval '160 seconds'),"
+        " ('on-time', now() - interval '30 minutes'), ('hourly', now() - interval '2 hours'), ('own', now()),"
+        " ('celery.backend_cleanup', now() - interval '3 days'), ('removed', now() - interval '3 days')",
+    )
+    found = overdue(app)
+    assert set(found) == {"numbers", "on-time", "hourly"}
+    assert 100 <= found["numbers"] < 130
+    assert found["on-time"] == 0
+    assert 3600 <= found["hourly"] <= 7230
+
+
+def test_without_a_schedule_nothing_is_read(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(beat, "probe")
+    assert overdue(app) == {}
+
+
+def test_without_a_database_there_are_no_samples(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.conf.beat_schedule = {"numbers": {"task": "t", "schedule": 60}}
+    nowhere = Settings(database_url="postgresql://u@127.0.0.1:1/nothing", _env_file=None)
+    monkeypatch.setattr(beat, "get_settings", lambda: nowhere)
+    collector = beat.BeatCollector(app)
+    assert [*collector.collect(), *collector.collect()] == []
+    assert len(caplog.records) == 1
