@@ -25,13 +25,16 @@ def test_hup_restarts_a_worker_that_was_started_from_another_folder(database: An
     celery = os.path.relpath(Path(sysconfig.get_path("scripts"), "celery"))
     folder = os.path.relpath(CHECKOUT / "backend")
     words = {"word": ["--workdir", folder], "equals": [f"--workdir={folder}"], "variable": []}[how]
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
     worker = WorkerProcess(
         database.url,
         state=tmp_path,
         log=tmp_path / "log",
-        arguments=["--without-mingle"],  # a second of each start
+        arguments=["--without-mingle", *(["--pool=prefork", "--concurrency=1"] if how == "equals" else [])],
         command=[celery, *words, "-A", APPLICATION],
-        environment={"CELERY_WORKDIR": folder} if how == "variable" else {},
+        environment={"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        | ({"CELERY_WORKDIR": folder} if how == "variable" else {}),
     )
 
     def begun(times: int) -> bool:
@@ -42,6 +45,8 @@ def test_hup_restarts_a_worker_that_was_started_from_another_folder(database: An
         for times in (2, 3) if how == "word" else (2,):  # what was mended once must stay so
             os.kill(worker.pid, signal.SIGHUP)
             wait_until(lambda times=times: begun(times), DEADLINE_S, "the worker to begin anew")
+        if how == "equals":  # prefork
+            assert [folder.parent for folder in tmp_path.glob("**/skeldir-metrics-*")] == [metrics]
         app = create_app(Settings(database_url=database.url, _env_file=None))
         try:
             assert app.send_task("app.tasks.housekeeping.ping").get(timeout=DEADLINE_S)["status"] == "ok"

@@ -40,6 +40,8 @@ LASTING_GAUGES = frozenset({"min", "max", "sum", "mostrecent"})
 UNREADABLE = (struct.error, RuntimeError, ValueError)
 
 _folder: MetricsFolder | None = None
+#: What the variable said before it came to name that folder.
+_given: str | None = None
 
 # prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the
 # child would inherit a lock that nobody releases. So counting and forking exclude each other.
@@ -146,11 +148,12 @@ def on_worker_init(sender: Any, **_: Any) -> None:
     prometheus_client decides that at its import, by the variable that is our setting too; that was before the
     pool was known, and so were the metrics of task modules made. So it is decided again here.
     """
-    global _folder
+    global _folder, _given
     pool = concurrency.get_implementation(sender.pool_cls)
     given = os.environ.pop(VARIABLE, None)
     if isinstance(pool, type) and issubclass(pool, TaskPool):
-        _folder = _folder or MetricsFolder(get_settings().prometheus_multiproc_dir)
+        if _folder is None:
+            _folder, _given = MetricsFolder(get_settings().prometheus_multiproc_dir), given
         os.environ[VARIABLE] = str(_folder.path)
     elif given is None:
         return
@@ -171,7 +174,11 @@ def close() -> None:
     if _folder is not None:
         _folder.close()
         _folder = None
-        os.environ.pop(VARIABLE, None)
+        # HUP executes the command line again, in this environment.
+        if _given is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = _given
 
 
 def remove_abandoned(parent: Path) -> None:
