@@ -87,7 +87,7 @@ class Attendant:
         self._session: session_module.Session | None = None
         self._listener: session_module.Session | None = None
         self._subscriptions: Counter[int] = Counter()
-        self._subscriptions_lock = threading.Lock()
+        self._subscriptions_lock = threading.RLock()  # for signal handlers, as that of an inbox
         self._registered = threading.Event()
         self._later: deque[Callable[[session_module.Session], None]] = deque()
         self.consumer = 0

@@ -45,7 +45,8 @@ class Inbox:
         self.pace = Pace()
         self._ladder = Ladder()
         self._cursors: dict[int, Cursor] = {}
-        self._lock = threading.Lock()
+        # Reentrant: QUIT cancels the consumers in its signal handler, wherever the main thread is.
+        self._lock = threading.RLock()
         self._buffer: deque[Delivery] = deque()
         self._progress = self._last_claim = self._last_full = self._full_cost = 0.0
         self._hungry = True
@@ -208,14 +209,17 @@ class Inbox:
     def _deliver_one(self) -> bool:
         with self._lock:
             self._stalled = bool(self._buffer)  # said first, as in `pause`
-            for position, one in enumerate(self._buffer):
-                if one.subscription.no_ack or one.subscription.channel.qos.can_consume():
-                    del self._buffer[position]
-                    self._progress = time.monotonic()
-                    self._stalled = False
-                    break
-            else:
-                return False
+            try:
+                for one in self._buffer:
+                    if one.subscription.no_ack or one.subscription.channel.qos.can_consume():
+                        self._buffer.remove(one)
+                        break
+                else:
+                    return False
+            except (ValueError, RuntimeError):
+                return False  # a signal handler has given it back
+            self._progress = time.monotonic()
+            self._stalled = False
             if not one.subscription.no_ack:
                 self.attendant.outstanding.add((one.message, one.fence))
         deliver(one)

@@ -13,7 +13,7 @@ class Ledger:
     FLUSH_AFTER_S = 0.005
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # QUIT ends tasks in its signal handler
         self._acks: list[tuple[int, int]] = []
         self._sent: set[tuple[int, int]] = set()
         self._oldest = 0.0

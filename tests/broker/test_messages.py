@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -535,3 +536,26 @@ def test_a_closed_channel_says_so(client: Client, queue: str) -> None:
     channel.close()
     with pytest.raises(client.connection.connection_errors, match="the channel is closed"):
         Producer(channel, auto_declare=False).publish("x", exchange="", routing_key=queue)
+
+
+def test_a_signal_handler_may_cancel_the_consumer_that_is_about_to_deliver(client: Client, queue: str) -> None:
+    """QUIT does, in the thread that it interrupts. The worker then waited for itself."""
+    for number in range(3):
+        client.publish(number, queue)
+    inbox = client.consume(queue, prefetch=2)
+    qos, interrupted = inbox.channel.qos, threading.Event()
+    look = qos.can_consume
+
+    def interrupt() -> bool:
+        if inbox.channel.inbox.holds_messages and not interrupted.is_set():
+            interrupted.set()
+            inbox.consumer.cancel()
+        return bool(look())
+
+    qos.can_consume = interrupt
+    thread = threading.Thread(target=lambda: inbox.drain(0.5), daemon=True)
+    thread.start()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+    assert interrupted.is_set()
+    assert client.count(queue) == 3
