@@ -91,9 +91,14 @@ def ping(arguments: Sequence[str]) -> int:
         from kombu.exceptions import OperationalError as NoBroker
         from sqlalchemy.exc import DBAPIError
 
-        from app.celery_app import celery_app
+        from app.core.settings import ConfigurationError
         from celery_postgres import SchemaError
         from environment.migration import current
+
+        try:
+            from app.celery_app import celery_app
+        except ConfigurationError as error:
+            raise UserError(str(error)) from None
 
         # Kombu would make its tables by itself, and then nobody would know why no result comes.
         try:

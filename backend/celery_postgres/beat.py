@@ -9,7 +9,6 @@ leaves neither. So there is no leader and no lock that must expire; all of them 
 from __future__ import annotations
 
 import logging
-from datetime import UTC
 from typing import Any
 
 import psycopg2
@@ -109,7 +108,8 @@ class Scheduler(beat.Scheduler):
         super().close()
 
     def _publish(self, entry: Any, producer: Any, session: Session, connection: Any) -> None:
-        logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
+        # No argument: the application's log leaves out texts that are arguments.
+        logger.info(f"Scheduler: Sending due task {entry.name} ({entry.task})")
         session.script("SAVEPOINT entry")
         try:
             with publishing_on(connection):
@@ -117,7 +117,6 @@ class Scheduler(beat.Scheduler):
         except beat.SchedulingError as error:
             cause = error.__context__
             refusal = _refusal(cause)
-            # No argument: the application's log leaves out texts that are arguments.
             told = f"{entry.name} was not sent"
             if refusal is not None:
                 session.script("ROLLBACK TO SAVEPOINT entry")
@@ -153,7 +152,8 @@ class Scheduler(beat.Scheduler):
         """How the entries stand."""
         for name, last_run_at, runs in session.run("beat_entries", names=list(self.schedule)):
             entry = self.schedule[name]
-            entry.last_run_at, entry.total_run_count = last_run_at.astimezone(UTC), runs
+            # A crontab's hours are those of the zone that this time is in, as Celery's own beat has it after a run.
+            entry.last_run_at, entry.total_run_count = last_run_at.astimezone(self.app.timezone), runs
         self._heap = None
 
 

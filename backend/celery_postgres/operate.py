@@ -78,7 +78,7 @@ class Tool:
         found = self._session.run("find_messages", task_id=given.task_id)
         waiting = [row for row in found if row[3]]
         if not waiting:
-            held = f": {self._who_holds(*found[0][4:])}" if found else ""
+            held = f": {self._who_holds(*found[0][4:])}" if found else " (stock's have no id to find)"
             raise OperatorError(f"no message of task {given.task_id} waits{held}")
         what = f"messages of task {given.task_id}"
         if not given.yes:

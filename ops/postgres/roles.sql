@@ -113,6 +113,8 @@ BEGIN
             ('celery_monitor', 'kombu_stopped_task', 'SELECT', NULL),
             ('celery_monitor', 'kombu_dead_letter', 'SELECT', 'queue, died_at'),
             ('celery_monitor', 'celery_taskmeta', 'SELECT', 'status, date_done'),
+            ('celery_monitor', 'celery_beat_entry', 'SELECT', 'name, last_run_at, runs'),
+            ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
             ('celery_monitor', 'alembic_version', 'SELECT', NULL)
         ) AS written (role, relation, rights, columns)
         JOIN pg_class AS c ON c.oid = to_regclass(format('%I.%I', schema_name, written.relation))

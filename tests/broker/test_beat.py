@@ -8,13 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg2
 import pytest
+from celery import Celery
+from celery.schedules import crontab
 
 from app.core.dsn import PostgresDSN
+from celery_postgres.beat import Scheduler
 from environment.checkout import CHECKOUT
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, broker, results
@@ -244,3 +249,34 @@ def test_another_broker_is_refused_in_a_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "celery_postgres.beat needs a broker on PostgreSQL" in done.stdout + done.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Tokyo", "America/New_York"])
+def test_the_hours_of_a_crontab_are_those_of_celerys_time_zone(plain_database: Any, zone: str) -> None:
+    here = datetime.now(ZoneInfo(zone))
+    soon, past = here + timedelta(minutes=2), here - timedelta(minutes=2)
+    app = Celery("zones", broker="sqla+" + plain_database.url, set_as_current=False)
+    app.conf.update(
+        timezone=zone,
+        result_expires=None,
+        beat_schedule={
+            "soon": {"task": "t", "schedule": crontab(hour=soon.hour, minute=soon.minute)},
+            "past": {"task": "t", "schedule": crontab(hour=past.hour, minute=past.minute)},
+        },
+    )
+    run(
+        plain_database.url,
+        "INSERT INTO celery_beat_entry (name, last_run_at, runs) VALUES"
+        " ('soon', date_trunc('minute', now()) + interval '2 minutes 20 ms' - interval '1 day', 1),"
+        " ('past', date_trunc('minute', now()) - interval '2 minutes' + interval '20 ms', 1)",
+    )
+    scheduler = Scheduler(app)
+    try:
+        scheduler.tick()
+        found = {name: scheduler.schedule[name].is_due() for name in ("soon", "past")}
+    finally:
+        scheduler.close()
+    assert not any(due for due, _ in found.values())
+    assert 0 < found["soon"].next <= 120
+    assert 22 * 3600 < found["past"].next < 26 * 3600  # a day, give or take the hour of a change of clocks
+    assert rows(plain_database.url, "SELECT sum(runs) FROM celery_beat_entry") == [(2,)]

@@ -375,7 +375,7 @@ def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
     [
         (["pause", "nowhere"], "there is no queue 'nowhere'"),
         (["purge", "nowhere", "--yes"], "there is no queue 'nowhere'"),
-        (["cancel", "nobody"], "no message of task nobody waits"),
+        (["cancel", "nobody"], "no message of task nobody waits (stock's have no id to find)"),
         (["allow", "app.never"], "'app.never' is not stopped"),
         (["release", "7", "--yes"], "there is no consumer 7"),
         (["dead", "show", "7"], "there is no dead letter 7"),

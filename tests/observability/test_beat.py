@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
@@ -63,3 +64,35 @@ def test_without_a_database_there_are_no_samples(
     collector = beat.BeatCollector(app)
     assert [*collector.collect(), *collector.collect()] == []
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("of_the_database", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_the_database_session_s_time_zone_makes_nothing_late(app: Celery, database: Any, of_the_database: str) -> None:
+    """A punctual entry of any hour."""
+    run(database.url, f"ALTER DATABASE \"{database.name}\" SET timezone = '{of_the_database}'")
+    app.conf.timezone = "Europe/Berlin"
+    now = datetime.now(ZoneInfo("Europe/Berlin"))
+    app.conf.beat_schedule = {
+        f"at-{hour}": {"task": "t", "schedule": crontab(hour=str(hour), minute="0")} for hour in range(24)
+    }
+    entries = []
+    for hour in range(24):
+        today = now.replace(hour=hour, minute=0, second=0, microsecond=20_000)
+        entries.append(f"('at-{hour}', '{(today if today < now else today - timedelta(days=1)).isoformat()}')")
+    run(database.url, f"INSERT INTO celery_beat_entry (name, last_run_at) VALUES {', '.join(entries)}")  # noqa: S608
+    assert overdue(app) == {f"at-{hour}": 0.0 for hour in range(24)}
+
+
+def test_what_beat_s_deadline_lets_pass_is_not_late(app: Celery, database: Any) -> None:
+    long_ago = datetime.now(ZoneInfo("UTC")) - timedelta(hours=3)
+    app.conf.beat_cron_starting_deadline = 60
+    app.conf.beat_schedule = {
+        "missed": {"task": "t", "schedule": crontab(hour=str(long_ago.hour), minute=str(long_ago.minute))},
+        "unknown-key": {"task": "t", "schedule": 60, "enabled": True},
+    }
+    run(
+        database.url,
+        "INSERT INTO celery_beat_entry (name, last_run_at) VALUES"
+        " ('missed', now() - interval '26 hours'), ('unknown-key', now() - interval '1 hour')",
+    )
+    assert overdue(app) == {"missed": 0.0}

@@ -42,7 +42,7 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_subscription": {"worker": ALL, "producer": "SELECT", "monitor": "SELECT"},
     "kombu_dead_letter": {"worker": "SELECT, INSERT", "monitor": "SELECT(died_at queue)"},
     "kombu_stopped_task": {"worker": "SELECT", "monitor": "SELECT"},
-    "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE"},
+    "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT(last_run_at name runs)"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
     "celery_tasksetmeta": {
         "worker": ALL,
@@ -52,6 +52,7 @@ TABLES: dict[str, dict[str, str]] = {
     "celery_chord": {
         "worker": ALL,
         "producer": "SELECT(added done due_at id size), INSERT(id size), UPDATE(due_at size)",
+        "monitor": "SELECT(added created_at done due_at id size)",
     },
     "celery_chord_part": {"worker": "SELECT, INSERT, DELETE"},
     "celery_waiter": {
@@ -116,7 +117,7 @@ OF_PRODUCERS = {
     *("untidy", "size_chord", "save_group", "overdue_chords"),
 }
 OF_READERS = {"result", "results", "restore_group", "await_results", "give_up_waiting"}
-OF_MONITORS = {"queues_overview", "consumers_overview", "stopped_tasks"}
+OF_MONITORS = {"queues_overview", "consumers_overview", "stopped_tasks", "overdue_chords"}
 
 
 def privileges(databases: Databases, name: str) -> dict[str, dict[str, str]]:

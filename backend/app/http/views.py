@@ -6,11 +6,11 @@ import logging
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from celery import states
 from celery.exceptions import SecurityError
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticSerializationError
 
 from app.core.errors import LoggableError
@@ -18,6 +18,9 @@ from app.db.submissions import Submitted
 from celery_postgres.values import load
 
 logger = logging.getLogger(__name__)
+
+#: In UTC, whatever zone the database's session is in.
+Moment = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
 class TaskError(BaseModel):
@@ -37,8 +40,8 @@ class Task(BaseModel):
     task_id: str
     name: str
     state: str
-    created_at: datetime
-    done_at: datetime | None = None
+    created_at: Moment
+    done_at: Moment | None = None
     result: Any = Field(None, description="What the task returned, if its state is SUCCESS.")
     error: TaskError | None = None
 
@@ -54,8 +57,8 @@ class TaskSummary(BaseModel):
     task_id: str
     name: str
     state: str
-    created_at: datetime
-    done_at: datetime | None = None
+    created_at: Moment
+    done_at: Moment | None = None
 
 
 class TaskPage(BaseModel):

@@ -51,14 +51,20 @@ class BeatCollector(Collector):
         text = "For how long an entry of the schedule should have been sent."
         family = GaugeMetricFamily("celery_beat_overdue_seconds", text, labels=["entry"])
         for name, last_run_at in sent:
-            known = schedule[name]
-            entry = known if isinstance(known, ScheduleEntry) else ScheduleEntry(name=name, app=self._app, **known)
-            assert entry.schedule is not None  # noqa: S101 # beat would not start
-            # A schedule of the application's own need not know it, and must not cost the other metrics.
+            # An entry with which beat would not start, or with a schedule of the application's own that does not know
+            # it, must not cost the other metrics.
             with suppress(Exception):
-                remaining = entry.schedule.remaining_estimate(last_run_at)
-                family.add_metric([name], max(0.0, -remaining.total_seconds()))
+                family.add_metric([name], self._overdue_s(name, schedule[name], last_run_at))
         yield family
+
+    def _overdue_s(self, name: str, known: Any, last_run_at: datetime) -> float:
+        entry = known if isinstance(known, ScheduleEntry) else ScheduleEntry(name=name, app=self._app, **known)
+        # As beat itself: a crontab's hours are those of the zone that this time is in, and what is too late for
+        # `beat_cron_starting_deadline` is not due any more.
+        last_run_at = last_run_at.astimezone(self._app.timezone)
+        assert entry.schedule is not None  # noqa: S101
+        due, _ = entry.schedule.is_due(last_run_at)
+        return max(0.0, -entry.schedule.remaining_estimate(last_run_at).total_seconds()) if due else 0.0
 
 
 def _read_entries(names: list[str]) -> list[tuple[str, datetime]]:
