@@ -139,9 +139,12 @@ def _more(samples: Samples, order: Order) -> dict[str, str]:
             lambda name: [with_spread(chord, f"{name} solo", key) for key in ("gap", "worst_gap", "whole")],
         ),
         "payload": table(
-            ["", *(f"{size} publish/s" for size in ("100 B", "10 KB", "1 MB"))],
+            ["", *(f"{size} publish/s · done/s" for size in ("100 B", "10 KB", "1 MB"))],
             order,
-            lambda name: [shown(middle(payload, f"{name} {size}", "publish_rate")) for size in sizes],
+            lambda name: [
+                " · ".join(shown(middle(payload, f"{name} {size}", key)) for key in ("publish_rate", "drain_rate"))
+                for size in sizes
+            ],
         ),
         "workers": table(
             ["", "1 process", "2", "4", "prefork, 2 children"],
