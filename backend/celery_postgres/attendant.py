@@ -350,10 +350,14 @@ class Attendant:
         observing.lease_expired(rescued)
 
     def _release_orphans(self, session: session_module.Session, *, failed: bool) -> int:
+        return sum(self._release_all(session, gone, failed=failed) for gone, _ in session.run("gone_consumers"))
+
+    def _release_all(self, session: session_module.Session, consumer: int, *, failed: bool) -> int:
+        """Give back what is claimed in the name of a consumer that claims no more; how much that was."""
         count = 0
-        while orphans := session.run("orphans", most=BATCH):
-            self.release(session, [(row[0], row[1]) for row in orphans], failed=failed)
-            count += len(orphans)
+        while claims := session.run("claims", consumer=consumer, most=BATCH):
+            self.release(session, [(row[0], row[1]) for row in claims], failed=failed)
+            count += len(claims)
         return count
 
     def _sweep(self, session: session_module.Session) -> None:
@@ -393,5 +397,4 @@ class Attendant:
         while self._later:
             self._later.popleft()(self._session)
         if self._session.run("remove_consumer", consumer=self.consumer, beat=None):
-            while mine := self._session.run("claims", consumer=self.consumer, most=BATCH):
-                self.release(self._session, [(row[0], row[1]) for row in mine])
+            self._release_all(self._session, self.consumer, failed=False)

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("ids", nargs="*", type=int, metavar="ID")
         made.add_argument("--queue")
         made.add_argument("--reason", help="all of it, as the list shows it")
-        made.add_argument("--older-than", dest="before", type=_age, metavar="AGE", help="90, 15m, 2h, 7d")
+        made.add_argument("--older-than", type=_age, metavar="AGE", help="90, 15m, 2h, 7d")
         if several:
             made.add_argument("--all", action="store_true")
 

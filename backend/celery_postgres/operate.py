@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_postgres.display import Display
@@ -185,7 +184,7 @@ class Tool:
 
     def dead_show(self, given: argparse.Namespace) -> int:
         """One dead letter; its payload only if asked for."""
-        found = self._dead(argparse.Namespace(ids=[given.id], queue=None, reason=None, before=None), 1)
+        found = self._dead(argparse.Namespace(ids=[given.id], queue=None, reason=None, older_than=None), 1)
         if not found:
             raise OperatorError(f"there is no dead letter {given.id}")
         fields = dict(zip(_DEAD, found[0], strict=True))
@@ -212,7 +211,7 @@ class Tool:
             ((gone, _),) = self._session.run("requeue_dead", ids=list(readable), priorities=list(readable.values()))
             went += len(gone)
             if left := sorted(readable.keys() - set(gone)):
-                homeless += len(self._dead(argparse.Namespace(ids=left, queue=None, reason=None, before=None)))
+                homeless += len(self._dead(argparse.Namespace(ids=left, queue=None, reason=None, older_than=None)))
         stay = unreadable + homeless
         status = self._settled("requeued", given, went, len(ids) - went - stay, missing)
         if stay:
@@ -233,7 +232,7 @@ class Tool:
 
     def _chosen(self, given: argparse.Namespace) -> tuple[list[int], list[int]]:
         """Ids of the dead letters that were asked for, and what was asked for and is not there."""
-        if not (given.ids or given.queue or given.reason or given.before is not None or given.all):
+        if not (given.ids or given.queue or given.reason or given.older_than is not None or given.all):
             raise OperatorError("which? give ids, --queue, --reason, --older-than or --all")
         ids = [row[0] for row in self._dead(given)]
         missing = sorted(set(given.ids) - set(ids))
@@ -253,13 +252,12 @@ class Tool:
         return 1 if given.ids and not count else 0
 
     def _dead(self, given: argparse.Namespace, most: int | None = None) -> list[tuple[Any, ...]]:
-        before = None if given.before is None else datetime.now(UTC) - timedelta(seconds=given.before)
         return self._session.run(
             "dead_letters",
             ids=given.ids or None,
             queue=given.queue,
             reason=given.reason,
-            before=before,
+            age_s=given.older_than,
             most=most if most else 2**31,
         )
 

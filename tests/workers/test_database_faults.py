@@ -83,16 +83,22 @@ def test_a_database_that_went_away_costs_no_task(
     assert worker.process.poll() is None
 
 
+def refusal(worker: WorkerProcess, word: str) -> str:
+    """The line with that word which a worker says that ends as one whose configuration is wrong."""
+    worker.start()
+    wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
+    assert worker.process.returncode == 78
+    (line,) = [line for line in worker.log_text().splitlines() if word in line]
+    return line
+
+
 @pytest.mark.parametrize("table", ["kombu_message", "celery_taskmeta"])
 def test_missing_tables_end_the_worker_with_the_command_to_run(
     own_cluster: TemporaryCluster, worker: WorkerProcess, table: str
 ) -> None:
     with psycopg2.connect(own_cluster.superuser_url.replace("/postgres?", "/skeldir_validation?")) as connection:
         connection.cursor().execute(f"DROP TABLE public.{table}")
-    worker.start()
-    wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
-    assert worker.process.returncode == 78
-    (line,) = [line for line in worker.log_text().splitlines() if "lacks" in line]
+    line = refusal(worker, "lacks")
     assert table in line
     assert "alembic upgrade head" in line
     assert "Traceback" not in worker.log_text()
@@ -108,10 +114,7 @@ def test_a_search_path_that_leads_elsewhere_is_told(own_cluster: TemporaryCluste
             connection.cursor().execute("ALTER ROLE app_user IN DATABASE skeldir_validation SET search_path = nowhere")
     worker = WorkerProcess(url, state=tmp_path, log=tmp_path / "log")
     try:
-        worker.start()
-        wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
-        assert worker.process.returncode == 78
-        (line,) = [line for line in worker.log_text().splitlines() if "search_path" in line]
+        line = refusal(worker, "search_path")
         assert "the search_path of app_user, 'nowhere', does not lead to kombu_queue, " in line
         assert "ALTER ROLE app_user IN DATABASE skeldir_validation SET search_path = public" in line
         assert "Traceback" not in worker.log_text()
@@ -124,10 +127,7 @@ def test_a_role_without_the_grants_is_told_which(own_cluster: TemporaryCluster, 
         connection.cursor().execute("CREATE ROLE guest LOGIN")
     worker = WorkerProcess(own_cluster.url("guest"), state=tmp_path, log=tmp_path / "log")
     try:
-        worker.start()
-        wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
-        assert worker.process.returncode == 78
-        (line,) = [line for line in worker.log_text().splitlines() if "lacks" in line]
+        line = refusal(worker, "lacks")
         assert "the role guest of DATABASE_URL lacks SELECT on kombu_queue, kombu_message" in line
         assert "USAGE on queue_id_sequence" in line
         assert "GRANT celery_worker TO guest" in line

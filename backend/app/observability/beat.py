@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import datetime
 from typing import Any
 
-import psycopg2
 from celery.beat import ScheduleEntry
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from app.core.settings import get_settings
 from app.observability import probe
-from app.observability.faults import database_text
-
-logger = logging.getLogger(__name__)
+from app.observability.database_collector import DatabaseCollector
 
 
-class BeatCollector(Collector):
+class BeatCollector(DatabaseCollector):
     """For how long each entry of `beat_schedule` should have been sent, by this worker's clock. Every worker shows the
     same numbers: take the maximum over workers.
 
@@ -29,28 +24,19 @@ class BeatCollector(Collector):
     they would be late for ever.
     """
 
+    what = "beat's entries"
+
     def __init__(self, app: Any) -> None:
+        super().__init__()
         self._app = app
-        self._failed = False
 
-    def describe(self) -> Iterable[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
+    def read(self) -> Iterator[Metric]:
         schedule = self._app.conf.beat_schedule
         if not schedule:
             return
-        try:
-            sent = _read_entries(list(schedule))
-        except psycopg2.Error as error:
-            if not self._failed:  # once for each outage
-                logger.warning("beat's entries cannot be read: %s", database_text(error))
-            self._failed = True
-            return
-        self._failed = False
         text = "For how long an entry of the schedule should have been sent."
         family = GaugeMetricFamily("celery_beat_overdue_seconds", text, labels=["entry"])
-        for name, last_run_at in sent:
+        for name, last_run_at in _read_entries(list(schedule)):
             # An entry with which beat would not start, or with a schedule of the application's own that does not know
             # it, must not cost the other metrics.
             with suppress(Exception):

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import psycopg2
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from app.core.settings import get_settings
 from app.observability import probe
-from app.observability.faults import database_text
+from app.observability.database_collector import DatabaseCollector
 from app.observability.queues import OTHER
-
-logger = logging.getLogger(__name__)
 
 DEPTH_SQL = (Path(__file__).parent / "queue_depth.sql").read_text()
 DEAD_SQL = (Path(__file__).parent / "dead_letters.sql").read_text()
@@ -67,31 +61,15 @@ _GAUGES = (
 )
 
 
-class QueueDepthCollector(Collector):
+class QueueDepthCollector(DatabaseCollector):
     """Gauges of all durable queues of the broker, whoever consumes them: of `NAMED` by name, of the rest as `other`.
-
-    When the database does not answer in time there are no samples, rather than old ones. Every worker shows the
-    same numbers: take the maximum over workers, not the sum.
+    Every worker shows the same numbers: take the maximum over workers, not the sum.
     """
 
-    def __init__(self) -> None:
-        self._failed = False
-        # Many clients of /metrics are still one client of the database.
-        self._turn = threading.Lock()
+    what = "queue depth"
 
-    def describe(self) -> Iterable[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        try:
-            with self._turn:
-                depths = read_queues()
-        except psycopg2.Error as error:
-            if not self._failed:  # once for each outage: a scrape comes every few seconds
-                logger.warning("queue depth cannot be read: %s", database_text(error))
-            self._failed = True
-            return
-        self._failed = False
+    def read(self) -> Iterator[Metric]:
+        depths = read_queues()
         for name, text, field in _GAUGES:
             family = GaugeMetricFamily(name, text, labels=["queue"])
             for row in depths.queues:

@@ -60,11 +60,11 @@ DELETE FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
 RETURNING consumer.id, consumer.locked
 
--- name: orphans
--- What is claimed by a consumer that no longer exists: looked for between the numbers of those that do, since a live
--- consumer's finished claims stay in the index while a long transaction is open (a million are 0.8 s).
--- takes: most bigint
-SELECT message.id, message.fence
+-- name: gone_consumers
+-- Consumers that no longer exist, and how much is still claimed in their names: looked for between the numbers of those
+-- that do, since a live consumer's finished claims stay in the index while a long transaction is open (a million are
+-- 0.8 s).
+SELECT message.consumer_id, count(*)
 FROM (
     SELECT lag(consumer.id, 1, 0::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
     FROM kombu_consumer AS consumer
@@ -72,13 +72,13 @@ FROM (
     SELECT coalesce(max(consumer.id), 0), 9223372036854775807 FROM kombu_consumer AS consumer
 ) AS gap
 CROSS JOIN LATERAL (
-    SELECT candidate.id, candidate.fence
+    SELECT candidate.consumer_id
     FROM kombu_message AS candidate
     WHERE candidate.consumer_id > gap.below AND candidate.consumer_id < gap.above
-    ORDER BY candidate.consumer_id
-    LIMIT %(most)s
+    OFFSET 0
 ) AS message
-LIMIT %(most)s
+GROUP BY message.consumer_id
+ORDER BY message.consumer_id
 
 -- name: claims
 -- What a consumer holds.

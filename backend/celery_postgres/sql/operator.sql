@@ -76,24 +76,6 @@ SELECT consumer.id, consumer.hostname, consumer.pid, consumer.started_at, (
 FROM kombu_consumer AS consumer
 ORDER BY consumer.id
 
--- name: gone_consumers
--- Ids of consumers that exist no longer, and how much is still claimed in their names: looked for as in `orphans`.
-SELECT message.consumer_id, count(*)
-FROM (
-    SELECT lag(consumer.id, 1, 0::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
-    FROM kombu_consumer AS consumer
-    UNION ALL
-    SELECT coalesce(max(consumer.id), 0), 9223372036854775807 FROM kombu_consumer AS consumer
-) AS gap
-CROSS JOIN LATERAL (
-    SELECT candidate.consumer_id
-    FROM kombu_message AS candidate
-    WHERE candidate.consumer_id > gap.below AND candidate.consumer_id < gap.above
-    OFFSET 0
-) AS message
-GROUP BY message.consumer_id
-ORDER BY message.consumer_id
-
 -- name: find_messages
 -- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who holds it and
 -- whether that one ever had a lock (null: it is gone).
@@ -127,14 +109,14 @@ SELECT
 
 -- name: dead_letters
 -- The oldest first. A condition that is null holds for all.
--- takes: ids bigint[], queue text, reason text, before timestamptz, most bigint
+-- takes: ids bigint[], queue text, reason text, age_s float, most bigint
 SELECT dead.id, dead.died_at, dead.queue, dead.task_id, dead.tenant_id, dead.failures, dead.reason,
     octet_length(dead.payload)
 FROM kombu_dead_letter AS dead
 WHERE (%(ids)s IS NULL OR dead.id = ANY (%(ids)s))
   AND (%(queue)s IS NULL OR dead.queue = %(queue)s)
   AND (%(reason)s IS NULL OR dead.reason = %(reason)s)
-  AND (%(before)s IS NULL OR dead.died_at < %(before)s)
+  AND (%(age_s)s IS NULL OR dead.died_at < now() - %(age_s)s * interval '1 second')
 ORDER BY dead.died_at, dead.id
 LIMIT %(most)s
 
