@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +16,10 @@ from celery_postgres import console
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.probe import unique
-from tests.broker.processes import run_stock
+from tests.broker.processes import environment, run_stock
 from tests.broker.queue_tool import Tool, start, typed
 from tests.broker.sql import dead_letters, rows_of, run, scalar
+from tests.clock import CLOCK_AHEAD
 from tests.migrations.support import engine_of, rows
 
 
@@ -418,3 +421,21 @@ def test_a_bad_address_is_one_line_without_its_password(url: str, told: str) -> 
     (line,) = done.stderr.splitlines()
     assert told in line
     assert "hunter2" not in line
+
+
+def test_a_wrong_clock_of_the_operator_purges_nothing_that_is_new(plain_database: Any) -> None:
+    run(
+        plain_database.url,
+        "INSERT INTO kombu_dead_letter (died_at, message_id, failures, queue, reason, payload) VALUES"
+        " (now() - interval '8 days', 1, 1, 'q', 'r', '{}'), (now() - interval '6 days', 2, 1, 'q', 'r', '{}')",
+    )
+    program = f"{CLOCK_AHEAD}\nimport runpy\nrunpy.run_module('celery_postgres', run_name='__main__')"
+    words = ["dead", "purge", "--older-than", "7d", "--yes"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env={**environment(), "DATABASE_URL": plain_database.url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "deleted 1 dead letters\n"), done.stderr

@@ -16,6 +16,7 @@ from celery_postgres import backend as backend_module
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, Probe
 from tests.broker.sql import run, scalar
+from tests.clock import CLOCK_AHEAD
 from tests.results.support import answer, count, stored
 
 TABLES = ("celery_taskmeta", "celery_tasksetmeta", "celery_chord", "celery_chord_part", "celery_waiter")
@@ -62,20 +63,9 @@ def test_what_is_old_goes_and_the_rest_stays(app: Celery, url: str, monkeypatch:
     assert stored(url, "new-1") == "SUCCESS"
 
 
-#: A program whose clock is two days ahead.
-AHEAD = """
-import datetime, sys, time
-days = 2 * 86400
-real, right = time.time, datetime.datetime
-time.time = lambda: real() + days
-class Ahead(right):
-    @classmethod
-    def now(cls, tz=None):
-        return right.now(tz) + datetime.timedelta(seconds=days)
-    @classmethod
-    def utcnow(cls):
-        return cls.now(datetime.timezone.utc).replace(tzinfo=None)
-datetime.datetime = Ahead
+#: A program whose clock is ahead.
+AHEAD = f"""
+{CLOCK_AHEAD}
 from celery import Celery
 from celery_postgres.installation import install
 install()
