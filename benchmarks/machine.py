@@ -60,14 +60,14 @@ class Meter:
 
 
 def wait_calm(limit_s: float, share: float = 0.25) -> float:
-    """Wait until others use less than this share of all processors for half a second; return what they use.
+    """Wait until others use less than this share of all processors for 0.3 s; return what they use.
 
     Gives up after ``limit_s`` seconds: a record says how loud it was.
     """
     end = time.monotonic() + limit_s
     while True:
         meter = Meter({})
-        time.sleep(0.5)
+        time.sleep(0.3)
         spent = meter.stop()
         used = spent["total"] / spent["wall"] / (os.cpu_count() or 1)
         if used < share or time.monotonic() >= end:

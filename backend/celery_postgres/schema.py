@@ -46,9 +46,8 @@ def _create(connection: Any) -> None:
             with connection.cursor() as cursor:
                 # Two that start at once would collide in CREATE TABLE.
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('celery_postgres.schema', 0))")
-                cursor.execute(script("stock"))
-                cursor.execute(script("broker_up"))
-                cursor.execute(script("results_up"))
+                for name in ("stock", "broker_up", "results_up", "compression"):
+                    cursor.execute(script(name))
             connection.commit()
             return
         except psycopg2.Error as error:

@@ -36,6 +36,9 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, help=f"the folder (default: {_FULL.relative_to(CHECKOUT)}, --quick: .bench)"
     )
+    parser.add_argument(
+        "--postgres", type=int, default=DEFAULT_MAJOR, metavar="MAJOR", help="on this PostgreSQL (default: %(default)s)"
+    )
     parser.add_argument("--report", action="store_true", help="only write tables and plots of what has been measured")
     given = parser.parse_args()
     names = given.systems.split(",") if given.systems else list(NAMES)
@@ -65,7 +68,7 @@ def _measure(given: argparse.Namespace, names: list[str], samples: Samples) -> N
     if given.only:
         cells = [cell for cell in CELLS if cell.NAME in given.only]
     with ExitStack() as stack:
-        cluster = stack.enter_context(servers.postgres(DEFAULT_MAJOR))
+        cluster = stack.enter_context(servers.postgres(given.postgres))
         systems, missing = open_systems(cluster, stack, names)
         for name, reason in missing.items():
             print(f"bench: without {name}: {reason}", file=sys.stderr)

@@ -8,12 +8,21 @@ const BATCH = 1000;
 // setTimeout is a millisecond coarse and up to one late: the rest of a pause is spent in the loop.
 const COARSE_NS = 2_000_000n;
 
+// As `sized` there, letter by letter.
 export function sized(size) {
-  let block = "";
-  for (let position = 0; position < 1009; position += 1) {
-    block += String.fromCharCode(97 + ((position * 7919 + Math.floor(position / 13)) % 26));
+  let state = 1;
+  const draw = (limit) => {
+    state = (state * 48271) % 2147483647;
+    return state % limit;
+  };
+  let text = "";
+  while (text.length < size) {
+    let name = "";
+    for (let left = 4 + draw(8); left > 0; left -= 1) name += String.fromCharCode(97 + draw(26));
+    const dated = `2026-11-${10 + draw(20)}T${10 + draw(14)}:${10 + draw(50)}`;
+    text += `${draw(100000000)};${name};${draw(100000)};${["open", "paid", "late"][draw(3)]};${dated};EUR `;
   }
-  return block.repeat(Math.floor(size / block.length) + 1).slice(0, size);
+  return text.slice(0, size);
 }
 
 // one(number, seconds, padding) publishes a task; many(numbers, seconds, padding) several at once. Both are awaited.

@@ -19,7 +19,8 @@ CELERY_TABLES = {"kombu_queue", "kombu_message", "celery_taskmeta", "celery_task
 
 COLUMNS = """
     SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
-           pg_get_expr(d.adbin, d.adrelid), a.attstorage, a.attcollation::regcollation::text
+           pg_get_expr(d.adbin, d.adrelid), a.attstorage, a.attcollation::regcollation::text,
+           a.attcompression
     FROM pg_class AS c
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum

@@ -47,6 +47,8 @@ def test_the_tables_are_those_that_stock_makes(empty_database: Any, stock_databa
 #: What the newest revision changes of stock's four tables; everything else is as stock makes it.
 WIDER = {("kombu_queue", "id"), ("kombu_message", "id"), ("kombu_message", "queue_id")}
 WIDER |= {("celery_taskmeta", "id"), ("celery_tasksetmeta", "id")}
+#: Their compression, or, on a server without lz4, the storage of the first.
+LONG = {("kombu_message", "payload"), ("celery_taskmeta", "result")}
 ADDED = {
     "kombu_queue": {"auto_delete", "expires_ms", "message_ttl_ms", "consumed", "paused", "used_at"},
     "kombu_message": {
@@ -73,7 +75,7 @@ def test_what_deviates_from_stock_is_listed(empty_database: Any, stock_database:
 
     ours, theirs = columns(made["columns"]), columns(stock["columns"])
     assert {key for key in ours if key not in theirs} == {(t, name) for t, names in ADDED.items() for name in names}
-    assert {key for key in theirs if ours.get(key) != theirs[key]} == WIDER
+    assert {key for key in theirs if ours.get(key) != theirs[key]} - LONG == WIDER
     assert {ours[key][0] for key in WIDER} == {"bigint"}
     # Stock inserts name none of them.
     assert [key for key in ours if key not in theirs and ours[key][1] and ours[key][3] is None] == []
@@ -114,7 +116,7 @@ def test_down_to_nothing_and_up_again(empty_database: Any, alembic: Any) -> None
 
 def test_each_revision_goes_down_and_up(empty_database: Any, alembic: Any) -> None:
     alembic("upgrade", empty_database.url, "head")
-    alembic("downgrade", empty_database.url, "-2")
+    alembic("downgrade", empty_database.url, "-3")
     assert not {"api_key", "task_submission"} & tables(empty_database.url)
     alembic("downgrade", empty_database.url, "-1")
     assert not {"celery_chord", "celery_chord_part", "celery_waiter"} & tables(empty_database.url)
@@ -123,7 +125,7 @@ def test_each_revision_goes_down_and_up(empty_database: Any, alembic: Any) -> No
     assert not of_the_broker & tables(empty_database.url)
     alembic("downgrade", empty_database.url, "-1")
     assert tables(empty_database.url) == CELERY_TABLES
-    for _ in range(6):
+    for _ in range(7):
         alembic("upgrade", empty_database.url, "+1")
 
 

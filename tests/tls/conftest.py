@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from environment.temporary import TemporaryCluster
-from tests.machine import uninstalled
+from tests.machine import debians_postgresql, uninstalled
 
 PASSWORD = "app_user"  # what TemporaryCluster gives its role
 #: Over TCP only with TLS; `carded` also has to show a certificate in its name.
@@ -102,13 +102,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def tls_server(certificates: Certificates, migrate: Callable[[str], None]) -> Iterator[TLSServer]:
-    """Debian's newest: the wheel's was built without TLS."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if not found:
-        uninstalled("PostgreSQL of Debian's, and the wheel's was built without TLS")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKELDIR_POSTGRES_BIN", str(found[-1].parent))
-        cluster = TemporaryCluster(int(found[-1].parts[-3]), tcp=True)
+    """A migrated database on it."""
+    cluster = debians_postgresql("TLS")
     with cluster:
         server = TLSServer(cluster, certificates)
         server.show("server")

@@ -58,7 +58,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     name, length, kept = variant.split()
     system = field.systems[name]
     seconds = int(length.removesuffix("ms")) / 1000
-    limit_s = field.pick(3, 5)
+    limit_s = field.pick(3, 4)
     concurrency = 1 if seconds else system.concurrency
     # One that is not emptied in that time is measured as well.
     count = int((1 / seconds if seconds else _ROUGH.get(name, 2_000) * 1.2) * limit_s)

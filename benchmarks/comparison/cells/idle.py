@@ -21,7 +21,7 @@ def variants(field: Field) -> list[str]:
 def run(field: Field, variant: str) -> dict[str, Any]:
     """Transactions or commands a second, milliseconds of processor time a second, megabytes of the worker."""
     system = field.systems[variant]
-    seconds = field.pick(5, 20)
+    seconds = field.pick(5, 12)
     with system.fresh() as ground, worker_of(ground, system.concurrency, 100, ready=True) as worker:
         # Some look again quickly before they sleep deeply.
         time.sleep(field.pick(2, 5))

@@ -27,7 +27,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     """Tasks started in each second, and what the tables have become."""
     name, state = variant.split()
     system = field.systems[name]
-    seconds = field.pick(8, 180 if state == "pinned" else 30)
+    seconds = field.pick(8, 180 if state == "pinned" else 20)
     with system.fresh() as ground, closing(connect(ground)) as holder, closing(connect(ground)) as looking:
         if state == "pinned":
             pin(holder)
