@@ -39,6 +39,18 @@ def database(cluster: TemporaryCluster, name: str, template: str | None = None) 
         administrate(cluster, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@contextmanager
+def without_autovacuum(cluster: TemporaryCluster) -> Iterator[None]:
+    """Its visits to a database are transactions, and counted as such."""
+    administrate(cluster, "ALTER SYSTEM SET autovacuum = off")
+    administrate(cluster, "SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        administrate(cluster, "ALTER SYSTEM RESET autovacuum")
+        administrate(cluster, "SELECT pg_reload_conf()")
+
+
 def postmaster(cluster: TemporaryCluster) -> list[int]:
     """Its process, for a list."""
     pid = cluster.pid()
@@ -56,9 +68,12 @@ def transactions(cluster: TemporaryCluster, name: str) -> int:
 
 
 def analyze(connection: Any, count: int, tables: Sequence[str]) -> None:
-    """After ``count`` rows were added: autovacuum does it within a minute, and until then the planner believes the
-    tables to be as good as empty.
+    """After ``count`` rows were added, for the first time or many: autovacuum does it within a minute, and until then
+    the planner believes the tables to be as good as empty.
     """
-    if count >= _MANY:
-        with connection.cursor() as cursor:
-            cursor.execute("ANALYZE " + ", ".join(tables))
+    with connection.cursor() as cursor:
+        if count < _MANY:
+            cursor.execute("SELECT reltuples < 0 FROM pg_class WHERE oid = %s::regclass", [tables[0]])
+            if not cursor.fetchone()[0]:
+                return
+        cursor.execute("ANALYZE " + ", ".join(tables))

@@ -1,8 +1,8 @@
 """What a worker did and when, in a file that outlives ``kill -9``.
 
 Each task is a record of three integers in a mapped file: its number, its start and its end, in nanoseconds of
-CLOCK_MONOTONIC, which all processes of a machine share.  Writing one takes 0.6 µs, less than 1 % of the fastest task
-measured here, and is the same for every peer.
+CLOCK_MONOTONIC, which all processes of a machine share.  Writing one takes 0.6 µs in Python, and 1.4 µs in Node, which
+writes into the file; less than 1 % of what a task takes any Celery worker.
 """
 
 from __future__ import annotations
@@ -88,11 +88,39 @@ def _written(view: mmap.mmap, position: int) -> Iterator[tuple[int, int, int]]:
         yield number, start, end
 
 
-def rate(records: list[tuple[int, int, int]]) -> float:
-    """Tasks in a second, from the first to the last start."""
-    starts = [start for _, start, _ in records]
-    span = max(starts) - min(starts)
-    return (len(starts) - 1) / span * 1e9 if span else 0.0
+#: Between two batches lies a pause of so many times the usual distance of two starts, or longer.
+_PAUSE = 20
+
+
+def rate(records: list[tuple[int, int, int]], skip_s: float = 0.0) -> float:
+    """Tasks in a second, by their starts.
+
+    Of tasks that come in batches, from the start of one batch to that of another, without the last one's: five batches
+    of 5,000 are done in four times the time between two, and would count a quarter too much.
+
+    :param skip_s: leave out so much of the beginning, in which a worker finds its pace and has not stored its first
+        results yet; at most a quarter of the time.
+    """
+    starts = sorted(start for _, start, _ in records)
+    if len(starts) < 2:
+        return 0.0
+    begin = starts[0] + min(skip_s * 1e9, (starts[-1] - starts[0]) / 4)
+    starts = [start for start in starts if start >= begin]
+    first, last = _batches(starts) or (0, len(starts) - 1)
+    span = starts[last] - starts[first]
+    return (last - first) / span * 1e9 if span else 0.0
+
+
+def _batches(starts: list[int]) -> tuple[int, int] | None:
+    """Where the first whole and the last batch begin, if that is most of the time."""
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
+    if not gaps:
+        return None
+    pause = _PAUSE * max(1, sorted(gaps)[len(gaps) // 2])
+    begins = [position for position, gap in enumerate(gaps, 1) if gap >= pause]
+    if len(begins) < 2 or starts[begins[-1]] - starts[begins[0]] < 0.6 * (starts[-1] - starts[0]):
+        return None
+    return begins[0], begins[-1]
 
 
 def curve(records: list[tuple[int, int, int]], bucket_s: float = 1.0) -> list[int]:

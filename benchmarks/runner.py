@@ -31,18 +31,20 @@ def measure(
     calm_s: float,
     repetitions: int | None = None,
     **about: Any,
-) -> None:
-    """Make the samples that are missing.
+) -> int:
+    """Make the samples that are missing; how many could not be made.
 
     :param calm_s: how long to wait before each until others leave the processors alone.
     :param repetitions: instead of each cell's own number.
     :param about: kept with each sample.
     """
+    failed = 0
     for cell in cells:
         for repetition in range(repetitions or (cell.QUICK_REPETITIONS if given.quick else cell.REPETITIONS)):
             for variant in cell.variants(given):
                 if len(samples.of(cell.NAME).get(variant, [])) <= repetition:
-                    _sample(cell, given, variant, samples, calm_s, about)
+                    failed += not _sample(cell, given, variant, samples, calm_s, about)
+    return failed
 
 
 def rows(cells: Sequence[ModuleType], samples: Samples) -> list[Row]:
@@ -56,7 +58,7 @@ def rows(cells: Sequence[ModuleType], samples: Samples) -> list[Row]:
     return found
 
 
-def _sample(cell: ModuleType, given: Run, variant: str, samples: Samples, calm_s: float, about: dict[str, Any]) -> None:
+def _sample(cell: ModuleType, given: Run, variant: str, samples: Samples, calm_s: float, about: dict[str, Any]) -> bool:
     loud = machine.wait_calm(calm_s)
     began = time.monotonic()
     try:
@@ -64,7 +66,7 @@ def _sample(cell: ModuleType, given: Run, variant: str, samples: Samples, calm_s
     except Exception:
         # One that fails must not cost the figures of the others; the next run tries again.
         _say(f"{cell.NAME} {variant}: failed\n{traceback.format_exc()}")
-        return
+        return False
     seconds = round(time.monotonic() - began, 1)
     samples.add(cell.NAME, variant, result, **about, quick=given.quick, others_before=loud, took_s=seconds)
     if any(word in str(result.get("said")) for word in ("ERROR", "Traceback")):
@@ -75,6 +77,7 @@ def _sample(cell: ModuleType, given: Run, variant: str, samples: Samples, calm_s
         if value and key != "said" and not isinstance(value, (list, dict))
     }
     _say(f"{cell.NAME} {variant} ({seconds:.0f} s, others {loud:.0%}): {shown}")
+    return True
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.journal import rate
 from benchmarks.worker import Worker
 
 #: Messages added at once.
@@ -61,10 +62,7 @@ def window(records: list[tuple[int, int, int]], spent: dict[str, float], skip_s:
 
     The CPU holds still when others use the processors, which the rate does not.
     """
-    starts = sorted(start for _, start, _ in records)
-    if not starts:
+    if not records:
         return {"rate": 0.0, "tasks": 0, "cpu_us": None}
-    kept = [start for start in starts if start >= starts[0] + skip_s * 1e9]
-    cpu_us = (spent["worker"] + spent["server"]) / len(starts) * 1e6
-    span = (kept[-1] - kept[0]) / 1e9 if len(kept) > 1 else 0.0
-    return {"rate": (len(kept) - 1) / span if span else 0.0, "tasks": len(starts), "cpu_us": cpu_us}
+    cpu_us = (spent["worker"] + spent["server"]) / len(records) * 1e6
+    return {"rate": rate(records, skip_s), "tasks": len(records), "cpu_us": cpu_us}

@@ -112,8 +112,13 @@ class Worker:
         return self.is_running() and (self.folder / "ready").exists()
 
     def ready_ns(self) -> int:
-        """When it began to take tasks, by the clock of the journal."""
-        return (self.folder / "ready").stat().st_mtime_ns - time.time_ns() + time.monotonic_ns()
+        """When it began to take tasks, by the clock of the journal; some fetch before they are ready for new ones."""
+        begun = self.folder / "ready.begun"
+        return (
+            (begun if begun.exists() else self.folder / "ready").stat().st_mtime_ns
+            - time.time_ns()
+            + time.monotonic_ns()
+        )
 
     def is_running(self) -> bool:
         """True.

@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import runner, servers
+from benchmarks import machine, runner, servers
 from benchmarks.comparison import report
 from benchmarks.comparison.about import MismatchError, remember
 from benchmarks.comparison.cells import CELLS, QUICK
@@ -28,7 +28,7 @@ _QUICK = CHECKOUT / ".bench"
 
 
 def main() -> int:
-    """Run what is asked for; 0 whatever it measures."""
+    """Run what is asked for; 1 if something of it could not be measured."""
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under 5 minutes, with more spread; always made anew")
     parser.add_argument("--only", action="append", choices=[cell.NAME for cell in CELLS], help="this cell; repeatable")
@@ -50,9 +50,10 @@ def main() -> int:
     if given.quick and not given.report:
         shutil.rmtree(folder / "raw", ignore_errors=True)
     samples = Samples(folder / "raw")
+    failed = 0
     try:
         if not given.report:
-            _measure(given, names, samples)
+            failed = _measure(given, names, samples)
         print(f"bench: wrote {report.write(folder, samples)}")
     except (UserError, MismatchError) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -60,10 +61,12 @@ def main() -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0
+    if failed:
+        print(f"bench: {failed} samples could not be made; the same command tries again", file=sys.stderr)
+    return int(failed > 0)
 
 
-def _measure(given: argparse.Namespace, names: list[str], samples: Samples) -> None:
+def _measure(given: argparse.Namespace, names: list[str], samples: Samples) -> int:
     cells = QUICK if given.quick else CELLS
     if given.only:
         cells = [cell for cell in CELLS if cell.NAME in given.only]
@@ -74,7 +77,8 @@ def _measure(given: argparse.Namespace, names: list[str], samples: Samples) -> N
             print(f"bench: without {name}: {reason}", file=sys.stderr)
         remember(samples.folder, systems, missing)
         field = Field(given.quick, systems, samples)
-        runner.measure(cells, field, samples, calm_s=field.pick(2, 20))
+        revision = machine.describe()["revision"]
+        return runner.measure(cells, field, samples, calm_s=field.pick(2, 20), revision=revision)
 
 
 if __name__ == "__main__":

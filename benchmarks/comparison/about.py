@@ -59,6 +59,5 @@ def _system(system: System) -> dict[str, Any]:
         "durable": system.durable,
         "settings": system.settings,
         "concurrency": system.concurrency,
-        "in_postgres": system.in_postgres,
         "versions": system.versions(),
     }

@@ -63,14 +63,21 @@ class Field:
 
 
 def worker_of(
-    ground: Ground, concurrency: int, capacity: int, *, ready: bool = False, command: list[str] | None = None
+    ground: Ground,
+    concurrency: int,
+    capacity: int,
+    *,
+    ready: bool = False,
+    late: bool = False,
+    command: list[str] | None = None,
 ) -> Worker:
     """A worker process of a system.
 
     :param ready: whether to wait until it takes tasks.
+    :param late: of Celery: acknowledge a task when it has ended.
     """
     words = command or ground.worker(concurrency)
-    return Worker(ground, command=words, concurrency=concurrency, capacity=capacity, ready=ready)
+    return Worker(ground, command=words, concurrency=concurrency, capacity=capacity, ready=ready, late=late)
 
 
 def connect(ground: Ground) -> Any:

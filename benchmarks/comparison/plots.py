@@ -167,7 +167,7 @@ def _soak(samples: Samples, order: Order) -> Any:
         ("latency p99, ms (log)", lambda look: look["p99"]),
         ("tables and indexes, MB (log)", lambda look: (look["table_bytes"] + look["index_bytes"]) / 1e6),
         ("dead rows", lambda look: look["dead_tuples"]),
-        ("memory of the worker (RSS), MB", lambda look: look["rss_mb"]),
+        ("memory of the worker (USS), MB", lambda look: look["uss_mb"]),
     ]
     for axis, (title, read) in zip(axes.flat, panels, strict=True):
         for name, label in order:

@@ -52,12 +52,15 @@ def _about(known: dict[str, Any], samples: Samples) -> str:
         f"Python {machine['python']}; workers, servers and harness on the same processors; measured {when}. "
         f"PostgreSQL: {settings}.",
         "",
-        "| system | versions | durable | set up |",
-        "|---|---|---|---|",
+        "| system | versions | durable | tasks at a time | set up |",
+        "|---|---|---|---:|---|",
     ]
     for name in NAMES:
         if system := known["systems"].get(name):
             versions = ", ".join(f"{what} {version}" for what, version in system["versions"].items())
-            lines.append(f"| {system['label']} | {versions} | {system['durable']} | {system['settings']} |")
+            lines.append(
+                f"| {system['label']} | {versions} | {system['durable']} | {system['concurrency']:,} "
+                f"| {system['settings']} |"
+            )
     lines += [f"\nNot measured: {name} ({reason})." for name, reason in known["missing"].items()]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.comparison.cells.ceiling import CLIENTS
+from benchmarks.comparison.cells.latency import STEADY
 from benchmarks.comparison.field import CEILINGS
 from benchmarks.figures import middle, values
 from benchmarks.samples import Results, Samples
@@ -84,11 +85,11 @@ def all_tables(samples: Samples, order: Order, about: dict[str, Any]) -> dict[st
             ],
         ),
         "drain": table(
-            ["", "no-op/s", "1 ms/s", "10 ms/s", "no-op with result/s"],
+            ["", "no-op/s", "1 ms/s", "10 ms/s", "no-op with result/s", "no-op, late ack/s"],
             order,
             lambda name: [
                 with_spread(drain, f"{name} {kind}", "rate")
-                for kind in ("0ms plain", "1ms plain", "10ms plain", "0ms results")
+                for kind in ("0ms plain", "1ms plain", "10ms plain", "0ms results", "0ms late")
             ],
         ),
         "cost": table(
@@ -109,13 +110,21 @@ def all_tables(samples: Samples, order: Order, about: dict[str, Any]) -> dict[st
             ],
         ),
         "latency": table(
-            ["", "idle: p50 / p99 ms", "half load: p50 / p99 ms", "that load, tasks/s", "late by more than 20 s"],
+            [
+                "",
+                "idle: p50 / p99 ms",
+                f"{STEADY} a second: p50 / p99 ms",
+                "half load: p50 / p99 ms",
+                "that load, tasks/s",
+                "its publish, p50 ms",
+            ],
             order,
             lambda name: [
                 latencies(name, "idle"),
+                latencies(name, STEADY),
                 latencies(name, "half"),
                 shown(middle(latency, f"{name} half", "load")),
-                shown(middle(latency, f"{name} half", "missing")),
+                shown(middle(latency, f"{name} half", "call_p50")),
             ],
         ),
     }
@@ -206,10 +215,10 @@ def _soak(samples: Samples, order: Order) -> str:
             change(lambda look: look["p99"]),
             change(lambda look: (look["table_bytes"] + look["index_bytes"]) / 1e6),
             change(lambda look: look["dead_tuples"]),
-            change(lambda look: look["rss_mb"]),
+            change(lambda look: look["uss_mb"]),
             str(lanes[name]["missing"]),
         ]
 
     return table(
-        ["", "p50, ms", "p99, ms", "tables and indexes, MB", "dead rows", "worker RSS, MB", "lost"], order, cells
+        ["", "p50, ms", "p99, ms", "tables and indexes, MB", "dead rows", "worker USS, MB", "lost"], order, cells
     )

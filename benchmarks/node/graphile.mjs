@@ -4,7 +4,7 @@ import { EventEmitter } from "node:events";
 import { Logger, makeWorkerUtils, run, runMigrations } from "graphile-worker";
 
 import { answer, print } from "./publishing.mjs";
-import { concurrency, sayReady, worker } from "./work.mjs";
+import { concurrency, sayBegun, sayReady, worker } from "./work.mjs";
 
 const connectionString = process.env.BENCH_BROKER;
 // Errors and warnings only.
@@ -21,6 +21,7 @@ async function work() {
   const events = new EventEmitter();
   // From now on it hears of new jobs.
   events.once("pool:listen:success", sayReady);
+  sayBegun();
   const runner = await run({
     preset: {
       worker: {

@@ -2,7 +2,7 @@
 import PgBoss from "pg-boss";
 
 import { answer, print } from "./publishing.mjs";
-import { concurrency, sayReady, worker } from "./work.mjs";
+import { concurrency, sayBegun, sayReady, worker } from "./work.mjs";
 
 const QUEUE = "work";
 // One task at a time is no reason to fetch one at a time: 200 tasks of 1 ms in a second.
@@ -28,6 +28,7 @@ async function work() {
   await pgBoss.start();
   const task = worker();
   const options = { batchSize, pollingIntervalSeconds: 0.5 };
+  sayBegun();
   const own = await pgBoss.work(QUEUE, options, async (jobs) => {
     // Where there was something, more may wait: the next fetch does not wait for the poll.
     pgBoss.notifyWorker(own);

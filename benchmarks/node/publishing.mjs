@@ -3,10 +3,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 // Publishes before the clock starts: connections, caches, prepared statements.
 const WARM_UP = 200;
+const SETTLING = 20;
 // Tasks handed over together.
 const BATCH = 1000;
-// setTimeout is a millisecond coarse and up to one late: the rest of a pause is spent in the loop.
+// setTimeout is a millisecond coarse and up to one late: the rest of a pause is waited for without the loop, which has
+// nothing to do meanwhile, and without the processor.
 const COARSE_NS = 2_000_000n;
+const NEVER = new Int32Array(new SharedArrayBuffer(4));
 
 // As `sized` there, letter by letter.
 export function sized(size) {
@@ -70,8 +73,9 @@ async function rate(first, count, limit, batch, send) {
   return { published: done, seconds, rate: done / seconds, cpu_s: (spent.user + spent.system) / 1e6 };
 }
 
-async function paced(first, count, shortest, longest, one) {
+async function paced(from, count, shortest, longest, one) {
   const published = [];
+  const first = await settle(from, one);
   for (let number = first; number < first + count; number += 1) {
     await sleep((shortest + Math.random() * (longest - shortest)) * 1000);
     const begin = process.hrtime.bigint();
@@ -81,14 +85,21 @@ async function paced(first, count, shortest, longest, one) {
   return published;
 }
 
-async function steady(first, each, seconds, one) {
+async function settle(first, one) {
+  for (let number = first; number < first + SETTLING; number += 1) await one(number, 0, "");
+  return first + SETTLING;
+}
+
+async function steady(from, each, seconds, one) {
+  const first = await settle(from, one);
   const origin = process.hrtime.bigint();
   const published = [];
   for (let position = 0; position < Math.floor(each * seconds); position += 1) {
     const due = origin + BigInt(Math.floor((position / each) * 1e9));
     const early = due - process.hrtime.bigint();
     if (early > COARSE_NS) await sleep(Number(early - COARSE_NS) / 1e6);
-    while (process.hrtime.bigint() < due) await new Promise(setImmediate);
+    const left = due - process.hrtime.bigint();
+    if (left > 0) Atomics.wait(NEVER, 0, 0, Number(left) / 1e6);
     await one(first + position, 0, "");
     published.push([first + position, due, process.hrtime.bigint()]);
   }

@@ -25,6 +25,11 @@ async function rest(start, seconds) {
   if (left > 0) Atomics.wait(NEVER, 0, 0, left);
 }
 
+// Before the first fetch: whoever measures it knows when it began.
+export function sayBegun() {
+  writeFileSync(`${process.env.BENCH_READY}.begun`, "");
+}
+
 export function sayReady() {
   writeFileSync(process.env.BENCH_READY, "");
 }

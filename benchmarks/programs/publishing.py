@@ -12,6 +12,9 @@ from benchmarks.systems import sized
 #: Publishes before the clock starts: connections, caches, prepared statements.
 WARM_UP = 200
 
+#: The same for calls that are timed one by one; their tasks run, and are not in the answer.
+SETTLING = 20
+
 #: Tasks handed over together.
 BATCH = 1_000
 
@@ -69,6 +72,7 @@ def paced(first: int, count: int, shortest_s: float, longest_s: float, one: One)
     """One by one, with a random pause before each: the longer the pause, the deeper the sleep of a worker."""
     dice = random.Random(first)  # noqa: S311
     published = []
+    first = _settle(first, one)
     for number in range(first, first + count):
         time.sleep(dice.uniform(shortest_s, longest_s))
         begin = time.monotonic_ns()
@@ -79,6 +83,7 @@ def paced(first: int, count: int, shortest_s: float, longest_s: float, one: One)
 
 def steady(first: int, rate: float, seconds: float, one: One) -> list[tuple[int, int, int]]:
     """One by one on a schedule: a call that is late does not move the ones after it."""
+    first = _settle(first, one)
     origin = time.monotonic_ns()
     published = []
     for position in range(int(rate * seconds)):
@@ -88,3 +93,10 @@ def steady(first: int, rate: float, seconds: float, one: One) -> list[tuple[int,
         one(first + position, 0.0, "")
         published.append((first + position, due, time.monotonic_ns()))
     return published
+
+
+def _settle(first: int, one: One) -> int:
+    """Connect, and what else only a first call does; the number after those that it took."""
+    for number in range(first, first + SETTLING):
+        one(number, 0.0, "")
+    return first + SETTLING

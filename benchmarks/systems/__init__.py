@@ -7,7 +7,8 @@ The task of every system is ``work(number, seconds, padding)``: sleep that long 
 ``(number, start, end)`` into the journal (``benchmarks.journal``; nanoseconds of CLOCK_MONOTONIC).
 
 ``PROGRAM worker``
-    One process that works until TERM.  It touches the file ``BENCH_READY`` when it takes tasks, writes into the folder
+    One process that works until TERM.  It touches the file ``BENCH_READY`` when it takes tasks (and before that
+    ``BENCH_READY`` with ``.begun``, if it fetches some before it hears of new ones), writes into the folder
     ``BENCH_JOURNAL`` at most ``BENCH_CAPACITY`` records, and runs ``BENCH_CONCURRENCY`` tasks at a time.
 
 ``PROGRAM publish MODE …``
@@ -20,7 +21,8 @@ The task of every system is ``work(number, seconds, padding)``: sleep that long 
         The same with the documented call for many, 1,000 at a time; ``null`` where there is none.
         Each task takes SECONDS.
     ``paced FIRST COUNT SHORTEST_S LONGEST_S``
-        One by one with a random pause before each: ``[[number, begin_ns, end_ns], …]`` of the calls.
+        One by one with a random pause before each: ``[[number, begin_ns, end_ns], …]`` of the calls, but for 20
+        before them, which take the first numbers.
     ``steady FIRST RATE SECONDS``
         One by one on a schedule of RATE a second that does not wait for late calls (each is due at its own time, and
         ``begin_ns`` is that time): the same list.
@@ -35,6 +37,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from benchmarks.processes import answer, spawn
+from environment.temporary import TemporaryCluster
 
 
 class Ground(Protocol):
@@ -74,7 +77,7 @@ class System(Protocol):
     :ivar settings: how it is set up where that is not its default, and why, for the reader of the table.
     :ivar concurrency: how many tasks at a time its worker process runs when it shall be fastest with tasks that take
         no time.
-    :ivar in_postgres: whether its tasks lie in PostgreSQL.
+    :ivar cluster: the PostgreSQL in which its tasks lie, if they do.
     """
 
     name: str
@@ -82,7 +85,9 @@ class System(Protocol):
     durable: str
     settings: str
     concurrency: int
-    in_postgres: bool
+
+    @property
+    def cluster(self) -> TemporaryCluster | None: ...
 
     def fresh(self, *, results: bool = False) -> AbstractContextManager[Ground]:
         """A fresh, empty broker: its own database made from a template, or a flushed server."""

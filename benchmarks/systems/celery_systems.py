@@ -89,13 +89,14 @@ class PostgresGround(CeleryGround):
         self.libpq = broker.libpq
         self.broker = broker
         self._system = system
+        self._connection = broker.connect()
 
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
         """By COPY."""
         sample = self._system.sample("BENCH_BACKEND" in self.variables, seconds, size)
         self.broker.copy(first, count, *sample)
-        with closing(self.broker.connect()) as connection, connection.cursor() as cursor:
-            analyze(connection, count, self.tables())
+        analyze(self._connection, count, self.tables())
+        with self._connection.cursor() as cursor:
             if self._system.ours:
                 # As a publish does; whoever is awake looks by itself.
                 cursor.execute("SELECT pg_notify('kombu_' || consumer_id, '') FROM kombu_subscription WHERE asleep")
@@ -103,7 +104,7 @@ class PostgresGround(CeleryGround):
     def waiting(self) -> int:
         """Kombu's own transport keeps the rows of tasks that are done."""
         condition = "" if self._system.ours else " AND message.visible"
-        with closing(self.broker.connect()) as connection, connection.cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = queue_id "
                 f"WHERE queue.name = %s{condition}",
@@ -116,18 +117,19 @@ class PostgresGround(CeleryGround):
         return transactions(self._system.cluster, self.broker.name)
 
     def tables(self) -> list[str]:
-        """Those that hold tasks."""
-        return ["kombu_message"]
+        """Those that a task changes."""
+        side = ["kombu_subscription", "kombu_consumer"] if self._system.ours else []
+        return ["kombu_message", "kombu_queue", *side]
 
     def close(self) -> None:
-        """The system closes the broker."""
+        """Let go of its connection; the system closes the broker."""
+        self._connection.close()
 
 
 class PostgresSystem:
     """Celery on PostgreSQL."""
 
     concurrency = 1
-    in_postgres = True
     durable = DURABLE
 
     def __init__(self, cluster: TemporaryCluster, *, ours: bool) -> None:
@@ -136,7 +138,10 @@ class PostgresSystem:
         self.name = "ours" if ours else "stock"
         self.label = "celery_postgres" if ours else "Celery, Kombu's sqla"
         self.settings = f"{celery_settings(PostgresGround)}; " + (
-            "results by its own db+postgresql://"
+            "up to 500 claimed ahead of that; results by its own db+postgresql://; a publish waits for the disk, a "
+            "claim and a settlement do not: a crash of the server may run a task again; payloads beyond 2 kB by lz4 "
+            "or, where the server was built without it as here, as they are; those of the other systems by pglz, the "
+            "default"
             if ours
             # Whatever else is in its transport options goes to SQLAlchemy's create_engine, which refuses it.
             else f"{CELERY_RESULTS}; looks once a second, which none of its options changes"
@@ -147,8 +152,8 @@ class PostgresSystem:
     @contextmanager
     def fresh(self, *, results: bool = False) -> Iterator[Ground]:
         """A database of its own."""
-        with self._peer.fresh(results=results) as broker:
-            yield PostgresGround(self, broker)
+        with self._peer.fresh(results=results) as broker, closing(PostgresGround(self, broker)) as ground:
+            yield ground
 
     def sample(self, results: bool, seconds: float, size: int) -> tuple[Clones, dict[str, Any]]:
         """What to copy; published when it is first asked for."""
@@ -210,7 +215,7 @@ class RedisSystem:
     """
 
     concurrency = 1
-    in_postgres = False
+    cluster = None
 
     def __init__(self, server: servers.Redis) -> None:
         self.server = server

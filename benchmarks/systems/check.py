@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 
 from benchmarks import servers
 from benchmarks.journal import rate
+from benchmarks.programs.publishing import SETTLING
 from benchmarks.systems import Ground, System, publish
 from benchmarks.systems.registry import NAMES, open_systems
 from benchmarks.worker import Worker
@@ -71,7 +72,7 @@ def _publish(system: System, mode: str) -> str:
             arguments = (1, 40, 0.02, 0.2) if mode == "paced" else (1, 100, 2)
             with _worker(system, ground, ready=True) as worker:
                 called = publish(ground, mode, *arguments)
-                _done(worker, len(called))
+                _done(worker, SETTLING + len(called))
                 _nothing_waits(ground)
                 started = {number: start for number, start, _ in worker.journal.records}
             waits = sorted((started[number] - begin) / 1e6 for number, begin, _ in called)

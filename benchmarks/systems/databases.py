@@ -90,7 +90,6 @@ class DatabaseSystem:
     settings: ClassVar[str]
     concurrency: ClassVar[int]
     durable = DURABLE
-    in_postgres = True
     variables: ClassVar[dict[str, str]] = {}
     program: ClassVar[Sequence[str]]
     tables: ClassVar[Sequence[str]]

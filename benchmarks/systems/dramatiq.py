@@ -93,7 +93,7 @@ class DramatiqSystem:
     label = "Dramatiq, Redis"
     #: With 1 it is 7,100 tasks in a second, with 4 7,200, with 8, the default, 6,500.
     concurrency = 2
-    in_postgres = False
+    cluster = None
 
     def __init__(self, server: servers.Redis) -> None:
         self.server = server

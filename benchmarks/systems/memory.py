@@ -45,7 +45,7 @@ class MemorySystem:
     durable = "no: inside the process"
     settings = "no queue for others: what Celery's own worker costs"
     concurrency = 1
-    in_postgres = False
+    cluster = None
 
     @contextmanager
     def fresh(self, *, results: bool = False) -> Iterator[Ground]:

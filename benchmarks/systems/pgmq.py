@@ -111,7 +111,6 @@ class PgmqSystem:
         "use_notify without throttle, wait_time_seconds 0: with the defaults a task waits up to 4 s"
     )
     concurrency = 1
-    in_postgres = True
 
     def __init__(self, cluster: TemporaryCluster) -> None:
         self.cluster = cluster

@@ -93,7 +93,7 @@ class RabbitMQSystem:
     """
 
     concurrency = 1
-    in_postgres = False
+    cluster = None
 
     def __init__(
         self, server: servers.RabbitMQ, *, results: TemporaryCluster | None = None, confirm: bool = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
+from benchmarks.clusters import without_autovacuum
 from benchmarks.comparison.field import Field, worker_of
 from benchmarks.machine import memory
 
@@ -21,8 +23,9 @@ def variants(field: Field) -> list[str]:
 def run(field: Field, variant: str) -> dict[str, Any]:
     """Transactions or commands a second, milliseconds of processor time a second, megabytes of the worker."""
     system = field.systems[variant]
-    seconds = field.pick(5, 12)
-    with system.fresh() as ground, worker_of(ground, system.concurrency, 100, ready=True) as worker:
+    seconds = field.pick(5, 30)
+    calm = without_autovacuum(system.cluster) if system.cluster else nullcontext()
+    with calm, system.fresh() as ground, worker_of(ground, system.concurrency, 100, ready=True) as worker:
         # Some look again quickly before they sleep deeply.
         time.sleep(field.pick(2, 5))
         meter, before = field.meter(system, [worker]), ground.operations()
