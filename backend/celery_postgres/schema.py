@@ -12,6 +12,7 @@ from celery_postgres.statements import script
 
 #: A worker that consumes meanwhile, stock's above all, takes the tables in another order than we do.
 _ATTEMPTS = 10
+_AGAIN = (errorcodes.DEADLOCK_DETECTED, errorcodes.LOCK_NOT_AVAILABLE)
 
 
 def create_schema(engine: Any) -> None:
@@ -22,6 +23,7 @@ def create_schema(engine: Any) -> None:
 
     Raises:
         SchemaError: the role may not.
+        psycopg2.errors.LockNotAvailable: somebody kept a table locked for ten times 5 s.
     """
     if isinstance(engine, str):
         connection = psycopg2.connect(engine)
@@ -46,11 +48,13 @@ def _create(connection: Any) -> None:
             with connection.cursor() as cursor:
                 # Two that start at once would collide in CREATE TABLE.
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('celery_postgres.schema', 0))")
+                # Whoever queues for a table has everybody after him queue as well: not for longer than this.
+                cursor.execute("SET LOCAL lock_timeout = '5s'")
                 for name in ("stock", "broker_up", "results_up", "compression"):
                     cursor.execute(script(name))
             connection.commit()
             return
         except psycopg2.Error as error:
             connection.rollback()
-            if error.pgcode != errorcodes.DEADLOCK_DETECTED or attempt == _ATTEMPTS:
+            if error.pgcode not in _AGAIN or attempt == _ATTEMPTS:
                 raise translate(error) from None

@@ -1,4 +1,4 @@
-"""How long payloads and results are stored: with lz4, or by a server that has none as they are, and never with pglz."""
+"""How long payloads and results are stored: with lz4; by a server that has none, payloads as they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
+from celery_postgres.statements import script
 from tests.broker.client import Client
 from tests.broker.sql import rows, run
 from tests.machine import debians_postgresql
@@ -20,7 +21,7 @@ STORED = """
     SELECT a.attrelid::regclass || '.' || a.attname, a.attstorage::text, a.attcompression::text
     FROM pg_attribute AS a
     WHERE a.attrelid IN ('kombu_message'::regclass, 'kombu_dead_letter'::regclass, 'celery_taskmeta'::regclass,
-                         'celery_chord'::regclass, 'celery_chord_part'::regclass)
+                         'celery_tasksetmeta'::regclass, 'celery_chord'::regclass, 'celery_chord_part'::regclass)
       AND a.attname IN ('payload', 'result', 'body')
 """
 
@@ -62,12 +63,19 @@ def test_a_long_payload_comes_as_it_was_and_is_stored_so(
 
 def test_dead_letters_and_results_which_stay_for_days_are_always_compressed(server_url: str) -> None:
     found = stored(server_url)
-    assert len(found) == 5
+    assert len(found) == 6
     payload = found.pop("kombu_message.payload")
     if has_lz4(server_url):
         assert {payload, *found.values()} == {("x", "l")}
     else:
         assert (payload, set(found.values())) == (("e", ""), {("x", "")})
+
+
+def test_going_back_leaves_nothing_of_it(server_url: str) -> None:
+    run(server_url, script("compression_down"))
+    assert set(stored(server_url).values()) == {("x", "")}
+    celery_postgres.create_schema(PostgresDSN.parse(server_url).libpq())
+    assert stored(server_url)["kombu_message.payload"] != ("x", "")
 
 
 def test_what_an_administrator_has_chosen_stays(server_url: str) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
+from celery_postgres.statements import script
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, Probe
-from tests.broker.sql import rows_of, scalar
+from tests.broker.sql import rows_of, run, scalar
 
 WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'kombu_message'::regclass"
 
@@ -42,6 +43,8 @@ def test_a_worker_works_on_meanwhile(probe: Probe) -> None:
     libpq = PostgresDSN.parse(probe.url).libpq()
     sent = []
     for _ in range(5):
+        # So that there is something to alter each time.
+        run(probe.url, script("compression_down"))
         sent += [probe.send("run_late", f"meanwhile-{len(sent) + number}") for number in range(20)]
         celery_postgres.create_schema(libpq)
     assert [result.get(timeout=DEADLINE_S) for result in sent] == [f"meanwhile-{number}" for number in range(100)]

@@ -48,7 +48,8 @@ def test_the_tables_are_those_that_stock_makes(empty_database: Any, stock_databa
 WIDER = {("kombu_queue", "id"), ("kombu_message", "id"), ("kombu_message", "queue_id")}
 WIDER |= {("celery_taskmeta", "id"), ("celery_tasksetmeta", "id")}
 #: Their compression, or, on a server without lz4, the storage of the first.
-LONG = {("kombu_message", "payload"), ("celery_taskmeta", "result")}
+LONG = {("kombu_message", "payload"), ("celery_tasksetmeta", "result")}
+LONG |= {("celery_taskmeta", name) for name in ("result", "traceback", "args", "kwargs")}
 ADDED = {
     "kombu_queue": {"auto_delete", "expires_ms", "message_ttl_ms", "consumed", "paused", "used_at"},
     "kombu_message": {
