@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
-from celery_postgres import observing
 from celery_postgres import session as session_module
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.jitter import uniform
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
-from celery_postgres.purging import clear_orphans, drop
+from celery_postgres.upkeep import Upkeep
 from celery_postgres.wake import Wake
 
 if TYPE_CHECKING:
@@ -37,13 +36,10 @@ logger = logging.getLogger(__name__)
 #: two statements a second.
 BEAT_S = 1.2
 SWEEP_S = 10.0
-#: Messages of queues that are gone are rare, and in nobody's way.
-CLEARING_S = 3600.0
 #: While acks or buffered messages wait, the attendant looks this often.
 BUSY_S = 0.01
 #: Reconnecting: quick at first, since a rescuer that finds our lock free waits only 5 s.
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
-BATCH = 1000
 
 
 class Attendant:
@@ -82,7 +78,7 @@ class Attendant:
         self._watch = Watch()
         self._locked = False
         self._next_beat = self._next_sweep = 0.0
-        self._next_clearing = time.monotonic() + CLEARING_S * uniform(0, 1)
+        self._upkeep = Upkeep(max_failures)
         self._doubts = 0
         self._session: session_module.Session | None = None
         self._listener: session_module.Session | None = None
@@ -180,16 +176,7 @@ class Attendant:
         failed: bool = False,
     ) -> None:
         """Give claims back. `failed`: Celery had them, and it counts."""
-        for start in range(0, len(claims), BATCH):
-            part = sorted(claims[start : start + BATCH])
-            session.run(
-                "release",
-                ids=[i for i, _ in part],
-                fences=[f for _, f in part],
-                failed=[failed] * len(part),
-                available_at=[None] * len(part),
-                max_failures=self.max_failures,
-            )
+        self._upkeep.release(session, claims, failed=failed)
 
     def stop(self) -> None:
         """Deliver what waits, give back what is held, and be gone. Returns when it is, or after 5 s."""
@@ -326,7 +313,7 @@ class Attendant:
         others = [(row[0], row[1], row[2]) for row in rows if row[0] != self.consumer]
         for consumer, beat, certain in self._watch.observe(others):
             if certain or (not session.pooled and session.run("session_gone", consumer=consumer)[0][0]):
-                self._rescue(session, consumer, beat)
+                self._upkeep.rescue(session, consumer, beat)
         return True
 
     def _lose(self) -> None:
@@ -342,39 +329,11 @@ class Attendant:
             inbox.lose()
         self._disconnect()
 
-    def _rescue(self, session: session_module.Session, consumer: int, beat: int) -> None:
-        if not session.run("remove_consumer", consumer=consumer, beat=beat):
-            return  # another rescuer was first, or it lives
-        rescued = self._release_orphans(session, failed=True)
-        logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
-        observing.lease_expired(rescued)
-
-    def _release_orphans(self, session: session_module.Session, *, failed: bool) -> int:
-        return sum(self._release_all(session, gone, failed=failed) for gone, _ in session.run("gone_consumers"))
-
-    def _release_all(self, session: session_module.Session, consumer: int, *, failed: bool) -> int:
-        """Give back what is claimed in the name of a consumer that claims no more; how much that was."""
-        count = 0
-        while claims := session.run("claims", consumer=consumer, most=BATCH):
-            self.release(session, [(row[0], row[1]) for row in claims], failed=failed)
-            count += len(claims)
-        return count
-
     def _sweep(self, session: session_module.Session) -> None:
         if self._doubts:
             self._doubts -= 1
             self._reconcile(session)
-        ((queues, messages),) = session.run("untidy")
-        if queues:
-            for (name,) in session.run("abandoned_queues"):
-                drop(session.run, name, if_unused=True)
-        if messages:
-            while session.run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
-                pass
-        self._release_orphans(session, failed=True)
-        if time.monotonic() >= self._next_clearing:
-            clear_orphans(session.run)
-            self._next_clearing = time.monotonic() + CLEARING_S * uniform(0.8, 1.2)
+        self._upkeep.sweep(session)
 
     def _reconcile(self, session: session_module.Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""
@@ -397,4 +356,4 @@ class Attendant:
         while self._later:
             self._later.popleft()(self._session)
         if self._session.run("remove_consumer", consumer=self.consumer, beat=None):
-            self._release_all(self._session, self.consumer, failed=False)
+            self._upkeep.release_all(self._session, self.consumer, failed=False)
