@@ -167,10 +167,14 @@ def test_whatever_was_accepted_survives_a_kill(make_front: Callable[..., Front],
     assert set(accepted) <= noted
 
 
-def test_a_wrong_database_url_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DATABASE_URL", "redis://:s3cret@x/0"), ("TRACING_EXPORTER", "nothing.of:s3cret")],
+)
+def test_a_wrong_setting_is_one_line(tmp_path: Path, database: Any, variable: str, value: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "uvicorn", "app.main:app"],
-        env={**os.environ, "DATABASE_URL": "redis://:s3cret@x/0", "PYTHONPATH": str(CHECKOUT / "backend")},
+        env={**os.environ, "DATABASE_URL": database.url, "PYTHONPATH": str(CHECKOUT / "backend"), variable: value},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -179,5 +183,5 @@ def test_a_wrong_database_url_is_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == os.EX_CONFIG
     assert len(done.stderr.splitlines()) == 1
-    assert "DATABASE_URL" in done.stderr
+    assert variable in done.stderr
     assert "s3cret" not in done.stderr
