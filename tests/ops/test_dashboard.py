@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from environment.checkout import CHECKOUT
+from tests.migrations.support import run
 from tests.ops.prometheus_server import PrometheusServer
 
 DASHBOARD = json.loads((CHECKOUT / "ops/grafana/celery.json").read_text())
@@ -37,7 +38,9 @@ def expressions(panel: dict[str, Any]) -> list[str]:
 def workers(module_database: Any, start_module_worker: Any, program: Callable[[str], str]) -> list[Any]:
     """Two: their queues are the same."""
     program("prometheus")  # where there is none, no worker is started either
-    options = {"args": ["-I", "observed_tasks"], "env": {"PYTHONPATH": str(OBSERVED)}}
+    # A beat has sent the schedule's entry just now.
+    run(module_database.url, "INSERT INTO celery_beat_entry (name) VALUES ('observed-hourly')")
+    options = {"args": ["-I", "observed_tasks,observed_schedule"], "env": {"PYTHONPATH": str(OBSERVED)}}
     return [start_module_worker(module_database.url, pool=pool, **options) for pool in ("solo", "prefork")]
 
 
@@ -54,7 +57,7 @@ def run_some(module_database: Any, workers: list[Any]) -> Iterator[Callable[[], 
     def send(name: str) -> Any:
         return app.send_task(f"observed.{name}", args=["x"])
 
-    def run() -> None:
+    def once() -> None:
         if next(rounds) < 2:
             send("fails").get(timeout=60, propagate=False)
         for answer in [send("returns"), send("returns"), send("retries")]:
@@ -63,8 +66,8 @@ def run_some(module_database: Any, workers: list[Any]) -> Iterator[Callable[[], 
     try:
         for _ in range(DELAYED):
             app.send_task("observed.returns", args=["x"], countdown=3600)
-        run()
-        yield run
+        once()
+        yield once
     finally:
         app.close()
         celery_app.set_current()
