@@ -16,13 +16,13 @@ _SAME = ("processor", "processors", "memory_gb")
 
 
 class MismatchError(Exception):
-    """The folder holds samples of another machine."""
+    """The folder holds samples of another machine, or of other versions."""
 
 
 def remember(folder: Path, systems: Mapping[str, System], missing: Mapping[str, str]) -> None:
     """Write what is known of the machine and the systems of this part of the run.
 
-    :raises MismatchError: when the samples that lie there were made on another machine.
+    :raises MismatchError: when the samples that lie there were made on another machine, or with other versions.
     """
     now = machine.describe()
     known = read(folder)
@@ -33,6 +33,13 @@ def remember(folder: Path, systems: Mapping[str, System], missing: Mapping[str, 
                     f"{folder} was measured on {known['machine'][key]}, this is {now[key]}: figures of two machines "
                     "cannot be compared; remove the folder or choose another with --out"
                 )
+    for name, system in systems.items():
+        before, here = known.get("systems", {}).get(name), system.versions()
+        if before and before["versions"] != here:
+            raise MismatchError(
+                f"{folder} has samples of {system.label} with {_listed(before['versions'])}, here it has "
+                f"{_listed(here)}: remove the folder or choose another with --out"
+            )
     described = {**known.get("systems", {}), **{name: _system(system) for name, system in systems.items()}}
     absent = {**known.get("missing", {}), **missing}
     content = {
@@ -51,6 +58,10 @@ def read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return found
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{what} {version}" for what, version in versions.items())
 
 
 def _system(system: System) -> dict[str, Any]:

@@ -140,8 +140,8 @@ class PostgresSystem:
         self.settings = f"{celery_settings(PostgresGround)}; " + (
             "up to 500 claimed ahead of that; results by its own db+postgresql://; a publish waits for the disk, a "
             "claim and a settlement do not: a crash of the server may run a task again; payloads beyond 2 kB by lz4 "
-            "or, where the server was built without it as here, as they are; those of the other systems by pglz, the "
-            "default"
+            "or, where the server was built without it (the wheel's was), as they are; those of the other systems by "
+            "pglz, the default"
             if ours
             # Whatever else is in its transport options goes to SQLAlchemy's create_engine, which refuses it.
             else f"{CELERY_RESULTS}; looks once a second, which none of its options changes"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,18 @@ def test_samples_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text(text.replace('"processors": ', '"processors": 9'))
     with pytest.raises(MismatchError, match="two machines"):
         remember(tmp_path, {}, {})
+
+
+def test_samples_of_two_versions_are_not_mixed(tmp_path: Path) -> None:
+    def system(postgres: str) -> Any:
+        return SimpleNamespace(
+            label="Ours", durable="yes", settings="", concurrency=1, versions=lambda: {"PostgreSQL": postgres}
+        )
+
+    remember(tmp_path, {"ours": system("16.14")}, {})
+    remember(tmp_path, {"ours": system("16.14")}, {})
+    with pytest.raises(MismatchError, match=r"Ours with PostgreSQL 16\.14, here it has PostgreSQL 15\.18"):
+        remember(tmp_path, {"ours": system("15.18")}, {})
 
 
 def test_a_table_shows_medians_and_spreads_and_leaves_out_who_has_no_figure(tmp_path: Path) -> None:
