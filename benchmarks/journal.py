@@ -104,23 +104,25 @@ def rate(records: list[tuple[int, int, int]], skip_s: float = 0.0) -> float:
     starts = sorted(start for _, start, _ in records)
     if len(starts) < 2:
         return 0.0
-    begin = starts[0] + min(skip_s * 1e9, (starts[-1] - starts[0]) / 4)
-    starts = [start for start in starts if start >= begin]
-    first, last = _batches(starts) or (0, len(starts) - 1)
+    length = starts[-1] - starts[0]
+    begin = starts[0] + min(skip_s * 1e9, length / 4)
+    begins = _batches(starts)
+    late = [position for position in begins if starts[position] >= begin]
+    for candidates in (late, begins):
+        if len(candidates) > 1 and starts[candidates[-1]] - starts[candidates[0]] >= 0.4 * length:
+            first, last = candidates[0], candidates[-1]
+            break
+    else:
+        first, last = next(position for position, start in enumerate(starts) if start >= begin), len(starts) - 1
     span = starts[last] - starts[first]
     return (last - first) / span * 1e9 if span else 0.0
 
 
-def _batches(starts: list[int]) -> tuple[int, int] | None:
-    """Where the first whole and the last batch begin, if that is most of the time."""
+def _batches(starts: list[int]) -> list[int]:
+    """Where one begins; a task that comes after a pause for another reason is one as well."""
     gaps = [after - before for before, after in itertools.pairwise(starts)]
-    if not gaps:
-        return None
     pause = _PAUSE * max(1, sorted(gaps)[len(gaps) // 2])
-    begins = [position for position, gap in enumerate(gaps, 1) if gap >= pause]
-    if len(begins) < 2 or starts[begins[-1]] - starts[begins[0]] < 0.6 * (starts[-1] - starts[0]):
-        return None
-    return begins[0], begins[-1]
+    return [0, *(position for position, gap in enumerate(gaps, 1) if gap >= pause)]
 
 
 def curve(records: list[tuple[int, int, int]], bucket_s: float = 1.0) -> list[int]:
