@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,20 +24,20 @@ def variants(field: Field) -> list[str]:
 
 
 def run(field: Field, variant: str) -> dict[str, Any]:
-    """All workers wait before the tasks come, so that none is late; from then on when all tasks are there."""
+    """The queue is filled before the workers start; they are counted from then on when the last of them has begun."""
     name, how = variant.split()
     system = field.systems[name]
     known = field.known("drain", f"{name} 0ms plain", "rate", 2_000)
     processes = 1 if how == "prefork" else int(how)
-    count = int(known * field.pick(2, 5) * min(processes, 2))
+    # For so many seconds, and for what the first have done when the last begins.
+    count = int(known * (field.pick(2, 5) * min(processes, 2) + field.pick(2, 4)))
     with system.fresh() as ground, ExitStack() as stack:
+        ground.fill(1, count)
         command = ground.prefork(2) if how == "prefork" else None  # type: ignore[attr-defined]
         workers = [
-            stack.enter_context(worker_of(ground, system.concurrency, count * 2, command=command, ready=True))
+            stack.enter_context(worker_of(ground, system.concurrency, count * 2, command=command))
             for _ in range(processes)
         ]
-        ground.fill(1, count)
-        filled = time.monotonic_ns()
 
         def done() -> bool:
             return sum(worker.journal.refresh() for worker in workers) >= count
@@ -47,9 +46,13 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     for worker in workers:
         worker.journal.refresh()
     records = [record for worker in workers for record in worker.journal.records]
+    firsts = [own[0][1] for worker in workers for own in worker.journal.by_process.values() if own]
+    together = [record for record in records if record[1] >= max(firsts)]
+    if len(firsts) < max(processes, 2 * (how == "prefork")) or len(together) < count / 5:
+        raise RuntimeError(f"of {count} tasks {len(together)} were left when all had begun: {len(firsts)} have")
     numbers = [number for number, _, _ in records]
     return {
-        "rate": rate([record for record in records if record[1] >= filled]),
+        "rate": rate(together),
         "tasks": len(numbers),
         "duplicates": len(numbers) - len(set(numbers)),
         "share": [len(worker.journal.records) for worker in workers],
