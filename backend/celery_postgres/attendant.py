@@ -165,7 +165,7 @@ class Attendant:
             self.ledger.delivered(acks)
 
     def doubt(self) -> None:
-        """The answer to a claim was lost: the database may say that we hold what nobody here knows of."""
+        """An answer was lost: the database may say that we hold what nobody here knows of."""
         self._doubts = 3  # sweeps, so that the youngest claim grows old
 
     def release(
@@ -176,7 +176,11 @@ class Attendant:
         failed: bool = False,
     ) -> None:
         """Give claims back. `failed`: Celery had them, and it counts."""
-        self._upkeep.release(session, claims, failed=failed)
+        try:
+            self._upkeep.release(session, claims, failed=failed)
+        except BaseException:
+            self.doubt()  # they are in nobody's hands by now
+            raise
 
     def stop(self) -> None:
         """Deliver what waits, give back what is held, and be gone. Returns when it is, or after 5 s."""
@@ -233,12 +237,16 @@ class Attendant:
                 # Said after the first beat: a database that takes no writes takes us back, and nothing more.
                 if away and self._session is not None:
                     logger.info("the broker is back")
-            except (psycopg2.Error, SchemaError, OSError) as error:
+            except Exception as error:  # whatever it is: without this thread a worker is dead to the others
                 if self._stopping:
                     break
-                what = "used" if isinstance(error, SchemaError) else "reached"
-                # No argument: the application's log leaves out texts that are arguments, but for those of errors.
-                logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
+                if isinstance(error, (psycopg2.Error, SchemaError, OSError)):
+                    what = "used" if isinstance(error, SchemaError) else "reached"
+                    # No argument: the application's log leaves out texts that are arguments, but for those of errors.
+                    logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
+                else:
+                    logger.exception("the broker was not attended to; next try in %.2f s", retry)
+                    self.doubt()
                 self._disconnect()
                 self._wake.wait(retry * uniform(0.5, 1))
                 self._wake.clear()
