@@ -259,16 +259,14 @@ class Attendant:
         self._wake.close()
 
     def _turn(self) -> None:
-        session, now = self._session, time.monotonic()
+        session = self._session
         assert session is not None  # noqa: S101
-        if now >= self._next_beat:
-            if not self._beat(session):
-                self._lose()
-                return
-            self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
-        if now >= self._next_sweep:
+        if not self._beat_if_due(session):
+            self._lose()
+            return
+        if time.monotonic() >= self._next_sweep:
             self._sweep(session)
-            self._next_sweep = now + SWEEP_S * uniform(0.8, 1.2)
+            self._next_sweep = time.monotonic() + SWEEP_S * uniform(0.8, 1.2)
         if self.ledger.age() > self.ledger.FLUSH_AFTER_S:
             self.settle(session)
         while self._later:
@@ -304,6 +302,14 @@ class Attendant:
     def _notify(self) -> None:
         for inbox in list(self._inboxes):
             inbox.notify()
+
+    def _beat_if_due(self, session: session_module.Session) -> bool:
+        """Whether we are alive, in the eyes of the others."""
+        now = time.monotonic()
+        if now < self._next_beat:
+            return True
+        self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
+        return self._beat(session)
 
     def _beat(self, session: session_module.Session) -> bool:
         self._lock()
@@ -341,7 +347,7 @@ class Attendant:
         if self._doubts:
             self._doubts -= 1
             self._reconcile(session)
-        self._upkeep.sweep(session)
+        self._upkeep.sweep(session, self._beat_if_due)
 
     def _reconcile(self, session: session_module.Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""

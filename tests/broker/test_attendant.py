@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import psycopg2
 import pytest
 
+from celery_postgres import upkeep
 from celery_postgres.attendant import Attendant
+from celery_postgres.session import Session
 from celery_postgres.upkeep import Upkeep
 from celery_postgres.wake import Wake
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
-from tests.broker.sql import run, scalar
+from tests.broker.sql import rows_of, run, scalar
 
 #: Claims are old after 10 s, and a sweep comes every 12 s at most.
 SWEPT_S = 60
@@ -77,6 +80,31 @@ def test_an_error_that_nobody_foresaw_does_not_end_it(
     wait_until(lambda: failed, DEADLINE_S, "the error")
     wait_until(lambda: beats() > failed[0] + 1, DEADLINE_S, "the beat to go on")
     assert "the broker was not attended to" in caplog.text
+
+
+def test_it_beats_while_it_tidies_up(
+    database: Any, connect: Callable[..., Client], queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages by the million take longer than the others wait for a sign of life."""
+    client = connect(database.url)
+    for number in range(60):
+        client.publish(number, queue, expiration=0.001)
+    beats: list[int] = []
+    pause = threading.Event()
+    execute = Session.run
+
+    def slowly(self: Session, name: str, **parameters: Any) -> Any:
+        if name == "drop_expired_messages":
+            beats.append(scalar(database.url, "SELECT max(beat) FROM kombu_consumer"))
+            pause.wait(0.1)
+        return execute(self, name, **parameters)
+
+    monkeypatch.setattr(Session, "run", slowly)
+    monkeypatch.setattr(upkeep, "BATCH", 1)
+    client.consume(f"{queue}-other")
+    wait_until(lambda: rows_of(database.url, queue) == 0, SWEPT_S, "the messages to be gone")
+    assert len(beats) >= 60
+    assert beats[59] >= beats[0] + 3  # in 6 s, one of 1.2 s
 
 
 def test_it_waits_for_any_descriptor(request: pytest.FixtureRequest) -> None:
