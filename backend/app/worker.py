@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from app.core.settings import ConfigurationError, get_settings
 from app.db.checks import DatabaseReadOnly, DatabaseUnfit, check_database, reason
 from app.tasks.llm_provider import provider_class
+from celery_postgres import observing
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Consumer(consumer.Consumer):
                     why,
                     delay,
                 )
+                observing.claim_failed()  # nothing can be taken, for an alert as for us
                 self._wait(delay * random.uniform(0.75, 1.25))  # noqa: S311  # jitter, not a secret
                 delay = min(delay * 2, LONGEST_DELAY_S)
             else:

@@ -165,7 +165,7 @@ class Attendant:
             self.ledger.delivered(acks)
 
     def doubt(self) -> None:
-        """The answer to a claim was lost: the database may say that we hold what nobody here knows of."""
+        """An answer was lost: the database may say that we hold what nobody here knows of."""
         self._doubts = 3  # sweeps, so that the youngest claim grows old
 
     def release(
@@ -176,7 +176,11 @@ class Attendant:
         failed: bool = False,
     ) -> None:
         """Give claims back. `failed`: Celery had them, and it counts."""
-        self._upkeep.release(session, claims, failed=failed)
+        try:
+            self._upkeep.release(session, claims, failed=failed)
+        except BaseException:
+            self.doubt()  # they are in nobody's hands by now
+            raise
 
     def stop(self) -> None:
         """Deliver what waits, give back what is held, and be gone. Returns when it is, or after 5 s."""
@@ -233,12 +237,16 @@ class Attendant:
                 # Said after the first beat: a database that takes no writes takes us back, and nothing more.
                 if away and self._session is not None:
                     logger.info("the broker is back")
-            except (psycopg2.Error, SchemaError, OSError) as error:
+            except Exception as error:  # whatever it is: without this thread a worker is dead to the others
                 if self._stopping:
                     break
-                what = "used" if isinstance(error, SchemaError) else "reached"
-                # No argument: the application's log leaves out texts that are arguments, but for those of errors.
-                logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
+                if isinstance(error, (psycopg2.Error, SchemaError, OSError)):
+                    what = "used" if isinstance(error, SchemaError) else "reached"
+                    # No argument: the application's log leaves out texts that are arguments, but for those of errors.
+                    logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
+                else:
+                    logger.exception("the broker was not attended to; next try in %.2f s", retry)
+                    self.doubt()
                 self._disconnect()
                 self._wake.wait(retry * uniform(0.5, 1))
                 self._wake.clear()
@@ -251,16 +259,14 @@ class Attendant:
         self._wake.close()
 
     def _turn(self) -> None:
-        session, now = self._session, time.monotonic()
+        session = self._session
         assert session is not None  # noqa: S101
-        if now >= self._next_beat:
-            if not self._beat(session):
-                self._lose()
-                return
-            self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
-        if now >= self._next_sweep:
+        if not self._beat_if_due(session):
+            self._lose()
+            return
+        if time.monotonic() >= self._next_sweep:
             self._sweep(session)
-            self._next_sweep = now + SWEEP_S * uniform(0.8, 1.2)
+            self._next_sweep = time.monotonic() + SWEEP_S * uniform(0.8, 1.2)
         if self.ledger.age() > self.ledger.FLUSH_AFTER_S:
             self.settle(session)
         while self._later:
@@ -296,6 +302,14 @@ class Attendant:
     def _notify(self) -> None:
         for inbox in list(self._inboxes):
             inbox.notify()
+
+    def _beat_if_due(self, session: session_module.Session) -> bool:
+        """Whether we are alive, in the eyes of the others."""
+        now = time.monotonic()
+        if now < self._next_beat:
+            return True
+        self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
+        return self._beat(session)
 
     def _beat(self, session: session_module.Session) -> bool:
         self._lock()
@@ -333,7 +347,7 @@ class Attendant:
         if self._doubts:
             self._doubts -= 1
             self._reconcile(session)
-        self._upkeep.sweep(session)
+        self._upkeep.sweep(session, self._beat_if_due)
 
     def _reconcile(self, session: session_module.Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""

@@ -121,6 +121,8 @@ def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
     for context in contexts_of(last):
         if context.chord:
             backend.on_chord_part_return(context, states.FAILURE, error)
+    # Before the chord is gone: whoever waits for its body would else wait for ever, if we died in between.
+    backend._flush()
 
 
 def is_compound(signature: Any) -> bool:

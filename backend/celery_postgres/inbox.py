@@ -248,7 +248,9 @@ class Inbox:
         return [one for one in self.subscriptions.values() if one.no_ack and one.queue_id not in self.attendant.paused]
 
     def _claim(self, force: bool) -> int:
-        now = time.monotonic()
+        now, consumer = time.monotonic(), self.attendant.consumer
+        if not consumer:
+            return 0  # just taken for dead; `pump` says so
         if self._buffer or (self._retrying and now < self._ladder.next):
             return 0
         if self.attendant.deaf and now - self._last_claim >= Ladder.POLL_S:
@@ -286,7 +288,7 @@ class Inbox:
         try:
             rows = self.attendant.sessions.run(
                 "claim",
-                consumer=self.attendant.consumer,
+                consumer=consumer,
                 acked_ids=[i for i, _ in acks],
                 acked_fences=[f for _, f in acks],
                 queues=queues,
@@ -302,7 +304,8 @@ class Inbox:
             # Repaired here, while our lease is valid: Celery's own reconnect would throw away what it has reserved.
             self.attendant.ledger.put_back(acks)
             self.attendant.doubt()
-            observing.claim_failed()
+            if queues:  # as a claim that brings nothing but events counts for nothing
+                observing.claim_failed()
             logger.warning("claiming failed (%s); next try in %.2f s", primary(error), self._retry)
             self._ladder.restart()
             self._ladder.next = now + self._retry

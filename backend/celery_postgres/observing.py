@@ -14,7 +14,7 @@ class Observer:
         Not told of claims that brought events and remote control alone, which need no acknowledgement."""
 
     def claim_failed(self) -> None:
-        """The database refused a claim, or did not answer; it is tried again within 2 s."""
+        """The database refused a claim of tasks, or did not answer; it is tried again within 2 s."""
 
     def lease_expired(self, messages: int) -> None:
         """This process has found another one dead, and gave back so many of its messages."""

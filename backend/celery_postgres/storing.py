@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
+from billiard.process import current_process
 from celery import states
 from celery.backends import base as celery_base
 from celery.canvas import maybe_signature
@@ -28,7 +29,7 @@ from celery_postgres import transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
 from celery_postgres.chords import contexts_of, is_compound, last_of
-from celery_postgres.errors import UnstorableResultError, primary
+from celery_postgres.errors import SchemaError, UnstorableResultError, loggable, primary
 from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text
 from celery_postgres.session import Sessions
 from celery_postgres.values import dump
@@ -288,15 +289,19 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         writer.add(write)
 
     def _persistently(self, work: Any) -> Any:
-        """Do it again while the database is away."""
+        """Do it again while the database is away; in a pool's child also while something is missing there, for which
+        its worker waits as well: an error would acknowledge the task, and each one after it."""
         begun, retry = time.monotonic(), self.FIRST_RETRY_S
         while True:
             try:
                 return work()
-            except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-                if not self.always_retry and time.monotonic() - begun > self.PATIENCE_S:
+            except (psycopg2.OperationalError, psycopg2.InterfaceError, SchemaError) as error:
+                missing, in_child = isinstance(error, SchemaError), current_process().name != "MainProcess"
+                out_of_patience = not self.always_retry and time.monotonic() - begun > self.PATIENCE_S
+                if (out_of_patience or missing) and not (missing and in_child):
                     raise
-                logger.warning("the result backend cannot be reached (%s); next try in %.2f s", primary(error), retry)
+                what = "used" if missing else "reached"
+                logger.warning(f"the result backend cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
                 self._sleep(retry)
                 retry = min(retry * 2, self.LONGEST_RETRY_S)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from celery_postgres import observing
 from celery_postgres.jitter import uniform
 from celery_postgres.purging import clear_orphans, drop
 
 if TYPE_CHECKING:
-    from celery_postgres.session import Session, Sessions
+    from celery_postgres.session import Row, Session, Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +58,28 @@ class Upkeep:
             count += len(claims)
         return count
 
-    def sweep(self, session: Session) -> None:
-        """Look for queues and messages that are past their time, and for claims of nobody."""
-        ((queues, messages),) = session.run("untidy")
+    def sweep(self, session: Session, beat: Callable[[Session], object]) -> None:
+        """Look for queues and messages that are past their time, and for claims of nobody.
+
+        :param beat: called between the statements: ten million messages of one queue take as long as it takes the
+            others to find us dead.
+        """
+
+        def run(name: str, **parameters: Any) -> list[Row]:
+            rows = session.run(name, **parameters)
+            beat(session)
+            return rows
+
+        ((queues, messages),) = run("untidy")
         if queues:
-            for (name,) in session.run("abandoned_queues"):
-                drop(session.run, name, if_unused=True)
+            for (name,) in run("abandoned_queues"):
+                drop(run, name, if_unused=True)
         if messages:
-            while session.run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
+            while run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
                 pass
         self._release_of_gone(session)
         if time.monotonic() >= self._next_clearing:
-            clear_orphans(session.run)
+            clear_orphans(run)
             self._next_clearing = time.monotonic() + CLEARING_S * uniform(0.8, 1.2)
 
     def _release_of_gone(self, session: Session) -> int:

@@ -41,8 +41,11 @@ class Wake:
 
     def wait(self, seconds: float, *others: int) -> list[int]:
         """Wait until it or one of `others` is readable; the descriptors that are."""
-        readable, _, _ = select.select([self._read, *others], [], [], max(seconds, 0))
-        return readable
+        # Not select, which refuses descriptors from 1024 on: a worker with hundreds of children has them.
+        poller = select.poll()
+        for descriptor in (self._read, *others):
+            poller.register(descriptor, select.POLLIN)
+        return [descriptor for descriptor, _ in poller.poll(max(seconds, 0) * 1000)]
 
     def close(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+from celery import signals
 
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.outcomes import Claim, Write, record
@@ -192,6 +193,12 @@ def _stop_all() -> None:
         writer.stop()
 
 
+def _flush_all(**_: Any) -> None:
+    """HUP replaces the process before any function of atexit but its own."""
+    for writer in list(writers.values()):
+        writer.flush(Writer.PATIENCE_S)
+
+
 def _forget_in_child() -> None:
     global _lock
     _lock = threading.Lock()
@@ -200,4 +207,5 @@ def _forget_in_child() -> None:
 
 # Registered after the transport's own, so called before it: results are stored while their claims still live.
 atexit.register(_stop_all)
+signals.worker_shutdown.connect(_flush_all, weak=False)
 os.register_at_fork(after_in_child=_forget_in_child)

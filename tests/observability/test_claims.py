@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import urllib.request
 from typing import Any
 
 import psycopg2
@@ -11,6 +13,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from app.core.dsn import PostgresDSN
+from environment.cluster import free_port
 
 pytestmark = pytest.mark.xdist_group("observability_claims")
 DEADLINE_S = 60
@@ -70,3 +73,24 @@ def test_claims_that_a_read_only_database_refuses_are_counted(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
+
+
+def test_a_worker_that_starts_on_one_counts_too(database: Any, start_worker: Any, wait_until: Any) -> None:
+    """It has claimed nothing and never will until it may write: without it the alert would be about nobody."""
+    port = free_port()
+
+    def failures() -> float:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page,
+        ):
+            found = re.search(r"^celery_claim_failures_total (\S+)$", page.read().decode(), re.MULTILINE)
+            return float(found[1]) if found else 0.0
+        return 0.0
+
+    with contextlib.closing(psycopg2.connect(PostgresDSN.parse(database.url).libpq())) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    worker = start_worker(database.url, ready=False, env={"CELERY_METRICS_PORT": str(port)})
+    wait_until(lambda: failures() >= 2, DEADLINE_S, "its tries to be counted")
+    assert worker.stop() == 0

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 from celery import Celery, chord, signature
-from celery.exceptions import BackendGetMetaError
+from celery.exceptions import BackendGetMetaError, ChordError
 
 from celery_postgres import storing
 from environment.temporary import TemporaryCluster
@@ -225,6 +225,22 @@ def test_a_server_that_restarts_costs_no_result(
     assert worker.process.poll() is None
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_results_that_may_not_be_stored_for_a_while_are_stored_when_they_may(probe: Probe, pool: str) -> None:
+    """Whoever took the right away gives it back: no task may have failed meanwhile, or have been thrown away unrun."""
+    right = "INSERT, UPDATE ON celery_taskmeta"
+    run(probe.url, f"REVOKE {right} FROM CURRENT_USER")
+    worker = probe.start(pool=pool)
+    name = unique("work")
+    results = [probe.send("run_late", f"{name}-{number}") for number in range(3)]
+    probe.wait_for("end", f"{name}-0")
+    wait_until(lambda: "permission denied" in worker.log_text(), DEADLINE_S, "the worker to be refused")
+    assert rows(probe.url, "SELECT count(*) FROM kombu_message") != [(0,)]
+    run(probe.url, f"GRANT {right} TO CURRENT_USER")
+    assert [result.get(timeout=RESCUE_S) for result in results] == [f"{name}-{number}" for number in range(3)]
+    assert len(probe.notes("end", f"{name}-*")) == 3
+
+
 # -- chords
 
 
@@ -234,6 +250,31 @@ def parts(probe: Probe, size: int, task: str = "add") -> list[Any]:
 
 def body(probe: Probe, tag: str) -> Any:
     return signature("probe.body", kwargs={"tag": tag}, app=probe.app)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_chord_is_there_until_the_failure_of_its_body_is_stored(probe: Probe, pool: str) -> None:
+    """A worker that is killed in between would leave a body that nobody ever sends, nor fails."""
+    run(
+        probe.url,
+        "CREATE TABLE stored_first (status text)",
+        """
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO stored_first SELECT coalesce(max(status), 'none') FROM celery_taskmeta
+            WHERE task_id = CAST(OLD.body AS json) #>> '{options,task_id}';
+            RETURN OLD;
+        END $$
+        """,
+        "CREATE TRIGGER look BEFORE DELETE ON celery_chord FOR EACH ROW EXECUTE FUNCTION look()",
+    )
+    probe.start(pool=pool)
+    header = [*parts(probe, 2), signature("probe.fail", (unique("part"),), app=probe.app)]
+    result = chord(header, body(probe, unique("body"))).apply_async()
+    with pytest.raises(ChordError):
+        result.get(timeout=RESCUE_S)
+    chords_gone(probe.url)
+    assert rows(probe.url, "SELECT status FROM stored_first") == [("FAILURE",)]
 
 
 def test_a_read_that_is_tried_again_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

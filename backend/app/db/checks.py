@@ -12,6 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
+from celery_postgres import network
 from celery_postgres.errors import explained
 
 _ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -86,7 +87,10 @@ def check_database(settings: Settings) -> None:
     engine = create_engine(
         settings.dsn.url(),
         poolclass=NullPool,
-        connect_args={"connect_timeout": settings.database_connect_timeout},
+        connect_args={
+            **network.completed(settings.dsn.libpq()),
+            "connect_timeout": settings.database_connect_timeout,
+        },
     )
     with engine.connect() as connection:
         check_writable(connection)

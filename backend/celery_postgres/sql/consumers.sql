@@ -66,10 +66,10 @@ RETURNING consumer.id, consumer.locked
 -- 0.8 s).
 SELECT message.consumer_id, count(*)
 FROM (
-    SELECT lag(consumer.id, 1, 0::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
+    SELECT lag(consumer.id, 1, -1::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
     FROM kombu_consumer AS consumer
     UNION ALL
-    SELECT coalesce(max(consumer.id), 0), 9223372036854775807 FROM kombu_consumer AS consumer
+    SELECT coalesce(max(consumer.id), -1), 9223372036854775807 FROM kombu_consumer AS consumer
 ) AS gap
 CROSS JOIN LATERAL (
     SELECT candidate.consumer_id
