@@ -44,9 +44,10 @@ async def _work() -> None:
         task = json.loads(job.payload)
         async with running:
             start = time.monotonic_ns()
-            # uvloop's timers are whole milliseconds, and early by up to one.
-            while task["seconds"] and (left := task["seconds"] - (time.monotonic_ns() - start) / 1e9) > 0:
-                await asyncio.sleep(left)
+            if task["seconds"]:
+                await asyncio.sleep(task["seconds"])
+                # uvloop's timers are whole milliseconds, and early by up to one: what is left is slept outside of it.
+                time.sleep(max(0.0, task["seconds"] - (time.monotonic_ns() - start) / 1e9))
             journal.write(task["number"], start, time.monotonic_ns())
 
     for number in (signal.SIGTERM, signal.SIGINT):
