@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from importlib.metadata import version
@@ -138,7 +139,11 @@ class RabbitMQSystem:
 
     def connect(self) -> Any:
         """A connection of AMQP."""
-        connection = importlib.import_module("amqp").Connection(f"127.0.0.1:{self.server.port}")
+        # While it pages a long queue out it reads nothing for seconds; amqp gives up after one.
+        patient = {socket.TCP_USER_TIMEOUT: 120_000}
+        connection = importlib.import_module("amqp").Connection(
+            f"127.0.0.1:{self.server.port}", socket_settings=patient
+        )
         connection.connect()
         return connection
 
