@@ -27,6 +27,15 @@ def test_of_two_batches_the_time_from_one_to_the_other_counts() -> None:
     assert rate(started(*batches), skip_s=1.0) == pytest.approx(500, rel=1e-3)
 
 
+def test_a_hiccup_within_a_batch_does_not_begin_another() -> None:
+    batches = [
+        second * 1000 * MS + position * 1000 + 200_000 * (position > 400)
+        for second in range(3)
+        for position in range(500)
+    ]
+    assert rate(started(*batches)) == pytest.approx(500, rel=1e-3)
+
+
 def test_a_pause_now_and_then_counts_as_what_it_is() -> None:
     starts, at = [], 0
     for number in range(10_000):
