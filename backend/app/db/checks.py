@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
-from celery_postgres import network
+from app.db.engine import patience
 from celery_postgres.errors import explained
 
 _ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -84,14 +84,7 @@ def check_database(settings: Settings) -> None:
         DatabaseReadOnly: it takes no writes, now.
         sqlalchemy.exc.DBAPIError: the database cannot be reached, now.
     """
-    engine = create_engine(
-        settings.dsn.url(),
-        poolclass=NullPool,
-        connect_args={
-            **network.completed(settings.dsn.libpq()),
-            "connect_timeout": settings.database_connect_timeout,
-        },
-    )
+    engine = create_engine(settings.dsn.url(), poolclass=NullPool, connect_args=patience(settings))
     with engine.connect() as connection:
         check_writable(connection)
         missing = missing_tables(connection)

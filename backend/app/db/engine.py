@@ -44,6 +44,11 @@ def dispose_engine() -> None:
         _engine = None
 
 
+def patience(settings: Settings) -> dict[str, Any]:
+    """What tells libpq, for `connect_args`, how long to wait for a server that does not answer."""
+    return {**network.completed(settings.dsn.libpq()), "connect_timeout": settings.database_connect_timeout}
+
+
 def build_engine(settings: Settings, **options: Any) -> Engine:
     """An engine on `settings.dsn` whose transactions carry the tenant of the running task.
 
@@ -55,8 +60,7 @@ def build_engine(settings: Settings, **options: Any) -> Engine:
     """
     arguments: dict[str, Any] = {
         "connect_args": {
-            **network.completed(settings.dsn.libpq()),
-            "connect_timeout": settings.database_connect_timeout,
+            **patience(settings),
             "fallback_application_name": settings.service_name,
         },
         "hide_parameters": True,
