@@ -24,7 +24,7 @@ from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.jitter import uniform
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
-from celery_postgres.upkeep import Upkeep
+from celery_postgres.upkeep import Upkeep, release
 from celery_postgres.wake import Wake
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Attendant:
     ) -> None:
         """Give claims back. `failed`: Celery had them, and it counts."""
         try:
-            self._upkeep.release(session, claims, failed=failed)
+            release(session, claims, self.max_failures, failed=failed)
         except BaseException:
             self.doubt()  # they are in nobody's hands by now
             raise

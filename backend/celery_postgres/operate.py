@@ -10,6 +10,7 @@ from celery_postgres.display import Display
 from celery_postgres.message import decode
 from celery_postgres.purging import purge
 from celery_postgres.session import Session
+from celery_postgres.upkeep import release
 
 _BATCH = 1000
 
@@ -147,23 +148,13 @@ class Tool:
             raise OperatorError(f"there is no consumer {consumer}")
         if not given.yes:
             return self._display.would("take", held[consumer], f"messages from consumer {consumer}")
-        count = 0
         # One transaction: a sweep that saw the consumer gone and its claims still there would count a failure for each.
         with self._session.transaction():
             removed = self._session.run("remove_consumer", consumer=consumer, beat=None)
             crashed = self._crashed(consumer, removed[0][1] if removed else None)
             # Read once: one that lives claims until its next beat, also what it has just lost. A sweep finds that.
-            claims = self._session.run("claims", consumer=consumer, most=2**31)
-            for start in range(0, len(claims), _BATCH):
-                part = sorted(claims[start : start + _BATCH])
-                count += self._session.run(
-                    "release",
-                    ids=[message for message, _ in part],
-                    fences=[fence for _, fence in part],
-                    failed=[crashed] * len(part),
-                    available_at=[None] * len(part),
-                    max_failures=_NO_LIMIT,
-                )[0][1]
+            claims = [(row[0], row[1]) for row in self._session.run("claims", consumer=consumer, most=2**31)]
+            count = release(self._session, claims, _NO_LIMIT, failed=crashed)
         told = f"messages from consumer {consumer}" + (": they are ready again" if count else "")
         told += ", with one failure more, for it crashed" if count and crashed else ""
         return self._display.did("took", count, told, crashed=crashed)

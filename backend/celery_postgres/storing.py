@@ -296,11 +296,12 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             try:
                 return work()
             except (psycopg2.OperationalError, psycopg2.InterfaceError, SchemaError) as error:
-                missing, in_child = isinstance(error, SchemaError), current_process().name != "MainProcess"
-                out_of_patience = not self.always_retry and time.monotonic() - begun > self.PATIENCE_S
-                if (out_of_patience or missing) and not (missing and in_child):
+                if isinstance(error, SchemaError):
+                    what, patient = "used", current_process().name != "MainProcess"
+                else:
+                    what, patient = "reached", self.always_retry or time.monotonic() - begun <= self.PATIENCE_S
+                if not patient:
                     raise
-                what = "used" if missing else "reached"
                 logger.warning(f"the result backend cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
                 self._sleep(retry)
                 retry = min(retry * 2, self.LONGEST_RETRY_S)

@@ -22,6 +22,25 @@ CLEARING_S = 3600.0
 BATCH = 1000
 
 
+def release(
+    session: Session | Sessions, claims: list[tuple[int, int]], max_failures: int, *, failed: bool = False
+) -> int:
+    """Give claims (message, fence) back; how many of them still stood. `failed`: Celery had them, and it counts."""
+    count = 0
+    for start in range(0, len(claims), BATCH):
+        part = sorted(claims[start : start + BATCH])
+        ((_, stood),) = session.run(
+            "release",
+            ids=[message for message, _ in part],
+            fences=[fence for _, fence in part],
+            failed=[failed] * len(part),
+            available_at=[None] * len(part),
+            max_failures=max_failures,
+        )
+        count += stood
+    return count
+
+
 class Upkeep:
     """Of one consumer; whoever else does the same at the same time does it with it, and nothing twice."""
 
@@ -37,24 +56,11 @@ class Upkeep:
         logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
         observing.lease_expired(rescued)
 
-    def release(self, session: Session | Sessions, claims: list[tuple[int, int]], *, failed: bool = False) -> None:
-        """Give claims (message, fence) back. `failed`: Celery had them, and it counts."""
-        for start in range(0, len(claims), BATCH):
-            part = sorted(claims[start : start + BATCH])
-            session.run(
-                "release",
-                ids=[i for i, _ in part],
-                fences=[f for _, f in part],
-                failed=[failed] * len(part),
-                available_at=[None] * len(part),
-                max_failures=self._max_failures,
-            )
-
     def release_all(self, session: Session, consumer: int, *, failed: bool) -> int:
         """Give back what is claimed in the name of a consumer that claims no more; how much that was."""
         count = 0
         while claims := session.run("claims", consumer=consumer, most=BATCH):
-            self.release(session, [(row[0], row[1]) for row in claims], failed=failed)
+            release(session, [(row[0], row[1]) for row in claims], self._max_failures, failed=failed)
             count += len(claims)
         return count
 

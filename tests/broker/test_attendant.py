@@ -11,10 +11,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from celery_postgres import upkeep
+from celery_postgres import attendant, upkeep
 from celery_postgres.attendant import Attendant
 from celery_postgres.session import Session
-from celery_postgres.upkeep import Upkeep
 from celery_postgres.wake import Wake
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
@@ -33,17 +32,17 @@ def test_what_could_not_be_given_back_is_given_back_later(
     module_database: Any, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[int] = []
-    release = Upkeep.release
+    release = upkeep.release
 
-    def cut_once(self: Upkeep, session: Any, claims: list[tuple[int, int]], *, failed: bool = False) -> None:
+    def cut_once(session: Any, claims: list[tuple[int, int]], max_failures: int, *, failed: bool = False) -> int:
         if claims and not refused:
             refused.append(len(claims))
             raise psycopg2.OperationalError("the link was cut")
-        release(self, session, claims, failed=failed)
+        return release(session, claims, max_failures, failed=failed)
 
     for number in range(5):
         client.publish(number, queue)
-    monkeypatch.setattr(Upkeep, "release", cut_once)
+    monkeypatch.setattr(attendant, "release", cut_once)
     # All five are claimed. The one that is not acknowledged is a long task, behind which the others go back.
     client.consume(queue).take(1)
     wait_until(lambda: refused, DEADLINE_S, "the buffer to be given back")
