@@ -32,9 +32,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
             count = int(field.pick(25, 200))
             arguments: list[object] = ["paced", 1, count, 0.02, field.pick(0.15, 0.3)]
         else:
-            published = field.known("enqueue", f"{name} one_by_one", "rate", 200)
-            drained = field.known("drain", f"{name} 0ms plain", "rate", 200)
-            rate = float(STEADY) if load == STEADY else min(published, drained) / 2
+            rate = float(STEADY) if load == STEADY else _half(field, name)
             seconds = field.pick(3, 10)
             count = int(rate * seconds)
             arguments = ["steady", 1, rate, seconds]
@@ -49,3 +47,9 @@ def run(field: Field, variant: str) -> dict[str, Any]:
         "load": rate,
         "call_p50": summary([(end - begin) / 1e6 for _, begin, end in called])["p50"],
     }
+
+
+def _half(field: Field, name: str) -> float:
+    published = field.known("enqueue", f"{name} one_by_one", "rate", 200)
+    drained = field.known("drain", f"{name} 0ms plain", "rate", 200)
+    return min(published, drained) / 2

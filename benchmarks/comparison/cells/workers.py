@@ -28,12 +28,12 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     name, how = variant.split()
     system = field.systems[name]
     known = field.known("drain", f"{name} 0ms plain", "rate", 2_000)
-    processes = 1 if how == "prefork" else int(how)
+    processes, children = (1, 2) if how == "prefork" else (int(how), 1)
     # For so many seconds, and for what the first have done when the last begins.
     count = int(known * (field.pick(2, 5) * min(processes, 2) + field.pick(2, 4)))
     with system.fresh() as ground, ExitStack() as stack:
         ground.fill(1, count)
-        command = ground.prefork(2) if how == "prefork" else None  # type: ignore[attr-defined]
+        command = ground.prefork(children) if how == "prefork" else None  # type: ignore[attr-defined]
         workers = [
             stack.enter_context(worker_of(ground, system.concurrency, count * 2, command=command))
             for _ in range(processes)
@@ -48,7 +48,7 @@ def run(field: Field, variant: str) -> dict[str, Any]:
     records = [record for worker in workers for record in worker.journal.records]
     firsts = [own[0][1] for worker in workers for own in worker.journal.by_process.values() if own]
     together = [record for record in records if record[1] >= max(firsts)]
-    if len(firsts) < max(processes, 2 * (how == "prefork")) or len(together) < count / 5:
+    if len(firsts) < processes * children or len(together) < count / 5:
         raise RuntimeError(f"of {count} tasks {len(together)} were left when all had begun: {len(firsts)} have")
     numbers = [number for number, _, _ in records]
     return {
