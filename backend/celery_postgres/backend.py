@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -18,6 +19,7 @@ from celery_postgres import chords
 from celery_postgres.address import database_of
 from celery_postgres.errors import SchemaError, UnstorableResultError, loggable
 from celery_postgres.jitter import uniform
+from celery_postgres.joining import Members, unknown_parents
 from celery_postgres.outcomes import text, utc
 from celery_postgres.session import Row
 from celery_postgres.storing import LONGEST_ID, StoringBackend
@@ -156,10 +158,36 @@ class DatabaseBackend(StoringBackend):
         propagate: bool = True,
         **_: Any,
     ) -> Any:
+        """The task's value. `on_interval` raises the error of a parent, and comes first: what broke a chord says more
+        than the ChordError of its body."""
         self._ensure_not_eager()
         for meta in self._ended([result.id], timeout, on_message, on_interval):
             result._maybe_set_cache(meta)
+            self._look_at_parents(result)
         return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_interval: Any = None,
+    ) -> dict[str, Any]:
+        """What is known of a task that has ended."""
+        self._ensure_not_eager()
+        (meta,) = self._ended([task_id], timeout, None, on_interval)
+        return meta
+
+    def _look_at_parents(self, result: Any) -> None:
+        """In one statement, where Celery takes one for each part of a chord."""
+        unknown = unknown_parents(result)
+        if len(unknown) > 1:
+            with contextlib.suppress(psycopg2.OperationalError, psycopg2.InterfaceError):  # then Celery will see to it
+                known = {row[0]: row for row in self._ready_rows([one.id for one in unknown])}
+                for one in unknown:
+                    if one.id in known:
+                        one._maybe_set_cache(self._meta(known[one.id]))
 
     def iter_native(
         self,
@@ -171,21 +199,14 @@ class DatabaseBackend(StoringBackend):
         on_interval: Any = None,
         **_: Any,
     ) -> Iterator[tuple[str, Any]]:
-        """(id, meta) of the set's tasks as they end; for a group in it, its id and results."""
+        """(id, meta) of the set's tasks as they end; for a group in it, its id and results when all of it has ended:
+        Celery gets each of them without a limit."""
         self._ensure_not_eager()
-        nodes: dict[str, list[Any]] = {}
-        node: Any
-        for node in result.results or ():
-            if isinstance(node, ResultSet):
-                yield getattr(node, "id", ""), list(node.results or ())
-            elif node._cache:
-                yield node.id, node._cache
-            else:
-                nodes.setdefault(node.id, []).append(node)
-        for meta in self._ended(list(nodes), timeout, on_message, on_interval):
-            for node in nodes[meta["task_id"]]:
-                node._maybe_set_cache(dict(meta))
-                yield node.id, node._cache
+        members = Members(result.results)
+        yield from members.ended()
+        for meta in self._ended(list(members.tasks), timeout, on_message, on_interval):
+            members.learn(meta)
+            yield from members.ended()
 
     def _ended(
         self,
@@ -197,17 +218,21 @@ class DatabaseBackend(StoringBackend):
     ) -> Iterator[dict[str, Any]]:
         """What is known of tasks, each as soon as it has ended.
 
+        Parameters:
+            timeout: in seconds; with 0 or less they are looked at once.
+            on_interval: called after each task and each second.
+
         Raises:
             celery.exceptions.TimeoutError: not all of them have ended in time.
             UnstorableResultError: an id is longer than any that is stored.
         """
         if any(len(task_id) > LONGEST_ID for task_id in task_ids):
             raise UnstorableResultError(f"there is no result of a task whose id has more than {LONGEST_ID} characters")
-        deadline = time.monotonic() + timeout if timeout else None
+        deadline = None if timeout is None else time.monotonic() + timeout
         self._flush()
         left = dict.fromkeys(task_ids)
         try:
-            rows = [row for row in self._read("results", task_ids=list(left)) if row[1] in self.READY_STATES]
+            rows = self._ready_rows(list(left))
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
             if not wait:
                 raise
@@ -218,8 +243,9 @@ class DatabaseBackend(StoringBackend):
             came.put(row)
         sink = came.put
         here = listener(self.sessions)
-        if left and wait:
-            here.watch(list(left), sink)
+        watched = list(left) if wait and (timeout is None or timeout > 0) else []
+        if watched:
+            here.watch(watched, sink)
         try:
             while left or not came.empty():
                 if not wait and came.empty():
@@ -238,9 +264,14 @@ class DatabaseBackend(StoringBackend):
                 if on_message:
                     on_message(meta)
                 yield meta
+                if on_interval:
+                    on_interval()
         finally:
-            if left and wait:
+            if left and watched:
                 here.unwatch(list(left), sink)
+
+    def _ready_rows(self, task_ids: list[str]) -> list[Row]:
+        return [row for row in self._read("results", task_ids=task_ids) if row[1] in self.READY_STATES]
 
     # -- groups
 

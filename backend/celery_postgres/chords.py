@@ -116,13 +116,30 @@ def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any])
 
 def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
     last = last_of(callback)
-    backend.chord_error_from_stack(last, error)
+    contexts = contexts_of(last)
+    outer = [errback for context in contexts if context.chord for errback in _errbacks(backend, context.chord)]
+    # Celery gives the errbacks of a chord to the chords in its header too. It fails with them, and calls them then.
+    last.options["link_error"] = [one for one in maybe_list(last.options.get("link_error")) or [] if one not in outer]
+    if isinstance(last, group):
+        # Celery revokes the tasks of a group as well, and whoever waits may get that instead of the error.
+        for task in last.tasks:
+            part = last_of(maybe_signature(task, app=backend.app)).clone()
+            part.options["link_error"] = last.options["link_error"]
+            backend.chord_error_from_stack(part, error.__cause__ or error)
+        if last.id:
+            backend.mark_as_failure(last.id, error.__cause__ or error)
+    else:
+        backend.chord_error_from_stack(last, error)
     # The body may be a part of another chord, which would wait for it for ever.
-    for context in contexts_of(last):
+    for context in contexts:
         if context.chord:
             backend.on_chord_part_return(context, states.FAILURE, error)
     # Before the chord is gone: whoever waits for its body would else wait for ever, if we died in between.
     backend._flush()
+
+
+def _errbacks(backend: DatabaseBackend, body: Any) -> list[Any]:
+    return maybe_list(last_of(maybe_signature(body, app=backend.app)).options.get("link_error")) or []
 
 
 def is_compound(signature: Any) -> bool:

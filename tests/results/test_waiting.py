@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from celery import Celery, states
 from celery.exceptions import TimeoutError
-from celery.result import GroupResult
+from celery.result import GroupResult, ResultSet
 
 from celery_postgres.errors import UnstorableResultError
 from environment.waiting import wait_until
@@ -65,6 +65,82 @@ def noted(url: str, number: int) -> None:
 def store(app: Celery, *task_ids: str) -> None:
     for task_id in task_ids:
         app.backend.store_result(task_id, task_id.upper(), states.SUCCESS)
+
+
+def within(work: Callable[[], Any]) -> Any:
+    """What it returns or raises. A wait without end fails the test, and no more."""
+    came: list[Any] = []
+
+    def run() -> None:
+        try:
+            came.append(work())
+        except Exception as error:  # for whoever asked
+            came.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(DEADLINE_S)
+    assert came, "it waits without end"
+    return came[0]
+
+
+WAITS: dict[str, Callable[[Celery, list[str], float], Any]] = {
+    "get": lambda app, ids, seconds: app.AsyncResult(ids[-1]).get(timeout=seconds),
+    "wait": lambda app, ids, seconds: app.AsyncResult(ids[-1]).wait(timeout=seconds),
+    "get without parents": lambda app, ids, seconds: app.AsyncResult(ids[-1]).get(
+        timeout=seconds, follow_parents=False, propagate=False
+    ),
+    "get of a set": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).get(timeout=seconds)[-1],
+    "join_native": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).join_native(timeout=seconds)[-1],
+    "iter_native": lambda app, ids, seconds: dict(ResultSet(asked(app, ids), app=app).iter_native(timeout=seconds))[
+        ids[-1]
+    ]["result"],
+    "a group in a group": lambda app, ids, seconds: GroupResult(
+        "outer", [GroupResult("inner", asked(app, ids), app=app)], app=app
+    ).get(timeout=seconds)[0][-1],
+    "get_many": lambda app, ids, seconds: dict(app.backend.get_many(ids, timeout=seconds))[ids[-1]]["result"],
+    "wait_for": lambda app, ids, seconds: app.backend.wait_for(ids[-1], timeout=seconds)["result"],
+}
+
+
+def asked(app: Celery, ids: list[str]) -> list[Any]:
+    return [app.AsyncResult(one) for one in ids]
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, -1, 0.05])
+@pytest.mark.parametrize("way", WAITS)
+def test_a_wait_ends_in_its_time(make_app: Callable[..., Celery], way: str, seconds: float) -> None:
+    app = make_app()
+    ids = [f"{way}-{seconds}-{number}" for number in range(2)]
+    store(app, ids[0])
+    assert isinstance(within(lambda: WAITS[way](app, ids, seconds)), TimeoutError)
+    store(app, ids[1])
+    assert within(lambda: WAITS[way](app, ids, seconds)) == ids[1].upper()
+
+
+def test_a_budget_that_a_callback_has_spent(make_app: Callable[..., Celery]) -> None:
+    app = make_app()
+    store(app, "spent")
+    results = ResultSet(asked(app, ["spent", "never"]), app=app)
+    slow = threading.Event()
+    for join in (results.join, results.join_native, results.get):
+        error = within(lambda join=join: join(timeout=0.1, callback=lambda *_: slow.wait(0.2)))
+        assert isinstance(error, TimeoutError)
+
+
+def test_who_asks_on_intervals_is_asked_after_the_last_event_too(make_app: Callable[..., Celery]) -> None:
+    app = make_app()
+    store(app, "ended")
+    seen: list[str] = []
+    assert app.AsyncResult("ended").get(timeout=DEADLINE_S, on_interval=lambda: seen.append("single")) == "ENDED"
+    ResultSet(asked(app, ["ended"]), app=app).get(timeout=DEADLINE_S, on_interval=lambda: seen.append("set"))
+    assert seen == ["single", "set"]
+
+    def enough() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        app.AsyncResult("ended").get(timeout=DEADLINE_S, on_interval=enough)
 
 
 def test_a_thousand_threads_wait_on_one_connection_and_read_on_another(

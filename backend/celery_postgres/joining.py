@@ -1,0 +1,66 @@
+"""Which tasks a result is made of, and when a member of a set of results has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from celery.result import ResultSet
+
+
+def leaves(result: Any) -> Iterator[Any]:
+    """The tasks of a result, which may be a group of groups."""
+    if isinstance(result, ResultSet):
+        for one in result.results or ():
+            yield from leaves(one)
+    else:
+        yield result
+
+
+def unknown_parents(result: Any) -> list[Any]:
+    """The tasks before a result of which this process does not know the end."""
+    unknown: list[Any] = []
+    while (result := getattr(result, "parent", None)) is not None:
+        unknown.extend(one for one in leaves(result) if not one._cache)
+    return unknown
+
+
+class Members:
+    """The members of a set, each with the tasks that it waits for.
+
+    A group in it has ended when all of its tasks have: Celery gets each of those, without a limit of time.
+    """
+
+    def __init__(self, results: Any) -> None:
+        #: By task: its results, and for each member that waits for it the other tasks that this waits for.
+        self.tasks: dict[str, list[Any]] = {}
+        self._waiting: dict[str, list[tuple[Any, set[str]]]] = {}
+        self._ended: list[Any] = []
+        for member in results or ():
+            group = isinstance(member, ResultSet)
+            missing = [one for one in leaves(member) if not (one._cache or (group and one.ignored))]
+            entry = member, {one.id for one in missing}
+            for one in missing:
+                self.tasks.setdefault(one.id, []).append(one)
+            for task_id in entry[1]:
+                self._waiting.setdefault(task_id, []).append(entry)
+            if not missing:
+                self._ended.append(member)
+
+    def learn(self, meta: dict[str, Any]) -> None:
+        """A task has ended."""
+        for one in self.tasks[meta["task_id"]]:
+            one._maybe_set_cache(dict(meta))
+        for member, missing in self._waiting.pop(meta["task_id"]):
+            missing.discard(meta["task_id"])
+            if not missing:
+                self._ended.append(member)
+
+    def ended(self) -> Iterator[tuple[str, Any]]:
+        """(id, meta) of each member that has ended since; of a group its id and its results."""
+        ended, self._ended = self._ended, []
+        for member in ended:
+            if isinstance(member, ResultSet):
+                yield getattr(member, "id", ""), list(member.results or ())
+            else:
+                yield member.id, member._cache
