@@ -89,17 +89,18 @@ def record(pytestconfig: pytest.Config) -> Callable[[Outcome], None]:
 
 
 @pytest.fixture
-def judge(record: Callable[[Outcome], None], cluster: TemporaryCluster) -> Callable[[Outcome], Outcome]:
+def judge(record: Callable[[Outcome], None], cluster: TemporaryCluster) -> Callable[..., Outcome]:
     """Put an outcome of ours into the table.  Nothing may be lost: every task is done, acknowledged and has its result,
-    and nothing was set aside.
+    and nothing was set aside.  `url` names the database if it is another one by now.
     """
 
-    def judge(outcome: Outcome) -> Outcome:
+    def judge(outcome: Outcome, url: str | None = None) -> Outcome:
+        where = url or cluster.url()
         record(outcome)
         assert outcome.lost == 0
-        wait_until(lambda: rows_of(cluster.url(), QUEUE) == 0, RECOVERY_S, "every message to be acknowledged", 0.2)
-        assert dead_letters(cluster.url()) == 0
-        stored = scalar(cluster.url(), "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'")
+        wait_until(lambda: rows_of(where, QUEUE) == 0, RECOVERY_S, "every message to be acknowledged", 0.2)
+        assert dead_letters(where) == 0
+        stored = scalar(where, "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'")
         assert stored >= outcome.tasks_in
         return outcome
 

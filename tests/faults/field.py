@@ -130,8 +130,18 @@ class Field:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self._stack.callback(self._end_publisher)
+        self._stack.callback(self.end_publishing)
         self.progress(10)
+
+    def end_publishing(self) -> None:
+        """Stop the publisher, and wait for its end. Harmless when done twice."""
+        (self.folder / "stop").touch()
+        if self._publisher is not None:
+            try:
+                self._publisher.wait(RECOVERY_S)
+            finally:
+                self._publisher.kill()
+                self._publisher.wait()
 
     def progress(self, count: int, deadline_s: float = RECOVERY_S) -> None:
         """Wait until so many more tasks are done."""
@@ -187,7 +197,7 @@ class Field:
         :param patient: whether a task that is not done by the deadline is an error; else it is counted.
         """
         self.accepted(more)
-        self._end_publisher()
+        self.end_publishing()
         published = self.published()
         try:
             wait_until(lambda: not published.keys() - self.ends().keys(), deadline_s, "all tasks to be done", 0.2)
@@ -240,15 +250,6 @@ class Field:
                 if number * sign > 0:
                     found[number * sign].append(at)
         return {number: sorted(moments) for number, moments in found.items()}
-
-    def _end_publisher(self) -> None:
-        (self.folder / "stop").touch()
-        if self._publisher is not None:
-            try:
-                self._publisher.wait(RECOVERY_S)
-            finally:
-                self._publisher.kill()
-                self._publisher.wait()
 
     def _logs(self) -> str:
         said = Counter(line for worker in self.workers for line in worker.log_text().splitlines()[-20:])
