@@ -129,14 +129,12 @@ DO $$
 DECLARE
     one record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app_user') THEN
-        RETURN;
-    END IF;
+    -- By name, which finds nothing where there is no such role: 'app_user'::regrole would be an error.
     FOR one IN
         SELECT c.relname AS name, c.relkind AS kind
         FROM pg_class AS c
+        JOIN pg_roles AS r ON r.rolname = 'app_user' AND r.oid <> c.relowner
         WHERE c.relnamespace = 'public'::regnamespace
-          AND c.relowner <> 'app_user'::regrole
           AND c.relname IN (
               'kombu_queue', 'kombu_message', 'celery_taskmeta', 'celery_tasksetmeta', 'alembic_version',
               'queue_id_sequence', 'message_id_sequence', 'task_id_sequence', 'taskset_id_sequence'

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from alembic import op
 
-#: What a worker under app_user needs on what was made for it by another role.
+#: What a worker under app_user needs on what was made for it by another role. The role is looked up by its name:
+#: 'app_user'::regrole is an error where there is none, and wherever it stands in a statement.
 _GRANT_TO_APP_USER = """
 DO $$
 BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app_user') AND EXISTS (
-        SELECT FROM pg_class WHERE oid = 'public.{first}'::regclass AND relowner <> 'app_user'::regrole
+    IF EXISTS (
+        SELECT FROM pg_class AS c, pg_roles AS r
+        WHERE c.oid = 'public.{first}'::regclass AND r.rolname = 'app_user' AND c.relowner <> r.oid
     ) THEN
         GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO app_user;{sequences}
     END IF;
