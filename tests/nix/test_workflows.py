@@ -76,15 +76,35 @@ def test_every_job_ends_some_time_and_may_only_read(name: str) -> None:
     assert all(job["timeout-minutes"] <= 30 for job in workflow["jobs"].values())
 
 
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_what_others_wrote_is_pinned_by_its_commit(name: str) -> None:
+    """A tag can be moved to other code by whoever can write to that repository.  Beside the commit stands its version."""
+    uses = [line.strip() for line in WORKFLOWS[name].read_text().splitlines() if re.match(r"\s*-?\s*uses:", line)]
+    assert len(uses) == sum("uses" in step for step in steps(name))
+    assert [line for line in uses if not re.fullmatch(r"- uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
+def test_an_action_has_one_commit_everywhere() -> None:
+    uses = {step["uses"] for name in WORKFLOWS for step in steps(name) if "uses" in step}
+    assert len(uses) == len({one.partition("@")[0] for one in uses})
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_no_checkout_leaves_its_token_to_what_runs_after_it(name: str) -> None:
+    checkouts = [step for step in steps(name) if step.get("uses", "").startswith("actions/checkout@")]
+    assert len(checkouts) == len(load(name)["jobs"])
+    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
 def test_the_jobs_do_what_the_contract_says() -> None:
     jobs = load("ci.yml")["jobs"]
     foundation = " ".join(step.get("run", "") for step in jobs["celery-foundation"]["steps"])
     assert "alembic upgrade head" in foundation
     assert "tests/test_b051_celery_foundation.py" in foundation
-    flake = [step.get("uses") or step.get("run") for step in jobs["flake"]["steps"]]
+    flake = [step.get("uses", "").partition("@")[0] or step["run"] for step in jobs["flake"]["steps"]]
     assert flake[:3] == [
-        "actions/checkout@v6",
-        "cachix/install-nix-action@v31",
+        "actions/checkout",
+        "cachix/install-nix-action",
         "nix flake check --print-build-logs",
     ]
     assert "./dev test" in [step.get("run") for step in jobs["tests"]["steps"]]
