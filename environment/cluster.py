@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -22,7 +23,6 @@ from environment.waiting import wait_until
 
 #: The application's role and database, as the foundation names them.
 APP_ROLE = "app_user"
-APP_PASSWORD = "app_user"  # noqa: S105  a private server on a socket that only its owner can reach
 APP_DATABASE = "skeldir_validation"
 
 #: Seconds for one start or stop.  Starting takes 0.2 s; crash recovery after a kill -9 takes longer.
@@ -48,6 +48,8 @@ class Cluster:
     :param sockets: the folder for the socket, if ``home`` is too long for one.
     :param options: server settings for this cluster.
     :param tcp: whether to listen on 127.0.0.1 too, with passwords, on a port that the system chooses.
+    :ivar password: that of the application's role, where ``provision`` of this object makes it.  Every account of the
+        machine reaches 127.0.0.1, so nobody else can know it: it is made here, and kept in this process alone.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Cluster:
         self.sockets = sockets or home
         self.options = options or {}
         self.tcp = tcp
+        self.password = secrets.token_urlsafe(24)
         self.port = free_port() if tcp else _SOCKET_PORT
 
     # -- addresses
@@ -77,14 +80,14 @@ class Cluster:
         port = f"&port={self.port}" if self.tcp else ""
         return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?host={quote(str(self.sockets))}{port}"
 
-    def tcp_url(self, user: str = APP_ROLE, password: str = APP_PASSWORD, database: str = APP_DATABASE) -> str:
-        """The URL over 127.0.0.1, where PostgreSQL asks for a password (scram-sha-256).
+    def tcp_url(self, user: str = APP_ROLE, password: str | None = None, database: str = APP_DATABASE) -> str:
+        """The URL over 127.0.0.1, where PostgreSQL asks for a password (scram-sha-256): ``self.password`` if not given.
 
         :raises ValueError: when this cluster listens on its socket only.
         """
         if not self.tcp:
             raise ValueError("this cluster listens on its socket only")
-        words = [quote(word, safe="") for word in (user, password, database)]
+        words = [quote(word, safe="") for word in (user, self.password if password is None else password, database)]
         return f"postgresql://{words[0]}:{words[1]}@127.0.0.1:{self.port}/{words[2]}"
 
     @property
@@ -197,7 +200,7 @@ class Cluster:
 
     def provision(self) -> None:
         """Make the application's role and database, as far as they are missing."""
-        provision(self.superuser_url, APP_ROLE, APP_PASSWORD, APP_DATABASE)
+        provision(self.superuser_url, APP_ROLE, self.password, APP_DATABASE)
 
     # -- inside
 

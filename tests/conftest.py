@@ -31,7 +31,7 @@ from hypothesis import settings
 
 from app.core.dsn import PostgresDSN
 from environment.checkout import CHECKOUT, locate_state
-from environment.cluster import APP_PASSWORD, APP_ROLE
+from environment.cluster import APP_ROLE
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
 from environment.temporary import TemporaryCluster
@@ -56,17 +56,19 @@ class Server:
     :ivar admin_url: a role that may create databases (``app_user`` on our own server, else DATABASE_URL's).
     :ivar superuser_url: the superuser, or None on a server that is not ours.
     :ivar tcp: host and port where it asks for passwords, or None on a server that is not ours.
+    :ivar password: what it asks the application's role for.
     """
 
     admin_url: str
     superuser_url: str | None
     tcp: tuple[str, int] | None
+    password: str | None = None
 
     def database(self, name: str) -> Database:
         """How to reach one of its databases."""
         tcp_url = None
         if self.tcp is not None:
-            tcp_url = f"postgresql://{APP_ROLE}:{APP_PASSWORD}@{self.tcp[0]}:{self.tcp[1]}/{name}"
+            tcp_url = f"postgresql://{APP_ROLE}:{self.password}@{self.tcp[0]}:{self.tcp[1]}/{name}"
         superuser_url = None if self.superuser_url is None else _in_database(self.superuser_url, name)
         return Database(name, _in_database(self.admin_url, name), superuser_url, tcp_url)
 
@@ -98,7 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if handed is not None:
         given = handed["skeldir_server"]
         tcp = given["tcp"]
-        config.stash[_server_key] = Server(given["admin_url"], given["superuser_url"], tcp and (tcp[0], tcp[1]))
+        config.stash[_server_key] = Server(**{**given, "tcp": tcp and (tcp[0], tcp[1])})
         config.stash[_foreign_key] = handed["skeldir_foreign"]
         return
     url = os.environ.get("DATABASE_URL")
@@ -115,7 +117,8 @@ def pytest_configure(config: pytest.Config) -> None:
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
     os.environ["DATABASE_URL"] = cluster.url()
-    config.stash[_server_key] = Server(cluster.url(), cluster.superuser_url, ("127.0.0.1", cluster.port))
+    tcp = ("127.0.0.1", cluster.port)
+    config.stash[_server_key] = Server(cluster.url(), cluster.superuser_url, tcp, cluster.password)
 
 
 @pytest.hookimpl(optionalhook=True)

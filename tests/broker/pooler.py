@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import socket
 import struct
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import psycopg2.extensions
 
@@ -31,7 +34,8 @@ class Pooler:
     Its clients speak the simple protocol, as psycopg2 does.
 
     :param url: the database, over a socket on which the server asks for no password.
-    :ivar port: where it listens on 127.0.0.1.
+    It asks for no password, so it listens in a folder that nobody else can enter.
+
     :ivar idle: the sessions that nobody has at the moment.
     """
 
@@ -39,12 +43,14 @@ class Pooler:
         self._target = psycopg2.extensions.parse_dsn(url)
         self.idle: list[_Server] = []
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self._folder = tempfile.mkdtemp(prefix="pooler-")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{self._folder}/.s.PGSQL.5432")
+        self._listener.listen()
 
     @property
     def url(self) -> str:
-        return f"postgresql://{self._target['user']}@127.0.0.1:{self.port}/{self._target['dbname']}"
+        return f"postgresql://{self._target['user']}@/{self._target['dbname']}?host={quote(self._folder)}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, name="pooler", daemon=True).start()
@@ -57,6 +63,7 @@ class Pooler:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

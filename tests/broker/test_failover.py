@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from urllib.parse import quote
 
 import pytest
 
@@ -12,7 +11,7 @@ import celery_postgres
 from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
 from app.db.checks import DatabaseReadOnly, check_database
-from environment.cluster import APP_DATABASE, APP_PASSWORD, APP_ROLE, Cluster
+from environment.cluster import APP_DATABASE, APP_ROLE, Cluster
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.broker.probe import Probe
@@ -72,7 +71,7 @@ def test_workers_and_producers_go_on_with_the_new_primary(
 ) -> None:
     hosts = f"host=127.0.0.1,127.0.0.1&port={standby.port},{private_cluster.port}"
     probe = make_probe(
-        f"postgresql://{APP_ROLE}:{quote(APP_PASSWORD)}@/{APP_DATABASE}?{hosts}&target_session_attrs=read-write"
+        f"postgresql://{APP_ROLE}:{private_cluster.password}@/{APP_DATABASE}?{hosts}&target_session_attrs=read-write"
     )
     worker = probe.start()
     running = probe.send("run_late", "running", "gate")

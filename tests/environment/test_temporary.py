@@ -51,9 +51,12 @@ def test_the_application_has_a_role_without_privileges_and_owns_its_database(
 
 def test_passwords_are_asked_for_over_tcp(private_cluster: TemporaryCluster, query: Query) -> None:
     assert query(private_cluster.tcp_url(), "SELECT 1") == [(1,)]
-    for url in (private_cluster.tcp_url(password="wrong"), private_cluster.tcp_url("postgres", "", "postgres")):
-        with pytest.raises(psycopg2.OperationalError):
-            psycopg2.connect(url)
+    roles = [name for (name,) in query(private_cluster.superuser_url, "SELECT rolname FROM pg_roles WHERE rolcanlogin")]
+    assert {"postgres", "app_user"} <= set(roles)
+    for role in roles:
+        for guess in {role, "", "app_user", "postgres", "skeldir_validation"}:
+            with pytest.raises(psycopg2.OperationalError):
+                psycopg2.connect(private_cluster.tcp_url(role, guess, "postgres"))
 
 
 def test_two_at_once_and_nothing_left(query: Query) -> None:

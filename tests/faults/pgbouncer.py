@@ -32,23 +32,26 @@ class PgBouncer:
         self._program = program
         self._account = cluster.account
         self._port = free_port()
+        self._url = f"postgresql://{APP_ROLE}:{cluster.password}@127.0.0.1:{self._port}/{APP_DATABASE}"
         self._folder = Path(tempfile.mkdtemp(prefix="faults-pgbouncer-"))
         self._process: subprocess.Popen[bytes] | None = None
-        settings = self._folder / "pgbouncer.ini"
+        settings, users = self._folder / "pgbouncer.ini", self._folder / "users"
+        users.write_text(f'"{APP_ROLE}" "{cluster.password}"\n')
         settings.write_text(
-            f"[databases]\n{APP_DATABASE} = host={cluster.sockets} port={cluster.port} user={APP_ROLE}\n"
-            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self._port}\nunix_socket_dir =\nauth_type = any\n"
+            f"[databases]\n{APP_DATABASE} = host={cluster.sockets} port={cluster.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self._port}\nunix_socket_dir =\n"
+            f"auth_type = scram-sha-256\nauth_file = {users}\n"
             f"pool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\nmax_client_conn = 200\n"
         )
         self._command = [program, "--quiet", str(settings)]
         if not self._account.is_current:
-            for path in (self._folder, settings):
+            for path in (self._folder, settings, users):
                 os.chown(path, self._account.uid, self._account.gid)
 
     @property
     def url(self) -> str:
         """The application's database, through it."""
-        return f"postgresql://{APP_ROLE}@127.0.0.1:{self._port}/{APP_DATABASE}"
+        return self._url
 
     def start(self) -> None:
         """Start it, and return when it answers."""

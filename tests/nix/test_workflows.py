@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from environment.checkout import CHECKOUT
-from environment.cluster import APP_DATABASE, APP_PASSWORD, APP_ROLE
+from environment.cluster import APP_DATABASE, APP_ROLE
 
 pytest.importorskip("check_jsonschema", reason="nixpkgs has no Python package check-jsonschema")
 yaml = pytest.importorskip("ruamel.yaml")
@@ -58,9 +58,7 @@ def test_its_one_service_is_postgresql_and_its_dsn_is_ours(name: str) -> None:
         if "services" not in job:
             continue
         assert list(job["services"]) == ["postgres"]
-        assert job["env"]["DATABASE_URL"] == (
-            f"postgresql+asyncpg://{APP_ROLE}:{APP_PASSWORD}@localhost:5432/{APP_DATABASE}"
-        )
+        assert job["env"]["DATABASE_URL"] == f"postgresql+asyncpg://{APP_ROLE}:app_user@localhost:5432/{APP_DATABASE}"
         assert job["services"]["postgres"]["ports"] == ["5432:5432"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -15,7 +16,7 @@ from environment.installation import DEFAULT_MAJOR
 from environment.temporary import TemporaryCluster
 
 ROLES_SQL = (CHECKOUT / "ops/postgres/roles.sql").read_text()
-PASSWORD = "hunter2"
+PASSWORD = secrets.token_urlsafe()  # every account of the machine reaches 127.0.0.1
 #: Logins, and the roles that they are members of.
 LOGINS = {
     "deploy": ("celery_migrator",),

@@ -13,7 +13,6 @@ import pytest
 from environment.temporary import TemporaryCluster
 from tests.machine import debians_postgresql, uninstalled
 
-PASSWORD = "app_user"  # what TemporaryCluster gives its role
 #: Over TCP only with TLS; `carded` also has to show a certificate in its name.
 HBA = """
 local   all all                    trust
@@ -92,7 +91,7 @@ class TLSServer:
     def url(self, ca: str = "ca.pem", user: str = "app_user", **parameters: str) -> str:
         """``sslmode=verify-full``, with the CA of that name, and further parameters of libpq."""
         query = {"sslmode": "verify-full", "sslrootcert": str(self.certificates.path(ca)), **parameters}
-        return f"{self.cluster.tcp_url(user, PASSWORD)}?{urlencode(query)}"
+        return f"{self.cluster.tcp_url(user)}?{urlencode(query)}"
 
 
 @pytest.fixture(scope="module")

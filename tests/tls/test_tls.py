@@ -31,7 +31,7 @@ from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from environment.worker import WorkerProcess
 from tests.broker.probe import Probe
-from tests.tls.conftest import PASSWORD, TLSServer
+from tests.tls.conftest import TLSServer
 
 pytestmark = [pytest.mark.xdist_group("tls"), pytest.mark.usefixtures("installed")]
 
@@ -143,7 +143,7 @@ def test_a_client_certificate_is_shown_where_one_is_asked_for(
 ) -> None:
     engine = create_engine(server.cluster.url("postgres").replace("postgresql://", "postgresql+psycopg2://"))
     with engine.begin() as connection:
-        connection.execute(text(f"CREATE ROLE carded LOGIN PASSWORD '{PASSWORD}' IN ROLE app_user"))
+        connection.execute(text(f"CREATE ROLE carded LOGIN PASSWORD '{server.cluster.password}' IN ROLE app_user"))
     engine.dispose()
 
     def url(name: str) -> str:
@@ -251,7 +251,7 @@ def test_a_server_that_is_another_is_refused(
     said = str(caught.value)
     assert says in said
     assert "\n" not in said
-    assert f":{PASSWORD}" not in said
+    assert tls_server.cluster.password not in said
     in_the_clear(tls_server)
 
 
@@ -267,7 +267,7 @@ def test_a_worker_says_what_is_wrong_with_its_server_and_waits(
     line = next(line for line in worker.log_text().splitlines() if "cannot be reached" in line)
     assert says in line.replace('\\"', '"')
     assert PostgresDSN.parse(url).describe() in line
-    assert f":{PASSWORD}" not in worker.log_text()
+    assert tls_server.cluster.password not in worker.log_text()
     assert worker.stop(deadline_s=15) == 0
     in_the_clear(tls_server)
 

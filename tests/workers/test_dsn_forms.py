@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from app.celery_app import celery_app, create_app
 from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
 
-AWKWARD = "p@:/%?#;&= ü"
+AWKWARD = f"p@:/%?#;&= ü{secrets.token_urlsafe()}"
 
 
 def socket(database: Any, server: Any) -> str:
@@ -27,12 +28,12 @@ def socket_as_host(database: Any, server: Any) -> str:
 
 
 def asyncpg_over_tcp(database: Any, server: Any) -> str:
-    return f"postgresql+asyncpg://app_user:app_user@127.0.0.1:{server.tcp[1]}/{database.name}?ssl=prefer"
+    return f"postgresql+asyncpg://app_user:{server.password}@127.0.0.1:{server.tcp[1]}/{database.name}?ssl=prefer"
 
 
 def psycopg_with_libpq_parameters(database: Any, server: Any) -> str:
     return (
-        f"postgresql+psycopg://app_user:app_user@127.0.0.1:{server.tcp[1]}/{database.name}"
+        f"postgresql+psycopg://app_user:{server.password}@127.0.0.1:{server.tcp[1]}/{database.name}"
         "?sslmode=disable&application_name=a%20b&options=-c%20statement_timeout%3D60s"
     )
 
@@ -50,7 +51,7 @@ def awkward_password(database: Any, server: Any) -> str:
 def several_hosts_the_first_dead(database: Any, server: Any) -> str:
     port = server.tcp[1]
     return (
-        f"postgresql://app_user:app_user@127.0.0.1:1,127.0.0.1:{port}/{database.name}?target_session_attrs=read-write"
+        f"postgresql://app_user:{server.password}@127.0.0.1:1,127.0.0.1:{port}/{database.name}?target_session_attrs=read-write"
     )
 
 
