@@ -68,7 +68,7 @@ class Cluster:
         self.data = home / "data"
         self.log = home / "log"
         self.sockets = sockets or home
-        self.options = options or {}
+        self.options = dict(options or {})
         self.tcp = tcp
         self.password = secrets.token_urlsafe(24)
         self.port = free_port() if tcp else _SOCKET_PORT

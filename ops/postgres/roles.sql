@@ -9,6 +9,10 @@
 --                         result is, so who may read one may read them all
 --   celery_monitor        counts queues, consumers, ages and states; no payload, argument, result, task or tenant
 --
+-- A superuser's run also keeps payloads out of the server's log: in this database a statement that failed is not logged
+-- with its literals, nor an error with its DETAIL, whoever sends it. For a login of another application in the same
+-- database: ALTER ROLE somebody IN DATABASE this SET log_min_error_statement = error.
+--
 -- Run it with psql or anything else that sends SQL, as often as you like: first as a role that may make roles, and after
 -- each migration as the owner of the tables, since a new table is nobody else's. It does all or nothing, waits for
 -- another run of itself, and takes from these roles what is not written here. What it does not find (no migration yet;
@@ -134,6 +138,21 @@ BEGIN
         EXECUTE format(
             'GRANT %s%s ON %s %s TO %I', one.rights, ' (' || one.columns || ')', one.kind, one.found, one.role
         );
+    END LOOP;
+
+    -- The driver writes parameters into the statement, so the server's log would have them. Set for the database, because
+    -- a login takes no setting from the roles that it is a member of, and one that is made tomorrow needs it too.
+    FOR one IN
+        SELECT * FROM (VALUES ('log_min_error_statement', 'panic'), ('log_error_verbosity', 'terse')) AS quiet (name, value)
+    LOOP
+        BEGIN
+            EXECUTE format('ALTER DATABASE %I SET %I = %L', current_database(), one.name, one.value);
+        EXCEPTION WHEN insufficient_privilege THEN
+            IF current_setting(one.name) <> one.value THEN
+                RAISE NOTICE '% is not % in this database: what fails may be logged with its payload, until a superuser runs this',
+                    one.name, one.value;
+            END IF;
+        END;
     END LOOP;
 END
 $roles$;

@@ -102,7 +102,9 @@ def test_nor_does_what_it_did_to_the_driver(one_connection: Engine) -> None:
         driver.set_client_encoding("LATIN1")
     with one_connection.begin() as connection:
         assert connection.execute(text("SELECT current_setting('transaction_read_only')")).scalar_one() == "off"
-        assert connection.execute(text("SELECT current_setting('transaction_isolation')")).scalar_one() == "read committed"
+        assert (
+            connection.execute(text("SELECT current_setting('transaction_isolation')")).scalar_one() == "read committed"
+        )
         assert connection.execute(text("SELECT chr(8364)")).scalar_one() == "€"
         connection.execute(_WRITE)
         connection.rollback()

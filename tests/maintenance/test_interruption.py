@@ -26,11 +26,13 @@ BATCH = [("apply_retention", None, "delete", False, 10, 10)]
 REST = [("apply_retention", None, "delete", False, 5, 5)]
 
 
-def terminate_at(engine: Engine, url: str, number: int, *, word: str = "DELETE") -> None:
-    """Have the server end the session just before it would get its n-th statement with this word; once."""
+def terminate_at(
+    engine: Engine, url: str, number: int, *, word: str = "DELETE", moment: str = "before_cursor_execute"
+) -> None:
+    """Have the server end the session just before (or after) it gets its n-th statement with this word; once."""
     seen = []
 
-    @event.listens_for(engine, "before_cursor_execute")
+    @event.listens_for(engine, moment)
     def count_statements(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if word in statement:
             seen.append(statement)
@@ -55,10 +57,12 @@ def test_a_lost_connection_keeps_what_was_committed(engine: Engine, database: An
     assert count(engine, A) == NEW
 
 
-def test_a_lost_connection_is_retried(engine: Engine, database: Any) -> None:
+@pytest.mark.parametrize("statement", ["UPDATE public.customer_event", "lo_create", "lo_unlink"])
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+def test_a_lost_connection_is_retried(engine: Engine, database: Any, statement: str, moment: str) -> None:
     add_events(engine, A)
     scrub(engine, A, "email", "hash")
-    terminate_at(engine, database.url, 3, word="UPDATE")
+    terminate_at(engine, database.url, 3, word=statement, moment=moment)
     answer = maintenance.scrub_pii.apply(kwargs={"tenant_id": str(A), "dry_run": False})
     assert answer.state == "SUCCESS", answer.traceback
     (policy,) = answer.result["policies"]

@@ -30,7 +30,7 @@ def test_a_batch_reads_its_own_rows_alone(engine: Engine, database: Any, configu
 
     @event.listens_for(engine, "before_cursor_execute")
     def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if "WITH batch" in statement:
+        if "SKIP LOCKED" in statement:
             cursor.execute("EXPLAIN " + statement, parameters)
             plans.append("\n".join(line for (line,) in cursor.fetchall()))
 

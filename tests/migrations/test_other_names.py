@@ -21,7 +21,7 @@ from environment.worker import WorkerProcess
 from tests.migrations.support import engine_of, rows, run, tables
 
 #: A name that SQL folds or ends unless it is quoted, and that a URL and a format string must escape.
-AWKWARD = 'Some "Role" %s: {} \'x\''
+AWKWARD = "Some \"Role\" %s: {} 'x'"
 
 
 @pytest.fixture(scope="module")

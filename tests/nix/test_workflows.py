@@ -76,10 +76,12 @@ def test_every_job_ends_some_time_and_may_only_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_what_others_wrote_is_pinned_by_its_commit(name: str) -> None:
-    """A tag can be moved to other code by whoever can write to that repository.  Beside the commit stands its version."""
+    """A tag can be moved by whoever can write to that repository.  Beside the commit stands its version."""
     uses = [line.strip() for line in WORKFLOWS[name].read_text().splitlines() if re.match(r"\s*-?\s*uses:", line)]
     assert len(uses) == sum("uses" in step for step in steps(name))
-    assert [line for line in uses if not re.fullmatch(r"- uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+    assert [
+        line for line in uses if not re.fullmatch(r"- uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
+    ] == []
 
 
 def test_an_action_has_one_commit_everywhere() -> None:

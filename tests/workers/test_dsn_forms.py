@@ -50,9 +50,7 @@ def awkward_password(database: Any, server: Any) -> str:
 
 def several_hosts_the_first_dead(database: Any, server: Any) -> str:
     port = server.tcp[1]
-    return (
-        f"postgresql://app_user:{server.password}@127.0.0.1:1,127.0.0.1:{port}/{database.name}?target_session_attrs=read-write"
-    )
+    return f"postgresql://app_user:{server.password}@127.0.0.1:1,127.0.0.1:{port}/{database.name}?target_session_attrs=read-write"
 
 
 @pytest.mark.parametrize(

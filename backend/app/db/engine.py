@@ -53,8 +53,8 @@ def build_engine(settings: Settings, **options: Any) -> Engine:
     """An engine on `settings.dsn` whose transactions carry the tenant of the running task.
 
     - Each transaction that begins while `tenant_id_var` is set makes that tenant its own (transaction-local).
-    - A connection that goes back to the pool is as new: no tenant, setting, temporary table or lock of the task that had
-      it reaches the next one, whoever set it and in whichever way.
+    - A connection that goes back to the pool is as new: no tenant, setting, temporary table or lock of the task that
+      had it reaches the next one, whoever set it and in whichever way.
     - Parameters of statements never appear in its errors.
     - A network that is gone ends a statement after some 10 s.
     - Connections that may not write are not kept: they stay so when the database takes writes again.

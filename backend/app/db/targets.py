@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,12 +18,10 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     DateTime,
-    LargeBinary,
     MetaData,
     Table,
     Text,
     Uuid,
-    func,
     literal,
     null,
 )
@@ -34,7 +32,6 @@ from app.core.errors import LoggableError
 REDACTED = "[redacted]"
 #: What `hash` leaves behind; a value of this form is not hashed again.
 HASHED = r"^hmac-sha256:[0-9a-f]{64}$"
-_SHA256_BLOCK = 64
 
 
 class HashKeyMissingError(LoggableError, LookupError):
@@ -81,10 +78,14 @@ TARGETS: Mapping[str, Target] = {
 
 @dataclass(frozen=True, slots=True)
 class Scrub:
-    """How one column is scrubbed: which rows still need it, and what they get instead."""
+    """How one column is scrubbed: which rows still need it, and what they get instead.
+
+    Attributes:
+        replacement: the same for every row, or what makes it of a row's value.
+    """
 
     needed: ColumnElement[bool]
-    replacement: ColumnElement[Any]
+    replacement: ColumnElement[Any] | Callable[[str], str]
 
 
 def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
@@ -103,7 +104,7 @@ def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
         return Scrub(column != blank, blank)
     if key is None:
         raise HashKeyMissingError("a pii_policy asks for the action hash, which needs MAINTENANCE_HASH_KEY")
-    return Scrub(column.regexp_match(HASHED).is_(False) & (column != REDACTED), _hmac_sha256(column, key))
+    return Scrub(column.regexp_match(HASHED).is_(False) & (column != REDACTED), lambda value: _hmac_sha256(value, key))
 
 
 def tenant_key(secret: str, tenant_id: UUID) -> bytes:
@@ -111,14 +112,7 @@ def tenant_key(secret: str, tenant_id: UUID) -> bytes:
     return hmac.digest(secret.encode(), tenant_id.bytes, hashlib.sha256)
 
 
-def _hmac_sha256(column: Column[Any], key: bytes) -> ColumnElement[str]:
-    """RFC 2104 in SQL, from the sha256() that every PostgreSQL has: pgcrypto is an extension.
-
-    Keyed, because whoever has a list of addresses can turn a plain hash of an address back.
-    """
-    padded = key.ljust(_SHA256_BLOCK, b"\0")
-    inner = literal(bytes(byte ^ 0x36 for byte in padded), LargeBinary)
-    outer = literal(bytes(byte ^ 0x5C for byte in padded), LargeBinary)
-    message = func.convert_to(column, "UTF8", type_=LargeBinary)
-    digest = func.sha256(outer.concat(func.sha256(inner.concat(message), type_=LargeBinary)), type_=LargeBinary)
-    return literal("hmac-sha256:").concat(func.encode(digest, "hex", type_=Text))
+def _hmac_sha256(value: str, key: bytes) -> str:
+    """Keyed, because whoever has a list of addresses can turn a plain hash of an address back. Computed here: the key
+    stays in this process, where the server's logs do not reach."""
+    return "hmac-sha256:" + hmac.digest(key, value.encode(), hashlib.sha256).hex()

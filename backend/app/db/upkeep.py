@@ -6,7 +6,8 @@ whatever ends a run, what it committed is done and audited, and the next run doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -14,13 +15,17 @@ from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
     Delete,
     Engine,
     Row,
+    Text,
     Update,
+    cast,
+    column,
     delete,
     func,
     select,
@@ -28,10 +33,12 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from app.core.errors import LoggableError
 from app.db.advisory import session_lock
 from app.db.targets import TARGETS, Scrub, Target, scrub
+from app.db.unlogged import unlogged
 
 Kind = Literal["scrub_pii", "apply_retention"]
 
@@ -185,7 +192,7 @@ def _batches(connection: Connection, run: Run, job: Job) -> Iterator[int]:
     rows = run.batch_size
     while rows == run.batch_size:
         with connection.begin():
-            done = connection.execute(_change(run, job, after)).all()
+            done = _change(connection, run, job, after)
             rows = len(done)
             if rows:
                 _audit(connection, run, job, matched=rows, changed=rows)
@@ -194,21 +201,38 @@ def _batches(connection: Connection, run: Run, job: Job) -> Iterator[int]:
             yield rows
 
 
-def _change(run: Run, job: Job, after: tuple[datetime, int] | None) -> Update | Delete:
-    """The statement of one batch: the oldest due rows after `after`.
+def _change(connection: Connection, run: Run, job: Job, after: tuple[datetime, int] | None) -> Sequence[Row[Any]]:
+    """Change one batch, the oldest due rows after `after`; its rows, with `at` and `id`.
 
     The position spares each batch the walk over what the batches before it scrubbed or deleted. What becomes due
     before it in the meantime is the next run's.
     """
     table, at = job.target.table, job.target.aged_by
     due = select(table.c.id).where(job.due(run.tenant_id)).order_by(at, table.c.id).limit(run.batch_size)
+    due = due.with_for_update(skip_locked=True)
     if after is not None:
         due = due.where(tuple_(at, table.c.id) > after)
-    batch = due.with_for_update(skip_locked=True).cte("batch")
+    if job.column is not None and job.scrub is not None and callable(job.scrub.replacement):
+        rows = connection.execute(due.add_columns(at.label("at"), job.column.label("value"))).all()
+        _replace(connection, run, job.column, {row.id: job.scrub.replacement(row.value) for row in rows})
+        return rows
+    batch = due.cte("batch")
     mine = (table.c.id == batch.c.id) & (table.c.tenant_id == run.tenant_id)
-    if job.scrub is None or job.column is None:
-        return delete(table).where(mine).returning(at.label("at"), table.c.id)
-    return update(table).where(mine).values({job.column: job.scrub.replacement}).returning(at.label("at"), table.c.id)
+    statement: Update | Delete = delete(table)
+    if job.column is not None and job.scrub is not None:
+        statement = update(table).values({job.column: job.scrub.replacement})
+    return connection.execute(statement.where(mine).returning(at.label("at"), table.c.id)).all()
+
+
+def _replace(connection: Connection, run: Run, target: Column[Any], values: Mapping[int, str]) -> None:
+    """Give rows, by their ids, each its own value; the values are in no statement."""
+    pairs = json.dumps([{"id": number, "value": value} for number, value in values.items()])
+    with unlogged(connection, pairs.encode()) as oid:
+        sent = cast(func.convert_from(func.lo_get(oid), "UTF8"), JSONB)
+        new = func.jsonb_to_recordset(sent).table_valued(column("id", BigInteger), column("value", Text))
+        new = new.render_derived(name="new", with_types=True)
+        mine = (target.table.c.id == new.c.id) & (target.table.c.tenant_id == run.tenant_id)
+        connection.execute(update(target.table).where(mine).values({target: new.c.value}))
 
 
 def _count(connection: Connection, run: Run, job: Job) -> int:
