@@ -195,7 +195,8 @@ class Attendant:
     def _connect(self) -> None:
         session = self._session = self.sessions.connect()
         if not self.consumer:
-            ((self.consumer,),) = session.run("register_consumer", hostname=printable(socket.gethostname()), pid=os.getpid())
+            hostname = printable(socket.gethostname())
+            ((self.consumer,),) = session.run("register_consumer", hostname=hostname, pid=os.getpid())
             self._registered.set()
         # Before anything is claimed: a task that kills its worker would do so before the first beat.
         self.stopped = frozenset(name for name, _ in session.run("stopped_tasks"))

@@ -23,7 +23,7 @@ from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.names import AWKWARD, UNPRINTABLE
 from tests.broker.processes import spawn
-from tests.broker.sql import rows_of, run, scalar
+from tests.broker.sql import rows, rows_of, run, scalar
 
 # -- declare and count
 
@@ -270,15 +270,14 @@ def test_exchanges_and_routing_keys_have_printable_names_too(client: Client, que
 
 @pytest.mark.parametrize("kind", [kind for kind in UNPRINTABLE if kind != "NUL"])
 def test_the_tables_refuse_what_a_client_of_ours_would_not_send(module_database: Any, kind: str) -> None:
-    name = "".join(rf"\{ord(one):04x}" for one in UNPRINTABLE[kind])
     for statement in (
-        f"INSERT INTO kombu_queue (name) VALUES (U&'{name}')",
-        f"INSERT INTO kombu_binding (exchange, type, routing_key, queue_id) VALUES (U&'{name}', 'direct', '', 1)",
-        f"INSERT INTO kombu_binding (exchange, type, routing_key, queue_id) VALUES ('x', 'direct', U&'{name}', 1)",
-        f"INSERT INTO kombu_consumer (hostname, pid) VALUES (U&'{name}', 1)",
+        "INSERT INTO kombu_queue (name) VALUES (:name) RETURNING 1",
+        "INSERT INTO kombu_binding (exchange, type, routing_key, queue_id) VALUES (:name, 'direct', '', 1) RETURNING 1",
+        "INSERT INTO kombu_binding (exchange, type, routing_key, queue_id) VALUES ('x', 'topic', :name, 1) RETURNING 1",
+        "INSERT INTO kombu_consumer (hostname, pid) VALUES (:name, 1) RETURNING 1",
     ):
         with pytest.raises(DBAPIError, match="printable characters"):
-            run(module_database.url, statement)
+            rows(module_database.url, statement, name=UNPRINTABLE[kind])
 
 
 # -- SimpleQueue

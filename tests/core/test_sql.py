@@ -29,8 +29,8 @@ TREES = {
 EXECUTING = {"execute", "executemany", "exec_driver_sql", "mogrify", "script"}
 #: Text that begins a statement.
 SQL = re.compile(
-    r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|SET|RESET|LISTEN|NOTIFY|PREPARE|EXECUTE|DEALLOCATE|BEGIN|COMMIT|ALTER"
-    r"|CREATE|DROP|GRANT|REVOKE|LOCK|TRUNCATE|COPY|CALL|DO|EXPLAIN)\b"
+    r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|SET|RESET|LISTEN|NOTIFY|PREPARE|EXECUTE|DEALLOCATE|BEGIN|COMMIT"
+    r"|ALTER|CREATE|DROP|GRANT|REVOKE|LOCK|TRUNCATE|COPY|CALL|DO|EXPLAIN)\b"
 )
 #: Where text is put into a statement, and what.
 DECIDED = {
@@ -38,7 +38,9 @@ DECIDED = {
     "f'DEALLOCATE {name}'": "the name of a statement in a file of our own",
     "f'PREPARE {name}{types} AS {prepared}'": "a statement in a file of our own",
     "f'EXECUTE {name}{values}'": "a name of our own, and placeholders",
-    "'SELECT pg_backend_pid(), ' + ', '.join(['set_config(%s, %s, pg_backend_pid() <> %s)'] * len(wanted))": "placeholders",
+    "'SELECT pg_backend_pid(), ' + ', '.join(['set_config(%s, %s, pg_backend_pid() <> %s)'] * len(wanted))": (
+        "placeholders"
+    ),
     "'SELECT ' + ', '.join(['set_config(%s, %s, true)'] * len(settings)) + '; '": "placeholders",
     "self._bring_along + statement.direct": "placeholders that were filled in, and those of a file of our own",
     "f'\\n        GRANT USAGE ON SEQUENCE public.{name} TO app_user;'": "a name in a migration",
@@ -121,7 +123,7 @@ def test_no_file_has_a_placeholder_where_no_value_belongs(path: Path) -> None:
     assert named == []
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "-- name: " in path.read_text()], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [one for one in FILES if "-- name: " in one.read_text()], ids=lambda path: path.name)
 def test_what_is_sent_of_a_file_is_one_statement_without_a_comment(path: Path) -> None:
     for one in load(path).values():
         for form in (one.prepare, one.execute, one.direct):

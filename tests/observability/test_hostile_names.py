@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
 from app.http import overview
-from app.observability import queue_depth
+from app.observability import probe, queue_depth
 from app.observability.queue_depth import QueueDepthCollector
 from tests.broker.sql import run, scalar
 
@@ -32,15 +35,15 @@ NAMES = {
 def without_limits(database: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a database that refuses no name, as one may be that was never migrated."""
     run(database.url, "ALTER TABLE kombu_queue DROP CONSTRAINT IF EXISTS kombu_queue_name")
+    settings = Settings(database_url=database.url, _env_file=None)
     for module in (queue_depth, overview):
-        settings = Settings(database_url=database.url, _env_file=None)
         monkeypatch.setattr(module, "get_settings", lambda: settings, raising=False)
     return str(database.url)
 
 
 def declare(url: str, name: str) -> None:
-    quoted = "".join(rf"\{ord(one):04x}" for one in name)
-    run(url, f"INSERT INTO kombu_queue (id, name) VALUES (nextval('queue_id_sequence'), U&'{quoted}')")
+    with closing(psycopg2.connect(PostgresDSN.parse(url).libpq())) as connection, connection, connection.cursor() as c:
+        c.execute("INSERT INTO kombu_queue (id, name) VALUES (nextval('queue_id_sequence'), %s)", [name])
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -76,10 +79,6 @@ def test_the_page_reads_what_it_shows_in_transactions_that_no_name_can_leave(wit
 
 def test_what_is_read_can_write_nothing(without_limits: str) -> None:
     """Whatever a statement says: it is one, it is read-only, and it ends with its transaction."""
-    import psycopg2
-
-    from app.observability import probe
-
     settings = Settings(database_url=without_limits, _env_file=None)
     statement = probe.STATEMENTS["beat_entries_sent"]
     for direct, refused in (

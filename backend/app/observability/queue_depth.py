@@ -92,9 +92,7 @@ def read_queues(first: Sequence[str] = ()) -> Depths:
         psycopg2.Error: no answer within about `probe.TIMEOUT_S`.
     """
     with probe.reading(get_settings()) as read:
-        queues = [
-            Depth(*row) for row in read("queue_depth", first=list(first), named=NAMED, walked=WALKED, cap=CAP)
-        ]
+        queues = [Depth(*row) for row in read("queue_depth", first=list(first), named=NAMED, walked=WALKED, cap=CAP)]
         named = [row.name for row in queues if row.name != OTHER]
         rows = read("dead_letters_by_queue", queues=named, cap=CAP)
     dead = [(str(queue), int(count), int(recent)) for queue, count, recent in rows]

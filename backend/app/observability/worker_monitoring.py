@@ -7,7 +7,8 @@ before the worker connects to anything, so that /health can say why it does not.
     /metrics   Prometheus text format
     /health    broker and database: 200, or 503 and why
     /livez     503 only if a restart would help; never because of the database
-    /readyz    started, not draining, schema at head, database reachable and taking writes, maintenance works
+    /readyz    started, not draining, schema at head, database reachable and taking writes, no step
+               of the maintenance failing
 """
 
 from __future__ import annotations
@@ -155,15 +156,13 @@ class WorkerMonitoring:
         return _page({"consumer": _check(stuck) | {"seconds_since_tick": round(self.state.since_tick, 1)}})
 
     def _readyz_page(self, _: Mapping[str, str]) -> Page:
-        return _page(
-            {
-                "started": _check(None if self.state.ready else "the worker does not take tasks yet"),
-                "not_draining": _check("the worker is shutting down" if self.state.draining else None),
-                "schema": self.health.result("schema"),
-                "database": self.health.result("database"),
-                "maintenance": _check(maintenance.error),
-            }
-        )
+        checks = {
+            "started": _check(None if self.state.ready else "the worker does not take tasks yet"),
+            "not_draining": _check("the worker is shutting down" if self.state.draining else None),
+            "schema": self.health.result("schema"),
+            "database": self.health.result("database"),
+        }
+        return _page(checks | ({"maintenance": _check(maintenance.error)} if maintenance.error else {}))
 
 
 def _registry(worker: Any) -> CollectorRegistry:
