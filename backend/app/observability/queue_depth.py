@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import Metric
@@ -13,8 +15,8 @@ from app.observability import probe
 from app.observability.database_collector import DatabaseCollector
 from app.observability.queues import OTHER
 
-DEPTH_SQL = probe.STATEMENTS["queue_depth"].direct
-DEAD_SQL = probe.STATEMENTS["dead_letters_by_queue"].direct
+DEPTH_SQL = (Path(__file__).parent / "queue_depth.sql").read_text()
+DEAD_SQL = (Path(__file__).parent / "dead_letters.sql").read_text()
 #: No count of messages says more than this.
 CAP = 10_001
 #: So many queues have series of their own. Names come from whoever declares queues.
@@ -91,9 +93,13 @@ def read_queues(first: Sequence[str] = ()) -> Depths:
     Raises:
         psycopg2.Error: no answer within about `probe.TIMEOUT_S`.
     """
-    with probe.reading(get_settings()) as read:
-        queues = [Depth(*row) for row in read("queue_depth", first=list(first), named=NAMED, walked=WALKED, cap=CAP)]
+    with closing(probe.connect(get_settings())) as connection, probe.limited(connection) as cursor:
+        # With fresh statistics the planner takes the indexes anyway; without, it may read all delivered messages
+        # before it finds the first waiting one. A bitmap has all of a backlog before the cap cuts it.
+        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+        cursor.execute(DEPTH_SQL, {"first": list(first), "named": NAMED, "walked": WALKED, "cap": CAP})
+        queues = [Depth(*row) for row in cursor.fetchall()]
         named = [row.name for row in queues if row.name != OTHER]
-        rows = read("dead_letters_by_queue", queues=named, cap=CAP)
-    dead = [(str(queue), int(count), int(recent)) for queue, count, recent in rows]
+        cursor.execute(DEAD_SQL, {"queues": named, "cap": CAP})
+        dead = [(str(queue), int(count), int(recent)) for queue, count, recent in cursor.fetchall()]
     return Depths(queues, {queue: n for queue, n, _ in dead}, {queue: n for queue, _, n in dead})
