@@ -24,6 +24,7 @@ from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.jitter import uniform
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
+from celery_postgres.names import printable
 from celery_postgres.upkeep import Upkeep, release
 from celery_postgres.wake import Wake
 
@@ -194,7 +195,8 @@ class Attendant:
     def _connect(self) -> None:
         session = self._session = self.sessions.connect()
         if not self.consumer:
-            ((self.consumer,),) = session.run("register_consumer", hostname=socket.gethostname()[:200], pid=os.getpid())
+            hostname = printable(socket.gethostname())
+            ((self.consumer,),) = session.run("register_consumer", hostname=hostname, pid=os.getpid())
             self._registered.set()
         # Before anything is claimed: a task that kills its worker would do so before the first beat.
         self.stopped = frozenset(name for name, _ in session.run("stopped_tasks"))

@@ -12,6 +12,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
 
+from celery_postgres import names
 from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.declaring import bind, declare
@@ -27,9 +28,6 @@ from celery_postgres.upstream import base, virtual
 if TYPE_CHECKING:
     from celery_postgres.session import Row, Sessions
     from celery_postgres.transport import Transport
-
-
-LONGEST_NAME = 200
 
 
 class Declared(queue_declare_ok_t):
@@ -105,13 +103,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         return Declared(queue, lambda: self._size(queue))
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **options: Any) -> None:
-        if len(queue) > LONGEST_NAME:
-            raise ChannelError(
-                f"PRECONDITION_FAILED - the name of a queue has at most {LONGEST_NAME} characters, not {len(queue)}",
-                (50, 10),
-                "Channel.queue_declare",
-                406,
-            )
+        names.check("a queue", queue, names.LONGEST_QUEUE, (50, 10), "Channel.queue_declare")
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
             drop_if_abandoned(self._run_again, queue)
@@ -149,6 +141,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     ) -> None:
         exchange = exchange or "amq.direct"
         kind = self._type_name(exchange)
+        names.check("an exchange", exchange, names.LONGEST, (50, 20), "Channel.queue_bind")
+        names.check("a routing key", routing_key or "", names.LONGEST, (50, 20), "Channel.queue_bind")
         bind(
             self._run_again,
             queue,

@@ -13,6 +13,8 @@ from kombu.utils import json as kombu_json
 TRANSIENT = 1
 #: 3,170 years: a longer one is this one, because PostgreSQL's dates end in the year 294276.
 LONGEST_TTL_MS = 10**14
+#: Characters, of up to 4 bytes each.
+LONGEST_TASK_ID = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Envelope:
         return cls(
             payload=encode(message),
             priority=priority,
-            task_id=text_or_none(headers.get("id")),
+            task_id=_short(text_or_none(headers.get("id"))),
             tenant_id=_uuid(headers.get("tenant_id")),
             eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
             # Celery sends its own `expires` as an AMQP expiration too. It stays Celery's: the task is delivered and
@@ -110,6 +112,11 @@ def due_now(message: dict[str, Any]) -> None:
             return  # delivered early, to be revoked; by a clock that is behind, Celery must still hold it
         headers["x-eta"] = headers["eta"]
         headers["eta"] = None
+
+
+def _short(text: str | None) -> str | None:
+    """What is too long for an index finds no message."""
+    return text if text is not None and len(text) <= LONGEST_TASK_ID else None
 
 
 def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None:

@@ -19,6 +19,10 @@ class Observer:
     def lease_expired(self, messages: int) -> None:
         """This process has found another one dead, and gave back so many of its messages."""
 
+    def maintained(self, step: str, well: bool) -> None:
+        """This process has done a step of the maintenance, or tried in vain: each is done every 10 s or so, and
+        `rescue of dead consumers` and `removal of orphaned messages` when it is their time."""
+
 
 _observers: list[Observer] = []
 
@@ -42,3 +46,8 @@ def claim_failed() -> None:
 def lease_expired(messages: int) -> None:
     for observer in _observers:
         observer.lease_expired(messages)
+
+
+def maintained(step: str, *, well: bool) -> None:
+    for observer in _observers:
+        observer.maintained(step, well)

@@ -30,8 +30,14 @@ def drop(run: Callable[..., list[Row]], queue: str, *, if_unused: bool = False, 
 
 
 def drop_if_abandoned(run: Callable[..., list[Row]], queue: str) -> None:
-    """The same for a queue that is past its expiry."""
+    """The same for one queue, if it is past its expiry."""
     for (queue_id,) in run("drop_if_abandoned", queue=queue):
+        clear(run, queue_id)
+
+
+def drop_abandoned(run: Callable[..., list[Row]]) -> None:
+    """The same for all queues that are past their expiry, or delete themselves and were left."""
+    for (queue_id,) in run("drop_abandoned_queues"):
         clear(run, queue_id)
 
 

@@ -1,7 +1,8 @@
 """The named statements of the `.sql` files beside this module.
 
 A statement begins with `-- name: …`, its parameters are declared in `-- takes: name type, …` and written
-`%(name)s`. Each is loaded in two forms: to be prepared (`$1`), and to be sent as it is, for a pooler in between.
+`%(name)s`. Each is loaded in two forms: to be prepared (`$1`), and to be sent as it is, for a pooler in between. In
+neither is a comment: a driver fills placeholders in there too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from celery_postgres.lexer import misplaced, uncommented
 
 _FOLDER = Path(__file__).parent / "sql"
 _NUMBERS = frozenset({"bigint[]", "integer[]", "smallint[]"})
@@ -31,17 +34,22 @@ class Statement:
 @lru_cache(maxsize=1)
 def statements() -> dict[str, Statement]:
     """All of them, by name."""
-    loaded = {}
-    for path in sorted(_FOLDER.glob("*.sql")):
-        for part in re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-            statement = _parse(part)
-            loaded[statement.name] = statement
-    return loaded
+    return {name: one for path in sorted(_FOLDER.glob("*.sql")) for name, one in load(path).items()}
+
+
+def load(path: Path) -> dict[str, Statement]:
+    """The statements of a file, by name.
+
+    Raises:
+        ValueError: a placeholder stands within quotes, or is not declared.
+    """
+    parts = re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {statement.name: statement for statement in map(_parse, parts)}
 
 
 def script(name: str) -> str:
     """A file of several statements without parameters."""
-    return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
+    return uncommented((_FOLDER / f"{name}.sql").read_text(encoding="utf-8"))
 
 
 def _parse(part: str) -> Statement:
@@ -50,8 +58,12 @@ def _parse(part: str) -> Statement:
     takes = re.search(r"^-- takes: ((?:.*\n)(?:--   .*\n)*)", rest, flags=re.MULTILINE)
     declared = re.sub(r"\n--\s*", " ", takes[1]).strip() if takes else ""
     typed = dict(entry.strip().split(" ", 1) for entry in declared.split(",") if entry.strip())
-    body = re.sub(r"^--.*\n", "", rest, flags=re.MULTILINE).strip().rstrip(";")
+    body = uncommented(rest).rstrip(";")
     numbers = {parameter: f"${number}" for number, parameter in enumerate(typed, 1)}
+    if wrong := misplaced(body):
+        raise ValueError(f"the statement {name} has placeholders within quotes: {', '.join(wrong)}")
+    if undeclared := set(re.findall(r"%\((\w+)\)s", body)) - typed.keys():
+        raise ValueError(f"the statement {name} does not declare {', '.join(sorted(undeclared))}")
     prepared = re.sub(r"%\((\w+)\)s", lambda match: numbers[match[1]], body)
     types = f" ({', '.join(typed.values())})" if typed else ""
     values = f" ({', '.join(f'%({parameter})s' for parameter in typed)})" if typed else ""

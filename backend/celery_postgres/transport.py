@@ -112,7 +112,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             SchemaError: the tables are not there, or not as they must be.
         """
         # Twice, since the first session may be one that was kept.
-        self.sessions.run("untidy", again=True)
+        self.sessions.run("look", again=True)
         return super().establish_connection()  # type: ignore[no-any-return]
 
     def close_connection(self, connection: Any) -> None:

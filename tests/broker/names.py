@@ -8,7 +8,6 @@ AWKWARD = {
     "backslash": "back\\slash \\x41 \\",
     "semicolon": "one;two",
     "blank": " blanks around ",
-    "lines": "two\nlines\tand a tab",
     "unicode": "Grüße-你好-🐘",
     "upper": "UPPER",
     "lower": "upper",
@@ -19,4 +18,16 @@ AWKWARD = {
     "200 letters": "x" * 200,
     "200 letters, another": "x" * 199 + "y",
     "200 of unicode": "🐘" * 199 + "ü",
+}
+
+#: Names that nobody may give: they would say something else wherever they are shown.
+UNPRINTABLE = {
+    "lines": "two\nlines",
+    "tab": "a\ttab",
+    "escape": "\x1b[2J",
+    "C1": "a\x9bb",
+    "line separator": "two\u2028lines",
+    "turned around": "a\u202eb",
+    "nothing to see": "a\u200bb",
+    "NUL": "nul\x00nul",
 }

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from kombu import Connection, Exchange, Queue
 from kombu.pools import producers, reset
+from sqlalchemy.exc import DBAPIError
 
 from celery_postgres.purging import clear_orphans
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
-from tests.broker.names import AWKWARD
+from tests.broker.names import AWKWARD, UNPRINTABLE
 from tests.broker.processes import spawn
-from tests.broker.sql import rows_of, run, scalar
+from tests.broker.sql import rows, rows_of, run, scalar
 
 # -- declare and count
 
@@ -248,12 +249,35 @@ def test_names_that_look_alike_are_different(client: Client) -> None:
         assert inbox.messages == []
 
 
-@pytest.mark.parametrize("name", ["x" * 201, "nul\x00nul"], ids=["201 letters", "NUL"])
+@pytest.mark.parametrize("name", ["x" * 201, *UNPRINTABLE.values()], ids=["201 letters", *UNPRINTABLE])
 def test_a_name_that_cannot_be_is_an_error_and_the_connection_lives(client: Client, queue: str, name: str) -> None:
-    with pytest.raises((ValueError, *client.connection.channel_errors)):
+    with pytest.raises(client.connection.channel_errors, match=r"the name of a queue (has at most 200|is printable)"):
         client.declare(Queue(name))
+    with pytest.raises(client.connection.channel_errors, match="the name of a queue"):
+        client.publish("x", name)
     client.publish("x", queue)
     assert client.count(queue) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 256, *UNPRINTABLE.values()], ids=["256 letters", *UNPRINTABLE])
+def test_exchanges_and_routing_keys_have_printable_names_too(client: Client, queue: str, name: str) -> None:
+    client.declare(Queue(queue))
+    with pytest.raises(client.connection.channel_errors, match=r"the name of an exchange (has at most 255|is print)"):
+        client.channel.queue_bind(queue, name, "key")
+    with pytest.raises(client.connection.channel_errors, match=r"the name of a routing key (has at most 255|is print)"):
+        client.channel.queue_bind(queue, "exchange", name)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in UNPRINTABLE if kind != "NUL"])
+def test_the_tables_refuse_what_a_client_of_ours_would_not_send(module_database: Any, kind: str) -> None:
+    for statement in (
+        "INSERT INTO kombu_queue (name) VALUES (:name) RETURNING 1",
+        "INSERT INTO kombu_binding (exchange, type, routing_key, queue_id) VALUES (:name, 'direct', '', 1) RETURNING 1",
+        "INSERT INTO kombu_binding (exchange, type, routing_key, queue_id) VALUES ('x', 'topic', :name, 1) RETURNING 1",
+        "INSERT INTO kombu_consumer (hostname, pid) VALUES (:name, 1) RETURNING 1",
+    ):
+        with pytest.raises(DBAPIError, match="printable characters"):
+            rows(module_database.url, statement, name=UNPRINTABLE[kind])
 
 
 # -- SimpleQueue

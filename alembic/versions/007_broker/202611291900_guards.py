@@ -1,4 +1,4 @@
-"""What keeps a hostile or absurd row from stopping the broker: limits on columns, claims that cannot repeat, fewer rights.
+"""Keep a hostile or absurd row from stopping the broker: limits on columns, claims that cannot repeat, fewer rights.
 
 The package's own scripts again (`celery_postgres/sql/broker_up.sql`, `results_up.sql`; what is there already stays).
 There is nothing to undo here: the downgrades of 202512131200 and 202512141200, whose scripts they are, drop it all.

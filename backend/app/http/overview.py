@@ -6,14 +6,14 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import psycopg2
 
 from app.celery_app import celery_app
+from app.core.settings import get_settings
 from app.http.problems import unavailable
+from app.observability import probe
 from app.observability.queue_depth import CAP, read_queues
-from celery_postgres import SchemaError
 
 FRESH_S = 1.0
 
@@ -64,7 +64,7 @@ def overview() -> Overview:
         if _latest is None or time.monotonic() - _latest[0] >= FRESH_S:
             try:
                 _latest = time.monotonic(), _read()
-            except (psycopg2.Error, SchemaError):
+            except psycopg2.Error:
                 raise unavailable("the queues cannot be read at the moment") from None
         return _latest[1]
 
@@ -73,11 +73,12 @@ def _read() -> Overview:
     names = list(celery_app.amqp.queues)
     depths = read_queues(first=names)
     known = {row.name: Queue(*row[:5]) for row in depths.queues}
-    backend: Any = celery_app.backend
+    with probe.reading(get_settings()) as read:
+        consumers = read("consumers_overview")
     workers = [
         # Of the queues of a worker those that are the application's: each also has one for its remote control.
         Worker(hostname, pid, started_at, tuple(one for one in queues or () if one in names), held)
-        for _, hostname, pid, started_at, queues, held in backend.sessions.run("consumers_overview", again=True)
+        for _, hostname, pid, started_at, queues, held in consumers
     ]
     return Overview(
         tuple(known.get(name, Queue(name, 0, 0, 0, 0.0)) for name in names),

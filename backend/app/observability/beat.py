@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -54,8 +54,5 @@ class BeatCollector(DatabaseCollector):
 
 
 def _read_entries(names: list[str]) -> list[tuple[str, datetime]]:
-    with closing(probe.connect(get_settings())) as connection, probe.limited(connection) as cursor:
-        cursor.execute(
-            "SELECT name, last_run_at FROM public.celery_beat_entry WHERE name = ANY(%s) ORDER BY 1", [names]
-        )
-        return list(cursor.fetchall())
+    with probe.reading(get_settings()) as read:
+        return [(str(name), last_run_at) for name, last_run_at in read("beat_entries_sent", names=names)]

@@ -12,7 +12,7 @@ import psycopg2
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from app.observability.faults import database_text
+from app.observability.faults import brief, database_text
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +45,10 @@ class DatabaseCollector(Collector, ABC):
         try:
             with self._turn:
                 families = list(self.read())
-        except psycopg2.Error as error:
+        except Exception as error:  # also of a value that nobody thought of: the other metrics are shown
             if not self._failed:  # once for each outage: a scrape comes every few seconds
-                logger.warning("%s cannot be read: %s", self.what, database_text(error))
+                why = database_text(error) if isinstance(error, psycopg2.Error) else brief(error)
+                logger.warning("%s cannot be read: %s", self.what, why)
             self._failed = True
             return
         self._failed = False

@@ -5,15 +5,33 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 
 from app.core.settings import Settings
+from celery_postgres.lexer import is_single
+from celery_postgres.statements import load, statements
 
 TIMEOUT_S = 2
+#: What may be read so: this application's own, and two of the broker's.
+STATEMENTS = load(Path(__file__).parent / "monitoring.sql") | {
+    name: statements()[name] for name in ("consumers_overview",)
+}
+#: Where ops/postgres/roles.sql has been run, with the rights of its monitor and no others. And with the indexes, as the
+#: planner takes them anyway while statistics are fresh: else it may read all delivered messages before it finds the
+#: first waiting one; a bitmap has all of a backlog before a limit cuts it.
+_BEGIN = """
+    SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), (
+        SELECT set_config('role', monitor.rolname, true)
+        FROM pg_roles AS monitor
+        WHERE monitor.rolname = 'celery_monitor' AND pg_has_role(monitor.oid, 'MEMBER')
+          AND has_table_privilege(monitor.oid, to_regclass('public.kombu_queue'), 'SELECT')
+    )
+"""
 
 
 def connect(settings: Settings) -> Any:
@@ -58,6 +76,29 @@ def limited(connection: Any) -> Iterator[Any]:
         os.close(own)
         with suppress(psycopg2.Error):
             connection.rollback()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+    """A function `read(name, **parameters)` that gives the rows of one of `STATEMENTS`. What is read within the block
+    is read in one transaction that can write nothing, under the rights of `celery_monitor` where this role has them.
+
+    Raises:
+        psycopg2.Error: there is no connection, or no answer within about `TIMEOUT_S`.
+    """
+    with closing(connect(settings)) as connection, limited(connection) as cursor:
+        cursor.execute(_BEGIN)
+
+        def read(name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+            statement = cursor.mogrify(STATEMENTS[name].direct, parameters).decode()
+            # Names of queues come from whoever declares them. Whatever went wrong with quoting one of them, what is
+            # sent is one statement: it cannot end the transaction and begin another, which could write.
+            if not is_single(statement):
+                raise psycopg2.ProgrammingError(f"{name} was not sent: with these values it is not one statement")
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+        yield read
 
 
 def _cut(descriptor: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import Metric
@@ -15,8 +13,8 @@ from app.observability import probe
 from app.observability.database_collector import DatabaseCollector
 from app.observability.queues import OTHER
 
-DEPTH_SQL = (Path(__file__).parent / "queue_depth.sql").read_text()
-DEAD_SQL = (Path(__file__).parent / "dead_letters.sql").read_text()
+DEPTH_SQL = probe.STATEMENTS["queue_depth"].direct
+DEAD_SQL = probe.STATEMENTS["dead_letters_by_queue"].direct
 #: No count of messages says more than this.
 CAP = 10_001
 #: So many queues have series of their own. Names come from whoever declares queues.
@@ -93,13 +91,9 @@ def read_queues(first: Sequence[str] = ()) -> Depths:
     Raises:
         psycopg2.Error: no answer within about `probe.TIMEOUT_S`.
     """
-    with closing(probe.connect(get_settings())) as connection, probe.limited(connection) as cursor:
-        # With fresh statistics the planner takes the indexes anyway; without, it may read all delivered messages
-        # before it finds the first waiting one. A bitmap has all of a backlog before the cap cuts it.
-        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
-        cursor.execute(DEPTH_SQL, {"first": list(first), "named": NAMED, "walked": WALKED, "cap": CAP})
-        queues = [Depth(*row) for row in cursor.fetchall()]
+    with probe.reading(get_settings()) as read:
+        queues = [Depth(*row) for row in read("queue_depth", first=list(first), named=NAMED, walked=WALKED, cap=CAP)]
         named = [row.name for row in queues if row.name != OTHER]
-        cursor.execute(DEAD_SQL, {"queues": named, "cap": CAP})
-        dead = [(str(queue), int(count), int(recent)) for queue, count, recent in cursor.fetchall()]
+        rows = read("dead_letters_by_queue", queues=named, cap=CAP)
+    dead = [(str(queue), int(count), int(recent)) for queue, count, recent in rows]
     return Depths(queues, {queue: n for queue, n, _ in dead}, {queue: n for queue, _, n in dead})

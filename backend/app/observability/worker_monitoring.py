@@ -7,7 +7,8 @@ before the worker connects to anything, so that /health can say why it does not.
     /metrics   Prometheus text format
     /health    broker and database: 200, or 503 and why
     /livez     503 only if a restart would help; never because of the database
-    /readyz    started, not draining, schema at head, database reachable and taking writes
+    /readyz    started, not draining, schema at head, database reachable and taking writes, no step
+               of the maintenance failing
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from celery.exceptions import WorkerShutdown
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
+import celery_postgres
 from app.core.settings import Settings, get_settings
 from app.observability import multiprocess
 from app.observability.beat import BeatCollector
+from app.observability.broker_maintenance import maintenance
 from app.observability.health import HealthMonitor
 from app.observability.http_server import Page, PageServer, json_page
 from app.observability.metrics import SlotsCollector
@@ -63,6 +66,7 @@ class WorkerMonitoring:
     def __init__(self, worker: Any, settings: Settings) -> None:
         self._settings = settings
         self._owner = os.getpid()
+        celery_postgres.observe(maintenance)
         self.state = WorkerState(worker)
         self.health = HealthMonitor(settings)
         self._registry = _registry(worker)
@@ -152,14 +156,13 @@ class WorkerMonitoring:
         return _page({"consumer": _check(stuck) | {"seconds_since_tick": round(self.state.since_tick, 1)}})
 
     def _readyz_page(self, _: Mapping[str, str]) -> Page:
-        return _page(
-            {
-                "started": _check(None if self.state.ready else "the worker does not take tasks yet"),
-                "not_draining": _check("the worker is shutting down" if self.state.draining else None),
-                "schema": self.health.result("schema"),
-                "database": self.health.result("database"),
-            }
-        )
+        checks = {
+            "started": _check(None if self.state.ready else "the worker does not take tasks yet"),
+            "not_draining": _check("the worker is shutting down" if self.state.draining else None),
+            "schema": self.health.result("schema"),
+            "database": self.health.result("database"),
+        }
+        return _page(checks | ({"maintenance": _check(maintenance.error)} if maintenance.error else {}))
 
 
 def _registry(worker: Any) -> CollectorRegistry:
@@ -169,6 +172,7 @@ def _registry(worker: Any) -> CollectorRegistry:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(multiprocess.MultiprocessCollector(folder))
     registry.register(SlotsCollector(worker))
+    registry.register(maintenance)
     registry.register(QueueDepthCollector())
     registry.register(BeatCollector(worker.app))
     return registry

@@ -13,6 +13,13 @@ ALTER TABLE kombu_message
     DROP COLUMN task_id, DROP COLUMN tenant_id, DROP COLUMN enqueued_at, DROP COLUMN available_at,
     DROP COLUMN expires_at, DROP COLUMN consumer_id, DROP COLUMN claimed_at, DROP COLUMN fence,
     DROP COLUMN priority, DROP COLUMN failures, DROP COLUMN revoked;
+ALTER TABLE kombu_message
+    DROP CONSTRAINT IF EXISTS kombu_message_columns,
+    ALTER COLUMN id DROP DEFAULT, ALTER COLUMN visible DROP DEFAULT, ALTER COLUMN version DROP DEFAULT;
+ALTER TABLE kombu_queue
+    DROP CONSTRAINT IF EXISTS kombu_queue_name, DROP CONSTRAINT IF EXISTS kombu_queue_times,
+    ALTER COLUMN id DROP DEFAULT;
+DROP FUNCTION IF EXISTS kombu_refuse(text);
 ALTER TABLE kombu_message RESET (
     autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold, autovacuum_vacuum_cost_limit
 );

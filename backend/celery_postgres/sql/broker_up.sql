@@ -128,3 +128,99 @@ CREATE TABLE IF NOT EXISTS celery_beat_entry (
     last_run_at timestamptz NOT NULL DEFAULT now(),
     runs bigint NOT NULL DEFAULT 0
 );
+
+-- What a row may hold, so that no row stops a statement that works on many rows: no number that overflows, no time that
+-- cannot be subtracted, no pattern that is none.
+--
+-- A violated CHECK quotes the row in the server's log, and a message's row has a payload. So these CHECKs are never false:
+-- they call a function that raises the error without the row. A good row costs no call, and 1 us.
+CREATE OR REPLACE FUNCTION kombu_refuse(reason text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE check_violation USING MESSAGE = reason;
+END
+$$;
+GRANT EXECUTE ON FUNCTION kombu_refuse(text) TO PUBLIC;  -- PostgreSQL asks for it at each INSERT, of good rows too
+
+DO $limits$
+DECLARE
+    -- Control characters, line and paragraph separators, and what turns the direction of writing.
+    unprintable text := '[\u0001-\u001F\u007F-\u009F\u061C\u200B-\u200F\u2028-\u202E\u2060-\u206F\uFEFF]';
+    one record;
+    flawed text;
+BEGIN
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        unprintable := '[\u0001-\u001F\u007F]';  -- the others may not have a number there
+    END IF;
+    FOR one IN
+        SELECT rule.*
+        FROM (VALUES
+            (1, 'kombu_queue', 'name', 'a name is 1 to 200 printable characters',
+                $sql$ name IS NULL OR name = '' OR name ~ %1$L $sql$,
+                -- It stays a name of its own, and what waits under it stays as well.
+                $sql$ name = left(regexp_replace(coalesce(name, ''), %1$L, '?', 'g'), 170) || '#' || id $sql$),
+            (2, 'kombu_queue', 'times', 'x-expires and x-message-ttl are 0 to 100000000000000 milliseconds',
+                $sql$ expires_ms NOT BETWEEN 0 AND 100000000000000
+                    OR message_ttl_ms NOT BETWEEN 0 AND 100000000000000 $sql$,
+                $sql$ expires_ms = CASE WHEN expires_ms IS NOT NULL
+                        THEN least(greatest(expires_ms, 0), 100000000000000) END,
+                    message_ttl_ms = CASE WHEN message_ttl_ms IS NOT NULL
+                        THEN least(greatest(message_ttl_ms, 0), 100000000000000) END $sql$),
+            -- What `topic.pattern` makes, piece by piece: any other expression could be one that PostgreSQL refuses, or
+            -- works on for minutes, in the middle of somebody else's publish. NULL matches nothing until the binding is
+            -- declared again.
+            (3, 'kombu_binding', 'pattern', 'a pattern is what celery_postgres makes of a routing key',
+                $sql$ pattern <> '^.*$' AND (char_length(pattern) > 2600 OR pattern !~
+                    '^\^([^!-/:-@\[-`{-~ ]|\\[!-/:-@\[-`{-~ ]|\[\^\.\]\*|\(\\\.\[\^\.\]\*\)\*|\(\[\^\.\]\*\\\.\)\*)*\$$') $sql$,
+                $sql$ pattern = NULL $sql$),
+            (4, 'kombu_binding', 'names', 'names of exchanges and routing keys are at most 255 printable characters',
+                $sql$ char_length(exchange) NOT BETWEEN 1 AND 255 OR char_length(routing_key) > 255
+                    OR char_length(type) > 255 OR concat(exchange, type, routing_key) ~ %1$L $sql$,
+                NULL),  -- old rows stay: they are read, and never written again
+            (5, 'kombu_consumer', 'hostname', 'a hostname is at most 255 printable characters',
+                $sql$ char_length(hostname) > 255 OR hostname ~ %1$L $sql$,
+                $sql$ hostname = left(regexp_replace(hostname, %1$L, '?', 'g'), 200) $sql$),
+            (6, 'kombu_message', 'columns',
+                'priority is 0 to 9, times are of the years 1970 to 9999, a task id has at most 1000 bytes, and what '
+                'every message has is not null',
+                $sql$ queue_id IS NULL OR visible IS NULL OR priority NOT BETWEEN 0 AND 9
+                    OR available_at < '1970-01-01 00:00+00' OR available_at >= '10000-01-01 00:00+00'
+                    OR expires_at < '1970-01-01 00:00+00' OR expires_at >= '10000-01-01 00:00+00'
+                    OR enqueued_at < '1970-01-01 00:00+00' OR enqueued_at >= '10000-01-01 00:00+00'
+                    OR octet_length(task_id) > 1000 $sql$,
+                $sql$ queue_id = coalesce(queue_id, 0), visible = coalesce(visible, false),
+                    priority = least(greatest(priority, 0), 9),
+                    available_at = CASE WHEN available_at IS NOT NULL
+                        THEN least(greatest(available_at, '1970-01-01 00:00+00'), '9999-12-31 00:00+00') END,
+                    expires_at = CASE WHEN expires_at IS NOT NULL
+                        THEN least(greatest(expires_at, '1970-01-01 00:00+00'), '9999-12-31 00:00+00') END,
+                    enqueued_at = CASE WHEN enqueued_at IS NOT NULL
+                        THEN least(greatest(enqueued_at, '1970-01-01 00:00+00'), '9999-12-31 00:00+00') END,
+                    task_id = CASE WHEN octet_length(task_id) <= 1000 THEN task_id END $sql$)
+        ) AS rule (place, relation, what, reason, flaw, mend)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_constraint AS made
+            WHERE made.conrelid = to_regclass(rule.relation) AND made.conname = rule.relation || '_' || rule.what
+        )
+        ORDER BY rule.place
+    LOOP
+        flawed := format(one.flaw, unprintable);
+        IF one.mend IS NOT NULL THEN
+            EXECUTE format('UPDATE %I SET %s WHERE %s', one.relation, format(one.mend, unprintable), flawed);
+        END IF;
+        EXECUTE format(
+            'ALTER TABLE %I ADD CONSTRAINT %I CHECK (CASE WHEN %s THEN kombu_refuse(%L) ELSE true END) NOT VALID',
+            one.relation, one.relation || '_' || one.what, flawed, one.relation || ': ' || one.reason
+        );
+    END LOOP;
+END
+$limits$;
+
+-- Whoever may only publish chooses no id: forty uncommitted rows with the next ids would let everybody's publish wait for
+-- that transaction.
+ALTER TABLE kombu_queue ALTER COLUMN id SET DEFAULT nextval('queue_id_sequence');
+ALTER TABLE kombu_message
+    ALTER COLUMN id SET DEFAULT nextval('message_id_sequence'),
+    ALTER COLUMN visible SET DEFAULT true,
+    ALTER COLUMN version SET DEFAULT 1,
+    -- Of a message within somebody's transaction the time when it was written, not when that transaction began.
+    ALTER COLUMN enqueued_at SET DEFAULT clock_timestamp();

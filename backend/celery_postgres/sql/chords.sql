@@ -52,10 +52,10 @@ WITH finished AS (
     DELETE FROM celery_chord_part AS part WHERE part.chord_id = (SELECT finished.id FROM finished)
 ), inserted AS (
     INSERT INTO kombu_message (
-        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+        queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
     )
     SELECT
-        nextval('message_id_sequence'), true, 1, queue.id, one.payload, one.priority, one.task_id, one.tenant_id,
+        queue.id, one.payload, one.priority, one.task_id, one.tenant_id,
         CASE WHEN one.eta > now() THEN one.eta END,
         now() + least(one.ttl_ms, queue.message_ttl_ms) * interval '1 millisecond'
     FROM finished

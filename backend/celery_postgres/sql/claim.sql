@@ -11,7 +11,7 @@
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on.
 --
 -- Returns at least one row; its id is null if nothing was taken. `due_in` is then the number of seconds to the next
--- timed message. The commit is not waited for: a claim or an ack that a crashing server forgets runs again.
+-- timed message of this day. The commit is not waited for: a claim or an ack that a crashing server forgets runs again.
 -- takes: consumer bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[], lane_queues bigint[],
 --   lane_priorities smallint[], lane_ids bigint[], most bigint, allow_suspects boolean, eaten_queues bigint[],
 --   may_sleep boolean
@@ -121,6 +121,7 @@ SELECT
             SELECT candidate.available_at
             FROM kombu_message AS candidate
             WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NOT NULL
+              AND candidate.available_at < now() + interval '1 day'
             ORDER BY candidate.available_at
             LIMIT 1
         ) AS following
@@ -145,7 +146,7 @@ SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM sett
 -- how many sleepers were woken, and how many of the messages were still claimed so.
 -- takes: ids bigint[], fences bigint[], failed boolean[], available_at timestamptz[], max_failures smallint
 WITH given AS MATERIALIZED (
-    SELECT message.id, message.failures + given.failed::integer AS failures, given.available_at
+    SELECT message.id, least(message.failures + given.failed::integer, 32767) AS failures, given.available_at
     FROM unnest(%(ids)s, %(fences)s, %(failed)s, %(available_at)s) AS given (id, fence, failed, available_at)
     JOIN kombu_message AS message ON message.id = given.id
     WHERE message.id = ANY (%(ids)s) AND message.fence = given.fence AND NOT message.visible

@@ -119,30 +119,31 @@ WITH ended AS (
 UPDATE kombu_queue AS queue SET used_at = now() FROM ended WHERE queue.id = ended.queue_id
 RETURNING queue.name, queue.auto_delete
 
--- name: untidy
--- Whether there is something for a sweep: abandoned queues, messages past their TTL.
-SELECT
-    EXISTS (
-        SELECT FROM kombu_queue AS queue
-        WHERE (
-            queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
-            OR queue.auto_delete AND queue.consumed AND queue.used_at < now() - interval '10 seconds'
-        ) AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
-    ),
-    EXISTS (
-        SELECT FROM kombu_message AS message
-        WHERE message.visible AND message.expires_at IS NOT NULL AND message.expires_at <= now()
-    )
+-- name: look
+-- Whether the tables are there, as this release needs them, and the rights of whoever publishes or consumes. It reads no
+-- row: one with an absurd value would keep everybody from connecting.
+SELECT kombu_refuse(queue.name), queue.used_at, message.expires_at, subscription.queue_id
+FROM kombu_queue AS queue, kombu_message AS message, kombu_subscription AS subscription
+WHERE false
 
--- name: abandoned_queues
--- Queues past their expiry, and those that delete themselves and had a consumer, that have none now.
-SELECT queue.name
-FROM kombu_queue AS queue
-WHERE (
-    queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
-    OR queue.auto_delete AND queue.consumed AND queue.used_at < now() - interval '10 seconds'
-) AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
-ORDER BY queue.id
+-- name: drop_abandoned_queues
+-- Delete queues past their expiry, and those that delete themselves and had a consumer, that have none now. Returns their
+-- ids; their messages are `drop_messages`'. A queue in somebody's uncommitted transaction (a new binding of it is enough)
+-- is left for the next sweep: waiting for that transaction, this consumer would be taken for dead.
+WITH abandoned AS MATERIALIZED (
+    SELECT queue.id
+    FROM kombu_queue AS queue
+    WHERE (
+        queue.expires_ms IS NOT NULL AND queue.used_at
+            < now() - least(greatest(queue.expires_ms, 0), 100000000000000) * interval '1 millisecond'
+        OR queue.auto_delete AND queue.consumed AND queue.used_at < now() - interval '10 seconds'
+    ) AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+    FOR UPDATE OF queue SKIP LOCKED
+)
+DELETE FROM kombu_queue AS queue
+WHERE queue.id = ANY (ARRAY(SELECT abandoned.id FROM abandoned))
+  AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+RETURNING queue.id
 
 -- name: drop_expired_messages
 -- Kombu's `expiration` and `x-message-ttl`: over is over, as AMQP has it. Tasks leave a dead letter, events do not.

@@ -136,8 +136,8 @@ WITH chosen AS MATERIALIZED (
     ORDER BY dead.id
     FOR UPDATE OF dead
 ), inserted AS (
-    INSERT INTO kombu_message (id, visible, version, queue_id, payload, priority, task_id, tenant_id)
-    SELECT nextval('message_id_sequence'), true, 1, chosen.queue_id, chosen.payload, chosen.priority, chosen.task_id,
+    INSERT INTO kombu_message (queue_id, payload, priority, task_id, tenant_id)
+    SELECT chosen.queue_id, chosen.payload, chosen.priority, chosen.task_id,
         chosen.tenant_id
     FROM chosen
     RETURNING queue_id

@@ -14,10 +14,10 @@
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
 --   durable text
 INSERT INTO kombu_message (
-    id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
 )
 SELECT
-    nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
     CASE WHEN %(eta)s > now() THEN %(eta)s END,
     now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
 FROM kombu_queue AS queue
@@ -56,10 +56,10 @@ WITH target AS MATERIALIZED (
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
 )
 INSERT INTO kombu_message (
-    id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
 )
 SELECT
-    nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
     CASE WHEN %(eta)s > now() THEN %(eta)s END,
     now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
 FROM queue
@@ -104,10 +104,10 @@ WITH given AS MATERIALIZED (
     ORDER BY one.number
 ), inserted AS (
     INSERT INTO kombu_message (
-        id, visible, version, queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+        queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
     )
     SELECT
-        nextval('message_id_sequence'), true, 1, given.queue_id, given.payload, given.priority, given.task_id,
+        given.queue_id, given.payload, given.priority, given.task_id,
         given.tenant_id, CASE WHEN given.eta > now() THEN given.eta END,
         now() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond'
     FROM given

@@ -9,11 +9,11 @@
 -- the connection is not ours to prepare statements on: so in the shortest form.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint
 INSERT INTO kombu_message (
-    id, visible, version, queue_id, payload, priority, task_id, tenant_id, enqueued_at, available_at, expires_at
+    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
 )
 SELECT
-    nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-    clock_timestamp(), CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s END,
+    queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s END,
     clock_timestamp() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
 FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
@@ -38,11 +38,11 @@ WITH given AS MATERIALIZED (
     ORDER BY one.number
 ), inserted AS (
     INSERT INTO kombu_message (
-        id, visible, version, queue_id, payload, priority, task_id, tenant_id, enqueued_at, available_at, expires_at
+        queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
     )
     SELECT
-        nextval('message_id_sequence'), true, 1, given.queue_id, given.payload, given.priority, given.task_id,
-        given.tenant_id, clock_timestamp(), CASE WHEN given.eta > clock_timestamp() THEN given.eta END,
+        given.queue_id, given.payload, given.priority, given.task_id,
+        given.tenant_id, CASE WHEN given.eta > clock_timestamp() THEN given.eta END,
         clock_timestamp() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond'
     FROM given
     WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
@@ -71,11 +71,11 @@ WITH target AS (
       END
 ), inserted AS (
     INSERT INTO kombu_message (
-        id, visible, version, queue_id, payload, priority, task_id, tenant_id, enqueued_at, available_at, expires_at
+        queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
     )
     SELECT
-        nextval('message_id_sequence'), true, 1, queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-        clock_timestamp(), CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s END,
+        queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+        CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s END,
         clock_timestamp() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
     FROM target
     JOIN kombu_queue AS queue ON queue.id = target.queue_id

@@ -4,8 +4,8 @@
 -- The id of the new queue; no row if there is one of that name. Processes that make one queue at once do not wait for one
 -- another for longer than an insert, and none fails.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
-INSERT INTO kombu_queue AS queue (id, name, auto_delete, expires_ms, message_ttl_ms)
-VALUES (nextval('queue_id_sequence'), %(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s)
+INSERT INTO kombu_queue AS queue (name, auto_delete, expires_ms, message_ttl_ms)
+VALUES (%(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s)
 ON CONFLICT (name) DO NOTHING
 RETURNING queue.id
 
@@ -39,7 +39,7 @@ SELECT (
 FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s AND NOT (
     queue.expires_ms IS NOT NULL
-    AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
+    AND queue.used_at < now() - least(greatest(queue.expires_ms, 0), 100000000000000) * interval '1 millisecond'
     AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
 )
 
@@ -48,7 +48,8 @@ WHERE queue.name = %(queue)s AND NOT (
 -- takes: queue text
 DELETE FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
-  AND queue.used_at + queue.expires_ms * interval '1 millisecond' < now()
+  AND queue.expires_ms IS NOT NULL
+  AND queue.used_at < now() - least(greatest(queue.expires_ms, 0), 100000000000000) * interval '1 millisecond'
   AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
 RETURNING queue.id
 

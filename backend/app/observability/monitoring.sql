@@ -1,14 +1,16 @@
+-- name: queue_depth
 -- What is in the queues of the broker, whoever consumes them: what a consumer could take now (and how old the oldest of
 -- that is), what is not yet due, what consumers hold, and how many consume.
 --
--- What it tells does not depend on who asks. The %(named)s oldest queues have a row each, those in %(first)s and then
+-- What it tells does not depend on who asks. The `named` oldest queues have a row each, those in `first` and then
 -- those that ever had a consumer of ours before others; the rest is one row, `other`, with the age of its oldest message
 -- and the consumers of the queue with work that has the fewest. Without the queues of remote control and events, and
 -- others that delete themselves: each worker has some, under names that never come again.
 --
--- Counting stops at %(cap)s a queue and kind: the gauge then says "at least so many", and no scrape reads a whole backlog.
--- Of the rest, each index is read at its first entry of each queue, for %(walked)s queues at most. Claimed messages are in
--- an index by consumer: it is read once for all queues, and ends at ten times %(cap)s.
+-- Counting stops at `cap` a queue and kind: the gauge then says "at least so many", and no scrape reads a whole backlog.
+-- Of the rest, each index is read at its first entry of each queue, for `walked` queues at most. Claimed messages are in
+-- an index by consumer: it is read once for all queues, and ends at ten times `cap`.
+-- takes: first text[], named integer, walked integer, cap integer
 WITH RECURSIVE durable AS MATERIALIZED (
     SELECT queue.id, queue.name, queue.name <> 'other' AND row_number() OVER (
         ORDER BY queue.name = 'other', queue.name = ANY(%(first)s) DESC, queue.consumed DESC, queue.id
@@ -114,8 +116,28 @@ SELECT
     least(sum(counted.ready), %(cap)s)::bigint AS ready,
     least(sum(counted.delayed), %(cap)s)::bigint AS delayed,
     least(coalesce(sum(counted.claimed), 0), %(cap)s)::bigint AS claimed,
-    coalesce(extract(epoch FROM now() - min(counted.since)), 0)::float AS oldest_s,
+    coalesce(extract(epoch FROM now() - CASE
+        WHEN min(counted.since) < now() THEN greatest(min(counted.since), '1970-01-01 00:00+00')
+    END), 0)::float AS oldest_s,
     min(counted.consumers) FILTER (WHERE counted.name <> 'other' OR counted.ready > 0) AS consumers
 FROM counted
 GROUP BY counted.name
 ORDER BY counted.name
+
+-- name: dead_letters_by_queue
+-- How many dead letters there are by queue, `cap` of the newest at most, and how many of them came in the last 15
+-- minutes; those of queues that are not in `queues` together as `other`.
+-- takes: queues text[], cap integer
+SELECT
+    CASE WHEN dead.queue = ANY(%(queues)s) THEN dead.queue ELSE 'other' END,
+    count(*),
+    count(*) FILTER (WHERE dead.died_at > now() - interval '15 minutes')
+FROM (
+    SELECT letter.queue, letter.died_at FROM public.kombu_dead_letter AS letter ORDER BY letter.died_at DESC LIMIT %(cap)s
+) AS dead
+GROUP BY 1
+
+-- name: beat_entries_sent
+-- When each of these entries of the schedule was last sent.
+-- takes: names text[]
+SELECT entry.name, entry.last_run_at FROM public.celery_beat_entry AS entry WHERE entry.name = ANY(%(names)s) ORDER BY 1
