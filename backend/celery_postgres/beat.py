@@ -150,7 +150,7 @@ class Scheduler(beat.Scheduler):
 
     def _read(self, session: Session) -> None:
         """How the entries stand."""
-        for name, last_run_at, runs in session.run("beat_entries", names=list(self.schedule)):
+        for name, last_run_at, runs in session.run("beat_entries", names=list(self.schedule), now=self.app.now()):
             entry = self.schedule[name]
             # A crontab's hours are those of the zone that this time is in, as Celery's own beat has it after a run.
             entry.last_run_at, entry.total_run_count = last_run_at.astimezone(self.app.timezone), runs

@@ -318,6 +318,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
                 most=1,
                 allow_suspects=True,
                 eaten_queues=[],
+                most_eaten=0,
                 may_sleep=False,
             )
             if taken[0][1] is None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_postgres import poison
-from celery_postgres.message import decode, due_now, parse_time
+from celery_postgres.message import decode, is_due, parse_time
+from celery_postgres.scheduled import work_of
 from celery_postgres.upstream import worker_state
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def deliver(one: Delivery) -> None:
     channel.qos.append(message, message.delivery_tag)
     try:
         consume(message)
+        work_of(message)
     except Exception as error:
         if not (poison.is_poison(error) and channel.qos.holds(message.delivery_tag)):
             raise
@@ -135,14 +137,15 @@ def message_of(one: Delivery) -> Any:
     properties.setdefault("delivery_info", {})["redelivered"] = content["redelivered"]
     if content["redelivered"]:
         content["headers"] = {**(content.get("headers") or {}), "redelivered": True}
-    due_now(content)
     if one.revoked and one.task_id is not None:
         state = worker_state()
         if state is not None:
             state.revoked.add(one.task_id)
     try:
         poison.check(content)
-        return channel.Message(content, channel=channel)
+        message = channel.Message(content, channel=channel)
+        message.due = is_due(content)
+        return message
     except Exception as error:  # whatever a codec raises on somebody's bytes
         flawed = isinstance(error, poison.FlawError)
         reason = str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"

@@ -195,9 +195,10 @@ class Inbox:
         self._stalled = not asked
         if not asked and not self._eaten():
             return None  # an ack wakes us, and the attendant when a queue is no longer paused
-        if asked and self._hungry and not self._retrying:
+        climbs = self._climbs(asked)
+        if climbs and self._hungry and not self._retrying:
             return 0.0
-        following = self._ladder.next if asked or self._retrying else self._last_claim + Ladder.REST_S
+        following = self._ladder.next if climbs or self._retrying else self._last_claim + Ladder.REST_S
         if self.attendant.deaf and not self._retrying:
             following = min(following, self._last_claim + Ladder.POLL_S)
         return max(0.0, following - time.monotonic())
@@ -247,6 +248,10 @@ class Inbox:
         """The queues from which something may be delivered at any time."""
         return [one for one in self.subscriptions.values() if one.no_ack and one.queue_id not in self.attendant.paused]
 
+    def _climbs(self, asked: list[Subscription]) -> bool:
+        """Whether the ladder says when to look again; else an ack does, which returns credit."""
+        return bool(asked) or all(one.no_ack for one in self.subscriptions.values())
+
     def _claim(self, force: bool) -> int:
         now, consumer = time.monotonic(), self.attendant.consumer
         if not consumer:
@@ -264,9 +269,10 @@ class Inbox:
                 self._notified, self._hungry, self._full = False, True, True
             return 0
         if not (force or self._notified):
-            if asked and not self._hungry and now < self._ladder.next:
-                return 0
-            if not asked and now < self._last_claim + Ladder.REST_S:
+            if self._climbs(asked):
+                if not self._hungry and now < self._ladder.next:
+                    return 0
+            elif now < self._last_claim + Ladder.REST_S:
                 return 0
         # From the lowest id on, after a wake-up or after finding nothing: for who committed late. Where dead index
         # entries make that slow, it may take a twentieth of the time, and the cursor has to do in between.
@@ -283,7 +289,7 @@ class Inbox:
         if len(asked) > 1:
             self._rotation = (self._rotation + 1) % len(asked)
             asked = asked[self._rotation :] + asked[: self._rotation]
-        most = max(min(credit, Pace.MOST), self.pace.ahead()) if asked else 0
+        most = max(min(credit, Pace.MOST), self.pace.ahead()) if asked else Pace.MOST
         queues = [s.queue_id for s in asked]
         try:
             rows = self.attendant.sessions.run(
@@ -298,6 +304,7 @@ class Inbox:
                 most=most,
                 allow_suspects=True,
                 eaten_queues=[s.queue_id for s in eaten],
+                most_eaten=Pace.MOST_EATEN,
                 may_sleep=full or not affordable,
             )
         except psycopg2.Error as error:
@@ -326,17 +333,19 @@ class Inbox:
         if full:
             self._last_full = time.monotonic()
             self._full_cost = self._last_full - now
-        return self._received(rows, full or not affordable, bool(asked), {s.queue_id: s for s in (*asked, *eaten)})
+        known = {s.queue_id: s for s in (*asked, *eaten)}
+        return self._received(rows, full or not affordable, self._climbs(asked), known)
 
-    def _received(self, rows: list[Row], enough: bool, asked: bool, known: dict[int, Subscription]) -> int:
+    def _received(self, rows: list[Row], enough: bool, climbs: bool, known: dict[int, Subscription]) -> int:
         due_in = rows[0][-1]
         taken = [row for row in rows if row[1] is not None]
         acked = [row for row in taken if not known[row[2]].no_ack]
         if acked:
             self._hungry, self._full = True, False
             self._ladder.restart()
-        elif asked:
-            self._hungry, self._full = not enough, True
+        elif climbs:
+            # What is consumed without acks has its publishers always notify: only of a full batch there is more.
+            self._hungry, self._full = not enough or len(taken) >= Pace.MOST_EATEN, True
             self._ladder.climb(due_in)
         highest: dict[tuple[int, int], int] = {}
         for row in acked:

@@ -101,17 +101,16 @@ def parse_time(value: Any) -> datetime | None:
         return None
 
 
-def due_now(message: dict[str, Any]) -> None:
-    """Move `eta` to `x-eta`: Celery would put the message on its own timer again, by the worker's clock."""
+def is_due(message: dict[str, Any]) -> bool:
+    """Whether it has an ETA and is delivered because of it: then Celery's timer must not hold it again."""
     headers = message.get("headers")
-    if headers and headers.get("eta") is not None:
-        eta, expires = parse_time(headers["eta"]), parse_time(headers.get("expires"))
-        if eta is None:
-            return  # unreadable: Celery rejects the message, and says so
-        if expires is not None and expires < eta:
-            return  # delivered early, to be revoked; by a clock that is behind, Celery must still hold it
-        headers["x-eta"] = headers["eta"]
-        headers["eta"] = None
+    if not headers or headers.get("eta") is None:
+        return False
+    eta, expires = parse_time(headers["eta"]), parse_time(headers.get("expires"))
+    if eta is None:
+        return False  # unreadable: Celery rejects the message, and says so
+    # What expires before its ETA is delivered early, to be revoked: by a clock that is behind, Celery must hold it.
+    return expires is None or expires >= eta
 
 
 def _short(text: str | None) -> str | None:

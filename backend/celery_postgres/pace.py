@@ -13,6 +13,8 @@ class Pace:
 
     AHEAD_S = 0.05
     MOST = 500
+    #: Of what is consumed without acks, from each queue.
+    MOST_EATEN = 100
     _WEIGHT = 0.1
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ from celery_postgres.attendant import Attendant
 from celery_postgres.bulk import Bulk
 from celery_postgres.channel import Channel
 from celery_postgres.inbox import Inbox
+from celery_postgres.scheduled import with_timer
 from celery_postgres.session import Sessions
 from celery_postgres.upstream import virtual
 
@@ -220,8 +221,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 
 
 def _fit_celerys_worker(name: str) -> None:
-    """Mingle and gossip run only for transports that they know by name; and `celery inspect stats` would show the
-    broker's password. Only where Celery's worker is loaded."""
+    """Mingle and gossip run only for transports that they know by name; `celery inspect stats` would show the broker's
+    password; and what is due would be held again. Only where Celery's worker is loaded."""
     for module, step in (("mingle", "Mingle"), ("gossip", "Gossip")):
         loaded = sys.modules.get(f"celery.worker.consumer.{module}")
         if loaded is not None:
@@ -229,6 +230,9 @@ def _fit_celerys_worker(name: str) -> None:
     loaded = sys.modules.get("celery.worker.consumer.connection")
     if loaded is not None and not hasattr(loaded.Connection.info, "celery_postgres"):
         loaded.Connection.info = _discreet(loaded.Connection.info)
+    loaded = sys.modules.get("celery.worker.consumer.consumer")
+    if loaded is not None and not hasattr(loaded.Consumer.update_strategies, "celery_postgres"):
+        loaded.Consumer.update_strategies = with_timer(loaded.Consumer.update_strategies)
 
 
 def _discreet(original: Any) -> Any:

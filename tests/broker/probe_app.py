@@ -44,7 +44,8 @@ def _say_ready(**_: Any) -> None:
 
 @signals.task_received.connect(weak=False)
 def _note_received(request: Any, **_: Any) -> None:
-    note("received", id=request.id, tag=_tag(request.argsrepr))
+    eta = request.eta and request.eta.isoformat()
+    note("received", id=request.id, tag=_tag(request.argsrepr), eta=eta)
 
 
 @signals.task_revoked.connect(weak=False)
@@ -127,7 +128,7 @@ def reject(self: Any, tag: str, requeue: bool = False, times: int = 1) -> str:
 @app.task(name="probe.again", bind=True, max_retries=3)
 def again(self: Any, tag: str, countdown: float = 0) -> int:
     """Retry twice."""
-    note("start", tag=tag, id=self.request.id, retries=self.request.retries)
+    note("start", tag=tag, id=self.request.id, retries=self.request.retries, eta=self.request.eta)
     if self.request.retries < 2:
         raise self.retry(countdown=countdown)
     return int(self.request.retries)

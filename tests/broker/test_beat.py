@@ -280,3 +280,19 @@ def test_the_hours_of_a_crontab_are_those_of_celerys_time_zone(plain_database: A
     assert 0 < found["soon"].next <= 120
     assert 22 * 3600 < found["past"].next < 26 * 3600  # a day, give or take the hour of a change of clocks
     assert rows(plain_database.url, "SELECT sum(runs) FROM celery_beat_entry") == [(2,)]
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 3600], ids=["behind", "ahead"])
+def test_a_new_entry_counts_from_now_by_the_clock_of_its_beat(
+    plain_database: Any, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    app = Celery("beat", broker=broker(plain_database.url, "beat"), set_as_current=False)
+    app.conf.beat_schedule = {"hourly": {"task": "probe.echo", "schedule": 1800.0, "options": {"queue": "ticks"}}}
+    right, since = app.now, timedelta()
+    monkeypatch.setattr(app, "now", lambda: right() + timedelta(seconds=ahead_s) + since)
+    scheduler = Scheduler(app=app)
+    with closing(scheduler):
+        assert scheduler.tick() > 0
+        assert rows_of(plain_database.url, "ticks") == 0
+        since = timedelta(seconds=1801)
+        wait_until(lambda: scheduler.tick() >= 0 and rows_of(plain_database.url, "ticks") == 1, DEADLINE_S, "the run")

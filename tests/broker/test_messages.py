@@ -16,9 +16,11 @@ import pytest
 from kombu import Producer, Queue
 
 from celery_postgres.inbox import Inbox as DatabaseInbox
+from celery_postgres.pace import Pace
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.sql import dead_letters, rows_of
+from tests.broker.stock_rows import inserting
 
 BODIES = {
     "json": ({"a": [1, 2.5, None, True], "ü": "ß"}, {}),
@@ -272,6 +274,34 @@ def test_a_consumer_without_acks_takes_for_good(
     wait_until(lambda: rows_of(module_database.url, queue) == 0, DEADLINE_S, "the row to go")
 
 
+@pytest.fixture
+def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heartbeat's look at the queues, each 1.2 s, finds what a consumer has missed."""
+    monkeypatch.setattr(DatabaseInbox, "RESTING_S", 3600)
+
+
+def test_a_consumer_without_acks_finds_what_was_published_while_it_lay_down(
+    unattended: None, client: Client, queue: str, module_database: Any
+) -> None:
+    client.declare(Queue(queue))
+    # Its transaction has begun before it could read that the consumer must be notified.
+    with inserting(module_database.url, queue, ["missed"]):
+        inbox = client.consume(queue, no_ack=True)
+        inbox.drain(0)
+    (message,) = inbox.take(deadline_s=5)
+    assert message.payload == "missed"
+
+
+def test_a_consumer_without_acks_takes_all_there_is(unattended: None, client: Client, queue: str) -> None:
+    late = datetime.now(UTC) + timedelta(seconds=0.3)
+    client.publish("late", queue, headers={"eta": late.isoformat()})
+    for number in range(2 * Pace.MOST_EATEN + 1):
+        client.publish(number, queue)
+    inbox = client.consume(queue, no_ack=True)
+    payloads = [message.payload for message in inbox.take(2 * Pace.MOST_EATEN + 2, deadline_s=5)]
+    assert {*payloads} == {*range(2 * Pace.MOST_EATEN + 1), "late"}
+
+
 def test_acknowledging_twice_is_an_error_and_costs_nobody_anything(client: Client, queue: str) -> None:
     client.publish(1, queue)
     client.publish(2, queue)
@@ -379,6 +409,31 @@ def test_higher_priority_comes_first_and_equals_come_in_order(client: Client, qu
     assert came == [[priority, number] for priority in range(9, -1, -1) for number in range(3)]
 
 
+def test_a_requeued_message_does_not_overtake_a_higher_priority(client: Client, queue: str) -> None:
+    for number in range(2):
+        client.publish(f"low {number}", queue, priority=0)
+    inbox = client.consume(queue, prefetch=1)
+    (low,) = inbox.take()
+    due = datetime.now(UTC) + timedelta(seconds=0.2)
+    client.publish("high", queue, priority=9)
+    client.publish("due", queue, priority=6, headers={"task": "t", "id": "i", "eta": due.isoformat()})
+    client.publish("middle", queue, priority=5)
+    wait_until(lambda: datetime.now(UTC) > due, DEADLINE_S, "the time of one")
+    low.reject(requeue=True)
+    # But those of its own priority, of which it was the first.
+    assert inbox.take_acked(5) == ["high", "due", "middle", "low 0", "low 1"]
+
+
+def test_requeued_messages_come_in_the_order_of_their_priorities(client: Client, queue: str) -> None:
+    for priority in (0, 9, 5):
+        client.publish(priority, queue, priority=priority)
+    taken = client.consume(queue).take(3)
+    for message in sorted(taken, key=lambda one: int(one.payload)):
+        message.reject(requeue=True)
+    client.publish("new", queue, priority=3)
+    assert client.consume(queue, prefetch=1).take_acked(4) == [9, 5, "new", 0]
+
+
 def test_a_priority_out_of_range_counts_as_the_nearest(client: Client, queue: str) -> None:
     for priority in (9, None, 0, 200, -3):
         client.publish(priority, queue, priority=priority)
@@ -411,9 +466,7 @@ def test_a_message_with_an_eta_is_held_until_then(client: Client, queue: str) ->
     (message,) = inbox.take()
     assert datetime.now(UTC) >= due
     assert message.payload == "later"
-    # Celery's strategy would put it on the worker's own timer again, by the worker's clock.
-    assert message.headers.get("eta") is None
-    assert datetime.fromisoformat(message.headers["x-eta"]) == due
+    assert datetime.fromisoformat(message.headers["eta"]) == due
     message.ack()
 
 

@@ -213,8 +213,20 @@ def test_a_countdown_is_held(pool: Probe) -> None:
     (start,) = pool.notes("start", tag)
     assert start["at"] >= sent + 1
     # Held by the database, not by the worker's timer: the worker received it only when it was due.
-    assert pool.notes("received", tag)[0]["at"] >= sent + 1
+    (received,) = pool.notes("received", tag)
+    assert received["at"] >= sent + 1
+    assert datetime.fromisoformat(received["eta"]) == datetime.fromisoformat(start["eta"])
+    assert sent + 1 <= datetime.fromisoformat(start["eta"]).timestamp() <= start["at"]
     drained(pool)
+
+
+def test_a_retry_knows_when_it_was_to_start(pool: Probe) -> None:
+    tag = unique("again")
+    assert answer(pool.send("again", tag, 0.2)) == 2
+    etas = [note["eta"] for note in pool.notes("start", tag)]
+    assert etas[0] is None
+    assert sorted(etas[1:]) == etas[1:]
+    assert None not in etas[1:]
 
 
 def test_an_eta_far_away_holds_up_nothing(pool: Probe) -> None:

@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import Any
 
 from billiard.exceptions import Terminated
@@ -108,15 +107,8 @@ class ObservedRequest(Request):
         return "failure"
 
     def _start_wanted(self) -> float:
-        """When the task was to start, in seconds since the epoch; 0 if at once. The broker, which has waited for it,
-        keeps it as `x-eta`."""
-        if self.eta:
-            return self.eta.timestamp()
-        try:
-            eta = datetime.fromisoformat(str(self.request_dict.get("x-eta")))
-        except ValueError:
-            return 0.0
-        return (eta if eta.tzinfo else eta.replace(tzinfo=UTC)).timestamp()
+        """When the task was to start, in seconds since the epoch; 0 if at once."""
+        return self.eta.timestamp() if self.eta else 0.0
 
     def _wait(self) -> float | None:
         """Seconds in the queue, from the later of enqueueing and ETA; None where that is not known.

@@ -1,10 +1,12 @@
 -- When what `celery beat` sends was last sent.
 
 -- name: beat_entries
--- How each entry stands. One that was never sent counts from now on.
--- takes: names text[]
+-- How each entry stands. One that was never sent counts from now on, by the clock of the beat: it will compare.
+-- takes: names text[], now timestamptz
 WITH added AS (
-    INSERT INTO celery_beat_entry (name) SELECT unnest(%(names)s) ON CONFLICT (name) DO NOTHING
+    INSERT INTO celery_beat_entry (name, last_run_at)
+    SELECT entry.name, %(now)s FROM unnest(%(names)s) AS entry (name)
+    ON CONFLICT (name) DO NOTHING
     RETURNING name, last_run_at, runs
 )
 SELECT entry.name, entry.last_run_at, entry.runs FROM celery_beat_entry AS entry WHERE entry.name = ANY (%(names)s)

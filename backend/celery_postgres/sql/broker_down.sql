@@ -7,7 +7,7 @@ ALTER TABLE kombu_message
     ADD CONSTRAINT "FK_kombu_message_queue" FOREIGN KEY (queue_id) REFERENCES kombu_queue (id);
 DROP TABLE kombu_subscription, kombu_consumer, kombu_binding, kombu_dead_letter;
 DROP TABLE IF EXISTS kombu_stopped_task, celery_beat_entry;
-DROP INDEX ix_kombu_message_ready, ix_kombu_message_timed, ix_kombu_message_suspect, ix_kombu_message_claimed,
+DROP INDEX ix_kombu_message_ready, ix_kombu_message_timed, ix_kombu_message_failed, ix_kombu_message_claimed,
     ix_kombu_message_expires, ix_kombu_message_task, ix_kombu_message_taken;
 ALTER TABLE kombu_message
     DROP COLUMN task_id, DROP COLUMN tenant_id, DROP COLUMN enqueued_at, DROP COLUMN available_at,

@@ -56,7 +56,8 @@ CREATE INDEX IF NOT EXISTS ix_kombu_message_ready ON kombu_message (queue_id, pr
     WHERE visible AND available_at IS NULL;
 CREATE INDEX IF NOT EXISTS ix_kombu_message_timed ON kombu_message (queue_id, available_at)
     WHERE visible AND available_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS ix_kombu_message_suspect ON kombu_message (queue_id, available_at)
+DROP INDEX IF EXISTS ix_kombu_message_suspect;  -- until 202611291900, without the priority
+CREATE INDEX IF NOT EXISTS ix_kombu_message_failed ON kombu_message (queue_id, priority DESC, available_at)
     WHERE visible AND failures > 0;
 CREATE INDEX IF NOT EXISTS ix_kombu_message_claimed ON kombu_message (consumer_id) WHERE consumer_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS ix_kombu_message_expires ON kombu_message (expires_at)

@@ -7,27 +7,28 @@
 -- under a new fence; those of `eaten_queues` (consumed without acks) are deleted at once. Nobody waits for a lock.
 -- `lanes` are queue, priority and the lowest id that can still be ready there, in order of preference: beginning each
 -- claim at that id keeps 23,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
--- scan falls to 1,000. (`id + 0` is what the index ix_kombu_message_ready is on.) `allow_suspects`: a message that has failed before comes first, and alone.
+-- scan falls to 1,000. (`id + 0` is what the index ix_kombu_message_ready is on.) `allow_suspects`: a message that has
+-- failed before comes first among those of its priority in its queue, and alone.
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on.
 --
 -- Returns at least one row; its id is null if nothing was taken. `due_in` is then the number of seconds to the next
 -- timed message of this day. The commit is not waited for: a claim or an ack that a crashing server forgets runs again.
 -- takes: consumer bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[], lane_queues bigint[],
 --   lane_priorities smallint[], lane_ids bigint[], most bigint, allow_suspects boolean, eaten_queues bigint[],
---   may_sleep boolean
+--   most_eaten bigint, may_sleep boolean
 WITH settled AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
       AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
 ), suspect AS MATERIALIZED (
-    SELECT message.id, message.queue_id
+    SELECT message.id, message.queue_id, message.priority
     FROM unnest(%(queues)s) AS asked (queue_id)
     CROSS JOIN LATERAL (
-        SELECT candidate.id, candidate.queue_id
+        SELECT candidate.id, candidate.queue_id, candidate.priority
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
           AND candidate.available_at <= now()
-        ORDER BY candidate.available_at
+        ORDER BY candidate.priority DESC, candidate.available_at
         LIMIT 1
         FOR UPDATE SKIP LOCKED
     ) AS message
@@ -45,7 +46,6 @@ WITH settled AS (
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
     ) AS message
-    WHERE NOT EXISTS (SELECT FROM suspect)
     LIMIT %(most)s
 ), ready AS MATERIALIZED (
     SELECT message.id, message.queue_id, message.priority
@@ -59,7 +59,6 @@ WITH settled AS (
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
     ) AS message
-    WHERE NOT EXISTS (SELECT FROM suspect)
     LIMIT %(most)s
 ), transient AS MATERIALIZED (
     SELECT message.id, message.queue_id
@@ -69,20 +68,25 @@ WITH settled AS (
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NULL
         ORDER BY candidate.priority DESC, candidate.id + 0
-        LIMIT 100
+        LIMIT %(most_eaten)s
         FOR UPDATE SKIP LOCKED
     ) AS message
-), chosen AS MATERIALIZED (
-    SELECT suspect.id, suspect.queue_id FROM suspect
-    UNION ALL
-    SELECT best.id, best.queue_id
+), better AS MATERIALIZED (
+    -- Than a suspect, if there is one.
+    SELECT waiting.id, waiting.queue_id, waiting.priority
     FROM (
         SELECT due.id, due.queue_id, due.priority FROM due WHERE due.queue_id <> ALL (%(eaten_queues)s)
         UNION ALL
         SELECT ready.id, ready.queue_id, ready.priority FROM ready
-        ORDER BY priority DESC, id
-        LIMIT %(most)s
-    ) AS best
+    ) AS waiting
+    WHERE (waiting.queue_id = (SELECT suspect.queue_id FROM suspect)) IS NOT FALSE
+      AND (waiting.priority > (SELECT suspect.priority FROM suspect)) IS NOT FALSE
+    ORDER BY waiting.priority DESC, waiting.id
+    LIMIT %(most)s
+), chosen AS MATERIALIZED (
+    SELECT better.id, better.queue_id FROM better
+    UNION ALL
+    SELECT suspect.id, suspect.queue_id FROM suspect WHERE NOT EXISTS (SELECT FROM better)
 ), taken AS (
     UPDATE kombu_message AS message
     SET visible = false, consumer_id = %(consumer)s, claimed_at = now(), fence = message.fence + 1
