@@ -9,7 +9,7 @@ from typing import Any
 
 from app.db.api_keys import authenticate
 from app.http import idempotency
-from app.http.guard import is_deeper
+from app.http.documents import Limits
 from app.http.problems import Problem
 from app.http.tasks import _cursor, _read_cursor
 from app.tasks.context import check_correlation_id
@@ -26,8 +26,8 @@ SEEDS = [
 def check(data: bytes) -> None:
     """The same bytes for each of them; headers are Latin-1."""
     header = data.decode("latin-1")
-    for levels in (0, 1, 3, 20):
-        check_depth(data, levels)
+    for most in (0, 1, 3, 20):
+        check_limits(data, most)
     check_idempotency_key(header)
     check_cursor(header)
     check_cursor(data.decode("utf-8", "replace"))
@@ -35,17 +35,21 @@ def check(data: bytes) -> None:
     check_correlation(header)
 
 
-def check_depth(document: bytes, levels: int) -> None:
+def check_limits(document: bytes, most: int) -> None:
     """Right about what is JSON; and never lets through what a parser would have to go deeper for."""
-    deeper = is_deeper(document, levels)
+    deeper = Limits(levels=most, members=len(document) + 1).exceeded(document) is not None
+    more = Limits(levels=len(document) + 1, members=most).exceeded(document) is not None
     try:
-        value = json.loads(document.decode())
+        # Pairs, since a key that is there twice counts twice.
+        value = json.loads(document.decode(), object_pairs_hook=tuple)
     except RecursionError:
         assert deeper
     except ValueError:
         return
     else:
-        assert deeper == (_depth(value) > levels)
+        levels, members = _size(value)
+        assert deeper == (levels > most)
+        assert more == (members > most)
 
 
 def check_idempotency_key(header: str) -> None:
@@ -96,12 +100,13 @@ def check_correlation(text: str) -> None:
         assert "printable text of" in str(error)
 
 
-def _depth(value: Any) -> int:
-    deepest, left = 0, [(value, 0)]
+def _size(value: Any) -> tuple[int, int]:
+    """Levels and members; of what is empty one."""
+    deepest, members, left = 0, 0, [(value, 0)]
     while left:
         one, level = left.pop()
-        deepest = max(deepest, level)
-        if isinstance(one, dict | list):
+        if isinstance(one, tuple | list):
             deepest = max(deepest, level + 1)
-            left += [(inner, level + 1) for inner in (one.values() if isinstance(one, dict) else one)]
-    return deepest
+            members += max(1, len(one))
+            left += [(inner, level + 1) for inner in ((pair[1] for pair in one) if isinstance(one, tuple) else one)]
+    return deepest, members

@@ -109,9 +109,9 @@ def test_an_error_about_many_fields_is_short() -> None:
 
 
 @given(JSON)
-def test_depth_is_that_of_the_parser(value: Any) -> None:
-    for levels in range(4):
-        front.check_depth(json.dumps(value).encode(), levels)
+def test_depth_and_members_are_those_of_the_parser(value: Any) -> None:
+    for most in range(4):
+        front.check_limits(json.dumps(value).encode(), most)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from celery_postgres.session import Sessions
 from celery_postgres.values import dump
 from environment.waiting import wait_until
 from tests.broker.sql import scalar
-from tests.http.front import B, Front
+from tests.http.front import A, B, Front
 from tests.migrations.support import run
 
 WAITERS = "SELECT count(DISTINCT listener) FROM celery_waiter WHERE task_id = ANY(:ids)"
@@ -152,6 +152,29 @@ def test_no_more_streams_than_there_is_room_for(make_front: Callable[..., Front]
         assert int(refused.headers["retry-after"]) > 0
     finish(front, task_id)
     wait_until(lambda: front.get(f"/v1/tasks/{task_id}/events").status == 200, 10, "the room to be free again")
+
+
+def test_one_tenant_cannot_take_all_streams(make_front: Callable[..., Front], database: Any) -> None:
+    front = make_front(database.url, WEB_MAX_STREAMS="3", WEB_MAX_STREAMS_PER_TENANT="2", WEB_HEARTBEAT="0.2")
+    ids = {tenant: front.submit(tenant=tenant).json["task_id"] for tenant in (A, B)}
+    with ExitStack() as stack:
+        for _ in range(2):
+            assert event(stack.enter_context(front.events(ids[A])))["id"] == "PENDING"
+        refused = front.get(f"/v1/tasks/{ids[A]}/events")
+        assert (refused.status, refused.code) == (429, "tenant-streams-full")
+        assert int(refused.headers["retry-after"]) > 0
+        assert event(stack.enter_context(front.events(ids[B], tenant=B)))["id"] == "PENDING"
+        assert front.get(f"/v1/tasks/{ids[B]}/events", tenant=B).code == "streams-full"
+    finish(front, ids[A])
+    wait_until(lambda: front.get(f"/v1/tasks/{ids[A]}/events").status == 200, 10, "the room to be free again")
+
+
+def test_a_state_of_two_lines_is_no_event_of_its_own(front: Front) -> None:
+    task_id = front.submit().json["task_id"]
+    finish(front, task_id, "X\n\nevent: forged")
+    with front.events(task_id) as stream:
+        fields = event(stream)
+    assert (fields["event"], fields["id"]) == ("task", "Xevent: forged")
 
 
 def test_a_listener_that_is_cut_off_goes_on(front: Front) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from base64 import urlsafe_b64encode
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from celery_postgres.values import dump
-from tests.http.front import Front
+from tests.http.front import B, Front
 from tests.migrations.support import run
 
 
@@ -41,13 +42,74 @@ def test_a_result_that_json_cannot_say_is_not_shown(front: Front, value: Any) ->
     assert "s3cret" not in answer.body.decode()
 
 
+def pickled(value: Any) -> bytes:
+    """`value` as a hostile worker may store it: in the place of "ODD" a UUID without its number, whose text fails."""
+    return pickle.dumps(value, protocol=2).replace(b"X\x03\x00\x00\x00ODD", b"cuuid\nUUID\n)\x81")
+
+
+@pytest.mark.parametrize(
+    ("status", "value"),
+    [
+        ("SUCCESS", pickled("ODD")),
+        ("SUCCESS", pickled({"ODD": ["ODD"]})),
+        ("FAILURE", pickled({"exc_type": "TenantError", "exc_module": "app.tasks.context", "exc_message": ("ODD",)})),
+        ("FAILURE", pickled({"exc_type": "ODD", "exc_module": "app.tasks.context", "exc_message": ()})),
+        ("FAILURE", pickled({"exc_type": "x", "exc_module": "ODD", "exc_message": ()})),
+        ("FAILURE", b"\x80\x02."),
+        ("SUCCESS", b'{"cut'),
+        ("SUCCESS", pickle.dumps(1 << 1_600_000)),
+        ("SUCCESS", pickle.dumps([{1 << 1_600_000: 1}])),
+        ("SUCCESS", pickle.dumps(frozenset([-(1 << 20_000)]))),
+        ("FAILURE", pickle.dumps({"exc_type": 1 << 1_600_000, "exc_message": [1 << 1_600_000]})),
+    ],
+)
+def test_whatever_is_stored_is_shown(front: Front, status: str, value: bytes) -> None:
+    task_id = front.submit().json["task_id"]
+    store(front, task_id, status, value)
+    answer = front.get(f"/v1/tasks/{task_id}")
+    assert (answer.status, answer.json["state"], answer.json["error"]["type"]) == (200, status, "UnreadableResult")
+    with front.events(task_id) as stream:
+        assert b"UnreadableResult" in stream.read()
+
+
+def test_an_integer_that_python_itself_would_write_is_shown(front: Front) -> None:
+    task_id = front.submit().json["task_id"]
+    store(front, task_id, "SUCCESS", [10**4_299, -7])
+    assert front.get(f"/v1/tasks/{task_id}").json["result"] == [10**4_299, -7]
+
+
+def test_only_errors_that_quote_nothing_are_quoted(front: Front) -> None:
+    """By their names alone: no module is asked for what somebody wrote into a row."""
+    for module, name, shown in (
+        ("app.tasks.context", "TenantError", "no tenant"),
+        ("app.tasks.context", "__name__", None),
+        ("app.tasks.context", "get_settings", None),
+        ("celery", "Celery", None),
+        ("builtins", "ValueError", None),
+    ):
+        task_id = front.submit().json["task_id"]
+        store(front, task_id, "FAILURE", {"exc_type": name, "exc_module": module, "exc_message": ("no", "tenant")})
+        assert front.get(f"/v1/tasks/{task_id}").json["error"] == {"type": name, "message": shown}
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 12:00 BC", "12026-01-01"])
+def test_a_time_that_python_does_not_know(front: Front, moment: str) -> None:
+    task_id = front.submit(tenant=B).json["task_id"]
+    store(front, task_id, "SUCCESS", {"answer": 42}, moment)
+    task = front.get(f"/v1/tasks/{task_id}", tenant=B).json
+    assert (task["state"], task["result"], task["done_at"]) == ("SUCCESS", {"answer": 42}, None)
+    assert front.get("/v1/tasks", tenant=B).status == 200
+    with front.events(task_id, tenant=B) as stream:
+        assert b'"answer":42' in stream.read()
+
+
 def test_a_task_without_message_and_result_is_unknown(front: Front) -> None:
     task_id = front.submit().json["task_id"]
     run(front.database_url, "DELETE FROM kombu_message")
     assert front.get(f"/v1/tasks/{task_id}").json["state"] == "UNKNOWN"
 
 
-def store(front: Front, task_id: str, status: str, result: Any) -> None:
+def store(front: Front, task_id: str, status: str, result: Any, moment: str = "now") -> None:
     """A row of Celery's result table, as somebody may have written it; the message is gone."""
     engine = create_engine(front.database_url, poolclass=NullPool)
     with engine.begin() as connection:
@@ -55,9 +117,14 @@ def store(front: Front, task_id: str, status: str, result: Any) -> None:
         connection.execute(
             text(
                 "INSERT INTO celery_taskmeta (id, task_id, status, result, date_done)"
-                " VALUES (nextval('task_id_sequence'), :id, :status, :result, now() AT TIME ZONE 'UTC')"
+                " VALUES (nextval('task_id_sequence'), :id, :status, :result, CAST(:moment AS timestamp))"
             ),
-            {"id": task_id, "status": status, "result": result if isinstance(result, bytes) else dump(result)},
+            {
+                "id": task_id,
+                "status": status,
+                "result": result if isinstance(result, bytes) else dump(result),
+                "moment": moment,
+            },
         )
 
 

@@ -63,6 +63,16 @@ class Settings(BaseSettings):
         "127.0.0.1", description="Address of the worker's HTTP server (/metrics, /health, /livez, /readyz)."
     )
     celery_metrics_port: int = Field(9540, ge=0, le=65535, description="Its port; 0 asks the system for a free one.")
+    celery_metrics_max_connections: int = Field(
+        32,
+        ge=1,
+        le=1_000,
+        description="Connections, and so threads, of the worker's HTTP server. Above it, one that has not sent its "
+        "request gives way to the new one.",
+    )
+    celery_metrics_timeout: float = Field(
+        5.0, gt=0, le=60, description="Seconds that a client of it may take to send its request or to read the answer."
+    )
     celery_worker_file: Path | None = Field(
         None, description="A ready worker writes its pid and metrics port here as JSON; empty: nowhere."
     )
@@ -104,17 +114,67 @@ class Settings(BaseSettings):
         "its backups. Not needed while no policy hashes.",
     )
 
+    web_allowed_hosts: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset({"localhost"}),
+        description="Names under which the front is reached, separated by commas; requests for another Host are "
+        "refused (421). *.example.com also means each name below it, * any name. Addresses and the name of the machine "
+        "are always allowed.",
+    )
+    web_max_connections: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Connections that one web process serves at the same time; fewer where the limit of open files "
+        "(ulimit -n) is lower. Above it, one that has not sent its request gives way to the new one.",
+    )
+    web_max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="The same for one address; 0: no limit, as behind a proxy, where all clients have its address.",
+    )
+    web_header_timeout: float = Field(
+        10.0, gt=0, le=300, description="Seconds that a client may take to send the headers of a request."
+    )
+    web_body_timeout: float = Field(
+        20.0, gt=0, le=300, description="Seconds that a client may take to send the body of a request."
+    )
+    web_write_timeout: float = Field(
+        30.0, gt=0, le=300, description="Seconds in which a client has to read 16 kB of an answer that is longer."
+    )
     web_max_body_bytes: int = Field(
         1_048_576, ge=1_024, le=104_857_600, description="Bytes that the body of an HTTP request may have."
+    )
+    web_max_body_bytes_in_flight: int = Field(
+        67_108_864,
+        ge=1_048_576,
+        le=10_737_418_240,
+        description="Bytes of all bodies that one web process has received and not yet answered; each body counts as "
+        "64 kB more than it has. Further ones are refused (503).",
+    )
+    web_max_body_bytes_in_flight_per_tenant: int = Field(
+        16_777_216, ge=1_048_576, le=10_737_418_240, description="The same for one tenant (429)."
     )
     web_max_json_depth: int = Field(
         20, ge=4, le=200, description="Levels of objects and arrays that the JSON of a request may have."
     )
+    web_max_json_members: int = Field(
+        2_000,
+        ge=100,
+        le=1_000_000,
+        description="Members that all objects and arrays in the JSON of a request may have together.",
+    )
     web_max_queue_length: int = Field(
         10_000, ge=1, le=1_000_000, description="With so many tasks waiting, further ones are refused (503)."
     )
+    web_max_queue_length_per_tenant: int = Field(
+        2_500, ge=1, le=1_000_000, description="The same for the tasks of one tenant (429)."
+    )
     web_max_streams: int = Field(
-        500, ge=0, le=10_000, description="Event streams that one web process serves at the same time."
+        500, ge=0, le=10_000, description="Event streams that one web process serves at the same time (else 503)."
+    )
+    web_max_streams_per_tenant: int = Field(
+        100, ge=0, le=10_000, description="The same for the streams of one tenant (else 429)."
     )
     web_heartbeat: float = Field(
         15.0,
@@ -132,7 +192,7 @@ class Settings(BaseSettings):
         PostgresDSN.parse(value.get_secret_value())
         return value
 
-    @field_validator("maintenance_views", mode="before")
+    @field_validator("maintenance_views", "web_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return frozenset(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -75,6 +75,11 @@ def issue(connection: Connection, tenant_id: UUID, name: str) -> tuple[ApiKey, s
     return ApiKey(*row), key
 
 
+def is_formed(key: str) -> bool:
+    """Whether a key may be one at all; else the database need not be asked."""
+    return _KEY.fullmatch(key) is not None
+
+
 def authenticate(connection: Connection, key: str) -> ApiKey | None:
     """The key that somebody presents, if it was issued and not revoked; then the transaction is its tenant's."""
     made_like_one = _KEY.fullmatch(key)

@@ -27,12 +27,13 @@ _BY_KEY = text("""
     SELECT task_id, fingerprint FROM public.task_submission
     WHERE tenant_id = :tenant_id AND idempotency_key = :idempotency_key
 """)
+# Python has no word for times outside of those years, and "infinity" may stand there too.
 _STATE = """
     SELECT submission.task_id, submission.name, submission.created_at,
         coalesce(meta.status, CASE WHEN EXISTS (
             SELECT FROM public.kombu_message AS message WHERE message.task_id = submission.task_id
         ) THEN :pending ELSE :unknown END) AS state,
-        meta.date_done, meta.result
+        CASE WHEN meta.date_done BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.date_done END AS date_done, meta.result
     FROM public.task_submission AS submission
     LEFT JOIN public.celery_taskmeta AS meta ON meta.task_id = submission.task_id
 """

@@ -10,20 +10,29 @@ from typing import Any
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.types import Receive, Scope, Send
 
 from app.core.settings import Settings, get_settings
 from app.db.engine import dispose_engine
-from app.http import events, health, page, problems, tasks
-from app.http.catalogue import KINDS
+from app.http import connections, events, health, page, problems, tasks
+from app.http.catalogue import schemas
 from app.http.guard import Guard
 from app.observability import logging as json_logging
 from app.observability.health import HealthMonitor
+from app.observability.repeated import Repeated
 
 _DESCRIPTION = "Give work to the workers, and see what became of it. The tenant is that of the API key."
-#: Names of parameters that an error may name, besides the fields of the submissions.
-_PARAMETERS = frozenset(
-    {"body", "query", "path", "header", "task_id", "limit", "cursor", "Idempotency-Key", "Last-Event-ID"}
-)
+#: Names of parameters that an error may name.
+_PARAMETERS = frozenset({"query", "path", "header", "task_id", "limit", "cursor", "Idempotency-Key", "Last-Event-ID"})
+
+
+class _Application(FastAPI):
+    settings: Settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            connections.limit(receive, self.settings)
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -44,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             monitor.stop()
             dispose_engine()
 
-    app = FastAPI(
+    app = _Application(
         title="Tasks",
         version="1",
         description=_DESCRIPTION,
@@ -55,8 +64,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Would send a client and its key to whatever the Host header says, and behind a proxy without TLS.
         redirect_slashes=False,
     )
-    names = _PARAMETERS.union(*(problems.field_names(kind.submission) for kind in KINDS))
-    problems.install(app, names)
+    app.settings = settings
+    problems.install(app, _PARAMETERS)
     app.include_router(health.router(monitor))
     app.include_router(tasks.router(settings))
     app.include_router(events.router(settings))
@@ -73,7 +82,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components = document["components"]
         for name in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(name, None)
-        components["schemas"]["Problem"] = problems.SCHEMA
+        components["schemas"] |= schemas() | {"Problem": problems.SCHEMA}
         content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         components["responses"] = {"Problem": {"description": "An error.", "content": content}}
         for path in document["paths"].values():
@@ -91,3 +100,6 @@ def _log_as_json() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = name != "uvicorn.access"
+    # What strangers can make them say as often as they like: that a request is none, that no file can be opened.
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(Repeated())

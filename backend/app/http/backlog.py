@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from app.celery_app import celery_app
 from app.core.settings import Settings
-from app.http.problems import unavailable
+from app.http.shares import refuse
 
-#: Seconds for which a count is believed; within them the limit may be overshot.
+#: Seconds for which a count is believed. What this process adds meanwhile it counts itself; others may overshoot.
 FRESH_S = 0.5
-RETRY_AFTER_S = 5
 
 # By the broker's own indexes, and never more rows than the limit.
 _WAITING = text("""
-    SELECT coalesce(sum(waiting.count), 0)
+    SELECT waiting.tenant_id, count(*)
     FROM public.kombu_queue AS queue
     CROSS JOIN LATERAL (
-        SELECT count(*) FROM (
-            SELECT FROM public.kombu_message AS message
+        (
+            SELECT message.tenant_id FROM public.kombu_message AS message
             WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
             LIMIT :most
-        ) AS ready
+        )
         UNION ALL
-        SELECT count(*) FROM (
-            SELECT FROM public.kombu_message AS message
+        (
+            SELECT message.tenant_id FROM public.kombu_message AS message
             WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NOT NULL
             LIMIT :most
-        ) AS timed
+        )
     ) AS waiting
     WHERE queue.name = :queue
+    GROUP BY waiting.tenant_id
 """)
 
 
@@ -41,15 +43,16 @@ class Backlog:
 
     def __init__(self, settings: Settings) -> None:
         self._most = settings.web_max_queue_length
+        self._most_per_tenant = settings.web_max_queue_length_per_tenant
         self._lock = threading.Lock()
         self._counted_at = -FRESH_S
-        self._length = 0
+        self._lengths: Counter[UUID | None] = Counter()
 
-    def check(self, connection: Connection) -> None:
-        """Return if one more task may be enqueued.
+    def check(self, connection: Connection, tenant_id: UUID) -> None:
+        """Return if the tenant may enqueue one more task, which then counts.
 
         Raises:
-            Problem: 503; the queue is full.
+            Problem: 503 or 429; the queue is full, or the tenant's share of it.
         """
         with self._lock:
             due = time.monotonic() - self._counted_at >= FRESH_S
@@ -57,6 +60,12 @@ class Backlog:
                 self._counted_at = time.monotonic()
         if due:
             parameters = {"queue": str(celery_app.conf.task_default_queue), "most": self._most}
-            self._length = int(connection.execute(_WAITING, parameters).scalar_one())
-        if self._length >= self._most:
-            raise unavailable("the queue is full", "queue-full", RETRY_AFTER_S)
+            found = {row[0]: int(row[1]) for row in connection.execute(_WAITING, parameters)}
+            with self._lock:
+                self._lengths = Counter(found)
+        with self._lock:
+            if self._lengths.total() >= self._most:
+                raise refuse("tasks in the queue", "queue", of_tenant=False)
+            if self._lengths[tenant_id] >= self._most_per_tenant:
+                raise refuse("tasks in the queue", "queue", of_tenant=True)
+            self._lengths[tenant_id] += 1

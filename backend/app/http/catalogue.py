@@ -7,10 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app.celery_app import celery_app
 from app.tasks import llm
 from app.tasks.llm import COST_CEILING_CENTS, DEFAULT_MAX_COST_CENTS
+
+_REFERENCE = "#/components/schemas/{model}"
 
 
 class Submission(BaseModel):
@@ -97,6 +100,19 @@ class Kind:
     def summary(self) -> str:
         """What it does, in a line."""
         return str(self.task.__doc__ or self.name).strip().splitlines()[0]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The body of its requests for the OpenAPI document, which has `schemas()` beside it."""
+        schema = {"$ref": _REFERENCE.format(model=self.submission.__name__)}
+        return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def schemas() -> dict[str, Any]:
+    """The schemas of all submissions and of what is in them, by name."""
+    pairs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind.submission, "validation") for kind in KINDS]
+    found: dict[str, Any] = models_json_schema(pairs, ref_template=_REFERENCE)[1]["$defs"]
+    return found
 
 
 #: What is not here cannot be submitted. The refresh of materialized views is not any tenant's to order.

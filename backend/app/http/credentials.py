@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
 
 from app.core.context import correlation_id_var, working_for
 from app.db import api_keys
@@ -20,10 +25,60 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="tasks"'}
 _bearer = HTTPBearer(scheme_name="ApiKey", description="A key that `./dev keys issue` has shown.", auto_error=False)
 
 
-def _presented(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
-    if credentials is None:
+#: Seconds for which it is believed that a key may send a body. Whether it may do anything is asked each time.
+FRESH_S = 10.0
+#: Keys that are remembered.
+MOST_KNOWN = 10_000
+
+
+def _invalid() -> Problem:
+    return Problem(401, "unauthenticated", "the API key is not valid, or was revoked", headers=_CHALLENGE)
+
+
+def _checked(key: str | None) -> str:
+    if key is None:
         raise Problem(401, "unauthenticated", "an API key is needed: Authorization: Bearer …", headers=_CHALLENGE)
-    return credentials.credentials
+    if not api_keys.is_formed(key):
+        raise _invalid()
+    return key
+
+
+def _presented(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+    return _checked(None if credentials is None else credentials.credentials)
+
+
+class KnownKeys:
+    """Tells whose a key is before the body of its request is read. For one thread: that of the event loop."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[UUID, float]] = {}
+        self._asked: dict[bytes, asyncio.Future[UUID]] = {}
+
+    async def tenant_of(self, authorization: str | None) -> UUID:
+        """The tenant of a header `Authorization`.
+
+        Raises:
+            Problem: 401; there is no key in it, or no valid one.
+        """
+        scheme, value = get_authorization_scheme_param(authorization)
+        key = _checked(value if scheme.lower() == "bearer" else None)
+        digest = sha256(key.encode()).digest()
+        tenant_id, until = self._known.get(digest, (None, 0.0))
+        if tenant_id is not None and time.monotonic() < until:
+            return tenant_id
+        if digest not in self._asked:  # a thousand requests with one key ask once
+            self._asked[digest] = asyncio.ensure_future(run_in_threadpool(_tenant_of, key))
+            self._asked[digest].add_done_callback(lambda _: self._asked.pop(digest))
+        tenant_id = await asyncio.shield(self._asked[digest])
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[digest] = tenant_id, time.monotonic() + FRESH_S
+        return tenant_id
+
+
+def _tenant_of(key: str) -> UUID:
+    with tenant_transaction(key) as (_, tenant_id):
+        return tenant_id
 
 
 #: A parameter of a route: the key as it was presented, not yet looked at.
@@ -40,6 +95,6 @@ def tenant_transaction(key: str) -> Iterator[tuple[Connection, UUID]]:
     with get_engine().begin() as connection:
         record = api_keys.authenticate(connection, key)
         if record is None:
-            raise Problem(401, "unauthenticated", "the API key is not valid, or was revoked", headers=_CHALLENGE)
+            raise _invalid()
         with working_for(record.tenant_id, correlation_id_var.get()):
             yield connection, record.tenant_id

@@ -11,19 +11,21 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.celery_app import celery_app
 from app.core.settings import Settings
 from app.http import problems, views
 from app.http.credentials import PresentedKey
-from app.http.problems import Problem, unavailable
-from app.http.tasks import TaskId, look
+from app.http.problems import Problem
+from app.http.shares import Shares
+from app.http.tasks import TaskId, look_as
 from celery_postgres.waiting import listener
 
 logger = logging.getLogger(__name__)
@@ -39,31 +41,25 @@ LastEventId = Annotated[
 ]
 
 
-class _Streams:
-    """How many are open."""
+class _Stream(StreamingResponse):
+    """Gives its place back when it ends, however that is."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._open = 0
+    def __init__(self, content: AsyncIterator[str], on_end: Callable[[], None]) -> None:
+        # A proxy that collects what it passes on would hold the events back.
+        super().__init__(content, media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
+        self._on_end = on_end
 
-    @contextmanager
-    def one(self) -> Any:
-        self._open += 1
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            yield
+            await super().__call__(scope, receive, send)
         finally:
-            self._open -= 1
-
-    def check(self) -> None:
-        """Raises a `Problem` if there is no room for one more."""
-        if self._open >= self._most:
-            raise unavailable("this server has no room for another event stream", "streams-full", 5)
+            self._on_end()
 
 
 def router(settings: Settings) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["tasks"])
-    streams = _Streams(settings.web_max_streams)
+    streams = Shares("event streams", "streams", settings.web_max_streams, settings.web_max_streams_per_tenant)
 
     @routes.get(
         "/v1/tasks/{task_id}/events",
@@ -79,19 +75,18 @@ def router(settings: Settings) -> APIRouter:
 
         `id` is the state that an event tells of: a client that comes back with it as `Last-Event-ID` is not told again.
         """
-        task = await run_in_threadpool(look, key, task_id)
+        tenant_id, task = await run_in_threadpool(look_as, key, task_id)
         if task.ended and last_event_id == _event_id(task):
             return Response(status_code=204)
-        streams.check()
-        stream = _stream(lambda: look(key, task_id), task, last_event_id, settings.web_heartbeat, streams)
-        # A proxy that collects what it passes on would hold the events back.
-        return StreamingResponse(stream, media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
+        streams.take(tenant_id)
+        events = _events(lambda: look_as(key, task_id)[1], task, last_event_id, settings.web_heartbeat)
+        return _Stream(events, lambda: streams.give_back(tenant_id))
 
     return routes
 
 
-async def _stream(
-    look_again: Callable[[], views.Task], task: views.Task, seen: str | None, heartbeat_s: float, streams: _Streams
+async def _events(
+    look_again: Callable[[], views.Task], task: views.Task, seen: str | None, heartbeat_s: float
 ) -> AsyncIterator[str]:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -104,36 +99,37 @@ async def _stream(
     here = listener(backend.sessions)
     here.watch([task.task_id], on_end)
     try:
-        with streams.one():
-            yield f"retry: {RETRY_MS}\n\n"
-            next_beat = time.monotonic() + heartbeat_s
+        yield f"retry: {RETRY_MS}\n\n"
+        next_beat = time.monotonic() + heartbeat_s
+        next_look = time.monotonic() + LOOK_S
+        while True:
+            if _event_id(task) != seen:
+                seen = _event_id(task)
+                yield f"event: task\nid: {seen}\ndata: {task.written()}\n\n"
+                next_beat = time.monotonic() + heartbeat_s
+            if task.ended:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(next_look, next_beat) - time.monotonic())):
+                    await ended.wait()
+            if time.monotonic() >= next_beat:
+                yield ": still here\n\n"
+                next_beat = time.monotonic() + heartbeat_s
+            if not ended.is_set() and time.monotonic() < next_look:
+                continue
+            ended.clear()
             next_look = time.monotonic() + LOOK_S
-            while True:
-                if _event_id(task) != seen:
-                    seen = _event_id(task)
-                    yield f"event: task\nid: {seen}\ndata: {task.model_dump_json()}\n\n"
-                    next_beat = time.monotonic() + heartbeat_s
-                if task.ended:
-                    return
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, min(next_look, next_beat) - time.monotonic())):
-                        await ended.wait()
-                if time.monotonic() >= next_beat:
-                    yield ": still here\n\n"
-                    next_beat = time.monotonic() + heartbeat_s
-                if not ended.is_set() and time.monotonic() < next_look:
-                    continue
-                ended.clear()
-                next_look = time.monotonic() + LOOK_S
-                try:
-                    task = await run_in_threadpool(look_again)
-                except Problem:
-                    return  # the key was revoked, or the task is gone
-                except Exception as error:
-                    problems.of(error)  # the database is away: the client is told that we live, and we look again
+            try:
+                task = await run_in_threadpool(look_again)
+            except Problem:
+                return  # the key was revoked, or the task is gone
+            except Exception as error:
+                problems.of(error)  # the database is away: the client is told that we live, and we look again
     finally:
         here.unwatch([task.task_id], on_end)
 
 
 def _event_id(task: views.Task) -> str:
-    return task.state if task.done_at is None else f"{task.state}.{task.done_at.timestamp():.6f}"
+    # Of one line, whatever somebody has stored as a state.
+    state = "".join(sign for sign in task.state if sign.isprintable())
+    return state if task.done_at is None else f"{state}.{task.done_at.timestamp():.6f}"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import re
 import time
 from collections.abc import MutableMapping
 from typing import Any
@@ -17,23 +14,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.context import working_for
 from app.core.settings import Settings
 from app.http import problems
+from app.http.credentials import KnownKeys
+from app.http.hosts import AllowedHosts
 from app.http.problems import Problem
+from app.http.uploads import Upload, Uploads
 from app.tasks.context import check_correlation_id
 
 logger = logging.getLogger(__name__)
 
 CORRELATION_HEADER = "X-Correlation-ID"
-#: Seconds that a client may take to send the body of its request.
-BODY_TIMEOUT_S = 20.0
-#: A body that is too long is read and thrown away up to this many times the limit: who is answered while he still sends
-#: may see a broken connection in the place of the answer.
-SWALLOWED = 4
+#: Bytes of the form that the page at `/` sends: a key, which is looked at when all of it is there.
+LONGEST_FORM = 4_096
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-# One that is not closed goes to the end: else each quote in it would be tried as a beginning, in quadratic time.
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_OTHERS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 class Guard:
@@ -41,8 +34,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._most_bytes = settings.web_max_body_bytes
-        self._deepest = settings.web_max_json_depth
+        self._uploads = Uploads(settings)
+        self._keys = KnownKeys()
+        self._hosts = AllowedHosts(settings.web_allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,86 +58,52 @@ class Guard:
                 _add_headers(message, correlation_id)
             await send(message)
 
+        upload = Upload(self._uploads, receive)
         with working_for(None, correlation_id):
             try:
-                if refused is not None:
-                    await refused.response()(scope, receive, answer)
-                    return
+                self._check(scope, headers, refused)
                 if scope["method"] in _WITH_BODY:
-                    receive = _replay(await self._read(headers, receive), receive)
-                await self._app(scope, receive, answer)
+                    await self._read(scope["path"], headers, upload)
+                await self._app(scope, upload.receive, answer)
             except Exception as error:
                 problem = problems.of(error)
                 if status is None:
-                    await problem.response()(scope, receive, answer)
+                    await _refuse(problem, headers, upload, answer)
             finally:
+                upload.close()
                 _log(scope, status, begun)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """The body.
+    def _check(self, scope: Scope, headers: Headers, refused: Problem | None) -> None:
+        """Raises a `Problem` for what is refused whatever it asks for."""
+        if refused is not None:
+            raise refused
+        # Two lengths, or one that HTTP/1.0 does not know: a proxy in front may have taken the other (RFC 9112, 6.1).
+        if "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0"):
+            raise Problem(400, "ambiguous-length", "the request says in two ways how long its body is")
+        host = headers.get("host")  # HTTP/1.0 has none
+        if host is not None and host not in self._hosts:
+            raise Problem(421, "other-host", "this server is not reached under this name; WEB_ALLOWED_HOSTS has those")
 
-        Raises:
-            Problem: it is too long, too deep, too slow, cut off, or in another encoding.
-        """
-        said = headers.get("content-length", "")
-        if said.isdecimal() and len(said) < 20 and int(said) > SWALLOWED * self._most_bytes:
-            raise self._too_long()
-        body, came = bytearray(), 0
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    message = await receive()
-                    came += len(message.get("body", b""))
-                    if came <= self._most_bytes:
-                        body += message.get("body", b"")
-                    elif came > SWALLOWED * self._most_bytes:
-                        raise self._too_long()
-                    if message["type"] == "http.disconnect":
-                        # What came may be JSON by itself. Nobody hears this answer; the log has it.
-                        raise Problem(400, "incomplete", "the client left before the end of the body")
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            detail = f"the body did not come within {BODY_TIMEOUT_S:g} s"
-            raise Problem(408, "slow", detail, headers={"Connection": "close"}) from None
-        if came > self._most_bytes:
-            raise self._too_long()
-        # The parser would read the others too, and what looks like a quote in them need not be one.
-        if json.detect_encoding(bytes(body)) not in ("utf-8", "utf-8-sig"):
-            raise Problem(400, "malformed-json", "the body is not UTF-8, as JSON is")
-        if is_deeper(bytes(body), self._deepest):
-            raise Problem(400, "too-deep", f"the body has more than {self._deepest} levels of objects and arrays")
-        return bytes(body)
-
-    def _too_long(self) -> Problem:
-        detail = f"the body has more than {self._most_bytes} bytes"
-        return Problem(413, "too-long", detail, headers={"Connection": "close"})
+    async def _read(self, path: str, headers: Headers, upload: Upload) -> None:
+        """Receive the body, where one is asked for, and only of who has a key."""
+        declared = headers.get("content-length", "")
+        if path == "/":
+            await upload.read(None, LONGEST_FORM, declared=declared)
+        elif path.startswith("/v1/"):
+            await upload.read(await self._keys.tenant_of(headers.get("authorization")), declared=declared)
 
 
-def is_deeper(document: bytes, levels: int) -> bool:
-    """Whether a JSON text nests objects and arrays deeper than that; without parsing it, which would recurse."""
-    brackets = _STRINGS.sub(b"", document).translate(_BRACKETS, _OTHERS)
-    for _ in range(levels):
-        if not brackets:
-            return False
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            break  # it is not JSON, as its parser will say
-        brackets = shorter
-    return brackets.count(b"[") > levels or b"[]" in brackets
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
+async def _refuse(problem: Problem, headers: Headers, upload: Upload, send: Send) -> None:
+    """Answer, also while the client still sends; after that nothing else comes on this connection."""
+    if not upload.whole:
+        problem.headers["Connection"] = "close"
+    response = problem.response()
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    # In chunks of a byte each a body takes 15 us a byte to read; and who has asked whether to send it, will not.
+    if "content-length" in headers and "expect" not in headers:
+        await upload.discard()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _add_headers(message: MutableMapping[str, Any], correlation_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -125,7 +125,7 @@ def install(app: FastAPI, known_names: frozenset[str]) -> None:
 
     async def on_invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return _invalid(error, known_names).response()
+        return invalid(error.errors(), known_names).response()
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
@@ -163,10 +163,8 @@ def field_names(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(name for part in parts for name in part.get("properties", {}))
 
 
-def _invalid(error: RequestValidationError, known_names: frozenset[str]) -> Problem:
-    found = error.errors()
-    if any(one["type"] in ("json_invalid", "json_type") for one in found):
-        return Problem(400, "malformed-json", "the body is not JSON")
+def invalid(found: Sequence[Mapping[str, Any]], known_names: Collection[str]) -> Problem:
+    """What does not fit its schema, from pydantic's errors; the first `MOST_ERRORS` are told."""
     errors = [
         {"location": _location(one["loc"], known_names), "rule": _rule(one["type"], one.get("ctx"))}
         for one in found[:MOST_ERRORS]
@@ -174,7 +172,7 @@ def _invalid(error: RequestValidationError, known_names: frozenset[str]) -> Prob
     return Problem(422, "invalid", "the request does not fit its schema", errors=errors)
 
 
-def _location(parts: Sequence[int | str], known_names: frozenset[str]) -> str:
+def _location(parts: Sequence[int | str], known_names: Collection[str]) -> str:
     shown = [part if isinstance(part, int) or part in known_names else "…" for part in parts]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown).lstrip(".")
 

@@ -9,20 +9,21 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Header, Path, Query
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from app.celery_app import celery_app
 from app.core.context import correlation_id_var
 from app.core.settings import Settings
 from app.db import submissions
-from app.http import idempotency, views
+from app.http import idempotency, problems, views
 from app.http.backlog import Backlog
 from app.http.catalogue import KINDS, Kind, Submission
 from app.http.credentials import PresentedKey, tenant_transaction
+from app.http.documents import Limits, parse
 from app.http.problems import Problem
 from celery_postgres import publishing_on
 
@@ -42,11 +43,17 @@ IdempotencyKey = Annotated[
 
 def answer(content: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A model as it is: it need not be checked again."""
-    return Response(content.model_dump_json(), status, headers, "application/json")
+    text = content.written() if isinstance(content, views.Task) else content.model_dump_json()
+    return Response(text, status, headers, "application/json")
 
 
 def look(key: str, task_id: str) -> views.Task:
-    """One task, for who presents `key`.
+    """As `look_as`, without the tenant."""
+    return look_as(key, task_id)[1]
+
+
+def look_as(key: str, task_id: str) -> tuple[UUID, views.Task]:
+    """One task, for the tenant whose `key` it is, and which tenant that is.
 
     Raises:
         Problem: 401; or 404 if the task is not one of the tenant's, whether or not it is somebody else's.
@@ -55,7 +62,7 @@ def look(key: str, task_id: str) -> views.Task:
         found = submissions.find(connection, tenant_id, task_id) if "\0" not in task_id else None
     if found is None:
         raise Problem(404, "no-such-task", "there is no such task")
-    return views.task(found)
+    return tenant_id, views.task(found)
 
 
 def router(settings: Settings) -> APIRouter:
@@ -71,6 +78,7 @@ def router(settings: Settings) -> APIRouter:
             summary=kind.summary,
             operation_id=f"submit_{kind.name}",
             responses={202: {"model": views.Task, "description": "Enqueued; `Location` says where to look."}},
+            openapi_extra={"requestBody": kind.described},
         )
 
     @routes.post("/v1/tasks/{name}", include_in_schema=False)
@@ -118,13 +126,29 @@ def router(settings: Settings) -> APIRouter:
     return routes
 
 
+async def _json(request: Request) -> bytes:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise Problem(415, "no-json", "Content-Type has to be application/json")
+    return await request.body()
+
+
 def _submitter(kind: Kind, backlog: Backlog, settings: Settings) -> Callable[..., Response]:
-    def submit(submission: Any, key: PresentedKey, idempotency_key: IdempotencyKey = None) -> Response:
+    limits = Limits(settings.web_max_json_depth, settings.web_max_json_members)
+    names = problems.field_names(kind.submission) | {"body"}
+
+    # FastAPI would parse and validate on the event loop; this runs in one of the threads.
+    def submit(
+        body: Annotated[bytes, Depends(_json)], key: PresentedKey, idempotency_key: IdempotencyKey = None
+    ) -> Response:
         chosen = idempotency.parse(idempotency_key, required=settings.web_require_idempotency_key)
+        try:
+            submission = kind.submission.model_validate(parse(body, limits))
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+            raise problems.invalid([{**one, "loc": ("body", *one["loc"])} for one in found], names) from None
         return _submit(kind, submission, key, chosen, backlog)
 
-    # A model of its own for each: what FastAPI checks, and what OpenAPI shows.
-    submit.__annotations__["submission"] = kind.submission
     return submit
 
 
@@ -149,7 +173,7 @@ def _submit(kind: Kind, submission: Submission, key: str, idempotency_key: str |
                 found = submissions.find(connection, tenant_id, earlier[0])
                 assert found is not None  # noqa: S101  # the same row
                 return _accepted(views.task(found), {"Idempotency-Replayed": "true"})
-        backlog.check(connection)
+        backlog.check(connection, tenant_id)
         created_at = submissions.add(
             connection, tenant_id, task_id, kind.name, idempotency_key=idempotency_key, fingerprint=fingerprint
         )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from celery import states
-from celery.exceptions import SecurityError
-from pydantic import AfterValidator, BaseModel, Field
-from pydantic_core import PydanticSerializationError
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr
 
 from app.core.errors import LoggableError
 from app.db.submissions import Submitted
 from celery_postgres.values import load
 
 logger = logging.getLogger(__name__)
+
+#: Of 4,300 decimal digits, which are as many as Python itself converts.
+LONGEST_INTEGER_BITS = 14_284
+#: Of the name of an exception.
+LONGEST_NAME = 200
 
 #: In UTC, whatever zone the database's session is in.
 Moment = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
@@ -44,6 +46,11 @@ class Task(BaseModel):
     done_at: Moment | None = None
     result: Any = Field(None, description="What the task returned, if its state is SUCCESS.")
     error: TaskError | None = None
+    _written: str | None = PrivateAttr(None)
+
+    def written(self) -> str:
+        """As JSON. A result, which may be long, is written once."""
+        return self._written or self.model_dump_json()
 
     @property
     def ended(self) -> bool:
@@ -80,19 +87,18 @@ def task(found: Submitted) -> Task:
     if found.state not in states.READY_STATES:
         return shown
     try:
-        value = load(found.result) if found.result is not None else None
-    except SecurityError:
-        logger.error("the result of task %s may not be read", found.task_id)  # noqa: TRY400  # its words name a class
+        value = load(found.result)
+        _check_integers(value)
+        told = {"result": value} if found.state == states.SUCCESS else {"error": _error(value)}
+        whole = shown.model_copy(update=told)
+        whole._written = whole.model_dump_json()
+    # What may not be read; bytes that are no text, half of a surrogate pair, 300 levels, a UUID without its number: the
+    # list has no end, and somebody else has written it.
+    except Exception as error:
+        # Its words may quote the result, or name a class.
+        logger.error("the result of task %s cannot be shown: %s", found.task_id, type(error).__name__)  # noqa: TRY400
         return shown.model_copy(update={"error": TaskError(type="UnreadableResult")})
-    if found.state == states.SUCCESS:
-        whole = shown.model_copy(update={"result": value})
-        try:
-            whole.model_dump_json()
-        except PydanticSerializationError:  # bytes that are no text, half of a surrogate pair, 300 levels
-            logger.error("the result of task %s has no form in JSON", found.task_id)  # noqa: TRY400  # it may be quoted
-            return shown.model_copy(update={"error": TaskError(type="UnreadableResult")})
-        return whole
-    return shown.model_copy(update={"error": _error(value)})
+    return whole
 
 
 def summary(found: Submitted) -> TaskSummary:
@@ -112,12 +118,41 @@ def _done_at(found: Submitted) -> datetime | None:
     return found.date_done.replace(tzinfo=UTC)
 
 
+def _check_integers(value: Any) -> None:
+    """Raises `ValueError` for an integer that takes long to write.
+
+    The time grows with the square of its length, and 200 kB take 4 s.
+    """
+    left, seen = [value], set()
+    while left:
+        one = left.pop()
+        if isinstance(one, int):
+            if one.bit_length() > LONGEST_INTEGER_BITS:
+                raise ValueError("too long an integer")
+        elif isinstance(one, dict | list | tuple | set | frozenset) and id(one) not in seen:
+            seen.add(id(one))
+            left += one
+            if isinstance(one, dict):
+                left += one.values()
+
+
 def _error(value: Any) -> TaskError:
     """From what Celery stores of an exception: names of a class and a module, and its arguments."""
     if not isinstance(value, Mapping):
         return TaskError(type="Unknown")
-    name, module, message = (value.get(part) for part in ("exc_type", "exc_module", "exc_message"))
-    kind = getattr(sys.modules.get(str(module)), str(name), None)
-    quotes_nothing = isinstance(kind, type) and issubclass(kind, LoggableError)
+    name, module = str(value.get("exc_type")), str(value.get("exc_module"))
+    if (module, name) not in _loggable():
+        return TaskError(type=name[:LONGEST_NAME])
+    message = value.get("exc_message")
     text = " ".join(str(part) for part in message) if isinstance(message, list | tuple) else str(message)
-    return TaskError(type=str(name), message=text if quotes_nothing else None)
+    return TaskError(type=name, message=text)
+
+
+def _loggable() -> set[tuple[str, str]]:
+    """Modules and names of the errors that promise to quote nothing."""
+    found, left = set(), [LoggableError]
+    while left:
+        kind = left.pop()
+        found.add((kind.__module__, kind.__name__))
+        left += kind.__subclasses__()
+    return found
