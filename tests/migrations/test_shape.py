@@ -65,7 +65,7 @@ ADDED = {
 GONE = {"FK_kombu_message_queue"}
 GONE_INDEXES = {"ix_kombu_message_visible", "ix_kombu_message_timestamp", "ix_kombu_message_timestamp_id"}
 NEW_INDEXES = {
-    f"ix_kombu_message_{name}" for name in ("ready", "timed", "suspect", "claimed", "expires", "task", "taken")
+    f"ix_kombu_message_{name}" for name in ("ready", "timed", "failed", "claimed", "expires", "task", "taken")
 }
 
 
