@@ -70,7 +70,8 @@ def _measure(wrk: str, connections: int, seconds: int, kill_after_s: float | Non
         # uvicorn takes a socket that it is handed for one without Nagle's algorithm.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         url, number = cluster.url(), listener.fileno()
-        variables = {**os.environ, "DATABASE_URL": url, "WEB_MAX_QUEUE_LENGTH": "1000000"}
+        longest = {"WEB_MAX_QUEUE_LENGTH": "1000000", "WEB_MAX_QUEUE_LENGTH_PER_TENANT": "1000000"}
+        variables = {**os.environ, "DATABASE_URL": url, **longest}
         subprocess.run(
             [sys.executable, "-m", "environment.cli", "migrate"], env=variables, check=True, capture_output=True
         )

@@ -55,6 +55,12 @@ def test_a_block_that_takes_something_away_says_so(block: Block) -> None:
     assert bool(re.search(SAYS, text)) >= bool(re.search(TAKES, typed))
 
 
+def test_no_key_is_an_argument() -> None:
+    """Every account of a machine can read the arguments of all processes."""
+    typed = "\n".join(read(page) for page in PAGES)
+    assert re.findall(r"(?:-H|--header)[ =]?[\"'][^\"'@]*(?:Authorization|\$key)", typed) == []
+
+
 def test_names_are_explained_and_given() -> None:
     explained = set(re.findall(r"^\| `([A-Z_]+)` \|", read(ENTRY), re.MULTILINE))
     used = {name for block in BLOCKS for name in block.values[0].variables}  # type: ignore[attr-defined]

@@ -1,13 +1,20 @@
-"""A small HTTP server for probes and scrapes, in threads of its own."""
+"""A small HTTP server for probes and scrapes, in threads of its own.
+
+Each connection is a thread. There are a few of them, each has a time by which its request must have come, and where
+there is no room for a new one, the oldest that has not sent its request makes it.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import resource
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,10 +22,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from weakref import WeakSet
 
-logger = logging.getLogger(__name__)
+from app.observability.repeated import Repeated
 
-#: Seconds that a client may take to send its request or to read the answer.
-SOCKET_TIMEOUT_S = 5.0
+logger = logging.getLogger(__name__)
+logger.addFilter(Repeated())
+
+#: Bytes of a request with its headers. The standard library takes 100 headers of 64 kB.
+LONGEST_REQUEST = 32_768
+#: What `accept` says when the process, or the machine, has no more descriptors or memory; and seconds until it is tried
+#: again: the socket stays ready, and the thread would do nothing else.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE_S = 0.2
 
 _servers: WeakSet[PageServer] = WeakSet()
 
@@ -48,6 +62,10 @@ class PageServer(ThreadingHTTPServer):
     Bound when it is made; served from `start` to `close`. Children that are forked meanwhile close what they
     inherited, so that the port is free when this process is gone and no client waits for an end of file.
 
+    Parameters:
+        most: connections at the same time; and never more than a quarter of the descriptors that the process may have.
+        timeout_s: seconds that a client may take to send its request, and to read the answer.
+
     Raises:
         OSError: the address cannot be bound.
     """
@@ -55,9 +73,14 @@ class PageServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, pages: Mapping[str, MakePage]) -> None:
+    def __init__(self, host: str, port: int, pages: Mapping[str, MakePage], *, most: int, timeout_s: float) -> None:
         self.pages = dict(pages)
+        self.timeout_s = timeout_s
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = most if files == resource.RLIM_INFINITY else max(1, min(most, files // 4))
         self._open: set[socket.socket] = set()
+        #: Those whose request has not come, since when; the oldest first.
+        self._awaited: dict[socket.socket, float] = {}
         (self.address_family, *_, address), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
@@ -94,11 +117,47 @@ class PageServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                logger.warning("the HTTP server cannot accept a connection: %s", os.strerror(error.errno))
+                time.sleep(_PAUSE_S)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._open) >= self._most:
+            logger.warning("the HTTP server closes a connection to make room: it serves %d at most", self._most)
+            oldest = next(iter(list(self._awaited)), None)
+            # What was cut off is gone in a moment.
+            if oldest is None or len(self._open) >= 2 * self._most:
+                super().shutdown_request(request)
+                return
+            self._cut_off(oldest)
         self._open.add(request)
+        self._awaited[request] = time.monotonic()
         super().process_request(request, client_address)
 
+    def service_actions(self) -> None:
+        """Called by `serve_forever` at least twice a second."""
+        super().service_actions()
+        now = time.monotonic()
+        for request, since in list(self._awaited.items()):
+            if now - since >= self.timeout_s:
+                self._cut_off(request)
+
+    def has_come(self, request: socket.socket) -> bool:
+        """The whole of a request is there: whether it is still to be answered."""
+        return self._awaited.pop(request, None) is not None
+
+    def _cut_off(self, request: socket.socket) -> None:
+        self._awaited.pop(request, None)
+        with suppress(OSError):  # the client has left
+            request.shutdown(socket.SHUT_RDWR)
+
     def shutdown_request(self, request: Any) -> None:
+        self._awaited.pop(request, None)
         self._open.discard(request)
         super().shutdown_request(request)
 
@@ -113,10 +172,30 @@ class PageServer(ThreadingHTTPServer):
         self._open.clear()
 
 
+class _Lines:
+    """The lines of a file, up to `LONGEST_REQUEST` bytes of them."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = LONGEST_REQUEST
+        self.close = file.close
+
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._file.readline(min(size, self._left))
+        self._left -= len(line)
+        if not self._left:
+            raise ConnectionError("the request is too long")
+        return line
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
-    timeout = SOCKET_TIMEOUT_S
     server_version, sys_version = "worker", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.timeout_s)
+        self.rfile = _Lines(self.rfile)  # type: ignore[assignment]
 
     def do_GET(self) -> None:
         self._answer(with_body=True)
@@ -128,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: a probe every few seconds is no news."""
 
     def _answer(self, *, with_body: bool) -> None:
+        if not self.server.has_come(self.connection):
+            return
         make = self.server.pages.get(self.path.partition("?")[0])
         try:
             page = (

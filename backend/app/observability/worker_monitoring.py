@@ -80,6 +80,8 @@ class WorkerMonitoring:
                 "/livez": self._livez_page,
                 "/readyz": self._readyz_page,
             },
+            most=settings.celery_metrics_max_connections,
+            timeout_s=settings.celery_metrics_timeout,
         )
 
     def start(self) -> None:
