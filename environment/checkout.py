@@ -20,7 +20,8 @@ def python_path(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def project(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder whose ``.env`` and state count: this source tree, unless ``SKELDIR_PROJECT`` says otherwise.
+    """The folder whose state counts, and whose ``.env`` if it ``is_checkout``: this source tree, unless
+    ``SKELDIR_PROJECT`` says otherwise.
 
     Programs that Nix installed run from a store that nobody writes to.  They set it to the folder that they were
     started in, and mean the checkout around it, if there is one.
@@ -29,7 +30,12 @@ def project(environ: Mapping[str, str] = os.environ) -> Path:
     if not named:
         return CHECKOUT
     start = Path(named).absolute()
-    return next((each for each in (start, *start.parents) if (each / "environment" / "cli.py").exists()), start)
+    return next(filter(is_checkout, (start, *start.parents)), start)
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether it is the root of a checkout of this project."""
+    return (folder / "environment" / "cli.py").exists()
 
 
 def locate_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:

@@ -67,13 +67,24 @@ class Cluster:
         self.home = home
         self.data = home / "data"
         self.log = home / "log"
-        self.sockets = sockets or home
+        self._sockets = sockets or home
         self.options = dict(options or {})
         self.tcp = tcp
         self.password = secrets.token_urlsafe(24)
         self.port = free_port() if tcp else _SOCKET_PORT
 
     # -- addresses
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of the socket.  Where the server runs, or ran until it crashed, it is the one that it wrote into
+        postmaster.pid: who started it may have had another TMPDIR.
+        """
+        try:
+            named = Path((self.data / "postmaster.pid").read_text().split("\n")[4])
+        except (OSError, IndexError):
+            return self._sockets
+        return named if named.is_absolute() and named.parent.is_dir() else self._sockets
 
     def url(self, user: str = APP_ROLE, database: str = APP_DATABASE) -> str:
         """The libpq URL over the socket; no password is needed there."""

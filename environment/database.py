@@ -1,6 +1,7 @@
 """Which database a command works on."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,20 @@ from dotenv import dotenv_values
 
 from app.core.dsn import PostgresDSN
 from app.core.settings import ConfigurationError, load_settings
-from environment.checkout import CHECKOUT, project
+from environment.checkout import CHECKOUT, is_checkout, project
 from environment.errors import UserError
 from environment.kept import KeptCluster
 
 
 def setting(name: str) -> str | None:
     """A setting as the application sees it: from the environment, then from ``.env``; empty means unset."""
-    return os.environ.get(name) or dotenv_values(project() / ".env").get(name) or None
+    return os.environ.get(name) or _dotenv().get(name) or None
+
+
+def _dotenv() -> dict[str, str | None]:
+    """What ``.env`` says; outside of a checkout nothing: a ``.env`` that lies there is somebody else's."""
+    folder = project()
+    return dotenv_values(folder / ".env") if is_checkout(folder) else {}
 
 
 @contextmanager
@@ -39,8 +46,10 @@ def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
     """
     if project() != CHECKOUT:
         # The application reads the .env of its own source tree.
-        for name, value in dotenv_values(project() / ".env").items():
+        for name, value in _dotenv().items():
             os.environ[name] = os.environ.get(name) or value or ""
+        if not is_checkout(project()) and (project() / ".env").exists():
+            print(f"dev: {project()}/.env is not read: it is not in a checkout of this project", file=sys.stderr)
     configured = setting("DATABASE_URL")
     if configured is not None:
         os.environ["DATABASE_URL"] = configured
@@ -51,6 +60,8 @@ def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
     os.environ["DATABASE_URL"] = cluster.url()
     check_settings()
     with cluster:
+        # Again: the server may have been started with its socket elsewhere.
+        os.environ["DATABASE_URL"] = cluster.url()
         yield cluster.url(), cluster
 
 

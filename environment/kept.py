@@ -149,10 +149,11 @@ class KeptCluster(Cluster):
         super().start()
 
     def stop(self, mode: str = "fast") -> None:
+        sockets = self.sockets
         super().stop(mode)
-        if self.sockets != self.home:
+        if sockets != self.home:
             with suppress(OSError):
-                self.sockets.rmdir()
+                sockets.rmdir()
 
     def _bring_up(self) -> None:
         self._own_folder(self.home)
@@ -185,7 +186,8 @@ class KeptCluster(Cluster):
 
 
 def _socket_folder(home: Path, account: Account) -> Path:
-    """The cluster's own folder, or a short one in the temporary folder when its path is too long."""
+    """The cluster's own folder, or a short one in /tmp when its path is too long: TMPDIR is another in each shell of
+    Nix, and is gone with that shell."""
     if socket_fits(home):
         return home
-    return temporary_root(account) / f"skeldir-{sha256(bytes(home)).hexdigest()[:16]}"
+    return temporary_root(account, Path("/tmp")) / f"skeldir-{sha256(bytes(home)).hexdigest()[:16]}"  # noqa: S108

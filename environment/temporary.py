@@ -67,13 +67,14 @@ class TemporaryCluster(Cluster):
         self._lock.close()
 
 
-def temporary_root(account: Account) -> Path:
+def temporary_root(account: Account, *preferred: Path) -> Path:
     """The folder for temporary clusters: the system's temporary folder, or /tmp if that one is too deep for a
     socket (107 bytes) or private to the caller.
 
+    :param preferred: taken before these, if it will do.
     :raises UserError: when neither will do.
     """
-    for root in (Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108  mkdtemp makes what is used in it
+    for root in (*preferred, Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108  mkdtemp makes what is used in it
         if socket_fits(root / f"{_PREFIX}12345678") and account.can_enter(root):
             return root
     raise UserError("neither the temporary folder nor /tmp can hold a PostgreSQL socket; set TMPDIR to a short path")

@@ -46,6 +46,17 @@ settings.load_profile("untimed")
 
 pytest_plugins = ["tests.probes"]
 
+# -- options
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """All options of all suites: pytest parses them before it has seen any conftest.py but this one, and those on the
+    way to what is named in the command."""
+    group = parser.getgroup("faults")
+    group.addoption("--quick", action="store_true", help="fewer rounds, and no peers")
+    group.addoption("--out", type=Path, help="write faults.json and faults.md into this folder")
+
+
 # -- one server per run
 
 

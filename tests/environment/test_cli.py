@@ -18,10 +18,12 @@ import pytest
 
 from app.core.dsn import PostgresDSN
 from app.db.checks import schema_head
+from environment import client
 from environment.checkout import CHECKOUT
 from environment.client import _await_worker, _psql_address, _psql_program
 from environment.commands import COMMANDS
 from environment.errors import UserError
+from environment.installation import Installation
 from environment.kept import KeptCluster
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
@@ -280,14 +282,18 @@ def test_psql_gets_the_whole_address_and_no_secret_as_an_argument() -> None:
 
 
 def test_a_server_that_is_not_ours_gets_the_machines_psql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = tmp_path / "psql"
-    theirs.write_text("#!/bin/sh\n")
-    theirs.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    theirs, ours = tmp_path / "theirs" / "psql", tmp_path / "ours" / "psql"
+    for program in (theirs, ours):
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(theirs.parent))
+    # Wherever ours comes from, a wheel, Nix or Debian, it need not be on PATH.
+    monkeypatch.setattr(client, "find_installation", lambda: Installation(ours.parent, "16.1", 16, "somewhere"))
     assert _psql_program(ours=False) == str(theirs)
-    assert _psql_program(ours=True) != str(theirs)
+    assert _psql_program(ours=True) == str(ours)
     theirs.unlink()
-    assert _psql_program(ours=False) == _psql_program(ours=True)
+    assert _psql_program(ours=False) == _psql_program(ours=True) == str(ours)
 
 
 def test_psql_takes_parameters_without_a_variable(copy: Copy, database: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from app.core.dsn import PostgresDSN
 from environment import kept
 from environment.account import Account
-from environment.cluster import Cluster
+from environment.cluster import Cluster, postmaster_pid
 from environment.errors import UserError
 from environment.installation import find_installation
 from environment.kept import KeptCluster
@@ -30,6 +31,14 @@ from pathlib import Path
 from environment.kept import KeptCluster
 with KeptCluster(Path({state!r})) as cluster:
     print(cluster.pid(), flush=True)
+    input()
+"""
+
+SHARED = """
+from pathlib import Path
+from environment.kept import KeptCluster
+with KeptCluster(Path({state!r})) as cluster:
+    print(cluster.pid(), cluster.url(), sep="\\n", flush=True)
     input()
 """
 
@@ -149,9 +158,8 @@ def test_what_a_first_start_left_undone_is_done(state: Path, query: Query) -> No
 def test_a_user_without_a_name_is_one_clear_line(folder: Path) -> None:
     """As in a container that runs as any number."""
     nameless = Account.of(2**31 - 12345)
-    folder.chmod(0o777)
     with pytest.raises(UserError, match=r"^the user id 2147471303 has no entry in /etc/passwd, .* set DATABASE_URL"):
-        Cluster(find_installation().reachable_by(nameless), nameless, folder).initialise()
+        Cluster(find_installation(), nameless, folder).initialise()
 
 
 def test_data_of_another_major_is_one_clear_line_and_stays(state: Path) -> None:
@@ -163,6 +171,52 @@ def test_data_of_another_major_is_one_clear_line_and_stays(state: Path) -> None:
     assert "\n" not in str(caught.value)
     assert f"the data in {cluster.data} is of PostgreSQL 11" in str(caught.value)
     assert (cluster.data / "global").is_dir()
+
+
+def test_two_shells_with_different_temporary_folders_share_a_server(
+    state: Path, python: Python, monkeypatch: pytest.MonkeyPatch, query: Query
+) -> None:
+    """`nix develop` gives each shell a TMPDIR of its own, and this state lies too deep for a socket beside it."""
+    deep = state / ("d" * 100)
+    deep.mkdir()
+    for name in ("one", "two"):
+        (state / name).mkdir()
+        (state / name).chmod(0o755)
+
+    def shell(name: str) -> subprocess.Popen[str]:
+        monkeypatch.setenv("TMPDIR", str(state / name))
+        return python(SHARED.format(state=str(deep)))
+
+    first = shell("one")
+    pid, url = first_line(first), first_line(first)
+    second = shell("two")
+    assert (first_line(second), first_line(second)) == (pid, url)
+    assert query(url, "SELECT 1") == [(1,)]
+    first.communicate("\n", timeout=30)
+    shutil.rmtree(state / "one")  # as Nix does when the first shell ends
+    assert query(url, "SELECT 1") == [(1,)]
+    os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: postmaster_pid(deep / "postgres/data") is None, 10, "the server to be gone")
+    third = shell("two")
+    assert first_line(third) != pid
+    assert first_line(third) == url
+    for child in (second, third):
+        child.communicate("\n", timeout=30)
+
+
+def test_a_server_whose_socket_lies_elsewhere_is_found_there(state: Path, python: Python, query: Query) -> None:
+    """Whatever its folder is called by those who come later."""
+    with KeptCluster(state) as cluster:
+        elsewhere = state / "elsewhere"
+        elsewhere.mkdir(mode=0o700)
+        shutil.chown(elsewhere, cluster.account.uid, cluster.account.gid)
+        cluster.stop()
+        cluster._sockets = elsewhere
+        cluster.start()
+        later = python(SHARED.format(state=str(state)))
+        first_line(later)
+        assert query(first_line(later), "SELECT 1") == [(1,)]
+        later.communicate("\n", timeout=30)
 
 
 @pytest.mark.parametrize("name", ["d" * 100, "a comma, a space & a 100 % sign"])

@@ -36,6 +36,19 @@ def test_it_is_the_named_folder_where_no_checkout_is_around_it(folder: Path) -> 
     assert project({"SKELDIR_PROJECT": str(folder)}) == folder
 
 
+def test_a_dotenv_of_another_project_does_not_count(folder: Path) -> None:
+    """Whoever can write to a folder in which somebody types `nix run …#migrate` would say which database is meant."""
+    (folder / ".env").write_text("DATABASE_URL=postgresql://somebody@127.0.0.1:1/elses\nSERVICE_NAME=theirs\n")
+    variables = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    show = [sys.executable, "-m", "environment.cli", "run", "--", "sh", "-c", "echo $DATABASE_URL $SERVICE_NAME"]
+    variables |= {"PYTHONPATH": f"{CHECKOUT / 'backend'}{os.pathsep}{CHECKOUT}", "SKELDIR_PROJECT": str(folder)}
+    done = subprocess.run(show, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("postgresql://app_user@/skeldir_validation?host=")
+    assert "theirs" not in done.stdout
+    assert done.stderr == f"dev: {folder}/.env is not read: it is not in a checkout of this project\n"
+
+
 def test_the_state_lies_there(other: Path) -> None:
     assert locate_state(environ={"SKELDIR_PROJECT": str(other)}) == other / ".skeldir"
 

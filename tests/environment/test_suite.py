@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from environment.checkout import CHECKOUT
+
 GROUPED = """
 import pytest
 @pytest.mark.xdist_group("together")
@@ -29,3 +33,24 @@ def test_grouped_tests_share_one_process(tmp_path: Path) -> None:
     processes = re.findall(r"\[(gw\d)\].*PASSED", done.stdout)
     assert len(processes) == 6, done.stdout
     assert len(set(processes)) == 1
+
+
+def test_options_are_declared_where_every_pytest_looks_for_them() -> None:
+    """A conftest.py of a folder is read after the options, unless the folder is named in the command: 8.3 to 9.0 know
+    nothing of what it declares, 9.1 does.  The same goes for plugins."""
+    early = re.compile(
+        r"^def pytest_(addoption|addhooks|cmdline_\w+|load_initial_conftests)\b|^pytest_plugins\b", re.MULTILINE
+    )
+    declared = {
+        path.relative_to(CHECKOUT / "tests")
+        for path in CHECKOUT.glob("tests/**/*.py")
+        if early.search(path.read_text())
+    }
+    assert declared == {Path("conftest.py")}
+
+
+@pytest.mark.parametrize("words", [[], ["tests/core", "--quick"]])
+def test_everything_can_be_collected(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-n", "0", *words]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """The fault suite: ``./dev test --faults``, or with ``--quick`` what CI runs.
 
-Options: ``--quick``; ``--out FOLDER`` writes ``faults.json`` and ``faults.md`` there.
+Options, declared in ``tests/conftest.py``: ``--quick``; ``--out FOLDER`` writes ``faults.json`` and ``faults.md`` there.
 """
 
 from __future__ import annotations
@@ -24,12 +24,6 @@ from tests.faults.report import Report
 from tests.machine import unavailable
 
 _report_key = pytest.StashKey[Report]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("faults")
-    group.addoption("--quick", action="store_true", help="fewer rounds, and no peers")
-    group.addoption("--out", type=Path, help="write faults.json and faults.md into this folder")
 
 
 def pytest_configure(config: pytest.Config) -> None:

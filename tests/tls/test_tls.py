@@ -93,7 +93,7 @@ def test_a_worker_and_its_clients_use_tls_alone(
     app = program(server.url(application_name="the-client"))
     assert app.tasks[PING].delay().get(timeout=DEADLINE_S)["status"] == "ok"
     assert worker.info.get("/health")[0] == 200
-    assert "celery_queue_ready" in worker.info.get("/metrics")[1]
+    wait_until(lambda: "celery_queue_ready" in worker.info.get("/metrics")[1], DEADLINE_S, "the queues to be counted")
     assert sessions(server) == {"the-worker": {True}, "the-client": {True}}
 
 
