@@ -323,7 +323,7 @@ def test_an_async_connection_is_refused_with_what_to_do() -> None:
 
 def test_another_driver_is_refused() -> None:
     refused = pytest.raises(TypeError, match=r"this one is sqlite\+pysqlite")
-    with create_engine("sqlite://").connect() as connection, refused, publishing_on(connection):
+    with create_engine("sqlite://", poolclass=NullPool).connect() as connection, refused, publishing_on(connection):
         pytest.fail("the block was entered")
 
 
