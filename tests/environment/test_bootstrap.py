@@ -13,6 +13,8 @@ import pytest
 from environment import bootstrap
 from environment.errors import UserError
 
+pytestmark = pytest.mark.root
+
 
 class Checkout:
     """A checkout with two packages to install, and what pip was asked for."""

@@ -29,6 +29,8 @@ from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from environment.workerfile import read_worker_file, supervisor, worker_is_ready
 
+pytestmark = pytest.mark.root
+
 Query = Callable[..., list[tuple[Any, ...]]]
 
 

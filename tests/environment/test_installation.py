@@ -15,6 +15,8 @@ from environment.account import server_account
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR, Installation, find_installation
 
+pytestmark = pytest.mark.root
+
 
 def only_in(place: Path, programs: tuple[str, ...], source: Installation) -> Path:
     """A folder with links to some of the programs."""

@@ -37,6 +37,8 @@ with KeptCluster(Path({state!r})) as cluster:
 SHARED = """
 from pathlib import Path
 from environment.kept import KeptCluster
+
+pytestmark = pytest.mark.root
 with KeptCluster(Path({state!r})) as cluster:
     print(cluster.pid(), cluster.url(), sep="\\n", flush=True)
     input()

@@ -25,6 +25,8 @@ Python = Callable[[str], "subprocess.Popen[str]"]
 
 OWNER = """
 from environment.temporary import TemporaryCluster
+
+pytestmark = pytest.mark.root
 with TemporaryCluster() as cluster:
     print(cluster.home, cluster.pid(), flush=True)
     input()

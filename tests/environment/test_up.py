@@ -24,6 +24,8 @@ from environment.waiting import wait_until
 from environment.workerfile import read_worker_file, worker_is_ready
 from tests.environment.test_cli import copy_checkout
 
+pytestmark = pytest.mark.root
+
 DEADLINE_S = 40
 
 

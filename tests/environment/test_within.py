@@ -16,6 +16,8 @@ import pytest
 from environment.checkout import CHECKOUT
 from environment.waiting import wait_until
 
+pytestmark = pytest.mark.root
+
 RUN = [sys.executable, "-m", "environment.cli", "run", "--temporary", "--worker"]
 DEADLINE_S = 60
 

@@ -1,6 +1,6 @@
 """The fault suite: ``./dev test --faults``, or with ``--quick`` what CI runs.
 
-Options, declared in ``tests/conftest.py``: ``--quick``; ``--out FOLDER`` writes ``faults.json`` and ``faults.md`` there.
+Options (declared in ``tests/conftest.py``): ``--quick``; ``--out FOLDER`` writes ``faults.json`` and ``faults.md``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from environment.waiting import wait_until
 from tests.broker.sql import dead_letters, rows_of, scalar
 from tests.faults.field import RECOVERY_S, Field, Outcome
 from tests.faults.report import Report
-from tests.machine import unavailable
 
 _report_key = pytest.StashKey[Report]()
 
@@ -31,10 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this folder is the fault suite."""
+    """All of this folder is the fault suite; what asks for root is root's."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.faults)
+            if "root" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.root)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -73,7 +74,7 @@ def cluster() -> Iterator[TemporaryCluster]:
 def root() -> None:
     """For what root alone may do: other hosts, other file systems."""
     if os.geteuid() != 0:
-        unavailable("network namespaces and mounts need root (.ci/run runs these as root)")
+        pytest.skip("network namespaces and mounts need root (.ci/run runs these as root)")
 
 
 @pytest.fixture
