@@ -21,6 +21,7 @@ import psycopg2
 
 from celery_postgres import session as session_module
 from celery_postgres.errors import SchemaError, loggable
+from celery_postgres.hearing import hears
 from celery_postgres.jitter import uniform
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
@@ -203,7 +204,7 @@ class Attendant:
         listener = session
         if self._listen is not self.sessions:
             listener = self._listener = self._listen.connect()
-        self.deaf = listener.pooled
+        self.deaf = not hears(listener, self._listen.dsn, self._listen.connect)
         if self.deaf:
             logger.warning(
                 "a transaction pooler stands before the database, so notifications do not arrive: this process "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
 import weakref
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ class Session:
             self._connection = psycopg2.connect(dsn, **options)
         except psycopg2.Error as error:
             raise translate(error) from None
+        self._readable = select.poll()
+        self._readable.register(self._connection.fileno(), select.POLLIN)
         self.pid = os.getpid()
         self._role = str(self._connection.info.user)  # a connection that broke does not tell it any more
         self._prepared: set[str] = set()
@@ -204,6 +207,21 @@ class Session:
         self._cursor.execute(f"DEALLOCATE {name}")
         self._prepared.discard(name)
 
+    @property
+    def usable(self) -> bool:
+        """Whether the server has not ended it, as far as the socket tells: what can be read without a question is a
+        notice, or the end."""
+        for _ in range(10):
+            if self.closed:
+                return False
+            if not self._readable.poll(0):
+                return True
+            try:
+                self._connection.poll()
+            except psycopg2.Error:
+                return False
+        return False
+
     def leave_to_parent(self) -> None:
         """In a forked child: closing would end the parent's session, and keeping the socket open would keep the
         session, and its lock, beyond the parent's death. So the descriptor is pointed elsewhere."""
@@ -237,16 +255,24 @@ class Sessions:
         """A new session, which is the caller's."""
         return Session(self.dsn, self._settings, connect_timeout=self._connect_timeout)
 
+    def _borrow(self) -> Session:
+        """An idle session, or a new one. One that was closed while it was idle costs nobody an attempt."""
+        while True:
+            try:
+                session = self._idle.pop()
+            except IndexError:
+                return self.connect()
+            if session.usable:
+                return session
+            session.close()
+
     def run(self, name: str, again: bool = False, **parameters: Any) -> list[Row]:
         """Execute the named statement on some session.
 
         A connection that proves dead is replaced, and the statement sent once more, if it certainly was not executed
         or `again` says that doing it twice is doing it once.
         """
-        try:
-            session = self._idle.pop()
-        except IndexError:
-            session = self.connect()
+        session = self._borrow()
         try:
             rows = session.run(name, **parameters)
         except psycopg2.Error as error:
@@ -278,10 +304,7 @@ class Sessions:
     @contextlib.contextmanager
     def lend(self) -> Iterator[Session]:
         """A session for several statements."""
-        try:
-            session = self._idle.pop()
-        except IndexError:
-            session = self.connect()
+        session = self._borrow()
         try:
             yield session
         finally:

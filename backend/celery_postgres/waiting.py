@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from celery import states
 
 from celery_postgres.errors import primary
+from celery_postgres.hearing import hears
 from celery_postgres.session import Row, Session
 from celery_postgres.wake import Wake
 
@@ -59,6 +60,7 @@ class Listener:
         self._looks: list[tuple[float, int, list[str]]] = []
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
+        self._deaf = False
         self._number = 0
         self._next_rest = 0.0
 
@@ -119,7 +121,8 @@ class Listener:
     def _connect(self) -> None:
         session = self._session = self._sessions.connect()
         ((self._number,),) = session.run("new_listener")
-        if not session.pooled:
+        self._deaf = not hears(session, self._sessions.dsn, self._sessions.connect)
+        if not self._deaf:
             session.listen(f"celery_result_{self._number}")
         self._looks.clear()
         with self._lock:
@@ -174,7 +177,7 @@ class Listener:
 
     @property
     def _rest_s(self) -> float:
-        return self.POLL_S if self._session is not None and self._session.pooled else self.REST_S
+        return self.POLL_S if self._deaf else self.REST_S
 
     def _look(self, task_ids: list[str], *, noted: bool = True) -> list[str]:
         """Deliver those that have ended; the others. `noted`: the database may still say that we wait for them."""

@@ -1,4 +1,6 @@
-"""A transaction pooler, as PgBouncer is one in that mode: each transaction runs on whichever server session is free."""
+"""A pooler, as PgBouncer is one in its modes: each transaction runs on whichever server session is free, or each client
+has one until it goes.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,14 @@ class Pooler:
     Its clients speak the simple protocol, as psycopg2 does.
 
     :param url: the database, over a socket on which the server asks for no password.
+    :param per_session: lend for a client's session, and not for a transaction.
     It asks for no password, so it listens in a folder that nobody else can enter.
 
     :ivar idle: the sessions that nobody has at the moment.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, per_session: bool = False) -> None:
+        self._per_session = per_session
         self._target = psycopg2.extensions.parse_dsn(url)
         self.idle: list[_Server] = []
         self._open: list[socket.socket] = []
@@ -88,6 +92,9 @@ class Pooler:
         client.sendall(
             _packed(b"R", bytes(4)) + b"".join(server.settings) + _packed(b"K", made_up) + _packed(b"Z", _IDLE)
         )
+        if self._per_session:
+            self._bind(client, self._lend())
+            return
         lent: _Server | None = None
         kind, content = _message(client)
         while kind != b"X":
@@ -100,6 +107,11 @@ class Pooler:
                 self.idle.append(lent)
                 lent = None
             kind, content = _message(client)
+
+    def _bind(self, client: socket.socket, server: _Server) -> None:
+        """Pass on whatever comes, as it comes. The server's session ends with its client's."""
+        threading.Thread(target=_pump, args=[server.socket, client], name="pooled server", daemon=True).start()
+        _pump(client, server.socket)
 
     def _lend(self) -> _Server:
         with contextlib.suppress(IndexError):
@@ -116,6 +128,14 @@ class Pooler:
             if kind == b"S":
                 server.settings.append(_packed(kind, content))
         return server
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while part := source.recv(1 << 16):
+            target.sendall(part)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
 
 
 def _packed(kind: bytes, content: bytes) -> bytes:

@@ -41,11 +41,11 @@ class Proxy:
 
     # -- faults
 
-    def cut(self) -> None:
-        """Reset every connection that is open now, on both sides."""
+    def cut(self, *, reset: bool = True) -> None:
+        """Reset every connection that is open now, on both sides; without ``reset`` close it in order."""
         with self._lock:
             while self._pairs:
-                self._drop(next(iter(self._pairs)), reset=True)
+                self._drop(next(iter(self._pairs)), reset=reset)
 
     def refuse(self, refusing: bool = True) -> None:
         """Reset new connections at once, as a dead host's port would."""

@@ -316,6 +316,24 @@ def test_a_publisher_on_a_dead_server_is_told(own_cluster: TemporaryCluster, mak
 # -- the network
 
 
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+def test_a_publisher_whose_idle_connections_were_closed_publishes(
+    make_probe: Callable[..., Probe], plain_database: Any, proxy: Proxy, reset: bool
+) -> None:
+    """A firewall, a pooler or a server ends them; what was never sent may be sent again, whoever may retry."""
+    probe = make_probe(proxy.url(plain_database.tcp_url))
+    backend = probe.app.backend
+    for number in range(3):
+        probe.send("run", f"before-{number}", retry=False)
+        with backend.sessions.lend(), backend.sessions.lend():  # so that several lie idle
+            pass
+        proxy.cut(reset=reset)
+        probe.send("run", f"after-{number}", retry=False)
+        proxy.cut(reset=reset)
+        assert probe.app.AsyncResult(unique("task")).state == "PENDING"
+    assert rows_of(plain_database.url) == 6
+
+
 @pytest.fixture
 def far_probe(make_probe: Callable[..., Probe], plain_database: Any, proxy: Proxy) -> Probe:
     """A probe whose workers reach the broker through the proxy; the client and the results go directly."""

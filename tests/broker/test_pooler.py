@@ -9,9 +9,13 @@ from typing import Any
 import psycopg2
 import pytest
 
+from celery_postgres.hearing import hears
+from celery_postgres.session import Session
+from environment.waiting import wait_until
 from tests.broker.client import Client
 from tests.broker.pooler import Pooler
-from tests.broker.probe import POOLS, Probe, unique
+from tests.broker.probe import DEADLINE_S, POOLS, Probe, unique
+from tests.broker.sql import scalar
 
 #: What a session of the broker's own is told, and one of the program's must not be.
 SETTINGS = "SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name"
@@ -23,6 +27,43 @@ def pooler(server: Any, plain_database: Any) -> Iterator[Pooler]:
         pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
     with Pooler(plain_database.url) as pooler:
         yield pooler
+
+
+@pytest.fixture
+def faithful_pooler(server: Any, plain_database: Any) -> Iterator[Pooler]:
+    """One that lends a session for as long as its client stays."""
+    if server.tcp is None:
+        pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
+    with Pooler(plain_database.url, per_session=True) as pooler:
+        yield pooler
+
+
+def listens(url: str) -> bool:
+    with closing(Session(url)) as session:
+        assert session.pooled
+        return hears(session, url, lambda: Session(url))
+
+
+def test_whether_notifications_arrive_is_found_out(pooler: Pooler, faithful_pooler: Pooler) -> None:
+    assert not listens(pooler.url)
+    assert listens(faithful_pooler.url)
+    with closing(Session(faithful_pooler.url)) as session:
+        assert hears(session, faithful_pooler.url, lambda: Session(faithful_pooler.url))
+        session.script("SELECT pg_listening_channels()")
+        assert session._cursor.fetchall() == []
+
+
+def test_a_session_pooler_is_listened_through(
+    make_probe: Callable[..., Probe], plain_database: Any, faithful_pooler: Pooler
+) -> None:
+    probe = make_probe(faithful_pooler.url)
+    worker = probe.start()
+    tag = unique("tag")
+    assert probe.send("run", tag).get(timeout=DEADLINE_S) == tag
+    assert probe.inspect(worker, "ping") == {"ok": "pong"}
+    assert "a transaction pooler" not in worker.log_text()
+    listening = "SELECT count(*) FROM kombu_subscription WHERE asleep"
+    wait_until(lambda: scalar(plain_database.url, listening) > 0, DEADLINE_S, "the worker to sleep")
 
 
 @pytest.mark.parametrize("name", POOLS)

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode before a cluster."""
+"""PgBouncer before a cluster, in transaction mode unless told otherwise."""
 
 from __future__ import annotations
 
@@ -26,26 +26,29 @@ class PgBouncer:
     """A context manager.
 
     :param program: the path of ``pgbouncer``.
+    :param settings: more lines of its configuration.
     """
 
-    def __init__(self, program: str, cluster: TemporaryCluster) -> None:
+    def __init__(
+        self, program: str, cluster: TemporaryCluster, *, mode: str = "transaction", settings: str = ""
+    ) -> None:
         self._program = program
         self._account = cluster.account
         self._port = free_port()
         self._url = f"postgresql://{APP_ROLE}:{cluster.password}@127.0.0.1:{self._port}/{APP_DATABASE}"
         self._folder = Path(tempfile.mkdtemp(prefix="faults-pgbouncer-"))
         self._process: subprocess.Popen[bytes] | None = None
-        settings, users = self._folder / "pgbouncer.ini", self._folder / "users"
+        file, users = self._folder / "pgbouncer.ini", self._folder / "users"
         users.write_text(f'"{APP_ROLE}" "{cluster.password}"\n')
-        settings.write_text(
+        file.write_text(
             f"[databases]\n{APP_DATABASE} = host={cluster.sockets} port={cluster.port}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self._port}\nunix_socket_dir =\n"
             f"auth_type = scram-sha-256\nauth_file = {users}\n"
-            f"pool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\nmax_client_conn = 200\n"
+            f"pool_mode = {mode}\ndefault_pool_size = {POOL_SIZE}\nmax_client_conn = 200\n{settings}\n"
         )
-        self._command = [program, "--quiet", str(settings)]
+        self._command = [program, "--quiet", str(file)]
         if not self._account.is_current:
-            for path in (self._folder, settings, users):
+            for path in (self._folder, file, users):
                 os.chown(path, self._account.uid, self._account.gid)
 
     @property

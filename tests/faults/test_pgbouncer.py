@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
+from celery_postgres.hearing import hears
+from celery_postgres.session import Session
 from environment.temporary import TemporaryCluster
 from tests.faults.conftest import reach
 from tests.faults.field import Field, Outcome
@@ -57,3 +60,16 @@ def test_a_worker_that_is_killed_behind_a_pooler(pooled_field: Field, judge: Jud
         victim.kill()
     outcome = judge(pooled_field.finish("`kill -9` of a worker behind PgBouncer"))
     assert 0 < outcome.begun_again <= 8
+
+
+@pytest.mark.parametrize("settings", ["", "server_reset_query =", "server_round_robin = 1"])
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_pooler_is_known_by_what_it_does(
+    cluster: TemporaryCluster, program: Callable[[str], str], mode: str, settings: str
+) -> None:
+    with PgBouncer(program("pgbouncer"), cluster, mode=mode, settings=settings) as pgbouncer:
+        for _ in range(3):
+            with closing(Session(pgbouncer.url)) as session:
+                assert session.pooled
+                assert hears(session, pgbouncer.url, lambda: Session(pgbouncer.url)) == (mode == "session")
+                assert session.run("find_queue", queue="none") == []
