@@ -11,7 +11,6 @@ import threading
 import time
 from typing import Any
 
-from celery import signals
 from celery.concurrency.base import BasePool
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import consumer, state
@@ -85,11 +84,6 @@ class Consumer(consumer.Consumer):
         """One turn of the blocking loop (`synloop`), which every transport without an event loop runs."""
         self.last_tick = time.monotonic()
         super().perform_pending_operations()
-
-    def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """As Celery's, which discards such a message without the signal that it gives of other unreadable ones."""
-        super().on_decode_error(message, exc)
-        signals.task_rejected.send(sender=self, message=message, exc=exc)
 
     def register_with_event_loop(self, hub: Any) -> None:
         hub.on_tick.add(self._tick)

@@ -12,7 +12,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
 
-from celery_postgres import names
+from celery_postgres import checks, decompression, names, poison
 from celery_postgres.bulk import PublishBatch, collecting
 from celery_postgres.cursor import PRIORITIES
 from celery_postgres.declaring import bind, declare
@@ -56,6 +56,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     """Kombu's virtual channel with everything that is shared in the database: queues, bindings, messages, claims."""
 
     QoS = QoS
+    Message = decompression.Message
     supports_fanout = True
     #: Text stays text; bytes become base64. Stock reads both by `body_encoding` in the message.
     body_encoding: str | None = None
@@ -84,6 +85,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     @property
     def inbox(self) -> Inbox:
         return self._transport.inbox
+
+    @property
+    def max_decompressed(self) -> int:
+        return self._transport.max_decompressed
 
     # -- exchanges and queues
 
@@ -275,6 +280,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self._active_queues.append(queue)
         self._consumers.add(consumer_tag)
         self._transport._callbacks[queue] = callback
+        if checks.kind_of(callback) == checks.TASK:
+            poison.note_worker()
         queue_ids = self._transport.queue_ids
         if queue_ids.get(queue) is None:
             rows = self.sessions.run("find_queue", again=True, queue=queue)

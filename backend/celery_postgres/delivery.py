@@ -6,8 +6,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery_postgres import poison
-from celery_postgres.message import decode, is_due, parse_time
+from celery import signals
+
+from celery_postgres import checks, poison
+from celery_postgres.decompression import TooLargeError
+from celery_postgres.message import decode, encode, is_due, parse_time
 from celery_postgres.scheduled import work_of
 from celery_postgres.upstream import worker_state
 
@@ -100,37 +103,80 @@ def usable(
     return deliveries
 
 
-def deliver(one: Delivery) -> None:
-    """Hand a message to its consumer."""
+def deliver(one: Delivery) -> bool:
+    """Hand a message to its consumer; whether it was handed over."""
     message = message_of(one)
     if message is None:
-        return
-    channel = one.subscription.channel
+        return False
+    channel, no_ack = one.subscription.channel, one.subscription.no_ack
     consume = channel.connection._callbacks[one.subscription.queue]
-    if one.subscription.no_ack:
-        consume(message)
-        return
-    channel.qos.append(message, message.delivery_tag)
+    kind = checks.kind_of(consume)
+    if kind is not None and not _fits(one, message, kind, consume.__self__):
+        return False
+    if not no_ack:
+        channel.qos.append(message, message.delivery_tag)
     try:
         consume(message)
         work_of(message)
     except Exception as error:
-        if not (poison.is_poison(error) and channel.qos.holds(message.delivery_tag)):
-            raise
         # The template has no argument that is a text: the application's log leaves those out.
+        if no_ack and poison.is_to_be_dropped(error, message, kind):
+            logger.error(f"message %d is dropped: {poison.described(error)}", one.message)  # noqa: TRY400
+            return False
+        if no_ack or not (poison.is_poison(error, message) and channel.qos.holds(message.delivery_tag)):
+            raise
         logger.error(  # noqa: TRY400  without the stack: it could quote the message
             f"message %d fails its consumer: {poison.described(error)}; after %d failures it is a dead letter",
             one.message,
             channel.inbox.attendant.max_failures,
         )
         channel.qos.reject(message.delivery_tag, requeue=True)
-        if poison.has_taken_a_child(message):
-            raise
         poison.forget(message)
+    return True
+
+
+def _fits(one: Delivery, message: Any, kind: str, consumer: Any) -> bool:
+    """Whether a part of Celery or Kombu can be given this message; else it is a dead letter, or dropped."""
+    if consumer.accept is not None:
+        message.accept = consumer.accept
+    try:
+        checks.check(kind, message)
+    except Exception as error:  # whatever a codec raises on somebody's bytes
+        reason = _reason(error)
+        if one.subscription.no_ack:
+            logger.error(f"message %d for {kind} is dropped: {reason}", one.message)  # noqa: TRY400
+            return False
+        _bury(one, reason)
+        if kind == checks.TASK:
+            worker = getattr(consumer.on_decode_error, "__self__", None)
+            signals.task_rejected.send(sender=worker, message=message, exc=error)
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    flawed = isinstance(error, (checks.FlawError, TooLargeError))
+    return str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"
+
+
+def _bury(one: Delivery, reason: str) -> None:
+    channel = one.subscription.channel
+    logger.error(f"message %d of queue %s becomes a dead letter: {reason}", one.message, one.subscription.queue)
+    if one.subscription.no_ack:
+        channel.sessions.run(
+            "bury_eaten",
+            message_id=one.message,
+            queue=one.subscription.queue,
+            reason=reason,
+            payload=encode(one.content),
+        )
+        return
+    channel.sessions.run("bury", again=True, ids=[one.message], fences=[one.fence], reasons=[reason])
+    channel.inbox.attendant.outstanding.discard((one.message, one.fence))
 
 
 def message_of(one: Delivery) -> Any:
-    """Kombu's message; None if it cannot be made, or a worker would stumble over it: then it is a dead letter."""
+    """Kombu's message; None if it cannot be made: then it is a dead letter."""
     channel, content = one.subscription.channel, one.content
     properties = content["properties"]
     properties["delivery_tag"] = f"{one.message}.{one.fence}"
@@ -142,20 +188,9 @@ def message_of(one: Delivery) -> Any:
         if state is not None:
             state.revoked.add(one.task_id)
     try:
-        poison.check(content)
         message = channel.Message(content, channel=channel)
         message.due = is_due(content)
         return message
     except Exception as error:  # whatever a codec raises on somebody's bytes
-        flawed = isinstance(error, poison.FlawError)
-        reason = str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"
-        logger.log(
-            logging.ERROR,  # without the stack: it could quote the message
-            "message %d of queue %s becomes a dead letter: %s",
-            one.message,
-            one.subscription.queue,
-            reason,
-        )
-        channel.sessions.run("bury", again=True, ids=[one.message], fences=[one.fence], reasons=[reason])
-        channel.inbox.attendant.outstanding.discard((one.message, one.fence))
+        _bury(one, _reason(error))
         return None

@@ -169,7 +169,7 @@ class Inbox:
             self.wake.set()
 
     def pump(self, force: bool = False) -> bool:
-        """Deliver one message if there is one. `force`: ask the database even if it is not yet time.
+        """Deliver one message if there is one; whether one was. `force`: ask the database even if it is not yet time.
 
         Raises:
             LeaseLost: this process was taken for dead.
@@ -223,8 +223,7 @@ class Inbox:
             self._stalled = False
             if not one.subscription.no_ack:
                 self.attendant.outstanding.add((one.message, one.fence))
-        deliver(one)
-        return True
+        return deliver(one)
 
     def _asked(self) -> tuple[list[Subscription], int]:
         """The queues from which something may be delivered after an ack, and how much."""

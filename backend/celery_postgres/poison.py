@@ -1,14 +1,16 @@
 """Poison messages: those that make their consumer fail outside any task.
 
-Celery checks little of a message before it runs the task: an id that is a list, a time limit that is no pair or a body
-that is no list end the worker with "Unrecoverable error", and the next worker gets the message back. So in a worker
-such an error counts as a failure of the message, as the death of its process would; the worker goes on if it can, and
-after as many failures as any message may have it is a dead letter. Elsewhere the error is the program's own, and
-reaches it.
+What a message looks like is checked before it is handed over (`checks`). Something may fail all the same: a signal's
+receiver, a task's own `on_failure`, a part of Celery that a new release brings. In a worker such an error counts as a
+failure of the message, as the death of its process would: the worker goes on, and after as many failures as any message
+may have it is a dead letter. What is not acknowledged (events, remote control) is dropped. Elsewhere the error is the
+program's own, and reaches it, unless it is raised by the parts of Celery and Kombu that a client uses.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import traceback
 from typing import Any
@@ -17,62 +19,94 @@ import psycopg2
 from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 
+from celery_postgres import checks
 from celery_postgres.errors import NotPublishedError, SchemaError
 from celery_postgres.upstream import worker_state
 
+logger = logging.getLogger(__name__)
+
 #: What befalls whatever message is at hand: the broker or the machine is at fault.
 _NOT_THE_MESSAGE = (psycopg2.Error, SchemaError, NotPublishedError, OperationalError, AMQPError, OSError, MemoryError)
+#: The same for a message that nobody acknowledges, whose consumer may publish what it says: what the driver or the
+#: database refuses is the message's fault. A lost connection is not.
+_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError, SchemaError, OperationalError, MemoryError)
+_LIBRARIES = frozenset({"celery", "kombu", "vine", "amqp", "billiard", "celery_postgres"})
+
+_worker = False
 
 
-class FlawError(ValueError):
-    """What is wrong with a message, in words for a dead letter."""
+def note_worker() -> None:
+    """This process consumes tasks."""
+    global _worker
+    _worker = True
 
 
-def check(content: dict[str, Any]) -> None:
-    """Look at what a worker would stumble over when the message is out of our hands: in the callbacks of its pool,
-    where the message would stay claimed, and keep one of the worker's credits.
-
-    Raises:
-        FlawError: there is something.
-    """
-    headers = content.get("headers") or {}
-    if "task" not in headers or worker_state() is None:
-        return
-    limits, stamps = headers.get("timelimit"), headers.get("stamped_headers")
-    if limits not in (None, [None, None]) and not (
-        isinstance(limits, list) and len(limits) == 2 and all(isinstance(one, int | float | None) for one in limits)
-    ):
-        raise FlawError("its time limits are no pair of numbers")
-    if stamps is not None and not (isinstance(stamps, list) and all(isinstance(one, str) for one in stamps)):
-        raise FlawError("its stamped headers are no list of names")
-    if not isinstance(headers.get("shadow"), str | None):
-        raise FlawError("its shadow is no name")
+def in_worker() -> bool:
+    """Whether this process is a worker. What it has imported does not say so."""
+    return _worker
 
 
-def is_poison(error: Exception) -> bool:
+def is_poison(error: Exception, message: Any = None) -> bool:
     """Whether the error that a message's consumer has raised is the message's fault, and ours to deal with."""
-    return worker_state() is not None and not isinstance(error, _NOT_THE_MESSAGE)
+    return _worker and (not isinstance(error, _NOT_THE_MESSAGE) or bool(message is not None and message.errors))
 
 
-def described(error: Exception) -> str:
+def is_to_be_dropped(error: Exception, message: Any, kind: str | None) -> bool:
+    """The same for a message that is not acknowledged. In a client a handler's own error reaches it, except of an event
+    that Celery does not send so."""
+    if isinstance(error, _LOST):
+        return False
+    return _worker or (kind is not None and (_is_a_librarys(error) or (kind == checks.EVENT and not _whole(message))))
+
+
+def _whole(message: Any) -> bool:
+    try:
+        return checks.is_whole(message)
+    except Exception:  # its handler has changed it
+        return False
+
+
+def _is_a_librarys(error: Exception) -> bool:
+    """Whether Celery or Kombu raised it, or called what raised it of Python's own."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in sys.stdlib_module_names:
+            return package in _LIBRARIES
+    return False
+
+
+def described(error: BaseException) -> str:
     """Which error and where it was raised. Its own text may quote the message."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = "/".join(frame.filename.replace("\\", "/").split("/")[-3:])
     return f"{type(error).__name__} at {place}:{frame.lineno}"
 
 
-def has_taken_a_child(message: Any) -> bool:
-    """Whether the task was reserved in a prefork pool, whose slot for it Celery does not give back after such an error:
-    a worker that went on would end up with no children to use, so it must end.
+def settle(request: Any, error: Exception) -> bool:
+    """Give a task's message back, and whatever the worker keeps for it; whether the error was its own.
+
+    It counts as a failure of the message, and does nothing to one that is acknowledged.
     """
-    return "celery.concurrency.prefork" in sys.modules and bool(_reserved(message))
+    ours = is_poison(error)
+    if ours:
+        # The template has no argument that is a text: the application's log leaves those out.
+        logger.error(f"a task fails outside its body: {described(error)}")  # no stack: it may quote
+    if not request.acknowledged:
+        request.reject(requeue=True)
+    worker_state().task_ready(request)
+    return ours
 
 
 def forget(message: Any) -> None:
     """Celery may have reserved the task, and would show it as such, and wait for it, until its process ends."""
-    for request in _reserved(message):
-        worker_state().task_ready(request)
+    for request in list(worker_state().reserved_requests):
+        if request.message is message:
+            worker_state().task_ready(request)
 
 
-def _reserved(message: Any) -> list[Any]:
-    return [request for request in list(worker_state().reserved_requests) if request.message is message]
+def _forget_in_child() -> None:
+    global _worker
+    _worker = False
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -21,6 +21,7 @@ from celery.backends import base as celery_base
 from celery.canvas import maybe_signature
 from celery.exceptions import ImproperlyConfigured, Reject, TimeLimitExceeded
 from celery.utils.time import maybe_timedelta
+from kombu.exceptions import OperationalError
 from kombu.utils import json as kombu_json
 from kombu.utils.encoding import ensure_bytes
 
@@ -31,6 +32,7 @@ from celery_postgres.attendant import Attendant
 from celery_postgres.chords import contexts_of, is_compound, last_of
 from celery_postgres.errors import SchemaError, UnstorableResultError, loggable, primary
 from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text
+from celery_postgres.poison import described
 from celery_postgres.session import Sessions
 from celery_postgres.values import dump
 from celery_postgres.writer import Writer, new_writer, writers
@@ -161,19 +163,33 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         state: str = states.FAILURE,
     ) -> None:
         """The same, unless errbacks are to be sent: these may look at the result, so they come after it, and the
-        message after them."""
+        message after them.
+
+        A failure is stored also where the exception, the rest of the chain, the chord or an errback cannot be dealt
+        with: an error from here would end the worker, or keep one of its slots.
+        """
         with self._gathering() as write:
-            super().mark_as_failure(
-                task_id, exc, traceback=traceback, request=request, store_result=store_result, call_errbacks=False,
-                state=state,
-            )  # fmt: skip
-            if store_result and request is not None:
-                self._fail_rest_of_chain(request, exc, traceback, state)
+            try:
+                super().mark_as_failure(
+                    task_id, exc, traceback=traceback, request=request, store_result=store_result, call_errbacks=False,
+                    state=state,
+                )  # fmt: skip
+                if store_result and request is not None:
+                    self._fail_rest_of_chain(request, exc, traceback, state)
+            except Exception as error:  # nothing in here asks the database
+                logger.error(f"a task's failure is stored without all that hangs on it: {described(error)}")  # noqa: TRY400
+                if store_result and not write.outcomes:
+                    self.store_result(task_id, UnstorableResultError("the exception of this task has no form"), state)
         errbacks = request is not None and call_errbacks and request.errbacks
         self._submit(write, None if errbacks else self._settles(request, exc))
         if errbacks:
             self._flush()
-            self._call_task_errbacks(request, exc, traceback)
+            try:
+                self._call_task_errbacks(request, exc, traceback)
+            except (psycopg2.Error, SchemaError, OperationalError):
+                raise
+            except Exception as error:
+                logger.error(f"an errback cannot be called: {described(error)}")  # noqa: TRY400  no stack: it may quote
 
     def _fail_rest_of_chain(self, request: Any, exc: BaseException, traceback: Any, state: str) -> None:
         """Celery fails the single tasks of the rest of the chain. Of a chord there its body would be waited for."""

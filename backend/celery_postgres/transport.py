@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg2
 
+from celery_postgres import decompression, guard
 from celery_postgres import session as sessions_module
 from celery_postgres.address import direct_dsn, is_postgresql, libpq_dsn, masked
 from celery_postgres.attendant import Attendant
@@ -31,7 +32,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     """`sqla+postgresql://…`
 
     Transport options: `connect_timeout` (seconds), `statement_timeout` (as PostgreSQL has it), `listen_dsn`,
-    `max_failures`.
+    `max_failures`, `max_decompressed` (bytes).
     """
 
     Channel = Channel
@@ -58,6 +59,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         self._attendant: Attendant | None = None
         self._loop: Any = None
         self._timer: Any = None
+        self.max_decompressed = int(client.transport_options.get("max_decompressed", decompression.MOST))
         _fit_celerys_worker(self.driver_type)
 
     def driver_version(self) -> str:
@@ -223,6 +225,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 def _fit_celerys_worker(name: str) -> None:
     """Mingle and gossip run only for transports that they know by name; `celery inspect stats` would show the broker's
     password; and what is due would be held again. Only where Celery's worker is loaded."""
+    guard.install()
     for module, step in (("mingle", "Mingle"), ("gossip", "Gossip")):
         loaded = sys.modules.get(f"celery.worker.consumer.{module}")
         if loaded is not None:

@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, group, signals
+from celery import Celery, bootsteps, group, signals
 from celery.exceptions import Ignore, Reject
+from celery.worker.request import Request
+from kombu import Consumer, Queue
 
 import celery_postgres
 from environment.waiting import wait_until
@@ -155,6 +157,63 @@ def spin(self: Any, tag: str) -> None:
     """Never end, for what ends tasks from outside."""
     note("start", tag=tag, id=self.request.id)
     threading.Event().wait(300)
+
+
+@app.task(name="probe.anything")
+def anything(*arguments: Any, **named: Any) -> None:
+    """Takes what comes, and returns nothing that a callback could fail with."""
+
+
+class Hopeless(Exception):  # noqa: N818
+    """Nothing can be done with it."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+    __str__ = __repr__
+
+
+class FailsTwice(app.Task):  # type: ignore[name-defined, misc]
+    """A task whose failure fails."""
+
+    def on_failure(self, *_: Any) -> None:
+        raise RuntimeError("again")
+
+    def run(self) -> None:
+        raise Hopeless(Hopeless())
+
+
+app.register_task(type("Early", (FailsTwice,), {"name": "probe.fails_twice"})())
+app.register_task(type("Late", (FailsTwice,), {"name": "probe.fails_twice_late", "acks_late": True})())
+
+
+class FragileRequest(Request):
+    """Fails before the task has been handed to the pool."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        raise RuntimeError("fragile")
+
+
+@app.task(name="probe.fragile", Request=FragileRequest)
+def fragile() -> None:
+    """Never runs."""
+
+
+class OwnConsumers(bootsteps.ConsumerStep):
+    """Consumers of the program's own in its worker, which cannot do anything with what comes."""
+
+    def get_consumers(self, channel: Any) -> list[Consumer]:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("own")
+
+        return [
+            Consumer(channel, [Queue(f"own-{name}")], callbacks=[fail], no_ack=name == "eaten", accept=["json"])
+            for name in ("acked", "eaten")
+        ]
+
+
+if "PROBE_OWN_CONSUMERS" in os.environ:
+    app.steps["consumer"].add(OwnConsumers)
 
 
 # -- what becomes of tasks

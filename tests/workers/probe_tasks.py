@@ -59,6 +59,11 @@ def leaves_a_session_tenant(self: Any, tenant_id: str) -> None:
         connection.commit()
 
 
+@shared_task(name="probe.anything")
+def anything(*arguments: Any, **named: Any) -> None:
+    """Takes what comes."""
+
+
 @shared_task(bind=True, name="probe.publishes")
 def publishes(self: Any) -> str:
     """From a forked child: on a connection of its own, not on its parent's."""
