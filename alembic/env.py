@@ -17,13 +17,15 @@ from sqlalchemy.pool import NullPool
 
 from app.core.settings import ConfigurationError, Settings, load_settings
 from app.db.checks import reason
+from celery_postgres import locks
 
 #: Two migrations at once would collide in CREATE TABLE; the second waits for this advisory lock instead.
-MIGRATION_LOCK = text("SELECT pg_advisory_lock(hashtextextended('skeldir.alembic', 0))")
+MIGRATION_LOCK = "skeldir.alembic"
 MIGRATION_UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended('skeldir.alembic', 0))")
 #: A statement that queues for a table lock makes everybody after it queue as well, so it gives up early.
 DDL_LOCK_TIMEOUT = text("SET lock_timeout = '5s'")
-NO_LOCK_TIMEOUT = text("SET lock_timeout = 0")
+
+_steps = logging.getLogger("alembic.runtime.migration")
 
 INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "42501", "55P03", "40P01"
 _MAY_CREATE = text(
@@ -62,8 +64,10 @@ def run() -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    connection.execute(NO_LOCK_TIMEOUT)
-    connection.execute(MIGRATION_LOCK)
+    try:
+        locks.take(connection.connection.driver_connection, MIGRATION_LOCK, "session", tell=_steps.warning)
+    except locks.LockHeldError as error:
+        raise CommandError(str(error)) from None
     connection.execute(DDL_LOCK_TIMEOUT)
     connection.commit()
     context.configure(connection=connection, target_metadata=None, version_table_schema="public")
@@ -96,9 +100,8 @@ def _log_to_the_shell() -> None:
     """Show which revisions run, when the `alembic` command runs them. fileConfig would disable other loggers."""
     if context.config.cmd_opts is None:
         return
-    steps = logging.getLogger("alembic.runtime.migration")
-    steps.addHandler(logging.StreamHandler())
-    steps.setLevel(logging.INFO)
+    _steps.addHandler(logging.StreamHandler())
+    _steps.setLevel(logging.INFO)
 
 
 run()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import psycopg2
 from psycopg2 import errorcodes
 
+from celery_postgres import locks
 from celery_postgres.errors import translate
 from celery_postgres.statements import script
+
+logger = logging.getLogger(__name__)
 
 #: A worker that consumes meanwhile, stock's above all, takes the tables in another order than we do.
 _ATTEMPTS = 10
@@ -24,6 +28,7 @@ def create_schema(engine: Any) -> None:
     Raises:
         SchemaError: the role may not.
         psycopg2.errors.LockNotAvailable: somebody kept a table locked for ten times 5 s.
+        LockHeldError: another run of this has not ended for a minute; the text names who.
     """
     if isinstance(engine, str):
         connection = psycopg2.connect(engine)
@@ -45,9 +50,9 @@ def create_schema(engine: Any) -> None:
 def _create(connection: Any) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
+            # Two that start at once would collide in CREATE TABLE.
+            locks.take(connection, "celery_postgres.schema", "transaction", tell=logger.warning)
             with connection.cursor() as cursor:
-                # Two that start at once would collide in CREATE TABLE.
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('celery_postgres.schema', 0))")
                 # Whoever queues for a table has everybody after him queue as well: not for longer than this.
                 cursor.execute("SET LOCAL lock_timeout = '5s'")
                 for name in ("stock", "broker_up", "results_up", "compression"):

@@ -4,7 +4,7 @@
 --   celery_migrator       makes and owns the tables (DDL), and may do everything with them; nothing beyond the database
 --   celery_worker         runs tasks, or a beat: claims, acknowledges, stores results, buries; tenants' tables as far as
 --                         policies let it
---   celery_producer       publishes: reads no message, changes no queue, deletes nothing
+--   celery_producer       publishes: reads no message, changes no row, deletes nothing
 --   celery_result_reader  beside celery_producer, for whoever waits for results: Celery's tables do not say whose a
 --                         result is, so who may read one may read them all
 --   celery_monitor        counts queues, consumers, ages and states; no payload, argument, result, task or tenant
@@ -12,6 +12,9 @@
 -- A superuser's run also keeps payloads out of the server's log: in this database a statement that failed is not logged
 -- with its literals, nor an error with its DETAIL, whoever sends it. For a login of another application in the same
 -- database: ALTER ROLE somebody IN DATABASE this SET log_min_error_statement = error.
+--
+-- The database's owner, or a superuser, also takes CONNECT and TEMPORARY from PUBLIC: whoever else is to connect needs
+-- GRANT CONNECT ON DATABASE this TO somebody.
 --
 -- Run it with psql or anything else that sends SQL, as often as you like: first as a role that may make roles, and after
 -- each migration as the owner of the tables, since a new table is nobody else's. It does all or nothing, waits for
@@ -22,9 +25,21 @@ DECLARE
     schema_name text := current_schema();
     role_name text;
     one record;
-    begun oid[] := '{}';
+    begun text[] := '{}';
+    owners name[] := '{}';
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('celery_postgres.roles', 0));
+    PERFORM set_config('lock_timeout', '60s', true);
+    BEGIN
+        PERFORM pg_advisory_xact_lock(hashtextextended('celery_postgres.roles', 0));
+    EXCEPTION WHEN lock_not_available THEN
+        RAISE lock_not_available USING MESSAGE = 'for 60 s another run of this file has not ended: ' || (
+            SELECT string_agg(format('process %s, role %s, %s', activity.pid, activity.usename,
+                coalesce(nullif(activity.application_name, ''), 'without a name')), '; ')
+            FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid)
+            WHERE held.locktype = 'advisory' AND held.granted AND activity.datname = current_database()
+              AND (held.classid::bigint << 32 | held.objid::bigint) = hashtextextended('celery_postgres.roles', 0)
+        );
+    END;
 
     FOREACH role_name IN ARRAY ARRAY[
         'celery_migrator', 'celery_worker', 'celery_producer', 'celery_result_reader', 'celery_monitor'
@@ -41,10 +56,9 @@ BEGIN
         EXECUTE format('GRANT CREATE ON SCHEMA %I TO celery_migrator', schema_name);
     END IF;
 
-    -- Which role may do what to which table or sequence, and, where it is not the whole table, to which columns.
+    -- Which role may do what to which table, sequence or function, and, where it is not the whole table, to which columns.
     FOR one IN
-        SELECT written.*, c.oid, c.oid::regclass AS found, pg_get_userbyid(c.relowner) AS owner,
-            CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
+        SELECT written.role, written.rights, there.*
         FROM (VALUES
             -- The broker. A worker claims across tenants. Dead letters it may add and read, not change or delete.
             ('celery_worker', 'kombu_queue', 'SELECT, INSERT, UPDATE, DELETE', NULL),
@@ -66,6 +80,9 @@ BEGIN
             ('celery_worker', 'task_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'taskset_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'celery_listener_sequence', 'USAGE', NULL),
+            ('celery_worker', 'celery_size_chord', 'EXECUTE', 'text, integer'),
+            ('celery_worker', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
+            ('celery_worker', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
             -- The application: a worker reports itself ready only when the schema is the one it knows. Of the materialized
             -- view nothing: it holds the rows of all tenants.
             ('celery_worker', 'alembic_version', 'SELECT', NULL),
@@ -77,35 +94,29 @@ BEGIN
             ('celery_worker', 'api_key', 'SELECT, INSERT, UPDATE', NULL),
             ('celery_worker', 'task_submission', 'SELECT, INSERT, DELETE', NULL),
 
-            -- Publishing: a message with what its sender says of it, and never whose it is or whether it is taken. It makes
-            -- queues and bindings that are not there. The columns that it reads are those by which queues are found and
-            -- counted, and sleeping consumers woken.
-            ('celery_producer', 'kombu_message', 'INSERT', 'id, visible, version, queue_id, payload, priority, task_id,'
-                ' tenant_id, enqueued_at, available_at, expires_at'),
+            -- Publishing: a message with what its sender says of it, and never its id, when it came, whose it is or whether
+            -- it is taken. It makes queues and bindings that are not there. The columns that it reads are those by which
+            -- queues are found and counted, and sleeping consumers woken. It may change and lock no row.
+            ('celery_producer', 'kombu_message', 'INSERT',
+                'queue_id, payload, priority, task_id, tenant_id, available_at, expires_at'),
             ('celery_producer', 'kombu_message', 'SELECT', 'queue_id, visible, available_at, expires_at, consumer_id'),
             ('celery_producer', 'kombu_queue', 'SELECT', NULL),
-            ('celery_producer', 'kombu_queue', 'INSERT', 'id, name, auto_delete, expires_ms, message_ttl_ms'),
-            ('celery_producer', 'kombu_binding', 'SELECT, INSERT', NULL),
+            ('celery_producer', 'kombu_queue', 'INSERT', 'name, auto_delete, expires_ms, message_ttl_ms'),
+            ('celery_producer', 'kombu_binding', 'SELECT', NULL),
+            ('celery_producer', 'kombu_binding', 'INSERT', 'exchange, type, routing_key, pattern, queue_id'),
             ('celery_producer', 'kombu_subscription', 'SELECT', NULL),
             ('celery_producer', 'kombu_consumer', 'SELECT', 'id'),
             ('celery_producer', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_producer', 'message_id_sequence', 'USAGE', NULL),
             -- Publishing a chord: how many parts it has, and, of a header with groups in it, the ids of its tasks.
-            ('celery_producer', 'celery_chord', 'SELECT', 'id, size, added, done, due_at'),
-            ('celery_producer', 'celery_chord', 'INSERT', 'id, size'),
-            ('celery_producer', 'celery_chord', 'UPDATE', 'size, due_at'),
-            ('celery_producer', 'celery_tasksetmeta', 'SELECT', 'taskset_id'),
-            ('celery_producer', 'celery_tasksetmeta', 'INSERT', 'id, taskset_id, result, date_done'),
-            ('celery_producer', 'celery_tasksetmeta', 'UPDATE', 'result, date_done'),
-            ('celery_producer', 'taskset_id_sequence', 'USAGE', NULL),
+            ('celery_producer', 'celery_size_chord', 'EXECUTE', 'text, integer'),
+            ('celery_producer', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
 
             -- Reading results and saved groups, and saying who waits.
             ('celery_result_reader', 'celery_taskmeta', 'SELECT', NULL),
             ('celery_result_reader', 'celery_tasksetmeta', 'SELECT', NULL),
-            ('celery_result_reader', 'celery_waiter', 'SELECT', 'task_id, listener, slot'),
             ('celery_result_reader', 'celery_waiter', 'INSERT', 'task_id, listener, slot'),
-            ('celery_result_reader', 'celery_waiter', 'DELETE', NULL),
-            ('celery_result_reader', 'celery_waiter', 'UPDATE', 'slot'),
+            ('celery_result_reader', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
             ('celery_result_reader', 'celery_listener_sequence', 'USAGE', NULL),
 
             -- What /metrics, the dashboard and `queues`, `consumers` and `stopped` of the queue tool show.
@@ -121,22 +132,34 @@ BEGIN
             ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
             ('celery_monitor', 'alembic_version', 'SELECT', NULL)
         ) AS written (role, relation, rights, columns)
-        JOIN pg_class AS c ON c.oid = to_regclass(format('%I.%I', schema_name, written.relation))
+        CROSS JOIN LATERAL (
+            SELECT c.oid::regclass::text AS found, pg_get_userbyid(c.relowner) AS owner,
+                CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+                coalesce(' (' || written.columns || ')', '') AS columns
+            FROM pg_class AS c
+            WHERE c.oid = to_regclass(format('%I.%I', schema_name, written.relation))
+            UNION ALL
+            SELECT p.oid::regprocedure::text, pg_get_userbyid(p.proowner), 'FUNCTION', ''
+            FROM pg_proc AS p
+            WHERE p.oid = CASE WHEN written.rights = 'EXECUTE'
+                THEN to_regprocedure(format('%I.%I(%s)', schema_name, written.relation, written.columns)) END
+        ) AS there
         ORDER BY written.relation, written.role
     LOOP
         IF NOT pg_has_role(one.owner, 'USAGE') THEN
             RAISE insufficient_privilege
                 USING MESSAGE = format('%s belongs to %s: run this as that role', one.found, one.owner);
         END IF;
-        IF one.oid <> ALL (begun) THEN
-            begun := begun || one.oid;
+        IF one.found <> ALL (begun) THEN
+            begun := begun || one.found;
+            owners := owners || one.owner;
             EXECUTE format(
                 'REVOKE ALL ON %s %s FROM celery_worker, celery_producer, celery_result_reader, celery_monitor',
                 one.kind, one.found
             );
         END IF;
         EXECUTE format(
-            'GRANT %s%s ON %s %s TO %I', one.rights, ' (' || one.columns || ')', one.kind, one.found, one.role
+            'GRANT %s%s ON %s %s TO %I', one.rights, one.columns, one.kind, one.found, one.role
         );
     END LOOP;
 
@@ -154,5 +177,31 @@ BEGIN
             END IF;
         END;
     END LOOP;
+
+    -- Who may connect can listen, notify and hold advisory locks, and fill the disk with temporary tables: not everybody,
+    -- but these roles and whoever owns the tables.
+    IF pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE') THEN
+        EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+        EXECUTE format(
+            'GRANT CONNECT ON DATABASE %I TO celery_migrator, celery_worker, celery_producer, celery_result_reader,'
+            ' celery_monitor', current_database()
+        );
+        EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO celery_migrator, celery_worker', current_database());
+        FOREACH role_name IN ARRAY owners LOOP
+            EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), role_name);
+        END LOOP;
+    ELSIF has_database_privilege('pg_monitor', current_database(), 'CONNECT') THEN  -- as everybody, if it was not granted
+        RAISE NOTICE 'every role of the server may connect to %, until its owner or a superuser runs this',
+            current_database();
+    END IF;
+
+    -- What metrics and the page show is read with the monitor's rights, also by a worker.
+    IF NOT pg_has_role('celery_worker', 'celery_monitor', 'MEMBER') THEN
+        BEGIN
+            GRANT celery_monitor TO celery_worker;
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE NOTICE 'workers read their metrics with all of their rights, until a role that may grant celery_monitor runs this';
+        END;
+    END IF;
 END
 $roles$;

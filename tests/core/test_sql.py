@@ -52,6 +52,7 @@ VARIABLE = {
     "backend/app/db/upkeep.py": "SQLAlchemy's expressions",
     "backend/app/db/views.py": "psycopg2.sql, which quotes the view's name",
     "backend/app/observability/probe.py": "the statements of monitoring.sql, filled in and looked at again",
+    "backend/celery_postgres/locks.py": "one of two constants",
     "backend/celery_postgres/publishing.py": "the statements of files",
     "backend/celery_postgres/schema.py": "files",
     "backend/celery_postgres/session.py": "the statements of files",

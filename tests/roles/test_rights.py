@@ -28,44 +28,46 @@ ALL = "SELECT, INSERT, UPDATE, DELETE"
 TABLES: dict[str, dict[str, str]] = {
     "kombu_message": {
         "worker": ALL,
-        "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at enqueued_at"
-        " expires_at id payload priority queue_id task_id tenant_id version visible)",
+        "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at expires_at payload"
+        " priority queue_id task_id tenant_id)",
         "monitor": "SELECT(available_at consumer_id enqueued_at id priority queue_id visible)",
     },
     "kombu_queue": {
         "worker": ALL,
-        "producer": "SELECT, INSERT(auto_delete expires_ms id message_ttl_ms name)",
+        "producer": "SELECT, INSERT(auto_delete expires_ms message_ttl_ms name)",
         "monitor": "SELECT",
     },
-    "kombu_binding": {"worker": ALL, "producer": "SELECT, INSERT"},
+    "kombu_binding": {
+        "worker": ALL,
+        "producer": "SELECT, INSERT(exchange pattern queue_id routing_key type)",
+    },
     "kombu_consumer": {"worker": ALL, "producer": "SELECT(id)", "monitor": "SELECT"},
     "kombu_subscription": {"worker": ALL, "producer": "SELECT", "monitor": "SELECT"},
     "kombu_dead_letter": {"worker": "SELECT, INSERT", "monitor": "SELECT(died_at queue)"},
     "kombu_stopped_task": {"worker": "SELECT", "monitor": "SELECT"},
     "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT(last_run_at name runs)"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
-    "celery_tasksetmeta": {
-        "worker": ALL,
-        "producer": "SELECT(taskset_id), INSERT(date_done id result taskset_id), UPDATE(date_done result)",
-        "reader": "SELECT",
-    },
-    "celery_chord": {
-        "worker": ALL,
-        "producer": "SELECT(added done due_at id size), INSERT(id size), UPDATE(due_at size)",
-        "monitor": "SELECT(added created_at done due_at id size)",
-    },
+    "celery_tasksetmeta": {"worker": ALL, "reader": "SELECT"},
+    "celery_chord": {"worker": ALL, "monitor": "SELECT(added created_at done due_at id size)"},
     "celery_chord_part": {"worker": "SELECT, INSERT, DELETE"},
     "celery_waiter": {
         "worker": ALL,
-        "reader": "SELECT(listener slot task_id), INSERT(listener slot task_id), UPDATE(slot), DELETE",
+        "reader": "INSERT(listener slot task_id)",
     },
     "queue_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
     "message_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
     "task_id_sequence": {"worker": "USAGE"},
-    "taskset_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
+    "taskset_id_sequence": {"worker": "USAGE"},
     "celery_listener_sequence": {"worker": "USAGE", "reader": "USAGE"},
     "kombu_consumer_id_seq": {},
     "kombu_dead_letter_id_seq": {},
+}
+#: By function: who may call it. All but the first are the owner's work, whoever calls them.
+FUNCTIONS = {
+    "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
+    "celery_size_chord(text,integer)": {"celery_producer", "celery_worker"},
+    "celery_save_group(text,bytea,timestamp without time zone)": {"celery_producer", "celery_worker"},
+    "celery_give_up_waiting(bigint,text[])": {"celery_result_reader", "celery_worker"},
 }
 OF_THE_APPLICATION: dict[str, dict[str, str]] = {
     "alembic_version": {"worker": "SELECT", "monitor": "SELECT"},
@@ -114,7 +116,7 @@ OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes"),
     *("publish_within", "publish_many_within", "publish_to_exchange_within"),
     *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
-    *("look", "size_chord", "save_group", "overdue_chords"),
+    *("look", "size_chord", "save_group"),
 }
 OF_READERS = {"result", "results", "restore_group", "await_results", "give_up_waiting"}
 OF_MONITORS = {"queues_overview", "consumers_overview", "stopped_tasks", "overdue_chords"}
@@ -191,11 +193,27 @@ def test_nobody_has_anything_beyond_the_database(databases: Databases) -> None:
         """,
     )
     assert found == []
-    functions = databases.run(
-        databases.superuser_url(), "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+
+
+@pytest.mark.parametrize("name", ["migrated", "plain"])
+def test_functions_are_open_to_those_that_need_them(databases: Databases, name: str) -> None:
+    """A function is everybody's until that is revoked; and one of the owner's rights names the schema that it means."""
+    found = databases.run(
+        databases.superuser_url(name),
+        """
+        SELECT p.oid::regprocedure::text, p.prosecdef, p.proconfig, ARRAY(
+            SELECT r.rolname::text FROM pg_roles AS r
+            WHERE r.rolname ~ '^celery_(worker|producer|result_reader|monitor)$'
+              AND has_function_privilege(r.oid, p.oid, 'EXECUTE')
+        )
+        FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace
+        """,
     )
-    # A function is everybody's until that is revoked; this one does nothing but raise an error.
-    assert functions == [("kombu_refuse",)]
+    assert {signature: set(roles) for signature, _, _, roles in found} == FUNCTIONS  # type: ignore[call-overload]
+    for signature, as_owner, settings, _ in found:
+        assert (as_owner, settings) == (
+            (False, None) if signature == "kombu_refuse(text)" else (True, ["search_path=public, pg_temp"])
+        )
 
 
 @pytest.mark.parametrize("login", ["deploy", "runner", "sender", "watcher"])

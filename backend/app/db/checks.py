@@ -41,6 +41,12 @@ SEQUENCES = (
     "taskset_id_sequence",
     "celery_listener_sequence",
 )
+#: And the functions that change rows for it.
+FUNCTIONS = (
+    "celery_size_chord(text, integer)",
+    "celery_save_group(text, bytea, timestamp)",
+    "celery_give_up_waiting(bigint, text[])",
+)
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
 _ELSEWHERE = text("""
@@ -55,6 +61,7 @@ _LACKED = text("""
     FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) WITH ORDINALITY AS wanted (name, privilege, place)
     WHERE NOT CASE wanted.privilege
         WHEN 'USAGE' THEN has_sequence_privilege(to_regclass('public.' || wanted.name), wanted.privilege)
+        WHEN 'EXECUTE' THEN has_function_privilege(to_regprocedure('public.' || wanted.name), wanted.privilege)
         ELSE has_table_privilege(to_regclass('public.' || wanted.name), wanted.privilege)
     END
     GROUP BY wanted.privilege
@@ -135,7 +142,7 @@ def missing_tables(connection: Connection) -> list[str]:
 def lacked_rights(connection: Connection) -> str | None:
     """Which rights of a worker the current role has not, for people; None if it has them all."""
     wanted = [(name, right) for name, rights in TABLE_RIGHTS.items() for right in rights]
-    wanted += [(name, "USAGE") for name in SEQUENCES]
+    wanted += [(name, "USAGE") for name in SEQUENCES] + [(name, "EXECUTE") for name in FUNCTIONS]
     names, privileges = zip(*wanted, strict=True)
     found = connection.execute(_LACKED, {"names": list(names), "privileges": list(privileges)})
     return "; ".join(f"{right} on {tables}" for right, tables in found) or None

@@ -4,14 +4,7 @@
 -- How many parts a chord has, said before the last of them is published; what was said first stays. Returns whether
 -- that makes its body due.
 -- takes: chord text, size integer
-INSERT INTO celery_chord AS chord (id, size)
-VALUES (%(chord)s, %(size)s)
-ON CONFLICT (id) DO UPDATE
-SET size = coalesce(chord.size, excluded.size),
-    due_at = CASE
-        WHEN chord.done >= coalesce(chord.size, excluded.size) + chord.added AND chord.done > 0 THEN now()
-    END
-RETURNING id, due_at IS NOT NULL
+SELECT sized.id, sized.is_due FROM celery_size_chord(%(chord)s, %(size)s) AS sized
 
 -- name: enlarge_chord
 -- One more part.

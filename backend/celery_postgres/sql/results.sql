@@ -6,7 +6,8 @@
 --
 -- Every part is in the order of its keys, so that two batches never deadlock. A chord part that was counted before
 -- counts no more. Messages are fenced as in `claim`. Whoever waits for a task that is `final` is notified; the
--- notification carries numbers that mean something to that listener alone.
+-- notification carries numbers that mean something to that listener alone. No result waits for a row of a waiter that
+-- somebody's open transaction holds: that one looks by himself.
 -- A stored SUCCESS stays: a task that runs twice (its worker was taken for dead) must not undo it, as in Celery's other
 -- backends. Nor does RETRY undo an end: Celery stores it after it has sent the retry, which may have ended before.
 -- Returns the chords whose last part this was.
@@ -69,7 +70,11 @@ WITH given AS MATERIALIZED (
       AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
 ), awaited AS (
     DELETE FROM celery_waiter AS waiter
-    WHERE waiter.task_id = ANY (ARRAY(SELECT given.task_id FROM given WHERE given.final))
+    WHERE waiter.ctid = ANY (ARRAY(
+        SELECT candidate.ctid FROM celery_waiter AS candidate
+        WHERE candidate.task_id = ANY (ARRAY(SELECT given.task_id FROM given WHERE given.final))
+        FOR UPDATE SKIP LOCKED
+    ))
     RETURNING waiter.listener, waiter.slot
 )
 SELECT
@@ -107,7 +112,11 @@ WITH stored AS (
     WHERE message.id = %(acked_id)s AND message.fence = %(acked_fence)s AND NOT message.visible
 ), awaited AS (
     DELETE FROM celery_waiter AS waiter
-    WHERE waiter.task_id = %(task_id)s AND %(final)s
+    WHERE waiter.ctid = ANY (ARRAY(
+        SELECT candidate.ctid FROM celery_waiter AS candidate
+        WHERE candidate.task_id = %(task_id)s AND %(final)s
+        FOR UPDATE SKIP LOCKED
+    ))
     RETURNING waiter.listener, waiter.slot
 )
 SELECT count(pg_notify('celery_result_' || awaited.listener, awaited.slot::text)) FROM awaited
@@ -132,11 +141,8 @@ WHERE meta.task_id = ANY (%(task_ids)s)
 DELETE FROM celery_taskmeta AS meta WHERE meta.task_id = %(task_id)s
 
 -- name: save_group
--- By its parameters, not by `excluded`, which only a role that may read saved groups could look at.
 -- takes: group_id text, result bytea, date_done timestamp
-INSERT INTO celery_tasksetmeta AS saved (id, taskset_id, result, date_done)
-VALUES (nextval('taskset_id_sequence'), %(group_id)s, %(result)s, %(date_done)s)
-ON CONFLICT (taskset_id) DO UPDATE SET result = %(result)s, date_done = %(date_done)s
+SELECT celery_save_group(%(group_id)s, %(result)s, %(date_done)s)
 
 -- name: restore_group
 -- takes: group_id text

@@ -11,14 +11,18 @@ INSERT INTO celery_waiter AS waiter (task_id, listener, slot)
 SELECT one.task_id, %(listener)s, one.slot
 FROM unnest(%(task_ids)s, %(slots)s) AS one (task_id, slot)
 ORDER BY one.task_id
-ON CONFLICT (task_id, listener) DO UPDATE SET slot = excluded.slot
+ON CONFLICT DO NOTHING
 
 -- name: give_up_waiting
 -- takes: listener bigint, task_ids text[]
-DELETE FROM celery_waiter AS waiter
-WHERE waiter.listener = %(listener)s AND waiter.task_id = ANY (%(task_ids)s)
+SELECT celery_give_up_waiting(%(listener)s, %(task_ids)s)
 
 -- name: drop_old_waiters
 -- What listeners that were killed have left, for tasks that never ended.
 -- takes: seconds float
-DELETE FROM celery_waiter AS waiter WHERE waiter.since < now() - %(seconds)s * interval '1 second'
+DELETE FROM celery_waiter AS waiter
+WHERE waiter.ctid = ANY (ARRAY(
+    SELECT candidate.ctid FROM celery_waiter AS candidate
+    WHERE candidate.since < now() - %(seconds)s * interval '1 second'
+    FOR UPDATE SKIP LOCKED
+))
