@@ -169,7 +169,8 @@ WITH given AS MATERIALIZED (
     FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
 ), released AS (
     UPDATE kombu_message AS message
-    SET visible = true, consumer_id = NULL, claimed_at = NULL, fence = message.fence + 1,
+    SET visible = true, consumer_id = NULL, claimed_at = NULL,
+        fence = CASE WHEN message.fence < 9223372036854775807 THEN message.fence + 1 ELSE 2 END,
         failures = given.failures, available_at = coalesce(given.available_at, now())
     FROM given
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures < %(max_failures)s
