@@ -42,8 +42,7 @@ def take(connection: Any, name: str, owner: str, *, tell: Callable[[str], object
     Raises:
         LockHeldError: after all of `WAITS_S`. The transaction has been rolled back.
     """
-    waited = 0
-    for seconds in WAITS_S:
+    for number, seconds in enumerate(WAITS_S, 1):
         with connection.cursor() as cursor:
             try:
                 cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{seconds}s",))
@@ -51,14 +50,14 @@ def take(connection: Any, name: str, owner: str, *, tell: Callable[[str], object
                 return
             except psycopg2.errors.LockNotAvailable:
                 connection.rollback()
-            waited += seconds
             cursor.execute(_HOLDERS, (name,))
             holders = "; ".join(_named(*row) for row in cursor.fetchall()) or "nobody, now"
             connection.rollback()
-        tell(f"waiting for the lock {name}, which is held by {holders}")
+        if number < len(WAITS_S):
+            tell(f"waiting for the lock {name}, which is held by {holders}")
     raise LockHeldError(
-        f"the lock {name} was not free for {waited} s; it is held by {holders}: wait for that to end, or end it with "
-        "pg_terminate_backend, and run this again"
+        f"the lock {name} was not free for {sum(WAITS_S)} s; it is held by {holders}: wait for that to end, or end it "
+        "with pg_terminate_backend, and run this again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows that nobody thought of, by whoever may write them: refused without a word of the payload, or harmless to all others."""
+"""Rows that nobody thought of: refused without a word of the payload, or harmless to everybody else."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from tests.broker.client import Client, Inbox
 from tests.broker.sql import dead_letters, rows_of, scalar
 
 GREATEST, LEAST = 2**63 - 1, -(2**63)
-MESSAGE = "INSERT INTO kombu_message (id, visible, version, queue_id, payload, {}) SELECT nextval('message_id_sequence'),"
-MESSAGE += " true, 1, (SELECT id FROM kombu_queue WHERE name = 'work'), '{{\"s3cret\": 1}}', {}"
+MESSAGE = (
+    "INSERT INTO kombu_message (id, visible, version, queue_id, payload, {})"
+    " SELECT nextval('message_id_sequence'), true, 1, (SELECT id FROM kombu_queue WHERE name = 'work'),"
+    " '{{\"s3cret\": 1}}', {}"
+)
 QUEUE = "INSERT INTO kombu_queue (id, name, {}) VALUES (nextval('queue_id_sequence'), 'absurd', {})"
 BINDING = "INSERT INTO kombu_binding (exchange, type, routing_key, pattern, queue_id) SELECT 'events', {}, id FROM"
 BINDING += " kombu_queue WHERE name = 'work'"
+PATTERNS = ("(", "[", "a{5,2}", "*", "\\", "(a{1,255}){1,255}", "((((a*)*)*)*)*$", "^(?=(a+)+)$", "***:x", "a\\1")
 ROWS = {
     **{
         f"{column} {value}": MESSAGE.format(column, value)
@@ -41,8 +45,8 @@ ROWS = {
         }.items()
         for value in values
     },
-    "no queue": "INSERT INTO kombu_message (id, visible, version, payload) VALUES (nextval('message_id_sequence'), true, 1,"
-    " '{\"s3cret\": 1}')",
+    "no queue": "INSERT INTO kombu_message (id, visible, version, payload)"
+    " VALUES (nextval('message_id_sequence'), true, 1, '{\"s3cret\": 1}')",
     "neither visible nor not": MESSAGE.format("priority", "0").replace(" true, 1, (", " NULL, 1, ("),
     **{
         f"{column} {value}": QUEUE.format(column, value)
@@ -55,7 +59,7 @@ ROWS = {
     "an empty name": "INSERT INTO kombu_queue (id, name) VALUES (nextval('queue_id_sequence'), '')",
     **{
         f"the pattern {pattern}": BINDING.format(f"'topic', 'k', '{pattern}'")
-        for pattern in ("(", "[", "a{5,2}", "*", "\\", "(a{1,255}){1,255}", "((((a*)*)*)*)*$", "^(?=(a+)+)$", "***:x", "a\\1")
+        for pattern in PATTERNS
     },
     "another type": BINDING.format("'absurd', '#', NULL"),
 }  # fmt: skip
@@ -107,7 +111,11 @@ def acknowledge(inbox: Inbox, body: str, count: int) -> None:
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_row_stops_nobody(
-    peopled: str, connect: Callable[..., Client], steps: Steps, kind: str, monkeypatch: pytest.MonkeyPatch,
+    peopled: str,
+    connect: Callable[..., Client],
+    steps: Steps,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     refusal = insert(peopled, ROWS[kind])
@@ -144,7 +152,7 @@ def test_one_claim_that_cannot_be_given_back_keeps_no_other(peopled: str, steps:
     insert(
         peopled,
         "INSERT INTO kombu_message (id, visible, version, queue_id, payload, consumer_id, task_id)"
-        " SELECT nextval('message_id_sequence'), false, 1, 1, '{}', 4712, 'held-' || n FROM generate_series(1, 1500) AS n",
+        " SELECT nextval('message_id_sequence'), false, 1, 1, '{}', 4712, 'held-' || n FROM generate_series(1, 1500) n",
     )
     insert(
         peopled,

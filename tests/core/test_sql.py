@@ -35,6 +35,8 @@ SQL = re.compile(
 #: Where text is put into a statement, and what.
 DECIDED = {
     "f'LISTEN {channel}'": "a name of our own and a number",
+    "f'UNLISTEN celery_postgres_{word}'": "a word that was drawn",
+    "f\"NOTIFY celery_postgres_{word}, '{word}'\"": "a word that was drawn",
     "f'DEALLOCATE {name}'": "the name of a statement in a file of our own",
     "f'PREPARE {name}{types} AS {prepared}'": "a statement in a file of our own",
     "f'EXECUTE {name}{values}'": "a name of our own, and placeholders",

@@ -51,8 +51,17 @@ WIDER |= {("celery_taskmeta", "id"), ("celery_tasksetmeta", "id")}
 LONG = {("kombu_message", "payload"), ("celery_tasksetmeta", "result")}
 LONG |= {("celery_taskmeta", name) for name in ("result", "traceback", "args", "kwargs")}
 #: Their defaults, so that whoever publishes names none of them.
-DEFAULTED = {("kombu_queue", "id"), ("kombu_message", "id"), ("kombu_message", "visible"), ("kombu_message", "version")}
-NEW_CONSTRAINTS = {"kombu_queue_name", "kombu_queue_times", "kombu_message_columns"}
+DEFAULTED = {
+    ("celery_tasksetmeta", "id"),
+    ("kombu_queue", "id"),
+    ("kombu_message", "id"),
+    ("kombu_message", "visible"),
+    ("kombu_message", "version"),
+}
+NEW_CONSTRAINTS = {
+    *("kombu_queue_name", "kombu_queue_times", "kombu_message_columns"),
+    "celery_tasksetmeta_date_done",
+}
 ADDED = {
     "kombu_queue": {"auto_delete", "expires_ms", "message_ttl_ms", "consumed", "paused", "used_at"},
     "kombu_message": {

@@ -28,8 +28,8 @@ ALL = "SELECT, INSERT, UPDATE, DELETE"
 TABLES: dict[str, dict[str, str]] = {
     "kombu_message": {
         "worker": ALL,
-        "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at expires_at payload"
-        " priority queue_id task_id tenant_id)",
+        "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at expires_at"
+        " payload priority queue_id task_id tenant_id)",
         "monitor": "SELECT(available_at consumer_id enqueued_at id priority queue_id visible)",
     },
     "kombu_queue": {
