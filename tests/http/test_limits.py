@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app.http.hosts import AllowedHosts
 from app.observability.repeated import SHOWN, Repeated
 from environment.waiting import wait_until
 from tests.http.front import DEADLINE_S, A, B, Front
@@ -205,8 +206,37 @@ def named(module_database: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield front
 
 
-def test_any_name_where_that_is_wanted(make_front: Any, database: Any) -> None:
-    assert make_front(database.url, WEB_ALLOWED_HOSTS="*").get("/livez", headers={"Host": "evil.example"}).status == 200
+def test_any_name_where_that_is_wanted() -> None:
+    assert "evil.example" in AllowedHosts({"*"})
+    assert "evil.example" not in AllowedHosts(())
+
+
+def chunked(size: int, count: int) -> bytes:
+    return b"%x\r\n%s\r\n" % (size, b" " * size) * count
+
+
+def test_a_body_in_chunks_is_taken_unless_they_are_crumbs(front: Front, opened: Any) -> None:
+    """Each chunk is an event of its own: a MB of one byte each would keep the loop for 15 s."""
+    begin = head(front, 0).replace(b"Content-Length: 0", b"Connection: close\r\nTransfer-Encoding: chunked")
+    whole = opened(front)
+    whole.sendall(begin + chunked(1_000, 900) + b"2\r\n{}\r\n0\r\n\r\n")
+    assert answered(whole) == 202
+    crumbs = opened(front)
+    crumbs.sendall(begin)
+
+    def is_cut_off() -> bool:
+        with suppress(OSError):
+            crumbs.sendall(chunked(1, 1_000))
+        return is_closed(crumbs)
+
+    wait_until(is_cut_off, DEADLINE_S, "the connection to be cut off")
+
+
+@pytest.mark.parametrize("request_line", ["POST /health", "GET /livez", "PUT /nowhere", "GET /v1/tasks"])
+def test_a_body_that_nobody_wants_ends_its_connection(front: Front, opened: Any, request_line: str) -> None:
+    connection = opened(front)
+    connection.sendall(head(front, 100_000).replace(f"POST {PING}".encode(), request_line.encode()))
+    assert answered(connection) in (200, 404, 405)
 
 
 # -- connections
@@ -295,12 +325,11 @@ def test_no_descriptors_are_no_flood_of_lines(make_front: Any, database: Any, op
     resource.prlimit(front.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
     crowd = [opened(front) for _ in range(100)]
     wait_until(lambda: "out of system resource" in front.log_text(), DEADLINE_S, "a line about it")
-    wait_until(lambda: "times more" in front.log_text(), DEADLINE_S, "what was left out to be told")
-    assert front.log_text().count("out of system resource") < 5 * SHOWN
     resource.prlimit(front.process.pid, resource.RLIMIT_NOFILE, before)
     for one in crowd:
         one.close()
     wait_until(lambda: answered_livez(front) == 200, DEADLINE_S, "the server to go on")
+    assert front.log_text().count("out of system resource") < 5 * SHOWN
 
 
 def test_few_descriptors_are_fewer_connections(make_front: Any, database: Any, opened: Any) -> None:

@@ -32,6 +32,9 @@ OTHER_FILES = 64
 #: Bytes of one read, which are parsed before anybody is asked for a key: a body in chunks of a byte each takes 15 us a
 #: byte.
 READ_BYTES = 16_384
+#: Bytes around the content of a body: lengths of chunks, what stands behind them, trailers. A MB in chunks of 1 kB has
+#: 8 kB of them.
+MOST_AROUND = 32_768
 
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
@@ -80,6 +83,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **options)
         self._request_due: asyncio.TimerHandle | None = None
         self._read_due: asyncio.TimerHandle | None = None
+        self._around = 0
 
     @property
     def at_work(self) -> bool:
@@ -107,11 +111,20 @@ class Connection(H11Protocol):
         self._cancel(self._request_due)
         self._cancel(self._read_due)
 
+    def data_received(self, data: bytes) -> None:
+        cycle, came = self.cycle, len(self.cycle.body) if self.at_work and self.cycle.more_body else None
+        super().data_received(data)
+        if came is not None:
+            self._around += len(data) - (len(cycle.body) - came)
+            if self._around > MOST_AROUND:
+                self.transport.abort()
+
     def handle_events(self) -> None:
         before = self.cycle
         super().handle_events()
         if self.at_work and self.cycle is not before:
             self._cancel(self._request_due)
+            self._around = 0
             # Until the application asks for the body, nothing more of it is taken in.
             self.flow.pause_reading()
 

@@ -51,14 +51,17 @@ class Guard:
         begun = time.monotonic()
         status: int | None = None
 
+        upload = Upload(self._uploads, receive)
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(message, correlation_id)
+                # uvicorn would read a body that nobody wants, for as long as it comes, to get to the next request.
+                _add_headers(message, correlation_id, close=has_body and not upload.whole)
             await send(message)
 
-        upload = Upload(self._uploads, receive)
         with working_for(None, correlation_id):
             try:
                 self._check(scope, headers, refused)
@@ -94,9 +97,7 @@ class Guard:
 
 
 async def _refuse(problem: Problem, headers: Headers, upload: Upload, send: Send) -> None:
-    """Answer, also while the client still sends; after that nothing else comes on this connection."""
-    if not upload.whole:
-        problem.headers["Connection"] = "close"
+    """Answer, also while the client still sends."""
     response = problem.response()
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
@@ -106,12 +107,14 @@ async def _refuse(problem: Problem, headers: Headers, upload: Upload, send: Send
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _add_headers(message: MutableMapping[str, Any], correlation_id: str) -> None:
+def _add_headers(message: MutableMapping[str, Any], correlation_id: str, *, close: bool) -> None:
     headers = MutableHeaders(scope=message)
     # Latin-1 is what a header can hold.
     headers[CORRELATION_HEADER] = correlation_id.encode("latin-1", "replace").decode("latin-1")
     headers.setdefault("Cache-Control", "no-store")
     headers.setdefault("X-Content-Type-Options", "nosniff")
+    if close:
+        headers["Connection"] = "close"
 
 
 def _log(scope: Scope, status: int | None, begun: float) -> None:
