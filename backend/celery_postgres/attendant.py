@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from celery_postgres import session as session_module
+from celery_postgres import silence
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.hearing import hears
 from celery_postgres.jitter import uniform
@@ -89,6 +90,7 @@ class Attendant:
         self._registered = threading.Event()
         self._later: deque[Callable[[session_module.Session], None]] = deque()
         self.consumer = 0
+        silence.start()
         self._connect()
         self._thread = threading.Thread(target=self._run, name="celery_postgres attendant", daemon=True)
         self._thread.start()

@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import errorcodes
 
-from celery_postgres import network
+from celery_postgres import network, silence
 from celery_postgres.errors import primary, restated, translate
 from celery_postgres.statements import statements
 
@@ -74,13 +75,16 @@ class Session:
             raise translate(error) from None
         self._readable = select.poll()
         self._readable.register(self._connection.fileno(), select.POLLIN)
-        self.pid = os.getpid()
+        self.pid, self.dsn = os.getpid(), dsn
         self._role = str(self._connection.info.user)  # a connection that broke does not tell it any more
         self._prepared: set[str] = set()
+        wanted = _SETTINGS | (settings or {})
+        self.patience = silence.patience_of(wanted["statement_timeout"])
+        self.asked = time.monotonic()
+        silence.watch(self)
         try:
             self._connection.autocommit = True
             self._cursor = self._connection.cursor()
-            wanted = _SETTINGS | (settings or {})
             if self._connection.info.dsn_parameters.get("application_name"):
                 wanted.pop("application_name", None)
             claimed = self._connection.info.backend_pid
@@ -99,6 +103,8 @@ class Session:
             told = self._told(error)
             self.close()
             raise told from None
+        finally:
+            self.asked = 0.0
         _everyone.add(self)
 
     @property
@@ -123,6 +129,7 @@ class Session:
             if parameters[parameter] is not None:
                 parameters[parameter] = _array(parameters[parameter])
         for attempt in range(_ATTEMPTS):
+            self.asked = time.monotonic()
             try:
                 if self.pooled:
                     # Several statements in one message are one transaction.
@@ -143,14 +150,19 @@ class Session:
                     self._forget(name)  # "cached plan must not change result type": a migration ran
                     continue
                 raise self._told(error, name) from None
+            finally:
+                self.asked = 0.0
         raise AssertionError("unreachable")
 
     def script(self, text: str) -> None:
         """Execute several statements as one transaction."""
+        self.asked = time.monotonic()
         try:
             self._cursor.execute(text)
         except psycopg2.Error as error:
             raise self._told(error) from None
+        finally:
+            self.asked = 0.0
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Any]:
@@ -253,6 +265,8 @@ class Sessions:
 
     def connect(self) -> Session:
         """A new session, which is the caller's."""
+        if silence.hopeless(self.dsn):
+            raise psycopg2.OperationalError("the server does not answer, and this process is to stop")
         return Session(self.dsn, self._settings, connect_timeout=self._connect_timeout)
 
     def _borrow(self) -> Session:

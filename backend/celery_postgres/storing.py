@@ -26,7 +26,7 @@ from kombu.utils import json as kombu_json
 from kombu.utils.encoding import ensure_bytes
 
 from celery_postgres import session as sessions_module
-from celery_postgres import transport
+from celery_postgres import silence, transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
 from celery_postgres.attendant import Attendant
 from celery_postgres.chords import contexts_of, is_compound, last_of
@@ -296,6 +296,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         attendant = self._attendant()
         writer = self._writer(attendant)
         if writer is None:
+            silence.start()
             write.claim = claim
             for chord in self._persistently(lambda: record(self.sessions, [write])):
                 self._send_body(chord)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery import states
 
+from celery_postgres import silence
 from celery_postgres.errors import primary
 from celery_postgres.hearing import hears
 from celery_postgres.session import Row, Session
@@ -77,6 +78,7 @@ class Listener:
                     self._new.append(task_id)
                 awaited.sinks.append(sink)
             if self._thread is None:
+                silence.start()
                 self._thread = threading.Thread(target=self._run, name="celery_postgres listener", daemon=True)
                 self._thread.start()
         self._wake.set()

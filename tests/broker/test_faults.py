@@ -11,14 +11,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 import pytest
 
+from celery_postgres import silence
+from celery_postgres.session import Session
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.broker.client import Client
-from tests.broker.probe import POOLS, Probe, ProbeWorker, unique
+from tests.broker.probe import DEADLINE_S, POOLS, Probe, ProbeWorker, unique
 from tests.broker.proxy import Proxy
 from tests.broker.sql import backends, dead_letters, rows_of, run, terminate
 
@@ -383,6 +387,29 @@ def test_a_network_that_stalls_costs_nothing(far_probe: Probe, proxy: Proxy) -> 
     drained(far_probe)
 
 
+@pytest.mark.parametrize("name", LONG_BUT["threads"])
+def test_a_worker_is_stopped_while_its_server_says_nothing(far_probe: Probe, proxy: Proxy, name: str) -> None:
+    worker = far_probe.start(pool=name)
+    tag = unique("before")
+    far_probe.send("run_late_quiet", tag)
+    far_probe.wait_for("end", tag)
+    proxy.stall()
+    # It is woken up, and asks.
+    far_probe.send("run_late_quiet", unique("after"))
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: worker.process.poll() is not None, DEADLINE_S, "the worker to end")
+
+
+def test_a_statement_without_an_answer_is_given_up(plain_database: Any, proxy: Proxy) -> None:
+    silence.start()
+    with closing(Session(proxy.url(plain_database.tcp_url), {"statement_timeout": "10ms"})) as session:
+        assert session.run("find_queue", queue="none") == []
+        proxy.stall()
+        with pytest.raises(psycopg2.OperationalError):
+            session.run("find_queue", queue="none")
+        assert session.closed
+
+
 @pytest.mark.parametrize("name", LONG_BUT["solo"])
 def test_an_answer_that_is_lost_costs_nothing(far_probe: Probe, proxy: Proxy, name: str) -> None:
     """The server has committed a claim or an ack and the worker never hears of it: the connection ends instead."""
@@ -470,8 +497,6 @@ def test_a_stopped_process_that_wakes_after_its_rescue_changes_nothing(probe: Pr
 def test_a_reader_with_an_open_transaction_stops_nobody(probe: Probe, connect: Callable[..., Client]) -> None:
     """pg_dump or a forgotten psql: old snapshots make claims walk dead rows, and must not stop them."""
     probe.start(pool="threads")
-    import psycopg2
-
     with psycopg2.connect(probe.url) as reader, reader.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM kombu_message")
         tags = load(probe, unique("work"), 200)
@@ -481,8 +506,6 @@ def test_a_reader_with_an_open_transaction_stops_nobody(probe: Probe, connect: C
 
 def test_vacuum_full_and_a_lock_only_delay(probe: Probe) -> None:
     """An ACCESS EXCLUSIVE lock, as a careless migration takes it, makes the broker wait and lose nothing."""
-    import psycopg2
-
     worker = probe.start()
     tag = unique("work")
     tags = load(probe, tag, 50)

@@ -11,6 +11,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from app.core.dsn import PostgresDSN
+from celery_postgres import silence
 from celery_postgres.address import is_postgresql, libpq_dsn, masked, parsed
 from celery_postgres.cursor import PRIORITIES, Cursor
 from celery_postgres.ledger import Ledger
@@ -267,3 +268,13 @@ def test_every_statement_says_what_it_takes() -> None:
     for statement in loaded.values():
         assert "%(" not in statement.prepare, statement.name
         assert set(re.findall(r"%\((\w+)\)s", statement.direct)) == set(statement.parameters), statement.name
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [("30s", 30), ("10ms", 0.01), ("2500", 2.5), (" 1 min ", 60), ("0", None), ("0s", None), ("for ever", None)],
+)
+def test_how_long_an_answer_may_take(timeout: str, seconds: float | None) -> None:
+    """Longer than the server lets the statement run; where it does so without a limit, as long as it likes."""
+    patience = silence.patience_of(timeout)
+    assert patience == (float("inf") if seconds is None else pytest.approx(seconds + silence.GRACE_S))
