@@ -57,7 +57,7 @@ def test_everything_can_be_collected(words: list[str], tmp_path: Path) -> None:
 
 
 def test_no_engine_of_the_tests_leaves_a_sqlite_open() -> None:
-    """From Python 3.13 on that is a warning, hence an error, in whichever test comes by when the garbage is collected."""
+    """From Python 3.13 on that is a warning, hence an error, in whichever test the garbage collector comes by."""
     made = [
         (path.name, call)
         for path in CHECKOUT.glob("tests/**/*.py")
