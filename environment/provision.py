@@ -10,7 +10,7 @@ from psycopg2.extensions import cursor, encrypt_password
 #: For the application's role: the driver writes parameters into its statements, so a failed statement in the server's
 #: log is a payload in it; so is the DETAIL of an error, which quotes rows and others' statements. As in
 #: ops/postgres/roles.sql, which a test holds to this.
-QUIET = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
+QUIET = {"log_min_error_statement": "panic", "log_error_verbosity": "terse", "log_parameter_max_length": "0"}
 #: For the session that sets a password, whatever the server logs otherwise.
 _SILENT = {"log_statement": "none", "log_min_duration_statement": "-1", "log_duration": "off", **QUIET}
 

@@ -166,13 +166,17 @@ BEGIN
     -- The driver writes parameters into the statement, so the server's log would have them. Set for the database, because
     -- a login takes no setting from the roles that it is a member of, and one that is made tomorrow needs it too.
     FOR one IN
-        SELECT * FROM (VALUES ('log_min_error_statement', 'panic'), ('log_error_verbosity', 'terse')) AS quiet (name, value)
+        SELECT * FROM (VALUES
+            ('log_min_error_statement', 'panic'),
+            ('log_error_verbosity', 'terse'),
+            ('log_parameter_max_length', '0')  -- of drivers that do send parameters
+        ) AS quiet (name, value)
     LOOP
         BEGIN
             EXECUTE format('ALTER DATABASE %I SET %I = %L', current_database(), one.name, one.value);
         EXCEPTION WHEN insufficient_privilege THEN
             IF current_setting(one.name) <> one.value THEN
-                RAISE NOTICE '% is not % in this database: what fails may be logged with its payload, until a superuser runs this',
+                RAISE NOTICE '% is not % in this database: its log may have payloads, until a superuser runs this',
                     one.name, one.value;
             END IF;
         END;

@@ -67,7 +67,7 @@ _TRACES = {
 
 
 @pytest.fixture
-def one_connection(database: Any, server: Any) -> Iterator[Engine]:
+def one_connection(database: Any) -> Iterator[Engine]:
     """The application's engine with a pool of one, so that every trace would be seen."""
     url = database.superuser_url or database.url  # SET ROLE needs a role that may
     engine = build_engine(Settings(database_url=url, _env_file=None), pool_size=1)
@@ -76,10 +76,15 @@ def one_connection(database: Any, server: Any) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback", "autocommit", "error"])
-def test_what_a_task_did_to_its_session_does_not_reach_the_next(one_connection: Engine, end: str) -> None:
+def test_what_a_task_did_to_its_session_does_not_reach_the_next(
+    one_connection: Engine, database: Any, end: str
+) -> None:
+    superuser = database.superuser_url is not None
     with one_connection.connect() as connection:
         pid = connection.execute(_PID).scalar_one()
     for name, (statement, notice) in _TRACES.items():
+        if name == "a role" and not superuser:
+            continue  # a server that is not ours
         with one_connection.connect() as connection:
             if end == "autocommit":
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")

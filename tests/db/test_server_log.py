@@ -174,6 +174,10 @@ def test_what_fails_under_a_member_of_the_roles(
         superuser.cursor().execute((CHECKOUT / "ops/postgres/roles.sql").read_text())
         superuser.cursor().execute("CREATE ROLE runner LOGIN IN ROLE celery_worker")
     log = Log(private_cluster)
+    with closing(psycopg2.connect(private_cluster.url("runner"))) as connection, connection.cursor() as cursor:
+        for name, value in QUIET.items():
+            cursor.execute(f"SHOW {name}")
+            assert cursor.fetchone() == (value,)
     _fail(private_cluster.url("runner"))
     assert log.text().count("ERROR:") == len(FAILURES)
     assert "the payload" not in log.text()
