@@ -23,6 +23,8 @@ from environment.kept import KeptCluster
 from environment.locking import FileLock
 from environment.waiting import wait_until
 
+pytestmark = pytest.mark.root
+
 Query = Callable[..., list[tuple[Any, ...]]]
 Python = Callable[[str], "subprocess.Popen[str]"]
 
@@ -37,8 +39,6 @@ with KeptCluster(Path({state!r})) as cluster:
 SHARED = """
 from pathlib import Path
 from environment.kept import KeptCluster
-
-pytestmark = pytest.mark.root
 with KeptCluster(Path({state!r})) as cluster:
     print(cluster.pid(), cluster.url(), sep="\\n", flush=True)
     input()
@@ -191,6 +191,8 @@ def test_two_shells_with_different_temporary_folders_share_a_server(
 
     first = shell("one")
     pid, url = first_line(first), first_line(first)
+    assert pid
+    assert url
     second = shell("two")
     assert (first_line(second), first_line(second)) == (pid, url)
     assert query(url, "SELECT 1") == [(1,)]

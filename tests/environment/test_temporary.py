@@ -20,13 +20,13 @@ from environment.errors import UserError
 from environment.temporary import TemporaryCluster, sweep, temporary_root
 from environment.waiting import wait_until
 
+pytestmark = pytest.mark.root
+
 Query = Callable[..., list[tuple[Any, ...]]]
 Python = Callable[[str], "subprocess.Popen[str]"]
 
 OWNER = """
 from environment.temporary import TemporaryCluster
-
-pytestmark = pytest.mark.root
 with TemporaryCluster() as cluster:
     print(cluster.home, cluster.pid(), flush=True)
     input()
