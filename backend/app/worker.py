@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import sys
 import threading
 import time
@@ -20,10 +19,9 @@ from app.core.settings import ConfigurationError, get_settings
 from app.db.checks import DatabaseReadOnly, DatabaseUnfit, check_database, reason
 from app.tasks.llm_provider import provider_class
 from celery_postgres import observing
+from celery_postgres.backoff import Backoff
 
 logger = logging.getLogger(__name__)
-
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 
 
 class Consumer(consumer.Consumer):
@@ -54,7 +52,7 @@ class Consumer(consumer.Consumer):
             logger.critical("%s", error)
             raise WorkerShutdown(os.EX_CONFIG) from None
         dsn = get_settings().dsn
-        delay = FIRST_DELAY_S
+        retry = Backoff()
         while True:
             state.maybe_shutdown()
             try:
@@ -64,19 +62,19 @@ class Consumer(consumer.Consumer):
                 # EX_CONFIG: a supervisor need not start us again before somebody has acted.
                 raise WorkerShutdown(os.EX_CONFIG) from None
             except (DBAPIError, DatabaseReadOnly) as error:
+                pause = retry.failed()
                 what, why = ("reached", reason(error)) if isinstance(error, DBAPIError) else ("used", str(error))
                 logger.error(  # noqa: TRY400  # the cause is in the line; a stack would repeat each few seconds
-                    "database %s cannot be %s (%s); next try in %.1f s",
+                    "database %s cannot be %s (%s); next try in %.2f s",
                     dsn.describe(),
                     what,
                     why,
-                    delay,
+                    pause,
                 )
                 observing.claim_failed()  # nothing can be taken, for an alert as for us
-                self._wait(delay * random.uniform(0.75, 1.25))  # noqa: S311  # jitter, not a secret
-                delay = min(delay * 2, LONGEST_DELAY_S)
+                self._wait(pause)
             else:
-                if delay > FIRST_DELAY_S:
+                if retry.failing:
                     logger.info("database %s is back", dsn.describe())
                 return super().connect()
 

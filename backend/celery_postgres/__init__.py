@@ -4,6 +4,7 @@
 results.
 """
 
+from celery_postgres import handover as _handover  # noqa: F401  # before a worker forks its children
 from celery_postgres.bulk import bulk
 from celery_postgres.errors import LeaseLost, NotPublishedError, SchemaError, UnstorableResultError
 from celery_postgres.installation import install

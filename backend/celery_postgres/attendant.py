@@ -21,6 +21,7 @@ import psycopg2
 
 from celery_postgres import session as session_module
 from celery_postgres import silence
+from celery_postgres.backoff import Backoff
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.hearing import hears
 from celery_postgres.jitter import uniform
@@ -41,8 +42,6 @@ BEAT_S = 1.2
 SWEEP_S = 10.0
 #: While acks or buffered messages wait, the attendant looks this often.
 BUSY_S = 0.01
-#: Reconnecting: quick at first, since a rescuer that finds our lock free waits only 5 s.
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 
 
 class Attendant:
@@ -157,6 +156,16 @@ class Attendant:
         self.outstanding.difference_update(claims)
         self.carried.difference_update(claims)
 
+    def return_later(self, claim: tuple[int, int]) -> None:
+        """Give a claim back as failed, as soon as the database can take it, and until then hear of no ack of it."""
+        self.carried.add(claim)
+
+        def returned(session: session_module.Session) -> None:
+            self.release(session, [claim], failed=True)
+            self.settled([claim])
+
+        self.eventually(returned)
+
     def settle(self, session: session_module.Session | session_module.Sessions) -> None:
         """Deliver the acks that wait, now."""
         acks = self.ledger.take()
@@ -230,7 +239,7 @@ class Attendant:
         self._session = self._listener = None
 
     def _run(self) -> None:
-        retry = FIRST_RETRY_S
+        retry = Backoff()  # quick at first: a rescuer that finds our lock free waits only 5 s
         while not self._stopping:
             try:
                 away = self._session is None
@@ -238,24 +247,25 @@ class Attendant:
                     self._connect()
                     self._notify()  # what was sent meanwhile was not heard
                 self._turn()
-                retry = FIRST_RETRY_S
+                retry.succeeded()
                 # Said after the first beat: a database that takes no writes takes us back, and nothing more.
                 if away and self._session is not None:
                     logger.info("the broker is back")
             except Exception as error:  # whatever it is: without this thread a worker is dead to the others
                 if self._stopping:
                     break
+                pause = retry.failed()
                 if isinstance(error, (psycopg2.Error, SchemaError, OSError)):
                     what = "used" if isinstance(error, SchemaError) else "reached"
                     # No argument: the application's log leaves out texts that are arguments, but for those of errors.
-                    logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
+                    logger.warning(f"the broker cannot be {what} (%s); next try in %.2f s", loggable(error), pause)
                 else:
-                    logger.exception("the broker was not attended to; next try in %.2f s", retry)
+                    logger.exception("the broker was not attended to; next try in %.2f s", pause)
                     self.doubt()
                 self._disconnect()
-                self._wake.wait(retry * uniform(0.5, 1))
-                self._wake.clear()
-                retry = min(retry * 2, LONGEST_RETRY_S)
+                while retry.left and not self._stopping:
+                    self._wake.wait(retry.left)  # `hurry` ends it too, and brings no database back
+                    self._wake.clear()
         try:
             self._finish()
         except (psycopg2.Error, SchemaError) as error:

@@ -18,6 +18,7 @@ from celery.result import GroupResult, ResultSet, result_from_tuple
 from celery_postgres import chords
 from celery_postgres.address import database_of
 from celery_postgres.errors import SchemaError, UnstorableResultError, loggable
+from celery_postgres.handover import handover
 from celery_postgres.jitter import uniform
 from celery_postgres.joining import Members, unknown_parents
 from celery_postgres.outcomes import text, utc
@@ -306,6 +307,9 @@ class DatabaseBackend(StoringBackend):
         if self._writer(self._attendant()) is None:
             key = "chores", *database_of(self.dsn)
             new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)
+        here = handover()
+        if here is not None:
+            here.serve(database_of(self.dsn), self._kept)
 
     def _do_chores(self) -> float:
         for (chord,) in self.sessions.run("overdue_chords", again=True, seconds=self.OVERDUE_S):

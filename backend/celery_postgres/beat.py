@@ -18,17 +18,14 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import ChannelError, OperationalError
 
 from celery_postgres.address import is_postgresql, libpq_dsn
-from celery_postgres.errors import NotPublishedError, SchemaError, loggable
+from celery_postgres.backoff import Backoff
+from celery_postgres.errors import NotPublishedError, SchemaError, is_lasting, loggable
 from celery_postgres.message import text_or_none
 from celery_postgres.publishing import publishing_on
 from celery_postgres.session import Session
 
 logger = logging.getLogger(__name__)
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
-
-#: SQLSTATE classes of what is wrong with a message and would be again: data, a constraint, a limit.
-_REFUSED = frozenset({"22", "23", "54"})
 #: Of one entry or of all: its run is not over. Kombu's are of tasks that insist on its retrying.
 _NOT_SENT_YET = (psycopg2.Error, SchemaError, NotPublishedError, OperationalError, RecoverableConnectionError)
 #: Bytes of a name: an index takes 2704.
@@ -47,7 +44,7 @@ class Scheduler(beat.Scheduler):
 
     def __init__(self, app: Any, **options: Any) -> None:
         self._session: Session | None = None
-        self._retry_s = FIRST_RETRY_S
+        self._retry = Backoff()
         super().__init__(app, **options)
 
     def setup_schedule(self) -> None:
@@ -77,13 +74,13 @@ class Scheduler(beat.Scheduler):
                 self._connect()
             seconds = float(super().tick(*args, **options))
         except _NOT_SENT_YET as error:
-            seconds, self._retry_s = self._retry_s, min(self._retry_s * 2, LONGEST_RETRY_S)
+            seconds = self._retry.failed()
             what = "use" if isinstance(error, SchemaError) else "reach"
             # No argument: the application's log leaves out texts that are arguments, but for those of errors.
-            logger.warning(f"beat cannot {what} its database (%s); next try in %.1f s", loggable(error), seconds)
+            logger.warning(f"beat cannot {what} its database (%s); next try in %.2f s", loggable(error), seconds)
             self._disconnect()
         else:
-            self._retry_s = FIRST_RETRY_S
+            self._retry.succeeded()
         return seconds
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
@@ -163,8 +160,8 @@ def _refusal(error: BaseException | None) -> tuple[str, BaseException] | None:
         error = error.__cause__  # what Kombu tried again in vain
     if isinstance(error, ChannelError):
         return "the broker refused it", error
-    if isinstance(error, NotPublishedError) and (error.sqlstate or "")[:2] in _REFUSED:
+    if error is None or not is_lasting(error):
+        return None
+    if isinstance(error, NotPublishedError):
         return f"SQLSTATE {error.sqlstate}", error.__context__ or error
-    if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):  # of a declaration, without its SQLSTATE
-        return "PostgreSQL refused it", error
-    return None
+    return ("PostgreSQL refused it", error) if isinstance(error, psycopg2.Error) else None  # of a declaration

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery_postgres.message import Envelope, columns
-from celery_postgres.publishing import callers_transaction
+from celery_postgres.publishing import callers_transaction, catching_up
 
 MOST = 500
 
@@ -47,7 +47,8 @@ class Bulk:
             return
         if self.transaction is not None:
             waiting, self._waiting = self._waiting, []
-            self.transaction.publish_surely(waiting, self._declare)
+            with catching_up(self.client.transport.sessions):
+                self.transaction.publish_surely(waiting, self._declare)
         elif self.retry_policy is None:
             self._send()
         else:

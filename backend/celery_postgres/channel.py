@@ -19,7 +19,7 @@ from celery_postgres.declaring import bind, declare
 from celery_postgres.delivery import Subscription, message_of, usable
 from celery_postgres.inbox import Inbox
 from celery_postgres.message import Envelope
-from celery_postgres.publishing import callers_transaction
+from celery_postgres.publishing import callers_transaction, catching_up
 from celery_postgres.purging import drop, drop_if_abandoned, purge
 from celery_postgres.qos import QoS
 from celery_postgres.topic import pattern
@@ -215,10 +215,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             self._collect(exchange, routing_key, envelope)
             return
         if transaction is not None and not exchange.endswith(".pidbox"):
-            if not exchange:
-                transaction.publish_surely([(routing_key, envelope)], self._new_queue)
-            elif not transaction.publish_to_exchange(exchange, routing_key, envelope) and self.deadletter_queue:
-                transaction.publish_surely([(self.deadletter_queue, envelope)], self._new_queue)
+            with catching_up(self.sessions):
+                if not exchange:
+                    transaction.publish_surely([(routing_key, envelope)], self._new_queue)
+                elif not transaction.publish_to_exchange(exchange, routing_key, envelope) and self.deadletter_queue:
+                    transaction.publish_surely([(self.deadletter_queue, envelope)], self._new_queue)
             return
         if exchange:
             taken = self._publish("publish_to_exchange", envelope, exchange=exchange, routing_key=routing_key)

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils import json
 
 from celery_postgres.bulk import Collected, collected
+from celery_postgres.errors import SchemaError, is_lasting
 from celery_postgres.message import columns
 from celery_postgres.publishing import at_once
 from celery_postgres.values import load
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOST = (psycopg2.OperationalError, psycopg2.InterfaceError, OperationalError)
 _chord: Any = canvas._chord  # type: ignore[attr-defined]
 
 
@@ -92,26 +92,31 @@ def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any])
     """Call the body with what the parts returned, or fail it with the first that failed.
 
     Raises:
-        what a lost database raises: the chord stays due.
+        what a database raises that cannot do it now: the chord stays due.
     """
     try:
         values = _joined(backend, chord, rows)
-    except _LOST:
-        raise
     except ChordError as error:
         _fail(backend, callback, error)
         return
     except Exception as error:
+        if _passes(error):
+            raise
         logger.exception("the parts of chord %s cannot be joined", chord)
         _fail(backend, callback, ChordError(f"Join error: {error!r}"))
         return
     try:
         callback.delay(values)
-    except _LOST:
-        raise
     except Exception as error:
+        if _passes(error):
+            raise
         logger.exception("the body of chord %s cannot be called", chord)
         _fail(backend, callback, ChordError(f"Callback error: {error!r}"))
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it is the database, or whatever broker there is, that cannot do it now."""
+    return isinstance(error, psycopg2.Error | SchemaError | OperationalError) and not is_lasting(error)
 
 
 def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:

@@ -39,12 +39,41 @@ class NotPublishedError(Exception):
     Attributes:
         sqlstate: PostgreSQL's code, if it was PostgreSQL that refused: 40001 and 40P01 may be done again from the
             beginning of the transaction.
+        lasting: whether it would be refused again: it is the message, and not the moment.
+        lagging: the table whose sequence has given an id that is there already.
     """
 
-    def __init__(self, text: str, sqlstate: str | None = None) -> None:
+    def __init__(
+        self, text: str, sqlstate: str | None = None, *, lasting: bool = False, lagging: str | None = None
+    ) -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
+        self.lasting = lasting
+        self.lagging = lagging
 
+
+#: SQLSTATE classes by which PostgreSQL refuses a value: data, a constraint, a limit.
+_OF_A_VALUE = frozenset({"22", "23", "54"})
+#: Functions of the server that raise class 54 for something else (whose message may be in any language): the NOTIFY queue
+#: is full, no transaction ids are left, a table or its file has its greatest size.
+_OF_THE_MOMENT = frozenset(
+    {
+        "PreCommit_Notify",
+        "GetNewTransactionId",
+        "GetNewMultiXactId",
+        "mdextend",
+        "mdzeroextend",
+        "_mdfd_getseg",
+        "ReadBuffer_common",
+        "ExtendBufferedRelCommon",
+        "ExtendBufferedRelLocal",
+        "ExtendBufferedRelShared",
+    }
+)
+#: The tables whose ids come from sequences.
+_NUMBERED = frozenset(
+    {"kombu_message", "kombu_queue", "kombu_consumer", "kombu_dead_letter", "celery_taskmeta", "celery_tasksetmeta"}
+)
 
 #: SQLSTATE of what a migration mends: undefined table, column, function.
 _SCHEMA_CODES = frozenset({"42P01", "42703", "42883"})
@@ -105,6 +134,35 @@ def loggable(error: BaseException) -> BaseException | str:
     return error if isinstance(error, SchemaError) else primary(error)
 
 
+def lagging(error: BaseException) -> str | None:
+    """The table whose sequence has given an id that is there already: after logical replication, which copies no
+    sequences, or a restore of parts. None if it is not that."""
+    if getattr(error, "pgcode", None) != errorcodes.UNIQUE_VIOLATION:
+        return None
+    diagnosis = error.diag  # type: ignore[attr-defined]
+    table: str | None = diagnosis.table_name
+    return table if table in _NUMBERED and diagnosis.constraint_name == f"{table}_pkey" else None
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether a value is refused, so that another try would end alike for ever.
+
+    Everything else is what the server cannot do now: it is away, starts, is full, has no connection left, takes no
+    writes, was told to stop the statement; somebody has locked a table, revoked a right or is about to migrate. That
+    passes, or a person sees to it, and nothing is to be given up because of it.
+    """
+    known: bool | None = getattr(error, "lasting", None)
+    if known is not None:
+        return known
+    if not isinstance(error, psycopg2.Error):
+        return isinstance(error, ValueError | TypeError | OverflowError)  # the driver cannot send the value
+    if error.pgcode is None:
+        return isinstance(error, psycopg2.DataError | psycopg2.ProgrammingError | psycopg2.NotSupportedError)
+    if error.pgcode[:2] not in _OF_A_VALUE or lagging(error) is not None:
+        return False
+    return error.diag.source_function not in _OF_THE_MOMENT
+
+
 def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exception:
     """The same error in words that help and do not tell.
 
@@ -131,4 +189,5 @@ def restated(error: psycopg2.Error, kind: type[psycopg2.Error]) -> psycopg2.Erro
     plain = kind(_message(error))
     # `pgcode` can be set in no other way; this is how psycopg2 itself unpickles it.
     plain.__setstate__({"pgcode": error.pgcode})  # type: ignore[no-untyped-call]
+    plain.lasting = is_lasting(error)  # type: ignore[attr-defined]  # what tells it is in the diagnosis, which stays behind
     return plain

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from celery_postgres import observing
+from celery_postgres.backoff import Backoff
 from celery_postgres.cursor import PRIORITIES, Cursor
 from celery_postgres.delivery import Delivery, Subscription, deliver, usable
 from celery_postgres.errors import LeaseLost, primary
@@ -36,7 +37,6 @@ class Inbox:
     STALE_S = 1.0
     RESTING_S = 0.8
     FULL_SHARE = 20
-    FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 
     def __init__(self, attendant: Attendant) -> None:
         self.attendant = attendant
@@ -55,7 +55,7 @@ class Inbox:
         self._stalled = False
         self._generation = attendant.generation
         self._rotation = 0
-        self._retry = self.FIRST_RETRY_S
+        self._retry = Backoff()
         attendant.attend(self)
 
     # -- for other threads
@@ -187,7 +187,7 @@ class Inbox:
             return None
         if self._buffer:
             return None if self._stalled else 0.0
-        if self._notified and not self._retrying:
+        if self._notified and not self._retry.failing:
             return 0.0
         # Said first: from here on an ack that returns credit wakes us, from whichever thread.
         self._stalled = True
@@ -195,17 +195,15 @@ class Inbox:
         self._stalled = not asked
         if not asked and not self._eaten():
             return None  # an ack wakes us, and the attendant when a queue is no longer paused
+        if self._retry.failing:
+            return self._retry.left
         climbs = self._climbs(asked)
-        if climbs and self._hungry and not self._retrying:
+        if climbs and self._hungry:
             return 0.0
-        following = self._ladder.next if climbs or self._retrying else self._last_claim + Ladder.REST_S
-        if self.attendant.deaf and not self._retrying:
+        following = self._ladder.next if climbs else self._last_claim + Ladder.REST_S
+        if self.attendant.deaf:
             following = min(following, self._last_claim + Ladder.POLL_S)
         return max(0.0, following - time.monotonic())
-
-    @property
-    def _retrying(self) -> bool:
-        return self._retry > self.FIRST_RETRY_S
 
     def _deliver_one(self) -> bool:
         with self._lock:
@@ -255,7 +253,7 @@ class Inbox:
         now, consumer = time.monotonic(), self.attendant.consumer
         if not consumer:
             return 0  # just taken for dead; `pump` says so
-        if self._buffer or (self._retrying and now < self._ladder.next):
+        if self._buffer or self._retry.left:
             return 0
         if self.attendant.deaf and now - self._last_claim >= Ladder.POLL_S:
             self._notified = True
@@ -267,7 +265,7 @@ class Inbox:
             if self._notified:  # for when there is credit again; kept, it would keep the event loop turning
                 self._notified, self._hungry, self._full = False, True, True
             return 0
-        if not (force or self._notified):
+        if not (force or self._notified or self._retry.failing):
             if self._climbs(asked):
                 if not self._hungry and now < self._ladder.next:
                     return 0
@@ -312,10 +310,8 @@ class Inbox:
             self.attendant.doubt()
             if queues:  # as a claim that brings nothing but events counts for nothing
                 observing.claim_failed()
-            logger.warning("claiming failed (%s); next try in %.2f s", primary(error), self._retry)
+            logger.warning("claiming failed (%s); next try in %.2f s", primary(error), self._retry.failed())
             self._ladder.restart()
-            self._ladder.next = now + self._retry
-            self._retry = min(self._retry * 2, self.LONGEST_RETRY_S)
             self._full = self._hungry = True
             return 0
         except BaseException:
@@ -323,7 +319,7 @@ class Inbox:
             self.attendant.doubt()
             raise
         self.attendant.ledger.delivered(acks)
-        self._retry = self.FIRST_RETRY_S
+        self._retry.succeeded()
         brought = [row[2] for row in rows if row[1] is not None]
         wanted = sum(queue in queues for queue in brought)
         # An idle worker among two others gets three heartbeats of theirs in 2 s, which say nothing about its work.

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import psycopg2
-import psycopg2.errors
 from celery import states
 from psycopg2 import Binary
 
-from celery_postgres.errors import UnstorableResultError, primary
+from celery_postgres.errors import UnstorableResultError, is_lasting, primary
 from celery_postgres.values import dump
 
 if TYPE_CHECKING:
@@ -22,19 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Claim = tuple[int, int]
-
-#: How the driver or the database refuse a value: to try again would be the same for ever. Among them is what says that
-#: a key is too long for its index, an OperationalError.
-_REFUSED = (
-    psycopg2.DataError,
-    psycopg2.IntegrityError,
-    psycopg2.ProgrammingError,
-    psycopg2.NotSupportedError,
-    psycopg2.errors.ProgramLimitExceeded,
-    ValueError,
-    TypeError,
-    OverflowError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +58,13 @@ class Part:
 
 @dataclass(slots=True)
 class Write:
-    """What one task has to say, all of it or nothing; `claim` is the message that it settles."""
+    """What one task has to say, all of it or nothing; `claim` is the message that it settles. `stored`: a writer has
+    stored it."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     claim: Claim | None = None
+    stored: bool = False
 
     @property
     def size(self) -> int:
@@ -97,12 +84,14 @@ def record(sessions: Sessions, writes: list[Write]) -> list[str]:
     Where the database refuses a value, each is written alone, and the task of the one that is refused has failed.
 
     Raises:
-        psycopg2.OperationalError, psycopg2.InterfaceError, SchemaError: nothing was written, or all of it was; to
-            write it again changes nothing.
+        psycopg2.Error, SchemaError: that passes. Nothing was written, or all of it was; to write it again changes
+            nothing.
     """
     try:
         return _record(sessions, writes)
-    except _REFUSED as error:
+    except Exception as error:
+        if not is_lasting(error):
+            raise
         if len(writes) == 1:
             return _record_failure(sessions, writes[0], error)
     due: list[str] = []
@@ -129,7 +118,9 @@ def _record_failure(sessions: Sessions, write: Write, error: Exception) -> list[
     )
     try:
         return _record(sessions, [failed])
-    except _REFUSED as second:
+    except Exception as second:
+        if not is_lasting(second):
+            raise
         logger.error(  # noqa: TRY400  # its stack could quote the value
             "what became of task %s cannot be stored at all: %s",
             [one.task_id for one in write.outcomes],

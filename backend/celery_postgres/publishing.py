@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
+from psycopg2 import errorcodes
 
-from celery_postgres.errors import NotPublishedError, primary, translate
+from celery_postgres.errors import NotPublishedError, is_lasting, lagging, primary, translate
 from celery_postgres.message import columns
 from celery_postgres.statements import statements
 
 if TYPE_CHECKING:
     from celery_postgres.message import Envelope
-    from celery_postgres.session import Row
+    from celery_postgres.session import Row, Sessions
 
 _thread = threading.local()
 
@@ -68,7 +69,7 @@ class CallersTransaction:
             raise NotPublishedError(
                 "the queue was made just now, and the snapshot of this transaction (REPEATABLE READ or SERIALIZABLE) "
                 "is older: roll back and do it again, or declare the queue beforehand",
-                "40001",
+                errorcodes.SERIALIZATION_FAILURE,
             )
 
     def _run(self, name: str, **parameters: Any) -> list[Row]:
@@ -78,12 +79,20 @@ class CallersTransaction:
             return self._execute(statements()[name].direct, parameters)
         except psycopg2.Error as error:
             # Not as a psycopg2.Error: Kombu would take it for a lost connection of its own, and publish again.
+            table = lagging(error)
+            if table is not None:
+                raise NotPublishedError(
+                    f"the sequence of {table} lags behind its ids; it is moved on now: roll back and do it again",
+                    errorcodes.SERIALIZATION_FAILURE,
+                    lagging=table,
+                ) from None
             told = translate(error)
             if not isinstance(told, psycopg2.Error):
                 raise told from None
             raise NotPublishedError(
                 f"not published in the caller's transaction, which can only be rolled back now: {primary(error)}",
                 error.pgcode,
+                lasting=is_lasting(error),
             ) from None
 
 
@@ -118,6 +127,17 @@ def publishing_on(connection: Any) -> Iterator[None]:
     finally:
         mine.ended = True
         _thread.transaction = outer
+
+
+@contextmanager
+def catching_up(sessions: Sessions) -> Iterator[None]:
+    """Mend for the next attempt what has failed the caller's transaction, which nobody but he can do again."""
+    try:
+        yield
+    except NotPublishedError as error:
+        if error.lagging is not None:
+            sessions.run("catch_up", again=True, relation=error.lagging)
+        raise
 
 
 @contextmanager

@@ -7,6 +7,7 @@ statement at its first use: a prepared insert is 2,600 durable commits/s where a
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import threading
@@ -16,17 +17,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 from psycopg2 import errorcodes
 
 from celery_postgres import network, silence
-from celery_postgres.errors import primary, restated, translate
+from celery_postgres.errors import lagging, primary, restated, translate
 from celery_postgres.statements import statements
+
+logger = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
 
 #: PostgreSQL undid the transaction and asks for another attempt.
 _CONFLICTS = frozenset({errorcodes.SERIALIZATION_FAILURE, errorcodes.DEADLOCK_DETECTED})
 _ATTEMPTS = 6
+#: How long a session wakes nobody after its server's NOTIFY queue was full, so as not to send each statement twice.
+_QUIET_S = 1.0
+#: How often a process says so.
+_SAY_S = 60.0
 #: The server ended the session before it looked at the statement, or let it write nothing: sending it again cannot do
 #: it twice.
 _NOT_EXECUTED = frozenset(
@@ -78,6 +86,7 @@ class Session:
         self.pid, self.dsn = os.getpid(), dsn
         self._role = str(self._connection.info.user)  # a connection that broke does not tell it any more
         self._prepared: set[str] = set()
+        self._quiet_until = 0.0
         wanted = _SETTINGS | (settings or {})
         self.patience = silence.patience_of(wanted["statement_timeout"])
         self.asked = time.monotonic()
@@ -118,7 +127,8 @@ class Session:
         """Execute the named statement in a transaction of its own; its rows, or of one that returns none an empty row
         for each that it wrote.
 
-        Conflicts between transactions are retried here.
+        Conflicts between transactions are retried here, also those with an id that a sequence has given twice. Where
+        the server's NOTIFY queue is full it is executed without its wake-up.
 
         Raises:
             SchemaError: the tables or the rights are not there.
@@ -128,6 +138,11 @@ class Session:
         for parameter in statement.numbers:
             if parameters[parameter] is not None:
                 parameters[parameter] = _array(parameters[parameter])
+        if self._quiet_until and statement.quietly:
+            if time.monotonic() < self._quiet_until:
+                name, statement = statement.quietly, statements()[statement.quietly]
+            else:
+                self._quiet_until = 0.0
         for attempt in range(_ATTEMPTS):
             self.asked = time.monotonic()
             try:
@@ -149,10 +164,29 @@ class Session:
                 if error.pgcode == errorcodes.FEATURE_NOT_SUPPORTED and attempt < _ATTEMPTS - 1:
                     self._forget(name)  # "cached plan must not change result type": a migration ran
                     continue
+                if error.pgcode == errorcodes.PROGRAM_LIMIT_EXCEEDED and statement.quietly:
+                    # The NOTIFY queue is full; were it a limit of the value, that would say so as well.
+                    name, statement = statement.quietly, statements()[statement.quietly]
+                    self._quiet_until = time.monotonic() + _QUIET_S
+                    _say_quiet(error)
+                    continue
+                table = lagging(error)
+                if table is not None and attempt < _ATTEMPTS - 1 and not self._in_transaction:
+                    self.catch_up(table)
+                    continue
                 raise self._told(error, name) from None
             finally:
                 self.asked = 0.0
         raise AssertionError("unreachable")
+
+    @property
+    def _in_transaction(self) -> bool:
+        return bool(self._connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE)
+
+    def catch_up(self, table: str) -> None:
+        """Move the sequence of a table's ids beyond the greatest of them."""
+        logger.warning("the sequence of %s lags behind its ids (logical replication copies none): moved on", table)
+        self.run("catch_up", relation=table)
 
     def script(self, text: str) -> None:
         """Execute several statements as one transaction."""
@@ -336,6 +370,16 @@ class Sessions:
                 return
 
     close = discard_dead
+
+
+_next_said = 0.0
+
+
+def _say_quiet(error: psycopg2.Error) -> None:
+    global _next_said
+    if time.monotonic() >= _next_said:
+        _next_said = time.monotonic() + _SAY_S
+        logger.warning("nobody is woken, and everybody looks by himself (%s)", primary(error))
 
 
 _everyone: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -3,6 +3,9 @@
 A statement begins with `-- name: …`, its parameters are declared in `-- takes: name type, …` and written
 `%(name)s`. Each is loaded in two forms: to be prepared (`$1`), and to be sent as it is, for a pooler in between. In
 neither is a comment: a driver fills placeholders in there too.
+
+One that wakes somebody is loaded a second time, as `<name>_quietly`, without that: where the server's NOTIFY queue is
+full the commit fails of whoever notifies, and a wake-up is not worth a message or a result. Who sleeps looks by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ _NUMBERS = frozenset({"bigint[]", "integer[]", "smallint[]"})
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One statement; `parameters` in the order in which `execute` and `direct` take them, `numbers` those of them that
-    are arrays of integers."""
+    are arrays of integers. `quietly`: the name of the same without a wake-up, if it has one."""
 
     name: str
     parameters: tuple[str, ...]
@@ -29,6 +32,7 @@ class Statement:
     prepare: str
     execute: str
     direct: str
+    quietly: str | None
 
 
 @lru_cache(maxsize=1)
@@ -43,8 +47,14 @@ def load(path: Path) -> dict[str, Statement]:
     Raises:
         ValueError: a placeholder stands within quotes, or is not declared.
     """
-    parts = re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    return {statement.name: statement for statement in map(_parse, parts)}
+    loaded = {}
+    for part in re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        name, _, text = part.partition("\n")
+        name, wakes = name.strip(), "pg_notify(" in uncommented(text)
+        loaded[name] = _parse(name, text, f"{name}_quietly" if wakes else None)
+        if wakes:
+            loaded[f"{name}_quietly"] = _parse(f"{name}_quietly", text.replace("pg_notify(", "concat("), None)
+    return loaded
 
 
 def script(name: str) -> str:
@@ -52,13 +62,11 @@ def script(name: str) -> str:
     return uncommented((_FOLDER / f"{name}.sql").read_text(encoding="utf-8"))
 
 
-def _parse(part: str) -> Statement:
-    name, _, rest = part.partition("\n")
-    name = name.strip()
-    takes = re.search(r"^-- takes: ((?:.*\n)(?:--   .*\n)*)", rest, flags=re.MULTILINE)
+def _parse(name: str, text: str, quietly: str | None) -> Statement:
+    takes = re.search(r"^-- takes: ((?:.*\n)(?:--   .*\n)*)", text, flags=re.MULTILINE)
     declared = re.sub(r"\n--\s*", " ", takes[1]).strip() if takes else ""
     typed = dict(entry.strip().split(" ", 1) for entry in declared.split(",") if entry.strip())
-    body = uncommented(rest).rstrip(";")
+    body = uncommented(text).rstrip(";")
     numbers = {parameter: f"${number}" for number, parameter in enumerate(typed, 1)}
     if wrong := misplaced(body):
         raise ValueError(f"the statement {name} has placeholders within quotes: {', '.join(wrong)}")
@@ -75,4 +83,5 @@ def _parse(part: str) -> Statement:
         prepare=f"PREPARE {name}{types} AS {prepared}",
         execute=f"EXECUTE {name}{values}",
         direct=direct,
+        quietly=quietly,
     )

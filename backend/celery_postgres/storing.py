@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import re
 import threading
-import time
+import traceback as traceback_module
 import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
-from billiard.process import current_process
 from celery import states
-from celery.backends import base as celery_base
 from celery.canvas import maybe_signature
 from celery.exceptions import ImproperlyConfigured, Reject, TimeLimitExceeded
 from celery.utils.time import maybe_timedelta
@@ -26,38 +25,30 @@ from kombu.utils import json as kombu_json
 from kombu.utils.encoding import ensure_bytes
 
 from celery_postgres import session as sessions_module
-from celery_postgres import silence, transport
+from celery_postgres import transport
 from celery_postgres.address import database_of, libpq_dsn, masked, parsed
-from celery_postgres.attendant import Attendant
 from celery_postgres.chords import contexts_of, is_compound, last_of
-from celery_postgres.errors import SchemaError, UnstorableResultError, loggable, primary
-from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, record, short, text
+from celery_postgres.errors import SchemaError, UnstorableResultError, is_lasting
+from celery_postgres.keeping import KeepingBackend
+from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, short, text
 from celery_postgres.poison import described
 from celery_postgres.session import Sessions
 from celery_postgres.values import dump
-from celery_postgres.writer import Writer, new_writer, writers
 
 logger = logging.getLogger(__name__)
-
-#: Without the types of celery-types, which describe other backends' attributes.
-BaseBackend: Any = celery_base.BaseBackend
 
 #: Widths of stock's columns.
 LONGEST_ID, _LONGEST_STATE = 155, 50
 _TAG = re.compile(r"\d+\.\d+")
 
 
-class StoringBackend(BaseBackend):  # type: ignore[misc]
+class StoringBackend(KeepingBackend):
     """The half of the backend that a worker needs.
 
     One task's final state, its part in a chord and the end of its message are one `Write`, which is stored whole. In a
-    process that consumes, a `Writer` stores those of several tasks together; elsewhere (a prefork child, a client)
-    each is stored at once.
+    process that consumes, a `Writer` stores those of several tasks together; elsewhere (a prefork child, a client, a
+    worker whose broker is in another database) each is stored at once.
     """
-
-    #: Without `result_backend_always_retry`, how long a lost database is tried again.
-    PATIENCE_S = 30.0
-    FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 
     def __init__(
         self, url: str | None = None, dburi: str | None = None, engine_options: Any = None, **options: Any
@@ -83,7 +74,6 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         self._pid = 0
         self._sessions: Sessions | None = None
         self._thread = threading.local()
-        self._silent_until = 0.0
         _everyone.add(self)
 
     def as_uri(self, include_password: bool = False) -> str:
@@ -150,7 +140,7 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
         """The result, the chord part and the message's end in one transaction."""
         with self._gathering() as write:
             super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
-        self._submit(write, self._settles(request))
+        self._submit(write, self._settles(request), ends=self._is_late(request))
 
     def mark_as_failure(
         self,
@@ -167,7 +157,13 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
 
         A failure is stored also where the exception, the rest of the chain, the chord or an errback cannot be dealt
         with: an error from here would end the worker, or keep one of its slots.
+
+        A task that has succeeded and whose callbacks could not be sent now, because the broker was away, has not
+        failed: if its message was to be acknowledged late, it runs again.
         """
+        if self._is_late(request) and continuation_not_sent(exc):
+            self._run_again(request, exc)
+            return
         with self._gathering() as write:
             try:
                 super().mark_as_failure(
@@ -181,7 +177,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
                 if store_result and not write.outcomes:
                     self.store_result(task_id, UnstorableResultError("the exception of this task has no form"), state)
         errbacks = request is not None and call_errbacks and request.errbacks
-        self._submit(write, None if errbacks else self._settles(request, exc))
+        claim = None if errbacks else self._settles(request, exc)
+        self._submit(write, claim, ends=bool(errbacks) or self._is_late(request))
         if errbacks:
             self._flush()
             try:
@@ -267,8 +264,8 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
 
         It will not where the task has rejected it: Celery 5.7 stores that as a failure, and rejects then.
         """
-        tag = (getattr(request, "properties", None) or {}).get("delivery_tag")
-        if not isinstance(tag, str) or not _TAG.fullmatch(tag) or not self._shares_broker():
+        claim = self._claim_of(request)
+        if claim is None:
             return None
         task = self.app.tasks.get(request.task)
         if task is None or not task.acks_late or isinstance(error, Reject):
@@ -278,6 +275,13 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             which = "acks_on_timeout" if isinstance(error, TimeLimitExceeded) else "acks_on_failure"
             if not getattr(task, which, task.acks_on_failure_or_timeout):
                 return None
+        return claim
+
+    def _claim_of(self, request: Any) -> Claim | None:
+        """The message of a task, if it is claimed in our database."""
+        tag = (getattr(request, "properties", None) or {}).get("delivery_tag")
+        if not isinstance(tag, str) or not _TAG.fullmatch(tag) or not self._shares_broker():
+            return None
         message, _, fence = tag.partition(".")
         return int(message), int(fence)
 
@@ -290,80 +294,27 @@ class StoringBackend(BaseBackend):  # type: ignore[misc]
             shares = self._shared = ours and database_of(libpq_dsn(broker.client)) == database_of(self.dsn)
         return shares
 
-    def _submit(self, write: Write, claim: Claim | None = None) -> None:
-        if not (write.outcomes or write.parts):
-            return
-        attendant = self._attendant()
-        writer = self._writer(attendant)
-        if writer is None:
-            silence.start()
-            write.claim = claim
-            for chord in self._persistently(lambda: record(self.sessions, [write])):
-                self._send_body(chord)
-            return
-        if claim is not None and attendant is not None and attendant.carry(claim):
-            write.claim = claim
-        writer.add(write)
+    def _is_late(self, request: Any) -> bool:
+        """Whether its message is acknowledged after what is stored now."""
+        task = self.app.tasks.get(getattr(request, "task", None))
+        return task is not None and bool(task.acks_late) and not getattr(request, "is_eager", False)
 
-    def _persistently(self, work: Any) -> Any:
-        """Do it again while the database is away; in a pool's child also while something is missing there, for which
-        its worker waits as well: an error would acknowledge the task, and each one after it."""
-        begun, retry = time.monotonic(), self.FIRST_RETRY_S
-        while True:
-            try:
-                return work()
-            except (psycopg2.OperationalError, psycopg2.InterfaceError, SchemaError) as error:
-                if isinstance(error, SchemaError):
-                    what, patient = "used", current_process().name != "MainProcess"
-                else:
-                    what, patient = "reached", self.always_retry or time.monotonic() - begun <= self.PATIENCE_S
-                if not patient:
-                    raise
-                logger.warning(f"the result backend cannot be {what} (%s); next try in %.2f s", loggable(error), retry)
-                self._sleep(retry)
-                retry = min(retry * 2, self.LONGEST_RETRY_S)
+    def _run_again(self, request: Any, exc: BaseException) -> None:
+        """Let a message run again whose task ends now, although Celery will acknowledge it."""
+        attendant, claim = self._attendant(), self._claim_of(request)
+        logger.warning("what follows task %s could not be sent: it runs again", request.id)
+        if attendant is None or claim is None:
+            raise Reject("what follows the task could not be sent", requeue=True) from exc
+        attendant.return_later(claim)
 
-    def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        return isinstance(exc, (psycopg2.OperationalError, psycopg2.InterfaceError))
 
-    def on_backend_retryable_error(self, exc: BaseException) -> None:
-        """Celery tries a read again, without end under `result_backend_always_retry`, and says nothing of it."""
-        if time.monotonic() >= self._silent_until:
-            self._silent_until = time.monotonic() + self.LONGEST_RETRY_S
-            logger.warning("the result backend cannot be reached (%s); it is tried again", primary(exc))
-
-    # -- the writer of this process
-
-    def _attendant(self) -> Attendant | None:
-        """Who keeps this process' claims in our database alive: there is one in a worker's own process."""
-        mine = database_of(self.dsn)
-        return next((one for one in transport.attendants() if database_of(one.sessions.dsn) == mine), None)
-
-    def _writer(self, attendant: Attendant | None) -> Writer | None:
-        """The writer of this process; none where there is no attendant, nor was."""
-        key = database_of(self.dsn)
-        if attendant is None:
-            return writers.get(key)
-        return writers.get(key) or new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)
-
-    @staticmethod
-    def _settled(claims: list[Claim]) -> None:
-        """Tell whichever attendant carried them: a writer outlives a worker's connection."""
-        for attendant in transport.attendants():
-            attendant.settled(claims)
-
-    def _flush(self) -> None:
-        writer = writers.get(database_of(self.dsn))
-        if writer is not None:
-            writer.flush()
-
-    def _send_body(self, chord: str) -> None:
-        """Called when the last part of a chord is stored."""
-        raise NotImplementedError
-
-    def _do_chores(self) -> float:
-        """Called in a worker now and then; returns the seconds to the next time."""
-        raise NotImplementedError
+def continuation_not_sent(error: BaseException) -> bool:
+    """Whether Celery has raised it after the task's own end, because the broker could not take now what follows it: a
+    link, or the rest of its chain."""
+    if is_lasting(error) or not isinstance(error, psycopg2.Error | SchemaError | OperationalError):
+        return False
+    frames = traceback_module.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == "_dispatch_callbacks_and_chain" for frame, _ in itertools.islice(frames, 3))
 
 
 def _encoded(value: Any) -> bytes | None:

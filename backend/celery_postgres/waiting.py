@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from celery import states
 
 from celery_postgres import silence
-from celery_postgres.errors import primary
+from celery_postgres.backoff import Backoff
+from celery_postgres.errors import loggable
 from celery_postgres.hearing import hears
 from celery_postgres.session import Row, Session
 from celery_postgres.wake import Wake
@@ -47,7 +48,6 @@ class Listener:
     REST_S = 5.0
     POLL_S = 0.25
     IDLE_S = 10.0
-    FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -99,19 +99,21 @@ class Listener:
     # -- the thread
 
     def _run(self) -> None:
-        retry, idle_since = self.FIRST_RETRY_S, time.monotonic()
+        retry, idle_since = Backoff(), time.monotonic()
         while True:
             try:
                 if self._session is None:
                     self._connect()
                 self._turn()
-                retry = self.FIRST_RETRY_S
+                retry.succeeded()
             except Exception as error:  # whatever it is: everybody in this process waits for this thread
                 self._disconnect()
                 if self._awaited:
-                    logger.warning("results cannot be waited for (%s); next try in %.2f s", primary(error), retry)
-                    self._wake.wait(retry)
-                    retry = min(retry * 2, self.LONGEST_RETRY_S)
+                    pause = retry.failed()
+                    logger.warning("results cannot be waited for (%s); next try in %.2f s", loggable(error), pause)
+                    while retry.left and self._awaited:
+                        self._wake.wait(retry.left)  # who begins to wait, or ends, ends it too
+                        self._wake.clear()
             with self._lock:
                 if self._awaited:
                     idle_since = time.monotonic()

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from celery import signals
 
+from celery_postgres.backoff import Backoff
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.outcomes import Claim, Write, record
+from celery_postgres.upstream import worker_state
 
 if TYPE_CHECKING:
     from celery_postgres.session import Sessions
@@ -38,7 +40,6 @@ class Writer:
     #: With so many waiting, whoever adds one waits too, as with any other backend: a disk that stalls for ten seconds
     #: would be 60,000 results that a kill loses, and an early ack does not bring back.
     MOST_WAITING = 2000
-    FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
     #: How long the process' end waits for a database that is away. What is not stored by then runs again, if it was to
     #: be acknowledged with its result.
     PATIENCE_S = 10.0
@@ -63,7 +64,8 @@ class Writer:
         self._changed = threading.Condition()
         self._waiting: deque[Write] = deque()
         self._oldest = self._last = 0.0
-        self._urgent = self._hurry = self._stopping = False
+        self._urgent = self._hurry = self._stopping = self._given_up = False
+        self._patient_until: float | None = None
         self._added = self._written = 0
         self._thread = threading.Thread(target=self._run, name="celery_postgres results", daemon=True)
         self._thread.start()
@@ -73,7 +75,7 @@ class Writer:
         with self._changed:
             # Not the writer itself, which fails a body that is another chord's part.
             if len(self._waiting) >= self.MOST_WAITING and threading.current_thread() is not self._thread:
-                self._changed.wait_for(lambda: len(self._waiting) < self.MOST_WAITING or self._stopping)
+                self._wait_patiently(lambda: len(self._waiting) < self.MOST_WAITING or self._stopping)
             if not self._waiting:
                 self._oldest = time.monotonic()
             self._waiting.append(write)
@@ -83,6 +85,28 @@ class Writer:
                 self._changed.notify_all()
             elif self._added - self._written == 1:
                 self._changed.notify_all()
+
+    def keep(self, write: Write, wait: bool) -> bool:
+        """`add` it, and with `wait` return only when it is stored; False if it is not, because the worker ends."""
+        self.add(write)
+        if not wait or threading.current_thread() is self._thread:
+            return True
+        with self._changed:
+            if not write.stored:
+                self._hurry = True
+                self._changed.notify_all()
+                self._wait_patiently(lambda: write.stored or self._given_up)
+            return write.stored
+
+    def _wait_patiently(self, done: Callable[[], bool]) -> None:
+        """For ever, until the worker was told to stop, and for `PATIENCE_S` then. The condition is locked."""
+        until: float | None = None
+        while not self._changed.wait_for(done, 1.0):
+            state = worker_state()
+            if state is not None and (state.should_stop is not None or state.should_terminate is not None):
+                until = until or time.monotonic() + self.PATIENCE_S
+                if time.monotonic() >= until:
+                    return
 
     def flush(self, seconds: float = 30.0) -> bool:
         """Wait until everything that was added is stored; whether it is."""
@@ -100,6 +124,7 @@ class Writer:
         """Store what waits, and end."""
         with self._changed:
             self._stopping = True
+            self._patient_until = time.monotonic() + self.PATIENCE_S
             self._changed.notify_all()
         self._thread.join(self.PATIENCE_S + 1)
 
@@ -141,24 +166,26 @@ class Writer:
             self._changed.wait(pause)
 
     def _store(self, batch: list[Write]) -> None:
-        retry, given_up = self.FIRST_RETRY_S, None
+        retry = Backoff()
         while True:
             try:
-                due = record(self._sessions, batch)
+                due, stored = record(self._sessions, batch), True
                 break
             except (psycopg2.Error, SchemaError) as error:
-                now = time.monotonic()
-                given_up = given_up or (now + self.PATIENCE_S if self._stopping else None)
-                if given_up is not None and now > given_up:
+                if self._patient_until is not None and time.monotonic() > self._patient_until:
                     logger.error("%d results could not be stored: %s", len(batch), loggable(error))  # noqa: TRY400
-                    due = []
+                    due, stored = [], False
                     break
-                logger.warning("results cannot be stored (%s); next try in %.2f s", loggable(error), retry)
+                pause = retry.failed()
+                logger.warning("results cannot be stored (%s); next try in %.2f s", loggable(error), pause)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopping, retry)
-                retry = min(retry * 2, self.LONGEST_RETRY_S)
+                    # The end of the process may ask for one more look, and no more.
+                    self._changed.wait_for(_changes(lambda: self._stopping), pause)
         self._settled([write.claim for write in batch if write.claim is not None])
         with self._changed:
+            for write in batch:
+                write.stored = stored
+            self._given_up = not stored
             self._last = self._oldest = time.monotonic()
             self._written += len(batch)
             self._changed.notify_all()
@@ -172,7 +199,12 @@ class Writer:
             logger.warning("results were not tidied up: %s", loggable(error))
         except Exception:  # the thread must live: it stores results
             logger.exception("results were not tidied up")
-        return self.LONGEST_RETRY_S
+        return Backoff.LONGEST_S
+
+
+def _changes(value: Callable[[], bool]) -> Callable[[], bool]:
+    before = value()
+    return lambda: value() != before
 
 
 #: Those of this process, by database.

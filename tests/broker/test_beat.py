@@ -296,3 +296,12 @@ def test_a_new_entry_counts_from_now_by_the_clock_of_its_beat(
         assert rows_of(plain_database.url, "ticks") == 0
         since = timedelta(seconds=1801)
         wait_until(lambda: scheduler.tick() >= 0 and rows_of(plain_database.url, "ticks") == 1, DEADLINE_S, "the run")
+
+
+def test_beat_is_back_as_soon_as_anybody_when_the_database_was_away() -> None:
+    app = Celery("beat", broker="sqla+postgresql://u@127.0.0.1:1/d", set_as_current=False)
+    scheduler = Scheduler(app)
+    pauses = [scheduler.tick() for _ in range(20)]
+    scheduler.close()
+    assert all(0 < pause <= 2 for pause in pauses)
+    assert pauses[-1] > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -351,3 +352,37 @@ def test_a_process_that_forks_while_it_waits(named: tuple[Celery, str, str]) -> 
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_who_begins_to_wait_while_the_server_starts_asks_now_and_then(make_app: Callable[..., Celery]) -> None:
+    """Each try is a connection, against a server that has enough to do."""
+    connections: list[int] = []
+    text = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+
+    class Starting(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            connections.append(1)
+            self.request.recv(4096)
+            self.request.sendall(b"E" + (len(text) + 4).to_bytes(4, "big") + text)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Starting) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            app = make_app(f"postgresql://u@127.0.0.1:{server.server_address[1]}/d?sslmode=disable&gssencmode=disable")
+            results = [app.AsyncResult(f"task-{number}") for number in range(20)]
+            waiters = [threading.Thread(target=_until_late, args=[one, 6]) for one in results]
+            for waiter in waiters:
+                waiter.start()
+            for waiter in waiters:
+                waiter.join()
+        finally:
+            server.shutdown()
+            serving.join()
+    # Each of them has looked once by itself.
+    assert 20 < len(connections) <= 20 + 14
+
+
+def _until_late(result: Any, seconds: float) -> None:
+    with pytest.raises(TimeoutError):
+        result.get(timeout=seconds)

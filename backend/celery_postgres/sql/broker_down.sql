@@ -5,6 +5,7 @@ DELETE FROM kombu_message AS message
 WHERE NOT EXISTS (SELECT FROM kombu_queue AS queue WHERE queue.id = message.queue_id);
 ALTER TABLE kombu_message
     ADD CONSTRAINT "FK_kombu_message_queue" FOREIGN KEY (queue_id) REFERENCES kombu_queue (id);
+DROP FUNCTION IF EXISTS kombu_catch_up(text);
 DROP TABLE kombu_subscription, kombu_consumer, kombu_binding, kombu_dead_letter;
 DROP TABLE IF EXISTS kombu_stopped_task, celery_beat_entry;
 DROP INDEX ix_kombu_message_ready, ix_kombu_message_timed, ix_kombu_message_failed, ix_kombu_message_claimed,

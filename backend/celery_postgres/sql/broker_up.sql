@@ -225,3 +225,50 @@ ALTER TABLE kombu_message
     ALTER COLUMN version SET DEFAULT 1,
     -- Of a message within somebody's transaction the time when it was written, not when that transaction began.
     ALTER COLUMN enqueued_at SET DEFAULT clock_timestamp();
+
+-- Moves the sequence of a table's ids beyond the greatest of them: logical replication copies rows and no sequences, and a
+-- restore of single tables does as little. A table's owner alone may do that, and a publisher may not even see the ids,
+-- so it is the owner's work, whoever asks for it; it only ever catches up. Ids from 2^62 on are nobody's count.
+DO $$
+BEGIN
+    EXECUTE format(
+        $create$
+        CREATE OR REPLACE FUNCTION kombu_catch_up(relation text) RETURNS void
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = %I, pg_temp
+        AS $function$
+        DECLARE
+            sequence text := CASE relation
+                WHEN 'kombu_message' THEN 'message_id_sequence'
+                WHEN 'kombu_queue' THEN 'queue_id_sequence'
+                WHEN 'celery_taskmeta' THEN 'task_id_sequence'
+                WHEN 'celery_tasksetmeta' THEN 'taskset_id_sequence'
+                WHEN 'kombu_consumer' THEN pg_get_serial_sequence(relation, 'id')
+                WHEN 'kombu_dead_letter' THEN pg_get_serial_sequence(relation, 'id')
+            END;
+            greatest_id bigint;
+            behind boolean;
+        BEGIN
+            IF sequence IS NULL THEN
+                RETURN;
+            END IF;
+            -- One at a time: the second finds that the first has done it.
+            PERFORM pg_advisory_xact_lock(hashtextextended('celery_postgres.catch_up', 0));
+            EXECUTE format('SELECT id FROM %%I WHERE id < 4611686018427387904 ORDER BY id DESC LIMIT 1', relation)
+            INTO greatest_id;
+            IF relation = 'kombu_consumer' THEN  -- what a consumer without a row has claimed is not its successor's
+                greatest_id := greatest(greatest_id, (
+                    SELECT message.consumer_id FROM kombu_message AS message
+                    WHERE message.consumer_id < 4611686018427387904 ORDER BY message.consumer_id DESC LIMIT 1
+                ));
+            END IF;
+            EXECUTE format('SELECT last_value < $1 FROM %%s', sequence) INTO behind USING greatest_id;
+            IF behind THEN
+                PERFORM setval(sequence::regclass, greatest_id);
+            END IF;
+        END
+        $function$
+        $create$,
+        current_schema()
+    );
+END
+$$;

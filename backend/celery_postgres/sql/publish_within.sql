@@ -3,6 +3,9 @@
 -- They are visible when he commits, which may be much later: by then other consumers may sleep than do now. So all that
 -- consume from the queue are notified, asleep or not. A notification is sent at COMMIT, and not at all after a
 -- ROLLBACK. For the same reason times count from clock_timestamp(): now() is when his transaction began.
+--
+-- Where the server's NOTIFY queue is full, a notification fails his COMMIT, which only he can do again. So none is sent
+-- while half of the queue is used (4 GB if nobody has made it smaller), and consumers look by themselves.
 
 -- name: publish_within
 -- One message to the queue of that name; no row if this transaction sees no such queue. It is planned each time, because
@@ -20,7 +23,7 @@ WHERE queue.name = %(queue)s
   AND (
       SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
       FROM kombu_subscription AS subscription
-      WHERE subscription.queue_id = queue.id
+      WHERE subscription.queue_id = queue.id AND (SELECT pg_notification_queue_usage()) < 0.5
   ) >= 0
 RETURNING 1
 
@@ -54,6 +57,7 @@ SELECT
         SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
         FROM (SELECT DISTINCT queue_id FROM inserted) AS touched
         JOIN kombu_subscription AS subscription ON subscription.queue_id = touched.queue_id
+        WHERE (SELECT pg_notification_queue_usage()) < 0.5
     )
 
 -- name: publish_to_exchange_within
@@ -87,4 +91,5 @@ SELECT
         SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
         FROM (SELECT DISTINCT queue_id FROM inserted) AS touched
         JOIN kombu_subscription AS subscription ON subscription.queue_id = touched.queue_id
+        WHERE (SELECT pg_notification_queue_usage()) < 0.5
     )

@@ -221,3 +221,8 @@ DELETE FROM kombu_binding AS binding WHERE binding.exchange = %(exchange)s
 -- takes: task_ids text[]
 UPDATE kombu_message AS message SET revoked = true
 WHERE message.task_id = ANY (%(task_ids)s) AND message.visible AND NOT message.revoked
+
+-- name: catch_up
+-- After an id that was given twice.
+-- takes: relation text
+SELECT kombu_catch_up(%(relation)s)
