@@ -54,7 +54,7 @@ class NotPublishedError(Exception):
 
 #: SQLSTATE classes by which PostgreSQL refuses a value: data, a constraint, a limit.
 _OF_A_VALUE = frozenset({"22", "23", "54"})
-#: Functions of the server that raise class 54 for something else: the NOTIFY queue is full, no transaction ids are left,
+#: Functions of the server that raise class 54 for something else: the NOTIFY queue is full, no transaction id is left,
 #: a table or its file has its greatest size. (The message may be in any language.)
 _OF_THE_MOMENT = frozenset(
     {
