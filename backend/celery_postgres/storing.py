@@ -296,7 +296,8 @@ class StoringBackend(KeepingBackend):
 
     def _is_late(self, request: Any) -> bool:
         """Whether its message is acknowledged after what is stored now."""
-        task = self.app.tasks.get(getattr(request, "task", None))
+        name = getattr(request, "task", None)
+        task = self.app.tasks.get(name) if isinstance(name, str) else None
         return task is not None and bool(task.acks_late) and not getattr(request, "is_eager", False)
 
     def _run_again(self, request: Any, exc: BaseException) -> None:
