@@ -20,7 +20,7 @@ from celery_postgres.address import database_of
 from celery_postgres.errors import SchemaError, UnstorableResultError, loggable
 from celery_postgres.handover import handover
 from celery_postgres.jitter import uniform
-from celery_postgres.joining import Members, unknown_parents
+from celery_postgres.joining import Members, looks_once, unknown_parents
 from celery_postgres.outcomes import text, utc
 from celery_postgres.session import Row
 from celery_postgres.storing import LONGEST_ID, StoringBackend
@@ -338,6 +338,9 @@ class DatabaseBackend(StoringBackend):
                 if time.monotonic() > until:
                     return False
         return True
+
+
+ResultSet.join = looks_once(ResultSet.join, DatabaseBackend)  # type: ignore[method-assign]
 
 
 @signals.worker_ready.connect(weak=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery.result import ResultSet
@@ -64,3 +65,15 @@ class Members:
                 yield getattr(member, "id", ""), list(member.results or ())
             else:
                 yield member.id, member._cache
+
+
+def looks_once(join: Callable[..., Any], backend: type) -> Callable[..., Any]:
+    """`ResultSet.join`, which in Celery before 5.7 takes a timeout of 0 for none."""
+
+    @functools.wraps(join)
+    def joined(self: Any, timeout: float | None = None, *arguments: Any, **options: Any) -> Any:
+        if timeout is not None and timeout <= 0 and isinstance(self.backend, backend):
+            return self.join_native(timeout, *arguments, **options) or []
+        return join(self, timeout, *arguments, **options)
+
+    return joined

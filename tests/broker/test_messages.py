@@ -16,11 +16,10 @@ import pytest
 from kombu import Producer, Queue
 
 from celery_postgres.inbox import Inbox as DatabaseInbox
-from celery_postgres.pace import Pace
+from celery_postgres.pace import Ladder, Pace
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.sql import dead_letters, rows_of
-from tests.broker.stock_rows import inserting
 
 BODIES = {
     "json": ({"a": [1, 2.5, None, True], "ü": "ß"}, {}),
@@ -280,16 +279,16 @@ def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DatabaseInbox, "RESTING_S", 3600)
 
 
-def test_a_consumer_without_acks_finds_what_was_published_while_it_lay_down(
-    unattended: None, client: Client, queue: str, module_database: Any
-) -> None:
-    client.declare(Queue(queue))
-    # Its transaction has begun before it could read that the consumer must be notified.
-    with inserting(module_database.url, queue, ["missed"]):
-        inbox = client.consume(queue, no_ack=True)
+def test_a_consumer_without_acks_looks_again_soon(unattended: None, client: Client, queue: str) -> None:
+    """For a publisher whose transaction began before it could read that this consumer is to be notified."""
+    client.publish("x", queue)
+    inbox = client.consume(queue, no_ack=True)
+    inbox.take()
+    for step in Ladder.STEPS_S[1:]:
         inbox.drain(0)
-    (message,) = inbox.take(deadline_s=5)
-    assert message.payload == "missed"
+        assert inbox.channel.inbox.pause() <= Ladder.STEPS_S[-1], step
+    inbox.drain(0)
+    assert inbox.channel.inbox.pause() > Ladder.STEPS_S[-1]
 
 
 def test_a_consumer_without_acks_takes_all_there_is(unattended: None, client: Client, queue: str) -> None:

@@ -92,6 +92,7 @@ WAITS: dict[str, Callable[[Celery, list[str], float], Any]] = {
         timeout=seconds, follow_parents=False, propagate=False
     ),
     "get of a set": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).get(timeout=seconds)[-1],
+    "join": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).join(timeout=seconds)[-1],
     "join_native": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).join_native(timeout=seconds)[-1],
     "iter_native": lambda app, ids, seconds: dict(ResultSet(asked(app, ids), app=app).iter_native(timeout=seconds))[
         ids[-1]
