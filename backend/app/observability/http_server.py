@@ -29,6 +29,9 @@ logger.addFilter(Repeated())
 
 #: Bytes of a request with its headers. The standard library takes 100 headers of 64 kB.
 LONGEST_REQUEST = 32_768
+#: Seconds that each has to send its request before it may have to make room. Who sends it at once is served, however
+#: many others come; they wait in the queue of the socket meanwhile.
+GRACE_S = 0.1
 #: What `accept` says when the process, or the machine, has no more descriptors or memory; and seconds until it is tried
 #: again: the socket stays ready, and the thread would do nothing else.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -71,7 +74,7 @@ class PageServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 64
+    request_queue_size = 128
 
     def __init__(self, host: str, port: int, pages: Mapping[str, MakePage], *, most: int, timeout_s: float) -> None:
         self.pages = dict(pages)
@@ -129,15 +132,26 @@ class PageServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         if len(self._open) >= self._most:
             logger.warning("the HTTP server closes a connection to make room: it serves %d at most", self._most)
-            oldest = next(iter(list(self._awaited)), None)
-            # What was cut off is gone in a moment.
-            if oldest is None or len(self._open) >= 2 * self._most:
+            if not self._make_room():
                 super().shutdown_request(request)
                 return
-            self._cut_off(oldest)
         self._open.add(request)
         self._awaited[request] = time.monotonic()
         super().process_request(request, client_address)
+
+    def _make_room(self) -> bool:
+        while len(self._open) >= self._most:
+            oldest = list(self._awaited.items())[:1]
+            if not oldest:
+                return False
+            ((request, since),) = oldest
+            grace = since + GRACE_S - time.monotonic()
+            if grace <= 0:
+                self._cut_off(request)
+                # What was cut off is gone in a moment.
+                return len(self._open) < 2 * self._most
+            time.sleep(min(grace, 0.01))
+        return True
 
     def service_actions(self) -> None:
         """Called by `serve_forever` at least twice a second."""
