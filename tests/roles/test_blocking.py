@@ -14,7 +14,9 @@ import celery_postgres
 from app.celery_app import celery_app, create_app
 from app.core.settings import Settings
 from celery_postgres import locks
+from celery_postgres.outcomes import Outcome, Write, record
 from celery_postgres.session import Session
+from celery_postgres.values import dump
 from tests.roles.conftest import PASSWORD, ROLES_SQL, Databases
 from tests.roles.test_rights import TABLES
 
@@ -94,29 +96,27 @@ def test_uncommitted_messages_keep_no_publisher_waiting(databases: Databases) ->
                 )
 
 
-def test_who_gives_up_waiting_in_an_open_transaction_keeps_no_result(databases: Databases, app: Celery) -> None:
-    databases.run(
-        databases.url("asker"),
-        "INSERT INTO celery_waiter (task_id, listener, slot) VALUES ('held', 4711, 1), ('held', 4712, 1)",
-    )
+@pytest.mark.parametrize("together", [1, 3])
+def test_who_gives_up_waiting_in_an_open_transaction_keeps_no_result(
+    databases: Databases, app: Celery, together: int
+) -> None:
+    """Of one result, and of a batch."""
+    ids = [f"held-{together}-{number}" for number in range(together)]
+    for listener, task_id in ((4711, ids[0]), *((4712, one) for one in ids)):
+        databases.run(
+            databases.url("asker"),
+            f"INSERT INTO celery_waiter (task_id, listener, slot) VALUES ('{task_id}', {listener}, 1)",  # noqa: S608
+        )
     with transaction(databases.url("asker")) as cursor:
-        cursor.execute("SELECT celery_give_up_waiting(4711, ARRAY['held'])")
+        cursor.execute("SELECT celery_give_up_waiting(4711, %s)", [ids])
         with closing(Session(databases.url("runner"), PATIENCE)) as session:
-            session.run(
-                "record_one",
-                **dict.fromkeys(
-                    ("result", "date_done", "traceback", "children", "task_name", "args", "kwargs", "worker", "queue")
-                ),
-                task_id="held",
-                status="SUCCESS",
-                retries=None,
-                final=True,
-                acked_id=None,
-                acked_fence=None,
-            )
-    assert app.AsyncResult("held").state == "SUCCESS"
-    waiting = databases.run(databases.superuser_url(), "SELECT listener FROM celery_waiter WHERE task_id = 'held'")
-    assert waiting == [(4711,)], "the other one was notified"
+            record(session, [Write([Outcome(one, "SUCCESS", dump(1), None) for one in ids])])
+    assert [app.AsyncResult(one).state for one in ids] == ["SUCCESS"] * together
+    waiting = databases.run(
+        databases.superuser_url(), "SELECT task_id, listener FROM celery_waiter WHERE listener IN (4711, 4712)"
+    )
+    assert waiting == [(ids[0], 4711)], "the others were notified"
+    databases.run(databases.superuser_url(), "DELETE FROM celery_waiter")
 
 
 def test_a_publisher_sizes_a_chord_and_saves_a_group_without_a_right_on_either(databases: Databases) -> None:

@@ -68,13 +68,15 @@ WITH given AS MATERIALIZED (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
       AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
+), free AS MATERIALIZED (
+    SELECT candidate.task_id, candidate.listener
+    FROM celery_waiter AS candidate
+    WHERE candidate.task_id = ANY (ARRAY(SELECT given.task_id FROM given WHERE given.final))
+    FOR UPDATE SKIP LOCKED
 ), awaited AS (
     DELETE FROM celery_waiter AS waiter
-    WHERE waiter.ctid = ANY (ARRAY(
-        SELECT candidate.ctid FROM celery_waiter AS candidate
-        WHERE candidate.task_id = ANY (ARRAY(SELECT given.task_id FROM given WHERE given.final))
-        FOR UPDATE SKIP LOCKED
-    ))
+    WHERE waiter.task_id = ANY (ARRAY(SELECT free.task_id FROM free))
+      AND ((waiter.task_id, waiter.listener) IN (SELECT free.task_id, free.listener FROM free)) IS TRUE
     RETURNING waiter.listener, waiter.slot
 )
 SELECT
@@ -112,8 +114,8 @@ WITH stored AS (
     WHERE message.id = %(acked_id)s AND message.fence = %(acked_fence)s AND NOT message.visible
 ), awaited AS (
     DELETE FROM celery_waiter AS waiter
-    WHERE waiter.ctid = ANY (ARRAY(
-        SELECT candidate.ctid FROM celery_waiter AS candidate
+    WHERE waiter.task_id = %(task_id)s AND waiter.listener = ANY (ARRAY(
+        SELECT candidate.listener FROM celery_waiter AS candidate
         WHERE candidate.task_id = %(task_id)s AND %(final)s
         FOR UPDATE SKIP LOCKED
     ))
