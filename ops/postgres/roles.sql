@@ -80,6 +80,7 @@ BEGIN
             ('celery_worker', 'task_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'taskset_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'celery_listener_sequence', 'USAGE', NULL),
+            ('celery_worker', 'kombu_catch_up', 'EXECUTE', 'text'),
             ('celery_worker', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_worker', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
             ('celery_worker', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
@@ -108,6 +109,7 @@ BEGIN
             ('celery_producer', 'kombu_consumer', 'SELECT', 'id'),
             ('celery_producer', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_producer', 'message_id_sequence', 'USAGE', NULL),
+            ('celery_producer', 'kombu_catch_up', 'EXECUTE', 'text'),
             -- Publishing a chord: how many parts it has, and, of a header with groups in it, the ids of its tasks.
             ('celery_producer', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_producer', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),

@@ -43,6 +43,7 @@ SEQUENCES = (
 )
 #: And the functions that change rows for it.
 FUNCTIONS = (
+    "kombu_catch_up(text)",
     "celery_size_chord(text, integer)",
     "celery_save_group(text, bytea, timestamp)",
     "celery_give_up_waiting(bigint, text[])",

@@ -105,10 +105,12 @@ BEGIN
         );
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', one.signature);
     END LOOP;
+    REVOKE ALL ON FUNCTION kombu_catch_up(text) FROM PUBLIC;
     -- Whoever may insert rows did this himself until now.
     FOR one IN
         SELECT DISTINCT made.signature, acl.grantee::regrole AS grantee
         FROM (VALUES
+            ('kombu_message', 'kombu_catch_up(text)'),
             ('celery_chord', 'celery_size_chord(text, integer)'),
             ('celery_tasksetmeta', 'celery_save_group(text, bytea, timestamp)'),
             ('celery_waiter', 'celery_give_up_waiting(bigint, text[])')
