@@ -140,7 +140,8 @@ class Session:
                 parameters[parameter] = _array(parameters[parameter])
         if self._quiet_until and statement.quietly:
             if time.monotonic() < self._quiet_until:
-                name, statement = statement.quietly, statements()[statement.quietly]
+                statement = statement.quietly
+                name = statement.name
             else:
                 self._quiet_until = 0.0
         for attempt in range(_ATTEMPTS):
@@ -166,7 +167,8 @@ class Session:
                     continue
                 if error.pgcode == errorcodes.PROGRAM_LIMIT_EXCEEDED and statement.quietly:
                     # The NOTIFY queue is full; were it a limit of the value, that would say so as well.
-                    name, statement = statement.quietly, statements()[statement.quietly]
+                    statement = statement.quietly
+                    name = statement.name
                     self._quiet_until = time.monotonic() + _QUIET_S
                     _say_quiet(error)
                     continue

@@ -4,14 +4,14 @@ A statement begins with `-- name: …`, its parameters are declared in `-- takes
 `%(name)s`. Each is loaded in two forms: to be prepared (`$1`), and to be sent as it is, for a pooler in between. In
 neither is a comment: a driver fills placeholders in there too.
 
-One that wakes somebody is loaded a second time, as `<name>_quietly`, without that: where the server's NOTIFY queue is
-full the commit fails of whoever notifies, and a wake-up is not worth a message or a result. Who sleeps looks by itself.
+One that wakes somebody has a form that does not (`quietly`): where the server's NOTIFY queue is full, the commit of
+whoever notifies fails, and a wake-up is not worth a message or a result. Who sleeps looks by itself.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _NUMBERS = frozenset({"bigint[]", "integer[]", "smallint[]"})
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One statement; `parameters` in the order in which `execute` and `direct` take them, `numbers` those of them that
-    are arrays of integers. `quietly`: the name of the same without a wake-up, if it has one."""
+    are arrays of integers. `quietly`: the same without a wake-up, if it has one."""
 
     name: str
     parameters: tuple[str, ...]
@@ -32,7 +32,7 @@ class Statement:
     prepare: str
     execute: str
     direct: str
-    quietly: str | None
+    quietly: Statement | None = None
 
 
 @lru_cache(maxsize=1)
@@ -47,14 +47,8 @@ def load(path: Path) -> dict[str, Statement]:
     Raises:
         ValueError: a placeholder stands within quotes, or is not declared.
     """
-    loaded = {}
-    for part in re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-        name, _, text = part.partition("\n")
-        name, wakes = name.strip(), "pg_notify(" in uncommented(text)
-        loaded[name] = _parse(name, text, f"{name}_quietly" if wakes else None)
-        if wakes:
-            loaded[f"{name}_quietly"] = _parse(f"{name}_quietly", text.replace("pg_notify(", "concat("), None)
-    return loaded
+    parts = re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {statement.name: statement for statement in map(_with_quiet_form, parts)}
 
 
 def script(name: str) -> str:
@@ -62,7 +56,15 @@ def script(name: str) -> str:
     return uncommented((_FOLDER / f"{name}.sql").read_text(encoding="utf-8"))
 
 
-def _parse(name: str, text: str, quietly: str | None) -> Statement:
+def _with_quiet_form(part: str) -> Statement:
+    name, _, text = part.partition("\n")
+    statement = _parse(name.strip(), text)
+    if "pg_notify(" not in statement.direct:
+        return statement
+    return replace(statement, quietly=_parse(f"{statement.name}_quietly", text.replace("pg_notify(", "concat(")))
+
+
+def _parse(name: str, text: str) -> Statement:
     takes = re.search(r"^-- takes: ((?:.*\n)(?:--   .*\n)*)", text, flags=re.MULTILINE)
     declared = re.sub(r"\n--\s*", " ", takes[1]).strip() if takes else ""
     typed = dict(entry.strip().split(" ", 1) for entry in declared.split(",") if entry.strip())
@@ -83,5 +85,4 @@ def _parse(name: str, text: str, quietly: str | None) -> Statement:
         prepare=f"PREPARE {name}{types} AS {prepared}",
         execute=f"EXECUTE {name}{values}",
         direct=direct,
-        quietly=quietly,
     )

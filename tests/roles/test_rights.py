@@ -106,8 +106,7 @@ PRIVILEGES = """
     ORDER BY c.relname, r.rolname, p.place
 """
 
-#: What there is; each statement that wakes somebody is there in a second form, which needs the same rights.
-STATEMENTS = {name for name in statements() if not name.endswith("_quietly")}
+STATEMENTS = set(statements())
 
 #: What a worker never does: an operator uses the queue tool as the owner.
 OF_OPERATORS = {"drop_dead", "requeue_dead", "stop_task", "allow_task"}

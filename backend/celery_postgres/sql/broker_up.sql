@@ -228,7 +228,9 @@ ALTER TABLE kombu_message
 
 -- Moves the sequence of a table's ids beyond the greatest of them: logical replication copies rows and no sequences, and a
 -- restore of single tables does as little. A table's owner alone may do that, and a publisher may not even see the ids,
--- so it is the owner's work, whoever asks for it; it only ever catches up. Ids from 2^62 on are nobody's count.
+-- so it is the owner's work, whoever asks for it: it gives nothing away, and where nothing lags it does nothing. Without a
+-- lock, which anybody might hold: of two at once the later may set the sequence back by a moment, and its next id be asked
+-- for again. Ids from 2^62 on are nobody's count.
 DO $$
 BEGIN
     EXECUTE format(
@@ -251,8 +253,6 @@ BEGIN
             IF sequence IS NULL THEN
                 RETURN;
             END IF;
-            -- One at a time: the second finds that the first has done it.
-            PERFORM pg_advisory_xact_lock(hashtextextended('celery_postgres.catch_up', 0));
             EXECUTE format('SELECT id FROM %%I WHERE id < 4611686018427387904 ORDER BY id DESC LIMIT 1', relation)
             INTO greatest_id;
             IF relation = 'kombu_consumer' THEN  -- what a consumer without a row has claimed is not its successor's
