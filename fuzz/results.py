@@ -70,6 +70,8 @@ SEEDS = [
     *(pickle.dumps(_VALUE, protocol) for protocol in range(6)),
     pickle.dumps(GroupResult("g", [AsyncResult("a", backend=None)]).as_tuple()),
     b'{"a": [1, {"__type__": "datetime", "__value__": "2024-02-29T00:00:00+00:00"}]}',
+    b'{"__type__": "py:dict", "__value__": [[{"__type__": "py:tuple", "__value__": [1]}, {"__type__": "py:set", '
+    b'"__value__": [2305843009213693951, 4611686018427387902]}]]}',
     b"\x80\x04cos\nsystem\n\x8c\x02id\x85R.",
     b"\x80\x04Nr\x00\x00\x10\x00.",
     b"\x80\x04}N" + b"2\x86" * 20 + b"Ns.",

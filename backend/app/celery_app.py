@@ -61,6 +61,7 @@ def create_app(settings: Settings | None = None) -> Celery:
         broker_transport_options={"connect_timeout": settings.database_connect_timeout},
         database_engine_options={"connect_args": {"connect_timeout": settings.database_connect_timeout}},
         result_backend_always_retry=True,
+        result_backend_transport_options={"pickle": settings.celery_result_pickle},
         result_expires=settings.celery_result_expires or None,
         # The tables come from Alembic.
         database_create_tables_at_setup=False,

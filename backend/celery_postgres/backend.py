@@ -102,7 +102,7 @@ class DatabaseBackend(StoringBackend):
             {
                 "task_id": task_id,
                 "status": status,
-                "result": load(result),
+                "result": load(result, self.pickle),
                 "traceback": traceback,
                 "date_done": date_done if status in self.READY_STATES else None,
                 "children": None if children is None else json.loads(bytes(children)),
@@ -277,7 +277,9 @@ class DatabaseBackend(StoringBackend):
     # -- groups
 
     def _save_group(self, group_id: str, result: GroupResult) -> GroupResult:
-        self._read("save_group", group_id=text(group_id), result=dump_group(result), date_done=utc(self.app.now()))
+        self._read(
+            "save_group", group_id=text(group_id), result=dump_group(result, self.pickle), date_done=utc(self.app.now())
+        )
         return result
 
     def _restore_group(self, group_id: str) -> dict[str, Any] | None:
@@ -285,7 +287,7 @@ class DatabaseBackend(StoringBackend):
         if not rows:
             return None
         ((taskset_id, result, date_done),) = rows
-        group = result_from_tuple(load_group(result), self.app)
+        group = result_from_tuple(load_group(result, self.pickle), self.app)
         return {"taskset_id": taskset_id, "result": group, "date_done": date_done}
 
     def _delete_group(self, group_id: str) -> None:

@@ -177,7 +177,7 @@ def contexts_of(signature: Any) -> list[Any]:
 def _joined(backend: DatabaseBackend, chord: str, rows: list[Any]) -> list[Any]:
     values: dict[str, Any] = {}
     for _, task_id, status, result in rows:
-        value = load(result)
+        value = load(result, backend.pickle)
         if status in backend.EXCEPTION_STATES:
             value = backend.exception_to_python(value)
         if status in states.PROPAGATE_STATES:

@@ -20,6 +20,7 @@ from celery_postgres.errors import SchemaError, is_lasting, loggable, primary
 from celery_postgres.handover import handover, is_child
 from celery_postgres.outcomes import Claim, Write, record
 from celery_postgres.session import Sessions
+from celery_postgres.values import Pickle
 from celery_postgres.writer import Writer, new_writer, writers
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class KeepingBackend(BaseBackend):  # type: ignore[misc]
     PATIENCE_S = 30.0
 
     dsn: str
+    pickle: Pickle
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -58,6 +60,7 @@ class KeepingBackend(BaseBackend):  # type: ignore[misc]
         """
         if not (write.outcomes or write.parts):
             return
+        write.pickle = self.pickle
         attendant = self._attendant()
         writer = self._writer(attendant)
         if writer is None:

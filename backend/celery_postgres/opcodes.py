@@ -5,7 +5,7 @@ A pickle that calls nothing can still end its reader. `LONG_BINPUT` makes room f
 is hashed as a key, or written as JSON by whoever reads it; and one that is 100,000 deep overflows C's stack there. So
 the stack is followed with sizes in the place of values: 0.6 us an opcode.
 
-What is not seen: keys that were chosen to have one hash, which Python compares one by one, as it does anywhere.
+What is not seen: keys that were chosen to have one hash, which Python compares one by one: see `hashing`.
 """
 
 from __future__ import annotations
@@ -80,15 +80,20 @@ _HASHING = {
 _Value = list[int]
 _SIZE, _DEPTH, _HELD = range(3)
 _SMALL: _Value = [1, 0, True]
+#: Text and bytes, whose hashes nobody can choose.
+_TEXT: _Value = [1, 0, True]
+_TEXTS = frozenset(b"STUVX\x8c\x8dBC\x8e")
 
 
-def check_size(data: bytes) -> None:
-    """Return if reading a pickle takes memory and time in proportion to its length.
+def check_size(data: bytes) -> tuple[int, int]:
+    """Return if reading a pickle takes memory and time in proportion to its length, but for keys of one hash: how many
+    may be such keys, and the members of all that are hashed.
 
     Raises:
         ValueError, IndexError, KeyError: it does not, it makes what contains itself, or it is no pickle.
     """
     left = most = MEMBERS + MEMBERS_PER_BYTE * len(data)
+    keys = 0
     stack: list[_Value] = []
     marks: list[int] = []
     memo: dict[int, _Value] = {}
@@ -106,7 +111,7 @@ def check_size(data: bytes) -> None:
             raise ValueError("cut short")
         if code == _STOP:
             _spend(stack[-1:], most)
-            return
+            return keys, most - left
         if code == _MARK:
             marks.append(len(stack))
         elif code == _POP and marks and marks[-1] == len(stack):
@@ -130,7 +135,9 @@ def check_size(data: bytes) -> None:
             del stack[begin:]
             value = values.pop(0) if code in _GROWING else [1, 0, False]
             if code in _HASHING:
-                left = _spend(values[_HASHING[code]], left)
+                hashed = values[_HASHING[code]]
+                keys += sum(one is not _TEXT for one in hashed)
+                left = _spend(hashed, left)
             if pushed:
                 _hold(value, values, most)
                 stack.append(value)
@@ -141,7 +148,8 @@ def check_size(data: bytes) -> None:
                 size = (position - begin) // _BYTES_A_MEMBER
                 if code == _INTEGER:
                     size *= 1 + (position - begin) // 1024
-                stack.append([1 + size, 0, True] if size else _SMALL)
+                small = _TEXT if code in _TEXTS else _SMALL
+                stack.append([1 + size, 0, True] if size else small)
 
 
 def _spend(values: Iterable[_Value], left: int) -> int:
@@ -159,7 +167,7 @@ def _hold(holder: _Value, values: Iterable[_Value], most: int) -> None:
     """Put values into another, whose size is not counted further than past ``most``."""
     size, depth, _ = holder
     for value in values:
-        if value is _SMALL:
+        if value is _SMALL or value is _TEXT:
             size += 1
         else:
             size += value[_SIZE]

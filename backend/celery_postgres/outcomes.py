@@ -12,7 +12,7 @@ from celery import states
 from psycopg2 import Binary
 
 from celery_postgres.errors import UnstorableResultError, is_lasting, primary
-from celery_postgres.values import dump
+from celery_postgres.values import Pickle, dump
 
 if TYPE_CHECKING:
     from celery_postgres.session import Sessions
@@ -65,6 +65,7 @@ class Write:
     parts: list[Part] = field(default_factory=list)
     claim: Claim | None = None
     stored: bool = False
+    pickle: Pickle = Pickle.WRITE
 
     @property
     def size(self) -> int:
@@ -104,10 +105,10 @@ def _record_failure(sessions: Sessions, write: Write, error: Exception) -> list[
     # Not in the error's own words, which may quote the value.
     told = {
         "exc_type": UnstorableResultError.__name__,
-        "exc_message": (f"the database refused the result of this task: {type(error).__name__}",),
+        "exc_message": [f"the database refused the result of this task: {type(error).__name__}"],
         "exc_module": UnstorableResultError.__module__,
     }
-    result = dump(told)
+    result = dump(told, write.pickle)
     failed = Write(
         [
             Outcome(one.task_id, states.FAILURE if one.final else one.status, result, one.date_done)

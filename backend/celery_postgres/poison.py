@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg2
 from amqp.exceptions import AMQPError
+from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from celery_postgres import checks
@@ -87,12 +88,12 @@ def settle(request: Any, error: Exception) -> bool:
 
     It counts as a failure of the message, and does nothing to one that is acknowledged.
     """
-    ours = is_poison(error)
-    if ours:
+    ours, rejected = is_poison(error), isinstance(error, Reject)
+    if ours and not rejected:
         # The template has no argument that is a text: the application's log leaves those out.
         logger.error(f"a task fails outside its body: {described(error)}")  # no stack: it may quote
     if not request.acknowledged:
-        request.reject(requeue=True)
+        request.reject(requeue=error.requeue if rejected else True)  # type: ignore[attr-defined]
     worker_state().task_ready(request)
     return ours
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import celery
 import psycopg2
 from celery import states
 from celery.canvas import maybe_signature
@@ -33,7 +34,7 @@ from celery_postgres.keeping import KeepingBackend
 from celery_postgres.outcomes import Claim, Outcome, Part, Write, integer, short, text
 from celery_postgres.poison import described
 from celery_postgres.session import Sessions
-from celery_postgres.values import dump
+from celery_postgres.values import Pickle, dump
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class StoringBackend(KeepingBackend):
                 "database_table_names and database_table_schemas are not for this result backend: its tables have "
                 "Celery's own names. For another schema set search_path in the address (?options=-csearch_path%3D…)"
             )
+        self.pickle = _pickle_option(conf.result_backend_transport_options)
         self.dsn = parsed(self.url, "result backend")
         arguments = {**(conf.database_engine_options or {}), **(engine_options or {})}.get("connect_args") or {}
         self._connect_timeout = int(arguments.get("connect_timeout") or 5)
@@ -123,7 +125,7 @@ class StoringBackend(KeepingBackend):
         gathered = getattr(self._thread, "gathered", None)
         write = Write() if gathered is None else gathered
         stored = any(one.task_id == request.id for one in write.outcomes)
-        part = self._part(request, state, None if stored else dump(self.encode_result(result, state)))
+        part = self._part(request, state, None if stored else dump(self.encode_result(result, state), self.pickle))
         if part is not None:
             write.parts.append(part)
             if gathered is None:
@@ -234,7 +236,7 @@ class StoringBackend(KeepingBackend):
         return Outcome(
             task_id=text(task_id),
             status=text(state),
-            result=None if result is None else dump(result),
+            result=None if result is None else dump(result, self.pickle),
             # Also of what has not ended: without it the row of a task that was lost would never expire.
             date_done=datetime.now(UTC).replace(tzinfo=None),
             traceback=None if traceback is None else text(traceback),
@@ -308,6 +310,13 @@ class StoringBackend(KeepingBackend):
             raise Reject("what follows the task could not be sent", requeue=True) from exc
         attendant.return_later(claim)
 
+    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
+        """As Celery's, but with a list for the arguments, as in JSON."""
+        prepared = super().prepare_exception(exc, serializer)
+        if isinstance(prepared, dict) and isinstance(prepared.get("exc_message"), tuple):
+            prepared["exc_message"] = list(prepared["exc_message"])
+        return prepared
+
 
 def continuation_not_sent(error: BaseException) -> bool:
     """Whether Celery has raised it after the task's own end, because the broker could not take now what follows it: a
@@ -316,6 +325,16 @@ def continuation_not_sent(error: BaseException) -> bool:
         return False
     frames = traceback_module.walk_tb(error.__traceback__)
     return any(frame.f_code.co_name == "_dispatch_callbacks_and_chain" for frame, _ in itertools.islice(frames, 3))
+
+
+def _pickle_option(options: Any) -> Pickle:
+    """What becomes of pickles here; unless it is said, what the stock backend of this Celery reads is written."""
+    default = Pickle.READ if celery.VERSION >= (5, 7) else Pickle.WRITE
+    try:
+        return Pickle((options or {}).get("pickle", default))
+    except ValueError:
+        known = ", ".join(Pickle)
+        raise ImproperlyConfigured(f"`pickle` in result_backend_transport_options is one of {known}") from None
 
 
 def _encoded(value: Any) -> bytes | None:

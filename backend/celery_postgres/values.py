@@ -1,13 +1,15 @@
 """Results as bytes: what stock Celery reads, and read without ever executing anything.
 
-Stock's result columns are pickles, also with the JSON serializer. Whoever may write to the table could have any reader
-run code. So what is written here is reduced to plain values first, and what is read may name nothing but the few
-classes listed below.
+Up to Celery 5.6 stock's result columns are pickles, also with the JSON serializer; from 5.7 on they are JSON. Whoever
+may write to the table could have any reader of pickles run code. So what is written here is reduced to plain values
+first, and what is read may name nothing but the few classes listed below.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
+import functools
 import io
 import pickle
 import re
@@ -21,8 +23,21 @@ from celery.exceptions import SecurityError
 from celery.result import AsyncResult, GroupResult
 from kombu.utils import json
 
+from celery_postgres import hashing, tagged
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.opcodes import SHORT_TEXT, check_size
+
+
+class Pickle(enum.StrEnum):
+    """What becomes of pickles: the option `pickle` of `result_backend_transport_options`."""
+
+    #: Values are written as pickles, which every Celery reads.
+    WRITE = "write"
+    #: As JSON, which stock reads from Celery 5.7 on; as pickles only where JSON would make them others.
+    READ = "read"
+    #: As JSON, with marks that only this package knows where that needs them; no pickle is read.
+    REFUSE = "refuse"
+
 
 #: Immutable, and of exactly these types: a subclass would be pickled by its name.
 _PLAIN = frozenset(
@@ -57,13 +72,32 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("decimal", "Decimal"): _StandIn(_decimal),
     ("uuid", "UUID"): UUID,
     # The second module name is what pickles before protocol 3 say.
-    **{(module, one.__name__): one for one in (set, frozenset) for module in ("builtins", "__builtin__")},
+    **{
+        (module, one.__name__): _StandIn(functools.partial(hashing.made, one))
+        for one in (set, frozenset)
+        for module in ("builtins", "__builtin__")
+    },
 }
 _PROTOCOL = 4
 #: Text, bytes and integers of 256 bytes and more: the opcode, and after it the length.
 _LONG = re.compile(rb"[XB\x8b](?=(.{4}))", re.DOTALL)
 #: So much of a name that is refused goes into a log.
 _LONGEST_NAME = 100
+
+
+#: Of so many comparisons nobody takes notice, whatever was chosen.
+_COMPARISONS = 5_000_000
+
+
+def _named(known: dict[tuple[str, str], Any], module: str, name: str) -> Any:
+    try:
+        return known[module, name]
+    except KeyError:
+        said = ascii(f"{module}.{name}")[1:-1][:_LONGEST_NAME]
+        raise SecurityError(
+            f"a stored result names {said}, which is not on the list of what may be read; it was not "
+            "loaded, and nothing was executed"
+        ) from None
 
 
 class _Reader(pickle.Unpickler):
@@ -74,18 +108,22 @@ class _Reader(pickle.Unpickler):
         self._known = known
 
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._known[module, name]
-        except KeyError:
-            said = ascii(f"{module}.{name}")[1:-1][:_LONGEST_NAME]
-            raise SecurityError(
-                f"a stored result names {said}, which is not on the list of what may be read; it was not "
-                "loaded, and nothing was executed"
-            ) from None
+        return _named(self._known, module, name)
 
 
-def dump(value: Any) -> bytes:
-    """A task's return value, as stock Celery stores it.
+class _CarefulReader(hashing.Reader):
+    """The same for one with so many keys that their hashes matter."""
+
+    def __init__(self, data: bytes, known: dict[tuple[str, str], Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._known = known
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _named(self._known, module, name)
+
+
+def dump(value: Any, form: Pickle = Pickle.WRITE) -> bytes:
+    """A task's return value, as stock Celery reads it.
 
     Plain Python values stay what they are (a tuple stays a tuple). Anything else becomes what Kombu's JSON makes of it.
 
@@ -93,7 +131,11 @@ def dump(value: Any) -> bytes:
         UnstorableResultError: JSON has no form for it. The text names the type and does not quote the value.
     """
     try:
-        data = pickle.dumps(_reduced(value), protocol=_PROTOCOL)
+        reduced = _reduced(value)
+        if form is not Pickle.WRITE:
+            with contextlib.suppress(tagged.NotExactError):
+                return tagged.dumps(reduced, marks=form is Pickle.REFUSE)
+        data = pickle.dumps(reduced, protocol=_PROTOCOL)
         if any(SHORT_TEXT <= int.from_bytes(one[1], "little") < len(data) for one in _LONG.finditer(data)):
             check_size(data)
         return data
@@ -112,26 +154,35 @@ def dump(value: Any) -> bytes:
         ) from None
 
 
-def load(data: bytes | memoryview | None) -> Any:
+def load(data: bytes | memoryview | None, form: Pickle = Pickle.READ) -> Any:
     """What `dump`, or a stock backend, has stored: up to Celery 5.6 a pickle, from 5.7 on JSON.
 
     Raises:
         celery.exceptions.SecurityError: it names something that is not on the list, or is neither.
     """
-    return None if data is None else _read(bytes(data), _ALLOWED)
+    return None if data is None else _read(bytes(data), _ALLOWED, form)
 
 
-def _read(data: bytes, known: dict[tuple[str, str], Any]) -> Any:
+def _read(data: bytes, known: dict[tuple[str, str], Any], form: Pickle) -> Any:
     try:
         if data[:1] != b"\x80":  # every pickle of protocol 2 and newer begins so, and no JSON does
             with contextlib.suppress(ValueError):
-                return json.loads(data)
-        check_size(data)
-        return _Reader(data, known).load()
+                return tagged.loads(data)
+        return _read_pickle(data, known, form)
     except SecurityError:
         raise
     except Exception as error:  # whatever a broken or a hostile pickle provokes
         raise SecurityError(f"a stored result cannot be read: {type(error).__name__}") from None
+
+
+def _read_pickle(data: bytes, known: dict[tuple[str, str], Any], form: Pickle) -> Any:
+    if form is Pickle.REFUSE:
+        raise SecurityError(
+            "a stored result is not JSON, and no pickle is read here: result_backend_transport_options says so"
+        )
+    keys, members = check_size(data)
+    reader = _Reader if keys * members <= _COMPARISONS else _CarefulReader
+    return reader(data, known).load()
 
 
 def _reduced(value: Any) -> Any:
@@ -158,12 +209,14 @@ def _reduced(value: Any) -> Any:
 # -- groups
 
 
-def dump_group(group: GroupResult) -> bytes:
+def dump_group(group: GroupResult, form: Pickle = Pickle.WRITE) -> bytes:
     """A saved group: its tree of ids, in the form that a stock backend reads.
 
     Stock's own form carries the address of the backend in it, password included; this one leaves it out, and a reader
     uses the backend of its own application, as it does with every other id.
     """
+    if form is not Pickle.WRITE:
+        return json.dumps(group.as_tuple()).encode()
     buffer = io.BytesIO()
     _GroupWriter(buffer, protocol=_PROTOCOL).dump(group)
     return buffer.getvalue()
@@ -197,7 +250,7 @@ _GROUP_NAMES: dict[tuple[str, str], Any] = {
 }
 
 
-def load_group(data: bytes | memoryview) -> Any:
+def load_group(data: bytes | memoryview, form: Pickle = Pickle.READ) -> Any:
     """The tuple form (`as_tuple()`) of a saved group, for `celery.result.result_from_tuple`.
 
     None of Celery's classes that a stock row names is called; they are read as the tuples that they stand for.
@@ -205,4 +258,4 @@ def load_group(data: bytes | memoryview) -> Any:
     Raises:
         celery.exceptions.SecurityError: as `load`.
     """
-    return _read(bytes(data), _GROUP_NAMES)
+    return _read(bytes(data), _GROUP_NAMES, form)

@@ -12,7 +12,7 @@ from environment.waiting import wait_until
 from environment.workerfile import WorkerInfo
 from tests.broker.hostile import insert_all, shapes
 from tests.broker.probe import DEADLINE_S, POOLS, Probe, broker, results, unique
-from tests.broker.sql import dead_letters, rows_of
+from tests.broker.sql import dead_letters, rows_of, scalar
 from tests.broker.stock_rows import payload
 
 SHAPES = 1_000
@@ -76,6 +76,9 @@ def test_a_thousand_shapes_and_the_applications_worker_goes_on(
     wait_until(lambda: len(runs.read_text().splitlines()) == slots, DEADLINE_S, "every slot to run one")
     gate.touch()
     assert [result.get(timeout=DEADLINE_S) for result in sent] == ["done"] * slots
+    assert (
+        bytes(scalar(database.url, "SELECT result FROM celery_taskmeta WHERE task_id = :i", i=sent[0].id)) == b'"done"'
+    )
     assert worker.process.poll() is None
     assert info.get("/readyz")[0] == 200
     app.close()

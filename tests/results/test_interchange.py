@@ -126,7 +126,61 @@ def test_an_old_stock_worker_and_a_client_of_ours(stock: Any, backend: DatabaseB
     assert backend.app.AsyncResult(task_id).get(timeout=DEADLINE_S) == {"price": Decimal("1.10")}
 
 
+# -- the forms that rows may have
+
+
+@pytest.mark.parametrize("form", ["write", "read", "refuse"])
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_in_each_form(make_app: Callable[..., Celery], task_id: str, form: str, name: str) -> None:
+    """And who writes JSON but reads pickles reads them all."""
+    backend = make_app(result_backend_transport_options={"pickle": form}).backend
+    backend.mark_as_done(task_id, VALUES[name]())
+    readers = [backend, make_app(result_backend_transport_options={"pickle": "read"}).backend]
+    for reader in readers:
+        assert reader.get_task_meta(task_id)["result"] == VALUES[name]()
+
+
+@pytest.mark.parametrize("form", ["write", "read", "refuse"])
+def test_a_failure_and_a_group_in_each_form(
+    module_database: Any, make_app: Callable[..., Celery], task_id: str, form: str
+) -> None:
+    app = make_app(result_backend_transport_options={"pickle": form})
+    app.backend.store_result(task_id, KeyError("a", 1), states.FAILURE)
+    error = app.backend.get_task_meta(task_id)["result"]
+    assert (type(error), error.args) == (KeyError, ("a", 1))
+    group = tree(app, app.backend)
+    group.save()
+    assert app.GroupResult.restore(group.id).as_tuple() == group.as_tuple()
+    for table, key, value in (("celery_taskmeta", "task_id", task_id), ("celery_tasksetmeta", "taskset_id", group.id)):
+        data = bytes(scalar(module_database.url, f"SELECT result FROM {table} WHERE {key} = :v", v=value))  # noqa: S608
+        assert (data[:1] == b"\x80") == (form == "write")
+
+
+def test_no_pickle_is_read_where_the_option_says_so(make_app: Callable[..., Celery], stock: Any, task_id: str) -> None:
+    if celery.VERSION >= (5, 7):
+        pytest.skip("since Celery 5.7 stock stores JSON")
+    stock.mark_as_done(task_id, 1)
+    app = make_app(result_backend_transport_options={"pickle": "refuse"})
+    with pytest.raises(SecurityError, match="no pickle is read"):
+        app.AsyncResult(task_id).get(timeout=DEADLINE_S)
+    assert make_app().AsyncResult(task_id).get(timeout=DEADLINE_S) == 1
+
+
 # -- hostile rows
+
+
+def test_a_group_whose_keys_have_one_hash_is_refused(module_database: Any, backend: DatabaseBackend) -> None:
+    """Once 780 kB of integers took a worker more than a minute, when its chord was due."""
+    group = tree(backend.app, backend)
+    group.save()
+    keys = b"".join(b"\x8a\x0a" + (number * (2**61 - 1)).to_bytes(10, "little") + b"N" for number in range(1, 60_000))
+    data = b"\x80\x04}(" + keys + b"u."
+    run(
+        module_database.url,
+        f"UPDATE celery_tasksetmeta SET result = '\\x{data.hex()}' WHERE taskset_id = '{group.id}'",  # noqa: S608
+    )
+    with pytest.raises(SecurityError, match="cannot be read"):
+        backend.restore_group(group.id, cache=False)
 
 
 class Evil:

@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     celery_result_expires: int = Field(
         86_400, ge=0, description="Seconds for which results are kept; 0 keeps them for ever."
     )
+    celery_result_pickle: Literal["write", "read", "refuse"] = Field(
+        "read",
+        description="What becomes of pickled results: `read` writes JSON where that keeps a value as it is, `refuse` "
+        "reads and writes none (for once no worker that is older is left), `write` is for stock Celery up to 5.6.",
+    )
     health_interval: float = Field(
         5.0, gt=0, le=60, description="Seconds between two health checks; probes answer with the latest."
     )

@@ -11,8 +11,9 @@ from celery import states
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr
 
 from app.core.errors import LoggableError
+from app.core.settings import get_settings
 from app.db.submissions import Submitted
-from celery_postgres.values import load
+from celery_postgres.values import Pickle, load
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def task(found: Submitted) -> Task:
     if found.state not in states.READY_STATES:
         return shown
     try:
-        value = load(found.result)
+        value = load(found.result, Pickle(get_settings().celery_result_pickle))
         _check_integers(value)
         told = {"result": value} if found.state == states.SUCCESS else {"error": _error(value)}
         whole = shown.model_copy(update=told)
