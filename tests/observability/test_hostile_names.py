@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -87,7 +88,7 @@ def test_what_is_read_can_write_nothing(without_limits: str) -> None:
         ("CREATE TABLE forged ()", psycopg2.errors.ReadOnlySqlTransaction),
         ("SELECT nextval('queue_id_sequence')", psycopg2.errors.ReadOnlySqlTransaction),
     ):
-        wrong = type(statement)("wrong", (), (), "", "", direct)
+        wrong = replace(statement, direct=direct)
         with pytest.MonkeyPatch.context() as patch, probe.reading(settings) as read:
             patch.setitem(probe.STATEMENTS, "wrong", wrong)
             with pytest.raises(refused):

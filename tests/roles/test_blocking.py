@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -157,10 +158,10 @@ def test_what_metrics_read_is_read_as_the_monitor(databases: Databases) -> None:
     from app.observability import probe
 
     settings = Settings(database_url=databases.url("runner"), _env_file=None)
-    who = type(probe.STATEMENTS["queue_depth"])("who", (), (), "", "", "SELECT current_user::text")
+    some = probe.STATEMENTS["queue_depth"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(probe.STATEMENTS, "who", who)
-        patch.setitem(probe.STATEMENTS, "keys", type(who)("keys", (), (), "", "", "SELECT digest FROM public.api_key"))
+        patch.setitem(probe.STATEMENTS, "who", replace(some, direct="SELECT current_user::text"))
+        patch.setitem(probe.STATEMENTS, "keys", replace(some, direct="SELECT digest FROM public.api_key"))
         with probe.reading(settings) as read:
             assert read("who") == [("celery_monitor",)]
         with probe.reading(settings) as read, pytest.raises(psycopg2.errors.InsufficientPrivilege):
