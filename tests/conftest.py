@@ -54,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     way to what is named in the command."""
     group = parser.getgroup("faults")
     group.addoption("--quick", action="store_true", help="fewer rounds, and no peers")
+    group.addoption("--soak", action="store_true", help="the soak as well: 25 minutes, a kill every 40 seconds")
     group.addoption("--out", type=Path, help="write faults.json and faults.md into this folder")
 
 

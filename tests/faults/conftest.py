@@ -1,6 +1,7 @@
 """The fault suite: ``./dev test --faults``, or with ``--quick`` what CI runs.
 
-Options (declared in ``tests/conftest.py``): ``--quick``; ``--out FOLDER`` writes ``faults.json`` and ``faults.md``.
+Options (declared in ``tests/conftest.py``): ``--quick``; ``--soak`` for the soak too; ``--out FOLDER`` writes
+``faults.json`` and ``faults.md``.
 """
 
 from __future__ import annotations

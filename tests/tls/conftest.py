@@ -30,7 +30,8 @@ class Certificates:
         for name in ("ca", "other-ca"):
             self._openssl("req", "-x509", *_KEY, "-days", "2", "-subj", f"/CN={name}", *self._files(name))
         here = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-        self._sign("server", here)
+        for name in ("server", "renewed"):
+            self._sign(name, here)
         self._sign("elsewhere", "subjectAltName=DNS:db.example")
         # A day that has ended: as if it had been signed yesterday.
         self._sign("expired", here, days=-1)
@@ -79,14 +80,19 @@ class TLSServer:
         options = {name: value for name, value in self.cluster.options.items() if not name.startswith("ssl")}
         if certificate is not None:
             options |= {"ssl": "on", "ssl_ca_file": "ca.pem"}
-            for source, target in (("ca.pem", "ca.pem"), (f"{certificate}.pem", "server.crt"), ("key", "server.key")):
-                path = self.cluster.data / target
-                shutil.copy(self.certificates.path(f"{certificate}.key" if source == "key" else source), path)
-                shutil.chown(path, self.cluster.account.uid, self.cluster.account.gid)
-                path.chmod(0o600)
+            self.install(certificate)
         self.cluster.options = options
         self.cluster.start()
         self._shown = certificate
+
+    def install(self, certificate: str) -> None:
+        """Lay its files where the server looks when it starts or is told to reload."""
+        sources = {"ca.pem": "ca.pem", f"{certificate}.pem": "server.crt", f"{certificate}.key": "server.key"}
+        for source, target in sources.items():
+            path = self.cluster.data / target
+            shutil.copy(self.certificates.path(source), path)
+            shutil.chown(path, self.cluster.account.uid, self.cluster.account.gid)
+            path.chmod(0o600)
 
     def url(self, ca: str = "ca.pem", user: str = "app_user", **parameters: str) -> str:
         """``sslmode=verify-full``, with the CA of that name, and further parameters of libpq."""
