@@ -42,6 +42,9 @@ COMMANDS = {
     "test": Command(
         "[--postgres N] [--newest] [pytest options]", "the test suite; --faults: under faults", "test", "tools:test"
     ),
+    "conformance": Command(
+        "[--quick] [celery|kombu]", "Celery's and Kombu's own tests, and on Redis", "test", "tools:conformance"
+    ),
     "bench": Command("[--quick] [options]", "measure all of this beside its peers", None, "tools:bench"),
     "fuzz": Command("[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),

@@ -1,4 +1,4 @@
-"""``./dev test``, ``bench``, ``lint``, ``format`` and ``lock``."""
+"""``./dev test``, ``conformance``, ``bench``, ``lint``, ``format`` and ``lock``."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def test(arguments: Sequence[str]) -> int:
     python = sys.executable
     if "--newest" in words:
         words.remove("--newest")
-        python = _newest_python()
+        python = _newest_python("newest", "gevent")
     if "--faults" in words:
         words = _of_faults(words)
     chosen = any(word.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for word in words)
@@ -61,15 +61,23 @@ def _of_faults(words: list[str]) -> list[str]:
     return ["-m", "faults", "-n", "0", *words]
 
 
-def _newest_python() -> str:
-    """The Python of ``.venv-newest``: the locked packages, but Celery and Kombu as new as pyproject.toml admits, and
-    gevent, which only these tests need.
+def conformance(arguments: Sequence[str]) -> int:
+    """``python -m tests.conformance``, with the Python that has what is tested; becomes that process."""
+    given = ["--python", _newest_python("conformance", "conformance"), *arguments]
+    os.chdir(CHECKOUT)
+    os.environ["PYTHONPATH"] = python_path()
+    os.execv(sys.executable, [sys.executable, "-m", "tests.conformance", *given])  # noqa: S606  no shell is wanted
+
+
+def _newest_python(name: str, extra: str) -> str:
+    """The Python of ``.venv-NAME``: the locked packages, but Celery and Kombu as new as pyproject.toml admits, and an
+    extra that is not in the locks: what only these tests need.
     """
     from environment.bootstrap import install
 
-    folder = locked_venv("newest", "test")
+    folder = locked_venv(name, "test")
     moving = [one for one in declared()["dependencies"] if one.startswith(("celery", "kombu"))]
-    install(folder, ["--upgrade", *moving, *declared()["optional-dependencies"]["gevent"]])
+    install(folder, ["--upgrade", *moving, *declared()["optional-dependencies"][extra]])
     return str(folder / "bin" / "python")
 
 
