@@ -87,10 +87,15 @@ def _bounded(decoder: Any) -> Callable[[bytes, int], Iterable[bytes]] | None:
         return lambda data, most: _streams(bz2.BZ2Decompressor, data, most)
     if decoder is lzma.decompress:
         return lambda data, most: _streams(lambda: lzma.LZMADecompressor(memlimit=_MEMORY), data, most)
-    module = getattr(decoder, "__module__", None)
-    if module == "kombu.compression" and hasattr(compression, "zstd"):
+    zstd, brotli = getattr(compression, "zstd", None), getattr(compression, "brotli", None)
+    if zstd is not None and decoder is getattr(zstd, "decompress", None) and hasattr(zstd, "DecompressionParameter"):
+        options = {
+            zstd.DecompressionParameter.window_log_max: _MEMORY.bit_length() - 1
+        }  # Python's own, from Kombu 5.7 on
+        return lambda data, most: _streams(lambda: zstd.ZstdDecompressor(options=options), data, most)
+    if zstd is not None and getattr(decoder, "__module__", None) == compression.__name__:
         return _zstd
-    if hasattr(compression, "brotli") and decoder is compression.brotli.decompress:
+    if brotli is not None and decoder is brotli.decompress:
         return _brotli
     return None
 
