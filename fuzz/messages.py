@@ -126,7 +126,7 @@ def check_delivered(payload: str) -> None:
         inbox=SimpleNamespace(attendant=SimpleNamespace(outstanding=set())),
     )
     row = (None, 7, _QUEUE, 1, 0, 0, None, False, False, payload, None)
-    known = {_QUEUE: Subscription("q", _QUEUE, channel, no_ack=False)}
+    known = {_QUEUE: Subscription("q", channel, no_ack=False, queue_id=_QUEUE)}
     messages = [message_of(one) for one in usable(database, [row], known)]  # type: ignore[arg-type]
     handed = [one for one in messages if one is not None]
     assert len(handed) + len(database.buried) == 1, (len(handed), database.buried)

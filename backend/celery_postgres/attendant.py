@@ -1,15 +1,13 @@
 """The thread that keeps a consuming process alive in the eyes of the others.
 
 The main thread may be inside a task for hours (the solo pool). So one thread, on one connection of its own, raises
-the counter, listens for notifications, delivers acks that wait, gives back what nobody works on, rescues what the
-dead left, and tidies up.
+the counter, delivers acks that wait, gives back what nobody works on, rescues what the dead left, and tidies up.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 import weakref
@@ -23,11 +21,11 @@ from celery_postgres import session as session_module
 from celery_postgres import silence
 from celery_postgres.backoff import Backoff
 from celery_postgres.errors import SchemaError, loggable
-from celery_postgres.hearing import hears
 from celery_postgres.jitter import uniform
 from celery_postgres.ledger import Ledger
 from celery_postgres.liveness import Watch
-from celery_postgres.names import printable
+from celery_postgres.membership import Membership
+from celery_postgres.notifications import Notifications
 from celery_postgres.upkeep import Upkeep, release
 from celery_postgres.wake import Wake
 
@@ -42,20 +40,27 @@ BEAT_S = 1.2
 SWEEP_S = 10.0
 #: While acks or buffered messages wait, the attendant looks this often.
 BUSY_S = 0.01
+#: How long a call waits for a consumer's id after the former one was lost.
+REGISTERED_S = 10.0
 
 
 class Attendant:
     """One per process and database; `consumer` is its row in `kombu_consumer`.
 
     Attributes:
-        consumer: the id under which this process claims.
+        member: this process among the consumers.
         generation: how often the lease was lost.
         paused: ids of queues that an operator has paused.
         stopped: names of tasks that an operator has stopped.
-        deaf: whether notifications do not arrive, because of a transaction pooler.
     """
 
-    def __init__(self, sessions: session_module.Sessions, listen: session_module.Sessions, max_failures: int) -> None:
+    def __init__(
+        self,
+        sessions: session_module.Sessions,
+        listen: session_module.Sessions,
+        max_failures: int,
+        unresponsive_s: float = Watch.UNRESPONSIVE_S,
+    ) -> None:
         """Connect and register.
 
         Raises:
@@ -63,38 +68,41 @@ class Attendant:
         """
         self.sessions = sessions
         self.max_failures = max_failures
+        self.member = Membership()
         self.ledger = Ledger()
         self.generation = 0
         self.paused: frozenset[int] = frozenset()
         self.stopped: frozenset[str] = frozenset()
-        self.deaf = False
         self.outstanding: set[tuple[int, int]] = set()
         #: Of those, what is settled by whoever stores its task's result.
         self.carried: set[tuple[int, int]] = set()
         self.pid = os.getpid()
-        self._listen = listen
+        self._notifications = Notifications(listen, self._notify)
         self._inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
         self._wake = Wake()
         self._resting = False
         self._stopping = False
-        self._watch = Watch()
-        self._locked = False
+        self._watch = Watch(unresponsive_s)
         self._next_beat = self._next_sweep = 0.0
         self._upkeep = Upkeep(max_failures)
         self._doubts = 0
         self._session: session_module.Session | None = None
-        self._listener: session_module.Session | None = None
-        self._subscriptions: Counter[int] = Counter()
+        self._subscriptions: Counter[str] = Counter()
+        self._queues: dict[str, int] = {}
         self._subscriptions_lock = threading.RLock()  # for signal handlers, as that of an inbox
         self._registered = threading.Event()
         self._later: deque[Callable[[session_module.Session], None]] = deque()
-        self.consumer = 0
         silence.start()
         self._connect()
         self._thread = threading.Thread(target=self._run, name="celery_postgres attendant", daemon=True)
         self._thread.start()
 
     # -- for the other threads
+
+    @property
+    def consumer(self) -> int:
+        """The id under which this process claims; 0 while it has none."""
+        return self.member.consumer
 
     def attend(self, inbox: Inbox) -> None:
         self._inboxes.add(inbox)
@@ -107,19 +115,48 @@ class Attendant:
         """Whether nobody consumes and nothing is in anybody's hands."""
         return not self._inboxes and not self.outstanding
 
-    def subscribe(self, queue_id: int) -> None:
-        """One more connection of this process consumes the queue."""
-        with self._subscriptions_lock:
-            self._subscriptions[queue_id] += 1
-            self.sessions.run("subscribe", again=True, consumer=self.consumer, queue_id=queue_id)
+    @property
+    def deaf(self) -> bool:
+        """Whether notifications do not arrive."""
+        return self._notifications.deaf
 
-    def unsubscribe(self, queue_id: int) -> list[session_module.Row]:
+    def subscribe(self, queue: str) -> int:
+        """One more connection of this process consumes the queue. Returns its id; 0 if there is no such queue.
+
+        Raises:
+            psycopg2.OperationalError: this process cannot register as a consumer.
+        """
+        while True:
+            consumer = self.consumer
+            try:
+                with self._subscriptions_lock:
+                    rows = self.sessions.run("subscribe", again=True, consumer=consumer, queue=queue)
+                    if rows:
+                        self._subscriptions[queue] += 1
+                        self._queues[queue] = rows[0][0]
+                    return rows[0][0] if rows else 0
+            except psycopg2.errors.ForeignKeyViolation:
+                # Others took us for dead, as after a machine's sleep, and our heartbeat has not found out yet.
+                self._replace(consumer)
+
+    def _replace(self, consumer: int) -> None:
+        """Wait until there is another consumer than this one, which has no row any more."""
+        deadline = time.monotonic() + REGISTERED_S
+        while self.consumer in (0, consumer):
+            if time.monotonic() >= deadline:
+                raise psycopg2.OperationalError("this process could not register as a consumer again")
+            self._next_beat = 0.0
+            self._wake.set()
+            self._registered.wait(0.02)
+
+    def unsubscribe(self, queue: str) -> list[session_module.Row]:
         """One less. With the last, (queue, whether it deletes itself)."""
         with self._subscriptions_lock:
-            self._subscriptions[queue_id] -= 1
-            if self._subscriptions[queue_id] > 0:
+            self._subscriptions[queue] -= 1
+            if self._subscriptions[queue] > 0:
                 return []
-            del self._subscriptions[queue_id]
+            del self._subscriptions[queue]
+            queue_id = self._queues.pop(queue, 0)
             return self.sessions.run("unsubscribe", again=True, consumer=self.consumer, queue_id=queue_id)
 
     def registered(self, timeout: float) -> bool:
@@ -136,10 +173,17 @@ class Attendant:
         if self._resting:
             self._wake.set()
 
-    def ack(self, message: int, fence: int) -> None:
+    def ack(self, message: int, fence: int, mark: str | None = None) -> None:
+        """Acknowledge a claim.
+
+        Parameters:
+            mark: of a task that is acknowledged before it runs: what its publisher has put into the message.
+        """
         if (message, fence) in self.carried:
             return
         self.outstanding.discard((message, fence))
+        if mark is not None:
+            self.member.early.add(message, fence, mark)
         if self.ledger.add(message, fence):
             self.hurry()
 
@@ -206,37 +250,18 @@ class Attendant:
 
     def _connect(self) -> None:
         session = self._session = self.sessions.connect()
-        if not self.consumer:
-            hostname = printable(socket.gethostname())
-            ((self.consumer,),) = session.run("register_consumer", hostname=hostname, pid=os.getpid())
-            self._registered.set()
+        self.member.enter(session)
+        self._registered.set()
         # Before anything is claimed: a task that kills its worker would do so before the first beat.
         self.stopped = frozenset(name for name, _ in session.run("stopped_tasks"))
-        listener = session
-        if self._listen is not self.sessions:
-            listener = self._listener = self._listen.connect()
-        self.deaf = not hears(listener, self._listen.dsn, self._listen.connect)
-        if self.deaf:
-            logger.warning(
-                "a transaction pooler stands before the database, so notifications do not arrive: this process "
-                "polls. Name a direct address in broker_transport_options['listen_dsn'] to be woken up"
-            )
-        else:
-            listener.listen(f"kombu_{self.consumer}")
-        self._locked = False
-        self._lock()
+        self._notifications.listen(f"kombu_{self.consumer}")
         self._watch.forget()
         self._next_beat = 0.0
 
-    def _lock(self) -> None:
-        if not self._locked and self._session is not None and not self._session.pooled:
-            ((self._locked,),) = self._session.run("lock_consumer", consumer=self.consumer)
-
     def _disconnect(self) -> None:
-        for one in (self._session, self._listener):
-            if one is not None:
-                one.close()
-        self._session = self._listener = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     def _run(self) -> None:
         retry = Backoff()  # quick at first: a rescuer that finds our lock free waits only 5 s
@@ -271,12 +296,14 @@ class Attendant:
         except (psycopg2.Error, SchemaError) as error:
             logger.warning("what this process held is left to the others: %s", loggable(error))
         self._disconnect()
+        self._notifications.stop()
         self._wake.close()
 
     def _turn(self) -> None:
         session = self._session
         assert session is not None  # noqa: S101
-        if not self._beat_if_due(session):
+        self._beat_if_due(session)
+        if self.member.lost:
             self._lose()
             return
         if time.monotonic() >= self._next_sweep:
@@ -296,66 +323,62 @@ class Attendant:
         self._resting = not busy
         if busy or not len(self.ledger):
             pause = BUSY_S if len(self.ledger) else 0.2 if busy else self._next_beat - time.monotonic()
-            listener = self._listener or session
-            # A notification that came along with a statement's answer makes nothing readable: it waited for the next
-            # beat, 1.2 s, in one of six bursts of a hundred messages.
-            if not self._heard(listener):
-                readable = self._wake.wait(pause, listener.fileno())
-                self._resting = False
-                self._wake.clear()
-                if listener.fileno() in readable:
-                    self._heard(listener)
+            readable = self._wake.wait(pause, session.fileno())
             self._resting = False
-
-    def _heard(self, listener: session_module.Session) -> bool:
-        """Pass on what the database has notified us of; whether there was something."""
-        there = bool(listener.notifications())
-        if there:
-            self._notify()
-        return there
+            self._wake.clear()
+            if session.fileno() in readable:
+                session.notifications()  # of none: it raises if the connection has ended
 
     def _notify(self) -> None:
         for inbox in list(self._inboxes):
             inbox.notify()
 
-    def _beat_if_due(self, session: session_module.Session) -> bool:
-        """Whether we are alive, in the eyes of the others."""
+    def _beat_if_due(self, session: session_module.Session) -> None:
         now = time.monotonic()
-        if now < self._next_beat:
-            return True
-        self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
-        return self._beat(session)
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
+            self._beat(session)
 
-    def _beat(self, session: session_module.Session) -> bool:
-        self._lock()
+    def _beat(self, session: session_module.Session) -> None:
+        """Raise the counter and look at those of the others."""
         peek = any(inbox.rests for inbox in list(self._inboxes))
-        rows = session.run("beat", consumer=self.consumer, locked=self._locked, peek=peek)
-        mine = [row for row in rows if row[0] == self.consumer]
-        if not mine:
-            return False
-        self.paused, self.stopped = frozenset(mine[0][3] or ()), frozenset(mine[0][5] or ())
+        beat = self.member.beat(session, peek=peek)
+        if beat is None:
+            return
+        if beat.doubtful:
+            self.doubt()
+            self._look_for_queues(session)
+        self.paused, self.stopped = beat.paused, beat.stopped
         if self.paused or self.stopped:  # each time: a claim may have been under way when it began
             for inbox in list(self._inboxes):
                 self.release(session, inbox.take_halted(self.paused, self.stopped))
-        if mine[0][4]:
+        if beat.waits:
             self._notify()
-        others = [(row[0], row[1], row[2]) for row in rows if row[0] != self.consumer]
-        for consumer, beat, certain in self._watch.observe(others):
-            if certain or (not session.pooled and session.run("session_gone", consumer=consumer)[0][0]):
-                self._upkeep.rescue(session, consumer, beat)
-        return True
+        for consumer, count, certain in self._watch.observe(beat.others):
+            if certain or not all(lives for _, lives in session.run("session_lives", consumer=consumer)):
+                self._upkeep.rescue(session, consumer, count)
+
+    def _look_for_queues(self, session: session_module.Session) -> None:
+        """An id may be another queue's by now."""
+        known = dict(self._queues)
+        found: dict[str, int] = dict(session.run("subscriptions", consumer=self.consumer))
+        # What was subscribed to or given up meanwhile is right.
+        gone = {name for name, one in known.items() if found.get(name) != one and self._queues.get(name) == one}
+        for inbox in list(self._inboxes):
+            inbox.outdate(gone)
 
     def _lose(self) -> None:
-        """The others took us for dead: everything we had claimed is theirs by now."""
-        logger.error("this process was silent for so long that others took its messages over; it begins anew")
+        """What this process had claimed belongs to others, or will soon."""
+        logger.error(f"{self.member.lost}; it begins anew")  # no argument: as below
         self._registered.clear()
-        self.consumer = 0
-        self.generation += 1
+        self.member.leave()
+        for inbox in list(self._inboxes):
+            inbox.lose()
+        self.generation += 1  # now each knows what it has lost
         self.outstanding.clear()
         self.carried.clear()
         self._subscriptions.clear()
-        for inbox in list(self._inboxes):
-            inbox.lose()
+        self._queues.clear()
         self._disconnect()
 
     def _sweep(self, session: session_module.Session) -> None:
@@ -372,6 +395,11 @@ class Attendant:
         for inbox in list(self._inboxes):
             held |= inbox.held()
         lost = [(row[0], row[1]) for row in claimed if (row[0], row[1]) not in held]
+        forgotten = self.member.forgotten
+        ended = [claim for claim in lost if claim[0] in forgotten and forgotten[claim[0]][0] == claim[1]]
+        if ended:
+            session.run("settle", acked_ids=[i for i, _ in ended], acked_fences=[f for _, f in ended])
+            lost = [claim for claim in lost if claim not in ended]
         if lost:
             logger.warning("%d messages whose delivery was lost with a connection go back", len(lost))
             self.release(session, lost)

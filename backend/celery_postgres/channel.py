@@ -18,6 +18,7 @@ from celery_postgres.cursor import PRIORITIES
 from celery_postgres.declaring import bind, declare
 from celery_postgres.delivery import Subscription, message_of, usable
 from celery_postgres.inbox import Inbox
+from celery_postgres.ledger import new_fence
 from celery_postgres.message import Envelope
 from celery_postgres.publishing import callers_transaction, catching_up
 from celery_postgres.purging import drop, drop_if_abandoned, purge
@@ -112,7 +113,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
             drop_if_abandoned(self._run_again, queue)
-        self._transport.queue_ids[queue] = declare(
+        declare(
             self._run_again,
             queue,
             auto_delete=bool(auto_delete),
@@ -136,7 +137,6 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if self._transport.consumes:
             self.inbox.give_back(queue)
         drop(self._run_again, queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
-        self._transport.queue_ids.pop(queue, None)
         self.state.queue_bindings_delete(queue)
         # Kombu would not declare again what it has declared once.
         self._transport.client.declared_entities.clear()
@@ -283,14 +283,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self._transport._callbacks[queue] = callback
         if checks.kind_of(callback) == checks.TASK:
             poison.note_worker()
-        queue_ids = self._transport.queue_ids
-        if queue_ids.get(queue) is None:
-            rows = self.sessions.run("find_queue", again=True, queue=queue)
-            if rows:
-                queue_ids[queue] = rows[0][0]
-            else:
-                self._new_queue(queue)
-        self.inbox.subscribe(Subscription(queue, queue_ids[queue], self, bool(no_ack)))
+        while not self.inbox.subscribe(Subscription(queue, self, bool(no_ack))):
+            self._new_queue(queue)
 
     def basic_cancel(self, consumer_tag: str) -> None:
         if consumer_tag not in self._consumers:
@@ -305,7 +299,6 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         for name, auto_delete in self.inbox.unsubscribe(queue):
             if auto_delete:
                 drop(self._run_again, name, if_unused=True)
-                self._transport.queue_ids.pop(queue, None)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:
         """One message, or None. Without `no_ack` it is ours until it is acked or the channel closes."""
@@ -317,6 +310,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             taken = self.sessions.run(
                 "claim",
                 consumer=inbox.attendant.consumer,
+                fence=new_fence(),
                 acked_ids=[],
                 acked_fences=[],
                 queues=[queue_id],
@@ -331,7 +325,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             )
             if taken[0][1] is None:
                 return None
-            subscription = Subscription(queue, queue_id, self, False)
+            subscription = Subscription(queue, self, False, queue_id)
             for one in usable(self.sessions, taken, {queue_id: subscription}):
                 message = message_of(one)
                 if message is None:

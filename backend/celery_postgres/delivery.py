@@ -15,6 +15,7 @@ from celery_postgres.scheduled import work_of
 from celery_postgres.upstream import worker_state
 
 if TYPE_CHECKING:
+    from celery_postgres.attendant import Attendant
     from celery_postgres.channel import Channel
     from celery_postgres.session import Row, Sessions
 
@@ -23,12 +24,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Subscription:
-    """One queue that a channel consumes."""
+    """One queue that a channel consumes.
+
+    Attributes:
+        queue_id: 0 until the database knows of it.
+    """
 
     queue: str
-    queue_id: int
     channel: Channel
     no_ack: bool
+    queue_id: int = 0
+
+    @property
+    def awaits_replies(self) -> bool:
+        """Whether it is the queue that Kombu makes for the replies to one order of remote control."""
+        return self.no_ack and ".reply." in self.queue and self.queue.endswith(".pidbox")
 
 
 @dataclass(slots=True)
@@ -72,7 +82,7 @@ def usable(
             eta = parse_time(headers["eta"])
             if eta is not None:
                 early.append((message, fence, eta))
-        content["redelivered"] = fence > 1
+        content["redelivered"] = bool(fence if subscription.no_ack else fence & 1)
         deliveries.append(Delivery(message, fence, subscription, content, task, task_id, bool(revoked)))
     if early:
         aside = {
@@ -101,6 +111,18 @@ def usable(
         else:
             sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=[reason])
     return deliveries
+
+
+def without_forgotten(attendant: Attendant, deliveries: list[Delivery]) -> list[Delivery]:
+    """What is to be delivered after a crash of the server: not what this process had acknowledged before it ran, which
+    is acknowledged again."""
+    forgotten, left = attendant.member.forgotten, []
+    for one in deliveries:
+        if one.message in forgotten and forgotten[one.message][1] == one.content["properties"].get("delivery_tag"):
+            attendant.ack(one.message, one.fence)
+        else:
+            left.append(one)
+    return left
 
 
 def deliver(one: Delivery) -> bool:
@@ -179,6 +201,7 @@ def message_of(one: Delivery) -> Any:
     """Kombu's message; None if it cannot be made: then it is a dead letter."""
     channel, content = one.subscription.channel, one.content
     properties = content["properties"]
+    mark = properties.get("delivery_tag")
     properties["delivery_tag"] = f"{one.message}.{one.fence}"
     properties.setdefault("delivery_info", {})["redelivered"] = content["redelivered"]
     if content["redelivered"]:
@@ -189,7 +212,7 @@ def message_of(one: Delivery) -> Any:
             state.revoked.add(one.task_id)
     try:
         message = channel.Message(content, channel=channel)
-        message.due = is_due(content)
+        message.due, message.mark = is_due(content), mark
         return message
     except Exception as error:  # whatever a codec raises on somebody's bytes
         _bury(one, _reason(error))

@@ -11,6 +11,10 @@ class SchemaError(Exception):
     """The database lacks tables, columns or rights that the broker needs; waiting does not bring them."""
 
 
+class TablesMissingError(SchemaError):
+    """Of tables or columns, not of rights. Workers that run wait for them: a dump may be under restoration."""
+
+
 class LeaseLost(psycopg2.OperationalError):
     """Other workers have taken over what this process had claimed, because it was silent for too long.
 
@@ -71,12 +75,10 @@ _OF_THE_MOMENT = frozenset(
     }
 )
 #: The tables whose ids come from sequences.
-_NUMBERED = frozenset(
-    {"kombu_message", "kombu_queue", "kombu_consumer", "kombu_dead_letter", "celery_taskmeta", "celery_tasksetmeta"}
-)
+_NUMBERED = frozenset({"kombu_message", "kombu_queue", "kombu_dead_letter", "celery_taskmeta", "celery_tasksetmeta"})
 
-#: SQLSTATE of what a migration mends: undefined table, column, function.
-_SCHEMA_CODES = frozenset({"42P01", "42703", "42883"})
+#: SQLSTATE of what a migration mends: undefined table, column, function, unique index.
+_SCHEMA_CODES = frozenset({"42P01", "42703", "42883", "42P10"})
 _NO_RIGHT = "42501"
 #: What libpq (15 to 17) says of a certificate that has expired, and of one whose CA is another, alike.
 _UNVERIFIED = "certificate verify failed"
@@ -171,7 +173,7 @@ def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exc
         statement: the name of what was to be executed, if it has one.
     """
     if error.pgcode in _SCHEMA_CODES:
-        return SchemaError(
+        return TablesMissingError(
             f"the broker's tables are missing, older than this release or not on the search_path ({primary(error)}): "
             "run `alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
         )

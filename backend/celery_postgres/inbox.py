@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ import psycopg2
 from celery_postgres import observing
 from celery_postgres.backoff import Backoff
 from celery_postgres.cursor import PRIORITIES, Cursor
-from celery_postgres.delivery import Delivery, Subscription, deliver, usable
-from celery_postgres.errors import LeaseLost, primary
+from celery_postgres.delivery import Delivery, Subscription, deliver, usable, without_forgotten
+from celery_postgres.errors import LeaseLost, TablesMissingError, loggable, primary
+from celery_postgres.ledger import new_fence
 from celery_postgres.pace import Ladder, Pace
 from celery_postgres.session import Row
 from celery_postgres.wake import Wake
@@ -23,6 +25,7 @@ from celery_postgres.wake import Wake
 if TYPE_CHECKING:
     from celery_postgres.attendant import Attendant
     from celery_postgres.channel import Channel
+    from celery_postgres.qos import QoS
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ class Inbox:
         self._full = True
         self._stalled = False
         self._generation = attendant.generation
+        self._robbed = self._outdated = False
+        self._channels: weakref.WeakSet[QoS] = weakref.WeakSet()
         self._rotation = 0
         self._retry = Backoff()
         attendant.attend(self)
@@ -94,11 +99,24 @@ class Inbox:
             self.wake.set()
         return taken
 
+    def watch(self, qos: QoS) -> None:
+        """Know of a channel, for what it has delivered."""
+        with self._lock:
+            self._channels.add(qos)
+
     def lose(self) -> None:
         """Everything that was claimed belongs to others now."""
         with self._lock:
-            self._buffer.clear()
+            claimed = any(not one.subscription.no_ack for one in self._buffer)
+            self._robbed = self._robbed or claimed or any(qos.holds_messages for qos in self._channels)
+            self._buffer = deque(one for one in self._buffer if one.subscription.no_ack)
         self.wake.set()
+
+    def outdate(self, queues: set[str]) -> None:
+        """These queues are gone, or have other ids."""
+        if queues & set(self.subscriptions):
+            self._outdated = True
+            self.wake.set()
 
     def held(self) -> set[tuple[int, int]]:
         """The claims in the buffer."""
@@ -107,14 +125,18 @@ class Inbox:
 
     # -- subscriptions
 
-    def subscribe(self, subscription: Subscription) -> None:
-        if subscription.queue not in self.subscriptions:
-            self.attendant.subscribe(subscription.queue_id)
+    def subscribe(self, subscription: Subscription) -> bool:
+        """Consume a queue; False if there is none of that name."""
+        known = self.subscriptions.get(subscription.queue)
+        subscription.queue_id = known.queue_id if known else self.attendant.subscribe(subscription.queue)
+        if not subscription.queue_id:
+            return False
         self.subscriptions[subscription.queue] = subscription
         self._cursors.setdefault(subscription.queue_id, Cursor())
         self._ladder.restart()
         self._hungry = self._full = True
         self.wake.set()
+        return True
 
     def unsubscribe(self, queue: str) -> list[Row]:
         """End a subscription and give back what is buffered of it; (queue, whether it deletes itself)."""
@@ -122,7 +144,7 @@ class Inbox:
         self.give_back(queue)
         if subscription is None:
             return []
-        return self.attendant.unsubscribe(subscription.queue_id)
+        return self.attendant.unsubscribe(queue)
 
     def give_back(self, queue: str | None = None) -> None:
         """Give back what is buffered, of one queue or of all."""
@@ -172,14 +194,33 @@ class Inbox:
         """Deliver one message if there is one; whether one was. `force`: ask the database even if it is not yet time.
 
         Raises:
-            LeaseLost: this process was taken for dead.
+            LeaseLost: this process was taken for dead, and what it had been given through this connection is others'.
+            psycopg2.OperationalError: the queues that it consumes are gone.
         """
         if self._generation != self.attendant.generation:
-            self._generation = self.attendant.generation
-            raise LeaseLost("this worker was silent for so long that its messages were given to others")
+            self._begin_anew(self.attendant.generation)
+        if self._outdated:
+            self._outdated = False
+            raise psycopg2.OperationalError("the database does not know the queues any more that are consumed here")
         if self._deliver_one():
             return True
         return self._claim(force) > 0 and self._deliver_one()
+
+    def _begin_anew(self, generation: int) -> None:
+        """Others took this process for dead. Who had nothing in hand need not know."""
+        if self._robbed:
+            self._generation, self._robbed = generation, False
+            raise LeaseLost("this worker was silent for so long that its messages were given to others")
+        for one in list(self.subscriptions.values()):
+            one.queue_id = self.attendant.subscribe(one.queue)
+            if not one.queue_id:
+                # Whoever asked for replies gives up by itself, and asks again through a queue that it declares.
+                del self.subscriptions[one.queue]
+                self._outdated = self._outdated or not one.awaits_replies
+        self._generation = generation
+        self._cursors = {one.queue_id: Cursor() for one in self.subscriptions.values()}
+        self._ladder.restart()
+        self._hungry = self._full = True
 
     def pause(self) -> float | None:
         """Seconds until `pump` has something to do by itself; None if it needs to be woken."""
@@ -292,6 +333,7 @@ class Inbox:
             rows = self.attendant.sessions.run(
                 "claim",
                 consumer=consumer,
+                fence=new_fence(),
                 acked_ids=[i for i, _ in acks],
                 acked_fences=[f for _, f in acks],
                 queues=queues,
@@ -304,13 +346,13 @@ class Inbox:
                 most_eaten=Pace.MOST_EATEN,
                 may_sleep=full or not affordable,
             )
-        except psycopg2.Error as error:
+        except (psycopg2.Error, TablesMissingError) as error:
             # Repaired here, while our lease is valid: Celery's own reconnect would throw away what it has reserved.
             self.attendant.ledger.put_back(acks)
             self.attendant.doubt()
             if queues:  # as a claim that brings nothing but events counts for nothing
                 observing.claim_failed()
-            logger.warning("claiming failed (%s); next try in %.2f s", primary(error), self._retry.failed())
+            logger.warning("claiming failed (%s); next try in %.2f s", loggable(error), self._retry.failed())
             self._ladder.restart()
             self._full = self._hungry = True
             return 0
@@ -355,6 +397,8 @@ class Inbox:
         except BaseException:
             self.attendant.doubt()  # all of them are claimed, and none is in the buffer
             raise
+        if self.attendant.member.forgotten:
+            deliveries = without_forgotten(self.attendant, deliveries)
         if deliveries:
             if not self.attendant.outstanding:
                 self.pace.delivered()

@@ -1,13 +1,60 @@
-"""Acknowledgements that wait for their round trip."""
+"""Claims and their acknowledgements."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections import OrderedDict
+
+#: Of the message, and of the claim.
+Claim = tuple[int, int]
+
+
+def new_fence() -> int:
+    """What a claim is known by, for good: even, below 2^57."""
+    return int.from_bytes(os.urandom(7), "big") << 1
+
+
+class Early:
+    """The latest acks of tasks that were acknowledged before they ran: these must not run again.
+
+    A server that crashes forgets acks of its last 0.6 s, and often the claims as well, since nothing waits for the
+    disk. Their messages are ready again, or claimed by a process that has ended them. What it has acked since its last
+    sign of life, and `KEPT_S` before, it then acks again. A mark is what the publisher has put into the message: after
+    a crash the same id may be another message's.
+    """
+
+    KEPT_S = 3.0
+    MOST = 20_000
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._acked: OrderedDict[int, tuple[float, int, str]] = OrderedDict()
+
+    def add(self, message: int, fence: int, mark: str) -> None:
+        with self._lock:
+            self._acked[message] = time.monotonic(), fence, mark
+            if len(self._acked) > self.MOST:
+                self._acked.popitem(last=False)
+
+    def expire(self) -> None:
+        """There was a sign of life: what is older than `KEPT_S` is certain."""
+        limit = time.monotonic() - self.KEPT_S
+        with self._lock:
+            while self._acked and next(iter(self._acked.values()))[0] < limit:
+                self._acked.popitem(last=False)
+
+    def take(self) -> dict[int, tuple[int, str]]:
+        """All of them: message → (fence, mark)."""
+        with self._lock:
+            acked, self._acked = self._acked, OrderedDict()
+        return {message: (fence, mark) for message, (_, fence, mark) in acked.items()}
 
 
 class Ledger:
-    """Filled by whichever thread ends a task, emptied by the next claim or by the attendant."""
+    """Acknowledgements that wait for their round trip: noted by whichever thread ends a task, delivered with the next
+    claim or by the attendant."""
 
     #: An ack that nobody took along for so long goes out alone: below it, a kill -9 repeats what just ended.
     FLUSH_AFTER_S = 0.005

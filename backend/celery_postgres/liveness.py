@@ -16,15 +16,22 @@ class _Seen:
 class Watch:
     """The counters of the others, as seen over one unbroken connection.
 
-    Dead is who did not raise its counter for `LEASE_S`, or for `SILENCE_S` while its session is gone. Only time that
-    this observer has watched counts, by its own monotonic clock: a server that was away, a failover, a stopped
-    machine or a wrong clock makes nobody dead who lives.
+    Dead is who did not raise its counter for `SILENCE_S` while its session is gone, or for `LEASE_S` while nothing else
+    shows that it lives. A session that is there shows that, where the server has the process' own socket at the other
+    end: the two kernels ask each other, and the server ends the session of one that is silent for as long as a lease. A
+    thread that could not run says less, because a task may hold Python's lock for minutes (a regular expression, a C
+    library). So there the counter may stand for `unresponsive_s`: a process that hangs or is stopped has a session too.
+
+    Only time that this observer has watched counts, by its own monotonic clock: a server that was away, a failover, a
+    stopped machine or a wrong clock makes nobody dead who lives.
     """
 
     LEASE_S = 30.0
     SILENCE_S = 5.0
+    UNRESPONSIVE_S = 600.0
 
-    def __init__(self) -> None:
+    def __init__(self, unresponsive_s: float = UNRESPONSIVE_S) -> None:
+        self._unresponsive_s = unresponsive_s
         self._seen: dict[int, _Seen] = {}
         self._last = 0.0
 
@@ -32,8 +39,9 @@ class Watch:
         """The connection broke: what was seen before does not count."""
         self._seen.clear()
 
-    def observe(self, others: Iterable[tuple[int, int, bool]]) -> Iterator[tuple[int, int, bool]]:
-        """Note `(consumer, counter, had a lock)` of all others; those to look after: `(consumer, counter, certain)`.
+    def observe(self, others: Iterable[tuple[int, int, bool, bool]]) -> Iterator[tuple[int, int, bool]]:
+        """Note `(consumer, counter, whether it has a session of its own, whether that is direct)` of all others;
+        those to look after: `(consumer, counter, certain)`.
 
         Not certain are those that are dead only if their session is gone.
         """
@@ -43,14 +51,14 @@ class Watch:
             self._seen.clear()
         self._last = now
         known, self._seen = self._seen, {}
-        for consumer, beat, locked in others:
+        for consumer, beat, own, direct in others:
             seen = known.get(consumer)
             if seen is None or seen.beat != beat:
                 self._seen[consumer] = _Seen(beat, now)
                 continue
             self._seen[consumer] = seen
             silent = now - seen.since
-            if silent >= self.LEASE_S:
+            if silent >= (self._unresponsive_s if own and direct else self.LEASE_S):
                 yield consumer, beat, True
-            elif silent >= self.SILENCE_S and locked:
+            elif silent >= self.SILENCE_S and own:
                 yield consumer, beat, False

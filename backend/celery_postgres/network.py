@@ -6,6 +6,9 @@ two hours for what it expects; with them it noticed after 11 s.
 
 from __future__ import annotations
 
+import os
+import socket
+
 from psycopg2.extensions import parse_dsn
 
 #: libpq's parameters. Well within a lease of 30 s, so that a cut that ends soon costs nothing. What is sent must be
@@ -17,14 +20,14 @@ PARAMETERS = {
     "keepalives_count": "3",
 }
 
-#: The server's settings for the same connection, in seconds. Its default of two hours would keep the slots of a
-#: vanished worker, which takes new ones as often as it comes back. Longer than a lease: until that has ended, a worker
-#: that can come back is not given up because its session is gone.
+#: The server's settings for the same connection: for 30 s the other kernel may be silent, as long as a lease; then the
+#: session ends, and with it the lock that shows that a consumer lives. Its default of two hours would also keep the
+#: slots of a vanished worker, which takes new ones as often as it comes back.
 SETTINGS = {
-    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_idle": "15",  # s
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "45000",  # ms
+    "tcp_user_timeout": "30000",  # ms
 }
 
 
@@ -32,3 +35,12 @@ def completed(dsn: str) -> dict[str, str]:
     """Those of `PARAMETERS` on which a libpq connection string says nothing."""
     given = parse_dsn(dsn)
     return {name: value for name, value in PARAMETERS.items() if name not in given}
+
+
+def local_address(descriptor: int) -> list[str | int | None]:
+    """Host and port of a connection's own end, as PostgreSQL's `inet_client_addr` and `inet_client_port` have them."""
+    with socket.socket(fileno=os.dup(descriptor)) as end:
+        if end.family == socket.AF_UNIX:
+            return [None, None]
+        host, port = end.getsockname()[:2]
+    return [host.partition("%")[0], port]

@@ -78,7 +78,7 @@ class Tool:
         found = self._session.run("find_messages", task_id=given.task_id)
         waiting = [row for row in found if row[3]]
         if not waiting:
-            held = f": {self._who_holds(*found[0][4:])}" if found else " (stock's have no id to find)"
+            held = f": {self._who_holds(found[0][4])}" if found else " (stock's have no id to find)"
             raise OperatorError(f"no message of task {given.task_id} waits{held}")
         what = f"messages of task {given.task_id}"
         if not given.yes:
@@ -90,11 +90,11 @@ class Tool:
             what += f"; {queue} {why}: until then whoever waits for its result goes on waiting"
         return self._display.did("revoked", count, what, stalled=list(stalled))
 
-    def _who_holds(self, consumer: int | None, had_lock: bool | None) -> str:
+    def _who_holds(self, consumer: int | None) -> str:
         """What to do about a message that does not wait."""
         if consumer is None:
             return "a stock consumer has taken it"
-        if self._crashed(consumer, had_lock):
+        if self._crashed(consumer):
             return f"consumer {consumer} held it and is gone; `release {consumer}` first"
         return f"consumer {consumer} holds it, so `celery control revoke` it"
 
@@ -150,8 +150,8 @@ class Tool:
             return self._display.would("take", held[consumer], f"messages from consumer {consumer}")
         # One transaction: a sweep that saw the consumer gone and its claims still there would count a failure for each.
         with self._session.transaction():
-            removed = self._session.run("remove_consumer", consumer=consumer, beat=None)
-            crashed = self._crashed(consumer, removed[0][1] if removed else None)
+            crashed = self._crashed(consumer)
+            self._session.run("remove_consumer", consumer=consumer, beat=None)
             # Read once: one that lives claims until its next beat, also what it has just lost. A sweep finds that.
             claims = [(row[0], row[1]) for row in self._session.run("claims", consumer=consumer, most=2**31)]
             count = release(self._session, claims, _NO_LIMIT, failed=crashed)
@@ -163,10 +163,10 @@ class Tool:
         """Consumers that are gone and have left claims, as `consumers_overview` has the others."""
         return [(consumer, None, None, None, None, held) for consumer, held in self._session.run("gone_consumers")]
 
-    def _crashed(self, consumer: int, had_lock: bool | None) -> bool:
-        """Whether a consumer ended without giving back what it held: its row is gone (`had_lock` is None), or nobody
-        holds the lock that it had."""
-        return had_lock is None or (had_lock and bool(self._session.run("session_gone", consumer=consumer)[0][0]))
+    def _crashed(self, consumer: int) -> bool:
+        """Whether a consumer ended without giving back what it held: its row is gone, or the session that it had."""
+        found = self._session.run("session_lives", consumer=consumer)
+        return not found or (found[0][0] and not found[0][1])
 
     # -- dead letters
 

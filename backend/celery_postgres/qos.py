@@ -8,10 +8,11 @@ from typing import Any
 
 import psycopg2
 
+from celery_postgres.errors import TablesMissingError
+from celery_postgres.ledger import Claim
+from celery_postgres.message import text_or_none
 from celery_postgres.session import Session
-from celery_postgres.upstream import virtual, worker_state
-
-Claim = tuple[int, int]
+from celery_postgres.upstream import acks_early, virtual, worker_state
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]
@@ -32,6 +33,12 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         # Kept beyond the channel's end, for the acks that come then.
         self._inbox = channel.inbox
         self._attendant = channel.inbox.attendant
+        self._inbox.watch(self)
+
+    @property
+    def holds_messages(self) -> bool:
+        """Whether there is something that was delivered and is neither acked nor rejected."""
+        return bool(self._delivered)
 
     def can_consume(self) -> bool:
         return not self.prefetch_count or len(self._delivered) < self.prefetch_count
@@ -48,8 +55,9 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
     def ack(self, delivery_tag: str) -> None:
         """Any thread may. Unknown tags are ignored, as are those acked already."""
-        if self._delivered.pop(delivery_tag, None) is not None:
-            self._attendant.ack(*claim_of(delivery_tag))
+        message = self._delivered.pop(delivery_tag, None)
+        if message is not None:
+            self._attendant.ack(*claim_of(delivery_tag), _mark_if_early(message))
             self._inbox.credit_returned()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -68,7 +76,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         work = requeued if requeue else buried
         try:
             work(self._attendant.sessions)
-        except psycopg2.Error:
+        except (psycopg2.Error, TablesMissingError):
             self._attendant.eventually(work)
         self._inbox.credit_returned()
 
@@ -90,12 +98,24 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
             try:
                 released(self._attendant.sessions)
-            except psycopg2.Error:
+            except (psycopg2.Error, TablesMissingError):
                 self._attendant.eventually(released)
         return []
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         self.restore_unacked()
+
+
+#: Stock's marks are UUIDs, ours 32 digits; what is shorter may be part of another message's text.
+_MARK_LENGTHS = range(32, 65)
+
+
+def _mark_if_early(message: Any) -> str | None:
+    """What the publisher has put into the message of a task that this worker acknowledges before it runs."""
+    mark = text_or_none(getattr(message, "mark", None))
+    if mark is None or len(mark) not in _MARK_LENGTHS or not acks_early((message.headers or {}).get("task")):
+        return None
+    return mark
 
 
 def claim_of(delivery_tag: str) -> Claim:

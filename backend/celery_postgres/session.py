@@ -100,11 +100,15 @@ class Session:
             self._cursor.execute(
                 # Behind a transaction pooler the server's session is everybody's: the program's own queries, which may
                 # come next on it, must not run with our timeout and plans. There each statement brings them along.
-                "SELECT pg_backend_pid(), " + ", ".join(["set_config(%s, %s, pg_backend_pid() <> %s)"] * len(wanted)),
+                "SELECT pg_backend_pid(), host(inet_client_addr()), inet_client_port(), "
+                + ", ".join(["set_config(%s, %s, pg_backend_pid() <> %s)"] * len(wanted)),
                 [word for name, value in wanted.items() for word in (name, value, claimed)],
             )
+            backend, *client = self._cursor.fetchone()[:3]
             #: A transaction pooler makes up a process id of its own for its clients.
-            self.pooled = self._cursor.fetchone()[0] != claimed
+            self.pooled = backend != claimed
+            #: Whether the server sees this very socket, and no proxy's: then its kernel and ours know of each other.
+            self.direct = not self.pooled and client == network.local_address(self.fileno())
             for own in ("application_name", *network.SETTINGS):  # of a pooler's client, and of its own connection
                 wanted.pop(own, None)
             self._bring_along = self._local_settings(wanted) if self.pooled else ""

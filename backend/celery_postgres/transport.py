@@ -19,6 +19,7 @@ from celery_postgres.attendant import Attendant
 from celery_postgres.bulk import Bulk
 from celery_postgres.channel import Channel
 from celery_postgres.inbox import Inbox
+from celery_postgres.liveness import Watch
 from celery_postgres.scheduled import with_timer
 from celery_postgres.session import Sessions
 from celery_postgres.upstream import virtual
@@ -32,7 +33,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     """`sqla+postgresql://…`
 
     Transport options: `connect_timeout` (seconds), `statement_timeout` (as PostgreSQL has it), `listen_dsn`,
-    `max_failures`, `max_decompressed` (bytes).
+    `max_failures`, `max_decompressed` (bytes), `unresponsive_timeout` (seconds).
     """
 
     Channel = Channel
@@ -51,7 +52,6 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 
     def __init__(self, client: Any, **_: Any) -> None:
         super().__init__(client)
-        self.queue_ids: dict[str, int] = {}
         self.bulk: Bulk | None = None
         self._pid = os.getpid()
         self._sessions: Sessions | None = None
@@ -77,7 +77,6 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._sessions = self._inbox = self._attendant = self._loop = self._timer = None
-            self.queue_ids.clear()
         if self._sessions is None:
             options = self.client.transport_options
             settings = {"statement_timeout": str(options.get("statement_timeout", "30s"))}
@@ -99,7 +98,12 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         sessions = self.sessions
         if self._inbox is None:
             options = self.client.transport_options
-            self._attendant = _attendant(sessions, options.get("listen_dsn"), options.get("max_failures", MAX_FAILURES))
+            self._attendant = _attendant(
+                sessions,
+                options.get("listen_dsn"),
+                options.get("max_failures", MAX_FAILURES),
+                _unresponsive_s(options.get("unresponsive_timeout", Watch.UNRESPONSIVE_S)),
+            )
             if not self._attendant.registered(self._connect_timeout()):
                 raise psycopg2.OperationalError("this process could not register as a consumer")
             self._inbox = Inbox(self._attendant)
@@ -259,14 +263,24 @@ _lock = threading.Lock()
 _attendants: dict[tuple[Sessions, str | None], Attendant] = {}
 
 
-def _attendant(sessions: Sessions, listen_dsn: str | None, max_failures: int) -> Attendant:
+def _unresponsive_s(given: Any) -> float:
+    """
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(given, int | float) and not isinstance(given, bool) and given >= Watch.LEASE_S:
+        return float(given)
+    raise ValueError(f"unresponsive_timeout is a number of seconds, {Watch.LEASE_S:g} or more")
+
+
+def _attendant(sessions: Sessions, listen_dsn: str | None, max_failures: int, unresponsive_s: float) -> Attendant:
     """This process' attendant for a database."""
     key = sessions, listen_dsn
     with _lock:
         attendant = _attendants.get(key)
         if attendant is None:
             listen = Sessions(direct_dsn(listen_dsn)) if listen_dsn else sessions
-            attendant = _attendants[key] = Attendant(sessions, listen, max_failures)
+            attendant = _attendants[key] = Attendant(sessions, listen, max_failures, unresponsive_s)
         return attendant
 
 

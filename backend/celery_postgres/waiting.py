@@ -6,6 +6,7 @@ import heapq
 import itertools
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from celery_postgres import silence
 from celery_postgres.backoff import Backoff
 from celery_postgres.errors import loggable
 from celery_postgres.hearing import hears
+from celery_postgres.notifications import FloodError
 from celery_postgres.session import Row, Session
 from celery_postgres.wake import Wake
 
@@ -48,6 +50,8 @@ class Listener:
     REST_S = 5.0
     POLL_S = 0.25
     IDLE_S = 10.0
+    #: With more notifications at once it listens elsewhere, and looks at everything.
+    MOST_HEARD = 10_000
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -124,7 +128,8 @@ class Listener:
 
     def _connect(self) -> None:
         session = self._session = self._sessions.connect()
-        ((self._number,),) = session.run("new_listener")
+        # Nobody can guess the channel who may not read it, and a flood does not follow us to the next one.
+        self._number = secrets.randbits(62)
         self._deaf = not hears(session, self._sessions.dsn, self._sessions.connect)
         if not self._deaf:
             session.listen(f"celery_result_{self._number}")
@@ -173,7 +178,10 @@ class Listener:
     def _hear(self, session: Session) -> bool:
         """Look at what the database has notified us of; whether there was something."""
         # Anybody may notify, with any payload.
-        told = [slot for payload in session.notifications() for slot in payload.split()]
+        heard = session.notifications()
+        if len(heard) > self.MOST_HEARD:
+            raise FloodError(f"{len(heard)} notifications at once")
+        told = [slot for payload in heard for slot in payload.split()]
         with self._lock:
             ended = [self._tasks[int(slot)] for slot in told if slot.isdecimal() and int(slot) in self._tasks]
         self._look(ended, noted=False)

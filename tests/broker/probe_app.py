@@ -7,6 +7,7 @@ one JSON object a line, so that it is still written while PostgreSQL is away and
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from celery.worker.request import Request
 from kombu import Consumer, Queue
 
 import celery_postgres
+from celery_postgres.liveness import Watch
 from environment.waiting import wait_until
 from tests.broker.values import VALUES
 
@@ -30,6 +32,9 @@ app = Celery("probe", broker=os.environ["PROBE_BROKER"], backend=os.environ["PRO
 app.conf.update(json.loads(os.environ.get("PROBE_CONF", "{}")))
 
 FOLDER = Path(os.environ["PROBE_FOLDER"])
+
+if lease := os.environ.get("PROBE_LEASE_S"):  # what takes half a minute is tried in seconds
+    Watch.LEASE_S = float(lease)
 
 
 def note(event: str, **what: Any) -> None:
@@ -78,6 +83,14 @@ app.task(_run, name="probe.run", bind=True)
 app.task(_run, name="probe.run_late", bind=True, acks_late=True, reject_on_worker_lost=True)
 app.task(_run, name="probe.run_quiet", bind=True, ignore_result=True)
 app.task(_run, name="probe.run_late_quiet", bind=True, acks_late=True, reject_on_worker_lost=True, ignore_result=True)
+
+
+@app.task(name="probe.hold_lock", bind=True, acks_late=True, reject_on_worker_lost=True, ignore_result=True)
+def hold_lock(self: Any, tag: str, seconds: int) -> None:
+    """Keep Python's lock, as a C library does that does not release it, or a regular expression that backtracks."""
+    note("start", tag=tag, id=self.request.id)
+    ctypes.PyDLL(None).sleep(seconds)
+    note("end", tag=tag, id=self.request.id)
 
 
 @app.task(name="probe.digest", bind=True)

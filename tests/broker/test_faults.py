@@ -290,6 +290,28 @@ def test_a_server_that_restarts_under_load_costs_nothing(
     assert probe.inspect(worker, "ping") == {"ok": "pong"}
 
 
+@pytest.mark.parametrize("name", LONG_BUT["threads"])
+def test_a_crash_of_the_server_repeats_no_task_that_was_acknowledged_before_it_ran(
+    own_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str
+) -> None:
+    """The server forgets the claim and the ack, which do not wait for its disk; the worker does not."""
+    own_cluster.options["wal_writer_delay"] = "10s"
+    own_cluster.restart()
+    probe = make_probe(own_cluster.url())
+    worker = probe.start(pool=name)
+    gate, tag = unique("gate"), unique("early")
+    probe.send("run_quiet", tag, gate)
+    probe.wait_for("start", tag)
+    own_cluster.stop("immediate")
+    own_cluster.start()
+    wait_until(lambda: "the broker is back" in worker.log_text(), RESCUE_S, "the worker to be back")
+    probe.open(gate)
+    others = load(probe, unique("later"), 5, "run_quiet")
+    counts = probe.wait_for_all("start", [tag, *others])
+    drained(probe)
+    assert repeated(counts) == {}
+
+
 def test_a_publisher_waits_for_a_server_that_restarts(
     own_cluster: TemporaryCluster, make_probe: Callable[..., Probe]
 ) -> None:

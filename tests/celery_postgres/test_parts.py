@@ -14,7 +14,7 @@ from app.core.dsn import PostgresDSN
 from celery_postgres import silence
 from celery_postgres.address import is_postgresql, libpq_dsn, masked, parsed
 from celery_postgres.cursor import PRIORITIES, Cursor
-from celery_postgres.ledger import Ledger
+from celery_postgres.ledger import Early, Ledger, new_fence
 from celery_postgres.liveness import Watch
 from celery_postgres.message import Envelope, decode, is_due
 from celery_postgres.pace import Ladder, Pace
@@ -218,30 +218,57 @@ def test_the_cursor_trails(clock: Clock) -> None:
 # -- who lives
 
 
-def dead(watch: Watch, *others: tuple[int, int, bool]) -> list[tuple[int, int, bool]]:
+def dead(watch: Watch, *others: tuple[int, int, bool, bool]) -> list[tuple[int, int, bool]]:
     return list(watch.observe(others))
 
 
 def test_silence_counts_only_while_it_was_watched(clock: Clock) -> None:
     watch = Watch()
     for _ in range(10):
-        assert dead(watch, (1, 7, True)) == []
+        assert dead(watch, (1, 7, True, True)) == []
         clock.now += 60  # we were stopped
     for _ in range(5):
-        assert dead(watch, (1, 7, True)) == []
+        assert dead(watch, (1, 7, True, True)) == []
         clock.now += 1
-    assert dead(watch, (1, 7, True)) == [(1, 7, False)]
-    assert dead(watch, (1, 8, True)) == []
+    assert dead(watch, (1, 7, True, True)) == [(1, 7, False)]
+    assert dead(watch, (1, 8, True, True)) == []
 
 
-def test_without_a_lock_the_lease_decides(clock: Clock) -> None:
-    watch = Watch()
-    for _ in range(30):
-        assert dead(watch, (1, 7, False)) == []
+@pytest.mark.parametrize(
+    ("own", "direct", "seconds"),
+    [(False, False, 30), (True, False, 30), (True, True, 90)],
+    ids=["no session", "a session through a proxy", "the server has its socket"],
+)
+def test_how_long_a_counter_may_stand(clock: Clock, own: bool, direct: bool, seconds: int) -> None:
+    watch = Watch(unresponsive_s=90)
+    for _ in range(seconds):
+        assert [certain for _, _, certain in dead(watch, (1, 7, own, direct))] in ([], [False])
         clock.now += 1
-    assert dead(watch, (1, 7, False)) == [(1, 7, True)]
+    assert dead(watch, (1, 7, own, direct)) == [(1, 7, True)]
     watch.forget()
-    assert dead(watch, (1, 7, False)) == []
+    assert dead(watch, (1, 7, own, direct)) == []
+
+
+def test_fences_are_even_and_never_the_same() -> None:
+    fences = {new_fence() for _ in range(10_000)}
+    assert len(fences) == 10_000
+    assert not any(fence & 1 or fence >= 1 << 57 for fence in fences)
+
+
+def test_early_acks_are_remembered_until_they_are_certain(clock: Clock) -> None:
+    early = Early()
+    early.add(1, 10, "one")
+    clock.now += Early.KEPT_S - 1
+    early.add(2, 20, "two")
+    early.expire()
+    clock.now += 2
+    early.expire()
+    clock.now += 3600  # the server is away: there is no sign of life
+    assert early.take() == {2: (20, "two")}
+    assert early.take() == {}
+    for number in range(Early.MOST + 5):
+        early.add(number, 0, "")
+    assert len(early.take()) == Early.MOST
 
 
 def test_acks_are_known_until_they_are_delivered(clock: Clock) -> None:

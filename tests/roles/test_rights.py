@@ -110,10 +110,10 @@ STATEMENTS = set(statements())
 
 #: What a worker never does: an operator uses the queue tool as the owner.
 OF_OPERATORS = {"drop_dead", "requeue_dead", "stop_task", "allow_task"}
-#: What these read, others may read too; the first three name no table.
+#: What these read, others may read too; the first names no table of ours.
 OF_EVERYBODY = {
-    *("lock_consumer", "session_gone", "new_listener"),
-    *("find_queue", "orphaned_queues", "gone_consumers"),
+    "open_session",
+    *("find_queue", "subscriptions", "orphaned_queues", "gone_consumers"),
 }
 OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes"),
@@ -122,7 +122,7 @@ OF_PRODUCERS = {
     *("look", "size_chord", "save_group", "catch_up"),
 }
 OF_READERS = {"result", "results", "restore_group", "await_results", "give_up_waiting"}
-OF_MONITORS = {"queues_overview", "consumers_overview", "stopped_tasks", "overdue_chords"}
+OF_MONITORS = {"session_lives", "queues_overview", "consumers_overview", "stopped_tasks", "overdue_chords"}
 
 
 def privileges(databases: Databases, name: str) -> dict[str, dict[str, str]]:

@@ -93,6 +93,12 @@ CREATE TABLE IF NOT EXISTS kombu_consumer (
     locked boolean NOT NULL DEFAULT false,
     beat bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
+-- The session of its heartbeat: the server process, the advisory lock that it holds, and whether the server has the
+-- process' own socket at the other end. Null behind a transaction pooler, and in releases that know `locked` alone.
+ALTER TABLE kombu_consumer
+    ADD COLUMN IF NOT EXISTS session_pid integer,
+    ADD COLUMN IF NOT EXISTS session_key bigint,
+    ADD COLUMN IF NOT EXISTS session_direct boolean NOT NULL DEFAULT false;
 
 CREATE TABLE IF NOT EXISTS kombu_subscription (
     queue_id bigint NOT NULL REFERENCES kombu_queue (id) ON DELETE CASCADE,
@@ -244,7 +250,6 @@ BEGIN
                 WHEN 'kombu_queue' THEN 'queue_id_sequence'
                 WHEN 'celery_taskmeta' THEN 'task_id_sequence'
                 WHEN 'celery_tasksetmeta' THEN 'taskset_id_sequence'
-                WHEN 'kombu_consumer' THEN pg_get_serial_sequence(relation, 'id')
                 WHEN 'kombu_dead_letter' THEN pg_get_serial_sequence(relation, 'id')
             END;
             greatest_id bigint;
@@ -255,12 +260,6 @@ BEGIN
             END IF;
             EXECUTE format('SELECT id FROM %%I WHERE id < 4611686018427387904 ORDER BY id DESC LIMIT 1', relation)
             INTO greatest_id;
-            IF relation = 'kombu_consumer' THEN  -- what a consumer without a row has claimed is not its successor's
-                greatest_id := greatest(greatest_id, (
-                    SELECT message.consumer_id FROM kombu_message AS message
-                    WHERE message.consumer_id < 4611686018427387904 ORDER BY message.consumer_id DESC LIMIT 1
-                ));
-            END IF;
             EXECUTE format('SELECT last_value < $1 FROM %%s', sequence) INTO behind USING greatest_id;
             IF behind THEN
                 PERFORM setval(sequence::regclass, greatest_id);

@@ -4,7 +4,10 @@
 -- Acknowledge what is done and take what waits, in one round trip.
 --
 -- Acks are fenced: a message that was claimed again since, by whomever, stays. Claimed messages belong to `consumer`
--- under a new fence; those of `eaten_queues` (consumed without acks) are deleted at once. Nobody waits for a lock.
+-- under `fence`, which its process has drawn: ids and counters come again when a database goes back in time (a restore,
+-- a standby that lagged), and the late ack of an old claim would delete a new message. It is even; that of a message
+-- which was claimed before is one more. Those of `eaten_queues` (consumed without acks) are deleted at once. Nobody
+-- waits for a lock.
 -- `lanes` are queue, priority and the lowest id that can still be ready there, in order of preference: beginning each
 -- claim at that id keeps 23,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
 -- scan falls to 1,000. (`id + 0` is what the index ix_kombu_message_ready is on.) `allow_suspects`: a message that has
@@ -13,9 +16,9 @@
 --
 -- Returns at least one row; its id is null if nothing was taken. `due_in` is then the number of seconds to the next
 -- timed message of this day. The commit is not waited for: a claim or an ack that a crashing server forgets runs again.
--- takes: consumer bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[], lane_queues bigint[],
---   lane_priorities smallint[], lane_ids bigint[], most bigint, allow_suspects boolean, eaten_queues bigint[],
---   most_eaten bigint, may_sleep boolean
+-- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
+--   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], most bigint, allow_suspects boolean,
+--   eaten_queues bigint[], most_eaten bigint, may_sleep boolean
 WITH settled AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
@@ -89,7 +92,8 @@ WITH settled AS (
     SELECT suspect.id, suspect.queue_id FROM suspect WHERE NOT EXISTS (SELECT FROM better)
 ), taken AS (
     UPDATE kombu_message AS message
-    SET visible = false, consumer_id = %(consumer)s, claimed_at = now(), fence = message.fence + 1
+    SET visible = false, consumer_id = %(consumer)s, claimed_at = now(),
+        fence = %(fence)s + (message.fence <> 0)::integer
     WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
         message.expires_at <= now() AS expired, message.revoked, message.payload
@@ -143,6 +147,16 @@ WITH settled AS (
     RETURNING message.id
 )
 SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM settled)
+
+-- name: settle_forgotten
+-- Acknowledge again what a crash of the server has made ready again, by what its publisher has put into it: the claim was
+-- forgotten with the ack.
+-- takes: ids bigint[], marks text[]
+DELETE FROM kombu_message AS message
+WHERE message.id = ANY (%(ids)s) AND message.visible AND EXISTS (
+    SELECT FROM unnest(%(ids)s, %(marks)s) AS given (id, mark)
+    WHERE given.id = message.id AND position(given.mark IN message.payload) > 0
+)
 
 -- name: release
 -- Give claimed messages back: they are due at once (or at `available_at`), under a new fence. `failed` are those that

@@ -1,26 +1,36 @@
 -- Which processes consume, and which of them live.
 
 -- name: register_consumer
--- takes: hostname text, pid integer
-INSERT INTO kombu_consumer (hostname, pid) VALUES (%(hostname)s, %(pid)s) RETURNING id
+-- Under an id that its process has drawn: a sequence goes back with its database, and two processes would share an id.
+-- takes: consumer bigint, hostname text, pid integer, session_pid integer, session_key bigint, session_direct boolean
+INSERT INTO kombu_consumer (id, hostname, pid, session_pid, session_key, session_direct) OVERRIDING SYSTEM VALUE
+VALUES (
+    %(consumer)s, %(hostname)s, %(pid)s, %(session_pid)s, %(session_key)s,
+    %(session_direct)s
+)
 
--- name: lock_consumer
--- Take the lock that says that this session lives: it is free the moment the session is gone.
--- takes: consumer bigint
-SELECT pg_try_advisory_lock(hashtextextended('kombu_consumer', %(consumer)s))
+-- name: open_session
+-- Take the lock that shows that this session lives: it is free the moment the session has ended. Null takes none.
+-- Returns the server process, and which database this is: one that was restored is another.
+-- takes: key bigint
+SELECT pg_backend_pid(), (
+    SELECT database.oid::bigint FROM pg_database AS database WHERE database.datname = current_database()
+), CASE WHEN %(key)s IS NOT NULL THEN pg_try_advisory_lock(%(key)s) END
 
 -- name: beat
--- Raise this consumer's counter. Returns (consumer, counter, whether it ever locked, paused queues, whether something
--- waits, stopped tasks) of this one, only if its row still exists, and of all others. With `peek` it is the look that an idle
--- consumer takes: is there a message for one of its queues, or one due before the next beat?
--- takes: consumer bigint, locked boolean, peek boolean
+-- Raise this consumer's counter, and note its session. Returns (consumer, counter, whether it has a session of its own,
+-- whether that is direct, paused queues, whether something waits, stopped tasks) of this one, only if its row still
+-- exists, and of all others. With `peek` it is the look that an idle consumer takes: is there a message for one of its
+-- queues, or one due before the next beat?
+-- takes: consumer bigint, session_pid integer, session_key bigint, session_direct boolean, peek boolean
 WITH mine AS (
     UPDATE kombu_consumer AS consumer
-    SET beat = consumer.beat + 1, locked = consumer.locked OR %(locked)s
+    SET beat = consumer.beat + 1, session_pid = %(session_pid)s, session_key = %(session_key)s,
+        session_direct = %(session_direct)s
     WHERE consumer.id = %(consumer)s
-    RETURNING consumer.id, consumer.beat, consumer.locked
+    RETURNING consumer.id, consumer.beat
 )
-SELECT mine.id, mine.beat, mine.locked, (
+SELECT mine.id, mine.beat, NULL, NULL, (
     SELECT array_agg(queue.id)
     FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
     WHERE subscription.consumer_id = mine.id AND queue.paused
@@ -44,21 +54,33 @@ SELECT mine.id, mine.beat, mine.locked, (
 ), set_config('synchronous_commit', 'off', true)
 FROM mine
 UNION ALL
-SELECT other.id, other.beat, other.locked, NULL, NULL, NULL, NULL FROM kombu_consumer AS other WHERE other.id <> %(consumer)s
+SELECT other.id, other.beat, other.locked OR other.session_key IS NOT NULL, other.session_direct, NULL, NULL, NULL, NULL
+FROM kombu_consumer AS other
+WHERE other.id <> %(consumer)s
 
--- name: session_gone
--- Whether nobody holds that consumer's lock.
+-- name: session_lives
+-- Whether a consumer had a session of its own, and whether that holds its lock; no row if there is no such consumer. Who
+-- holds the lock counts: anybody who may connect sees its number, and could take it when the session ends. A release that
+-- knows `locked` alone does not note who that is.
 -- takes: consumer bigint
-SELECT CASE WHEN pg_try_advisory_lock(hashtextextended('kombu_consumer', %(consumer)s))
-    THEN pg_advisory_unlock(hashtextextended('kombu_consumer', %(consumer)s)) ELSE false END
+SELECT consumer.locked OR consumer.session_key IS NOT NULL, EXISTS (
+    SELECT FROM pg_locks AS held
+    WHERE held.locktype = 'advisory' AND held.objsubid = 1 AND held.granted
+      AND held.database = (SELECT one.oid FROM pg_database AS one WHERE one.datname = current_database())
+      AND (held.classid::bigint << 32 | held.objid::bigint)
+          = coalesce(consumer.session_key, hashtextextended('kombu_consumer', consumer.id))
+      AND held.pid = coalesce(consumer.session_pid, held.pid)
+)
+FROM kombu_consumer AS consumer
+WHERE consumer.id = %(consumer)s
 
 -- name: remove_consumer
 -- Remove a consumer that is dead: its counter still stands where it was last seen. What it had claimed is orphaned.
--- Queues that delete themselves go with their last consumer. Returns the id, and whether it ever locked.
+-- Queues that delete themselves go with their last consumer.
 -- takes: consumer bigint, beat bigint
 DELETE FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
-RETURNING consumer.id, consumer.locked
+RETURNING consumer.id
 
 -- name: gone_consumers
 -- Consumers that no longer exist, and how much is still claimed in their names: looked for between the numbers of those
@@ -96,17 +118,24 @@ FROM kombu_message AS message
 WHERE message.consumer_id = %(consumer)s AND message.claimed_at < now() - interval '10 seconds'
 
 -- name: subscribe
--- Awake at first: the consumer looks before it sleeps.
--- takes: consumer bigint, queue_id bigint
+-- Awake at first: the consumer looks before it sleeps. By name, since an id may be another queue's after a restore.
+-- Returns the queue's id; no row if there is no such queue.
+-- takes: consumer bigint, queue text
 WITH used AS (
     UPDATE kombu_queue AS queue SET used_at = now(), consumed = true
-    WHERE queue.id = %(queue_id)s AND (NOT queue.consumed OR queue.expires_ms IS NOT NULL)
+    WHERE queue.name = %(queue)s AND (NOT queue.consumed OR queue.expires_ms IS NOT NULL)
 )
 INSERT INTO kombu_subscription (queue_id, consumer_id, asleep)
 SELECT queue.id, %(consumer)s, false
-FROM kombu_queue AS queue WHERE queue.id = %(queue_id)s
+FROM kombu_queue AS queue WHERE queue.name = %(queue)s
 ON CONFLICT (queue_id, consumer_id) DO UPDATE SET asleep = false
 RETURNING queue_id
+
+-- name: subscriptions
+-- takes: consumer bigint
+SELECT queue.name, queue.id
+FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
+WHERE subscription.consumer_id = %(consumer)s
 
 -- name: unsubscribe
 -- End a subscription; the time counts for the queue's expiry.

@@ -77,14 +77,11 @@ FROM kombu_consumer AS consumer
 ORDER BY consumer.id
 
 -- name: find_messages
--- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who holds it and
--- whether that one ever had a lock (null: it is gone).
+-- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who holds it.
 -- takes: task_id text
 SELECT queue.name, queue.paused, EXISTS (
     SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
-), message.visible, message.consumer_id, (
-    SELECT consumer.locked FROM kombu_consumer AS consumer WHERE consumer.id = message.consumer_id
-)
+), message.visible, message.consumer_id
 FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id
 WHERE message.task_id = %(task_id)s
 ORDER BY message.id + 0

@@ -1,9 +1,5 @@
 -- Who waits for results.
 
--- name: new_listener
--- A number for a process that waits.
-SELECT nextval('celery_listener_sequence')
-
 -- name: await_results
 -- Note that a listener waits for some tasks.
 -- takes: listener bigint, task_ids text[], slots bigint[]
