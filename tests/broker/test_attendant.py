@@ -11,10 +11,13 @@ from typing import Any
 import psycopg2
 import pytest
 
+import celery_postgres
 from celery_postgres import attendant, upkeep
 from celery_postgres.attendant import Attendant
+from celery_postgres.inbox import Inbox
 from celery_postgres.session import Session
 from celery_postgres.wake import Wake
+from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.sql import rows_of, run, scalar
@@ -145,3 +148,29 @@ def test_hup_stores_what_waits_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(writer, "writers", {("a", "database"): waiting})
     signals.worker_shutdown.send(sender=None)
     assert waiting.flushed == writer.Writer.PATIENCE_S
+
+
+@pytest.mark.parametrize("no_ack", [True, False])
+def test_a_consumer_without_a_database_tries_now_and_then(
+    private_cluster: TemporaryCluster, connect: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, no_ack: bool
+) -> None:
+    """Also where nothing is acknowledged, as of events and orders: it would keep an event loop turning."""
+    celery_postgres.create_schema(private_cluster.url())
+    client = connect(private_cluster.url())
+    consumer = client.consume("queue", no_ack=no_ack)
+    pumped: list[float] = []
+    pump = Inbox.pump
+
+    def counted(inbox: Inbox, force: bool = False) -> bool:
+        pumped.append(1)
+        return pump(inbox, force)
+
+    monkeypatch.setattr(Inbox, "pump", counted)
+    private_cluster.stop("fast")
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            consumer.connection.drain_events(timeout=1)
+    assert len(pumped) < 60
+    private_cluster.start()
+    client.publish("x", "queue")
+    consumer.take(1)
