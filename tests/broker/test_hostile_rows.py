@@ -40,6 +40,7 @@ ROWS = {
             "available_at": ("'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'", "'10000-01-01'"),
             "expires_at": ("'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'"),
             "enqueued_at": ("'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'", "NULL"),
+            "fence": (str(GREATEST), str(LEAST)),
             "failures": ("32767", "-32768"),
             "task_id": ("repeat(md5(random()::text), 100)", "E'\\x1b[2J\\n'"),
         }.items()
