@@ -40,9 +40,8 @@ DECIDED = {
     "f'DEALLOCATE {name}'": "the name of a statement in a file of our own",
     "f'PREPARE {name}{types} AS {prepared}'": "a statement in a file of our own",
     "f'EXECUTE {name}{values}'": "a name of our own, and placeholders",
-    "'SELECT pg_backend_pid(), ' + ', '.join(['set_config(%s, %s, pg_backend_pid() <> %s)'] * len(wanted))": (
-        "placeholders"
-    ),
+    "'SELECT pg_backend_pid(), host(inet_client_addr()), inet_client_port(), ' + "
+    "', '.join(['set_config(%s, %s, pg_backend_pid() <> %s)'] * len(wanted))": "placeholders",
     "'SELECT ' + ', '.join(['set_config(%s, %s, true)'] * len(settings)) + '; '": "placeholders",
     "self._bring_along + statement.direct": "placeholders that were filled in, and those of a file of our own",
     "f'\\n        GRANT USAGE ON SEQUENCE public.{name} TO app_user;'": "a name in a migration",
