@@ -93,6 +93,8 @@ class Attendant:
         self._registered = threading.Event()
         self._later: deque[Callable[[session_module.Session], None]] = deque()
         silence.start()
+        if listen is not sessions:
+            listen.connect().close()  # a wrong address or certificate is an error here, not a line in a log
         self._connect()
         self._thread = threading.Thread(target=self._run, name="celery_postgres attendant", daemon=True)
         self._thread.start()

@@ -116,9 +116,9 @@ def usable(
 def without_forgotten(attendant: Attendant, deliveries: list[Delivery]) -> list[Delivery]:
     """What is to be delivered after a crash of the server: not what this process had acknowledged before it ran, which
     is acknowledged again."""
-    forgotten, left = attendant.member.forgotten, []
+    left = []
     for one in deliveries:
-        if one.message in forgotten and forgotten[one.message][1] == one.content["properties"].get("delivery_tag"):
+        if attendant.member.ended(one.message, one.content["properties"].get("delivery_tag")):
             attendant.ack(one.message, one.fence)
         else:
             left.append(one)

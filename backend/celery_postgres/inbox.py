@@ -397,8 +397,7 @@ class Inbox:
         except BaseException:
             self.attendant.doubt()  # all of them are claimed, and none is in the buffer
             raise
-        if self.attendant.member.forgotten:
-            deliveries = without_forgotten(self.attendant, deliveries)
+        deliveries = without_forgotten(self.attendant, deliveries)
         if deliveries:
             if not self.attendant.outstanding:
                 self.pace.delivered()

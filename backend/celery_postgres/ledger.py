@@ -38,6 +38,11 @@ class Early:
             if len(self._acked) > self.MOST:
                 self._acked.popitem(last=False)
 
+    def find(self, message: int) -> tuple[int, str] | None:
+        """Its fence and mark, if it was acknowledged lately. Any thread may ask."""
+        found = self._acked.get(message)
+        return found and found[1:]
+
     def expire(self) -> None:
         """There was a sign of life: what is older than `KEPT_S` is certain."""
         limit = time.monotonic() - self.KEPT_S

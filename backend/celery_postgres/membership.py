@@ -81,6 +81,14 @@ class Membership:
         session.run("register_consumer", consumer=consumer, hostname=hostname, pid=os.getpid(), **self._lock)
         self.consumer, self.lost, self.beats, self._unbroken = consumer, "", 0, True
 
+    def ended(self, message: int, mark: object) -> bool:
+        """Whether this process had acknowledged that message before it ran, and a server that crashed has forgotten it.
+
+        Its thread may have claimed before the heartbeat is back. Any thread may ask.
+        """
+        found = self.forgotten.get(message) or self.early.find(message)
+        return found is not None and found[1] == mark
+
     def leave(self) -> None:
         """This id is no longer ours."""
         self.consumer = 0
