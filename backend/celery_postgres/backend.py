@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psycopg2
-from celery import signals, states
+from celery import states
 from celery.exceptions import TimeoutError as NotInTime
 from celery.result import GroupResult, ResultSet, result_from_tuple
 
@@ -304,8 +304,9 @@ class DatabaseBackend(StoringBackend):
         except Exception:
             logger.exception("the body of chord %s was not sent; it will be tried again", chord)
 
-    def _begin_chores(self) -> None:
-        """In a worker: by its writer. Where the broker is elsewhere there is none, but a thread for these alone."""
+    def begin_chores(self) -> None:
+        """In a worker, also if it never stores a result. By its writer; with the broker elsewhere there is none, but
+        a thread for these alone."""
         if self._writer(self._attendant()) is None:
             key = "chores", *database_of(self.dsn)
             new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)
@@ -343,11 +344,3 @@ class DatabaseBackend(StoringBackend):
 
 
 ResultSet.join = looks_once(ResultSet.join, DatabaseBackend)  # type: ignore[method-assign]
-
-
-@signals.worker_ready.connect(weak=False)
-def _begin_chores(sender: Any, **_: Any) -> None:
-    """A worker tidies up also if it never stores a result."""
-    backend = sender.app.backend
-    if isinstance(backend, DatabaseBackend):
-        backend._begin_chores()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery import signals
 from celery.app.backends import BACKEND_ALIASES
 
 from celery_postgres.address import is_postgresql, switched_parameters
@@ -75,6 +76,16 @@ def _switch(original: Any) -> Any:
 
     switch.celery_postgres = True  # type: ignore[attr-defined]
     return switch
+
+
+@signals.worker_ready.connect(weak=False)
+def _begin_chores(sender: Any, **_: Any) -> None:
+    """Here and not in the backend's module, which prefork's main process has not loaded when it is ready."""
+    from celery_postgres.backend import DatabaseBackend
+
+    backend = sender.app.backend
+    if isinstance(backend, DatabaseBackend):
+        backend.begin_chores()
 
 
 __all__ = ["Chooser", "ResultChooser", "install"]
