@@ -122,14 +122,16 @@ def _passes(error: Exception) -> bool:
 def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
     last = last_of(callback)
     contexts = contexts_of(last)
-    outer = [errback for context in contexts if context.chord for errback in _errbacks(backend, context.chord)]
     # Celery gives the errbacks of a chord to the chords in its header too. It fails with them, and calls them then.
-    last.options["link_error"] = [one for one in maybe_list(last.options.get("link_error")) or [] if one not in outer]
+    outer = [errback for context in contexts if context.chord for errback in _errbacks(backend, context.chord)]
+    last.options["link_error"] = _without(_linked(last), outer)
     if isinstance(last, group):
-        # Celery revokes the tasks of a group as well, and whoever waits may get that instead of the error.
+        # Celery revokes the tasks of a group as well, and whoever waits may get that instead of the error. Each task
+        # calls its own errbacks and those of the group, each once (Celery 5.7).
         for task in last.tasks:
             part = last_of(maybe_signature(task, app=backend.app)).clone()
-            part.options["link_error"] = last.options["link_error"]
+            own = _without(_linked(part), outer)
+            part.options["link_error"] = [*own, *_without(_linked(last), own)]
             backend.chord_error_from_stack(part, error.__cause__ or error)
         if last.id:
             backend.mark_as_failure(last.id, error.__cause__ or error)
@@ -144,7 +146,15 @@ def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
 
 
 def _errbacks(backend: DatabaseBackend, body: Any) -> list[Any]:
-    return maybe_list(last_of(maybe_signature(body, app=backend.app)).options.get("link_error")) or []
+    return _linked(last_of(maybe_signature(body, app=backend.app)))
+
+
+def _linked(signature: Any) -> list[Any]:
+    return list(maybe_list(signature.options.get("link_error")) or [])
+
+
+def _without(errbacks: list[Any], others: list[Any]) -> list[Any]:
+    return [one for one in errbacks if one not in others]
 
 
 def is_compound(signature: Any) -> bool:
@@ -158,9 +168,7 @@ def last_of(signature: Any) -> Any:
         inner = signature.tasks[-1] if isinstance(signature, _chain) else signature.body
         last: Any = maybe_signature(inner, app=signature.app)
         last = last.clone()
-        errbacks = maybe_list(last.options.get("link_error")) or []
-        outer = maybe_list(signature.options.get("link_error")) or []
-        last.options["link_error"] = [*errbacks, *(one for one in outer if one not in errbacks)]
+        last.options["link_error"] = [*_linked(last), *_without(_linked(signature), _linked(last))]
         signature = last
     return signature
 

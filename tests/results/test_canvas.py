@@ -507,6 +507,21 @@ def test_an_error_in_the_header_fails_every_task_of_a_group_as_body(pool: Probe,
     assert pool.notes("body", tag) == []
 
 
+def test_each_task_of_a_group_as_body_calls_its_own_errbacks_and_the_chords(pool: Probe, canvas: Canvas) -> None:
+    own, both, body = unique("errback"), unique("errback"), unique("body")
+    first = canvas.body(body).on_error(canvas("errback", kwargs={"tag": own}))
+    workflow = chord([canvas.fail("wrong"), canvas.add(1)], group(first, canvas.body(body)))
+    with pytest.warns(CPendingDeprecationWarning):  # of the errbacks that headers may have one day
+        workflow.link_error(canvas("errback", kwargs={"tag": both}))
+    result = workflow.apply_async()
+    for one in result.results:
+        assert isinstance(answer(one, propagate=False), ValueError)
+    chords_gone(pool.url)
+    drained(pool)
+    assert len(pool.notes("errback", own)) == 1
+    assert len(pool.notes("errback", both)) == 2
+
+
 def test_a_part_that_is_revoked_fails_the_body(pool: Probe, canvas: Canvas) -> None:
     tag = unique("body")
     part = canvas.add(1).set(countdown=1)
