@@ -88,6 +88,11 @@ def _named(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _shown(value: Any) -> bool:
+    """Monitors write it into logs and terminals, where a line break is another line, and half a pair an error."""
+    return isinstance(value, str) and value.isprintable()
+
+
 def _a(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds)
 
@@ -279,7 +284,7 @@ def _check_reply(message: Any) -> None:
 # -- events
 
 _EVENT: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("hostname", "uuid", "name", "state", "root_id", "parent_id"), (_text, "text")),
+    **dict.fromkeys(("hostname", "uuid", "name", "state", "root_id", "parent_id"), (_shown, "printable text")),
     "timestamp": (_moment, "a time"),
     "local_received": (_moment, "a time"),
     "utcoffset": (lambda value: _number(value) and abs(value) <= 24, "a number of hours"),
@@ -290,11 +295,11 @@ _EVENT: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _check_event(message: Any) -> None:
     body = message.decode()
     for event in body if isinstance(body, list) else (body,):
-        if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+        if not isinstance(event, dict) or not _shown(event.get("type")):
             raise FlawError("it is not an event")
         _check_fields(event, _EVENT, "its")
         _check_clock(event)
-    _check_fields(message.headers, {"hostname": (_text, "text")}, "its")
+    _check_fields(message.headers, {"hostname": (_shown, "printable text")}, "its")
 
 
 def is_whole(message: Any) -> bool:
