@@ -23,7 +23,7 @@ from celery_postgres.message import Envelope
 from celery_postgres.publishing import callers_transaction, catching_up
 from celery_postgres.purging import drop, drop_if_abandoned, purge
 from celery_postgres.qos import QoS
-from celery_postgres.topic import pattern
+from celery_postgres.topic import MOST_HASHES, pattern
 from celery_postgres.upstream import base, virtual
 
 if TYPE_CHECKING:
@@ -154,9 +154,15 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             exchange,
             kind=kind,
             routing_key=routing_key or "",
-            pattern=pattern(routing_key or "") if kind == "topic" else None,
+            pattern=self._pattern(routing_key or "") if kind == "topic" else None,
         )
         self.state.binding_declare(queue, exchange, routing_key, arguments)
+
+    def _pattern(self, routing_key: str) -> str:
+        if routing_key.split(".").count("#") > MOST_HASHES:
+            reason = f"PRECONDITION_FAILED - a topic has at most {MOST_HASHES} words that are #"
+            raise ChannelError(reason, (50, 20), "Channel.queue_bind", 406)
+        return pattern(routing_key)
 
     def queue_unbind(
         self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **_: Any

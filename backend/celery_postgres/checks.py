@@ -89,7 +89,7 @@ def _named(value: Any) -> bool:
 
 
 def _shown(value: Any) -> bool:
-    """Monitors write it into logs and terminals, where a line break is another line, and half a pair an error."""
+    """Logs and terminals show it, where a line break is another line, and half a surrogate pair an error."""
     return isinstance(value, str) and value.isprintable()
 
 
@@ -152,8 +152,8 @@ def _check_task(message: Any) -> None:
         embedded, fields = {name: body.get(name) for name in _EMBEDDED}, {**body, **headers}
     if not isinstance(fields.get("task"), str):
         raise FlawError("the name of its task is not text")
-    if not isinstance(fields.get("id"), str):
-        raise FlawError("its id is not text")
+    if not _shown(fields.get("id")):
+        raise FlawError("its id is not printable text")
     _check_fields(fields, _HEADERS, "its")
     _check_fields(message.properties, _PROPERTIES, "its")
     _check_fields(message.delivery_info, _DELIVERY, "its")

@@ -135,6 +135,8 @@ def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
             backend.chord_error_from_stack(part, error.__cause__ or error)
         if last.id:
             backend.mark_as_failure(last.id, error.__cause__ or error)
+        if (fail_chain := getattr(backend, "_fail_chain", None)) is not None:  # Celery 5.7: what follows the group
+            fail_chain(last.options.get("chain"), error.__cause__ or error)
     else:
         backend.chord_error_from_stack(last, error)
     # The body may be a part of another chord, which would wait for it for ever.

@@ -1,4 +1,4 @@
-"""Kombu's compressed bodies, unpacked to a limit: 3.5 kB of bz2 can be 3 GB."""
+"""Kombu's bodies, unpacked and parsed to a limit: 3.5 kB of bz2 can be 3 GB."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kombu import compression as _compression
-from kombu.utils.encoding import str_to_bytes
+from kombu.utils.encoding import bytes_to_str, str_to_bytes
 
+from celery_postgres.message import MOST_MEMBERS, has_too_many_members
 from celery_postgres.upstream import virtual
 
 #: With the codecs that happen to be installed.
@@ -29,6 +30,13 @@ class TooLargeError(ValueError):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"unpacked it is larger than max_decompressed ({most} bytes)")
+
+
+class TooManyMembersError(ValueError):
+    """A body of JSON would take too much memory, parsed."""
+
+    def __init__(self) -> None:
+        super().__init__(f"its body has more than {MOST_MEMBERS} members")
 
 
 class Message(virtual.Message):  # type: ignore[misc]
@@ -51,6 +59,12 @@ class Message(virtual.Message):  # type: ignore[misc]
         self.headers, self.properties, self._raw = headers, properties, payload
         if error is not None:
             self.errors.append(error)
+
+    def _decode(self) -> Any:
+        text = bytes_to_str(self.body)
+        if isinstance(text, str) and "json" in str(self.content_type) and has_too_many_members(text):
+            raise TooManyMembersError
+        return super()._decode()
 
 
 def decompress(body: Any, name: str, most: int = MOST) -> bytes:

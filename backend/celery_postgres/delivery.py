@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from celery_postgres import checks, poison
-from celery_postgres.decompression import TooLargeError
+from celery_postgres.decompression import TooLargeError, TooManyMembersError
 from celery_postgres.message import decode, encode, is_due, parse_time
 from celery_postgres.scheduled import work_of
 from celery_postgres.upstream import worker_state
@@ -177,7 +177,7 @@ def _fits(one: Delivery, message: Any, kind: str, consumer: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    flawed = isinstance(error, (checks.FlawError, TooLargeError))
+    flawed = isinstance(error, (checks.FlawError, TooLargeError, TooManyMembersError))
     return str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"
 
 

@@ -8,11 +8,11 @@ from psycopg2 import errorcodes
 
 
 class SchemaError(Exception):
-    """The database lacks tables, columns or rights that the broker needs; waiting does not bring them."""
+    """The database lacks tables, columns or rights that the broker needs; waiting does not bring them.
 
-
-class TablesMissingError(SchemaError):
-    """Of tables or columns, not of rights. Workers that run wait for them: a dump may be under restoration."""
+    A worker that starts says so and ends. One that runs waits: a dump may be under restoration, or a right was revoked by
+    a slip.
+    """
 
 
 class LeaseLost(psycopg2.OperationalError):
@@ -173,7 +173,7 @@ def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exc
         statement: the name of what was to be executed, if it has one.
     """
     if error.pgcode in _SCHEMA_CODES:
-        return TablesMissingError(
+        return SchemaError(
             f"the broker's tables are missing, older than this release or not on the search_path ({primary(error)}): "
             "run `alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
         )

@@ -16,7 +16,7 @@ from celery_postgres import observing
 from celery_postgres.backoff import Backoff
 from celery_postgres.cursor import PRIORITIES, Cursor
 from celery_postgres.delivery import Delivery, Subscription, deliver, usable, without_forgotten
-from celery_postgres.errors import LeaseLost, TablesMissingError, loggable, primary
+from celery_postgres.errors import LeaseLost, SchemaError, loggable, primary
 from celery_postgres.ledger import new_fence
 from celery_postgres.pace import Ladder, Pace
 from celery_postgres.session import Row
@@ -346,7 +346,7 @@ class Inbox:
                 most_eaten=Pace.MOST_EATEN,
                 may_sleep=full or not affordable,
             )
-        except (psycopg2.Error, TablesMissingError) as error:
+        except (psycopg2.Error, SchemaError) as error:
             # Repaired here, while our lease is valid: Celery's own reconnect would throw away what it has reserved.
             self.attendant.ledger.put_back(acks)
             self.attendant.doubt()

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg2
 
-from celery_postgres.errors import TablesMissingError
+from celery_postgres.errors import SchemaError
 from celery_postgres.ledger import Claim
 from celery_postgres.message import text_or_none
 from celery_postgres.session import Session
@@ -76,7 +76,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         work = requeued if requeue else buried
         try:
             work(self._attendant.sessions)
-        except (psycopg2.Error, TablesMissingError):
+        except (psycopg2.Error, SchemaError):
             self._attendant.eventually(work)
         self._inbox.credit_returned()
 
@@ -98,7 +98,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
             try:
                 released(self._attendant.sessions)
-            except (psycopg2.Error, TablesMissingError):
+            except (psycopg2.Error, SchemaError):
                 self._attendant.eventually(released)
         return []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg2
 
-from celery_postgres import decompression, guard
+from celery_postgres import decompression, guard, retrying
 from celery_postgres import session as sessions_module
 from celery_postgres.address import direct_dsn, is_postgresql, libpq_dsn, masked
 from celery_postgres.attendant import Attendant
@@ -230,6 +230,7 @@ def _fit_celerys_worker(name: str) -> None:
     """Mingle and gossip run only for transports that they know by name; `celery inspect stats` would show the broker's
     password; and what is due would be held again. Only where Celery's worker is loaded."""
     guard.install()
+    retrying.install(Transport)
     for module, step in (("mingle", "Mingle"), ("gossip", "Gossip")):
         loaded = sys.modules.get(f"celery.worker.consumer.{module}")
         if loaded is not None:

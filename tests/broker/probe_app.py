@@ -311,6 +311,15 @@ def retry_slowly(self: Any, tag: str) -> int:
     raise self.retry(exc=ProbeError(tag, "again"), countdown=3600)
 
 
+@app.task(name="probe.retry_late", bind=True, acks_late=True)
+def retry_late(self: Any, tag: str, gate: str) -> str:
+    """Wait, and ask for a second attempt."""
+    if self.request.retries:
+        return tag
+    _run(self, tag, gate)
+    raise self.retry(countdown=0)
+
+
 @app.task(name="probe.retry_then_fail", bind=True)
 def retry_then_fail(self: Any, tag: str) -> None:
     """The second attempt fails while the first has not said yet that there will be one."""

@@ -14,6 +14,7 @@ import kombu.compression
 import pytest
 
 from celery_postgres.decompression import MOST, TooLargeError, decompress
+from celery_postgres.message import MOST_MEMBERS
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.hostile import insert_all
@@ -108,6 +109,25 @@ def test_a_bomb_is_a_dead_letter_and_the_worker_goes_on(probe: Probe) -> None:
     assert dead_letters(probe.url, "max_decompressed (1048576 bytes)") == len(PACKERS)
     assert dead_letters(probe.url, "cannot be decoded") == len(PACKERS)
     assert probe.send("run", "after", compression="gzip").get(timeout=DEADLINE_S) == "after"
+    assert worker.process.poll() is None
+
+
+def test_what_would_take_too_much_memory_parsed_is_a_dead_letter(probe: Probe) -> None:
+    """A body of little more than a million members, packed and not, and a header with as many. Commas in a text are no
+    members."""
+    worker = probe.start()
+    names = [unique(kind) for kind in ("packed", "plain", "header")]
+    lists = ("[[" + "[]," * (MOST_MEMBERS // 2) + "1],{},{}]").encode()
+    content = json.loads(payload(None, "celery", task="probe.run", id=names[1]))
+    plain = json.dumps({**content, "body": base64.b64encode(lists).decode()})
+    header = payload([[], {}, {}], "celery", task="probe.run", id=names[2], x="@").replace('"@"', lists[1:-7].decode())
+    insert_all(
+        probe.url, "celery", iter([_packed("bz2", bz2.compress(lists), task="probe.run", id=names[0]), plain, header])
+    )
+    wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "all of them to be gone")
+    assert dead_letters(probe.url, f"more than {MOST_MEMBERS} members") == 3
+    commas = "," * (2 * MOST_MEMBERS)
+    assert probe.send("echo", commas).get(timeout=DEADLINE_S) == commas
     assert worker.process.poll() is None
 
 

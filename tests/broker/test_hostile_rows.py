@@ -32,6 +32,13 @@ QUEUE = "INSERT INTO kombu_queue (id, name, {}) VALUES (nextval('queue_id_sequen
 BINDING = "INSERT INTO kombu_binding (exchange, type, routing_key, pattern, queue_id) SELECT 'events', {}, id FROM"
 BINDING += " kombu_queue WHERE name = 'work'"
 PATTERNS = ("(", "[", "a{5,2}", "*", "\\", "(a{1,255}){1,255}", "((((a*)*)*)*)*$", "^(?=(a+)+)$", "***:x", "a\\1")
+#: Of the pieces that `topic.pattern` is made of, and minutes of work for PostgreSQL.
+PATTERNS += (
+    "^" + "[^.]*" * 180 + "x$",
+    "^" + r"([^.]*\.)*[^.]*" * 150 + "x$",
+    r"^[^([^.]*\.)*.]*$",
+    "^" + "[^.]*a" * 90 + "$",
+)
 ROWS = {
     **{
         f"{column} {value}": MESSAGE.format(column, value)

@@ -142,6 +142,24 @@ def test_a_task_whose_chain_cannot_go_on_now_runs_again(
     wait_until(lambda: rows_of(own.url) == 0, DEADLINE_S, "the messages to be acknowledged")
 
 
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.long)])
+def test_a_retry_that_cannot_be_published_now_is_published_later(
+    own: Probe, private_cluster: TemporaryCluster, pool: str
+) -> None:
+    """Celery rejects its message: it was a dead letter, and its task had no state."""
+    gate, tag = unique("gate"), unique("work")
+    worker = own.start(pool=pool, conf=STAYS)
+    result = own.send("retry_late", tag, gate)
+    own.wait_for("start", tag)
+    private_cluster.stop("fast")
+    own.open(gate)
+    wait_until(lambda: "a retry cannot be published" in worker.log_text(), RESCUE_S, "the retry to be refused")
+    private_cluster.start()
+    assert come([result]) == [("SUCCESS", tag)]
+    wait_until(lambda: rows_of(own.url) == 0, DEADLINE_S, "the messages to be acknowledged")
+    assert scalar(own.url, "SELECT count(*) FROM kombu_dead_letter") == 0
+
+
 def test_children_that_get_no_connection_fail_no_task(own: Probe, private_cluster: TemporaryCluster) -> None:
     """The role has so few that the main process and a child or two take them all."""
     gate, tag = unique("gate"), unique("work")

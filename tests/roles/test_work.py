@@ -286,12 +286,12 @@ def tool(url: str, *words: str) -> subprocess.CompletedProcess[str]:
 # -- at work, when something is taken away
 
 
-def test_a_worker_from_which_a_right_is_taken_ends_and_its_tasks_wait(
+def test_a_worker_from_which_a_right_is_taken_waits_for_it(
     databases: Databases,
     migrate: Callable[[str], None],
     start_worker: Callable[..., WorkerProcess],
 ) -> None:
-    """What only keeps it alive it waits for. Started again, it ends with 78: somebody must act first."""
+    """And one that starts meanwhile ends with 78: somebody must act first."""
     databases.make("taken")
     migrate(databases.url("deploy", "taken"))
     databases.run(databases.url("deploy", "taken"), ROLES_SQL)
@@ -305,15 +305,14 @@ def test_a_worker_from_which_a_right_is_taken_ends_and_its_tasks_wait(
     app = create_app(Settings(database_url=databases.url("asker", "taken"), _env_file=None))
     try:
         answer = app.tasks[PING].delay()
-        assert worker.process.wait(DEADLINE_S) != 0
-        (line,) = [line for line in worker.log_text().splitlines() if "table kombu_message" in line]
-        assert "the role runner may not do what the statement" in line
-        assert PASSWORD not in line
+        told = "the role runner may not do what the statement claim needs (permission denied for table kombu_message)"
+        wait_until(lambda: told in worker.log_text(), DEADLINE_S, "the refusal of a claim")
+        assert PASSWORD not in worker.log_text()
         again = start_worker(databases.url("runner", "taken"), ready=False)
         assert again.process.wait(DEADLINE_S) == os.EX_CONFIG
         databases.run(databases.url("deploy", "taken"), ROLES_SQL)
-        start_worker(databases.url("runner", "taken"))
         assert answer.get(timeout=DEADLINE_S)["status"] == "ok"
+        assert worker.process.poll() is None
     finally:
         app.close()
         celery_app.set_current()

@@ -172,12 +172,15 @@ BEGIN
                         THEN least(greatest(expires_ms, 0), 100000000000000) END,
                     message_ttl_ms = CASE WHEN message_ttl_ms IS NOT NULL
                         THEN least(greatest(message_ttl_ms, 0), 100000000000000) END $sql$),
-            -- What `topic.pattern` makes, piece by piece: any other expression could be one that PostgreSQL refuses, or
-            -- works on for minutes, in the middle of somebody else's publish. NULL matches nothing until the binding is
-            -- declared again.
+            -- What `topic.pattern` makes: words between dots, each a literal or `[^.]*`, and at most four `#`. Any other
+            -- expression could be one that PostgreSQL refuses, or works on for minutes (180 times `[^.]*` in a row are
+            -- 4 s), in the middle of somebody else's publish. NULL matches nothing until the binding is declared again.
             (3, 'kombu_binding', 'pattern', 'a pattern is what celery_postgres makes of a routing key',
-                $sql$ pattern <> '^.*$' AND (char_length(pattern) > 2600 OR pattern !~
-                    '^\^([^!-/:-@\[-`{-~ ]|\\[!-/:-@\[-`{-~ ]|\[\^\.\]\*|\(\\\.\[\^\.\]\*\)\*|\(\[\^\.\]\*\\\.\)\*)*\$$') $sql$,
+                $sql$ pattern <> '^.*$' AND (char_length(pattern) > 2600 OR pattern ~ '[[:cntrl:]]'
+                    OR char_length(replace(pattern, ')*', ')')) < char_length(pattern) - 4
+                    OR replace(replace(pattern, '([^.]*\.)*', chr(1)), '(\.[^.]*)*', chr(2)) !~ replace(
+                        '^\^\x01?W(\\\.\x01?W)*\x02?\$$', 'W', '(\[\^\.\]\*|([^!-/:-@\[-`{-~ \x01\x02]|\\[!-\-/:-@\[-`{-~ ])*)')
+                    ) $sql$,
                 $sql$ pattern = NULL $sql$),
             (4, 'kombu_binding', 'names', 'names of exchanges and routing keys are at most 255 printable characters',
                 $sql$ char_length(exchange) NOT BETWEEN 1 AND 255 OR char_length(routing_key) > 255
