@@ -122,8 +122,11 @@ class Attendant:
         """Whether notifications do not arrive."""
         return self._notifications.deaf
 
-    def subscribe(self, queue: str) -> int:
+    def subscribe(self, queue: str, again: bool = False) -> int:
         """One more connection of this process consumes the queue. Returns its id; 0 if there is no such queue.
+
+        Parameters:
+            again: it does already, and the queue may be another one of that name by now.
 
         Raises:
             psycopg2.OperationalError: this process cannot register as a consumer.
@@ -134,7 +137,7 @@ class Attendant:
                 with self._subscriptions_lock:
                     rows = self.sessions.run("subscribe", again=True, consumer=consumer, queue=queue)
                     if rows:
-                        self._subscriptions[queue] += 1
+                        self._subscriptions[queue] += not again
                         self._queues[queue] = rows[0][0]
                     return rows[0][0] if rows else 0
             except psycopg2.errors.ForeignKeyViolation:

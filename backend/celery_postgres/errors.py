@@ -10,8 +10,8 @@ from psycopg2 import errorcodes
 class SchemaError(Exception):
     """The database lacks tables, columns or rights that the broker needs; waiting does not bring them.
 
-    A worker that starts says so and ends. One that runs waits: a dump may be under restoration, or a right was revoked by
-    a slip.
+    A worker that starts says so and ends. One that runs waits: a dump may be under restoration, or a right was revoked
+    by a slip.
     """
 
 

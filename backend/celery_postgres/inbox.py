@@ -127,8 +127,8 @@ class Inbox:
 
     def subscribe(self, subscription: Subscription) -> bool:
         """Consume a queue; False if there is none of that name."""
-        known = self.subscriptions.get(subscription.queue)
-        subscription.queue_id = known.queue_id if known else self.attendant.subscribe(subscription.queue)
+        known = subscription.queue in self.subscriptions
+        subscription.queue_id = self.attendant.subscribe(subscription.queue, again=known)
         if not subscription.queue_id:
             return False
         self.subscriptions[subscription.queue] = subscription

@@ -14,8 +14,8 @@ from kombu.utils import json as kombu_json
 TRANSIENT = 1
 #: 3,170 years: a longer one is this one, because PostgreSQL's dates end in the year 294276.
 LONGEST_TTL_MS = 10**14
-#: Members of lists and objects, in all. 64 MB of empty lists, which are 4 kB as bz2, take 3.5 GB of whoever parses them;
-#: a million members take 0.25 GB at most.
+#: Members of lists and objects, in all. 64 MB of empty lists, which are 4 kB as bz2, take 3.5 GB of whoever parses
+#: them; a million members take 0.25 GB at most.
 MOST_MEMBERS = 1_000_000
 _STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 #: Characters, of up to 4 bytes each.

@@ -39,7 +39,7 @@ def _persistent(original: Any, transport: type) -> Any:
             try:
                 return original(self, *arguments, **options)
             except Reject as rejected:
-                cause: Any = rejected.reason
+                cause: Any = rejected.reason  # type: ignore[attr-defined]
                 passing = isinstance(cause, psycopg2.Error | SchemaError | OperationalError) and not is_lasting(cause)
                 if not passing or not isinstance(self.app.connection_for_write().transport, transport):
                     raise

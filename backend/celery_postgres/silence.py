@@ -129,9 +129,13 @@ def _told_to_stop() -> bool:
     poller.register(_signals[0], select.POLLIN)
     if not poller.poll(TICK_S * 1000):
         return False
-    with contextlib.suppress(BlockingIOError):
+    try:
         return not _STOP.isdisjoint(os.read(_signals[0], 4096))
-    return False
+    except BlockingIOError:
+        return False
+    except OSError:  # a worker that is about to restart (HUP) has closed every descriptor
+        time.sleep(TICK_S)
+        return False
 
 
 def _cut(one: Asking, asked: float) -> None:

@@ -355,8 +355,13 @@ def test_an_ack_wakes_a_consumer_that_ran_out_of_credit(client: Client, queue: s
     (message,) = consumer.take(1)
     inbox = client.connection.connection.inbox
     assert not inbox.holds_messages
-    inbox.wake.clear()
-    assert inbox.pause() is None
+
+    def rests() -> bool:
+        inbox.pump()  # it is notified once when its process has begun to listen
+        inbox.wake.clear()
+        return inbox.attendant.deaf is False and inbox.pause() is None
+
+    wait_until(rests, DEADLINE_S, "the consumer to rest")
 
     message.ack()
 

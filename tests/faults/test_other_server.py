@@ -32,8 +32,7 @@ BEHIND = """
     SELECT sequence.name FROM (VALUES
         ('message_id_sequence', (SELECT max(id) FROM kombu_message)),
         ('queue_id_sequence', (SELECT max(id) FROM kombu_queue)),
-        ('task_id_sequence', (SELECT max(id) FROM celery_taskmeta)),
-        ('kombu_consumer_id_seq', (SELECT max(id) FROM kombu_consumer))
+        ('task_id_sequence', (SELECT max(id) FROM celery_taskmeta))
     ) AS sequence (name, highest)
     JOIN pg_sequences ON pg_sequences.sequencename = sequence.name
     WHERE sequence.highest > coalesce(pg_sequences.last_value, 0)

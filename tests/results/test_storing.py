@@ -310,7 +310,7 @@ from celery_postgres import chords
 
 celery_postgres.install()
 app = Celery("p", broker="sqla+" + sys.argv[1], backend="db+" + sys.argv[1])
-app.backend.sessions.run("new_listener")
+app.backend.sessions.run("look")
 print("ready", flush=True)
 sys.stdin.readline()
 chords.finish(app.backend, "chord")
