@@ -371,6 +371,8 @@ def pytest_runtest_makereport() -> Any:
         for worker in _running:
             lines = worker.log_text().splitlines()[-100:]
             report.sections.append((f"log of worker {worker.pid}", "\n".join(lines)))
+    # Half a surrogate pair in a captured log would end the whole run: pytest-xdist sends reports as UTF-8.
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
 
 
