@@ -19,6 +19,7 @@ from app.observability.repeated import SHOWN, Repeated
 from environment.waiting import wait_until
 from tests.http.front import DEADLINE_S, A, B, Front
 from tests.http.test_events import event, finish
+from tests.sockets import is_closed
 
 PING = "/v1/tasks/app.tasks.housekeeping.ping"
 WRONG_KEY = f"Bearer sk_{'0' * 32}_{'x' * 43}"
@@ -52,19 +53,6 @@ def answered(connection: socket.socket) -> int:
         while piece := connection.recv(65_536):
             text += piece
     return int(text[9:12] or b"0")
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Whether the other side has closed it."""
-    connection.setblocking(False)
-    try:
-        return connection.recv(65_536) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        return True
-    finally:
-        connection.settimeout(DEADLINE_S)
 
 
 # -- the key comes before the body

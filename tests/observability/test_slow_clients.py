@@ -17,6 +17,7 @@ import pytest
 from app.observability.http_server import Page, PageServer
 from environment.waiting import wait_until
 from tests.migrations.support import run
+from tests.sockets import is_closed
 
 DEADLINE_S = 30
 MakeServer = Callable[..., PageServer]
@@ -47,16 +48,6 @@ def opened() -> Iterator[Callable[[int], socket.socket]]:
 def get(server: PageServer) -> bytes:
     with urllib.request.urlopen(f"{server.url}/page", timeout=DEADLINE_S) as answer:  # noqa: S310
         return bytes(answer.read())
-
-
-def is_closed(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        return connection.recv(65_536) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        return True
 
 
 def test_a_request_that_does_not_end_is_cut_off(make_server: MakeServer, opened: Any) -> None:

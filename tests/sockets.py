@@ -1,0 +1,19 @@
+"""What a test asks of a connection of its own."""
+
+from __future__ import annotations
+
+import socket
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side has closed it. Reads what has come, and does not wait."""
+    timeout = connection.gettimeout()
+    connection.setblocking(False)
+    try:
+        return connection.recv(65_536) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+    finally:
+        connection.settimeout(timeout)
