@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from app.core.settings import ConfigurationError, Settings, load_settings
 from app.db.checks import reason
-from celery_postgres import locks
+from celery_postgres.database import advisory_locks
 
 #: Two migrations at once would collide in CREATE TABLE; the second waits for this advisory lock instead.
 MIGRATION_LOCK = "skeldir.alembic"
@@ -65,8 +65,8 @@ def run() -> None:
 
 def _migrate(connection: Connection) -> None:
     try:
-        locks.take(connection.connection.driver_connection, MIGRATION_LOCK, "session", tell=_steps.warning)
-    except locks.LockHeldError as error:
+        advisory_locks.take(connection.connection.driver_connection, MIGRATION_LOCK, "session", tell=_steps.warning)
+    except advisory_locks.LockHeldError as error:
         raise CommandError(str(error)) from None
     connection.execute(DDL_LOCK_TIMEOUT)
     connection.commit()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from environment.checkout import CHECKOUT, python_path
+from environment.sources import CHECKOUT, python_path
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

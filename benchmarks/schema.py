@@ -13,7 +13,7 @@ import sys
 
 from sqlalchemy import create_engine
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 
 def main(url: str) -> None:

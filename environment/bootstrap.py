@@ -16,8 +16,8 @@ from pathlib import Path
 
 from environment.commands import COMMANDS, LOCKS
 from environment.errors import UserError
+from environment.sources import CHECKOUT, source_folders
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 VENV = CHECKOUT / ".venv"
 
 
@@ -79,7 +79,7 @@ def _install_lock(lock: str) -> None:
         make_venv(VENV)
         site = Path(sysconfig.get_path("purelib", "venv", {"base": str(VENV), "platbase": str(VENV)}))
         # With this `celery -A app.celery_app.celery_app` and `alembic` find their modules from anywhere.
-        (site / "skeldir.pth").write_text(f"{CHECKOUT / 'backend'}\n{CHECKOUT}\n")
+        (site / "skeldir.pth").write_text("".join(f"{folder}\n" for folder in source_folders(CHECKOUT)))
     requirements = _requirements(lock)
     names = [line for line in requirements.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))]
     _say(f"2/2 installing {len(names)} packages from requirements/{lock}.txt")
@@ -170,13 +170,13 @@ def _fits(stamp: dict[str, str], lock: str) -> bool:
 
 
 def _expected_stamp(lock: str, python: str | None = None) -> dict[str, str]:
-    """The checkout's path is part of it: a copied .venv would run the code of the checkout it came from.
+    """The folders are part of it: a copied .venv would run the code of the checkout it came from.
     The interpreter too: after an upgrade of the system's Python its packages lie where nobody looks.
     """
     return {
         "lock": lock,
         "sha256": hashlib.sha256(_requirements(lock).read_bytes()).hexdigest(),
-        "checkout": str(CHECKOUT),
+        "folders": os.pathsep.join(source_folders(CHECKOUT)),
         "python": python or os.path.realpath(VENV / "bin" / "python"),
     }
 

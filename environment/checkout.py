@@ -9,14 +9,7 @@ from pathlib import Path
 from environment.account import server_account
 from environment.errors import UserError
 from environment.installation import SYSTEM_FOLDER
-
-#: The root of the source tree that this file belongs to.
-CHECKOUT = Path(__file__).resolve().parent.parent
-
-
-def python_path(environ: Mapping[str, str] = os.environ) -> str:
-    """``PYTHONPATH`` with which a Python finds our packages, before whatever it names already."""
-    return os.pathsep.join(filter(None, [str(CHECKOUT / "backend"), str(CHECKOUT), environ.get("PYTHONPATH", "")]))
+from environment.sources import CHECKOUT
 
 
 def project(environ: Mapping[str, str] = os.environ) -> Path:

@@ -217,7 +217,7 @@ def psql(arguments: Sequence[str]) -> int:
 
 def queues(arguments: Sequence[str]) -> int:
     """The queue tool of the broker, on the database."""
-    from celery_postgres.console import main
+    from celery_postgres.tool.cli import main
 
     with database(make_state()) as url:
         return main(arguments, PostgresDSN.parse(url).libpq())

@@ -11,9 +11,10 @@ from dotenv import dotenv_values
 
 from app.core.dsn import PostgresDSN
 from app.core.settings import ConfigurationError, load_settings
-from environment.checkout import CHECKOUT, is_checkout, project
+from environment.checkout import is_checkout, project
 from environment.errors import UserError
 from environment.kept import KeptCluster
+from environment.sources import CHECKOUT
 
 
 def setting(name: str) -> str | None:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from environment.checkout import CHECKOUT, python_path
 from environment.errors import UserError
+from environment.sources import CHECKOUT, python_path
 from environment.tools import declared, locked_venv
 
 #: In the order in which they are run; each is a module of ``fuzz/``.

@@ -2,9 +2,9 @@
 
 import psycopg2
 
-from environment.checkout import CHECKOUT
 from environment.database import connect, describe, unreachable
 from environment.errors import UserError
+from environment.sources import CHECKOUT
 
 
 def upgrade(url: str, revision: str = "head") -> None:

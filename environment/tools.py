@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from environment.checkout import CHECKOUT, python_path
 from environment.commands import LOCKS
 from environment.errors import UserError
+from environment.sources import CHECKOUT, python_path
 
 #: The extras of pyproject.toml that each lock has besides the dependencies.
 EXTRAS = {

@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from environment.checkout import CHECKOUT, make_state
+from environment.checkout import make_state
 from environment.database import describe, served_database, setting
 from environment.errors import UserError
 from environment.migration import upgrade
 from environment.signals import ENDING, shell_status
+from environment.sources import CHECKOUT
 from environment.supervisor import await_database, is_free, kept_running, metrics_port, say, the_only_one
 from environment.worker import WorkerError, WorkerProcess, drain_when_parent_dies
 

@@ -16,10 +16,10 @@ from typing import Any
 from uuid import UUID
 
 from app.core.dsn import PostgresDSN
-from environment.checkout import CHECKOUT
 from environment.database import check_settings, setting
 from environment.errors import UserError
 from environment.ports import listening, unexpected
+from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 

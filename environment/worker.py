@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from environment.checkout import python_path
+from environment.sources import python_path
 from environment.waiting import wait_until
 from environment.workerfile import WORKER_FILE, WorkerInfo, read_worker_file
 

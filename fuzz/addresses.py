@@ -9,7 +9,7 @@ from urllib.parse import quote
 from psycopg2.extensions import parse_dsn
 
 from app.core.dsn import DatabaseURLError, PostgresDSN
-from celery_postgres.address import database_of, describe, direct_dsn, masked, parsed
+from celery_postgres.database.address import database_of, describe, direct_dsn, masked, parsed
 
 MARK = "s3cretW0rd"
 SEEDS = [

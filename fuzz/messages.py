@@ -9,9 +9,9 @@ from uuid import UUID
 
 from psycopg2.extensions import adapt
 
-from celery_postgres.channel import Channel
-from celery_postgres.delivery import Subscription, message_of, usable
-from celery_postgres.message import LONGEST_TTL_MS, Envelope, decode, encode
+from celery_postgres.broker.channel import Channel
+from celery_postgres.consumer.delivery import Subscription, message_of, usable
+from celery_postgres.database.envelope import LONGEST_TTL_MS, Envelope, decode, encode
 from fuzz.values import value_of
 
 _QUEUE = 1

@@ -13,7 +13,7 @@ from celery.exceptions import SecurityError
 from celery.result import AsyncResult, GroupResult
 
 from celery_postgres.errors import UnstorableResultError
-from celery_postgres.values import dump, load, load_group
+from celery_postgres.results.serializer import dump, load, load_group
 from fuzz.trap import nothing_executed
 
 #: What a reader may get.

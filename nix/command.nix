@@ -15,6 +15,7 @@ let
     "alembic.ini"
     "backend"
     "environment"
+    "packages"
   ];
 in
 pkgs.writeShellApplication {
@@ -24,7 +25,7 @@ pkgs.writeShellApplication {
   # root write to the store, and byte code must not end up there.
   text = ''
     export SKELDIR_PROJECT="''${SKELDIR_PROJECT:-$PWD}"
-    export PYTHONPATH="${code}/backend:${code}" PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
+    export PYTHONPATH="${code}/packages/celery-postgres/src:${code}/backend:${code}" PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
     exec python -P -m environment.cli ${words} "$@"
   '';
   meta = {

@@ -16,7 +16,7 @@ pkgs.mkShell {
       skeldir_root=$(dirname "$skeldir_root")
     done
     if [ "$skeldir_root" != / ]; then
-      export PYTHONPATH="$skeldir_root/backend:$skeldir_root"
+      export PYTHONPATH="$skeldir_root/packages/celery-postgres/src:$skeldir_root/backend:$skeldir_root"
     fi
     unset skeldir_root
   '';

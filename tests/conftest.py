@@ -30,10 +30,11 @@ import pytest
 from hypothesis import settings
 
 from app.core.dsn import PostgresDSN
-from environment.checkout import CHECKOUT, locate_state
+from environment.checkout import locate_state
 from environment.cluster import APP_ROLE
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until as _wait_until
 from environment.worker import WorkerProcess

@@ -18,8 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from app.core.settings import ConfigurationError, get_settings
 from app.db.checks import DatabaseReadOnly, DatabaseUnfit, check_database, reason
 from app.tasks.llm_provider import provider_class
-from celery_postgres import observing
-from celery_postgres.backoff import Backoff
+from celery_postgres import observer
+from celery_postgres.database.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Consumer(consumer.Consumer):
                     why,
                     pause,
                 )
-                observing.claim_failed()  # nothing can be taken, for an alert as for us
+                observer.claim_failed()  # nothing can be taken, for an alert as for us
                 self._wait(pause)
             else:
                 if retry.failing:

@@ -19,9 +19,9 @@ from benchmarks.comparison.cells import CELLS, QUICK
 from benchmarks.comparison.field import Field
 from benchmarks.samples import Samples
 from benchmarks.systems.registry import NAMES, open_systems
-from environment.checkout import CHECKOUT
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT
 
 _FULL = report.OWN
 _QUICK = CHECKOUT / ".bench"

@@ -9,7 +9,7 @@ from benchmarks.comparison import about, blocks, tables
 from benchmarks.comparison.tables import Order
 from benchmarks.samples import Samples
 from benchmarks.systems.registry import NAMES
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 #: The project's own page and its samples.
 OWN = CHECKOUT / "docs" / "benchmarks"

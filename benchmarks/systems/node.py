@@ -9,7 +9,7 @@ import subprocess
 from typing import ClassVar
 
 from benchmarks.systems.databases import DatabaseSystem
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 _FOLDER = CHECKOUT / "benchmarks" / "node"
 

@@ -11,6 +11,7 @@ let
     "alembic.ini"
     "backend"
     "environment"
+    "packages"
     "pyproject.toml"
     "tests"
   ];
@@ -30,7 +31,7 @@ pkgs.runCommand "celery-foundation"
     chmod -R u+w checkout
     cd checkout
     mkdir home "$out"
-    export HOME=$PWD/home PYTHONPATH=$PWD/backend:$PWD
+    export HOME=$PWD/home PYTHONPATH=$PWD/packages/celery-postgres/src:$PWD/backend:$PWD
     python -m environment.cli run --temporary --worker --log "$out/worker.log" -- \
       python -m environment.cli test --junitxml "$out/junit.xml" ${toString tests} 2>&1 | tee "$out/log"
   ''

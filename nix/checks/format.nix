@@ -7,6 +7,7 @@ let
     "environment"
     "flake.nix"
     "nix"
+    "packages"
     "pyproject.toml"
     "shell.nix"
     "tests"

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.comparison import blocks, report, tables
 from benchmarks.comparison.about import MismatchError, remember
 from benchmarks.samples import Samples
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 
 def part(page: Path, name: str) -> str:

@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from benchmarks.systems import sized
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 
 def test_python_and_node_fill_up_with_the_same_text() -> None:

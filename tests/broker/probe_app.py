@@ -23,7 +23,7 @@ from celery.worker.request import Request
 from kombu import Consumer, Queue
 
 import celery_postgres
-from celery_postgres.liveness import Watch
+from celery_postgres.consumer.failure_detector import Watch
 from environment.waiting import wait_until
 from tests.broker.values import VALUES
 

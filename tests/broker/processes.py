@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT, python_path
 from environment.waiting import wait_until
 
 
 def environment() -> dict[str, str]:
-    paths = [str(CHECKOUT / "backend"), str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
 
 
 def spawn(verb: str, *words: str) -> subprocess.Popen[str]:

@@ -12,11 +12,11 @@ import psycopg2
 import pytest
 
 import celery_postgres
-from celery_postgres import attendant, upkeep
-from celery_postgres.attendant import Attendant
-from celery_postgres.inbox import Inbox
-from celery_postgres.session import Session
-from celery_postgres.wake import Wake
+from celery_postgres.consumer import heartbeat, maintenance
+from celery_postgres.consumer.heartbeat import Attendant
+from celery_postgres.consumer.prefetch import Inbox
+from celery_postgres.database.session import Session
+from celery_postgres.database.wake import Wake
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
@@ -35,7 +35,7 @@ def test_what_could_not_be_given_back_is_given_back_later(
     module_database: Any, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[int] = []
-    release = upkeep.release
+    release = maintenance.release
 
     def cut_once(session: Any, claims: list[tuple[int, int]], max_failures: int, *, failed: bool = False) -> int:
         if claims and not refused:
@@ -45,7 +45,7 @@ def test_what_could_not_be_given_back_is_given_back_later(
 
     for number in range(5):
         client.publish(number, queue)
-    monkeypatch.setattr(attendant, "release", cut_once)
+    monkeypatch.setattr(heartbeat, "release", cut_once)
     # All five are claimed. The one that is not acknowledged is a long task, behind which the others go back.
     client.consume(queue).take(1)
     wait_until(lambda: refused, DEADLINE_S, "the buffer to be given back")
@@ -102,7 +102,7 @@ def test_it_beats_while_it_tidies_up(
         return execute(self, name, **parameters)
 
     monkeypatch.setattr(Session, "run", slowly)
-    monkeypatch.setattr(upkeep, "BATCH", 1)
+    monkeypatch.setattr(maintenance, "BATCH", 1)
     client.consume(f"{queue}-other")
     wait_until(lambda: rows_of(database.url, queue) == 0, SWEPT_S, "the messages to be gone")
     assert len(beats) >= 60
@@ -135,7 +135,7 @@ def test_hup_stores_what_waits_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> 
     """It replaces the process before what is registered for its end."""
     from celery import signals
 
-    from celery_postgres import writer
+    from celery_postgres.results import batch_writer
 
     class Waiting:
         flushed = 0.0
@@ -145,9 +145,9 @@ def test_hup_stores_what_waits_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> 
             return True
 
     waiting = Waiting()
-    monkeypatch.setattr(writer, "writers", {("a", "database"): waiting})
+    monkeypatch.setattr(batch_writer, "writers", {("a", "database"): waiting})
     signals.worker_shutdown.send(sender=None)
-    assert waiting.flushed == writer.Writer.PATIENCE_S
+    assert waiting.flushed == batch_writer.Writer.PATIENCE_S
 
 
 @pytest.mark.parametrize("no_ack", [True, False])

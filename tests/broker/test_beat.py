@@ -20,7 +20,7 @@ from celery.schedules import crontab
 
 from app.core.dsn import PostgresDSN
 from celery_postgres.beat import Scheduler
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, broker, results
 from tests.broker.processes import environment

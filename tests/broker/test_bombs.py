@@ -13,8 +13,8 @@ from typing import Any
 import kombu.compression
 import pytest
 
-from celery_postgres.decompression import MOST, TooLargeError, decompress
-from celery_postgres.message import MOST_MEMBERS
+from celery_postgres.consumer.decompression import MOST, TooLargeError, decompress
+from celery_postgres.database.envelope import MOST_MEMBERS
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.hostile import insert_all

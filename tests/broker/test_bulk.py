@@ -12,7 +12,7 @@ from kombu import Exchange
 from kombu.exceptions import OperationalError
 
 import celery_postgres
-from celery_postgres.bulk import MOST
+from celery_postgres.broker.bulk import MOST
 from tests.broker.client import Client
 from tests.broker.proxy import Proxy
 from tests.migrations.support import rows

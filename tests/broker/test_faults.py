@@ -17,8 +17,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from celery_postgres import silence
-from celery_postgres.session import Session
+from celery_postgres.database import watchdog
+from celery_postgres.database.session import Session
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.broker.client import Client
@@ -423,7 +423,7 @@ def test_a_worker_is_stopped_while_its_server_says_nothing(far_probe: Probe, pro
 
 
 def test_a_statement_without_an_answer_is_given_up(plain_database: Any, proxy: Proxy) -> None:
-    silence.start()
+    watchdog.start()
     with closing(Session(proxy.url(plain_database.tcp_url), {"statement_timeout": "10ms"})) as session:
         assert session.run("find_queue", queue="none") == []
         proxy.stall()

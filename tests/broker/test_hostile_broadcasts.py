@@ -161,7 +161,7 @@ def test_the_error_of_a_clients_own_handler_reaches_it(probe: Probe) -> None:
 def test_a_client_that_has_imported_the_worker_is_none(probe: Probe) -> None:
     import celery.worker.state  # noqa: F401
 
-    from celery_postgres import poison
+    from celery_postgres.consumer import poison
 
     assert not poison.in_worker()
 

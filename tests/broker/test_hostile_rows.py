@@ -16,9 +16,9 @@ from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
 from app.observability import queue_depth
 from app.observability.queue_depth import QueueDepthCollector
-from celery_postgres import observing
-from celery_postgres.session import Session
-from celery_postgres.upkeep import Upkeep
+from celery_postgres import observer
+from celery_postgres.consumer.maintenance import Upkeep
+from celery_postgres.database.session import Session
 from tests.broker.client import Client, Inbox
 from tests.broker.sql import dead_letters, rows_of, scalar
 
@@ -88,7 +88,7 @@ def steps() -> Iterator[Steps]:
     watching = Steps()
     celery_postgres.observe(watching)
     yield watching
-    observing._observers.remove(watching)
+    observer._observers.remove(watching)
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def alembic(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
     from alembic import command
     from alembic.config import Config
 
-    from environment.checkout import CHECKOUT
+    from environment.sources import CHECKOUT
 
     def call(name: str, url: str, revision: str) -> None:
         monkeypatch.setenv("DATABASE_URL", url)

@@ -9,7 +9,7 @@ import pytest
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
-from celery_postgres.statements import script
+from celery_postgres.database.statements import script
 from tests.broker.client import Client
 from tests.broker.sql import rows, run
 from tests.machine import debians_postgresql

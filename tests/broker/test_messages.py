@@ -15,8 +15,8 @@ import psycopg2
 import pytest
 from kombu import Producer, Queue
 
-from celery_postgres.inbox import Inbox as DatabaseInbox
-from celery_postgres.pace import Ladder, Pace
+from celery_postgres.consumer.batch_size import Ladder, Pace
+from celery_postgres.consumer.prefetch import Inbox as DatabaseInbox
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.sql import dead_letters, rows_of

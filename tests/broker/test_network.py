@@ -11,8 +11,8 @@ import pytest
 
 from app.core.settings import Settings
 from app.db.engine import build_engine
-from celery_postgres import network
-from celery_postgres.session import Session
+from celery_postgres.database import keepalive
+from celery_postgres.database.session import Session
 
 
 def patience(descriptor: int) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def test_a_session_is_patient_for_as_long_as_its_address_says(
 def test_the_server_gives_up_a_vanished_client(tcp_url: str) -> None:
     with closing(Session(tcp_url)) as session:
         session.script("SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp%'")
-        assert dict(session._cursor.fetchall()) == network.SETTINGS
+        assert dict(session._cursor.fetchall()) == keepalive.SETTINGS
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")

@@ -19,8 +19,8 @@ from celery import chord, signature
 import celery_postgres
 from app.core.dsn import PostgresDSN
 from celery_postgres.beat import Scheduler
-from celery_postgres.publishing import publishing_on
-from celery_postgres.statements import statements
+from celery_postgres.broker.transaction import publishing_on
+from celery_postgres.database.statements import statements
 from environment.cluster import APP_ROLE
 from environment.errors import UserError
 from environment.temporary import TemporaryCluster

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from celery_postgres import console
+from celery_postgres.tool import cli
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.probe import unique
@@ -248,15 +248,15 @@ def test_what_an_operator_asks_may_take_longer_than_what_a_worker_does(
 ) -> None:
     seen = []
 
-    class Watched(console.Session):
+    class Watched(cli.Session):
         def close(self) -> None:
             if not self.closed:
                 self._cursor.execute("SHOW statement_timeout")
                 seen.extend(self._cursor.fetchone())
             super().close()
 
-    monkeypatch.setattr(console, "Session", Watched)
-    assert console.main(["queues"], plain_database.url) == 0
+    monkeypatch.setattr(cli, "Session", Watched)
+    assert cli.main(["queues"], plain_database.url) == 0
     assert seen == ["10min"]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from celery_postgres.hearing import hears
-from celery_postgres.session import Session
+from celery_postgres.database.notification_probe import hears
+from celery_postgres.database.session import Session
 from environment.waiting import wait_until
 from tests.broker.client import Client
 from tests.broker.pooler import Pooler

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 import celery_postgres
 from celery_postgres import NotPublishedError, publishing_on
-from celery_postgres.session import Session as BrokerSession
+from celery_postgres.database.session import Session as BrokerSession
 from environment.waiting import wait_until
 from tests.broker.client import Client
 from tests.broker.probe import Probe

@@ -18,7 +18,7 @@ from kombu import Connection, Exchange, Queue
 from kombu.pools import producers, reset
 from sqlalchemy.exc import DBAPIError
 
-from celery_postgres.purging import clear_orphans
+from celery_postgres.database.purging import clear_orphans
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S, Client
 from tests.broker.names import AWKWARD, UNPRINTABLE
@@ -104,7 +104,7 @@ def test_purge_takes_what_waits_and_leaves_what_is_held(connect: Callable[..., C
 
 
 def test_a_large_queue_is_purged_in_parts(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_postgres.purging.AT_ONCE", 2)
+    monkeypatch.setattr("celery_postgres.database.purging.AT_ONCE", 2)
     for number in range(5):
         client.publish(number, queue)
     assert client.channel.queue_purge(queue) == 5

@@ -11,7 +11,7 @@ import pytest
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
-from celery_postgres.statements import script
+from celery_postgres.database.statements import script
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, Probe
 from tests.broker.sql import rows_of, run, scalar

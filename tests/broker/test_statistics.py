@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from psycopg2 import sql
 
-from celery_postgres.session import Session
-from celery_postgres.statements import statements
+from celery_postgres.database.session import Session
+from celery_postgres.database.statements import statements
 from tests.broker.sql import run
 from tests.migrations.support import engine_of, rows
 

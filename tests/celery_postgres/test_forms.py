@@ -18,9 +18,9 @@ from celery.result import AsyncResult, GroupResult
 from hypothesis import given
 from kombu.utils import json as kombu_json
 
-from celery_postgres import hashing, values
-from celery_postgres.storing import StoringBackend
-from celery_postgres.values import Pickle, dump, dump_group, load, load_group
+from celery_postgres.results import hash_guard, serializer
+from celery_postgres.results.recording import StoringBackend
+from celery_postgres.results.serializer import Pickle, dump, dump_group, load, load_group
 from tests.celery_postgres.test_values import VALUES, same
 
 # -- there and back
@@ -144,8 +144,8 @@ def test_keys_of_one_hash_are_refused_before_they_are_compared(
         with pytest.raises(SecurityError, match="cannot be read"):
             read(data)
     # And what is below the limit is read, by the reader that counts.
-    monkeypatch.setattr(values, "_COMPARISONS", 0)
-    few = HOSTILE[shape](KEYS[keys][: hashing.MOST_ALIKE])
+    monkeypatch.setattr(serializer, "_COMPARISONS", 0)
+    few = HOSTILE[shape](KEYS[keys][: hash_guard.MOST_ALIKE])
     if shape == "frozenset, made":  # no pickle of a frozenset is so
         return
     assert load(few) == pickle.loads(few)  # noqa: S301  # it is our own

@@ -11,15 +11,15 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from app.core.dsn import PostgresDSN
-from celery_postgres import silence
-from celery_postgres.address import is_postgresql, libpq_dsn, masked, parsed
-from celery_postgres.cursor import PRIORITIES, Cursor
-from celery_postgres.ledger import Early, Ledger, new_fence
-from celery_postgres.liveness import Watch
-from celery_postgres.message import Envelope, decode, is_due
-from celery_postgres.pace import Ladder, Pace
-from celery_postgres.statements import statements
-from celery_postgres.topic import pattern
+from celery_postgres.broker.topic import pattern
+from celery_postgres.consumer.batch_size import Ladder, Pace
+from celery_postgres.consumer.claims import Early, Ledger, new_fence
+from celery_postgres.consumer.failure_detector import Watch
+from celery_postgres.consumer.scan_position import PRIORITIES, Cursor
+from celery_postgres.database import watchdog
+from celery_postgres.database.address import is_postgresql, libpq_dsn, masked, parsed
+from celery_postgres.database.envelope import Envelope, decode, is_due
+from celery_postgres.database.statements import statements
 
 
 class Clock:
@@ -35,8 +35,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("cursor", "liveness", "pace", "ledger"):
-        monkeypatch.setattr(f"celery_postgres.{module}.time", clock)
+    for module in ("scan_position", "failure_detector", "batch_size", "claims"):
+        monkeypatch.setattr(f"celery_postgres.consumer.{module}.time", clock)
     return clock
 
 
@@ -303,5 +303,5 @@ def test_every_statement_says_what_it_takes() -> None:
 )
 def test_how_long_an_answer_may_take(timeout: str, seconds: float | None) -> None:
     """Longer than the server lets the statement run; where it does so without a limit, as long as it likes."""
-    patience = silence.patience_of(timeout)
-    assert patience == (float("inf") if seconds is None else pytest.approx(seconds + silence.GRACE_S))
+    patience = watchdog.patience_of(timeout)
+    assert patience == (float("inf") if seconds is None else pytest.approx(seconds + watchdog.GRACE_S))

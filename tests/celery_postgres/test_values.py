@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_postgres.errors import UnstorableResultError
-from celery_postgres.outcomes import Outcome, _latest, short, text
-from celery_postgres.storing import StoringBackend
-from celery_postgres.values import dump, dump_group, load, load_group
+from celery_postgres.results.recording import StoringBackend
+from celery_postgres.results.result_store import Outcome, _latest, short, text
+from celery_postgres.results.serializer import dump, dump_group, load, load_group
 
 # -- there and back
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from celery_postgres.wake import Wake
+from celery_postgres.database.wake import Wake
 
 
 def readable(descriptor: int) -> bool:

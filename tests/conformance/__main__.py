@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from environment.checkout import CHECKOUT, make_state
+from environment.checkout import make_state
 from environment.errors import UserError
+from environment.sources import CHECKOUT
 from tests.conformance.known import OURS, REDIS, Known, failing, read, wrong
 from tests.conformance.suites import SUITES, Run, Suite, system
 from tests.conformance.upstream import unpacked, version

@@ -16,8 +16,8 @@ from pathlib import Path
 import celery_postgres
 from benchmarks import servers
 from benchmarks.processes import dies_with_us
-from environment.checkout import python_path
 from environment.cluster import free_port
+from environment.sources import python_path
 from environment.temporary import TemporaryCluster
 from tests.conformance.known import OURS, ended
 

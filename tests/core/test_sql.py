@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from celery_postgres import statements as package
-from celery_postgres.lexer import PLACEHOLDER, is_single, misplaced, pieces, uncommented
-from celery_postgres.statements import load
-from environment.checkout import CHECKOUT
+from celery_postgres.database import statements as package
+from celery_postgres.database.lexer import PLACEHOLDER, is_single, misplaced, pieces, uncommented
+from celery_postgres.database.statements import load
+from environment.sources import CHECKOUT
 
-FOLDERS = ("alembic", "backend", "environment", "nix", "ops")
+FOLDERS = ("alembic", "backend", "environment", "nix", "ops", "packages")
 FILES = [path for folder in FOLDERS for path in sorted((CHECKOUT / folder).rglob("*.sql"))]
 TREES = {
     str(path.relative_to(CHECKOUT)): ast.parse(path.read_text(encoding="utf-8"))
@@ -53,10 +53,10 @@ VARIABLE = {
     "backend/app/db/upkeep.py": "SQLAlchemy's expressions",
     "backend/app/db/views.py": "psycopg2.sql, which quotes the view's name",
     "backend/app/observability/probe.py": "the statements of monitoring.sql, filled in and looked at again",
-    "backend/celery_postgres/locks.py": "one of two constants",
-    "backend/celery_postgres/publishing.py": "the statements of files",
-    "backend/celery_postgres/schema.py": "files",
-    "backend/celery_postgres/session.py": "the statements of files",
+    "packages/celery-postgres/src/celery_postgres/database/advisory_locks.py": "one of two constants",
+    "packages/celery-postgres/src/celery_postgres/broker/transaction.py": "the statements of files",
+    "packages/celery-postgres/src/celery_postgres/database/schema.py": "files",
+    "packages/celery-postgres/src/celery_postgres/database/session.py": "the statements of files",
     "environment/provision.py": "psycopg2.sql, which quotes names and the password",
 }
 

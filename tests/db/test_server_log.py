@@ -21,9 +21,9 @@ from app.db import api_keys
 from app.db.engine import build_engine
 from app.db.targets import tenant_key
 from app.tasks import maintenance
-from environment.checkout import CHECKOUT
 from environment.installation import DEFAULT_MAJOR
 from environment.provision import QUIET, provision
+from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
 from tests.maintenance.support import add_events, as_tenant, scrub
 

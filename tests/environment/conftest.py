@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 from environment.account import server_account
-from environment.checkout import CHECKOUT
+from environment.sources import python_path
 from environment.temporary import temporary_root
 
 
@@ -52,7 +52,7 @@ def python() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     def start(source: str) -> subprocess.Popen[str]:
         child = subprocess.Popen(
             [sys.executable, "-c", source],
-            env={**os.environ, "PYTHONPATH": f"{CHECKOUT / 'backend'}{os.pathsep}{CHECKOUT}"},
+            env={**os.environ, "PYTHONPATH": python_path({})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

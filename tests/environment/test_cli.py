@@ -19,12 +19,12 @@ import pytest
 from app.core.dsn import PostgresDSN
 from app.db.checks import schema_head
 from environment import client
-from environment.checkout import CHECKOUT
 from environment.client import _await_worker, _psql_address, _psql_program
 from environment.commands import COMMANDS
 from environment.errors import UserError
 from environment.installation import Installation
 from environment.kept import KeptCluster
+from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from environment.workerfile import read_worker_file, supervisor, worker_is_ready
@@ -80,7 +80,7 @@ def copy_checkout(target: Path) -> Path:
     target.mkdir()
     for name in ("dev", "pyproject.toml", "alembic.ini"):
         shutil.copy2(CHECKOUT / name, target)
-    for name in ("environment", "backend", "alembic", "requirements"):
+    for name in ("environment", "backend", "packages", "alembic", "requirements"):
         shutil.copytree(CHECKOUT / name, target / name, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     return target
 

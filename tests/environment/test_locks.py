@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from environment.checkout import CHECKOUT
 from environment.commands import LOCKS
+from environment.sources import CHECKOUT
 from environment.tools import EXTRAS
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from environment.checkout import CHECKOUT, locate_state, project
+from environment.checkout import locate_state, project
 from environment.database import setting
+from environment.sources import CHECKOUT, python_path
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_dotenv_of_another_project_does_not_count(folder: Path) -> None:
     (folder / ".env").write_text("DATABASE_URL=postgresql://somebody@127.0.0.1:1/elses\nSERVICE_NAME=theirs\n")
     variables = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     show = [sys.executable, "-m", "environment.cli", "run", "--", "sh", "-c", "echo $DATABASE_URL $SERVICE_NAME"]
-    variables |= {"PYTHONPATH": f"{CHECKOUT / 'backend'}{os.pathsep}{CHECKOUT}", "SKELDIR_PROJECT": str(folder)}
+    variables |= {"PYTHONPATH": python_path({}), "SKELDIR_PROJECT": str(folder)}
     done = subprocess.run(show, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("postgresql://app_user@/skeldir_validation?host=")
@@ -65,7 +66,7 @@ def test_a_command_gets_its_dotenv_but_what_is_set_wins(other: Path) -> None:
         [sys.executable, "-m", "environment.cli", "run", "--", "sh", "-c", "echo $DATABASE_URL $SERVICE_NAME"],
         env=variables
         | {
-            "PYTHONPATH": f"{CHECKOUT / 'backend'}{os.pathsep}{CHECKOUT}",
+            "PYTHONPATH": python_path({}),
             "SKELDIR_PROJECT": str(other / "backend"),
             "SERVICE_NAME": "yours",
         },

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 GROUPED = """
 import pytest

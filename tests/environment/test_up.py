@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT, python_path
 from environment.up import procfile
 from environment.waiting import wait_until
 from environment.workerfile import read_worker_file, worker_is_ready
@@ -81,7 +81,7 @@ def up(database: Any, folder: Path) -> Iterator[Callable[..., Up]]:
             [sys.executable, "-P", "-m", "environment.cli", "up"],
             env={
                 **os.environ,
-                "PYTHONPATH": f"{checkout / 'backend'}{os.pathsep}{checkout}",
+                "PYTHONPATH": python_path({}, checkout),
                 "DATABASE_URL": database.url,
                 "SKELDIR_STATE_DIR": str(folder),
                 "PORT": str(port),

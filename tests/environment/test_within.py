@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT, python_path
 from environment.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -25,7 +25,7 @@ DEADLINE_S = 60
 @pytest.fixture
 def environ() -> dict[str, str]:
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "CELERY_"))}
-    return mine | {"PYTHONPATH": f"{CHECKOUT / 'backend'}{os.pathsep}{CHECKOUT}"}
+    return mine | {"PYTHONPATH": python_path({})}
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from celery_postgres.hearing import hears
-from celery_postgres.session import Session
+from celery_postgres.database.notification_probe import hears
+from celery_postgres.database.session import Session
 from environment.temporary import TemporaryCluster
 from tests.faults.conftest import reach
 from tests.faults.field import Field, Outcome

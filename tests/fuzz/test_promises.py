@@ -140,21 +140,21 @@ def test_depth_and_members_are_those_of_the_parser(value: Any) -> None:
 def test_a_pickle_that_would_grow_is_refused_before_it_is_read(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.exceptions import SecurityError
 
-    from celery_postgres import values
+    from celery_postgres.results import serializer
 
     def read(self: Any) -> None:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr(values._Reader, "load", read)
+    monkeypatch.setattr(serializer._Reader, "load", read)
     with pytest.raises(SecurityError, match=r"cannot be read: (ValueError|IndexError|KeyError)"):
-        values.load(data)
+        serializer.load(data)
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_what_occurs_often_is_read(protocol: int) -> None:
     import pickle
 
-    from celery_postgres.values import load
+    from celery_postgres.results.serializer import load
 
     row, listed = tuple(range(1000)), [1]
     for value in (
@@ -172,7 +172,7 @@ def test_a_decimal_of_a_long_integer_is_refused() -> None:
     """Of 200 kB it takes 3 s, of 2 MB five minutes, and nothing interrupts it."""
     from celery.exceptions import SecurityError
 
-    from celery_postgres.values import load
+    from celery_postgres.results.serializer import load
 
     number = b"\x8b" + (200_000).to_bytes(4, "little") + b"\x7f" * 200_000
     with pytest.raises(SecurityError, match="no text"):
@@ -181,7 +181,7 @@ def test_a_decimal_of_a_long_integer_is_refused() -> None:
 
 def test_what_is_stored_is_read_or_refused_at_once() -> None:
     from celery_postgres.errors import UnstorableResultError
-    from celery_postgres.values import dump, load
+    from celery_postgres.results.serializer import dump, load
 
     for text, count in (("x" * 5_000, 3_000), ("x" * 500, 100_000)):
         value = {(text, number): None for number in range(count)}

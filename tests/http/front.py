@@ -19,7 +19,7 @@ from uuid import UUID
 from app.core.settings import Settings
 from app.db import api_keys
 from app.db.engine import build_engine
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 
 A, B = UUID(int=0xA), UUID(int=0xB)

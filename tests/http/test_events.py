@@ -15,9 +15,9 @@ from sqlalchemy.pool import NullPool
 
 from app.db import api_keys
 from app.http.events import LOOK_S
-from celery_postgres.outcomes import Outcome, Write, record
-from celery_postgres.session import Sessions
-from celery_postgres.values import dump
+from celery_postgres.database.session import Sessions
+from celery_postgres.results.result_store import Outcome, Write, record
+from celery_postgres.results.serializer import dump
 from environment.waiting import wait_until
 from tests.broker.sql import scalar
 from tests.http.front import A, B, Front

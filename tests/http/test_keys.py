@@ -17,7 +17,7 @@ from app.core.settings import Settings
 from app.db import api_keys
 from app.db.engine import build_engine
 from app.db.tenancy import get_tenant_guc, set_tenant_guc
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from tests.migrations.support import rows
 
 A, B = UUID(int=1), UUID(int=2)

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from environment.validation import ONE_OF_EACH, exercise
 from environment.waiting import wait_until
 from tests.broker.sql import backends

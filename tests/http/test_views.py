@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from celery_postgres.values import dump
+from celery_postgres.results.serializer import dump
 from tests.http.front import B, Front
 from tests.migrations.support import run
 

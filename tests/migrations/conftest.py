@@ -13,7 +13,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from tests.migrations.support import as_role, run, stock_create_all
 
 

@@ -13,9 +13,9 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from celery_postgres import create_schema
-from environment.checkout import CHECKOUT, python_path
 from environment.client import provision_server
 from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT, python_path
 from environment.temporary import TemporaryCluster
 from environment.worker import WorkerProcess
 from tests.migrations.support import engine_of, rows, run, tables

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alembic.util import CommandError
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from tests.migrations.support import (
     CELERY_TABLES,
     engine_of,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 
 @pytest.mark.parametrize("script", ["nix", "programs"])

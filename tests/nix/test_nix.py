@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
 from environment.locking import FileLock
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 
 SYSTEM = "x86_64-linux"
@@ -24,6 +24,7 @@ PARTS = (
     "flake.lock",
     "flake.nix",
     "nix",
+    "packages",
     "pyproject.toml",
     "tests",
 )

@@ -9,8 +9,8 @@ import tomllib
 
 import pytest
 
-from environment.checkout import CHECKOUT
 from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT
 
 DEFINITION = (CHECKOUT / "nix/default.nix").read_text()
 PYTHON = re.search(r"^  python = pkgs\.python(3)(\d+);$", DEFINITION, re.MULTILINE)

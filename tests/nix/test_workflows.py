@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
 from environment.cluster import APP_DATABASE, APP_ROLE
+from environment.sources import CHECKOUT
 
 pytest.importorskip("check_jsonschema", reason="nixpkgs has no Python package check-jsonschema")
 yaml = pytest.importorskip("ruamel.yaml")

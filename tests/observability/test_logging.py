@@ -18,8 +18,8 @@ from app.core.dsn import PostgresDSN
 from app.observability import faults
 from app.observability.logging import LONGEST_LINE, JsonFormatter, LineFileHandler, fit
 from app.observability.redaction import field, is_secret, scrub
+from celery_postgres.database.session import Session
 from celery_postgres.errors import primary
-from celery_postgres.session import Session
 
 SECRET = "do-not-log-me"
 
@@ -95,9 +95,9 @@ def test_a_record_of_another_library_shows_its_template_only() -> None:
 def test_our_broker_says_why_it_is_away_and_quotes_nobody() -> None:
     template = "the broker cannot be reached (%s); next try in %.2f s"
     refused = f'connection to server at "{SECRET}" (10.0.0.7), port 5432 failed: Connection refused'
-    line = shown("celery_postgres.attendant", template, refused, 0.5)
+    line = shown("celery_postgres.consumer.heartbeat", template, refused, 0.5)
     assert line["message"] == "the broker cannot be reached (connection refused); next try in 0.50 s"
-    unknown = shown("celery_postgres.attendant", template, SECRET, 0.5)
+    unknown = shown("celery_postgres.consumer.heartbeat", template, SECRET, 0.5)
     assert unknown["message"] == "the broker cannot be reached (…); next try in 0.50 s"
 
 
@@ -118,7 +118,9 @@ def test_our_broker_gives_the_reasons_of_the_server_and_quotes_nobody(database: 
     session = Session(PostgresDSN.parse(database.url).libpq())
     with contextlib.closing(session), pytest.raises(psycopg2.Error, match=SECRET) as caught:
         session.script(f"DO $$ BEGIN RAISE '{SECRET}' USING ERRCODE = '{code}'; END $$")
-    line = shown("celery_postgres.inbox", "claiming failed (%s); next try in %.2f s", primary(caught.value), 2)
+    line = shown(
+        "celery_postgres.consumer.prefetch", "claiming failed (%s); next try in %.2f s", primary(caught.value), 2
+    )
     assert line["message"] == f"claiming failed ({expected}); next try in 2.00 s"
     assert faults.public_text(caught.value) == f"SQLSTATE {code} ({type(caught.value).__name__})"
     kombus = OperationalError(SECRET)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 RUNBOOK = "docs/backend/alerts.md"
 _, *_PARTS = re.split(r"^## (.+)$", (CHECKOUT / RUNBOOK).read_text(), flags=re.MULTILINE)

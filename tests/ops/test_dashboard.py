@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from tests.migrations.support import run
 from tests.ops.prometheus_server import PrometheusServer
 

@@ -20,9 +20,9 @@ import pytest
 
 from app.core.dsn import PostgresDSN
 from environment import client
-from environment.checkout import CHECKOUT
 from environment.errors import UserError
 from environment.ports import listening
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 from tests.ops.browser import Browser
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 PROMETHEUS = CHECKOUT / "ops/prometheus"
 UNIT_TESTS = sorted(PROMETHEUS.glob("*.test.yml"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_postgres.backend import DatabaseBackend
+from celery_postgres.results.backend import DatabaseBackend
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery, states
 
-from celery_postgres import backend as backend_module
+from celery_postgres.results import backend as backend_module
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, Probe
 from tests.broker.sql import run, scalar

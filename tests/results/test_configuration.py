@@ -14,8 +14,8 @@ from celery.backends.database import DatabaseBackend as Stock
 from celery.exceptions import ImproperlyConfigured
 
 import celery_postgres
-from celery_postgres.backend import DatabaseBackend
 from celery_postgres.errors import SchemaError
+from celery_postgres.results.backend import DatabaseBackend
 from tests.broker.probe import Probe, results, unique
 from tests.broker.sql import run
 from tests.migrations.support import as_role

@@ -15,7 +15,7 @@ import pytest
 from celery import Celery, chord, signature
 from celery.exceptions import BackendGetMetaError, ChordError
 
-from celery_postgres import keeping
+from celery_postgres.results import persistence
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, POOLS, Probe, ProbeWorker, unique
@@ -283,7 +283,7 @@ def test_a_read_that_is_tried_again_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     # Not the package's own logger: what others have done to logging in this process is not the question.
     logger, records = logging.Logger("here"), list[logging.LogRecord]()
     logger.addFilter(records.append)  # type: ignore[arg-type]
-    monkeypatch.setattr(keeping, "logger", logger)
+    monkeypatch.setattr(persistence, "logger", logger)
     app = Celery("client", backend="db+postgresql://u:hunter2@127.0.0.1:1/d", set_as_current=False)
     app.conf.update(result_backend_always_retry=True, result_backend_max_retries=4)
     with pytest.raises(BackendGetMetaError):

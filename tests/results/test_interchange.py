@@ -19,7 +19,7 @@ from celery.app.task import Context
 from celery.exceptions import SecurityError, TaskRevokedError
 from celery.result import AsyncResult, GroupResult
 
-from celery_postgres.backend import DatabaseBackend
+from celery_postgres.results.backend import DatabaseBackend
 from tests.broker.client import DEADLINE_S
 from tests.broker.probe import Probe
 from tests.broker.sql import run, scalar

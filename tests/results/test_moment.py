@@ -15,9 +15,9 @@ from celery import chain, chord, signature
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
-from celery_postgres.backoff import Backoff
+from celery_postgres.broker.transaction import publishing_on
+from celery_postgres.database.backoff import Backoff
 from celery_postgres.errors import NotPublishedError, is_lasting
-from celery_postgres.publishing import publishing_on
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S, POOLS, Probe, unique

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_postgres.outcomes import Outcome, Part, Write, record
-from celery_postgres.values import dump
+from celery_postgres.results.result_store import Outcome, Part, Write, record
+from celery_postgres.results.serializer import dump
 from environment.waiting import wait_until
 from tests.broker.probe import DEADLINE_S
 from tests.broker.sql import run, scalar

@@ -15,13 +15,13 @@ from celery import Celery, chord, group, signature, states
 from celery.app.task import Context
 from celery.utils import uuid
 
-from celery_postgres import chords
-from celery_postgres.backend import DatabaseBackend
+from celery_postgres.database.session import Sessions
 from celery_postgres.errors import UnstorableResultError
-from celery_postgres.outcomes import Outcome, Part, Write, record
-from celery_postgres.session import Sessions
-from celery_postgres.values import dump
-from celery_postgres.writer import Writer
+from celery_postgres.results import chords
+from celery_postgres.results.backend import DatabaseBackend
+from celery_postgres.results.batch_writer import Writer
+from celery_postgres.results.result_store import Outcome, Part, Write, record
+from celery_postgres.results.serializer import dump
 from environment.waiting import wait_until
 from tests.broker.client import DEADLINE_S
 from tests.broker.processes import environment
@@ -306,7 +306,7 @@ FINISH = """
 import sys
 import celery_postgres
 from celery import Celery
-from celery_postgres import chords
+from celery_postgres.results import chords
 
 celery_postgres.install()
 app = Celery("p", broker="sqla+" + sys.argv[1], backend="db+" + sys.argv[1])

@@ -11,8 +11,8 @@ import psycopg2
 import pytest
 
 import celery_postgres
-from environment.checkout import CHECKOUT
 from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
 
 ROLES_SQL = (CHECKOUT / "ops/postgres/roles.sql").read_text()

@@ -14,10 +14,10 @@ from celery import Celery
 import celery_postgres
 from app.celery_app import celery_app, create_app
 from app.core.settings import Settings
-from celery_postgres import locks
-from celery_postgres.outcomes import Outcome, Write, record
-from celery_postgres.session import Session
-from celery_postgres.values import dump
+from celery_postgres.database import advisory_locks
+from celery_postgres.database.session import Session
+from celery_postgres.results.result_store import Outcome, Write, record
+from celery_postgres.results.serializer import dump
 from tests.roles.conftest import PASSWORD, ROLES_SQL, Databases
 from tests.roles.test_rights import TABLES
 
@@ -187,9 +187,9 @@ def test_a_migration_names_who_keeps_it_waiting(
     from alembic.config import Config
     from alembic.util import CommandError
 
-    from environment.checkout import CHECKOUT
+    from environment.sources import CHECKOUT
 
-    monkeypatch.setattr(locks, "WAITS_S", (1, 1))
+    monkeypatch.setattr(advisory_locks, "WAITS_S", (1, 1))
     monkeypatch.setenv("DATABASE_URL", databases.url("deploy"))
     config = Config(str(CHECKOUT / "alembic.ini"))
     with held(databases.url("watcher"), "skeldir.alembic") as pid, pytest.raises(CommandError) as refusal:
@@ -201,8 +201,10 @@ def test_a_migration_names_who_keeps_it_waiting(
 
 
 def test_making_the_tables_names_who_keeps_it_waiting(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "WAITS_S", (1,))
-    refusal = pytest.raises(locks.LockHeldError, match=r"held by process \d+ \(role watcher, somebody's console")
+    monkeypatch.setattr(advisory_locks, "WAITS_S", (1,))
+    refusal = pytest.raises(
+        advisory_locks.LockHeldError, match=r"held by process \d+ \(role watcher, somebody's console"
+    )
     with held(databases.url("watcher", "plain"), "celery_postgres.schema"), refusal:
         celery_postgres.create_schema(databases.url("deploy", "plain"))
     celery_postgres.create_schema(databases.url("deploy", "plain"))

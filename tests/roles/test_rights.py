@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from app.db.checks import SEQUENCES, TABLE_RIGHTS
-from celery_postgres.statements import statements
+from celery_postgres.database.statements import statements
 from tests.roles.conftest import ROLES_SQL, Databases
 
 pytestmark = pytest.mark.xdist_group("roles")
@@ -267,7 +267,7 @@ def test_a_migration_and_its_way_back_need_the_migrator_alone(
     from alembic import command
     from alembic.config import Config
 
-    from environment.checkout import CHECKOUT
+    from environment.sources import CHECKOUT
 
     databases.make("twice")
     url = databases.url("deploy", "twice")

@@ -22,7 +22,7 @@ from app.core.settings import Settings
 from app.observability import queue_depth
 from celery_postgres import SchemaError
 from celery_postgres.beat import Scheduler
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 from environment.worker import WorkerProcess
 from tests.broker.sql import rows_of

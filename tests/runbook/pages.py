@@ -12,7 +12,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 
 ENTRY = "docs/backend/B0.5.1_Celery_Runbook.md"
 README = "README.md"

@@ -18,7 +18,7 @@ from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
 from app.db import api_keys
 from app.db.engine import build_engine
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 from tests.broker import stock_rows
 from tests.broker.processes import spawn

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from tests.http.front import Front
 from tests.machine import uninstalled
 from tests.runbook.pages import Block, blocks, missing, pages

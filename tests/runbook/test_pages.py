@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from tests.runbook.pages import ENTRY, README, Block, blocks, headings, languages, missing, pages, read
 from tests.runbook.scene import NAMES
 

@@ -24,9 +24,9 @@ from app.core.settings import Settings
 from app.db.checks import reason
 from app.db.engine import build_engine
 from app.observability import probe as monitoring
-from environment.checkout import CHECKOUT
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 from environment.worker import WorkerProcess

@@ -12,7 +12,7 @@ import pytest
 
 from app.celery_app import celery_app, create_app
 from app.core.settings import Settings
-from environment.checkout import CHECKOUT
+from environment.sources import CHECKOUT
 from environment.waiting import wait_until
 from environment.worker import APPLICATION, WorkerProcess
 

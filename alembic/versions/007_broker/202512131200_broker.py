@@ -1,6 +1,6 @@
 """What celery_postgres adds to stock Kombu's tables: claims, leases, bindings, dead letters, wider ids.
 
-The statements are the package's own (`celery_postgres/sql/broker_up.sql` and `broker_down.sql`), which other
+The statements are the package's own (`sql/broker_up.sql` and `broker_down.sql`), which other
 projects run through `celery_postgres.create_schema(engine)`. Stock producers and consumers go on working; they see
 ready messages only. On tables with rows the wider ids mean a rewrite under an exclusive lock.
 
@@ -15,7 +15,7 @@ from alembic import context, op
 from alembic.util import CommandError
 
 from app.db.scripts import grant_to_app_user, run_in_public
-from celery_postgres.statements import script
+from celery_postgres.database.statements import script
 
 revision = "202512131200"
 down_revision = "202512121000"

@@ -1,6 +1,6 @@
 """Let a queue end without a scan of all messages, and a publish without a lock on its queue.
 
-The broker's script again (`celery_postgres/sql/broker_up.sql`; what is there already stays): it makes the index of
+The broker's script again (`sql/broker_up.sql`; what is there already stays): it makes the index of
 what stock consumers took, and drops stock's foreign key from kombu_message to kombu_queue. There is nothing to undo
 here: the downgrade of 202512131200, whose script it is, brings the key back and drops the index.
 """
@@ -8,7 +8,7 @@ here: the downgrade of 202512131200, whose script it is, brings the key back and
 from __future__ import annotations
 
 from app.db.scripts import run_in_public
-from celery_postgres.statements import script
+from celery_postgres.database.statements import script
 
 revision = "202512131300"
 down_revision = "202512131200"

@@ -1,13 +1,13 @@
 """Tasks that an operator has stopped by name, and when each entry of a beat was last sent.
 
-The broker's script again (`celery_postgres/sql/broker_up.sql`; what is there already stays): it makes both tables.
+The broker's script again (`sql/broker_up.sql`; what is there already stays): it makes both tables.
 There is nothing to undo here: the downgrade of 202512131200, whose script it is, drops them.
 """
 
 from __future__ import annotations
 
 from app.db.scripts import grant_to_app_user, run_in_public
-from celery_postgres.statements import script
+from celery_postgres.database.statements import script
 
 revision = "202512161200"
 down_revision = "202512151200"

@@ -1,6 +1,6 @@
 """What celery_postgres adds to stock Celery's result tables: chords that are counted, and who waits for what.
 
-The statements are the package's own (`celery_postgres/sql/results_up.sql` and `results_down.sql`), which other projects
+The statements are the package's own (`sql/results_up.sql` and `results_down.sql`), which other projects
 run through `celery_postgres.create_schema(engine)`. Stock backends go on reading and writing the results.
 
 The downgrade refuses while chords are under way, whose bodies would never run, unless told
@@ -13,7 +13,7 @@ from alembic import context, op
 from alembic.util import CommandError
 
 from app.db.scripts import grant_to_app_user, run_in_public
-from celery_postgres.statements import script
+from celery_postgres.database.statements import script
 
 revision = "202512141200"
 down_revision = "202512131300"

@@ -15,7 +15,7 @@ from app.core.context import tenant_id_var
 from app.core.settings import Settings, get_settings
 from app.db.tenancy import TENANT_GUC
 from app.db.transient import READ_ONLY
-from celery_postgres import network
+from celery_postgres.database import keepalive
 
 _lock = threading.Lock()
 _engine: Engine | None = None
@@ -46,7 +46,7 @@ def dispose_engine() -> None:
 
 def patience(settings: Settings) -> dict[str, Any]:
     """What tells libpq, for `connect_args`, how long to wait for a server that does not answer."""
-    return {**network.completed(settings.dsn.libpq()), "connect_timeout": settings.database_connect_timeout}
+    return {**keepalive.completed(settings.dsn.libpq()), "connect_timeout": settings.database_connect_timeout}
 
 
 def build_engine(settings: Settings, **options: Any) -> Engine:

@@ -26,7 +26,7 @@ from app.http.credentials import PresentedKey
 from app.http.problems import Problem
 from app.http.shares import Shares
 from app.http.tasks import TaskId, look_as
-from celery_postgres.waiting import listener
+from celery_postgres.results.listener import listener
 
 logger = logging.getLogger(__name__)
 

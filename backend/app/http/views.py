@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, PrivateAttr
 from app.core.errors import LoggableError
 from app.core.settings import get_settings
 from app.db.submissions import Submitted
-from celery_postgres.values import Pickle, load
+from celery_postgres.results.serializer import Pickle, load
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 import psycopg2
 
 from app.core.settings import Settings
-from celery_postgres.lexer import is_single
-from celery_postgres.statements import load, statements
+from celery_postgres.database.lexer import is_single
+from celery_postgres.database.statements import load, statements
 
 TIMEOUT_S = 2
 #: What may be read so: this application's own, and two of the broker's.

@@ -1,0 +1,1 @@
+"""Kombu's side: the transport, its channels, and publishing."""

@@ -1,0 +1,1 @@
+"""What Kombu and Celery need so that they work with this transport."""

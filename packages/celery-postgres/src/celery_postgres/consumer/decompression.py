@@ -1,0 +1,147 @@
+"""Kombu's bodies, unpacked and parsed to a limit: 3.5 kB of bz2 can be 3 GB."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kombu import compression as _compression
+from kombu.utils.encoding import bytes_to_str, str_to_bytes
+
+from celery_postgres.compat.upstream import virtual
+from celery_postgres.database.envelope import MOST_MEMBERS, has_too_many_members
+
+#: With the codecs that happen to be installed.
+compression: Any = _compression
+#: Of each body, unless the transport option `max_decompressed` says otherwise.
+MOST = 64 << 20
+#: What `xz -9` and `zstd --ultra` ask of whoever unpacks; a header may ask for 4 GB.
+_MEMORY = 128 << 20
+#: Brotli has no limit: of so many bytes come 16 MB at most for each of its commands.
+_STEP = 16
+
+
+class TooLargeError(ValueError):
+    """A body is larger than the limit, unpacked."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"unpacked it is larger than max_decompressed ({most} bytes)")
+
+
+class TooManyMembersError(ValueError):
+    """A body of JSON would take too much memory, parsed."""
+
+    def __init__(self) -> None:
+        super().__init__(f"its body has more than {MOST_MEMBERS} members")
+
+
+class Message(virtual.Message):  # type: ignore[misc]
+    """Kombu's message, whose body is unpacked to the limit of its channel."""
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
+        headers = payload.get("headers") or {}
+        packed = headers.get("compression")
+        if not packed:
+            super().__init__(payload, channel=channel, **options)
+            return
+        properties = payload["properties"]
+        body, error = channel.decode_body(payload.get("body"), properties.get("body_encoding")), None
+        try:
+            body = decompress(body, packed, channel.max_decompressed)
+        except Exception:
+            error = sys.exc_info()
+        plain = {**properties, "body_encoding": None}
+        super().__init__({**payload, "body": body, "headers": {}, "properties": plain}, channel=channel, **options)
+        self.headers, self.properties, self._raw = headers, properties, payload
+        if error is not None:
+            self.errors.append(error)
+
+    def _decode(self) -> Any:
+        text = bytes_to_str(self.body)
+        if isinstance(text, str) and "json" in str(self.content_type) and has_too_many_members(text):
+            raise TooManyMembersError
+        return super()._decode()
+
+
+def decompress(body: Any, name: str, most: int = MOST) -> bytes:
+    """As `kombu.compression.decompress`, but no more than `most` bytes.
+
+    A codec that the program has registered itself is called as it is, and measured afterwards.
+
+    Raises:
+        TooLargeError: it is more.
+        Exception: whatever the codec raises on somebody's bytes.
+    """
+    decoder = compression.get_decoder(name)
+    bounded = _bounded(decoder)
+    data = str_to_bytes(body)
+    if bounded is None:
+        unpacked: bytes = decoder(data)
+        if len(unpacked) > most:
+            raise TooLargeError(most)
+        return unpacked
+    parts, size = [], 0
+    for part in bounded(data, most):
+        size += len(part)
+        if size > most:
+            raise TooLargeError(most)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _bounded(decoder: Any) -> Callable[[bytes, int], Iterable[bytes]] | None:
+    """What unpacks as this codec of Kombu's does, in parts that are little more than the limit at most."""
+    if decoder is zlib.decompress:
+        return lambda data, most: _streams(zlib.decompressobj, data, most, one=True)
+    if decoder is bz2.decompress:
+        return lambda data, most: _streams(bz2.BZ2Decompressor, data, most)
+    if decoder is lzma.decompress:
+        return lambda data, most: _streams(lambda: lzma.LZMADecompressor(memlimit=_MEMORY), data, most)
+    zstd, brotli = getattr(compression, "zstd", None), getattr(compression, "brotli", None)
+    if zstd is not None and decoder is getattr(zstd, "decompress", None) and hasattr(zstd, "DecompressionParameter"):
+        options = {
+            zstd.DecompressionParameter.window_log_max: _MEMORY.bit_length() - 1
+        }  # Python's own, from Kombu 5.7 on
+        return lambda data, most: _streams(lambda: zstd.ZstdDecompressor(options=options), data, most)
+    if zstd is not None and getattr(decoder, "__module__", None) == compression.__name__:
+        return _zstd
+    if brotli is not None and decoder is brotli.decompress:
+        return _brotli
+    return None
+
+
+def _streams(new: Callable[[], Any], data: bytes, most: int, one: bool = False) -> Iterable[bytes]:
+    """One stream after the other, as the standard library's functions read them."""
+    first = True
+    while first or (data and not one):
+        unpacker = new()
+        try:
+            part = unpacker.decompress(data, most + 1)
+        except (OSError, lzma.LZMAError):
+            if first:
+                raise
+            return  # no stream behind the last: bz2 and lzma ignore it
+        yield part
+        if not unpacker.eof:
+            raise EOFError("the compressed body is cut short")
+        data, first = unpacker.unused_data, False
+
+
+def _zstd(data: bytes, most: int) -> Iterable[bytes]:
+    unpacker = compression.zstd.ZstdDecompressor(max_window_size=_MEMORY)
+    with unpacker.stream_reader(data) as reader:
+        while part := reader.read(1 << 20):
+            yield part
+
+
+def _brotli(data: bytes, most: int) -> Iterable[bytes]:
+    unpacker = compression.brotli.Decompressor()
+    unpack = getattr(unpacker, "process", None) or unpacker.decompress
+    for begin in range(0, len(data), _STEP):
+        yield unpack(data[begin : begin + _STEP])
+    if not unpacker.is_finished():
+        raise EOFError("the compressed body is cut short")

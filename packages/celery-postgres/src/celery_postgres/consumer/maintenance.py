@@ -1,0 +1,141 @@
+"""What any living consumer does for all of them: give back what the dead held, and keep the tables tidy."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from celery_postgres import observer
+from celery_postgres.database.jitter import uniform
+from celery_postgres.database.purging import clear_orphans, drop_abandoned
+from celery_postgres.errors import loggable
+
+if TYPE_CHECKING:
+    from celery_postgres.database.session import Row, Session, Sessions
+
+logger = logging.getLogger(__name__)
+
+#: Messages of queues that are gone are rare, and in nobody's way.
+CLEARING_S = 3600.0
+#: Rows in one transaction.
+BATCH = 1000
+#: The step that a dead consumer's tasks wait for, which each sweep does too.
+RESCUE = "rescue of what the dead had claimed"
+#: SQLSTATE classes of what is wrong with a row: data, a constraint.
+_OF_A_ROW = frozenset({"22", "23"})
+
+
+def release(
+    session: Session | Sessions, claims: list[tuple[int, int]], max_failures: int, *, failed: bool = False
+) -> int:
+    """Give claims (message, fence) back; how many of them still stood. `failed`: Celery had them, and it counts.
+
+    Raises:
+        psycopg2.Error: if it is about the values of a row, the others have been given back.
+    """
+    count, refused = 0, None
+    parts = [sorted(claims[start : start + BATCH]) for start in range(0, len(claims), BATCH)]
+    while parts:
+        part = parts.pop()
+        try:
+            ((_, stood),) = session.run(
+                "release",
+                ids=[message for message, _ in part],
+                fences=[fence for _, fence in part],
+                failed=[failed] * len(part),
+                available_at=[None] * len(part),
+                max_failures=max_failures,
+            )
+            count += stood
+        except psycopg2.Error as error:
+            if (error.pgcode or "")[:2] not in _OF_A_ROW:
+                raise
+            if len(part) > 1:
+                parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+            else:
+                refused = error
+    if refused is not None:
+        raise refused
+    return count
+
+
+class Upkeep:
+    """Of one consumer; whoever else does the same at the same time does it with it, and nothing twice."""
+
+    def __init__(self, max_failures: int) -> None:
+        self._max_failures = max_failures
+        self._next_clearing = time.monotonic() + CLEARING_S * uniform(0, 1)
+        #: Steps whose last attempt failed.
+        self._failing: set[str] = set()
+
+    def rescue(self, session: Session, consumer: int, beat: int) -> None:
+        """Remove a consumer that is dead, and let what it held run again."""
+        self._step(session, RESCUE, lambda: self._rescue(session, consumer, beat))
+
+    def _rescue(self, session: Session, consumer: int, beat: int) -> None:
+        if not session.run("remove_consumer", consumer=consumer, beat=beat):
+            return  # another rescuer was first, or it lives
+        rescued = self._release_of_gone(session)
+        logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
+        observer.lease_expired(rescued)
+
+    def release_all(self, session: Session, consumer: int, *, failed: bool) -> int:
+        """Give back what is claimed in the name of a consumer that claims no more; how much that was."""
+        count = 0
+        while claims := session.run("claims", consumer=consumer, most=BATCH):
+            release(session, [(row[0], row[1]) for row in claims], self._max_failures, failed=failed)
+            count += len(claims)
+        return count
+
+    def sweep(self, session: Session, beat: Callable[[Session], object]) -> None:
+        """Look for queues and messages that are past their time, and for claims of nobody.
+
+        :param beat: called between the statements: ten million messages of one queue take as long as it takes the
+            others to find us dead.
+        """
+
+        def run(name: str, **parameters: Any) -> list[Row]:
+            rows = session.run(name, **parameters)
+            beat(session)
+            return rows
+
+        self._step(session, "removal of expired queues", lambda: drop_abandoned(run))
+        self._step(session, "removal of expired messages", lambda: _drop_expired(run))
+        self._step(session, RESCUE, lambda: self._release_of_gone(session))
+        if time.monotonic() >= self._next_clearing:
+            self._step(session, "removal of orphaned messages", lambda: clear_orphans(run))
+            self._next_clearing = time.monotonic() + CLEARING_S * uniform(0.8, 1.2)
+
+    def _step(self, session: Session, step: str, work: Callable[[], object]) -> None:
+        """Do one step; the others go on when it fails, and whoever watches this process is told of it.
+
+        Raises:
+            what `work` raises, if the connection is lost: then no step could go on.
+        """
+        try:
+            work()
+        except Exception as error:
+            if session.closed:
+                raise
+            if step not in self._failing:  # once, not with each sweep
+                # No argument: the application's log leaves out texts that are arguments, but for those of errors.
+                logger.error(f"maintenance: {step} fails (%s); the rest goes on", loggable(error))  # noqa: TRY400
+            self._failing.add(step)
+            observer.maintained(step, well=False)
+            return
+        if step in self._failing:
+            self._failing.discard(step)
+            logger.info(f"maintenance: {step} works again")
+        observer.maintained(step, well=True)
+
+    def _release_of_gone(self, session: Session) -> int:
+        return sum(self.release_all(session, gone, failed=True) for gone, _ in session.run("gone_consumers"))
+
+
+def _drop_expired(run: Callable[..., list[Row]]) -> None:
+    while run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
+        pass

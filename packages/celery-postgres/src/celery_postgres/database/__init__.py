@@ -1,0 +1,1 @@
+"""The only room that knows the driver: addresses, sessions, statements, the schema."""

@@ -1,0 +1,49 @@
+"""How long to pause between two tries of something that fails."""
+
+from __future__ import annotations
+
+import time
+
+from celery_postgres.database.jitter import uniform
+
+
+class Backoff:
+    """The pauses of one thing that is tried until it succeeds: doubling from `first_s` to `longest_s`, and uneven, so
+    that a hundred processes do not come back to a server at the same moment.
+
+    A pause ends when its time is over. Nothing else that may happen meanwhile cures the cause, so whoever waits for
+    events too (a queue, a descriptor, more work) goes on waiting while there is something `left`. Only who is to stop
+    need not wait.
+
+    Attributes:
+        failing: whether the latest try failed.
+    """
+
+    FIRST_S, LONGEST_S = 0.05, 2.0
+
+    def __init__(self, first_s: float = FIRST_S, longest_s: float = LONGEST_S) -> None:
+        self._first_s, self._longest_s = first_s, longest_s
+        self._pause_s = first_s
+        self._until = 0.0
+        self.failing = False
+
+    def failed(self) -> float:
+        """Note a failure; the seconds until the next try."""
+        now = time.monotonic()
+        if now - self._until > self._longest_s:
+            # A server that takes connections and ends each of them is not one that works again.
+            self._pause_s = self._first_s
+        pause = self._pause_s * uniform(0.75, 1)
+        self._pause_s = min(self._pause_s * 2, self._longest_s)
+        self._until = now + pause
+        self.failing = True
+        return pause
+
+    def succeeded(self) -> None:
+        """Note a success. The next failure pauses from `first_s` on, unless it comes within `longest_s`."""
+        self.failing = False
+
+    @property
+    def left(self) -> float:
+        """The seconds until the next try; 0 if it may be made now."""
+        return max(0.0, self._until - time.monotonic()) if self.failing else 0.0

@@ -1,0 +1,66 @@
+"""Whether notifications arrive: behind a pooler that is found out by sending one.
+
+All that a pooler shows is a process id of its own, whether it lends a session for a transaction (then nobody hears what
+the server says in between) or for as long as its client stays. What is left behind in a session is the next client's in
+both, unless the pooler resets it, so nothing else of ours goes by this.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+import psycopg2
+
+from celery_postgres.database.session import Session
+from celery_postgres.database.wake import Wake
+
+#: Within one data centre it takes a few milliseconds.
+PATIENCE_S = 0.5
+#: So long a pooler is not asked again: each question keeps whoever waits for its answer.
+SURE_S = 60.0
+
+_deaf_until: dict[str, float] = {}
+
+
+def hears(session: Session, dsn: str, connect: Callable[[], Session]) -> bool:
+    """Whether a session hears notifications while it is idle.
+
+    Parameters:
+        connect: makes another session of the same `dsn`, to notify from: what a session sends itself always arrives.
+    """
+    if not session.pooled:
+        return True
+    if time.monotonic() < _deaf_until.get(dsn, 0.0):
+        return False
+    word = secrets.token_hex(16)
+    session.listen(f"celery_postgres_{word}")
+    try:
+        other = connect()
+        try:
+            other.script(f"NOTIFY celery_postgres_{word}, '{word}'")
+        finally:
+            other.close()
+        if _comes(session, word):
+            return True
+    except psycopg2.Error:
+        if session.closed:
+            raise
+    finally:
+        if not session.closed:
+            session.script(f"UNLISTEN celery_postgres_{word}")
+    _deaf_until[dsn] = time.monotonic() + SURE_S
+    return False
+
+
+def _comes(session: Session, word: str) -> bool:
+    wake, until = Wake(), time.monotonic() + PATIENCE_S
+    try:
+        while time.monotonic() < until:
+            if word in session.notifications():
+                return True
+            wake.wait(until - time.monotonic(), session.fileno())
+        return False
+    finally:
+        wake.close()

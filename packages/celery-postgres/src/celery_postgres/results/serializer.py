@@ -1,0 +1,261 @@
+"""Results as bytes: what stock Celery reads, and read without ever executing anything.
+
+Up to Celery 5.6 stock's result columns are pickles, also with the JSON serializer; from 5.7 on they are JSON. Whoever
+may write to the table could have any reader of pickles run code. So what is written here is reduced to plain values
+first, and what is read may name nothing but the few classes listed below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import io
+import pickle
+import re
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from celery.exceptions import SecurityError
+from celery.result import AsyncResult, GroupResult
+from kombu.utils import json
+
+from celery_postgres.errors import UnstorableResultError
+from celery_postgres.results import hash_guard, tagged_json
+from celery_postgres.results.pickle_guard import SHORT_TEXT, check_size
+
+
+class Pickle(enum.StrEnum):
+    """What becomes of pickles: the option `pickle` of `result_backend_transport_options`."""
+
+    #: Values are written as pickles, which every Celery reads.
+    WRITE = "write"
+    #: As JSON, which stock reads from Celery 5.7 on; as pickles only where JSON would make them others.
+    READ = "read"
+    #: As JSON, with marks that only this package knows where that needs them; no pickle is read.
+    REFUSE = "refuse"
+
+
+#: Immutable, and of exactly these types: a subclass would be pickled by its name.
+_PLAIN = frozenset(
+    {type(None), bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID},
+)
+
+
+class _StandIn:
+    """In place of a class: calls a function, and cannot be changed by what is read (a pickle may set the attributes of
+    whatever it names)."""
+
+    __slots__ = ("_form",)
+
+    def __init__(self, form: Callable[..., Any]) -> None:
+        self._form = form
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._form(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise SecurityError("a stored result tries to change what reads it; it was not loaded")
+
+
+def _decimal(text: str) -> Decimal:
+    if not isinstance(text, str):  # of an integer of 200 kB it takes 3 s
+        raise SecurityError("a stored result makes a Decimal of something that is no text; it was not loaded")
+    return Decimal(text)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    **{("datetime", one.__name__): one for one in (date, datetime, time, timedelta, timezone)},
+    ("decimal", "Decimal"): _StandIn(_decimal),
+    ("uuid", "UUID"): UUID,
+    # The second module name is what pickles before protocol 3 say.
+    **{
+        (module, one.__name__): _StandIn(functools.partial(hash_guard.made, one))
+        for one in (set, frozenset)
+        for module in ("builtins", "__builtin__")
+    },
+}
+_PROTOCOL = 4
+#: Text, bytes and integers of 256 bytes and more: the opcode, and after it the length.
+_LONG = re.compile(rb"[XB\x8b](?=(.{4}))", re.DOTALL)
+#: So much of a name that is refused goes into a log.
+_LONGEST_NAME = 100
+
+
+#: Of so many comparisons nobody takes notice, whatever was chosen.
+_COMPARISONS = 5_000_000
+
+
+def _named(known: dict[tuple[str, str], Any], module: str, name: str) -> Any:
+    try:
+        return known[module, name]
+    except KeyError:
+        said = ascii(f"{module}.{name}")[1:-1][:_LONGEST_NAME]
+        raise SecurityError(
+            f"a stored result names {said}, which is not on the list of what may be read; it was not "
+            "loaded, and nothing was executed"
+        ) from None
+
+
+class _Reader(pickle.Unpickler):
+    """Knows the names that it is given, and no others."""
+
+    def __init__(self, data: bytes, known: dict[tuple[str, str], Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._known = known
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _named(self._known, module, name)
+
+
+class _CarefulReader(hash_guard.Reader):
+    """The same for one with so many keys that their hashes matter."""
+
+    def __init__(self, data: bytes, known: dict[tuple[str, str], Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._known = known
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _named(self._known, module, name)
+
+
+def dump(value: Any, form: Pickle = Pickle.WRITE) -> bytes:
+    """A task's return value, as stock Celery reads it.
+
+    Plain Python values stay what they are (a tuple stays a tuple). Anything else becomes what Kombu's JSON makes of it.
+
+    Raises:
+        UnstorableResultError: JSON has no form for it. The text names the type and does not quote the value.
+    """
+    try:
+        reduced = _reduced(value)
+        if form is not Pickle.WRITE:
+            with contextlib.suppress(tagged_json.NotExactError):
+                return tagged_json.dumps(reduced, marks=form is Pickle.REFUSE)
+        data = pickle.dumps(reduced, protocol=_PROTOCOL)
+        if any(SHORT_TEXT <= int.from_bytes(one[1], "little") < len(data) for one in _LONG.finditer(data)):
+            check_size(data)
+        return data
+    except RecursionError:
+        raise UnstorableResultError(
+            "the result cannot be stored: it contains itself, or is nested too deeply"
+        ) from None
+    except ValueError:
+        raise UnstorableResultError(
+            "the result cannot be stored: a long text occurs in it so often that nobody would read it"
+        ) from None
+    except TypeError:
+        # What JSON makes of a record is a list, which is no member of a set and no key.
+        raise UnstorableResultError(
+            "the result cannot be stored: a set or a key of a dict holds what has no form there"
+        ) from None
+
+
+def load(data: bytes | memoryview | None, form: Pickle = Pickle.READ) -> Any:
+    """What `dump`, or a stock backend, has stored: up to Celery 5.6 a pickle, from 5.7 on JSON.
+
+    Raises:
+        celery.exceptions.SecurityError: it names something that is not on the list, or is neither.
+    """
+    return None if data is None else _read(bytes(data), _ALLOWED, form)
+
+
+def _read(data: bytes, known: dict[tuple[str, str], Any], form: Pickle) -> Any:
+    try:
+        if data[:1] != b"\x80":  # every pickle of protocol 2 and newer begins so, and no JSON does
+            with contextlib.suppress(ValueError):
+                return tagged_json.loads(data)
+        return _read_pickle(data, known, form)
+    except SecurityError:
+        raise
+    except Exception as error:  # whatever a broken or a hostile pickle provokes
+        raise SecurityError(f"a stored result cannot be read: {type(error).__name__}") from None
+
+
+def _read_pickle(data: bytes, known: dict[tuple[str, str], Any], form: Pickle) -> Any:
+    if form is Pickle.REFUSE:
+        raise SecurityError(
+            "a stored result is not JSON, and no pickle is read here: result_backend_transport_options says so"
+        )
+    keys, members = check_size(data)
+    reader = _Reader if keys * members <= _COMPARISONS else _CarefulReader
+    return reader(data, known).load()
+
+
+def _reduced(value: Any) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is list or kind is tuple or kind is set or kind is frozenset:
+        return kind([_reduced(one) for one in value])
+    if kind is dict:
+        return {_reduced(key): _reduced(one) for key, one in value.items()}
+    if kind is datetime:
+        # A zone with a name would be pickled with its class; its offset is what JSON keeps as well.
+        named = value.tzinfo is not None and type(value.tzinfo) is not timezone
+        return datetime.fromisoformat(value.isoformat()) if named else value
+    try:
+        return json.loads(json.dumps(value))
+    except Exception as error:
+        # json's own words name the type that it cannot encode; any others may quote the value.
+        text = str(error)
+        reason = text if text.startswith("Object of type ") else f"{kind.__name__} has no form in JSON"
+        raise UnstorableResultError(f"the result cannot be stored: {reason}") from None
+
+
+# -- groups
+
+
+def dump_group(group: GroupResult, form: Pickle = Pickle.WRITE) -> bytes:
+    """A saved group: its tree of ids, in the form that a stock backend reads.
+
+    Stock's own form carries the address of the backend in it, password included; this one leaves it out, and a reader
+    uses the backend of its own application, as it does with every other id.
+    """
+    if form is not Pickle.WRITE:
+        return json.dumps(group.as_tuple()).encode()
+    buffer = io.BytesIO()
+    _GroupWriter(buffer, protocol=_PROTOCOL).dump(group)
+    return buffer.getvalue()
+
+
+class _GroupWriter(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, GroupResult):
+            return GroupResult, (value.id, list(value.results or ()))
+        if isinstance(value, AsyncResult):
+            return AsyncResult, (value.id, None, None, None, value.parent)
+        return NotImplemented
+
+
+# Celery's classes become the tuples that their `as_tuple()` would make.
+#: AsyncResult(id, backend, task_name, app, parent)
+_SINGLE = _StandIn(lambda identity, *rest: ((identity, rest[3] if len(rest) > 3 else None), None))
+#: GroupResult(id, results)
+_GROUP = _StandIn(lambda identity, results, *_: ((identity, None), results))
+#: Whatever makes a backend.
+_NOTHING = _StandIn(lambda *_: None)
+
+_GROUP_NAMES: dict[tuple[str, str], Any] = {
+    **_ALLOWED,
+    ("celery.result", "GroupResult"): _GROUP,
+    ("celery.result", "AsyncResult"): _SINGLE,
+    ("celery.backends.base", "unpickle_backend"): _NOTHING,
+    ("celery.backends.database", "DatabaseBackend"): _NOTHING,
+    # Stock saves its engine's options along.
+    **{("sqlalchemy.pool.impl", f"{kind}Pool"): _NOTHING for kind in ("Null", "Queue", "SingletonThread", "Static")},
+}
+
+
+def load_group(data: bytes | memoryview, form: Pickle = Pickle.READ) -> Any:
+    """The tuple form (`as_tuple()`) of a saved group, for `celery.result.result_from_tuple`.
+
+    None of Celery's classes that a stock row names is called; they are read as the tuples that they stand for.
+
+    Raises:
+        celery.exceptions.SecurityError: as `load`.
+    """
+    return _read(bytes(data), _GROUP_NAMES, form)

@@ -1,0 +1,1 @@
+"""The queue tool: `python -m celery_postgres`."""
