@@ -10,6 +10,7 @@ let
     "alembic"
     "alembic.ini"
     "backend"
+    "conftest.py"
     "environment"
     "packages"
     "pyproject.toml"

@@ -4,6 +4,7 @@ let
   files = source [
     "alembic"
     "backend"
+    "conftest.py"
     "environment"
     "flake.nix"
     "nix"

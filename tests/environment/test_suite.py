@@ -42,11 +42,12 @@ def test_options_are_declared_where_every_pytest_looks_for_them() -> None:
         r"^def pytest_(addoption|addhooks|cmdline_\w+|load_initial_conftests)\b|^pytest_plugins\b", re.MULTILINE
     )
     declared = {
-        path.relative_to(CHECKOUT / "tests")
-        for path in CHECKOUT.glob("tests/**/*.py")
+        path.relative_to(CHECKOUT)
+        for folder in ("tests", "packages", "environment/testkit")
+        for path in [*CHECKOUT.glob(f"{folder}/**/*.py"), CHECKOUT / "conftest.py"]
         if early.search(path.read_text())
     }
-    assert declared == {Path("conftest.py")}
+    assert declared == {Path("conftest.py"), Path("environment/testkit/fixtures.py")}
 
 
 @pytest.mark.parametrize("words", [[], ["tests/core", "--quick"]])
@@ -60,7 +61,8 @@ def test_no_engine_of_the_tests_leaves_a_sqlite_open() -> None:
     """From Python 3.13 on that is a warning, hence an error, in whichever test the garbage collector comes by."""
     made = [
         (path.name, call)
-        for path in CHECKOUT.glob("tests/**/*.py")
+        for folder in ("tests", "packages", "environment/testkit")
+        for path in CHECKOUT.glob(f"{folder}/**/*.py")
         for call in re.findall(r"create_engine\(\s*[\"\']sqlite[^)]*\)", path.read_text())
     ]
     assert made

@@ -1,6 +1,6 @@
 """The fault suite: ``./dev test --faults``, or with ``--quick`` what CI runs.
 
-Options (declared in ``tests/conftest.py``): ``--quick``; ``--soak`` for the soak too; ``--out FOLDER`` writes
+Options (see ``environment/testkit/fixtures.py``): ``--quick``; ``--soak`` for the soak too; ``--out FOLDER`` writes
 ``faults.json`` and ``faults.md``.
 """
 
@@ -18,8 +18,8 @@ from benchmarks import servers
 from benchmarks.program import QUEUE
 from environment.installation import DEFAULT_MAJOR
 from environment.temporary import TemporaryCluster
+from environment.testkit.tables import dead_letters, rows_of, scalar
 from environment.waiting import wait_until
-from tests.broker.sql import dead_letters, rows_of, scalar
 from tests.faults.field import RECOVERY_S, Field, Outcome
 from tests.faults.report import Report
 

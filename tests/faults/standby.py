@@ -5,8 +5,8 @@ from __future__ import annotations
 from environment.cluster import APP_DATABASE, APP_ROLE
 from environment.errors import UserError
 from environment.temporary import TemporaryCluster
+from environment.testkit.tables import run, scalar
 from environment.waiting import wait_until
-from tests.broker.sql import run, scalar
 
 
 class Standby(TemporaryCluster):

@@ -12,11 +12,11 @@ import celery_postgres
 from benchmarks import servers
 from environment.cluster import APP_DATABASE, APP_ROLE
 from environment.temporary import TemporaryCluster
+from environment.testkit.machine import debians_postgresql
+from environment.testkit.tables import run
 from environment.waiting import wait_until
-from tests.broker.sql import run
 from tests.faults.conftest import reach
 from tests.faults.field import RECOVERY_S, Field, Outcome
-from tests.machine import debians_postgresql
 from tests.tls.conftest import Certificates, TLSServer
 
 Judge = Callable[..., Outcome]

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from environment.temporary import TemporaryCluster
-from tests.broker.sql import run
+from environment.testkit.tables import run
 from tests.faults.field import Field, Outcome
 
 TABLES = ("kombu_message", "kombu_queue", "kombu_consumer", "celery_taskmeta")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from environment.testkit.hostile import insert_all, shapes
+from environment.testkit.probe import DEADLINE_S, Probe, every_slot_works
+from environment.testkit.tables import rows_of
 from environment.waiting import wait_until
-from tests.broker.hostile import insert_all, shapes
-from tests.broker.probe import DEADLINE_S, Probe
-from tests.broker.sql import rows_of
-from tests.broker.test_hostile_tasks import every_slot_works
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])

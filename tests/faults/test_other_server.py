@@ -16,11 +16,11 @@ from environment.cluster import APP_DATABASE, APP_ROLE, Cluster
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR, Installation, find_installation
 from environment.temporary import TemporaryCluster
+from environment.testkit.databases import rows, run
+from environment.testkit.tables import rows_of, scalar
 from environment.waiting import wait_until
-from tests.broker.sql import rows_of, scalar
 from tests.faults.conftest import reach
 from tests.faults.field import RECOVERY_S, Field, Outcome
-from tests.migrations.support import rows, run
 from tests.runbook.pages import blocks
 
 Judge = Callable[..., Outcome]

@@ -9,10 +9,10 @@ import psycopg2
 import pytest
 
 from environment.temporary import TemporaryCluster
+from environment.testkit.databases import rows
+from environment.testkit.tables import scalar
 from environment.waiting import wait_until
-from tests.broker.sql import scalar
 from tests.faults.field import RECOVERY_S, Field, Outcome
-from tests.migrations.support import rows
 
 Judge = Callable[[Outcome], Outcome]
 

@@ -18,10 +18,10 @@ from app.http.events import LOOK_S
 from celery_postgres.database.session import Sessions
 from celery_postgres.results.result_store import Outcome, Write, record
 from celery_postgres.results.serializer import dump
+from environment.testkit.databases import run
+from environment.testkit.tables import scalar
 from environment.waiting import wait_until
-from tests.broker.sql import scalar
 from tests.http.front import A, B, Front
-from tests.migrations.support import run
 
 WAITERS = "SELECT count(DISTINCT listener) FROM celery_waiter WHERE task_id = ANY(:ids)"
 

@@ -18,7 +18,7 @@ from app.db import api_keys
 from app.db.engine import build_engine
 from app.db.tenancy import get_tenant_guc, set_tenant_guc
 from environment.sources import CHECKOUT
-from tests.migrations.support import rows
+from environment.testkit.databases import rows
 
 A, B = UUID(int=1), UUID(int=2)
 

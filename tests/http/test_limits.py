@@ -16,10 +16,10 @@ import pytest
 
 from app.http.hosts import AllowedHosts
 from app.observability.repeated import SHOWN, Repeated
+from environment.testkit.sockets import is_closed
 from environment.waiting import wait_until
 from tests.http.front import DEADLINE_S, A, B, Front
 from tests.http.test_events import event, finish
-from tests.sockets import is_closed
 
 PING = "/v1/tasks/app.tasks.housekeeping.ping"
 WRONG_KEY = f"Bearer sk_{'0' * 32}_{'x' * 43}"

@@ -12,9 +12,9 @@ from uuid import UUID
 
 import pytest
 
+from environment.testkit.databases import run
 from tests.http.browser import Browser
 from tests.http.front import A, Answer, B, Front
-from tests.migrations.support import run
 
 COUNT_TIMERS = """
     var timers = 0;

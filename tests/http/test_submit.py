@@ -19,10 +19,10 @@ from app.core.settings import Settings
 from app.http.application import create_app
 from app.http.documents import Limits
 from app.http.problems import MOST_ERRORS
+from environment.testkit.databases import rows, run
+from environment.testkit.tables import scalar
 from environment.waiting import wait_until
-from tests.broker.sql import scalar
 from tests.http.front import A, B, Front
-from tests.migrations.support import rows, run
 
 ROUTING = {"payload": {"request": "Where is my refund?", "routes": ["billing", "shipping"]}}
 

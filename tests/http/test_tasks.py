@@ -19,11 +19,11 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from environment.sources import CHECKOUT
+from environment.testkit.databases import rows
+from environment.testkit.tables import backends
 from environment.validation import ONE_OF_EACH, exercise
 from environment.waiting import wait_until
-from tests.broker.sql import backends
 from tests.http.front import A, B, Front
-from tests.migrations.support import rows
 
 
 @pytest.fixture(scope="module")

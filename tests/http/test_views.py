@@ -12,8 +12,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from celery_postgres.results.serializer import dump
+from environment.testkit.databases import run
 from tests.http.front import B, Front
-from tests.migrations.support import run
 
 
 def test_the_words_of_any_other_error_stay_where_they_are(front: Front) -> None:

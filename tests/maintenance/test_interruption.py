@@ -14,8 +14,8 @@ from app.core.settings import Settings
 from app.db.engine import build_engine
 from app.db.transient import TransientDatabaseError, is_transient
 from app.tasks import maintenance
+from environment.testkit.databases import engine_of, rows, run
 from tests.maintenance.support import NEW, OLD, A, B, add_events, as_tenant, audit, count, keep, scrub
-from tests.migrations.support import engine_of, rows, run
 
 LOCKED = """
     SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database

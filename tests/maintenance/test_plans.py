@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Engine, event
 
 from app.tasks import maintenance
+from environment.testkit.databases import run
 from tests.maintenance.support import A, B, as_tenant, keep, scrub
-from tests.migrations.support import run
 
 MANY = """
     INSERT INTO customer_event (tenant_id, occurred_at, kind, email)

@@ -17,8 +17,8 @@ from app.db.targets import HashKeyMissingError, tenant_key
 from app.db.upkeep import UnknownTargetError
 from app.tasks import maintenance
 from app.tasks.context import PayloadError, TenantError
+from environment.testkit.databases import run
 from tests.maintenance.support import NEW, OLD, A, B, add_events, as_tenant, audit, count, keep, scrub
-from tests.migrations.support import run
 
 BOTH = [maintenance.scrub_pii, maintenance.apply_retention]
 SCRUBBED = "SELECT email, ip, payload FROM customer_event WHERE occurred_at < now() - interval '30 days'"

@@ -9,8 +9,8 @@ from sqlalchemy import Engine, text
 
 from app.db.views import UnknownViewError
 from app.tasks import maintenance
+from environment.testkit.databases import as_role, engine_of, rows, run
 from tests.maintenance.support import OLD, A, B, add_events, as_tenant, keep
-from tests.migrations.support import as_role, engine_of, rows, run
 
 VIEW = "mv_maintenance_activity"
 LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 
 from environment.sources import CHECKOUT
-from tests.migrations.support import as_role, run, stock_create_all
+from environment.testkit.databases import as_role, run, stock_create_all
 
 
 def _empty(server: Any) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from alembic.util import CommandError
 
-from tests.migrations.support import (
+from environment.testkit.databases import (
     CELERY_TABLES,
     rows,
     run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.db.targets import TARGETS
-from tests.migrations.support import CELERY_TABLES, rows
+from environment.testkit.databases import CELERY_TABLES, rows
 
 #: A worker claims messages of all tenants, so these are protected by grants and not by row-level security.
 WITHOUT_ROW_SECURITY = CELERY_TABLES | {"kombu_dead_letter"}

@@ -17,8 +17,8 @@ from environment.client import provision_server
 from environment.installation import DEFAULT_MAJOR
 from environment.sources import CHECKOUT, python_path
 from environment.temporary import TemporaryCluster
+from environment.testkit.databases import engine_of, rows, run, tables
 from environment.worker import WorkerProcess
-from tests.migrations.support import engine_of, rows, run, tables
 
 #: A name that SQL folds or ends unless it is quoted, and that a URL and a format string must escape.
 AWKWARD = "Some \"Role\" %s: {} 'x'"

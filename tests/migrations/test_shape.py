@@ -11,7 +11,7 @@ import pytest
 from alembic.util import CommandError
 
 from environment.sources import CHECKOUT
-from tests.migrations.support import (
+from environment.testkit.databases import (
     CELERY_TABLES,
     engine_of,
     rows,

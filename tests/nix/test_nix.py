@@ -20,6 +20,7 @@ PARTS = (
     "alembic",
     "alembic.ini",
     "backend",
+    "conftest.py",
     "environment",
     "flake.lock",
     "flake.nix",

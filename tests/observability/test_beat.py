@@ -12,7 +12,7 @@ from celery.schedules import BaseSchedule, crontab
 
 from app.core.settings import Settings
 from app.observability import beat
-from tests.migrations.support import run
+from environment.testkit.databases import run
 
 
 @pytest.fixture

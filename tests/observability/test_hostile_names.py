@@ -16,7 +16,7 @@ from app.core.settings import Settings
 from app.http import overview
 from app.observability import probe, queue_depth
 from app.observability.queue_depth import QueueDepthCollector
-from tests.broker.sql import run, scalar
+from environment.testkit.tables import run, scalar
 
 FORGED = "COMMIT; CREATE TABLE forged (); SELECT 1, 2, 3"
 NAMES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from environment.testkit.tables import dead_letters, run, scalar
 from environment.waiting import wait_until
 from environment.worker import WorkerProcess
-from tests.broker.sql import dead_letters, run, scalar
 
 DEADLINE_S = 60
 #: What a row that nobody thought of does, whatever it is: the statement fails.

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from app.observability.http_server import Page, PageServer
+from environment.testkit.databases import run
+from environment.testkit.sockets import is_closed
 from environment.waiting import wait_until
-from tests.migrations.support import run
-from tests.sockets import is_closed
 
 DEADLINE_S = 30
 MakeServer = Callable[..., PageServer]

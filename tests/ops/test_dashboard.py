@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from environment.sources import CHECKOUT
-from tests.migrations.support import run
+from environment.testkit.databases import run
 from tests.ops.prometheus_server import PrometheusServer
 
 DASHBOARD = json.loads((CHECKOUT / "ops/grafana/celery.json").read_text())

@@ -23,9 +23,9 @@ from app.observability import queue_depth
 from celery_postgres import SchemaError
 from celery_postgres.beat import Scheduler
 from environment.sources import CHECKOUT
+from environment.testkit.tables import rows_of
 from environment.waiting import wait_until
 from environment.worker import WorkerProcess
-from tests.broker.sql import rows_of
 from tests.roles.conftest import PASSWORD, ROLES_SQL, Databases
 
 pytestmark = pytest.mark.xdist_group("roles")

@@ -19,9 +19,9 @@ from app.core.settings import Settings
 from app.db import api_keys
 from app.db.engine import build_engine
 from environment.sources import CHECKOUT
+from environment.testkit import stock_rows
+from environment.testkit.processes import spawn
 from environment.waiting import wait_until
-from tests.broker import stock_rows
-from tests.broker.processes import spawn
 from tests.http.front import A, Front
 
 #: A queue that the worker does not consume, where things wait.
@@ -112,7 +112,7 @@ class Scene:
         if self._puppet is None:
             queue = f"held-{uuid4().hex[:8]}"
             subprocess.run(
-                [sys.executable, "-m", "tests.broker.processes", "publish", libpq, queue, "1"],
+                [sys.executable, "-m", "environment.testkit.processes", "publish", libpq, queue, "1"],
                 env=spawn.environment(),  # type: ignore[attr-defined]
                 cwd=CHECKOUT,
                 check=True,

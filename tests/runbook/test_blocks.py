@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from environment.sources import CHECKOUT
+from environment.testkit.machine import uninstalled
 from tests.http.front import Front
-from tests.machine import uninstalled
 from tests.runbook.pages import Block, blocks, missing, pages
 from tests.runbook.scene import Scene
 

@@ -9,8 +9,8 @@ from shutil import which
 
 import pytest
 
+from environment.testkit.machine import uninstalled
 from environment.waiting import wait_until
-from tests.machine import uninstalled
 from tests.runbook.pages import blocks
 
 (BLOCK,) = [block for block in blocks("docs/backend/moving.md") if "redis-cli" in block.text]

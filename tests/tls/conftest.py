@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from environment.temporary import TemporaryCluster
-from tests.machine import debians_postgresql, uninstalled
+from environment.testkit.machine import debians_postgresql, uninstalled
 
 #: Over TCP only with TLS; `carded` also has to show a certificate in its name.
 HBA = """

@@ -28,9 +28,9 @@ from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
 from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
+from environment.testkit.probe import Probe
 from environment.waiting import wait_until
 from environment.worker import WorkerProcess
-from tests.broker.probe import Probe
 from tests.tls.conftest import TLSServer
 
 pytestmark = [pytest.mark.xdist_group("tls"), pytest.mark.usefixtures("installed")]

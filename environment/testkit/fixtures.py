@@ -1,0 +1,400 @@
+"""What every suite stands on: one PostgreSQL per run, a migrated database per test, real workers.
+
+Without DATABASE_URL in the environment (a .env file does not count: it may name a database that matters) the
+run has a temporary PostgreSQL of its own; SKELDIR_POSTGRES_MAJOR, which ``./dev test --postgres`` sets, names
+its major.  With DATABASE_URL the run uses that server, and leaves nothing on it.  The server is started by the
+process that the person started and handed to the processes of pytest-xdist.
+
+Fixtures: ``server``, ``database`` and ``module_database``, ``start_worker`` and ``start_module_worker``,
+``foundation_worker``, ``private_cluster``, ``program``, ``wait_until``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg2
+import psycopg2.errors
+import pytest
+from hypothesis import settings
+
+from app.core.dsn import PostgresDSN
+from environment.checkout import locate_state
+from environment.cluster import APP_ROLE
+from environment.errors import UserError
+from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT
+from environment.temporary import TemporaryCluster
+from environment.testkit.machine import uninstalled
+from environment.waiting import wait_until as _wait_until
+from environment.worker import WorkerProcess
+from environment.workerfile import WORKER_FILE, read_worker_file
+
+# How long an example takes is no matter of a test.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+# -- options
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """All options of all suites: pytest parses them before it has seen any conftest.py but this one, and those on the
+    way to what is named in the command."""
+    group = parser.getgroup("faults")
+    group.addoption("--quick", action="store_true", help="fewer rounds, and no peers")
+    group.addoption("--soak", action="store_true", help="the soak as well: 25 minutes, a kill every 40 seconds")
+    group.addoption("--out", type=Path, help="write faults.json and faults.md into this folder")
+
+
+# -- one server per run
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """The PostgreSQL of this run.
+
+    :ivar admin_url: a role that may create databases (``app_user`` on our own server, else DATABASE_URL's).
+    :ivar superuser_url: the superuser, or None on a server that is not ours.
+    :ivar tcp: host and port where it asks for passwords, or None on a server that is not ours.
+    :ivar password: what it asks the application's role for.
+    """
+
+    admin_url: str
+    superuser_url: str | None
+    tcp: tuple[str, int] | None
+    password: str | None = None
+
+    def database(self, name: str) -> Database:
+        """How to reach one of its databases."""
+        tcp_url = None
+        if self.tcp is not None:
+            tcp_url = f"postgresql://{APP_ROLE}:{self.password}@{self.tcp[0]}:{self.tcp[1]}/{name}"
+        superuser_url = None if self.superuser_url is None else _in_database(self.superuser_url, name)
+        return Database(name, _in_database(self.admin_url, name), superuser_url, tcp_url)
+
+
+@dataclasses.dataclass(frozen=True)
+class Database:
+    """One database.
+
+    :ivar url: as the application's role, which owns it.
+    :ivar superuser_url: as the superuser, or None on a server that is not ours.
+    :ivar tcp_url: as the application's role over TCP with its password, or None on a server that is not ours.
+    """
+
+    name: str
+    url: str
+    superuser_url: str | None
+    tcp_url: str | None
+
+
+_server_key = pytest.StashKey[Server]()
+_foreign_key = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have a server before anything imports the application, whose Celery app needs DATABASE_URL."""
+    # Registered here too, so that -p no:xdist works with --strict-markers.
+    config.addinivalue_line("markers", "xdist_group(name): tests that share one process")
+    handed = getattr(config, "workerinput", None)
+    if handed is not None:
+        given = handed["skeldir_server"]
+        tcp = given["tcp"]
+        config.stash[_server_key] = Server(**{**given, "tcp": tcp and (tcp[0], tcp[1])})
+        config.stash[_foreign_key] = handed["skeldir_foreign"]
+        return
+    url = os.environ.get("DATABASE_URL")
+    config.stash[_foreign_key] = bool(url)
+    if url:
+        config.stash[_server_key] = Server(url, None, None)
+        return
+    # TERM ends a run as Ctrl-C does: with everything cleaned up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        cluster = TemporaryCluster(int(os.environ.get("SKELDIR_POSTGRES_MAJOR", DEFAULT_MAJOR)), tcp=True)
+        config.add_cleanup(cluster.close)
+        cluster.__enter__()
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
+    os.environ["DATABASE_URL"] = cluster.url()
+    tcp = ("127.0.0.1", cluster.port)
+    config.stash[_server_key] = Server(cluster.url(), cluster.superuser_url, tcp, cluster.password)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the server to a process of pytest-xdist."""
+    node.workerinput["skeldir_server"] = dataclasses.asdict(node.config.stash[_server_key])
+    node.workerinput["skeldir_foreign"] = node.config.stash[_foreign_key]
+
+
+@pytest.fixture(scope="session")
+def server(pytestconfig: pytest.Config) -> Server:
+    """The PostgreSQL of this run.  Shared by all tests: who stops or crashes one takes ``private_cluster``."""
+    return pytestconfig.stash[_server_key]
+
+
+@pytest.fixture
+def private_cluster() -> Iterator[TemporaryCluster]:
+    """A PostgreSQL for one test (0.7 s), to stop, restart and crash: ``.url()``, ``.stop()``, ``.kill()`` …
+
+    It listens on 127.0.0.1 too and has an empty database for ``app_user``; ``migrate(url)`` fills it.
+    """
+    with TemporaryCluster(int(os.environ.get("SKELDIR_POSTGRES_MAJOR", DEFAULT_MAJOR)), tcp=True) as cluster:
+        yield cluster
+
+
+# -- a database per test
+
+
+@pytest.fixture(scope="session")
+def migrate() -> Callable[[str], None]:
+    """A function that brings the database at a URL to the newest migration, as ``./dev migrate`` does."""
+    return _migrate
+
+
+def _migrate(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "environment.cli", "migrate"],
+        env={**os.environ, "DATABASE_URL": url, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"the migrations failed:\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def _names() -> Iterator[str]:
+    """Names for databases: unique over runs and over the processes of one run."""
+    run = f"skeldir_test_{secrets.token_hex(4)}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    return (f"{run}_{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="session")
+def template_database(server: Server, _names: Iterator[str]) -> Iterator[Database]:
+    """A migrated database to make others from.  Do not connect to it: PostgreSQL copies only idle ones."""
+    template = server.database(next(_names))
+    _create(server, template.name, None)
+    try:
+        _migrate(template.url)
+        yield template
+    finally:
+        _drop(server, template.name)
+
+
+@pytest.fixture
+def database(server: Server, template_database: Database, _names: Iterator[str]) -> Iterator[Database]:
+    """A migrated, empty database for one test; dropped afterwards, whoever is still connected."""
+    yield from _fresh(server, template_database, next(_names))
+
+
+@pytest.fixture(scope="module")
+def module_database(server: Server, template_database: Database, _names: Iterator[str]) -> Iterator[Database]:
+    """The same for all tests of a module."""
+    yield from _fresh(server, template_database, next(_names))
+
+
+def _fresh(server: Server, template: Database, name: str) -> Iterator[Database]:
+    _create(server, name, template.name)
+    try:
+        yield server.database(name)
+    finally:
+        _drop(server, name)
+
+
+def _create(server: Server, name: str, template: str | None) -> None:
+    try:
+        _execute(server.admin_url, f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+    except psycopg2.errors.InsufficientPrivilege:
+        role = PostgresDSN.parse(server.admin_url).user
+        pytest.fail(
+            f"the role {role} of DATABASE_URL may not create databases, and the tests need some: "
+            f"ALTER ROLE {role} CREATEDB",
+            pytrace=False,
+        )
+
+
+def _drop(server: Server, name: str) -> None:
+    # As superuser where there is one: app_user may not end a session of the superuser.
+    _execute(server.superuser_url or server.admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def _execute(url: str, statement: str) -> None:
+    with closing(psycopg2.connect(PostgresDSN.parse(url).libpq())) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def _in_database(url: str, name: str) -> str:
+    return dataclasses.replace(PostgresDSN.parse(url), database=name).url()
+
+
+# -- real workers
+
+
+class StartWorker(Protocol):
+    """What ``start_worker`` gives."""
+
+    def __call__(
+        self,
+        database_url: str,
+        *,
+        pool: str = "solo",
+        concurrency: int = 1,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+        ready: bool = True,
+    ) -> WorkerProcess:
+        """Start a worker; with ``ready`` return when it takes tasks, else at once."""
+        ...
+
+
+#: Workers whose log belongs into the report of a failing test.
+_running: list[WorkerProcess] = []
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """A function that starts real workers for one test.  All are stopped afterwards; when the test fails the
+    end of their logs is in its report.
+    """
+    yield from _starter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_module_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
+    """The same for all tests of a module."""
+    yield from _starter(tmp_path_factory.mktemp("workers"))
+
+
+def _starter(folder: Path) -> Iterator[StartWorker]:
+    mine: list[WorkerProcess] = []
+
+    def start(
+        database_url: str,
+        *,
+        pool: str = "solo",
+        concurrency: int = 1,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+        ready: bool = True,
+    ) -> WorkerProcess:
+        state = folder / f"worker-{len(mine)}"
+        state.mkdir()
+        worker = WorkerProcess(
+            database_url,
+            state=state,
+            log=state / "log",
+            # A name of its own: two workers of one name take each other's remote control answers.
+            arguments=["-P", pool, "-c", str(concurrency), "-n", f"{secrets.token_hex(4)}@test", *args],
+            environment=env,
+        )
+        mine.append(worker)
+        _running.append(worker)
+        worker.start()
+        if ready:
+            worker.wait_ready(60)
+        return worker
+
+    try:
+        yield start
+    finally:
+        for worker in mine:
+            _running.remove(worker)
+            worker.stop()
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundationWorker:
+    """A running worker and its database.
+
+    :ivar metrics_url: base URL of its HTTP pages; no slash at the end.
+    """
+
+    database_url: str
+    metrics_url: str
+
+
+@pytest.fixture(scope="session")
+def foundation_worker(
+    server: Server, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FoundationWorker]:
+    """The worker that was launched for this run: DATABASE_URL is set, and the worker file in the state folder
+    names a live worker.  Where there is none, one is started on the run's own database.
+
+    Tests that use it run in one process of pytest-xdist.
+    """
+    if pytestconfig.stash[_foreign_key]:
+        launched = read_worker_file(locate_state() / WORKER_FILE)
+        if launched is not None:
+            _wait_until(launched.is_ready, 30, "the launched worker to be ready")
+            yield FoundationWorker(server.admin_url, launched.metrics_url)
+            return
+    _migrate(server.admin_url)
+    starter = _starter(tmp_path_factory.mktemp("foundation"))
+    worker = next(starter)(server.admin_url)
+    try:
+        yield FoundationWorker(server.admin_url, worker.metrics_url)
+    finally:
+        starter.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of the foundation worker together."""
+    for item in items:
+        if "foundation_worker" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("foundation"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """Attach the end of the workers' logs to a failure."""
+    report = yield
+    if report.failed:
+        for worker in _running:
+            lines = worker.log_text().splitlines()[-100:]
+            report.sections.append((f"log of worker {worker.pid}", "\n".join(lines)))
+    # Half a surrogate pair in a captured log would end the whole run: pytest-xdist sends reports as UTF-8.
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
+# -- the machine
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """The path of a program; skips where it is missing, unless SKELDIR_REQUIRE_PROGRAMS says that it must be there."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+        if found is None:
+            uninstalled(name)
+        return found
+
+    return find
+
+
+# -- time
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], Any], float, str], Any]:
+    """``wait_until(predicate, deadline_s, what)``: the first true result, or TimeoutError naming ``what``."""
+    return _wait_until

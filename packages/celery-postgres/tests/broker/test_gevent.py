@@ -1,0 +1,40 @@
+"""The gevent pool: our threads are greenlets there, and psycopg2 holds up all of them for the length of a statement."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+
+import pytest
+
+from environment.testkit.probe import DEADLINE_S, Probe
+from environment.testkit.tables import rows_of
+from environment.waiting import wait_until
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gevent") is None, reason="gevent is not in the locks; ./dev test --newest has it"
+)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_tasks_run_beside_each_other_and_answer(probe: Probe, late: bool) -> None:
+    worker = probe.start(pool="gevent", concurrency=10, conf={"task_acks_late": late})
+    waiting = [probe.send("run", f"wait-{number}", "gate") for number in range(5)]
+    probe.wait_for("start", "wait-*", 5)
+    assert probe.send("add", 1, 2).get(timeout=DEADLINE_S) == 3
+    assert probe.inspect(worker, "ping") == {"ok": "pong"}
+    probe.open("gate")
+    assert [one.get(timeout=DEADLINE_S) for one in waiting] == [f"wait-{number}" for number in range(5)]
+    probe.send("run", "later", countdown=1).get(timeout=DEADLINE_S)
+    wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "the acks")
+
+
+def test_term_drains(probe: Probe) -> None:
+    worker = probe.start(pool="gevent", concurrency=4, conf={"task_acks_late": True})
+    results = [probe.send("run", f"drain-{number}", "gate") for number in range(4)]
+    probe.wait_for("start", "drain-*", 4)
+    worker.process.send_signal(signal.SIGTERM)
+    probe.open("gate")
+    assert worker.process.wait(DEADLINE_S) == 0
+    assert [one.get(timeout=DEADLINE_S) for one in results] == [f"drain-{number}" for number in range(4)]
+    assert rows_of(probe.url, "celery") == 0

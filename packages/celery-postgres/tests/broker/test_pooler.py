@@ -1,0 +1,105 @@
+"""A transaction pooler stands between the broker and its server: the sessions are everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import psycopg2
+import pytest
+
+from celery_postgres.database.notification_probe import hears
+from celery_postgres.database.session import Session
+from environment.testkit.client import Client
+from environment.testkit.pooler import Pooler
+from environment.testkit.probe import DEADLINE_S, POOLS, Probe, unique
+from environment.testkit.tables import scalar
+from environment.waiting import wait_until
+
+#: What a session of the broker's own is told, and one of the program's must not be.
+SETTINGS = "SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name"
+
+
+@pytest.fixture
+def pooler(server: Any, plain_database: Any) -> Iterator[Pooler]:
+    if server.tcp is None:
+        pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
+    with Pooler(plain_database.url) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+def faithful_pooler(server: Any, plain_database: Any) -> Iterator[Pooler]:
+    """One that lends a session for as long as its client stays."""
+    if server.tcp is None:
+        pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
+    with Pooler(plain_database.url, per_session=True) as pooler:
+        yield pooler
+
+
+def listens(url: str) -> bool:
+    with closing(Session(url)) as session:
+        assert session.pooled
+        return hears(session, url, lambda: Session(url))
+
+
+def test_whether_notifications_arrive_is_found_out(pooler: Pooler, faithful_pooler: Pooler) -> None:
+    assert not listens(pooler.url)
+    assert listens(faithful_pooler.url)
+    with closing(Session(faithful_pooler.url)) as session:
+        assert hears(session, faithful_pooler.url, lambda: Session(faithful_pooler.url))
+        session.script("SELECT pg_listening_channels()")
+        assert session._cursor.fetchall() == []
+
+
+def test_a_session_pooler_is_listened_through(
+    make_probe: Callable[..., Probe], plain_database: Any, faithful_pooler: Pooler
+) -> None:
+    probe = make_probe(faithful_pooler.url)
+    worker = probe.start()
+    tag = unique("tag")
+    assert probe.send("run", tag).get(timeout=DEADLINE_S) == tag
+    assert probe.inspect(worker, "ping") == {"ok": "pong"}
+    assert "a transaction pooler" not in worker.log_text()
+    listening = "SELECT count(*) FROM kombu_subscription WHERE asleep"
+    wait_until(lambda: scalar(plain_database.url, listening) > 0, DEADLINE_S, "the worker to sleep")
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_tasks_run_and_workers_answer(
+    make_probe: Callable[..., Probe], plain_database: Any, pooler: Pooler, name: str
+) -> None:
+    probe = make_probe(plain_database.url, broker_url=pooler.url)
+    worker = probe.start(pool=name)
+    tag = unique("tag")
+    probe.send("run_late_quiet", tag)
+    probe.wait_for("end", tag)
+    assert probe.inspect(worker, "ping") == {"ok": "pong"}
+    assert "a transaction pooler stands before the database" in worker.log_text()
+
+
+def test_the_programs_own_sessions_keep_their_settings(
+    connect: Callable[..., Client], pooler: Pooler, queue: str
+) -> None:
+    client = connect(pooler.url)
+    client.publish("x", queue)
+    assert client.consume(queue).take_acked() == ["x"]
+    client.close()
+    # As many of the program as the broker had, so that it gets them all.
+    with ExitStack() as stack:
+        for _ in range(len(pooler.idle)):
+            connection = stack.enter_context(closing(psycopg2.connect(pooler.url)))
+            cursor = connection.cursor()
+            cursor.execute(SETTINGS)
+            assert [row for row in cursor.fetchall() if row[0] != "application_name"] == []
+
+
+def test_orders_are_answered_within_celerys_own_patience(
+    make_probe: Callable[..., Probe], plain_database: Any, pooler: Pooler
+) -> None:
+    probe = make_probe(pooler.url)
+    worker = probe.start()
+    name = worker.name  # type: ignore[attr-defined]
+    answers = [probe.app.control.ping(destination=[name], limit=1) for _ in range(6)]
+    assert answers.count([{name: {"ok": "pong"}}]) > len(answers) / 2

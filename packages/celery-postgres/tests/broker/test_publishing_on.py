@@ -1,0 +1,334 @@
+"""Publishing in the caller's own transaction: there at COMMIT, gone at ROLLBACK, and who sleeps by then is woken."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+import pytest
+from celery import Celery
+from kombu import Exchange, Producer, Queue
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+import celery_postgres
+from celery_postgres import NotPublishedError, publishing_on
+from celery_postgres.database.session import Session as BrokerSession
+from environment.testkit.client import Client
+from environment.testkit.probe import Probe
+from environment.testkit.tables import rows_of, scalar
+from environment.waiting import wait_until
+
+
+@pytest.fixture
+def engine(module_database: Any) -> Iterator[Engine]:
+    engine = create_engine(module_database.url, poolclass=NullPool)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def app(module_database: Any) -> Iterator[Celery]:
+    """An application that only publishes."""
+    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def listener(engine: Engine, module_database: Any) -> Iterator[Callable[[str], BrokerSession]]:
+    """``listener(queue)``: a consumer of the queue that is awake, as far as the database knows, and what it hears."""
+    sessions: list[BrokerSession] = []
+
+    def make(queue: str) -> BrokerSession:
+        session = BrokerSession(module_database.url)
+        sessions.append(session)
+        subscribe = text(
+            "WITH consumer AS (INSERT INTO kombu_consumer (hostname, pid) VALUES ('listener', 0) RETURNING id)"
+            " INSERT INTO kombu_subscription (queue_id, consumer_id, asleep)"
+            " SELECT queue.id, consumer.id, false FROM kombu_queue AS queue, consumer WHERE queue.name = :queue"
+            " RETURNING consumer_id"
+        )
+        with engine.begin() as connection:
+            number = connection.execute(subscribe, {"queue": queue}).scalar_one()
+        session.listen(f"kombu_{number}")
+        return session
+
+    yield make
+    for session in sessions:
+        session.script("DELETE FROM kombu_consumer WHERE hostname = 'listener'")
+        session.close()
+
+
+# -- COMMIT and ROLLBACK
+
+
+def test_it_is_there_at_commit(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    with engine.begin() as connection, publishing_on(connection):
+        app.send_task("a.task", queue=queue, task_id="mine")
+        assert rows_of(module_database.url, queue) == 0
+    assert rows_of(module_database.url, queue) == 1
+    assert scalar(module_database.url, "SELECT task_id FROM kombu_message WHERE task_id = 'mine'") == "mine"
+
+
+def test_it_is_gone_at_rollback_with_what_was_written(
+    app: Celery, engine: Engine, module_database: Any, queue: str
+) -> None:
+    app.send_task("a.task", queue=queue)
+    with engine.connect() as connection:
+        with publishing_on(connection):
+            connection.execute(text("CREATE TABLE of_the_caller ()"))
+            app.send_task("a.task", queue=queue)
+        connection.rollback()
+    assert rows_of(module_database.url, queue) == 1
+    assert scalar(module_database.url, "SELECT to_regclass('of_the_caller')") is None
+
+
+def test_a_savepoint_takes_it_back(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    with engine.begin() as connection, publishing_on(connection):
+        app.send_task("a.task", queue=queue, task_id=f"kept-{queue}")
+        savepoint = connection.begin_nested()
+        app.send_task("a.task", queue=queue)
+        savepoint.rollback()
+    assert rows_of(module_database.url, queue) == 1
+    assert (
+        scalar(module_database.url, "SELECT count(*) FROM kombu_message WHERE task_id = :id", id=f"kept-{queue}") == 1
+    )
+
+
+def test_on_a_psycopg2_connection(app: Celery, module_database: Any, queue: str) -> None:
+    with closing(psycopg2.connect(module_database.url)) as connection:
+        with publishing_on(connection):
+            app.send_task("a.task", queue=queue)
+        connection.rollback()
+        assert rows_of(module_database.url, queue) == 0
+        with publishing_on(connection):
+            app.send_task("a.task", queue=queue)
+        assert rows_of(module_database.url, queue) == 0
+        connection.commit()
+    assert rows_of(module_database.url, queue) == 1
+
+
+def test_on_the_connection_of_a_session(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    with Session(engine) as session:
+        with publishing_on(session.connection()):
+            app.send_task("a.task", queue=queue)
+        session.commit()
+    assert rows_of(module_database.url, queue) == 1
+
+
+def test_a_real_worker_runs_it_after_the_commit(probe: Probe) -> None:
+    probe.start(pool="solo")
+    engine = create_engine(probe.url, poolclass=NullPool)
+    with engine.begin() as connection, publishing_on(connection):
+        sent = probe.app.send_task("probe.add", (20, 22))
+    assert sent.get(timeout=20) == 42
+
+
+# -- who is woken
+
+
+def test_consumers_that_are_awake_are_notified_too_and_only_at_commit(
+    app: Celery, client: Client, engine: Engine, queue: str, listener: Callable[[str], BrokerSession]
+) -> None:
+    """They may sleep by the time of the commit."""
+    client.declare(Queue(queue))
+    heard = listener(queue)
+    with engine.begin() as connection:
+        with publishing_on(connection):
+            app.send_task("a.task", queue=queue)
+        assert heard.notifications() == []
+    wait_until(heard.notifications, 5, "the notification")
+
+
+def test_nobody_is_notified_of_what_is_rolled_back(
+    app: Celery, client: Client, engine: Engine, queue: str, listener: Callable[[str], BrokerSession]
+) -> None:
+    client.declare(Queue(queue))
+    heard = listener(queue)
+    for end in ("rollback", "commit"):
+        with engine.connect() as connection, publishing_on(connection):
+            app.send_task("a.task", queue=queue)
+            getattr(connection, end)()
+    # Notifications come in the order of commits: had the first been sent, there would be two.
+    assert len(wait_until(heard.notifications, 5, "the notification")) == 1
+
+
+def test_a_consumer_that_fell_asleep_meanwhile_is_woken(
+    app: Celery, connect: Callable[..., Client], engine: Engine, module_database: Any, queue: str
+) -> None:
+    inbox = connect().consume(queue)
+    with engine.begin() as connection:
+        with publishing_on(connection):
+            app.send_task("a.task", queue=queue, task_id="late")
+        asleep = (
+            "SELECT asleep FROM kombu_subscription AS s JOIN kombu_queue AS q ON q.id = s.queue_id WHERE q.name = :name"
+        )
+        inbox.take_until(lambda: bool(scalar(module_database.url, asleep, name=queue)))
+    (message,) = inbox.take()
+    assert message.headers["id"] == "late"
+    message.ack()
+
+
+# -- what is part of it
+
+
+def test_other_threads_publish_by_themselves(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    with engine.connect() as connection, publishing_on(connection):
+        thread = threading.Thread(target=app.send_task, args=["a.task"], kwargs={"queue": queue})
+        thread.start()
+        thread.join()
+        app.send_task("a.task", queue=queue)
+        assert rows_of(module_database.url, queue) == 1
+        connection.rollback()
+    app.send_task("a.task", queue=queue)
+    assert rows_of(module_database.url, queue) == 2
+
+
+def test_the_innermost_block_counts(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    with engine.connect() as outer, publishing_on(outer):
+        with engine.begin() as inner, publishing_on(inner):
+            app.send_task("a.task", queue=queue)
+        app.send_task("a.task", queue=queue)
+        outer.rollback()
+    assert rows_of(module_database.url, queue) == 1
+
+
+def test_a_bulk_within_is_part_of_it(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    def send(connection: Connection) -> None:
+        with publishing_on(connection), app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
+            for _ in range(700):
+                app.send_task("a.task", queue=queue, producer=producer)
+
+    with engine.connect() as connection:
+        send(connection)
+        connection.rollback()
+        assert rows_of(module_database.url, queue) == 0
+        send(connection)
+        connection.commit()
+    assert rows_of(module_database.url, queue) == 700
+
+
+def test_a_bulk_around_it_is_not(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
+        app.send_task("a.task", queue=queue, producer=producer, task_id=f"outside-{queue}")
+        with engine.connect() as connection:
+            with publishing_on(connection):
+                app.send_task("a.task", queue=queue, producer=producer)
+            connection.rollback()
+    assert rows_of(module_database.url, queue) == 1
+
+
+def test_a_batch_that_outlives_it_is_refused(client: Client, engine: Engine, module_database: Any, queue: str) -> None:
+    client.declare(Queue(queue))
+    channel = client.channel
+    with engine.connect() as connection, publishing_on(connection):
+        batch = channel.create_publish_batch(10)
+        batch.publish(channel.prepare_message("x"), exchange="", routing_key=queue)
+    with pytest.raises(NotPublishedError, match="the block of publishing_on has ended"):
+        batch.flush()
+    assert rows_of(module_database.url, queue) == 0
+
+
+@pytest.mark.parametrize("kind", ["direct", "topic", "fanout"])
+def test_a_named_exchange(client: Client, engine: Engine, module_database: Any, queue: str, kind: str) -> None:
+    exchange = Exchange(f"x-{queue}", type=kind)
+    client.declare(Queue(queue, exchange=exchange, routing_key="a.key"))
+    for end, count in (("rollback", 0), ("commit", 1)):
+        with engine.connect() as connection:
+            with publishing_on(connection):
+                Producer(client.channel).publish("x", exchange=exchange.name, routing_key="a.key")
+            assert rows_of(module_database.url, queue) == 0
+            getattr(connection, end)()
+        assert rows_of(module_database.url, queue) == count
+
+
+def test_remote_control_goes_out_at_once(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+    app.send_task("a.task", queue=queue, task_id=f"unwanted-{queue}")
+    with engine.connect() as connection, publishing_on(connection):
+        app.control.revoke(f"unwanted-{queue}")
+        connection.rollback()
+    statement = "SELECT revoked FROM kombu_message WHERE task_id = :id"
+    assert scalar(module_database.url, statement, id=f"unwanted-{queue}") is True
+
+
+def test_a_transient_message_does_not_make_the_callers_commit_lossy(client: Client, engine: Engine, queue: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL synchronous_commit = on"))
+        with publishing_on(connection):
+            Producer(client.channel).publish("x", exchange="", routing_key=queue, delivery_mode=1)
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
+
+
+# -- what goes wrong
+
+
+def test_a_failed_transaction_is_said_once_and_quotes_nothing(
+    app: Celery, engine: Engine, module_database: Any, queue: str
+) -> None:
+    app.send_task("a.task", queue=queue)
+    with engine.connect() as connection, publishing_on(connection):
+        with pytest.raises(Exception, match="division by zero"):
+            connection.execute(text("SELECT 1 / 0"))
+        with pytest.raises(NotPublishedError) as caught:
+            app.send_task("a.task", ("s3cret",), queue=queue)
+    assert caught.value.sqlstate == "25P02"
+    assert "s3cret" not in repr(caught.value)
+    assert caught.value.__suppress_context__
+    assert rows_of(module_database.url, queue) == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlalchemy", "psycopg2"])
+def test_a_lost_connection_is_no_reason_to_publish_elsewhere(
+    app: Celery, engine: Engine, module_database: Any, queue: str, kind: str
+) -> None:
+    """Kombu publishes again after a lost connection of its own: this one is not."""
+    app.send_task("a.task", queue=queue)
+    connection: Any = engine.connect() if kind == "sqlalchemy" else psycopg2.connect(module_database.url)
+    driver = connection.connection.dbapi_connection if kind == "sqlalchemy" else connection
+    scalar(module_database.url, "SELECT pg_terminate_backend(:pid)", pid=driver.info.backend_pid)
+    with closing(connection), publishing_on(connection), pytest.raises(NotPublishedError, match="can only be rolled"):
+        app.send_task("a.task", queue=queue)
+    assert rows_of(module_database.url, queue) == 1
+
+
+def test_an_old_snapshot_that_does_not_see_a_new_queue_is_told(
+    app: Celery, engine: Engine, module_database: Any, queue: str
+) -> None:
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        connection.execute(text("SELECT 1"))
+        with publishing_on(connection), pytest.raises(NotPublishedError, match="older") as caught:
+            Producer(app.pool.acquire().default_channel, auto_declare=False).publish("x", routing_key=queue)
+    assert caught.value.sqlstate == "40001"
+    assert rows_of(module_database.url, queue) == 0
+
+
+def test_a_database_without_the_brokers_tables_is_named(app: Celery, server: Any, queue: str) -> None:
+    engine = create_engine(server.database("postgres").url, poolclass=NullPool)
+    missing = pytest.raises(celery_postgres.SchemaError, match="tables are missing")
+    with engine.connect() as connection, publishing_on(connection), missing:
+        app.send_task("a.task", queue=queue)
+
+
+def test_an_async_connection_is_refused_with_what_to_do() -> None:
+    connection = AsyncConnection.__new__(AsyncConnection)
+    with pytest.raises(TypeError, match=r"await asyncio\.to_thread\(function\)"), publishing_on(connection):
+        pytest.fail("the block was entered")
+
+
+def test_another_driver_is_refused() -> None:
+    refused = pytest.raises(TypeError, match=r"this one is sqlite\+pysqlite")
+    with create_engine("sqlite://", poolclass=NullPool).connect() as connection, refused, publishing_on(connection):
+        pytest.fail("the block was entered")
+
+
+def test_a_session_or_an_engine_is_refused(engine: Engine) -> None:
+    with pytest.raises(TypeError, match=r"session\.connection\(\)"), publishing_on(Session(engine)):
+        pytest.fail("the block was entered")
+    with pytest.raises(TypeError, match=r"not sqlalchemy\.engine\.base\.Engine"), publishing_on(engine):
+        pytest.fail("the block was entered")

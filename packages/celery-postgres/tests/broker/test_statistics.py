@@ -1,0 +1,114 @@
+"""No statement's plan depends on statistics: whatever the last analyze has seen, every table that grows with the work
+is read by the first column of an index.
+
+PostgreSQL plans anew after each analyze, and autovacuum analyzes a busy table every minute. One that sees a table of
+dead rows (a long transaction keeps them) finds it nearly empty, and a join over nearly nothing may read all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from psycopg2 import sql
+
+from celery_postgres.database.session import Session
+from celery_postgres.database.statements import statements
+from environment.testkit.databases import engine_of, rows
+from environment.testkit.tables import run
+
+ROWS = 20_000
+SERIES = f"FROM generate_series(1, {ROWS}) AS n"
+FILL = {
+    "kombu_message": "(id, visible, payload, version, queue_id)"
+    f" SELECT nextval('message_id_sequence'), true, repeat('x', 300), 1, 1 {SERIES}",
+    "kombu_dead_letter": f"(message_id, failures, queue, reason, payload) SELECT n, 1, 'q', 'r', '{{}}' {SERIES}",
+    "celery_taskmeta": "(id, task_id, status, date_done)"
+    f" SELECT nextval('task_id_sequence'), 'task-' || n, 'SUCCESS', now() {SERIES}",
+    "celery_tasksetmeta": "(id, taskset_id, date_done)"
+    f" SELECT nextval('taskset_id_sequence'), 'group-' || n, now() {SERIES}",
+    "celery_chord": f"(id, size, done) SELECT 'chord-' || n, 1, 0 {SERIES}",
+    "celery_chord_part": f"(chord_id, task_id, status) SELECT 'chord-' || n, 'task-' || n, 'SUCCESS' {SERIES}",
+    "celery_waiter": f"(task_id, listener, slot) SELECT 'task-' || n, n, n {SERIES}",
+}
+
+#: What reads a whole index or table, and may.
+WHOLE = {
+    # By an operator's hand: all there is, or all that stock's consumers have left.
+    "queues_overview": {"ix_kombu_message_claimed"},
+    "dead_letters": {"ix_kombu_dead_letter_died_at"},
+    "count_taken": {"ix_kombu_message_taken"},
+    "drop_taken": {"ix_kombu_message_taken"},
+    # What is claimed, once, when a queue has ended.
+    "drop_messages": {"ix_kombu_message_claimed"},
+    # The first entry of each queue, by the order of the index.
+    "orphaned_queues": {"ix_kombu_message_ready", "ix_kombu_message_timed", "ix_kombu_message_taken"},
+    # Who waits now, once an hour.
+    "drop_old_waiters": {"celery_waiter"},
+}
+
+
+def fill(url: str) -> None:
+    run(url, *(f"INSERT INTO {table} {values}" for table, values in FILL.items()))
+
+
+def analyze(url: str) -> None:
+    run(url, *(f"ANALYZE {table}" for table in FILL))
+
+
+@pytest.fixture(params=["empty", "full", "dead"])
+def url(database: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database whose tables were empty at the last analyze, or full, or full of dead rows that nobody may remove."""
+    url = str(database.url)
+    run(url, *(f"ALTER TABLE {table} SET (autovacuum_enabled = false)" for table in FILL))
+    if request.param == "empty":
+        analyze(url)
+        fill(url)
+        yield url
+        return
+    fill(url)
+    if request.param == "full":
+        analyze(url)
+        yield url
+        return
+    with engine_of(url).connect() as holder:
+        holder.exec_driver_sql("SELECT txid_current()")
+        run(url, *(f"DELETE FROM {table}" for table in FILL))  # noqa: S608
+        analyze(url)
+        yield url
+
+
+def read_whole(plan: dict[str, Any], leading: dict[str, str]) -> Iterator[str]:
+    """The tables and indexes that a plan reads from end to end."""
+    if plan.get("Relation Name") in FILL and plan["Node Type"] != "ModifyTable":
+        index = plan.get("Index Name")
+        if index is None:
+            yield plan["Relation Name"]
+        elif leading[index] not in plan.get("Index Cond", ""):
+            yield index
+    for part in plan.get("Plans", ()):
+        yield from read_whole(part, leading)
+
+
+def test_every_plan_reads_by_an_index_whatever_the_statistics_say(url: str) -> None:
+    columns = "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid, 1, true) FROM pg_index"
+    leading = {name: column.strip("()") for name, column in rows(url, columns)}
+    session = Session(url)
+    found = {}
+    try:
+        with session.transaction() as connection, connection.cursor() as cursor:
+            for name, statement in statements().items():
+                cursor.execute(statement.prepare)
+                nothing = ", ".join(["NULL"] * len(statement.parameters))
+                arguments = sql.SQL(f"({nothing})" if nothing else "")
+                execute = sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {}{}").format(sql.Identifier(name), arguments)
+                cursor.execute(execute)
+                ((told,),) = cursor.fetchall()
+                plan = told if isinstance(told, list) else json.loads(told)
+                if whole := set(read_whole(plan[0]["Plan"], leading)):
+                    found[name] = whole
+    finally:
+        session.close()
+    assert found == WHOLE

@@ -1,0 +1,389 @@
+"""Who waits: how many connections that takes, and what may happen to them meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery, states
+from celery.exceptions import TimeoutError
+from celery.result import GroupResult, ResultSet
+
+from celery_postgres.errors import UnstorableResultError
+from environment.testkit.canvas import count
+from environment.testkit.databases import rows
+from environment.testkit.probe import DEADLINE_S
+from environment.testkit.processes import environment
+from environment.testkit.tables import backends, run, scalar, terminate
+from environment.waiting import wait_until
+
+
+@pytest.fixture
+def named(make_app: Callable[..., Celery], plain_database: Any) -> tuple[Celery, str, str]:
+    """A program on a database of its own, the name of its connections, and the database's address."""
+    url = plain_database.url
+    name = "probe-waiting"
+    return make_app(f"{url}{'&' if '?' in url else '?'}application_name={name}"), name, url
+
+
+class Waiters:
+    """Threads that wait, each for one task, and what they got."""
+
+    def __init__(self, app: Celery, task_ids: list[str], **options: Any) -> None:
+        self.got: dict[str, Any] = {}
+        self.app, self.options = app, {"timeout": 2 * DEADLINE_S, **options}
+        self.threads = [threading.Thread(target=self._wait, args=[one], daemon=True) for one in task_ids]
+        for thread in self.threads:
+            thread.start()
+
+    def _wait(self, task_id: str) -> None:
+        try:
+            self.got[task_id] = self.app.AsyncResult(task_id).get(**self.options)
+        except Exception as error:  # for whoever looks at `got`
+            self.got[task_id] = error
+
+    def join(self) -> dict[str, Any]:
+        for thread in self.threads:
+            thread.join(3 * DEADLINE_S)
+        return self.got
+
+
+def waiting(url: str) -> int:
+    return count(url, "celery_waiter")
+
+
+def noted(url: str, number: int) -> None:
+    wait_until(lambda: waiting(url) == number, DEADLINE_S, f"{number} to be noted as waiting")
+
+
+def store(app: Celery, *task_ids: str) -> None:
+    for task_id in task_ids:
+        app.backend.store_result(task_id, task_id.upper(), states.SUCCESS)
+
+
+def within(work: Callable[[], Any]) -> Any:
+    """What it returns or raises. A wait without end fails the test, and no more."""
+    came: list[Any] = []
+
+    def run() -> None:
+        try:
+            came.append(work())
+        except Exception as error:  # for whoever asked
+            came.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(DEADLINE_S)
+    assert came, "it waits without end"
+    return came[0]
+
+
+WAITS: dict[str, Callable[[Celery, list[str], float], Any]] = {
+    "get": lambda app, ids, seconds: app.AsyncResult(ids[-1]).get(timeout=seconds),
+    "wait": lambda app, ids, seconds: app.AsyncResult(ids[-1]).wait(timeout=seconds),
+    "get without parents": lambda app, ids, seconds: app.AsyncResult(ids[-1]).get(
+        timeout=seconds, follow_parents=False, propagate=False
+    ),
+    "get of a set": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).get(timeout=seconds)[-1],
+    "join": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).join(timeout=seconds)[-1],
+    "join_native": lambda app, ids, seconds: ResultSet(asked(app, ids), app=app).join_native(timeout=seconds)[-1],
+    "iter_native": lambda app, ids, seconds: dict(ResultSet(asked(app, ids), app=app).iter_native(timeout=seconds))[
+        ids[-1]
+    ]["result"],
+    "a group in a group": lambda app, ids, seconds: GroupResult(
+        "outer", [GroupResult("inner", asked(app, ids), app=app)], app=app
+    ).get(timeout=seconds)[0][-1],
+    "get_many": lambda app, ids, seconds: dict(app.backend.get_many(ids, timeout=seconds))[ids[-1]]["result"],
+    "wait_for": lambda app, ids, seconds: app.backend.wait_for(ids[-1], timeout=seconds)["result"],
+}
+
+
+def asked(app: Celery, ids: list[str]) -> list[Any]:
+    return [app.AsyncResult(one) for one in ids]
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, -1, 0.05])
+@pytest.mark.parametrize("way", WAITS)
+def test_a_wait_ends_in_its_time(make_app: Callable[..., Celery], way: str, seconds: float) -> None:
+    app = make_app()
+    ids = [f"{way}-{seconds}-{number}" for number in range(2)]
+    store(app, ids[0])
+    assert isinstance(within(lambda: WAITS[way](app, ids, seconds)), TimeoutError)
+    store(app, ids[1])
+    assert within(lambda: WAITS[way](app, ids, seconds)) == ids[1].upper()
+
+
+def test_a_budget_that_a_callback_has_spent(make_app: Callable[..., Celery]) -> None:
+    app = make_app()
+    store(app, "spent")
+    results = ResultSet(asked(app, ["spent", "never"]), app=app)
+    slow = threading.Event()
+    for join in (results.join, results.join_native, results.get):
+        error = within(lambda join=join: join(timeout=0.1, callback=lambda *_: slow.wait(0.2)))
+        assert isinstance(error, TimeoutError)
+
+
+def test_who_asks_on_intervals_is_asked_after_the_last_event_too(make_app: Callable[..., Celery]) -> None:
+    app = make_app()
+    store(app, "ended")
+    seen: list[str] = []
+    assert app.AsyncResult("ended").get(timeout=DEADLINE_S, on_interval=lambda: seen.append("single")) == "ENDED"
+    ResultSet(asked(app, ["ended"]), app=app).get(timeout=DEADLINE_S, on_interval=lambda: seen.append("set"))
+    assert seen == ["single", "set"]
+
+    def enough() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        app.AsyncResult("ended").get(timeout=DEADLINE_S, on_interval=enough)
+
+
+def test_a_thousand_threads_wait_on_one_connection_and_read_on_another(
+    named: tuple[Celery, str, str], make_app: Callable[..., Celery]
+) -> None:
+    app, name, url = named
+    task_ids = [f"task-{number}" for number in range(1000)]
+    waiters = Waiters(app, task_ids)
+    noted(url, 1000)
+    assert len(backends(url, name)) <= 2
+    store(make_app(url), *task_ids)
+    assert waiters.join() == {task_id: task_id.upper() for task_id in task_ids}
+    assert len(backends(url, name)) <= 2
+    noted(url, 0)
+
+
+def test_many_wait_for_one_task(named: tuple[Celery, str, str]) -> None:
+    app, _, url = named
+    several = [Waiters(app, ["one"]) for _ in range(20)]
+    noted(url, 1)
+    store(app, "one")
+    assert [waiters.join() for waiters in several] == [{"one": "ONE"}] * 20
+
+
+def test_who_gives_up_is_forgotten_and_the_others_wait_on(named: tuple[Celery, str, str]) -> None:
+    app, _, url = named
+    patient = Waiters(app, ["one", "two"])
+    noted(url, 2)
+    hasty = Waiters(app, ["one", "three"], timeout=0.2)
+    assert {type(error) for error in hasty.join().values()} == {TimeoutError}
+    noted(url, 2)
+    store(app, "one", "two")
+    assert patient.join() == {"one": "ONE", "two": "TWO"}
+
+
+def test_what_was_stored_before_anybody_was_noted_is_found(named: tuple[Celery, str, str]) -> None:
+    app, _, url = named
+    store(app, "one")
+    assert app.AsyncResult("one").get(timeout=DEADLINE_S) == "ONE"
+    assert waiting(url) == 0
+
+
+def test_a_state_on_the_way_wakes_nobody(named: tuple[Celery, str, str]) -> None:
+    app, _, url = named
+    waiters = Waiters(app, ["one"])
+    noted(url, 1)
+    app.backend.store_result("one", {"done": 1}, "PROGRESS")
+    assert waiting(url) == 1
+    store(app, "one")
+    assert waiters.join() == {"one": "ONE"}
+
+
+@pytest.mark.parametrize("how", ["the connection is terminated", "all notes are lost", "nobody is notified"])
+def test_who_waits_gets_it_all_the_same(
+    named: tuple[Celery, str, str], make_app: Callable[..., Celery], how: str
+) -> None:
+    app, name, url = named
+    waiters = Waiters(app, ["one", "two"])
+    noted(url, 2)
+    if how == "the connection is terminated":
+        for pid in backends(url, name):
+            terminate(url, pid)
+        store(make_app(url), "one", "two")
+    elif how == "all notes are lost":
+        run(url, "TRUNCATE celery_waiter")
+        store(make_app(url), "one", "two")
+    else:
+        # A stock worker knows nothing of waiters.
+        from environment.testkit.databases import stock_results
+
+        for task_id in ("one", "two"):
+            stock_results(url).store_result(task_id, task_id.upper(), states.SUCCESS)
+    assert waiters.join() == {"one": "ONE", "two": "TWO"}
+
+
+@pytest.mark.parametrize("payload", ["", "x", "1 y 2", "-1", "99999999999", "1" * 5000])
+def test_a_notification_from_somebody_else_stops_nobody(named: tuple[Celery, str, str], payload: str) -> None:
+    app, _, url = named
+    waiters = Waiters(app, ["one"])
+    noted(url, 1)
+    listener = scalar(url, "SELECT listener FROM celery_waiter")
+    run(url, f"NOTIFY celery_result_{listener}, '{payload}'")
+    store(app, "one")
+    assert waiters.join() == {"one": "ONE"}
+    again = Waiters(app, ["two"])
+    store(app, "two")
+    assert again.join() == {"two": "TWO"}
+
+
+@pytest.mark.parametrize(
+    "task_id", ["x" * 156, "".join(map(chr, range(256, 4000)))], ids=["long", "too long for an index"]
+)
+def test_an_id_that_no_result_has_stops_nobody_else(named: tuple[Celery, str, str], task_id: str) -> None:
+    app, _, url = named
+    waiters = Waiters(app, ["one"])
+    noted(url, 1)
+    with pytest.raises(UnstorableResultError):
+        app.AsyncResult(task_id).get(timeout=1)
+    assert app.AsyncResult(task_id).state == "PENDING"
+    store(app, "one")
+    assert waiters.join() == {"one": "ONE"}
+
+
+def test_one_set_of_results_many_of_which_have_ended(named: tuple[Celery, str, str]) -> None:
+    app, _, url = named
+    task_ids = [f"task-{number}" for number in range(500)]
+    store(app, *task_ids[:250])
+    group = GroupResult("group", [app.AsyncResult(task_id) for task_id in task_ids], app=app)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.extend(group.get(timeout=2 * DEADLINE_S)))
+    thread.start()
+    noted(url, 250)
+    store(app, *task_ids[250:])
+    thread.join()
+    assert found == [task_id.upper() for task_id in task_ids]
+
+
+def test_on_interval_and_on_message_are_called(named: tuple[Celery, str, str]) -> None:
+    app, _, _ = named
+    ticks: list[int] = []
+
+    def tick(*_: Any) -> None:
+        ticks.append(1)
+        store(app, "one")
+
+    messages: list[Any] = []
+    assert app.AsyncResult("one").get(timeout=DEADLINE_S, on_interval=tick, on_message=messages.append) == "ONE"
+    assert ticks
+    assert [message["task_id"] for message in messages] == ["one"]
+
+
+PROGRAM = """
+import sys
+import celery_postgres
+from celery import Celery
+
+celery_postgres.install()
+app = Celery("waiter", broker="memory://", backend="db+" + sys.argv[1])
+app.AsyncResult("one").get(timeout=60)
+"""
+
+
+def test_a_waiter_that_is_killed_does_no_harm_and_its_note_goes(named: tuple[Celery, str, str]) -> None:
+    app, _, url = named
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, url], env=environment())
+    noted(url, 1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    alive = Waiters(app, ["one", "two"])
+    noted(url, 3)
+    store(app, "one", "two")
+    assert alive.join() == {"one": "ONE", "two": "TWO"}
+    noted(url, 0)
+
+
+def test_the_note_of_a_killed_waiter_whose_task_never_ends_expires(named: tuple[Celery, str, str]) -> None:
+    app, _, url = named
+    run(
+        url,
+        "INSERT INTO celery_waiter (task_id, listener, slot, since) VALUES ('old', 1, 1, now() - interval '2 days'),"
+        " ('new', 1, 2, now())",
+    )
+    app.backend.cleanup()
+    assert rows(url, "SELECT task_id FROM celery_waiter") == [("new",)]
+
+
+FORK = """
+import os, sys
+import celery_postgres
+from celery import Celery
+
+celery_postgres.install()
+app = Celery("waiter", broker="memory://", backend="db+" + sys.argv[1])
+app.backend.store_result("parent", 1, "SUCCESS")
+assert app.AsyncResult("parent").get(timeout=10) == 1
+try:
+    app.AsyncResult("none").get(timeout=0.3)
+except Exception as error:
+    assert type(error).__name__ == "TimeoutError", error
+children = []
+for number in range(3):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            app.backend.store_result(f"child-{number}", number, "SUCCESS")
+            code = app.AsyncResult("later").get(timeout=20)
+        finally:
+            os._exit(code)
+    children.append(child)
+for number in range(3):
+    assert app.AsyncResult(f"child-{number}").get(timeout=20) == number
+app.backend.store_result("later", 0, "SUCCESS")
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+assert codes == [0, 0, 0], codes
+assert app.AsyncResult("later").get(timeout=10) == 0
+"""
+
+
+def test_a_process_that_forks_while_it_waits(named: tuple[Celery, str, str]) -> None:
+    _, _, url = named
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORK, url],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_who_begins_to_wait_while_the_server_starts_asks_now_and_then(make_app: Callable[..., Celery]) -> None:
+    """Each try is a connection, against a server that has enough to do."""
+    connections: list[int] = []
+    text = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+
+    class Starting(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            connections.append(1)
+            self.request.recv(4096)
+            self.request.sendall(b"E" + (len(text) + 4).to_bytes(4, "big") + text)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Starting) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            app = make_app(f"postgresql://u@127.0.0.1:{server.server_address[1]}/d?sslmode=disable&gssencmode=disable")
+            results = [app.AsyncResult(f"task-{number}") for number in range(20)]
+            waiters = [threading.Thread(target=_until_late, args=[one, 6]) for one in results]
+            for waiter in waiters:
+                waiter.start()
+            for waiter in waiters:
+                waiter.join()
+        finally:
+            server.shutdown()
+            serving.join()
+    # Each of them has looked once by itself.
+    assert 20 < len(connections) <= 20 + 14
+
+
+def _until_late(result: Any, seconds: float) -> None:
+    with pytest.raises(TimeoutError):
+        result.get(timeout=seconds)
