@@ -18,12 +18,13 @@ from celery_postgres.database.lexer import PLACEHOLDER, is_single, misplaced, pi
 from celery_postgres.database.statements import load
 from environment.sources import CHECKOUT
 
-FOLDERS = ("alembic", "backend", "environment", "nix", "ops", "packages")
+FOLDERS = ("alembic", "backend", "environment", "nix", "ops", "packages/celery-postgres/src")
 FILES = [path for folder in FOLDERS for path in sorted((CHECKOUT / folder).rglob("*.sql"))]
 TREES = {
     str(path.relative_to(CHECKOUT)): ast.parse(path.read_text(encoding="utf-8"))
     for folder in FOLDERS
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
+    if "testkit" not in path.parts  # part of the tests, whose statements are their own
 }
 #: What takes a statement as its first argument: of psycopg2, SQLAlchemy, asyncpg and our own sessions.
 EXECUTING = {"execute", "executemany", "exec_driver_sql", "mogrify", "script"}

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db import api_keys
 from app.http.events import LOOK_S
-from celery_postgres.database.session import Sessions
+from celery_postgres.database.pool import Sessions
 from celery_postgres.results.result_store import Outcome, Write, record
 from celery_postgres.results.serializer import dump
 from environment.testkit.databases import run

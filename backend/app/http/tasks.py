@@ -118,7 +118,7 @@ def router(settings: Settings) -> APIRouter:
             raise Problem(409, "ended", "the task has ended and cannot be revoked any more")
         # What waits is marked in the database; what a worker has already taken, it is told of.
         backend: Any = celery_app.backend
-        backend.sessions.run("cancel_messages", again=True, task_id=task_id)
+        backend.sessions.run("cancel_messages", task_id=task_id)
         celery_app.control.revoke(task_id)
         logger.info("task revoked", extra={"task_id": task_id, "task_name": task.name})
         return answer(look(key, task_id), 202, {"Retry-After": str(RETRY_AFTER_S)})

@@ -350,8 +350,7 @@ def test_a_publisher_whose_idle_connections_were_closed_publishes(
     backend = probe.app.backend
     for number in range(3):
         probe.send("run", f"before-{number}", retry=False)
-        with backend.sessions.lend(), backend.sessions.lend():  # so that several lie idle
-            pass
+        backend.sessions._idle += [backend.sessions.connect() for _ in range(2)]
         proxy.cut(reset=reset)
         probe.send("run", f"after-{number}", retry=False)
         proxy.cut(reset=reset)

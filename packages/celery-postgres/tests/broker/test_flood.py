@@ -99,7 +99,7 @@ def test_who_knows_a_channel_floods_its_listener_and_nothing_else(probe: Probe) 
 
 
 def test_a_listener_that_was_flooded_listens_again(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from celery_postgres.database.session import Sessions
+    from celery_postgres.database.pool import Sessions
 
     monkeypatch.setattr(Notifications, "FLOODED_S", 0.2)
     heard: list[int] = []

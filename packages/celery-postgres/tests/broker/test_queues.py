@@ -18,7 +18,7 @@ from kombu import Connection, Exchange, Queue
 from kombu.pools import producers, reset
 from sqlalchemy.exc import DBAPIError
 
-from celery_postgres.database.purging import clear_orphans
+from celery_postgres.database.queue_store import QueueStore
 from environment.testkit.awkward_names import AWKWARD, UNPRINTABLE
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.processes import spawn
@@ -104,7 +104,7 @@ def test_purge_takes_what_waits_and_leaves_what_is_held(connect: Callable[..., C
 
 
 def test_a_large_queue_is_purged_in_parts(client: Client, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_postgres.database.purging.AT_ONCE", 2)
+    monkeypatch.setattr(QueueStore, "BATCH", 2)
     for number in range(5):
         client.publish(number, queue)
     assert client.channel.queue_purge(queue) == 5
@@ -480,6 +480,6 @@ def test_messages_of_a_queue_that_is_gone_are_found_and_deleted(
     )
     assert rows_of(url) == 8
 
-    clear_orphans(connect(url).channel.sessions.run)
+    connect(url).channel.queues.clear_orphans()
 
     assert rows_of(url) == rows_of(url, f"{queue}-stays") == 4

@@ -15,7 +15,7 @@ from celery import Celery, chord, group, signature, states
 from celery.app.task import Context
 from celery.utils import uuid
 
-from celery_postgres.database.session import Sessions
+from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results import chords
 from celery_postgres.results.backend import DatabaseBackend
@@ -129,10 +129,10 @@ def test_large_results_go_out_in_several_statements(
     sizes: list[int] = []
     run_one = Sessions.run
 
-    def counting(self: Sessions, name: str, again: bool = False, **parameters: Any) -> Any:
+    def counting(self: Sessions, name: str, **parameters: Any) -> Any:
         if name == "record":
             sizes.append(len(parameters["task_ids"]))
-        return run_one(self, name, again, **parameters)
+        return run_one(self, name, **parameters)
 
     monkeypatch.setattr(Sessions, "run", counting)
     held = threading.Event()

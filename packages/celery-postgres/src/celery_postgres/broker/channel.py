@@ -23,13 +23,12 @@ from celery_postgres.consumer.delivery import Subscription, message_of, usable
 from celery_postgres.consumer.prefetch import Inbox
 from celery_postgres.consumer.scan_position import PRIORITIES
 from celery_postgres.database import names
-from celery_postgres.database.declaring import bind, declare
 from celery_postgres.database.envelope import Envelope
-from celery_postgres.database.purging import drop, drop_if_abandoned, purge
+from celery_postgres.database.queue_store import QueueStore
 
 if TYPE_CHECKING:
     from celery_postgres.broker.transport import Transport
-    from celery_postgres.database.session import Row, Sessions
+    from celery_postgres.database.pool import Sessions
 
 
 class Declared(queue_declare_ok_t):
@@ -80,9 +79,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def sessions(self) -> Sessions:
         return self._transport.sessions
 
-    def _run_again(self, name: str, **parameters: Any) -> list[Row]:
-        """A statement that may be sent twice."""
-        return self.sessions.run(name, again=True, **parameters)
+    @property
+    def queues(self) -> QueueStore:
+        return QueueStore(self.sessions)
 
     @property
     def inbox(self) -> Inbox:
@@ -102,10 +101,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         """Make the queue, or with `passive` only ask for it. Counts ready messages, as AMQP does."""
         queue = queue or f"amq.gen-{uuid()}"
         if passive:
-            size = self.sessions.run("count_ready", again=True, queue=queue)
-            if not size:
+            size = self.queues.count_ready(queue)
+            if size is None:
                 raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (50, 10), "Channel.queue_declare", 404)
-            return queue_declare_ok_t(queue, size[0][0], 0)
+            return queue_declare_ok_t(queue, size, 0)
         self._new_queue(queue, **options)
         return Declared(queue, lambda: self._size(queue))
 
@@ -113,9 +112,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         names.check("a queue", queue, names.LONGEST_QUEUE, (50, 10), "Channel.queue_declare")
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
-            drop_if_abandoned(self._run_again, queue)
-        declare(
-            self._run_again,
+            self.queues.drop_if_expired(queue)
+        self.queues.declare(
             queue,
             auto_delete=bool(auto_delete),
             expires_ms=arguments.get("x-expires"),
@@ -123,21 +121,20 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         )
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
-        return bool(self.sessions.run("find_queue", again=True, queue=queue))
+        return self.queues.find(queue) is not None
 
     def _size(self, queue: str) -> int:
-        rows = self.sessions.run("count_ready", again=True, queue=queue)
-        return int(rows[0][0]) if rows else 0
+        return self.queues.count_ready(queue) or 0
 
     def _purge(self, queue: str) -> int:
         if self._transport.consumes:
             self.inbox.give_back(queue)
-        return purge(self._run_again, queue)
+        return self.queues.purge(queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any) -> None:
         if self._transport.consumes:
             self.inbox.give_back(queue)
-        drop(self._run_again, queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
+        self.queues.drop(queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
         self.state.queue_bindings_delete(queue)
         # Kombu would not declare again what it has declared once.
         self._transport.client.declared_entities.clear()
@@ -149,8 +146,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         kind = self._type_name(exchange)
         names.check("an exchange", exchange, names.LONGEST, (50, 20), "Channel.queue_bind")
         names.check("a routing key", routing_key or "", names.LONGEST, (50, 20), "Channel.queue_bind")
-        bind(
-            self._run_again,
+        self.queues.bind(
             queue,
             exchange,
             kind=kind,
@@ -169,15 +165,15 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **_: Any
     ) -> None:
         exchange = exchange or "amq.direct"
-        self.sessions.run("unbind", again=True, queue=queue, exchange=exchange, routing_key=routing_key or "")
+        self.queues.unbind(queue, exchange, routing_key or "")
         self.state.binding_delete(queue, exchange, routing_key)
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
-        self.sessions.run("drop_exchange", again=True, exchange=exchange)
+        self.queues.drop_exchange(exchange)
         self.state.exchanges.pop(exchange, None)
 
-    def get_table(self, exchange: str) -> list[Row]:
-        return self.sessions.run("bindings", again=True, exchange=exchange)
+    def get_table(self, exchange: str) -> list[tuple[str, str | None, str]]:
+        return [(one.routing_key, one.pattern, one.queue) for one in self.queues.bindings(exchange)]
 
     def _type_name(self, exchange: str) -> str:
         declared = self.state.exchanges.get(exchange)
@@ -238,8 +234,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def _collect(self, exchange: str, routing_key: str, envelope: Envelope) -> None:
         gathering = collecting()
         assert gathering is not None  # noqa: S101
-        rows = self.sessions.run("routes", again=True, exchange=exchange, routing_key=routing_key)
-        queues = [name for (name,) in rows] or [self.deadletter_queue]
+        queues = list(self.queues.routes(exchange, routing_key)) or [self.deadletter_queue]
         for queue in filter(None, queues):
             gathering.add(queue, envelope)
 
@@ -279,7 +274,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         ids = (command.get("arguments") or {}).get("task_id")
         ids = [ids] if isinstance(ids, str) else ids
         if isinstance(ids, list) and ids:
-            self.sessions.run("mark_revoked", again=True, task_ids=[str(one) for one in ids])
+            self.sessions.run("mark_revoked", task_ids=[str(one) for one in ids])
 
     # -- consuming
 
@@ -305,14 +300,14 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self._transport._callbacks.pop(queue, None)
         for name, auto_delete in self.inbox.unsubscribe(queue):
             if auto_delete:
-                drop(self._run_again, name, if_unused=True)
+                self.queues.drop(name, if_unused=True)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:
         """One message, or None. Without `no_ack` it is ours until it is acked or the channel closes."""
-        rows = self.sessions.run("find_queue", again=True, queue=queue)
-        if not rows:
+        found = self.queues.find(queue)
+        if found is None:
             raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (60, 70), "Channel.basic_get", 404)
-        inbox, queue_id = self.inbox, rows[0][0]
+        inbox, queue_id = self.inbox, found.id
         while True:
             taken = self.sessions.run(
                 "claim",

@@ -18,7 +18,8 @@ from celery_postgres.errors import NotPublishedError, is_lasting, lagging, prima
 
 if TYPE_CHECKING:
     from celery_postgres.database.envelope import Envelope
-    from celery_postgres.database.session import Row, Sessions
+    from celery_postgres.database.pool import Sessions
+    from celery_postgres.database.session import Row
 
 _thread = threading.local()
 
@@ -136,7 +137,7 @@ def catching_up(sessions: Sessions) -> Iterator[None]:
         yield
     except NotPublishedError as error:
         if error.lagging is not None:
-            sessions.run("catch_up", again=True, relation=error.lagging)
+            sessions.run("catch_up", relation=error.lagging)
         raise
 
 

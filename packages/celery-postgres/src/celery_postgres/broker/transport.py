@@ -21,9 +21,9 @@ from celery_postgres.consumer import decompression
 from celery_postgres.consumer.failure_detector import Watch
 from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.consumer.prefetch import Inbox
-from celery_postgres.database import session as sessions_module
+from celery_postgres.database import pool
 from celery_postgres.database.address import direct_dsn, is_postgresql, libpq_dsn, masked
-from celery_postgres.database.session import Sessions
+from celery_postgres.database.pool import Sessions
 
 #: As long as messages come quicker than this, one turn of the event loop delivers several: a turn costs about 50 µs.
 TURN_S = 0.001
@@ -81,7 +81,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         if self._sessions is None:
             options = self.client.transport_options
             settings = {"statement_timeout": str(options.get("statement_timeout", "30s"))}
-            self._sessions = sessions_module.acquire(libpq_dsn(self.client), settings, self._connect_timeout())
+            self._sessions = pool.acquire(libpq_dsn(self.client), settings, self._connect_timeout())
         return self._sessions
 
     def _connect_timeout(self) -> int:
@@ -120,7 +120,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             SchemaError: the tables are not there, or not as they must be.
         """
         # Twice, since the first session may be one that was kept.
-        self.sessions.run("look", again=True)
+        self.sessions.run("look")
         return super().establish_connection()  # type: ignore[no-any-return]
 
     def close_connection(self, connection: Any) -> None:
@@ -138,7 +138,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             _leave(self._attendant)
             self._attendant = None
         if sessions is not None:
-            sessions_module.give_back(sessions)
+            pool.give_back(sessions)
 
     def verify_connection(self, connection: Any) -> bool:
         return self._sessions is not None and self._pid == os.getpid()

@@ -17,7 +17,8 @@ from celery_postgres.database.envelope import decode, encode, is_due, parse_time
 if TYPE_CHECKING:
     from celery_postgres.broker.channel import Channel
     from celery_postgres.consumer.heartbeat import Attendant
-    from celery_postgres.database.session import Row, Sessions
+    from celery_postgres.database.pool import Sessions
+    from celery_postgres.database.session import Row
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,6 @@ def usable(
             row[0]
             for row in sessions.run(
                 "defer",
-                again=True,
                 ids=[one[0] for one in early],
                 fences=[one[1] for one in early],
                 etas=[one[2] for one in early],
@@ -98,18 +98,18 @@ def usable(
         deliveries = [one for one in deliveries if one.message not in aside]
     for message, fence, task_id, subscription in expired:
         if task_id is not None and not subscription.no_ack:
-            sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=["expired"])
+            sessions.run("bury", ids=[message], fences=[fence], reasons=["expired"])
         elif not subscription.no_ack:
-            sessions.run("settle", again=True, acked_ids=[message], acked_fences=[fence])
+            sessions.run("settle", acked_ids=[message], acked_fences=[fence])
     if halted:
         ids, fences, reasons = map(list, zip(*halted, strict=True))
-        sessions.run("bury", again=True, ids=ids, fences=fences, reasons=reasons)
+        sessions.run("bury", ids=ids, fences=fences, reasons=reasons)
     for message, fence, reason, subscription, payload in dead:
         logger.error("message %d of queue %s becomes a dead letter: %s", message, subscription.queue, reason)
         if subscription.no_ack:
             sessions.run("bury_eaten", message_id=message, queue=subscription.queue, reason=reason, payload=payload)
         else:
-            sessions.run("bury", again=True, ids=[message], fences=[fence], reasons=[reason])
+            sessions.run("bury", ids=[message], fences=[fence], reasons=[reason])
     return deliveries
 
 
@@ -193,7 +193,7 @@ def _bury(one: Delivery, reason: str) -> None:
             payload=encode(one.content),
         )
         return
-    channel.sessions.run("bury", again=True, ids=[one.message], fences=[one.fence], reasons=[reason])
+    channel.sessions.run("bury", ids=[one.message], fences=[one.fence], reasons=[reason])
     channel.inbox.attendant.outstanding.discard((one.message, one.fence))
 
 

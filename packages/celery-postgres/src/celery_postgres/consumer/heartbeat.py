@@ -21,11 +21,11 @@ from celery_postgres.consumer.claims import Ledger
 from celery_postgres.consumer.failure_detector import Watch
 from celery_postgres.consumer.maintenance import Upkeep, release
 from celery_postgres.consumer.membership import Membership
-from celery_postgres.database import session as session_module
 from celery_postgres.database import watchdog
-from celery_postgres.database.backoff import Backoff
-from celery_postgres.database.jitter import uniform
+from celery_postgres.database.backoff import Backoff, uniform
 from celery_postgres.database.notifications import Notifications
+from celery_postgres.database.pool import Sessions
+from celery_postgres.database.session import Row, Session
 from celery_postgres.database.wake import Wake
 from celery_postgres.errors import SchemaError, loggable
 
@@ -56,8 +56,8 @@ class Attendant:
 
     def __init__(
         self,
-        sessions: session_module.Sessions,
-        listen: session_module.Sessions,
+        sessions: Sessions,
+        listen: Sessions,
         max_failures: int,
         unresponsive_s: float = Watch.UNRESPONSIVE_S,
     ) -> None:
@@ -86,12 +86,12 @@ class Attendant:
         self._next_beat = self._next_sweep = 0.0
         self._upkeep = Upkeep(max_failures)
         self._doubts = 0
-        self._session: session_module.Session | None = None
+        self._session: Session | None = None
         self._subscriptions: Counter[str] = Counter()
         self._queues: dict[str, int] = {}
         self._subscriptions_lock = threading.RLock()  # for signal handlers, as that of an inbox
         self._registered = threading.Event()
-        self._later: deque[Callable[[session_module.Session], None]] = deque()
+        self._later: deque[Callable[[Session], None]] = deque()
         watchdog.start()
         if listen is not sessions:
             listen.connect().close()  # a wrong address or certificate is an error here, not a line in a log
@@ -135,7 +135,7 @@ class Attendant:
             consumer = self.consumer
             try:
                 with self._subscriptions_lock:
-                    rows = self.sessions.run("subscribe", again=True, consumer=consumer, queue=queue)
+                    rows = self.sessions.run("subscribe", consumer=consumer, queue=queue)
                     if rows:
                         self._subscriptions[queue] += not again
                         self._queues[queue] = rows[0][0]
@@ -154,7 +154,7 @@ class Attendant:
             self._wake.set()
             self._registered.wait(0.02)
 
-    def unsubscribe(self, queue: str) -> list[session_module.Row]:
+    def unsubscribe(self, queue: str) -> list[Row]:
         """One less. With the last, (queue, whether it deletes itself)."""
         with self._subscriptions_lock:
             self._subscriptions[queue] -= 1
@@ -162,13 +162,13 @@ class Attendant:
                 return []
             del self._subscriptions[queue]
             queue_id = self._queues.pop(queue, 0)
-            return self.sessions.run("unsubscribe", again=True, consumer=self.consumer, queue_id=queue_id)
+            return self.sessions.run("unsubscribe", consumer=self.consumer, queue_id=queue_id)
 
     def registered(self, timeout: float) -> bool:
         """Wait until this process has a consumer row (again)."""
         return self._registered.wait(timeout)
 
-    def eventually(self, work: Callable[[session_module.Session], None]) -> None:
+    def eventually(self, work: Callable[[Session], None]) -> None:
         """Do `work` in the attendant's session, as soon as there is one. Work that fails otherwise is dropped."""
         self._later.append(work)
         self.hurry()
@@ -209,13 +209,13 @@ class Attendant:
         """Give a claim back as failed, as soon as the database can take it, and until then hear of no ack of it."""
         self.carried.add(claim)
 
-        def returned(session: session_module.Session) -> None:
+        def returned(session: Session) -> None:
             self.release(session, [claim], failed=True)
             self.settled([claim])
 
         self.eventually(returned)
 
-    def settle(self, session: session_module.Session | session_module.Sessions) -> None:
+    def settle(self, session: Session | Sessions) -> None:
         """Deliver the acks that wait, now."""
         acks = self.ledger.take()
         if acks:
@@ -232,7 +232,7 @@ class Attendant:
 
     def release(
         self,
-        session: session_module.Session | session_module.Sessions,
+        session: Session | Sessions,
         claims: list[tuple[int, int]],
         *,
         failed: bool = False,
@@ -338,13 +338,13 @@ class Attendant:
         for inbox in list(self._inboxes):
             inbox.notify()
 
-    def _beat_if_due(self, session: session_module.Session) -> None:
+    def _beat_if_due(self, session: Session) -> None:
         now = time.monotonic()
         if now >= self._next_beat:
             self._next_beat = now + BEAT_S * uniform(0.9, 1.1)
             self._beat(session)
 
-    def _beat(self, session: session_module.Session) -> None:
+    def _beat(self, session: Session) -> None:
         """Raise the counter and look at those of the others."""
         peek = any(inbox.rests for inbox in list(self._inboxes))
         beat = self.member.beat(session, peek=peek)
@@ -363,7 +363,7 @@ class Attendant:
             if certain or not all(lives for _, lives in session.run("session_lives", consumer=consumer)):
                 self._upkeep.rescue(session, consumer, count)
 
-    def _look_for_queues(self, session: session_module.Session) -> None:
+    def _look_for_queues(self, session: Session) -> None:
         """An id may be another queue's by now."""
         known = dict(self._queues)
         found: dict[str, int] = dict(session.run("subscriptions", consumer=self.consumer))
@@ -386,13 +386,13 @@ class Attendant:
         self._queues.clear()
         self._disconnect()
 
-    def _sweep(self, session: session_module.Session) -> None:
+    def _sweep(self, session: Session) -> None:
         if self._doubts:
             self._doubts -= 1
             self._reconcile(session)
         self._upkeep.sweep(session, self._beat_if_due)
 
-    def _reconcile(self, session: session_module.Session) -> None:
+    def _reconcile(self, session: Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""
         claimed = session.run("old_claims", consumer=self.consumer)
         # Asked afterwards: what is in a hand now was so when it was claimed, more than 10 s ago.

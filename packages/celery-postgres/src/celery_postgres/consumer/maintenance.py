@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from celery_postgres import observer
-from celery_postgres.database.jitter import uniform
-from celery_postgres.database.purging import clear_orphans, drop_abandoned
+from celery_postgres.database.backoff import uniform
+from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.errors import loggable
 
 if TYPE_CHECKING:
-    from celery_postgres.database.session import Row, Session, Sessions
+    from celery_postgres.database.pool import Sessions
+    from celery_postgres.database.session import Row, Session
 
 logger = logging.getLogger(__name__)
 
@@ -98,16 +99,20 @@ class Upkeep:
             others to find us dead.
         """
 
-        def run(name: str, **parameters: Any) -> list[Row]:
-            rows = session.run(name, **parameters)
-            beat(session)
-            return rows
+        class Beating:
+            """Raises the lease counter after each statement."""
 
-        self._step(session, "removal of expired queues", lambda: drop_abandoned(run))
-        self._step(session, "removal of expired messages", lambda: _drop_expired(run))
+            def run(self, name: str, **parameters: Any) -> list[Row]:
+                rows = session.run(name, **parameters)
+                beat(session)
+                return rows
+
+        queues = QueueStore(Beating())
+        self._step(session, "removal of expired queues", queues.drop_expired)
+        self._step(session, "removal of expired messages", lambda: _drop_expired(Beating().run))
         self._step(session, RESCUE, lambda: self._release_of_gone(session))
         if time.monotonic() >= self._next_clearing:
-            self._step(session, "removal of orphaned messages", lambda: clear_orphans(run))
+            self._step(session, "removal of orphaned messages", queues.clear_orphans)
             self._next_clearing = time.monotonic() + CLEARING_S * uniform(0.8, 1.2)
 
     def _step(self, session: Session, step: str, work: Callable[[], object]) -> None:

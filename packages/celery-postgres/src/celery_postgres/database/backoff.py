@@ -1,10 +1,17 @@
-"""How long to pause between two tries of something that fails."""
+"""Uneven pauses, and how long to pause between two tries of something that fails."""
 
 from __future__ import annotations
 
+import os
+import random
 import time
 
-from celery_postgres.database.jitter import uniform
+#: A generator of our own: our threads must not disturb the sequence of a program that has seeded Python's.
+_random = random.Random()  # noqa: S311  # no secret
+os.register_at_fork(after_in_child=_random.seed)
+
+#: `random.uniform`, so that many processes do not act as one.
+uniform = _random.uniform
 
 
 class Backoff:

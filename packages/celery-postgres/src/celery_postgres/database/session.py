@@ -1,4 +1,4 @@
-"""How a statement reaches PostgreSQL: one session is one connection, `Sessions` lends them.
+"""How a statement reaches PostgreSQL: one session is one connection.
 
 The only module that calls the driver. psycopg2 has no automatic prepared statements, so a session prepares each named
 statement at its first use: a prepared insert is 2,600 durable commits/s where a plain one is 1,300.
@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import select
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -289,95 +288,6 @@ def _array(numbers: list[int | None]) -> str:
     return "{" + ",".join(["NULL" if one is None else str(one) for one in numbers]) + "}"
 
 
-class Sessions:
-    """The sessions of this process with one database: as many as threads use at the same moment.
-
-    The last one given back is the first one lent, so a process that publishes from one thread has one.
-    """
-
-    def __init__(self, dsn: str, settings: dict[str, str] | None = None, *, connect_timeout: int = 5) -> None:
-        self.dsn = dsn
-        self._settings = settings
-        self._connect_timeout = connect_timeout
-        self._idle: list[Session] = []
-        #: Whoever takes it for its statements uses one connection with all the others that do.
-        self.taking_turns = threading.Lock()
-
-    def connect(self) -> Session:
-        """A new session, which is the caller's."""
-        if watchdog.hopeless(self.dsn):
-            raise psycopg2.OperationalError("the server does not answer, and this process is to stop")
-        return Session(self.dsn, self._settings, connect_timeout=self._connect_timeout)
-
-    def _borrow(self) -> Session:
-        """An idle session, or a new one. One that was closed while it was idle costs nobody an attempt."""
-        while True:
-            try:
-                session = self._idle.pop()
-            except IndexError:
-                return self.connect()
-            if session.usable:
-                return session
-            session.close()
-
-    def run(self, name: str, again: bool = False, **parameters: Any) -> list[Row]:
-        """Execute the named statement on some session.
-
-        A connection that proves dead is replaced, and the statement sent once more, if it certainly was not executed
-        or `again` says that doing it twice is doing it once.
-        """
-        session = self._borrow()
-        try:
-            rows = session.run(name, **parameters)
-        except psycopg2.Error as error:
-            if not session.closed:
-                self._idle.append(session)
-                raise
-            session.close()
-            self.discard_dead()
-            if not (again or getattr(error, "safe", False)):
-                raise
-        except BaseException:
-            if session.closed:
-                session.close()
-            else:
-                self._idle.append(session)
-            raise
-        else:
-            self._idle.append(session)
-            return rows
-        session = self.connect()
-        try:
-            return session.run(name, **parameters)
-        finally:
-            if session.closed:
-                session.close()
-            else:
-                self._idle.append(session)
-
-    @contextlib.contextmanager
-    def lend(self) -> Iterator[Session]:
-        """A session for several statements."""
-        session = self._borrow()
-        try:
-            yield session
-        finally:
-            if session.closed:
-                session.close()
-            else:
-                self._idle.append(session)
-
-    def discard_dead(self) -> None:
-        """After one connection broke: the idle ones are likely to be broken too, and are made anew when needed."""
-        while self._idle:
-            try:
-                self._idle.pop().close()
-            except IndexError:
-                return
-
-    close = discard_dead
-
-
 _next_said = 0.0
 
 
@@ -388,43 +298,13 @@ def _say_quiet(error: psycopg2.Error) -> None:
         logger.warning("nobody is woken, and everybody looks by himself (%s)", primary(error))
 
 
+#: Every session of this process.
 _everyone: weakref.WeakSet[Session] = weakref.WeakSet()
-_lock = threading.Lock()
-_shared: dict[tuple[str, Any, int], tuple[Sessions, int]] = {}
 
 
-def acquire(dsn: str, settings: dict[str, str], connect_timeout: int) -> Sessions:
-    """The sessions that all Kombu connections of this process to `dsn` share. `give_back` when done."""
-    key = (dsn, tuple(sorted(settings.items())), connect_timeout)
-    with _lock:
-        sessions, users = _shared.get(key) or (Sessions(dsn, settings, connect_timeout=connect_timeout), 0)
-        _shared[key] = sessions, users + 1
-    return sessions
-
-
-def give_back(sessions: Sessions) -> None:
-    """The last user closes them."""
-    with _lock:
-        for key, (known, users) in list(_shared.items()):
-            if known is sessions:
-                if users > 1:
-                    _shared[key] = known, users - 1
-                    return
-                del _shared[key]
-    sessions.close()
-
-
-def _leave_everything_to_parent() -> None:
-    global _lock, _everyone
-    _lock = threading.Lock()
+def leave_all_to_parent() -> None:
+    """In a forked child: forget every session that the parent had opened."""
+    global _everyone
     for session in list(_everyone):
         session.leave_to_parent()
     _everyone = weakref.WeakSet()
-    for sessions, _ in _shared.values():
-        sessions._idle = []  # the parent's; a user in this child connects anew
-    _shared.clear()
-
-
-os.register_at_fork(after_in_child=_leave_everything_to_parent)
-
-__all__ = ["Row", "Session", "Sessions", "acquire", "give_back", "primary"]

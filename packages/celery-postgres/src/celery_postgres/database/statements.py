@@ -1,11 +1,12 @@
 """The named statements of the `.sql` files beside this module.
 
-A statement begins with `-- name: …`, its parameters are declared in `-- takes: name type, …` and written
-`%(name)s`. Each is loaded in two forms: to be prepared (`$1`), and to be sent as it is, for a pooler in between. In
-neither is a comment: a driver fills placeholders in there too.
+A statement begins with `-- name: …`. `-- repeatable` declares that executing it twice is executing it once. Its
+parameters are declared in `-- takes: name type, …` and written `%(name)s`. Each statement is loaded in two forms: to
+be prepared (`$1`), and to be sent as it is, through a transaction pooler. Both are without comments: a driver fills in
+placeholders there too.
 
-One that wakes somebody has a form that does not (`quietly`): where the server's NOTIFY queue is full, the commit of
-whoever notifies fails, and a wake-up is not worth a message or a result. Who sleeps looks by itself.
+A statement that wakes consumers has a form that does not (`quietly`): when the server's NOTIFY queue is full, every
+commit with a NOTIFY fails, and a wake-up is not worth a message or a result. Sleeping consumers poll.
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ _NUMBERS = frozenset({"bigint[]", "integer[]", "smallint[]"})
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement; `parameters` in the order in which `execute` and `direct` take them, `numbers` those of them that
-    are arrays of integers. `quietly`: the same without a wake-up, if it has one."""
+    """One statement.
+
+    Attributes:
+        parameters: their names, in the order in which `execute` and `direct` take them.
+        numbers: the parameters that are arrays of integers.
+        repeatable: it may be sent again when its answer was lost.
+        quietly: the same statement without its wake-up, if it has one.
+    """
 
     name: str
     parameters: tuple[str, ...]
@@ -32,6 +39,7 @@ class Statement:
     prepare: str
     execute: str
     direct: str
+    repeatable: bool = False
     quietly: Statement | None = None
 
 
@@ -85,4 +93,5 @@ def _parse(name: str, text: str) -> Statement:
         prepare=f"PREPARE {name}{types} AS {prepared}",
         execute=f"EXECUTE {name}{values}",
         direct=direct,
+        repeatable=re.search(r"^-- repeatable$", text, flags=re.MULTILINE) is not None,
     )

@@ -16,7 +16,7 @@ from celery.exceptions import TimeoutError as NotInTime
 from celery.result import GroupResult, ResultSet, result_from_tuple
 
 from celery_postgres.database.address import database_of
-from celery_postgres.database.jitter import uniform
+from celery_postgres.database.backoff import uniform
 from celery_postgres.database.session import Row
 from celery_postgres.errors import SchemaError, UnstorableResultError, loggable
 from celery_postgres.results import chords
@@ -66,9 +66,7 @@ class DatabaseBackend(StoringBackend):
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Called before the last part is published."""
         chord = text(group_id)
-        ((_, due),) = self._persistently(
-            lambda: self.sessions.run("size_chord", again=True, chord=chord, size=chord_size)
-        )
+        ((_, due),) = self._persistently(lambda: self.sessions.run("size_chord", chord=chord, size=chord_size))
         if due:
             self._send_body(chord)
 
@@ -89,7 +87,7 @@ class DatabaseBackend(StoringBackend):
         connection."""
         sessions = self.sessions
         with sessions.taking_turns:
-            return sessions.run(name, again=True, **parameters)
+            return sessions.run(name, **parameters)
 
     def _meta(self, row: Row) -> dict[str, Any]:
         """What Celery knows of a task.
@@ -315,7 +313,7 @@ class DatabaseBackend(StoringBackend):
             here.serve(database_of(self.dsn), self._kept)
 
     def _do_chores(self) -> float:
-        for (chord,) in self.sessions.run("overdue_chords", again=True, seconds=self.OVERDUE_S):
+        for (chord,) in self.sessions.run("overdue_chords", seconds=self.OVERDUE_S):
             self._send_body(chord)
         if self.expires and time.monotonic() >= self._next_cleanup:
             self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * uniform(0.8, 1.2)

@@ -20,7 +20,7 @@ from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.results.result_store import Claim, Write, record
 
 if TYPE_CHECKING:
-    from celery_postgres.database.session import Sessions
+    from celery_postgres.database.pool import Sessions
 
 logger = logging.getLogger(__name__)
 

@@ -63,7 +63,7 @@ def finish(backend: DatabaseBackend, chord: str) -> None:
     if not backend._shares_broker():
         with at_once():  # the chord ends now, whatever becomes of a caller's transaction
             _apply(backend, chord, callback, rows)
-        backend.sessions.run("end_chord", again=True, chord=chord)
+        backend.sessions.run("end_chord", chord=chord)
         return
     with collected() as sent:
         _apply(backend, chord, callback, rows)
@@ -81,7 +81,6 @@ def _finish(backend: DatabaseBackend, chord: str, sent: Collected) -> None:
                     channel._new_queue(queue)
     backend.sessions.run(
         "finish_chord",
-        again=True,
         chord=chord,
         queues=queues,
         **columns(messages),

@@ -24,7 +24,7 @@ from celery_postgres.database.wake import Wake
 from celery_postgres.errors import loggable
 
 if TYPE_CHECKING:
-    from celery_postgres.database.session import Sessions
+    from celery_postgres.database.pool import Sessions
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.database import watchdog
 from celery_postgres.database.address import database_of
 from celery_postgres.database.backoff import Backoff
-from celery_postgres.database.session import Sessions
+from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import SchemaError, is_lasting, loggable, primary
 from celery_postgres.results.batch_writer import Writer, new_writer, writers
 from celery_postgres.results.handover import handover, is_child

@@ -27,9 +27,9 @@ from kombu.utils.encoding import ensure_bytes
 
 from celery_postgres.broker import transport
 from celery_postgres.consumer.poison import described
-from celery_postgres.database import session as sessions_module
+from celery_postgres.database import pool
 from celery_postgres.database.address import database_of, libpq_dsn, masked, parsed
-from celery_postgres.database.session import Sessions
+from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import SchemaError, UnstorableResultError, is_lasting
 from celery_postgres.results.chords import contexts_of, is_compound, last_of
 from celery_postgres.results.persistence import KeepingBackend
@@ -94,7 +94,7 @@ class StoringBackend(KeepingBackend):
         """Shared with the broker where that has the same address; anew in a forked child."""
         if self._sessions is None or self._pid != os.getpid():
             self._pid = os.getpid()
-            self._sessions = sessions_module.acquire(self.dsn, {"statement_timeout": "30s"}, self._connect_timeout)
+            self._sessions = pool.acquire(self.dsn, {"statement_timeout": "30s"}, self._connect_timeout)
         return self._sessions
 
     # -- writing

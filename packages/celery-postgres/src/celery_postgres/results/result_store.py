@@ -15,7 +15,7 @@ from celery_postgres.errors import UnstorableResultError, is_lasting, primary
 from celery_postgres.results.serializer import Pickle, dump
 
 if TYPE_CHECKING:
-    from celery_postgres.database.session import Sessions
+    from celery_postgres.database.pool import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,6 @@ def _record(sessions: Sessions, writes: list[Write]) -> list[str]:
     acks = sorted({write.claim for write in writes if write.claim is not None})
     ((due, _),) = sessions.run(
         "record",
-        again=True,
         task_ids=[one.task_id for one in outcomes],
         statuses=[one.status for one in outcomes],
         results=[_binary(one.result) for one in outcomes],
@@ -168,7 +167,6 @@ def _record(sessions: Sessions, writes: list[Write]) -> list[str]:
 def _record_one(sessions: Sessions, one: Outcome, claim: Claim | tuple[None, None]) -> None:
     sessions.run(
         "record_one",
-        again=True,
         task_id=one.task_id,
         status=one.status,
         result=_binary(one.result),

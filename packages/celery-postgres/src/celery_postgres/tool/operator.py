@@ -8,7 +8,7 @@ from typing import Any
 
 from celery_postgres.consumer.maintenance import release
 from celery_postgres.database.envelope import decode
-from celery_postgres.database.purging import purge
+from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.session import Session
 from celery_postgres.tool.display import Display
 
@@ -64,13 +64,13 @@ class Tool:
 
     def purge(self, given: argparse.Namespace) -> int:
         """Delete what waits in a queue, due or not. What consumers hold stays."""
-        if not self._session.run("find_queue", queue=given.queue):
+        if QueueStore(self._session).find(given.queue) is None:
             raise OperatorError(f"there is no queue {given.queue!r}")
         if not given.yes:
             found = self._session.run("queues_overview", queue=given.queue)
             waiting = sum(ready + delayed for _, _, ready, delayed, *_ in found)
             return self._display.would("delete", waiting, f"messages of {given.queue}")
-        return self._display.did("deleted", purge(self._session.run, given.queue), f"messages of {given.queue}")
+        return self._display.did("deleted", QueueStore(self._session).purge(given.queue), f"messages of {given.queue}")
 
     def cancel(self, given: argparse.Namespace) -> int:
         """Revoke a task that waits: the worker that takes it discards it, at once unless its queue is paused, and

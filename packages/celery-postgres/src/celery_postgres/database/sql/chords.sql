@@ -1,6 +1,7 @@
 -- Chords: parts are counted by `record`; what else happens to one is here.
 
 -- name: size_chord
+-- repeatable
 -- How many parts a chord has, said before the last of them is published; what was said first stays. Returns whether
 -- that makes its body due.
 -- takes: chord text, size integer
@@ -24,6 +25,7 @@ WHERE chord.id = %(chord)s AND (chord.due_at IS NOT NULL) IS TRUE
 ORDER BY part.position NULLS LAST, part.task_id
 
 -- name: overdue_chords
+-- repeatable
 -- Chords whose last part has returned a while ago, and whose body has not been sent: whoever was to do that is gone.
 -- takes: seconds float
 SELECT chord.id
@@ -33,6 +35,7 @@ ORDER BY chord.due_at
 LIMIT 100
 
 -- name: finish_chord
+-- repeatable
 -- Send the body and end the chord, in one commit: of two that try, one does both, and the other nothing.
 -- Returns whether it was us. The queues must exist.
 -- takes: chord text, queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
@@ -72,6 +75,7 @@ SELECT
     )
 
 -- name: end_chord
+-- repeatable
 -- The same where the broker is in another database, after the body has been published there.
 -- takes: chord text
 WITH finished AS (

@@ -138,6 +138,7 @@ FROM (SELECT set_config('synchronous_commit', 'off', true)) AS sooner
 LEFT JOIN (SELECT * FROM taken UNION ALL SELECT * FROM eaten) AS message ON true
 
 -- name: settle
+-- repeatable
 -- Acknowledge alone, when no claim comes soon. Fenced as in `claim`.
 -- takes: acked_ids bigint[], acked_fences bigint[]
 WITH settled AS (
@@ -201,6 +202,7 @@ CROSS JOIN LATERAL (
 ) AS sleeper
 
 -- name: defer
+-- repeatable
 -- A stock producer's message carries its ETA in a header alone: set what is not yet due aside, by this server's clock.
 -- Returns the ids that were set aside; the others may be delivered.
 -- takes: ids bigint[], fences bigint[], etas timestamptz[]
@@ -212,6 +214,7 @@ WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND message.fence = g
 RETURNING message.id
 
 -- name: bury
+-- repeatable
 -- Claimed messages that nobody can use become dead letters.
 -- takes: ids bigint[], fences bigint[], reasons text[]
 WITH dead AS (

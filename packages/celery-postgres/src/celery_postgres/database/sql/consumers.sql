@@ -118,6 +118,7 @@ FROM kombu_message AS message
 WHERE message.consumer_id = %(consumer)s AND message.claimed_at < now() - interval '10 seconds'
 
 -- name: subscribe
+-- repeatable
 -- Awake at first: the consumer looks before it sleeps. By name, since an id may be another queue's after a restore.
 -- Returns the queue's id; no row if there is no such queue.
 -- takes: consumer bigint, queue text
@@ -138,6 +139,7 @@ FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = 
 WHERE subscription.consumer_id = %(consumer)s
 
 -- name: unsubscribe
+-- repeatable
 -- End a subscription; the time counts for the queue's expiry.
 -- takes: consumer bigint, queue_id bigint
 WITH ended AS (
@@ -149,6 +151,7 @@ UPDATE kombu_queue AS queue SET used_at = now() FROM ended WHERE queue.id = ende
 RETURNING queue.name, queue.auto_delete
 
 -- name: look
+-- repeatable
 -- Whether the tables are there, as this release needs them, and the rights of whoever publishes or consumes. It reads no
 -- row: one with an absurd value would keep everybody from connecting.
 SELECT kombu_refuse(queue.name), queue.used_at, message.expires_at, subscription.queue_id

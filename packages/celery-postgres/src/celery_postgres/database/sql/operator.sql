@@ -87,6 +87,7 @@ WHERE message.task_id = %(task_id)s
 ORDER BY message.id + 0
 
 -- name: cancel_messages
+-- repeatable
 -- The task is marked as revoked, and due: a worker discards it at once, and says so to whoever waits for its result.
 -- What a consumer holds is not for us to cancel.
 -- takes: task_id text

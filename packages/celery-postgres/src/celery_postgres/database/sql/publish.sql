@@ -77,6 +77,7 @@ WHERE CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', 
   ) >= 0
 
 -- name: routes
+-- repeatable
 -- The queues that `publish_to_exchange` would write to, for what is published together with something else.
 -- takes: exchange text, routing_key text
 SELECT DISTINCT queue.name

@@ -1,6 +1,7 @@
 -- Queues and bindings, which all processes share.
 
 -- name: make_queue
+-- repeatable
 -- The id of the new queue; no row if there is one of that name. Processes that make one queue at once do not wait for one
 -- another for longer than an insert, and none fails.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
@@ -10,6 +11,7 @@ ON CONFLICT (name) DO NOTHING
 RETURNING queue.id
 
 -- name: change_queue
+-- repeatable
 -- What a later declaration says about expiry and TTL holds, and it uses the queue. Returns its id; no row if it is gone.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
 UPDATE kombu_queue AS queue
@@ -18,12 +20,14 @@ WHERE queue.name = %(queue)s
 RETURNING queue.id
 
 -- name: find_queue
+-- repeatable
 -- takes: queue text
 SELECT queue.id, queue.auto_delete, queue.expires_ms, queue.message_ttl_ms
 FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
 
 -- name: count_ready
+-- repeatable
 -- Messages that a consumer could take now; as AMQP, without those that are claimed, not yet due or past their TTL. No
 -- row if there is no such queue, or if it is past its expiry and waits for a sweep.
 -- takes: queue text
@@ -44,6 +48,7 @@ WHERE queue.name = %(queue)s AND NOT (
 )
 
 -- name: drop_if_abandoned
+-- repeatable
 -- Before a declaration: a queue past its expiry does not come back with what was in it. Returns its id.
 -- takes: queue text
 DELETE FROM kombu_queue AS queue
@@ -54,6 +59,7 @@ WHERE queue.name = %(queue)s
 RETURNING queue.id
 
 -- name: purge_queue
+-- repeatable
 -- Delete what waits, due or not, `most` at once; what is claimed stays with its consumer. Returns how many, and whether
 -- there may be more. Ready and timed messages apart, by the index that each has: asked for both together, PostgreSQL
 -- reads the messages of all queues.
@@ -78,6 +84,7 @@ WITH doomed AS MATERIALIZED (
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(most)s
 
 -- name: drop_queue
+-- repeatable
 -- Delete the queue with its bindings and subscriptions; its messages are `drop_messages`'. `if_unused`: only without
 -- consumers; `if_empty`: only without ready messages. Returns its id, if it went.
 -- takes: queue text, if_unused boolean, if_empty boolean
@@ -101,6 +108,7 @@ WHERE queue.name = %(queue)s
 RETURNING queue.id
 
 -- name: drop_messages
+-- repeatable
 -- Delete messages of a queue that is gone, `most` at once, each kind by the index that it is in. Returns how many, and
 -- whether there may be more.
 -- takes: queue_id bigint, most bigint
@@ -176,12 +184,14 @@ WHERE found.queue_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM kombu_queue AS queue WHERE queue.id = found.queue_id)
 
 -- name: find_binding
+-- repeatable
 -- takes: queue text, exchange text, routing_key text
 SELECT binding.type, binding.pattern
 FROM kombu_binding AS binding JOIN kombu_queue AS queue ON queue.id = binding.queue_id
 WHERE queue.name = %(queue)s AND binding.exchange = %(exchange)s AND binding.routing_key = %(routing_key)s
 
 -- name: bind
+-- repeatable
 -- Bind a queue to an exchange, for the publishers of all processes.
 -- takes: queue text, exchange text, type text, routing_key text, pattern text
 INSERT INTO kombu_binding AS binding (exchange, type, routing_key, pattern, queue_id)
@@ -191,6 +201,7 @@ WHERE queue.name = %(queue)s
 ON CONFLICT (exchange, routing_key, queue_id) DO NOTHING
 
 -- name: change_binding
+-- repeatable
 -- takes: queue text, exchange text, type text, routing_key text, pattern text
 UPDATE kombu_binding AS binding
 SET type = %(type)s, pattern = %(pattern)s
@@ -199,6 +210,7 @@ WHERE queue.name = %(queue)s AND binding.queue_id = queue.id
   AND binding.exchange = %(exchange)s AND binding.routing_key = %(routing_key)s
 
 -- name: unbind
+-- repeatable
 -- takes: queue text, exchange text, routing_key text
 DELETE FROM kombu_binding AS binding
 USING kombu_queue AS queue
@@ -206,6 +218,7 @@ WHERE queue.name = %(queue)s AND binding.queue_id = queue.id
   AND binding.exchange = %(exchange)s AND binding.routing_key = %(routing_key)s
 
 -- name: bindings
+-- repeatable
 -- takes: exchange text
 SELECT binding.routing_key, binding.pattern, queue.name
 FROM kombu_binding AS binding
@@ -213,16 +226,19 @@ JOIN kombu_queue AS queue ON queue.id = binding.queue_id
 WHERE binding.exchange = %(exchange)s
 
 -- name: drop_exchange
+-- repeatable
 -- takes: exchange text
 DELETE FROM kombu_binding AS binding WHERE binding.exchange = %(exchange)s
 
 -- name: mark_revoked
+-- repeatable
 -- Celery's workers forget what was revoked after three hours; a message that waits for a week must not.
 -- takes: task_ids text[]
 UPDATE kombu_message AS message SET revoked = true
 WHERE message.task_id = ANY (%(task_ids)s) AND message.visible AND NOT message.revoked
 
 -- name: catch_up
+-- repeatable
 -- After an id that was given twice.
 -- takes: relation text
 SELECT kombu_catch_up(%(relation)s)

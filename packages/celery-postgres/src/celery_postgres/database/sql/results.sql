@@ -1,6 +1,7 @@
 -- States and results of tasks.
 
 -- name: record
+-- repeatable
 -- What became of some tasks, in one commit: their states, the chord parts that they are, and the messages that they
 -- settle. A message is settled in the transaction that stores its task's result, or not at all.
 --
@@ -89,6 +90,7 @@ SELECT
     )
 
 -- name: record_one
+-- repeatable
 -- `record` of one state of one task that is no part of a chord, as each result is that a prefork child stores, and the
 -- first one after a quiet moment: 27 us of execution and not 49, which arrays of one and chords that are not there cost.
 -- takes: task_id text, status text, result bytea, date_done timestamp, traceback text, children bytea, task_name text,
@@ -124,6 +126,7 @@ WITH stored AS (
 SELECT count(pg_notify('celery_result_' || awaited.listener, awaited.slot::text)) FROM awaited
 
 -- name: result
+-- repeatable
 -- takes: task_id text
 SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, meta.children, meta.name, meta.args,
     meta.kwargs, meta.worker, meta.retries, meta.queue
@@ -131,6 +134,7 @@ FROM celery_taskmeta AS meta
 WHERE meta.task_id = %(task_id)s
 
 -- name: results
+-- repeatable
 -- Those of the given tasks that have a row.
 -- takes: task_ids text[]
 SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, meta.children, meta.name, meta.args,
@@ -139,20 +143,24 @@ FROM celery_taskmeta AS meta
 WHERE meta.task_id = ANY (%(task_ids)s)
 
 -- name: forget_result
+-- repeatable
 -- takes: task_id text
 DELETE FROM celery_taskmeta AS meta WHERE meta.task_id = %(task_id)s
 
 -- name: save_group
+-- repeatable
 -- takes: group_id text, result bytea, date_done timestamp
 SELECT celery_save_group(%(group_id)s, %(result)s, %(date_done)s)
 
 -- name: restore_group
+-- repeatable
 -- takes: group_id text
 SELECT saved.taskset_id, saved.result, saved.date_done
 FROM celery_tasksetmeta AS saved
 WHERE saved.taskset_id = %(group_id)s
 
 -- name: delete_group
+-- repeatable
 -- takes: group_id text
 DELETE FROM celery_tasksetmeta AS saved WHERE saved.taskset_id = %(group_id)s
 

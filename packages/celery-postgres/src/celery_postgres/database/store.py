@@ -1,0 +1,22 @@
+"""What every store is: statements of one subject as methods, dataclasses in and out."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from celery_postgres.database.session import Row
+
+
+class Runner(Protocol):
+    """A `Session`, or the `Sessions` of a process."""
+
+    def run(self, name: str, **parameters: Any) -> list[Row]:
+        """Execute the named statement in a transaction of its own; see `Session.run`."""
+        ...
+
+
+class Store:
+    """A store executes its statements on one session, or on whichever session of the process is free."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._run = runner.run
