@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from celery.app import trace
 from kombu.exceptions import OperationalError
 
 from app.core.context import working_for
@@ -19,7 +20,7 @@ from app.observability import faults
 from app.observability.logging import LONGEST_LINE, JsonFormatter, LineFileHandler, fit
 from app.observability.redaction import field, is_secret, scrub
 from celery_postgres.database.session import Session
-from celery_postgres.errors import primary
+from celery_postgres.errors import Reason, SchemaError, primary
 
 SECRET = "do-not-log-me"
 
@@ -95,10 +96,33 @@ def test_a_record_of_another_library_shows_its_template_only() -> None:
 def test_our_broker_says_why_it_is_away_and_quotes_nobody() -> None:
     template = "the broker cannot be reached (%s); next try in %.2f s"
     refused = f'connection to server at "{SECRET}" (10.0.0.7), port 5432 failed: Connection refused'
-    line = shown("celery_postgres.consumer.heartbeat", template, refused, 0.5)
+    line = shown("celery_postgres.consumer.heartbeat", template, Reason(refused), 0.5)
     assert line["message"] == "the broker cannot be reached (connection refused); next try in 0.50 s"
-    unknown = shown("celery_postgres.consumer.heartbeat", template, SECRET, 0.5)
+    unknown = shown("celery_postgres.consumer.heartbeat", template, Reason(SECRET), 0.5)
     assert unknown["message"] == "the broker cannot be reached (…); next try in 0.50 s"
+
+
+def test_the_package_shows_its_texts_and_fields_and_names_cannot_forge_a_line() -> None:
+    forged = 'orders\n{"message": "forged"}\x1b[2J'
+    extra = {"queue": forged, "consumer": 7, "messages": ["a", "b\n"], "at": "u://a:b@c", "token": SECRET}
+    line = shown(
+        "celery_postgres.tool", "%s of %r, %s: %s", "step", forged, forged, ["a", SchemaError("b")], extra=extra
+    )
+    escaped = r'orders\n{"message": "forged"}\x1b[2J'
+    assert line["message"] == f"step of {forged!r}, {escaped}: a, celery_postgres.errors.SchemaError: b"
+    assert (line["queue"], line["consumer"], line["messages"]) == (escaped, 7, r"a, b\n")
+    assert (line["at"], line["token"]) == ("u://a:***@c", "***")
+    mapping = {"a": SECRET}
+    line = shown("celery_postgres", "%s %s", mapping, json.dumps, extra={"x": mapping, "y": [mapping]})
+    assert (line["message"], line["x"], line["y"]) == ("… json.dumps", "…", "…")
+
+
+@pytest.mark.parametrize("logger", ["celery.worker.strategy", "celery.app.trace", "kombu", "celery_postgresql"])
+def test_only_the_package_is_trusted_with_texts_and_fields(logger: str) -> None:
+    data = {"name": "a.b", "id": "i", "args": SECRET, "kwargs": SECRET, "return_value": SECRET, "runtime": 1.0}
+    for template in (trace.LOG_RECEIVED, trace.LOG_SUCCESS, "%(args)s %(kwargs)s"):
+        line = shown(logger, template, data, extra={"data": data, "queue": SECRET, "payload": SECRET})
+        assert SECRET not in json.dumps(line)
 
 
 @pytest.mark.parametrize(

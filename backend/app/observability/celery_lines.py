@@ -1,15 +1,17 @@
 """What Celery, Kombu and other libraries log, without what they quote.
 
-Celery's messages quote return values, exceptions, arguments and whole message bodies, at every level. So of a
-record that does not come from the application only the template is trusted, never an argument:
+Celery's messages quote return values, exceptions, arguments and whole message bodies, at every level. So a record of a
+library shows its template, and of its arguments only these:
 
-- Numbers stand as they are, exceptions as `faults.brief` shows them, functions and classes by name, and every
-  other argument as `…`.
+- Numbers, exceptions as `faults.brief` shows them, and functions and classes by name. Every other argument becomes `…`.
 - Templates that are known here show more: the task's name and id, the name of a queue or a worker.
-- Our broker gives PostgreSQL's reasons: of these the SQLSTATE and its name are shown, and libpq's words for the fault
-  of a connection, which has none, become ours.
 
-A template that a new version of a library brings is thus too silent, and never too loud.
+A template that a new version of a library adds therefore shows too little, and never too much.
+
+The package `celery_postgres` promises that no argument of its log calls quotes a payload, a result or a secret. So its
+text arguments and its `extra` are shown, with control characters escaped: names of queues come from outside. Only what
+the driver or the server gave as a reason (`errors.Reason`) may quote data: its SQLSTATE and name are shown, and for the
+fault of a connection, which has none, our words for it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from celery_postgres.errors import Reason
 consumer: Any = _consumer  # the stubs know nothing of its templates
 
 ELLIPSIS = "…"
-BROKER = "celery_postgres"
+PACKAGE = "celery_postgres"
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data"}
 #: Ids and names, also of tasks that nobody registered; anything else that claims to be one is a text.
 _NAME = re.compile(r"[\w.:@/-]{1,200}")
 
@@ -44,11 +47,13 @@ class Line:
     Attributes:
         fields: task_id, task_name, duration_ms, as far as the record says them.
         error: the exception to describe; None for none, although the record may have one.
+        extra: what else the record may show.
     """
 
     message: str
     fields: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=512)
@@ -70,16 +75,22 @@ def read(record: logging.LogRecord) -> Line:
     template = record.msg if isinstance(record.msg, str) else ""
     error = record.exc_info[1] if record.exc_info else None
     if is_own(record.name):
-        return Line(_fill(record, _own_argument), error=error)
+        return Line(_fill(record, _own_argument), error=error, extra=_extra(record))
     known = _KNOWN.get(template.strip())
     if known is not None:
         return known(record)
     if template.startswith(_REVOKED):  # the stamped header that revoked it is part of the template
         return _task_line("Discarding revoked task", 0)(record)
-    if record.name.partition(".")[0] == BROKER:
-        return Line(_fill(record, _broker_argument), error=error)
+    if record.name.partition(".")[0] == PACKAGE:
+        extra = {escaped(name): _package_field(value) for name, value in _extra(record).items()}
+        return Line(escaped(_fill(record, _package_argument)), error=error, extra=extra)
     argument = _own_argument if template.strip() in _HARMLESS or record.name in _HARMLESS_LOGGERS else _argument
     return Line(_fill(record, argument), error=error)
+
+
+def escaped(text: str) -> str:
+    """`text` with its control characters and other invisible ones as Python writes them: `\\n`, `\\x1b`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def name_or_none(value: object) -> str | None:
@@ -111,11 +122,23 @@ def _argument(value: Any) -> Any:
     return _Text(ELLIPSIS)
 
 
-def _broker_argument(value: Any) -> Any:
-    if isinstance(value, Reason) and value.condition:
-        return _Text(value.condition)
-    fault = connection_fault(value) if isinstance(value, str) else None
-    return _Text(fault) if fault else _argument(value)
+def _package_argument(value: Any) -> Any:
+    if isinstance(value, Reason):
+        return _Text(value.condition or connection_fault(value) or ELLIPSIS)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return _Text(", ".join(str(_package_argument(one)) for one in value))
+    return _argument(value)
+
+
+def _package_field(value: Any) -> Any:
+    shown = _package_argument(value)
+    return escaped(str(shown)) if isinstance(shown, str | _Text) else shown
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
 def _fill(record: logging.LogRecord, argument: Callable[[Any], Any]) -> str:

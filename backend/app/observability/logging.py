@@ -2,8 +2,8 @@
 
 Fields, flat, always in this order: timestamp (RFC 3339, UTC, milliseconds), level, logger, message, service,
 task_id, task_name, queue, retries, tenant_id, correlation_id, duration_ms, error.type, error.message,
-error.stack_trace, then the `extra` of the application's own records. A field without a value is left out, so that
-`exists(tenant_id)` means what it says.
+error.stack_trace, then the `extra` of the application's and the package's records. A field without a value is left
+out, so that `exists(tenant_id)` means what it says.
 
 What a line shows of an exception is `faults`' to say, and of Celery's messages `celery_lines`'. Of `extra` only
 plain values are shown; names like password or token are masked, and passwords in URLs are cut out everywhere.
@@ -36,7 +36,6 @@ LONGEST_LINE = 4096
 #: Warnings whose text is a library's own; others, pydantic's for one, quote the value that they warn of.
 PLAIN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, CeleryWarning)
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data"}
 _logger = logging.getLogger(__name__)
 
 
@@ -84,8 +83,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = celery_lines.read(record)
-        own = celery_lines.is_own(record.name)
-        extra = {k: v for k, v in vars(record).items() if k not in _STANDARD} if own else {}
+        extra = dict(line.extra)
         fields: dict[str, Any] = {
             "timestamp": timestamp(record.created),
             "level": record.levelname,
@@ -94,15 +92,17 @@ class JsonFormatter(logging.Formatter):
             "service": self._service,
         }
         context = log_context.current(line.fields)
+        if not celery_lines.is_own(record.name):  # the queue that the package means, not that of the running task
+            context |= extra
         for name in (*log_context.FIELDS, "duration_ms"):
-            value = context.get(name, line.fields.get(name))
+            value = context.get(name)
             fields[name] = redaction.field(name, extra.pop(name, None) if value is None else value)
         if line.error is not None:
             traceback = record.exc_info[2] if record.exc_info and record.exc_info[1] is line.error else None
             fields["error.type"] = faults.type_name(line.error)
             fields["error.message"] = redaction.scrub(faults.public_text(line.error) or faults.WITHHELD)
             fields["error.stack_trace"] = redaction.scrub(faults.stack_trace(line.error, traceback))
-        elif own and isinstance(stack := extra.pop("error.stack_trace", None), str):
+        elif isinstance(stack := extra.pop("error.stack_trace", None), str):
             fields["error.stack_trace"] = stack
         for name, value in extra.items():
             fields.setdefault(name, redaction.field(name, value))
