@@ -16,16 +16,14 @@ OWN = CHECKOUT / "docs" / "benchmarks"
 
 
 def write(folder: Path, samples: Samples) -> Path:
-    """Write ``README.md`` and the plots of a folder, and for the project's own folder the README's part of it."""
-    # Whoever only reads samples has no matplotlib.
+    """Write ``README.md`` and the plots of a folder; the project's own README shows the plot ``glance``."""
+    # A caller that only reads samples needs no matplotlib.
     from benchmarks.comparison import plots
 
     shown = plots.write(folder, samples, _order(about.read(samples.folder)))
     made = {**texts(samples), **{f"plot {name}": content for name, content in shown.items()}}
     page = folder / "README.md"
     blocks.fill(page, made, OWN / "README.md")
-    if folder.resolve() == OWN:
-        blocks.fill(CHECKOUT / "README.md", {"glance": made["glance"]})
     return page
 
 
