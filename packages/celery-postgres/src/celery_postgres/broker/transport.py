@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import sys
@@ -17,12 +16,12 @@ from celery_postgres.broker.channel import Channel
 from celery_postgres.compat import error_isolation, publish_retry
 from celery_postgres.compat.eta import with_timer
 from celery_postgres.compat.upstream import virtual
-from celery_postgres.consumer import decompression
+from celery_postgres.consumer import decompression, registry
 from celery_postgres.consumer.failure_detector import Watch
 from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.consumer.prefetch import Inbox
 from celery_postgres.database import pool
-from celery_postgres.database.address import direct_dsn, is_postgresql, libpq_dsn, masked
+from celery_postgres.database.address import is_postgresql, libpq_dsn, masked
 from celery_postgres.database.pool import Sessions
 
 #: As long as messages come quicker than this, one turn of the event loop delivers several: a turn costs about 50 µs.
@@ -99,7 +98,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         sessions = self.sessions
         if self._inbox is None:
             options = self.client.transport_options
-            self._attendant = _attendant(
+            self._attendant = registry.acquire(
                 sessions,
                 options.get("listen_dsn"),
                 options.get("max_failures", MAX_FAILURES),
@@ -135,7 +134,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             inbox.close()
         sessions, self._sessions = self._sessions, None
         if self._attendant is not None:
-            _leave(self._attendant)
+            registry.release(self._attendant)
             self._attendant = None
         if sessions is not None:
             pool.give_back(sessions)
@@ -261,10 +260,6 @@ def _discreet(original: Any) -> Any:
     return info
 
 
-_lock = threading.Lock()
-_attendants: dict[tuple[Sessions, str | None], Attendant] = {}
-
-
 def _unresponsive_s(given: Any) -> float:
     """
     Raises:
@@ -273,49 +268,3 @@ def _unresponsive_s(given: Any) -> float:
     if isinstance(given, int | float) and not isinstance(given, bool) and given >= Watch.LEASE_S:
         return float(given)
     raise ValueError(f"unresponsive_timeout is a number of seconds, {Watch.LEASE_S:g} or more")
-
-
-def _attendant(sessions: Sessions, listen_dsn: str | None, max_failures: int, unresponsive_s: float) -> Attendant:
-    """This process' attendant for a database."""
-    key = sessions, listen_dsn
-    with _lock:
-        attendant = _attendants.get(key)
-        if attendant is None:
-            listen = Sessions(direct_dsn(listen_dsn)) if listen_dsn else sessions
-            attendant = _attendants[key] = Attendant(sessions, listen, max_failures, unresponsive_s)
-        return attendant
-
-
-def attendants() -> list[Attendant]:
-    """Those of this process: none, unless it consumes."""
-    with _lock:
-        return list(_attendants.values())
-
-
-def _leave(attendant: Attendant) -> None:
-    """Stop it, unless somebody still needs it: a task may run longer than the connection that brought it."""
-    with _lock:
-        if not attendant.idle:
-            return
-        for key, known in list(_attendants.items()):
-            if known is attendant:
-                del _attendants[key]
-    attendant.stop()
-
-
-def _stop_all() -> None:
-    with _lock:
-        attendants = list(_attendants.values())
-        _attendants.clear()
-    for attendant in attendants:
-        attendant.stop()
-
-
-def _forget_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _attendants.clear()
-
-
-atexit.register(_stop_all)
-os.register_at_fork(after_in_child=_forget_in_child)

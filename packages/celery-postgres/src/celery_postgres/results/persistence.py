@@ -12,7 +12,7 @@ import psycopg2
 from celery.backends import base as celery_base
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
-from celery_postgres.broker import transport
+from celery_postgres.consumer import registry
 from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.database import watchdog
 from celery_postgres.database.address import database_of
@@ -173,7 +173,7 @@ class KeepingBackend(BaseBackend):  # type: ignore[misc]
     def _attendant(self) -> Attendant | None:
         """Who keeps this process' claims in our database alive: there is one in a worker's own process."""
         mine = database_of(self.dsn)
-        return next((one for one in transport.attendants() if database_of(one.sessions.dsn) == mine), None)
+        return next((one for one in registry.heartbeats() if database_of(one.sessions.dsn) == mine), None)
 
     def _writer(self, attendant: Attendant | None) -> Writer | None:
         """The writer of this process; none where there is no attendant, nor was."""
@@ -185,7 +185,7 @@ class KeepingBackend(BaseBackend):  # type: ignore[misc]
     @staticmethod
     def _settled(claims: list[Claim]) -> None:
         """Tell whichever attendant carried them: a writer outlives a worker's connection."""
-        for attendant in transport.attendants():
+        for attendant in registry.heartbeats():
             attendant.settled(claims)
 
     def _flush(self) -> None:
