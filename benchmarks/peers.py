@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg2
@@ -19,7 +20,7 @@ from psycopg2.extras import RealDictCursor
 
 from benchmarks.clones import SAMPLE_NUMBER, Clones
 from benchmarks.clusters import DURABLE, administrate, database, postmaster
-from benchmarks.processes import call
+from benchmarks.processes import call, package_path
 from benchmarks.program import QUEUE
 from benchmarks.servers import POSTGRES, REDIS, Redis
 from environment.cluster import APP_ROLE
@@ -191,16 +192,28 @@ class PostgresPeer:
 
     :param ours: which of the two.
     :param results: whether the same database keeps the tasks' results.
+    :param name: in the names of its databases, where there are two of one kind.
+    :param checkout: the checkout whose package is measured, instead of this one.
     """
 
     durable = DURABLE
 
-    def __init__(self, cluster: TemporaryCluster, *, ours: bool, results: bool = False) -> None:
+    def __init__(
+        self,
+        cluster: TemporaryCluster,
+        *,
+        ours: bool,
+        results: bool = False,
+        name: str | None = None,
+        checkout: Path | None = None,
+    ) -> None:
         self.cluster = cluster
         self.results = results
-        self.name = "ours" if ours else "stock"
+        self.name = name or ("ours" if ours else "stock")
         self.label = "celery_postgres" if ours else "stock sqla"
         self.variables = {"BENCH_INSTALL": "1"} if ours else {}
+        if checkout is not None:
+            self.variables["PYTHONPATH"] = package_path(checkout)
         self.sequence = "message_id_sequence"
         self._numbers = itertools.count(1)
         self._template = f"bench_{self.name}_template"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from environment.sources import CHECKOUT, python_path
@@ -18,6 +19,15 @@ from environment.sources import CHECKOUT, python_path
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """The environment of a child: ours, the source tree on its path, and these."""
     return {**os.environ, "PYTHONPATH": python_path(), **variables}
+
+
+def package_path(checkout: Path) -> str:
+    """``PYTHONPATH`` for a child that has the package of another checkout and this checkout's benchmarks.
+
+    Until b03fd94 the package was one of the application's.
+    """
+    source = checkout / "packages" / "celery-postgres" / "src"
+    return os.pathsep.join([str(source if source.is_dir() else checkout / "backend"), str(CHECKOUT)])
 
 
 def start(arguments: Sequence[str], variables: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:

@@ -42,8 +42,7 @@ def measure(
     for cell in cells:
         for repetition in range(repetitions or (cell.QUICK_REPETITIONS if given.quick else cell.REPETITIONS)):
             for variant in cell.variants(given):
-                if len(samples.of(cell.NAME).get(variant, [])) <= repetition:
-                    failed += not _sample(cell, given, variant, samples, calm_s, about)
+                failed += not sample(cell, given, variant, samples, calm_s, about, repetition)
     return failed
 
 
@@ -58,7 +57,18 @@ def rows(cells: Sequence[ModuleType], samples: Samples) -> list[Row]:
     return found
 
 
-def _sample(cell: ModuleType, given: Run, variant: str, samples: Samples, calm_s: float, about: dict[str, Any]) -> bool:
+def sample(
+    cell: ModuleType,
+    given: Run,
+    variant: str,
+    samples: Samples,
+    calm_s: float,
+    about: dict[str, Any],
+    repetition: int,
+) -> bool:
+    """Make a sample, unless there are more than ``repetition`` of its variant; whether there is one."""
+    if len(samples.of(cell.NAME).get(variant, [])) > repetition:
+        return True
     loud = machine.wait_calm(calm_s)
     began = time.monotonic()
     try:

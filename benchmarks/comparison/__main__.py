@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import machine, runner, servers
-from benchmarks.comparison import report
+from benchmarks.comparison import against, report
 from benchmarks.comparison.about import MismatchError, remember
 from benchmarks.comparison.cells import CELLS, QUICK
 from benchmarks.comparison.field import Field
@@ -40,12 +40,18 @@ def main() -> int:
         "--postgres", type=int, default=DEFAULT_MAJOR, metavar="MAJOR", help="on this PostgreSQL (default: %(default)s)"
     )
     parser.add_argument("--report", action="store_true", help="only write tables and plots of what has been measured")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="this checkout and that commit in turn: ratios of rates, CPU and memory"
+    )
+    parser.add_argument("--pairs", type=int, metavar="N", help="with --against: N pairs (default: 7, --quick: 3)")
     given = parser.parse_args()
     names = given.systems.split(",") if given.systems else list(NAMES)
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"no system {unknown[0]!r}; there are {', '.join(NAMES)}")
     # TERM ends a run as Ctrl-C does: with everything stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if given.against:
+        return _compare(given)
     folder: Path = given.out or (_QUICK if given.quick else _FULL)
     if given.quick and not given.report:
         shutil.rmtree(folder / "raw", ignore_errors=True)
@@ -63,6 +69,27 @@ def main() -> int:
         return 130
     if failed:
         print(f"bench: {failed} samples could not be made; the same command tries again", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _compare(given: argparse.Namespace) -> int:
+    folder: Path = given.out or _QUICK / "against"
+    if not given.out:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        failed = against.compare(
+            given.against,
+            quick=given.quick,
+            only=given.only or [],
+            pairs=given.pairs,
+            folder=folder,
+            major=given.postgres,
+        )
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return int(failed > 0)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from benchmarks import servers, worker
@@ -127,15 +128,24 @@ class PostgresGround(CeleryGround):
 
 
 class PostgresSystem:
-    """Celery on PostgreSQL."""
+    """Celery on PostgreSQL.
+
+    Args:
+        cluster: the server.
+        ours: by ``celery_postgres``, and not by Kombu's own transport.
+        name: another name than ``ours`` or ``stock``, where there are two of one kind.
+        checkout: the checkout whose ``celery_postgres`` is measured, instead of this one.
+    """
 
     concurrency = 1
     durable = DURABLE
 
-    def __init__(self, cluster: TemporaryCluster, *, ours: bool) -> None:
+    def __init__(
+        self, cluster: TemporaryCluster, *, ours: bool, name: str | None = None, checkout: Path | None = None
+    ) -> None:
         self.cluster = cluster
         self.ours = ours
-        self.name = "ours" if ours else "stock"
+        self.name = name or ("ours" if ours else "stock")
         self.label = "celery_postgres" if ours else "Celery, Kombu's sqla"
         self.settings = f"{celery_settings(PostgresGround)}; " + (
             "up to 500 claimed ahead of that; results by its own db+postgresql://; a publish waits for the disk, a "
@@ -146,7 +156,7 @@ class PostgresSystem:
             # Whatever else is in its transport options goes to SQLAlchemy's create_engine, which refuses it.
             else f"{CELERY_RESULTS}; looks once a second, which none of its options changes"
         )
-        self._peer = PostgresPeer(cluster, ours=ours)
+        self._peer = PostgresPeer(cluster, ours=ours, name=name, checkout=checkout)
         self._samples: dict[Shape, tuple[Clones, dict[str, Any]]] = {}
 
     @contextmanager

@@ -13,7 +13,9 @@ from benchmarks.comparison.cells import (
     drain,
     enqueue,
     idle,
+    imports,
     latency,
+    memory,
     payload,
     pinned,
     soak,
@@ -22,7 +24,7 @@ from benchmarks.comparison.cells import (
 
 #: In the order in which they run: latency asks what drain and enqueue have measured.
 CELLS: list[ModuleType] = [
-    enqueue, drain, ceiling, latency, chord, workers, payload, idle, backlog, pinned, soak,
+    enqueue, drain, ceiling, latency, chord, workers, payload, idle, memory, imports, backlog, pinned, soak,
 ]  # fmt: skip
 
 #: What a quick run asks.

@@ -31,6 +31,8 @@ EARLY_OR_LATE = ("ours", "redis", "rabbitmq")
 #: and not more, since a long queue is a question of its own (``backlog``).
 _ROUGH = {
     "ours": 11_000,
+    "here": 11_000,
+    "before": 11_000,
     "stock": 700,
     "redis": 2_000,
     "redis-always": 2_000,
@@ -60,16 +62,17 @@ def variants(field: Field) -> list[str]:
 
 def run(field: Field, variant: str) -> dict[str, Any]:
     """Tasks in a second by the worker's own clock, and who used the processors meanwhile."""
-    name, length, kept = variant.split()
+    name, length, kept, *pool = variant.split()
     system = field.systems[name]
     seconds = int(length.removesuffix("ms")) / 1000
     limit_s = field.pick(3, 4)
     concurrency = 1 if seconds else system.concurrency
     # One that is not emptied in that time is measured as well.
-    count = int((1 / seconds if seconds else _ROUGH.get(name, 2_000) * 1.2) * limit_s)
-    with system.fresh(results=kept == "results") as ground:
+    count = int((1 / seconds if seconds else _ROUGH[name] * 1.2) * limit_s)
+    with system.fresh(results="results" in kept) as ground:
         ground.fill(1, count, seconds)
-        with worker_of(ground, concurrency, count + 1_000, late=kept == "late") as worker:
+        command = ground.prefork(2) if pool == ["prefork"] else None  # type: ignore[attr-defined]
+        with worker_of(ground, concurrency, count + 1_000, late="late" in kept, command=command) as worker:
             worker.run_until(1, 60)
             meter, before, seen = field.meter(system, [worker]), ground.operations(), worker.journal.refresh()
             reached = worker.run_until(count, limit_s)
