@@ -5,6 +5,9 @@ parameters are declared in `-- takes: name type, …` and written `%(name)s`. Ea
 be prepared (`$1`), and to be sent as it is, through a transaction pooler. Both are without comments: a driver fills in
 placeholders there too.
 
+What several statements have in common is a fragment of `fragments.sql`: a line `-- include: name` stands for the text
+of that fragment, which may include others. So a list of columns or a wake-up is written once.
+
 A statement that wakes consumers has a form that does not (`quietly`): when the server's NOTIFY queue is full, every
 commit with a NOTIFY fails, and a wake-up is not worth a message or a result. Sleeping consumers poll.
 """
@@ -12,6 +15,7 @@ commit with a NOTIFY fails, and a wake-up is not worth a message or a result. Sl
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +23,7 @@ from pathlib import Path
 from celery_postgres.database.lexer import misplaced, uncommented
 
 _FOLDER = Path(__file__).parent / "sql"
+_INCLUDE = re.compile(r"^( *)-- include: (\w+)\n", flags=re.MULTILINE)
 _NUMBERS = frozenset({"bigint[]", "integer[]", "smallint[]"})
 
 
@@ -53,10 +58,39 @@ def load(path: Path) -> dict[str, Statement]:
     """The statements of a file, by name.
 
     Raises:
-        ValueError: a placeholder stands within quotes, or is not declared.
+        ValueError: a placeholder stands within quotes or is not declared, or a fragment does not exist.
     """
-    parts = re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    return {statement.name: statement for statement in map(_with_quiet_form, parts)}
+    parts = _parts("name", path)
+    return {name: _with_quiet_form(name, included(text, fragments())) for name, text in parts.items()}
+
+
+@lru_cache(maxsize=1)
+def fragments() -> dict[str, str]:
+    """All fragments, by name."""
+    return _parts("fragment", _FOLDER / "fragments.sql")
+
+
+def included(text: str, known: dict[str, str]) -> str:
+    """`text` with each `-- include: name` replaced by that fragment, indented as the line is.
+
+    Raises:
+        ValueError: there is no such fragment, or it includes itself.
+    """
+
+    def fragment(line: re.Match[str]) -> str:
+        indent, name = line.groups()
+        if name not in known:
+            raise ValueError(f"there is no fragment {name}")
+        others = {other: body for other, body in known.items() if other != name}
+        return textwrap.indent(included(known[name], others).strip("\n") + "\n", indent)
+
+    return _INCLUDE.sub(fragment, text if text.endswith("\n") else text + "\n")
+
+
+def _parts(heading: str, path: Path) -> dict[str, str]:
+    """The parts of a file that begin with `-- heading: name`, by name."""
+    parts = re.split(rf"^-- {heading}: (\w+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def script(name: str) -> str:
@@ -64,12 +98,11 @@ def script(name: str) -> str:
     return uncommented((_FOLDER / f"{name}.sql").read_text(encoding="utf-8"))
 
 
-def _with_quiet_form(part: str) -> Statement:
-    name, _, text = part.partition("\n")
-    statement = _parse(name.strip(), text)
+def _with_quiet_form(name: str, text: str) -> Statement:
+    statement = _parse(name, text)
     if "pg_notify(" not in statement.direct:
         return statement
-    return replace(statement, quietly=_parse(f"{statement.name}_quietly", text.replace("pg_notify(", "concat(")))
+    return replace(statement, quietly=_parse(f"{name}_quietly", text.replace("pg_notify(", "concat(")))
 
 
 def _parse(name: str, text: str) -> Statement:

@@ -46,10 +46,8 @@ WITH finished AS (
     RETURNING chord.id
 ), cleared AS (
     DELETE FROM celery_chord_part AS part WHERE part.chord_id = (SELECT finished.id FROM finished)
-), inserted AS (
-    INSERT INTO kombu_message (
-        queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
-    )
+), touched AS (
+    -- include: insert_message
     SELECT
         queue.id, one.payload, one.priority, one.task_id, one.tenant_id,
         CASE WHEN one.eta > now() THEN one.eta END,
@@ -64,15 +62,7 @@ WITH finished AS (
 )
 SELECT
     EXISTS (SELECT FROM finished),
-    (
-        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-        FROM (SELECT DISTINCT queue_id FROM inserted) AS touched
-        CROSS JOIN LATERAL (
-            SELECT subscription.consumer_id
-            FROM kombu_subscription AS subscription
-            WHERE subscription.queue_id = touched.queue_id AND subscription.asleep
-        ) AS sleeper
-    )
+    -- include: wake_sleepers
 
 -- name: end_chord
 -- repeatable

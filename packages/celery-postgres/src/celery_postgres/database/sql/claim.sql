@@ -174,14 +174,10 @@ WITH given AS MATERIALIZED (
     DELETE FROM kombu_message AS message
     USING given
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures >= %(max_failures)s
-    RETURNING message.*, given.failures AS now_failures
+    RETURNING message.id, message.queue_id, given.failures, message.enqueued_at, message.tenant_id, message.task_id,
+        'failed ' || given.failures || ' times' AS reason, message.payload
 ), buried AS (
-    INSERT INTO kombu_dead_letter (
-        message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload
-    )
-    SELECT dead.id, dead.now_failures, dead.enqueued_at, dead.tenant_id, queue.name, dead.task_id,
-        'failed ' || dead.now_failures || ' times', dead.payload
-    FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
+    -- include: bury_dead
 ), released AS (
     UPDATE kombu_message AS message
     SET visible = true, consumer_id = NULL, claimed_at = NULL,
@@ -223,14 +219,12 @@ WITH dead AS (
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND message.fence = given.fence AND NOT message.visible
     RETURNING message.*, given.reason
 )
-INSERT INTO kombu_dead_letter (message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload)
-SELECT dead.id, dead.failures, dead.enqueued_at, dead.tenant_id, queue.name, dead.task_id, dead.reason, dead.payload
-FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
+-- include: bury_dead
 RETURNING message_id
 
 -- name: bury_eaten
 -- The same for one that was deleted when it was taken.
 -- takes: message_id bigint, queue text, reason text, payload text
-INSERT INTO kombu_dead_letter (message_id, failures, queue, reason, payload)
-VALUES (%(message_id)s, 0, %(queue)s, %(reason)s, %(payload)s)
+-- include: insert_dead_letter
+VALUES (%(message_id)s, 0, NULL, NULL, %(queue)s, NULL, %(reason)s, %(payload)s)
 RETURNING message_id

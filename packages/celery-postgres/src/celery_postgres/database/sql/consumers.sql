@@ -180,7 +180,7 @@ RETURNING queue.id
 -- name: drop_expired_messages
 -- Kombu's `expiration` and `x-message-ttl`: over is over, as AMQP has it. Tasks leave a dead letter, events do not.
 -- takes: most bigint
-WITH gone AS (
+WITH dead AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (ARRAY(
         SELECT candidate.id FROM kombu_message AS candidate
@@ -189,11 +189,9 @@ WITH gone AS (
         LIMIT %(most)s
         FOR UPDATE SKIP LOCKED
     ))
-    RETURNING message.*
+    RETURNING message.*, 'expired'::text AS reason
 ), buried AS (
-    INSERT INTO kombu_dead_letter (message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload)
-    SELECT gone.id, gone.failures, gone.enqueued_at, gone.tenant_id, queue.name, gone.task_id, 'expired', gone.payload
-    FROM gone LEFT JOIN kombu_queue AS queue ON queue.id = gone.queue_id
-    WHERE gone.task_id IS NOT NULL
+    -- include: bury_dead
+    WHERE dead.task_id IS NOT NULL
 )
-SELECT count(*) FROM gone
+SELECT count(*) FROM dead

@@ -91,19 +91,15 @@ ORDER BY message.id + 0
 -- The task is marked as revoked, and due: a worker discards it at once, and says so to whoever waits for its result.
 -- What a consumer holds is not for us to cancel.
 -- takes: task_id text
-WITH cancelled AS (
+WITH touched AS (
     UPDATE kombu_message AS message
     SET revoked = true, available_at = CASE WHEN message.available_at IS NOT NULL THEN now() END
     WHERE message.task_id = %(task_id)s AND message.visible
     RETURNING message.queue_id
 )
 SELECT
-    (SELECT count(*) FROM cancelled),
-    (
-        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-        FROM (SELECT DISTINCT cancelled.queue_id FROM cancelled) AS touched
-        JOIN kombu_subscription AS sleeper ON sleeper.queue_id = touched.queue_id AND sleeper.asleep
-    )
+    (SELECT count(*) FROM touched),
+    -- include: wake_sleepers
 
 -- name: dead_letters
 -- The oldest first. A condition that is null holds for all.
@@ -133,10 +129,9 @@ WITH chosen AS MATERIALIZED (
     WHERE dead.id = ANY (%(ids)s)
     ORDER BY dead.id
     FOR UPDATE OF dead
-), inserted AS (
-    INSERT INTO kombu_message (queue_id, payload, priority, task_id, tenant_id)
-    SELECT chosen.queue_id, chosen.payload, chosen.priority, chosen.task_id,
-        chosen.tenant_id
+), touched AS (
+    -- include: insert_message
+    SELECT chosen.queue_id, chosen.payload, chosen.priority, chosen.task_id, chosen.tenant_id, NULL, NULL
     FROM chosen
     RETURNING queue_id
 ), gone AS (
@@ -145,11 +140,7 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT
     (SELECT coalesce(array_agg(gone.id ORDER BY gone.id), '{}') FROM gone),
-    (
-        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-        FROM (SELECT DISTINCT inserted.queue_id FROM inserted) AS touched
-        JOIN kombu_subscription AS sleeper ON sleeper.queue_id = touched.queue_id AND sleeper.asleep
-    )
+    -- include: wake_sleepers
 
 -- name: drop_dead
 -- takes: ids bigint[]

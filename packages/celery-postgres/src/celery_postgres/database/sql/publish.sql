@@ -1,8 +1,8 @@
 -- How messages come in. Each is one statement and one commit; a message is durable when its publish returns.
 --
--- All wake sleepers in the same way: NOTIFY takes a database-wide lock at commit, so it is sent only where a consumer
--- of the queue has said that it sleeps, to the two that fell asleep last (they are the most likely to live), and
--- carries nothing. A consumer that falls asleep at this very moment looks again by itself.
+-- All wake sleeping consumers in the same way: NOTIFY takes a database-wide lock at commit, so it is sent only where a
+-- consumer of the queue has recorded that it sleeps, to the two that fell asleep last (they are the most likely to
+-- live), and carries nothing. A consumer that falls asleep at this very moment polls again.
 --
 -- `publish` and `publish_to_exchange` return no rows, only how many they wrote; so they wake, and choose not to wait
 -- for the disk, in conditions that are always true. To insert in a WITH and to return what a query around it found was
@@ -13,27 +13,11 @@
 -- One message to the queue of that name. Writes nothing if there is no such queue.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
 --   durable text
-INSERT INTO kombu_message (
-    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
-)
-SELECT
-    queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-    CASE WHEN %(eta)s > now() THEN %(eta)s END,
-    now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+-- include: insert_message
+-- include: message_of_parameters
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s
-  AND CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) IS NOT NULL ELSE true END
-  AND (
-      SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-      FROM (
-          SELECT subscription.consumer_id
-          FROM kombu_subscription AS subscription
-          WHERE subscription.queue_id = queue.id AND subscription.asleep
-            AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
-          ORDER BY subscription.slept_at DESC
-          LIMIT 2
-      ) AS sleeper
-  ) >= 0
+WHERE queue.name = %(queue)s AND
+    -- include: commit_and_wake_two
 
 -- name: publish_to_exchange
 -- One message to every queue that is bound to the exchange and whose binding matches, in all processes' bindings.
@@ -43,38 +27,19 @@ WHERE queue.name = %(queue)s
 WITH target AS MATERIALIZED (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding
-    WHERE binding.exchange = %(exchange)s
-      AND CASE binding.type
-          WHEN 'fanout' THEN true
-          WHEN 'topic' THEN %(routing_key)s ~ binding.pattern
-          ELSE binding.routing_key = %(routing_key)s
-      END
+    WHERE
+        -- include: binding_matches
 ), queue AS MATERIALIZED (
     -- Apart, so that only the consumers of these queues are woken, whatever the plan.
     SELECT queue.id, queue.message_ttl_ms
     FROM target
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
 )
-INSERT INTO kombu_message (
-    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
-)
-SELECT
-    queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-    CASE WHEN %(eta)s > now() THEN %(eta)s END,
-    now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+-- include: insert_message
+-- include: message_of_parameters
 FROM queue
-WHERE CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) IS NOT NULL ELSE true END
-  AND (
-      SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-      FROM (
-          SELECT subscription.consumer_id
-          FROM kombu_subscription AS subscription
-          WHERE subscription.queue_id = queue.id AND subscription.asleep
-            AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
-          ORDER BY subscription.slept_at DESC
-          LIMIT 2
-      ) AS sleeper
-  ) >= 0
+WHERE
+    -- include: commit_and_wake_two
 
 -- name: routes
 -- repeatable
@@ -83,12 +48,8 @@ WHERE CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', 
 SELECT DISTINCT queue.name
 FROM kombu_binding AS binding
 JOIN kombu_queue AS queue ON queue.id = binding.queue_id
-WHERE binding.exchange = %(exchange)s
-  AND CASE binding.type
-      WHEN 'fanout' THEN true
-      WHEN 'topic' THEN %(routing_key)s ~ binding.pattern
-      ELSE binding.routing_key = %(routing_key)s
-  END
+WHERE
+    -- include: binding_matches
 ORDER BY queue.name
 
 -- name: publish_many
@@ -97,16 +58,9 @@ ORDER BY queue.name
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
 --   etas timestamptz[], ttls_ms bigint[]
 WITH given AS MATERIALIZED (
-    SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms
-    FROM unnest(
-        %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s
-    ) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, number)
-    LEFT JOIN kombu_queue AS queue ON queue.name = one.queue
-    ORDER BY one.number
-), inserted AS (
-    INSERT INTO kombu_message (
-        queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
-    )
+    -- include: given
+), touched AS (
+    -- include: insert_message
     SELECT
         given.queue_id, given.payload, given.priority, given.task_id,
         given.tenant_id, CASE WHEN given.eta > now() THEN given.eta END,
@@ -117,12 +71,4 @@ WITH given AS MATERIALIZED (
 )
 SELECT
     (SELECT array_agg(given.number) FROM given WHERE given.queue_id IS NULL),
-    (
-        SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-        FROM (SELECT DISTINCT queue_id FROM inserted) AS touched
-        CROSS JOIN LATERAL (
-            SELECT subscription.consumer_id
-            FROM kombu_subscription AS subscription
-            WHERE subscription.queue_id = touched.queue_id AND subscription.asleep
-        ) AS sleeper
-    )
+    -- include: wake_sleepers

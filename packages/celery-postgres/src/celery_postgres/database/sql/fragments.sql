@@ -1,0 +1,84 @@
+-- What several statements have in common. `-- include: name` in a statement stands for the fragment of that name.
+
+-- fragment: insert_message
+-- Whatever publishes a message fills these columns; the others have defaults.
+INSERT INTO kombu_message (
+    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+)
+
+-- fragment: message_of_parameters
+-- One message for each row of `queue`. A publish of its own counts times from its start.
+SELECT
+    queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    CASE WHEN %(eta)s > now() THEN %(eta)s END,
+    now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+
+-- fragment: message_of_parameters_within
+-- The same in a caller's transaction, which may have begun long ago.
+SELECT
+    queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
+    CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s END,
+    clock_timestamp() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+
+-- fragment: given
+-- Many messages in their order, each with its queue; a queue that does not exist has a null id.
+SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms
+FROM unnest(
+    %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s
+) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, number)
+LEFT JOIN kombu_queue AS queue ON queue.name = one.queue
+ORDER BY one.number
+
+-- fragment: binding_matches
+binding.exchange = %(exchange)s
+AND CASE binding.type
+    WHEN 'fanout' THEN true
+    WHEN 'topic' THEN %(routing_key)s ~ binding.pattern
+    ELSE binding.routing_key = %(routing_key)s
+END
+
+-- fragment: commit_and_wake_two
+-- Always true. Transient messages do not wait for the disk; of the consumers of `queue` that sleep, the two that fell
+-- asleep last are notified, unless the message is scheduled for later.
+CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) IS NOT NULL ELSE true END
+AND (
+    SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+    FROM (
+        SELECT subscription.consumer_id
+        FROM kombu_subscription AS subscription
+        WHERE subscription.queue_id = queue.id AND subscription.asleep
+          AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
+        ORDER BY subscription.slept_at DESC
+        LIMIT 2
+    ) AS sleeper
+) >= 0
+
+-- fragment: wake_sleepers
+-- Notify all sleeping consumers of the queues in `touched`.
+(
+    SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+    FROM (SELECT DISTINCT queue_id FROM touched) AS woken
+    CROSS JOIN LATERAL (
+        SELECT subscription.consumer_id
+        FROM kombu_subscription AS subscription
+        WHERE subscription.queue_id = woken.queue_id AND subscription.asleep
+    ) AS sleeper
+)
+
+-- fragment: wake_all_within
+-- Notify all consumers of the queues in `touched`, unless half of the server's NOTIFY queue is used.
+(
+    SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
+    FROM (SELECT DISTINCT queue_id FROM touched) AS woken
+    JOIN kombu_subscription AS subscription ON subscription.queue_id = woken.queue_id
+    WHERE (SELECT pg_notification_queue_usage()) < 0.5
+)
+
+-- fragment: bury_dead
+-- The rows of `dead`, each with a `reason`, become dead letters. Their queue may be gone.
+-- include: insert_dead_letter
+SELECT dead.id, dead.failures, dead.enqueued_at, dead.tenant_id, queue.name, dead.task_id, dead.reason, dead.payload
+FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
+
+-- fragment: insert_dead_letter
+INSERT INTO kombu_dead_letter (message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload)
