@@ -49,9 +49,9 @@ def test_queues_say_what_waits_what_is_held_and_who_consumes(tool: Tool, client:
     client.publish("later", queue, headers={"eta": "2099-01-01T00:00:00+00:00", "id": "x", "task": "t"})
     held = client.consume(queue, prefetch=1).take(1)
 
-    wait_until(lambda: queue_row(tool, queue)["held"] <= 2, DEADLINE_S, "the buffer to be given back")
+    wait_until(lambda: queue_row(tool, queue)["claimed"] <= 2, DEADLINE_S, "the buffer to be given back")
     row = queue_row(tool, queue)
-    assert (row["ready"] + row["held"], row["delayed"], row["consumers"], row["paused"]) == (4, 1, 1, False)
+    assert (row["ready"] + row["claimed"], row["scheduled"], row["consumers"], row["paused"]) == (4, 1, 1, False)
     assert row["oldest_s"] >= 0
     (consumer,) = tool("consumers")
     assert (consumer["pid"], consumer["queues"]) == (os.getpid(), [queue])
@@ -88,10 +88,10 @@ def test_whatever_a_producer_calls_it_is_shown_as_it_is_and_whole(
         head, row = typed(url, *words).stdout.splitlines()
         assert shown in row, (head, row)
     assert typed(url, "pause", name).stdout == f"{shown} is paused; consumers follow within 1.3 s\n"
-    assert typed(url, "purge", name).stdout.endswith(f" messages of {shown}; with --yes it is done\n")
+    assert typed(url, "purge", name).stdout.endswith(f" message of {shown}; pass --yes to do it\n")
     assert [row["queue"] for row in tool("queues")] == [name]
     inbox.close()
-    assert typed(url, "cancel", name).stdout == f"would revoke 1 messages of task {shown}; with --yes it is done\n"
+    assert typed(url, "cancel", name).stdout == f"would revoke 1 message of task {shown}; pass --yes to do it\n"
 
 
 def test_the_id_of_a_task_is_no_command_to_a_terminal(client: Client, plain_database: Any, queue: str) -> None:
@@ -99,7 +99,7 @@ def test_the_id_of_a_task_is_no_command_to_a_terminal(client: Client, plain_data
     hostile, shown = "a\x1b[2J\nb\x9bc\u202e", r"a\x1b[2J\nb\x9bc\u202e"
     client.publish("y", queue, headers={"id": hostile, "task": "t"})
     answer = typed(plain_database.url, "cancel", hostile).stdout
-    assert answer == f"would revoke 1 messages of task {shown}; with --yes it is done\n"
+    assert answer == f"would revoke 1 message of task {shown}; pass --yes to do it\n"
 
 
 def test_what_producers_say_is_no_command_to_a_terminal(client: Client, plain_database: Any, queue: str) -> None:
@@ -136,7 +136,7 @@ def test_a_pause_empties_the_buffer(tool: Tool, client: Client, queue: str) -> N
     tool("pause", queue)
     taken = len(inbox.messages)
 
-    wait_until(lambda: queue_row(tool, queue)["held"] <= taken, DEADLINE_S, "the buffer to be given back")
+    wait_until(lambda: queue_row(tool, queue)["claimed"] <= taken, DEADLINE_S, "the buffer to be given back")
 
     tool("resume", queue)
     assert len(inbox.take(20)) == 20
@@ -177,7 +177,7 @@ def test_dead_letters_are_purged_by_condition(tool: Tool, client: Client, plain_
     refused = typed(plain_database.url, "dead", "purge", "--yes")
     assert (refused.returncode, refused.stderr) == (
         1,
-        "celery_postgres: which? give ids, --queue, --reason, --older-than or --all\n",
+        "celery_postgres: which dead letters? give ids, --queue, --reason, --older-than or --all\n",
     )
     assert tool("dead", "purge", "--older-than", "7d", "--yes")["count"] <= 1
     assert tool("dead", "purge", "--all", "--yes")["verb"] == "deleted"
@@ -191,7 +191,7 @@ def test_what_cannot_go_back_stays_and_says_why(tool: Tool, client: Client, plai
     done = typed(plain_database.url, "dead", "requeue", "--all", "--yes")
     assert done.returncode == 1
     assert done.stdout == "requeued 0 dead letters\n"
-    assert "1 are no messages that anybody could read" in done.stderr
+    assert "1 not requeued: 1 unreadable" in done.stderr
     assert dead_letters(plain_database.url) == 1
 
 
@@ -217,7 +217,7 @@ def test_two_operators_at_once_share_the_dead_letters(
         other.commit()
         out, errors = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, errors) == (0, "")
-    assert out == f"{told} 999 dead letters; somebody else was first with 2\n"
+    assert out == f"{told} 999 dead letters; another operator was faster with 2\n"
     assert dead_letters(url) == 0
     assert rows_of(url, queue) == (1_000 if verb == "requeue" else 1)
 
@@ -234,13 +234,13 @@ def test_dead_letters_that_are_not_there_are_named(
         assert done.stderr == "celery_postgres: nothing to do; not found: 999998, 999999\n"
     done = typed(plain_database.url, "dead", verb, str(letter["id"]), "999999", "--yes")
     assert done.returncode == 0
-    assert done.stdout.endswith(" 1 dead letters; not found: 999999\n")
+    assert done.stdout.endswith(" 1 dead letter; not found: 999999\n")
 
 
 def test_a_limit_is_a_number(plain_database: Any) -> None:
     done = typed(plain_database.url, "dead", "list", "--limit", "-1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("argument --limit: '-1' is no number of dead letters\n")
+    assert done.stderr.endswith("argument --limit: '-1' is not a number of dead letters\n")
 
 
 def test_what_an_operator_asks_may_take_longer_than_what_a_worker_does(
@@ -260,6 +260,19 @@ def test_what_an_operator_asks_may_take_longer_than_what_a_worker_does(
     assert seen == ["10min"]
 
 
+def test_without_rich_it_prints_json_or_says_what_is_missing(
+    plain_database: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("rich", "rich.console", "rich.table", "rich.text"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(["queues"], plain_database.url) == 1
+    assert capsys.readouterr().err == (
+        "celery_postgres: tables need the package rich: run `pip install rich`, or add --json\n"
+    )
+    assert cli.main(["--json", "queues"], plain_database.url) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
 @pytest.mark.parametrize("words", [["queues"], ["--json", "queues"]])
 def test_a_full_disk_is_one_line(client: Client, plain_database: Any, words: list[str]) -> None:
     client.publish("x", "q")
@@ -272,7 +285,7 @@ def test_a_full_disk_is_one_line(client: Client, plain_database: Any, words: lis
 def test_a_cancelled_task_is_discarded_at_once_though_its_time_has_not_come(probe: Any) -> None:
     result = probe.send("run", "never", countdown=3600)
     would = typed(probe.url, "cancel", result.id)
-    assert would.stdout == f"would revoke 1 messages of task {result.id}; with --yes it is done\n"
+    assert would.stdout == f"would revoke 1 message of task {result.id}; pass --yes to do it\n"
     probe.start()
 
     assert typed(probe.url, "cancel", result.id, "--yes").returncode == 0
@@ -285,11 +298,11 @@ def test_a_cancelled_task_is_discarded_at_once_though_its_time_has_not_come(prob
 
 def test_a_task_of_a_paused_queue_is_cancelled_and_the_command_says_from_when(probe: Any, tool: Tool) -> None:
     result = probe.send("run", "never")
-    nobody = " has no consumer to discard it: until then whoever waits for its result goes on waiting\n"
+    nobody = " has no consumer: until a consumer discards the message, the task has no result\n"
     assert typed(probe.url, "cancel", result.id, "--yes").stdout.endswith("; celery" + nobody)
     tool("pause", "celery")
     done = typed(probe.url, "cancel", result.id, "--yes").stdout
-    assert "; celery is paused, so it is discarded after `resume celery`: until then" in done
+    assert "; celery is paused (resume it with `resume celery`): until a consumer" in done
     assert tool("cancel", result.id, "--yes")["stalled"] == ["celery"]
     probe.start()
 
@@ -310,7 +323,7 @@ def test_a_stopped_task_is_set_aside_while_its_queue_goes_on(probe: Any, tool: T
     (dead,) = tool("dead", "list", "--reason", "stopped: probe.run")
     assert (dead["task_id"], dead["failures"]) == (kept.id, 0)
 
-    assert tool("allow", "probe.run")["stopped"] is False
+    assert tool("allow", "probe.run")["blocked"] is False
     wait_until(lambda: _runs(probe), DEADLINE_S, "the worker to see it")
     assert tool("dead", "requeue", "--reason", "stopped: probe.run", "--yes")["count"] >= 1
     assert kept.get(timeout=DEADLINE_S) == "kept"
@@ -374,7 +387,7 @@ def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
     client.publish("x", queue)
     run_stock("consume", plain_database.url, queue, "1")
     assert tool("taken") == []
-    assert tool("taken", "--older-than", "0") == [{"queue": queue, "taken": 1}]
+    assert tool("taken", "--older-than", "0") == [{"queue": queue, "taken_by_stock": 1}]
     assert tool("taken", "--older-than", "0", "--delete")["dry_run"] is True
     assert tool("taken", "--older-than", "0", "--delete", "--yes")["count"] == 1
     assert scalar(plain_database.url, "SELECT count(*) FROM kombu_message") == 0
@@ -385,11 +398,11 @@ def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
     [
         (["pause", "nowhere"], "there is no queue 'nowhere'"),
         (["purge", "nowhere", "--yes"], "there is no queue 'nowhere'"),
-        (["cancel", "nobody"], "no message of task nobody waits (stock's have no id to find)"),
-        (["allow", "app.never"], "'app.never' is not stopped"),
+        (["cancel", "nobody"], "task nobody has no waiting message: those of stock producers cannot be found by task"),
+        (["allow", "app.never"], "'app.never' is not blocked"),
         (["release", "7", "--yes"], "there is no consumer 7"),
         (["dead", "show", "7"], "there is no dead letter 7"),
-        (["stop", ""], "which task? its name is empty"),
+        (["stop", ""], "the name of the task is empty"),
     ],
 )
 def test_what_is_not_there_is_one_line(plain_database: Any, words: list[str], told: str) -> None:
@@ -417,7 +430,7 @@ def test_an_address_for_asyncpg_is_understood(plain_database: Any) -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("redis://:hunter2@localhost/0", "is no PostgreSQL address"),
+        ("redis://:hunter2@localhost/0", "is not a PostgreSQL URL"),
         ("postgresql://u:hunter2@127.0.0.1:1/d", "onnection refused"),
         ("postgresql://u:hunter2@h/d?nonsense=1", "libpq"),
     ],
@@ -445,4 +458,4 @@ def test_a_wrong_clock_of_the_operator_purges_nothing_that_is_new(plain_database
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "deleted 1 dead letters\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "deleted 1 dead letter\n"), done.stderr

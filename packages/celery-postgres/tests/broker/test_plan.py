@@ -252,8 +252,8 @@ def test_the_overview_of_an_operator_counts_in_the_indexes(
     settle(url)
     read = reads.since()
     (row,) = [row for row in shown if row["queue"] == queue]
-    column = {"every priority": "ready", "far future": "delayed", "taken by stock": "taken"}[kind]
-    assert row[column] == row["ready"] + row["delayed"] + row["held"] + row["taken"] == BACKLOG
+    column = {"every priority": "ready", "far future": "scheduled", "taken by stock": "taken_by_stock"}[kind]
+    assert row[column] == row["ready"] + row["scheduled"] + row["claimed"] + row["taken_by_stock"] == BACKLOG
     assert (row["oldest_s"] is None) == (kind != "every priority")
     assert read["scanned"] == 0, read
     assert BACKLOG <= read["by index"] < BACKLOG + 100, read

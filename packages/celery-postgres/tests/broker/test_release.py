@@ -27,12 +27,12 @@ def test_what_a_killed_worker_held_is_ready_when_the_command_returns_though_no_w
 ) -> None:
     worker, task = hold(probe, "held")
     (consumer,) = tool("consumers")
-    assert consumer["held"] == 1
+    assert consumer["claimed"] == 1
     worker.kill()
     told = typed(probe.url, "cancel", task, "--yes").stderr
-    assert f"consumer {consumer['id']} held it and is gone; `release {consumer['id']}` first" in told
+    assert f"consumer {consumer['id']} claimed it and is gone; run `release {consumer['id']}` first" in told
 
-    assert tool("release", str(consumer["id"])) == {"dry_run": True, "verb": "take", "count": 1}
+    assert tool("release", str(consumer["id"])) == {"dry_run": True, "verb": "release", "count": 1}
     done = tool("release", str(consumer["id"]), "--yes")
 
     assert (done["count"], done["crashed"]) == (1, True)
@@ -102,7 +102,7 @@ def test_what_a_consumer_that_is_gone_has_left_is_found_and_released(probe: Any,
     run(probe.url, "DELETE FROM kombu_consumer")
 
     (gone,) = tool("consumers")
-    assert gone == {**dict.fromkeys(consumer), "id": consumer["id"], "held": 1}
+    assert gone == {**dict.fromkeys(consumer), "id": consumer["id"], "claimed": 1}
     told = typed(probe.url, "cancel", task).stderr
     assert f"`release {consumer['id']}` first" in told
     assert tool("release", str(consumer["id"]), "--yes")["count"] == 1
@@ -115,4 +115,4 @@ def test_a_task_that_runs_is_for_celery_to_end(probe: Any, tool: Tool) -> None:
     _, task = hold(probe, "runs")
     (consumer,) = tool("consumers")
     told = typed(probe.url, "cancel", task, "--yes").stderr
-    assert f"consumer {consumer['id']} holds it, so `celery control revoke` it" in told
+    assert f"consumer {consumer['id']} has claimed it; use `celery control revoke`" in told

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from celery_postgres.database.session import Row
 
+#: LIMIT of a statement that is to return every row.
+EVERYTHING = 2**31
+
 
 class Runner(Protocol):
     """A `Session`, or the `Sessions` of a process."""

@@ -1,8 +1,8 @@
-"""See what waits and what died, stop and resume a queue, bring back or throw away.
+"""Inspect queues, consumers and dead letters; pause queues, block tasks, cancel, requeue and delete messages.
 
-The database is the one of CELERY_BROKER_URL or DATABASE_URL, or else libpq's own (PGHOST and the like): an address on
-the command line would be read by everybody on the machine. What destroys something only says what it would do, unless
-told --yes. Payloads are shown only by `dead show --payload`.
+The database is that of CELERY_BROKER_URL or DATABASE_URL, else libpq's default (PGHOST and the like); it is never an
+argument, which every user of the machine could read. Destructive commands are dry runs unless you pass --yes. Only
+`dead show --payload` prints a payload.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import psycopg2
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from celery_postgres.database.address import describe, is_postgresql, parsed
-from celery_postgres.database.session import Session
+from celery_postgres.database.session import DriverError, Session
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.tool.display import Display, visible
-from celery_postgres.tool.operator import OperatorError, Tool
+from celery_postgres.tool.operator import Operator, OperatorError
 
-#: Somebody waits for the answer and can break it off: what counts a very large backlog may take its time.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: A person waits for the answer and can interrupt it, so counting a very large backlog may take long.
 _SETTINGS = {"statement_timeout": "10min"}
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-#: A thousand years. What lies 2,000 years and more back has no date.
+#: A thousand years. PostgreSQL's Python driver has no date for what lies 2,000 years back.
 _LONGEST_AGE_S = 1_000 * 365 * 86400
 
 
@@ -35,7 +35,7 @@ def _age(text: str) -> float:
     """Seconds of `90`, `15m`, `2h` or `7d`."""
     match = re.fullmatch(r"(\d+)([smhd]?)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age: 90, 15m, 2h or 7d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age: write 90, 15m, 2h or 7d")
     age_s = float(match[1]) * _UNITS_S[match[2] or "s"]
     if age_s > _LONGEST_AGE_S:
         raise argparse.ArgumentTypeError("nothing is older than 365000d")
@@ -44,17 +44,17 @@ def _age(text: str) -> float:
 
 def _limit(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of dead letters")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of dead letters")
     return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m celery_postgres", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(dest="command")
 
     def command(
-        name: str, method: Callable[[Tool, argparse.Namespace], int], within: Any = commands
+        name: str, method: Callable[[Operator, argparse.Namespace], int], within: Any = commands
     ) -> argparse.ArgumentParser:
         summary = " ".join((method.__doc__ or "").split())
         made: argparse.ArgumentParser = within.add_parser(name, help=summary, description=summary)
@@ -62,67 +62,75 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def confirmed(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        made.add_argument("--yes", action="store_true", help="do it; else only say what would be done")
+        made.add_argument("--yes", action="store_true", help="do it; without this, a dry run")
         return made
 
     def conditions(made: argparse.ArgumentParser, *, several: bool) -> None:
         made.add_argument("ids", nargs="*", type=int, metavar="ID")
         made.add_argument("--queue")
-        made.add_argument("--reason", help="all of it, as the list shows it")
+        made.add_argument("--reason", help="the whole reason, as `dead list` shows it")
         made.add_argument("--older-than", type=_age, metavar="AGE", help="90, 15m, 2h, 7d")
         if several:
             made.add_argument("--all", action="store_true")
 
-    command("queues", Tool.queues)
-    for name, method in (("pause", Tool.pause), ("resume", Tool.resume)):
+    command("queues", Operator.queues)
+    for name, method in (("pause", Operator.pause), ("resume", Operator.resume)):
         command(name, method).add_argument("queue")
-    for name, method in (("stop", Tool.stop), ("allow", Tool.allow)):
+    for name, method in (("stop", Operator.stop), ("allow", Operator.allow)):
         command(name, method).add_argument("task", metavar="TASK_NAME")
-    command("stopped", Tool.stopped)
-    confirmed(command("purge", Tool.purge)).add_argument("queue")
-    confirmed(command("cancel", Tool.cancel)).add_argument("task_id")
-    command("consumers", Tool.consumers)
-    confirmed(command("release", Tool.release)).add_argument("consumer", type=int)
-    taken = confirmed(command("taken", Tool.taken))
+    command("stopped", Operator.stopped)
+    confirmed(command("purge", Operator.purge)).add_argument("queue")
+    confirmed(command("cancel", Operator.cancel)).add_argument("task_id")
+    command("consumers", Operator.consumers)
+    confirmed(command("release", Operator.release)).add_argument("consumer", type=int)
+    taken = confirmed(command("taken", Operator.taken))
     taken.add_argument("--older-than", type=_age, default=86400.0, metavar="AGE")
     taken.add_argument("--delete", action="store_true")
-    dead = commands.add_parser("dead", help="dead letters: list, show, requeue, purge")
+    dead = commands.add_parser("dead", help="list, show, requeue or purge dead letters")
     letters = dead.add_subparsers(dest="dead", required=True)
-    listed = command("list", Tool.dead_list, letters)
+    listed = command("list", Operator.dead_list, letters)
     conditions(listed, several=False)
     listed.add_argument("--limit", type=_limit, default=50, help="0 for all (%(default)s)")
-    shown = command("show", Tool.dead_show, letters)
+    shown = command("show", Operator.dead_show, letters)
     shown.add_argument("id", type=int)
-    shown.add_argument("--payload", action="store_true", help="with what the producer sent, whatever is in it")
-    for name, method in (("requeue", Tool.dead_requeue), ("purge", Tool.dead_purge)):
+    shown.add_argument("--payload", action="store_true", help="also print what the producer sent")
+    for name, method in (("requeue", Operator.dead_requeue), ("purge", Operator.dead_purge)):
         conditions(confirmed(command(name, method, letters)), several=True)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
-    """Run one command; 0, or 1 after one line on standard error, or 2 for words that are no command.
+    """Run one command.
 
-    Parameters:
-        dsn: a libpq connection string, instead of what the environment says.
+    Args:
+        arguments: the words of the command; those of this process by default.
+        dsn: a libpq connection string, instead of the one in the environment.
+
+    Returns:
+        The exit status: 0, or 1 after one line on standard error.
+
+    Raises:
+        SystemExit: 2, if the words are not a command.
     """
     given = _parser().parse_args(arguments)
     try:
+        console = None if given.json else _console()
         session = Session(_address() if dsn is None else dsn, _SETTINGS)
         try:
-            tool = Tool(session, Display(_console(), as_json=given.json))
-            status: int = getattr(given, "method", Tool.queues)(tool, given)
+            operator = Operator(session, Display(console))
+            status: int = getattr(given, "method", Operator.queues)(operator, given)
         finally:
             session.close()
     except (OperatorError, SchemaError, ValueError) as error:
         print(f"celery_postgres: {visible(str(error))}", file=sys.stderr)  # noqa: T201
         return 1
-    except psycopg2.Error as error:
+    except DriverError as error:
         where = f"{describe(dsn)}: " if dsn else ""
         print(f"celery_postgres: {where}{visible(primary(error))}", file=sys.stderr)  # noqa: T201
         return 1
-    except OSError as error:  # of standard output: a full disk, a terminal that is gone
+    except OSError as error:  # writing to standard output: the disk is full, the terminal is gone
         with contextlib.suppress(OSError, ValueError):
-            # Python writes what is left at its end, and would fail there again, with a traceback.
+            # At exit Python flushes what is left, and would fail again, with a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"celery_postgres: the answer cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 1
@@ -130,7 +138,12 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
 
 
 def _console() -> Console:
-    """Nothing but a terminal has a width that a name must fit into."""
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        raise OperatorError("tables need the package rich: run `pip install rich`, or add --json") from None
+
+    # Only a terminal has a width that a name must fit into.
     out = Console(markup=False, emoji=False, highlight=False)
     if not out.is_terminal:
         out.width = sys.maxsize
@@ -142,5 +155,5 @@ def _address() -> str:
     if not url:
         return ""
     if not is_postgresql(url):
-        raise OperatorError("CELERY_BROKER_URL (or DATABASE_URL) is no PostgreSQL address")
+        raise OperatorError("CELERY_BROKER_URL (or DATABASE_URL) is not a PostgreSQL URL")
     return parsed(url, "broker")

@@ -1,0 +1,124 @@
+"""Messages that were set aside: list, requeue and delete them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from celery_postgres.database.envelope import decode
+from celery_postgres.database.store import EVERYTHING, Store
+
+#: Rows that one statement changes.
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was set aside, without its payload.
+
+    Attributes:
+        id: its number in `kombu_dead_letter`.
+        died_at: when it was set aside.
+        queue: where it came from; None if that queue was gone by then.
+        task_id: Celery's id of the task; None if it had none that could be read.
+        tenant_id: the tenant in its headers.
+        failures: how often it had failed.
+        reason: why it was set aside.
+        bytes: the size of its payload.
+    """
+
+    id: int
+    died_at: datetime
+    queue: str | None
+    task_id: str | None
+    tenant_id: str | None
+    failures: int
+    reason: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterFilter:
+    """Which dead letters: those that meet every condition that is given.
+
+    Attributes:
+        ids: their numbers; empty for any.
+        queue: the queue that they came from.
+        reason: the whole of it, as `DeadLetter.reason` has it.
+        older_than_s: set aside longer ago than so many seconds.
+    """
+
+    ids: Sequence[int] = ()
+    queue: str | None = None
+    reason: str | None = None
+    older_than_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What became of dead letters that were to be requeued.
+
+    Attributes:
+        count: how many are messages again.
+        unreadable: how many were not requeued because their payload is no Kombu message.
+        without_queue: how many were not requeued because their queue no longer exists.
+    """
+
+    count: int = 0
+    unreadable: int = 0
+    without_queue: int = 0
+
+
+class DeadLetterStore(Store):
+    """Look into dead letters, requeue and delete them."""
+
+    def find(self, which: DeadLetterFilter, limit: int | None = None) -> list[DeadLetter]:
+        """Those that meet the conditions, the oldest first; at most `limit`."""
+        rows = self._run(
+            "dead_letters",
+            ids=list(which.ids) or None,
+            queue=which.queue,
+            reason=which.reason,
+            age_s=which.older_than_s,
+            most=limit or EVERYTHING,
+        )
+        return [DeadLetter(*row) for row in rows]
+
+    def payload(self, dead_letter: int) -> str | None:
+        """What the producer sent; None if there is no such dead letter."""
+        for (payload,) in self._run("dead_payload", id=dead_letter):
+            return str(payload)
+        return None
+
+    def requeue(self, ids: Sequence[int]) -> Requeued:
+        """Put dead letters back into their queues as new messages, `BATCH` in each transaction.
+
+        Ids that have no dead letter any more are passed over.
+        """
+        count, unreadable, without_queue = 0, 0, 0
+        for start in range(0, len(ids), BATCH):
+            priorities: dict[int, int] = {}
+            for one in ids[start : start + BATCH]:
+                payload = self.payload(one)
+                try:
+                    if payload is not None:
+                        priorities[one] = _priority(payload)
+                except ValueError:
+                    unreadable += 1
+            ((gone, _),) = self._run("requeue_dead", ids=list(priorities), priorities=list(priorities.values()))
+            count += len(gone)
+            if left := sorted(priorities.keys() - set(gone)):
+                without_queue += len(self.find(DeadLetterFilter(ids=left)))
+        return Requeued(count, unreadable, without_queue)
+
+    def delete(self, ids: Sequence[int]) -> int:
+        """Delete dead letters, `BATCH` in each transaction. Returns how many there were."""
+        return sum(
+            int(self._run("drop_dead", ids=ids[start : start + BATCH])[0][0]) for start in range(0, len(ids), BATCH)
+        )
+
+
+def _priority(payload: str) -> int:
+    value = decode(payload)["properties"].get("priority")
+    return min(max(int(value), 0), 9) if isinstance(value, int) else 0
