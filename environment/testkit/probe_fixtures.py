@@ -5,7 +5,6 @@ Fixtures: ``installed``, ``plain_database``, ``pool``, ``make_probe``, ``probe``
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 import celery_postgres
-from environment.testkit.databases import run
 from environment.testkit.probe import POOLS, Probe
 from environment.testkit.proxy import Proxy
 
@@ -35,28 +33,23 @@ def installed() -> Iterator[None]:
     kombu.transport._transport_cache.clear()
 
 
-def make_database(server: Any, name: str) -> Any:
-    """An empty database with what ``celery_postgres.create_schema`` makes: what any Celery project has."""
-    run(server.admin_url, f'CREATE DATABASE "{name}"')
-    database = server.database(name)
-    engine = create_engine(database.url, poolclass=NullPool)
-    celery_postgres.create_schema(engine)
-    engine.dispose()
-    return database
+@pytest.fixture(scope="session")
+def plain_template(make_template: Callable[[str, Callable[[str], None]], str]) -> str:
+    """The name of a database with what ``celery_postgres.create_schema`` makes: what any Celery project has."""
 
+    def fill(url: str) -> None:
+        engine = create_engine(url, poolclass=NullPool)
+        celery_postgres.create_schema(engine)
+        engine.dispose()
 
-def drop_database(server: Any, name: str) -> None:
-    run(server.superuser_url or server.admin_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    return make_template("plain", fill)
 
 
 @pytest.fixture
-def plain_database(server: Any) -> Iterator[Any]:
+def plain_database(fresh: Any, plain_template: str) -> Iterator[Any]:
     """A database that no migration of ours has seen, made with ``create_schema``."""
-    name = f"skeldir_plain_{secrets.token_hex(6)}"
-    try:
-        yield make_database(server, name)
-    finally:
-        drop_database(server, name)
+    with fresh(plain_template) as database:
+        yield database
 
 
 # -- workers of the probe program
@@ -65,14 +58,14 @@ _probes: list[Probe] = []
 
 
 @pytest.fixture(scope="session", params=POOLS)
-def pool(request: pytest.FixtureRequest, server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+def pool(
+    request: pytest.FixtureRequest, fresh: Any, plain_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Probe]:
     """A worker of each pool in turn, on a database of its own, that many tests share.
 
     ``pool.worker`` is the worker, ``pool.name`` the pool.  It consumes the queue ``celery`` and sends events.
     """
-    name = f"skeldir_pool_{secrets.token_hex(6)}"
-    try:
-        database = make_database(server, name)
+    with fresh(plain_template) as database:
         probe = Probe(database.url, tmp_path_factory.mktemp(request.param))
         _probes.append(probe)
         try:
@@ -82,8 +75,6 @@ def pool(request: pytest.FixtureRequest, server: Any, tmp_path_factory: pytest.T
         finally:
             _probes.remove(probe)
             probe.close()
-    finally:
-        drop_database(server, name)
 
 
 @pytest.fixture

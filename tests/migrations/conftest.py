@@ -17,26 +17,23 @@ from environment.sources import CHECKOUT
 from environment.testkit.databases import as_role, run, stock_create_all
 
 
-def _empty(server: Any) -> Iterator[Any]:
-    name = f"skeldir_migrations_{secrets.token_hex(6)}"
-    run(server.admin_url, f'CREATE DATABASE "{name}"')
-    try:
-        yield server.database(name)
-    finally:
-        run(server.superuser_url or server.admin_url, f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
 @pytest.fixture
-def empty_database(server: Any) -> Iterator[Any]:
+def empty_database(fresh: Any) -> Iterator[Any]:
     """A database that the application's role owns, with nothing in it."""
-    yield from _empty(server)
+    with fresh() as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def stock_template(make_template: Any) -> Any:
+    """The name of a database with the tables of stock Celery."""
+    return make_template("stock", stock_create_all)
 
 
 @pytest.fixture
-def stock_database(server: Any) -> Iterator[Any]:
-    """The same, with the tables of stock Celery."""
-    for database in _empty(server):
-        stock_create_all(database.url)
+def stock_database(fresh: Any, stock_template: str) -> Iterator[Any]:
+    """A database with the tables of stock Celery."""
+    with fresh(stock_template) as database:
         yield database
 
 

@@ -19,12 +19,10 @@ from environment.waiting import wait_until
 
 
 @pytest.fixture
-def empty_url(server: Any) -> Iterator[str]:
+def empty_url(fresh: Any) -> Iterator[str]:
     """A database with nothing in it."""
-    name = f"skeldir_empty_{secrets.token_hex(6)}"
-    run(server.admin_url, f'CREATE DATABASE "{name}"')
-    yield server.database(name).url
-    run(server.superuser_url or server.admin_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    with fresh() as database:
+        yield database.url
 
 
 # -- the schema

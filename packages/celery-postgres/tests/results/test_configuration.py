@@ -99,14 +99,10 @@ def test_a_host_that_does_not_answer_is_not_shown_with_its_password(make_app: Ca
 
 
 @pytest.fixture
-def empty(server: Any) -> Iterator[Any]:
+def empty(fresh: Any) -> Iterator[Any]:
     """A database without tables."""
-    from environment.testkit.probe_fixtures import drop_database
-
-    name = unique("skeldir_empty").replace("-", "_")
-    run(server.admin_url, f'CREATE DATABASE "{name}"')
-    yield server.database(name)
-    drop_database(server, name)
+    with fresh() as database:
+        yield database
 
 
 def test_missing_tables_say_which_command_makes_them(empty: Any, make_app: Callable[..., Celery]) -> None:
