@@ -1,4 +1,4 @@
-"""What can go wrong, in words that may be logged: never a DSN, never a payload."""
+"""The package's errors. Their texts may be logged: they say what to do, and never quote a DSN or a payload."""
 
 from __future__ import annotations
 
@@ -7,44 +7,49 @@ from kombu.exceptions import EncodeError
 from psycopg2 import errorcodes
 
 
-class SchemaError(Exception):
-    """The database lacks tables, columns or rights that the broker needs; waiting does not bring them.
+class CeleryPostgresError(Exception):
+    """The base of all errors of this package that a program may want to catch."""
 
-    A worker that starts says so and ends. One that runs waits: a dump may be under restoration, or a right was revoked
-    by a slip.
+
+class SchemaError(CeleryPostgresError):
+    """The database lacks tables, columns or rights that the package needs. Waiting does not help.
+
+    A worker that starts reports it and exits. A running worker waits: a dump may be under restoration, or somebody
+    revoked a right by mistake.
     """
 
 
-class LeaseLost(psycopg2.OperationalError):
-    """Other workers have taken over what this process had claimed, because it was silent for too long.
+class LeaseLost(CeleryPostgresError, psycopg2.OperationalError):  # noqa: N818  a path that stays
+    """Other workers took over the messages that this process had claimed, because it was silent for too long.
 
-    An `OperationalError`, so that Kombu and Celery treat it as a lost connection and connect anew.
+    It is an `OperationalError`, so that Kombu and Celery treat it as a lost connection and reconnect.
     """
 
 
-class ReadOnlyError(psycopg2.OperationalError):
-    """The database takes no writes: it is a standby, or was set read-only.
+class ReadOnlyError(CeleryPostgresError, psycopg2.OperationalError):
+    """The database accepts no writes: it is a standby, or was set read-only.
 
-    An `OperationalError`, which PostgreSQL's own class for it is not, so that Kombu and Celery treat it as a lost
-    connection: whether a session may write is settled when it connects, and another one may find the primary.
+    It is an `OperationalError`, which psycopg2's own class for it is not, so that Kombu and Celery treat it as a lost
+    connection and reconnect: PostgreSQL decides when a session connects whether it may write, and a new connection may
+    find the primary.
     """
 
 
-class UnstorableResultError(EncodeError):
+class UnstorableResultError(CeleryPostgresError, EncodeError):
     """A result, a state or an id that cannot be stored. Its text names types and lengths, and quotes nothing.
 
-    An `EncodeError`, so that Celery makes it the failure of its task.
+    It is an `EncodeError`, so that Celery makes it the failure of its task.
     """
 
 
-class NotPublishedError(Exception):
+class NotPublishedError(CeleryPostgresError):
     """A message was not published in the caller's transaction (`publishing_on`). Its text quotes nothing.
 
     Attributes:
-        sqlstate: PostgreSQL's code, if it was PostgreSQL that refused: 40001 and 40P01 may be done again from the
-            beginning of the transaction.
-        lasting: whether it would be refused again: it is the message, and not the moment.
-        lagging: the table whose sequence has given an id that is there already.
+        sqlstate: PostgreSQL's code, or None if PostgreSQL did not refuse it. After 40001 and 40P01 the caller may
+            repeat the whole transaction.
+        lasting: True if another attempt would be refused too, because the message itself is at fault.
+        lagging: the table whose sequence returned an id that is already in use; None if that is not the reason.
     """
 
     def __init__(
@@ -56,10 +61,10 @@ class NotPublishedError(Exception):
         self.lagging = lagging
 
 
-#: SQLSTATE classes by which PostgreSQL refuses a value: data, a constraint, a limit.
+#: The SQLSTATE classes of a refused value: data exception, constraint violation, program limit exceeded.
 _OF_A_VALUE = frozenset({"22", "23", "54"})
-#: Functions of the server that raise class 54 for something else: the NOTIFY queue is full, no transaction id is left,
-#: a table or its file has its greatest size. (The message may be in any language.)
+#: Server functions that raise class 54 for another reason: the NOTIFY queue is full, no transaction ids are left,
+#: or a table or its file has reached its maximum size. The message itself may be in any language.
 _OF_THE_MOMENT = frozenset(
     {
         "PreCommit_Notify",
@@ -77,38 +82,37 @@ _OF_THE_MOMENT = frozenset(
 #: The tables whose ids come from sequences.
 _NUMBERED = frozenset({"kombu_message", "kombu_queue", "kombu_dead_letter", "celery_taskmeta", "celery_tasksetmeta"})
 
-#: SQLSTATE of what a migration mends: undefined table, column, function, unique index.
+#: The SQLSTATEs that a migration repairs: undefined table, column, function, unique index.
 _SCHEMA_CODES = frozenset({"42P01", "42703", "42883", "42P10"})
 _NO_RIGHT = "42501"
-#: What libpq (15 to 17) says of a certificate that has expired, and of one whose CA is another, alike.
+#: libpq (15 to 17) reports an expired certificate and an unknown CA in the same words.
 _UNVERIFIED = "certificate verify failed"
 
 
 class Reason(str):
-    """What the driver says of an error, for people who may read everything.
+    """The driver's message for an error. It may quote data, so it is for people who may read everything.
 
     Attributes:
-        condition: SQLSTATE and the name that the manual has for it (appendix A), as `53100 disk_full`, for everybody
-            else: it quotes nothing, whatever language the server speaks. None where there is no SQLSTATE, as when the
-            server is not reached.
+        condition: the SQLSTATE and its name in the manual (appendix A), such as `53100 disk_full`. It quotes nothing,
+            whatever language the server speaks. None without a SQLSTATE, for example if the server is unreachable.
     """
 
     condition: str | None = None
 
 
 def condition(error: BaseException) -> str | None:
-    """`Reason.condition` of an error."""
+    """The `Reason.condition` of an error."""
     code: str | None = getattr(error, "pgcode", None)
     if not code:
         return None
     try:
         return f"{code} {errorcodes.lookup(code).lower()}"
-    except KeyError:  # of a newer server, or of a function's own
+    except KeyError:  # a newer server's code, or one that a function of the user raises
         return code
 
 
 def primary(error: BaseException) -> Reason:
-    """The driver's message without the statement: `str()` of a psycopg2 error quotes the line that failed, with its
+    """The driver's message without the statement. `str()` of a psycopg2 error quotes the line that failed, with its
     values."""
     reason = Reason(_message(error))
     reason.condition = condition(error)
@@ -125,20 +129,22 @@ def _message(error: BaseException) -> str:
 
 
 def explained(line: str) -> str:
-    """What libpq says, and what it does not say of it."""
+    """libpq's message, with the possible causes where libpq names none."""
     if line.endswith(_UNVERIFIED):
         return f"{line}: the server's has expired or is not yet valid, or no CA in sslrootcert has signed it"
     return line
 
 
 def loggable(error: BaseException) -> BaseException | str:
-    """What a log line says of it. A `SchemaError` is said whole: its text quotes nothing, and names what to do."""
+    """The argument for a log line. A `SchemaError` is logged whole: it quotes nothing, and says what to do."""
     return error if isinstance(error, SchemaError) else primary(error)
 
 
 def lagging(error: BaseException) -> str | None:
-    """The table whose sequence has given an id that is there already: after logical replication, which copies no
-    sequences, or a restore of parts. None if it is not that."""
+    """The table whose sequence returned an id that is already in use; None if the error has another reason.
+
+    That happens after logical replication, which copies no sequences, and after a partial restore.
+    """
     if getattr(error, "pgcode", None) != errorcodes.UNIQUE_VIOLATION:
         return None
     diagnosis = error.diag  # type: ignore[attr-defined]
@@ -147,17 +153,17 @@ def lagging(error: BaseException) -> str | None:
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Whether a value is refused, so that another try would end alike for ever.
+    """Whether PostgreSQL or the driver refuses a value, so that every further attempt would fail too.
 
-    Everything else is what the server cannot do now: it is away, starts, is full, has no connection left, takes no
-    writes, was told to stop the statement; somebody has locked a table, revoked a right or is about to migrate. That
-    passes, or a person sees to it, and nothing is to be given up because of it.
+    Any other error is temporary: the server is unreachable, starting, full, out of connections, read-only or cancelled
+    the statement; or somebody locked a table, revoked a right or is about to migrate. It passes, or a person repairs
+    it, so nothing may be given up because of it.
     """
     known: bool | None = getattr(error, "lasting", None)
     if known is not None:
         return known
     if not isinstance(error, psycopg2.Error):
-        return isinstance(error, ValueError | TypeError | OverflowError)  # the driver cannot send the value
+        return isinstance(error, ValueError | TypeError | OverflowError)  # the driver could not send the value
     if error.pgcode is None:
         return isinstance(error, psycopg2.DataError | psycopg2.ProgrammingError | psycopg2.NotSupportedError)
     if error.pgcode[:2] not in _OF_A_VALUE or lagging(error) is not None:
@@ -166,30 +172,34 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exception:
-    """The same error in words that help and do not tell.
+    """The same error with a text that says what to do and quotes no statement.
 
-    Parameters:
-        role: who connected, if that is known.
-        statement: the name of what was to be executed, if it has one.
+    Args:
+        role: the role that connected, if known.
+        statement: the name of the statement that failed, if it has one.
     """
     if error.pgcode in _SCHEMA_CODES:
         return SchemaError(
             f"the broker's tables are missing, older than this release or not on the search_path ({primary(error)}): "
-            "run `alembic upgrade head` where the project has migrations, else celery_postgres.create_schema(engine)"
+            "run your project's migrations, or celery_postgres.create_schema(engine) as the role that owns the tables"
         )
     if error.pgcode == _NO_RIGHT:
-        who, what = f"the role {role}".rstrip(), f" what the statement {statement} needs" if statement else " this"
+        who = f"the role {role}".rstrip()
+        what = f"what the statement {statement} needs" if statement else "this"
         return SchemaError(
-            f"{who} may not do{what} ({primary(error)}): as the owner of the tables, grant it that, or the role of "
-            "ops/postgres/roles.sql that is made for its work"
+            f"{who} may not do {what} ({primary(error)}): as the owner of what is named there, grant {who} USAGE on a "
+            "schema or a sequence, EXECUTE on a function, SELECT, INSERT, UPDATE or DELETE on a table"
         )
     return restated(error, ReadOnlyError if error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION else type(error))
 
 
 def restated(error: psycopg2.Error, kind: type[psycopg2.Error]) -> psycopg2.Error:
-    """The same error as one of `kind`, without the statement, and with its SQLSTATE."""
-    plain = kind(_message(error))
+    """The same error as an instance of `kind`, without the statement and with its SQLSTATE."""
+    text = _message(error)
+    if kind is ReadOnlyError:
+        text += ": connect to the primary (several hosts and target_session_attrs=read-write find it)"
+    plain = kind(text)
     # `pgcode` can be set in no other way; this is how psycopg2 itself unpickles it.
     plain.__setstate__({"pgcode": error.pgcode})  # type: ignore[no-untyped-call]
-    plain.lasting = is_lasting(error)  # type: ignore[attr-defined]  # what tells it is in the diagnosis, which stays behind
+    plain.lasting = is_lasting(error)  # type: ignore[attr-defined]  # known from the diagnosis, which is not copied
     return plain

@@ -29,7 +29,7 @@ def empty_url(fresh: Any) -> Iterator[str]:
 
 
 def says_what_to_do(text: str) -> bool:
-    return "alembic upgrade head" in text and "create_schema" in text
+    return "your project's migrations" in text and "create_schema" in text
 
 
 @pytest.mark.parametrize("schema", ["none", "stock"])
