@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2
 import pytest
 
 import celery_postgres
-from celery_postgres.consumer import heartbeat, maintenance
 from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.consumer.prefetch import Inbox
+from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.session import Session
 from celery_postgres.database.wake import Wake
 from environment.temporary import TemporaryCluster
@@ -33,17 +33,17 @@ def test_what_could_not_be_given_back_is_given_back_later(
     module_database: Any, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[int] = []
-    release = maintenance.release
+    release = MessageStore.release
 
-    def cut_once(session: Any, claims: list[tuple[int, int]], max_failures: int, *, failed: bool = False) -> int:
+    def cut_once(self: MessageStore, claims: Sequence[Claim], max_failures: int, *, failed: bool = False) -> int:
         if claims and not refused:
             refused.append(len(claims))
             raise psycopg2.OperationalError("the link was cut")
-        return release(session, claims, max_failures, failed=failed)
+        return release(self, claims, max_failures, failed=failed)
 
     for number in range(5):
         client.publish(number, queue)
-    monkeypatch.setattr(heartbeat, "release", cut_once)
+    monkeypatch.setattr(MessageStore, "release", cut_once)
     # All five are claimed. The one that is not acknowledged is a long task, behind which the others go back.
     client.consume(queue).take(1)
     wait_until(lambda: refused, DEADLINE_S, "the buffer to be given back")
@@ -100,7 +100,7 @@ def test_it_beats_while_it_tidies_up(
         return execute(self, name, **parameters)
 
     monkeypatch.setattr(Session, "run", slowly)
-    monkeypatch.setattr(maintenance, "BATCH", 1)
+    monkeypatch.setattr(MessageStore, "BATCH", 1)
     client.consume(f"{queue}-other")
     wait_until(lambda: rows_of(database.url, queue) == 0, SWEPT_S, "the messages to be gone")
     assert len(beats) >= 60

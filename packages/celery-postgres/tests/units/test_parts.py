@@ -13,12 +13,14 @@ from psycopg2.extensions import parse_dsn
 from app.core.dsn import PostgresDSN
 from celery_postgres.broker.topic import pattern
 from celery_postgres.consumer.batch_size import Ladder, Pace
-from celery_postgres.consumer.claims import Early, Ledger, new_fence
+from celery_postgres.consumer.claims import Early, Ledger
 from celery_postgres.consumer.failure_detector import Watch
-from celery_postgres.consumer.scan_position import PRIORITIES, Cursor
+from celery_postgres.consumer.scan_position import Cursor
 from celery_postgres.database import watchdog
 from celery_postgres.database.address import is_postgresql, libpq_dsn, masked, parsed
+from celery_postgres.database.consumer_store import Other
 from celery_postgres.database.envelope import Envelope, decode, is_due
+from celery_postgres.database.message_store import PRIORITIES, new_fence
 from celery_postgres.database.statements import statements
 
 
@@ -219,7 +221,7 @@ def test_the_cursor_trails(clock: Clock) -> None:
 
 
 def dead(watch: Watch, *others: tuple[int, int, bool, bool]) -> list[tuple[int, int, bool]]:
-    return list(watch.observe(others))
+    return list(watch.observe(Other(*one) for one in others))
 
 
 def test_silence_counts_only_while_it_was_watched(clock: Clock) -> None:

@@ -18,12 +18,11 @@ from celery_postgres.broker.topic import MOST_HASHES, pattern
 from celery_postgres.broker.transaction import callers_transaction, catching_up
 from celery_postgres.compat.upstream import base, virtual
 from celery_postgres.consumer import decompression, message_checks, poison
-from celery_postgres.consumer.claims import new_fence
 from celery_postgres.consumer.delivery import Subscription, message_of, usable
 from celery_postgres.consumer.prefetch import Inbox
-from celery_postgres.consumer.scan_position import PRIORITIES
 from celery_postgres.database import names
 from celery_postgres.database.envelope import Envelope
+from celery_postgres.database.message_store import PRIORITIES, MessageStore
 from celery_postgres.database.queue_store import QueueStore
 
 if TYPE_CHECKING:
@@ -274,7 +273,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         ids = (command.get("arguments") or {}).get("task_id")
         ids = [ids] if isinstance(ids, str) else ids
         if isinstance(ids, list) and ids:
-            self.sessions.run("mark_revoked", task_ids=[str(one) for one in ids])
+            MessageStore(self.sessions).mark_revoked([str(one) for one in ids])
 
     # -- consuming
 
@@ -298,9 +297,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if queue in self._active_queues or subscription is None or subscription.channel is not self:
             return
         self._transport._callbacks.pop(queue, None)
-        for name, auto_delete in self.inbox.unsubscribe(queue):
-            if auto_delete:
-                self.queues.drop(name, if_unused=True)
+        ended = self.inbox.unsubscribe(queue)
+        if ended is not None and ended.auto_delete:
+            self.queues.drop(ended.queue, if_unused=True)
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:
         """One message, or None. Without `no_ack` it is ours until it is acked or the channel closes."""
@@ -309,26 +308,13 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (60, 70), "Channel.basic_get", 404)
         inbox, queue_id = self.inbox, found.id
         while True:
-            taken = self.sessions.run(
-                "claim",
-                consumer=inbox.attendant.consumer,
-                fence=new_fence(),
-                acked_ids=[],
-                acked_fences=[],
-                queues=[queue_id],
-                lane_queues=[queue_id] * len(PRIORITIES),
-                lane_priorities=list(PRIORITIES),
-                lane_ids=[0] * len(PRIORITIES),
-                most=1,
-                allow_suspects=True,
-                eaten_queues=[],
-                most_eaten=0,
-                may_sleep=False,
+            claimed = MessageStore(self.sessions).claim(
+                inbox.attendant.consumer, {queue_id: [0] * len(PRIORITIES)}, limit=1
             )
-            if taken[0][1] is None:
+            if not claimed.messages:
                 return None
             subscription = Subscription(queue, self, False, queue_id)
-            for one in usable(self.sessions, taken, {queue_id: subscription}):
+            for one in usable(MessageStore(self.sessions), claimed.messages, {queue_id: subscription}):
                 message = message_of(one)
                 if message is None:
                     continue

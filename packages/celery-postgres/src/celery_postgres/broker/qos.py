@@ -9,8 +9,9 @@ from typing import Any
 import psycopg2
 
 from celery_postgres.compat.upstream import acks_early, virtual, worker_state
-from celery_postgres.consumer.claims import Claim
+from celery_postgres.database.dead_letter import REJECTED
 from celery_postgres.database.envelope import text_or_none
+from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError
 
@@ -71,7 +72,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
             self._attendant.release(session, [claim], failed=True)
 
         def buried(session: Session | Any) -> None:
-            session.run("bury", ids=[claim[0]], fences=[claim[1]], reasons=["rejected"])
+            MessageStore(session).bury([(claim, REJECTED)])
 
         work = requeued if requeue else buried
         try:

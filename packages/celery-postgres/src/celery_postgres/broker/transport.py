@@ -22,6 +22,7 @@ from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.consumer.prefetch import Inbox
 from celery_postgres.database import pool
 from celery_postgres.database.address import is_postgresql, libpq_dsn, masked
+from celery_postgres.database.consumer_store import ConsumerStore
 from celery_postgres.database.pool import Sessions
 
 #: As long as messages come quicker than this, one turn of the event loop delivers several: a turn costs about 50 µs.
@@ -119,7 +120,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             SchemaError: the tables are not there, or not as they must be.
         """
         # Twice, since the first session may be one that was kept.
-        self.sessions.run("look")
+        ConsumerStore(self.sessions).check_tables()
         return super().establish_connection()  # type: ignore[no-any-return]
 
     def close_connection(self, connection: Any) -> None:

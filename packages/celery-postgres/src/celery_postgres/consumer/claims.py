@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
-
-#: Of the message, and of the claim.
-Claim = tuple[int, int]
-
-
-def new_fence() -> int:
-    """What a claim is known by, for good: even, below 2^57."""
-    return int.from_bytes(os.urandom(7), "big") << 1
 
 
 class Early:

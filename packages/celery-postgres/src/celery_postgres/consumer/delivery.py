@@ -12,13 +12,13 @@ from celery_postgres.compat.eta import work_of
 from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import message_checks, poison
 from celery_postgres.consumer.decompression import TooLargeError, TooManyMembersError
+from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason
 from celery_postgres.database.envelope import decode, encode, is_due, parse_time
+from celery_postgres.database.message_store import ClaimedMessage, MessageStore
 
 if TYPE_CHECKING:
     from celery_postgres.broker.channel import Channel
     from celery_postgres.consumer.heartbeat import Attendant
-    from celery_postgres.database.pool import Sessions
-    from celery_postgres.database.session import Row
 
 logger = logging.getLogger(__name__)
 
@@ -56,60 +56,57 @@ class Delivery:
 
 
 def usable(
-    sessions: Sessions, taken: list[Row], known: dict[int, Subscription], stopped: frozenset[str] = frozenset()
+    messages: MessageStore,
+    claimed: list[ClaimedMessage],
+    known: dict[int, Subscription],
+    stopped: frozenset[str] = frozenset(),
 ) -> list[Delivery]:
     """What can be delivered; the rest is set aside, dropped or buried.
 
     Parameters:
         stopped: names of tasks that no consumer is to run. What somebody gets by hand is his to judge.
     """
-    deliveries, early, expired, halted, dead = [], [], [], [], []
-    for _, message, queue_id, fence, _priority, _failures, available_at, over, revoked, payload, _due in taken:
-        subscription = known[queue_id]
+    deliveries, scheduled, settled, dead = [], [], [], []
+    for one in claimed:
+        subscription = known[one.queue_id]
         try:
-            content = decode(payload)
+            content = decode(one.payload)
         except ValueError as error:
-            dead.append((message, fence, str(error), subscription, payload))
+            reason = DeadLetterReason.parse(str(error))
+            logger.error(  # noqa: TRY400  without the stack: it could quote the message
+                "message %d of queue %s becomes a dead letter: %s", one.id, subscription.queue, reason
+            )
+            if subscription.no_ack:
+                messages.bury_auto_acked(one.id, subscription.queue, reason, one.payload)
+            else:
+                dead.append((one.claim, reason))
             continue
         headers = content.get("headers") or {}
-        task, task_id = (one if isinstance(one, str) else None for one in (headers.get("task"), headers.get("id")))
-        if over:
-            expired.append((message, fence, task_id, subscription))
+        task, task_id = (
+            value if isinstance(value, str) else None for value in (headers.get("task"), headers.get("id"))
+        )
+        if one.expired:
+            if not subscription.no_ack and task_id is not None:
+                dead.append((one.claim, EXPIRED))
+            elif not subscription.no_ack:
+                settled.append(one.claim)
             continue
-        if task in stopped and not revoked and not subscription.no_ack:
-            halted.append((message, fence, f"stopped: {task}"))
+        if task in stopped and not one.revoked and not subscription.no_ack:
+            dead.append((one.claim, DeadLetterReason(DeadLetterKind.BLOCKED, str(task))))
             continue
-        if available_at is None and headers.get("eta") is not None and not subscription.no_ack:
+        if one.available_at is None and headers.get("eta") is not None and not subscription.no_ack:
             eta = parse_time(headers["eta"])
             if eta is not None:
-                early.append((message, fence, eta))
-        content["redelivered"] = bool(fence if subscription.no_ack else fence & 1)
-        deliveries.append(Delivery(message, fence, subscription, content, task, task_id, bool(revoked)))
-    if early:
-        aside = {
-            row[0]
-            for row in sessions.run(
-                "defer",
-                ids=[one[0] for one in early],
-                fences=[one[1] for one in early],
-                etas=[one[2] for one in early],
-            )
-        }
+                scheduled.append((one.claim, eta))
+        content["redelivered"] = bool(one.fence if subscription.no_ack else one.fence & 1)
+        deliveries.append(Delivery(one.id, one.fence, subscription, content, task, task_id, bool(one.revoked)))
+    if scheduled:
+        aside = messages.defer(scheduled)
         deliveries = [one for one in deliveries if one.message not in aside]
-    for message, fence, task_id, subscription in expired:
-        if task_id is not None and not subscription.no_ack:
-            sessions.run("bury", ids=[message], fences=[fence], reasons=["expired"])
-        elif not subscription.no_ack:
-            sessions.run("settle", acked_ids=[message], acked_fences=[fence])
-    if halted:
-        ids, fences, reasons = map(list, zip(*halted, strict=True))
-        sessions.run("bury", ids=ids, fences=fences, reasons=reasons)
-    for message, fence, reason, subscription, payload in dead:
-        logger.error("message %d of queue %s becomes a dead letter: %s", message, subscription.queue, reason)
-        if subscription.no_ack:
-            sessions.run("bury_eaten", message_id=message, queue=subscription.queue, reason=reason, payload=payload)
-        else:
-            sessions.run("bury", ids=[message], fences=[fence], reasons=[reason])
+    if settled:
+        messages.settle(settled)
+    if dead:
+        messages.bury(dead)
     return deliveries
 
 
@@ -176,24 +173,20 @@ def _fits(one: Delivery, message: Any, kind: str, consumer: Any) -> bool:
     return True
 
 
-def _reason(error: Exception) -> str:
-    flawed = isinstance(error, (message_checks.FlawError, TooLargeError, TooManyMembersError))
-    return str(error) if flawed else f"the message cannot be decoded: {type(error).__name__}"
+def _reason(error: Exception) -> DeadLetterReason:
+    if isinstance(error, (message_checks.FlawError, TooLargeError, TooManyMembersError)):
+        return DeadLetterReason.parse(str(error))
+    return DeadLetterReason(DeadLetterKind.UNDECODABLE, type(error).__name__)
 
 
-def _bury(one: Delivery, reason: str) -> None:
+def _bury(one: Delivery, reason: DeadLetterReason) -> None:
     channel = one.subscription.channel
     logger.error(f"message %d of queue %s becomes a dead letter: {reason}", one.message, one.subscription.queue)
+    messages = MessageStore(channel.sessions)
     if one.subscription.no_ack:
-        channel.sessions.run(
-            "bury_eaten",
-            message_id=one.message,
-            queue=one.subscription.queue,
-            reason=reason,
-            payload=encode(one.content),
-        )
+        messages.bury_auto_acked(one.message, one.subscription.queue, reason, encode(one.content))
         return
-    channel.sessions.run("bury", ids=[one.message], fences=[one.fence], reasons=[reason])
+    messages.bury([((one.message, one.fence), reason)])
     channel.inbox.attendant.outstanding.discard((one.message, one.fence))
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery_postgres.database.consumer_store import Other
 
 
 @dataclass(slots=True)
@@ -39,9 +43,8 @@ class Watch:
         """The connection broke: what was seen before does not count."""
         self._seen.clear()
 
-    def observe(self, others: Iterable[tuple[int, int, bool, bool]]) -> Iterator[tuple[int, int, bool]]:
-        """Note `(consumer, counter, whether it has a session of its own, whether that is direct)` of all others;
-        those to look after: `(consumer, counter, certain)`.
+    def observe(self, others: Iterable[Other]) -> Iterator[tuple[int, int, bool]]:
+        """Note the counters of all others; those to look after: `(consumer, counter, certain)`.
 
         Not certain are those that are dead only if their session is gone.
         """
@@ -51,14 +54,15 @@ class Watch:
             self._seen.clear()
         self._last = now
         known, self._seen = self._seen, {}
-        for consumer, beat, own, direct in others:
+        for other in others:
+            consumer, beat = other.consumer, other.counter
             seen = known.get(consumer)
             if seen is None or seen.beat != beat:
                 self._seen[consumer] = _Seen(beat, now)
                 continue
             self._seen[consumer] = seen
             silent = now - seen.since
-            if silent >= (self._unresponsive_s if own and direct else self.LEASE_S):
+            if silent >= (self._unresponsive_s if other.has_session and other.direct else self.LEASE_S):
                 yield consumer, beat, True
-            elif silent >= self.SILENCE_S and own:
+            elif silent >= self.SILENCE_S and other.has_session:
                 yield consumer, beat, False

@@ -19,13 +19,15 @@ import psycopg2
 
 from celery_postgres.consumer.claims import Ledger
 from celery_postgres.consumer.failure_detector import Watch
-from celery_postgres.consumer.maintenance import Upkeep, release
+from celery_postgres.consumer.maintenance import Upkeep
 from celery_postgres.consumer.membership import Membership
 from celery_postgres.database import watchdog
 from celery_postgres.database.backoff import Backoff, uniform
+from celery_postgres.database.consumer_store import ConsumerStore, EndedSubscription
+from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.notifications import Notifications
 from celery_postgres.database.pool import Sessions
-from celery_postgres.database.session import Row, Session
+from celery_postgres.database.session import Session
 from celery_postgres.database.wake import Wake
 from celery_postgres.errors import SchemaError, loggable
 
@@ -135,11 +137,11 @@ class Attendant:
             consumer = self.consumer
             try:
                 with self._subscriptions_lock:
-                    rows = self.sessions.run("subscribe", consumer=consumer, queue=queue)
-                    if rows:
+                    queue_id = ConsumerStore(self.sessions).subscribe(consumer, queue)
+                    if queue_id:
                         self._subscriptions[queue] += not again
-                        self._queues[queue] = rows[0][0]
-                    return rows[0][0] if rows else 0
+                        self._queues[queue] = queue_id
+                    return queue_id
             except psycopg2.errors.ForeignKeyViolation:
                 # Others took us for dead, as after a machine's sleep, and our heartbeat has not found out yet.
                 self._replace(consumer)
@@ -154,15 +156,15 @@ class Attendant:
             self._wake.set()
             self._registered.wait(0.02)
 
-    def unsubscribe(self, queue: str) -> list[Row]:
+    def unsubscribe(self, queue: str) -> EndedSubscription | None:
         """One less. With the last, (queue, whether it deletes itself)."""
         with self._subscriptions_lock:
             self._subscriptions[queue] -= 1
             if self._subscriptions[queue] > 0:
-                return []
+                return None
             del self._subscriptions[queue]
             queue_id = self._queues.pop(queue, 0)
-            return self.sessions.run("unsubscribe", consumer=self.consumer, queue_id=queue_id)
+            return ConsumerStore(self.sessions).unsubscribe(self.consumer, queue_id)
 
     def registered(self, timeout: float) -> bool:
         """Wait until this process has a consumer row (again)."""
@@ -220,7 +222,7 @@ class Attendant:
         acks = self.ledger.take()
         if acks:
             try:
-                session.run("settle", acked_ids=[i for i, _ in acks], acked_fences=[f for _, f in acks])
+                MessageStore(session).settle(acks)
             except BaseException:
                 self.ledger.put_back(acks)
                 raise
@@ -239,7 +241,7 @@ class Attendant:
     ) -> None:
         """Give claims back. `failed`: Celery had them, and it counts."""
         try:
-            release(session, claims, self.max_failures, failed=failed)
+            MessageStore(session).release(claims, self.max_failures, failed=failed)
         except BaseException:
             self.doubt()  # they are in nobody's hands by now
             raise
@@ -258,7 +260,7 @@ class Attendant:
         self.member.enter(session)
         self._registered.set()
         # Before anything is claimed: a task that kills its worker would do so before the first beat.
-        self.stopped = frozenset(name for name, _ in session.run("stopped_tasks"))
+        self.stopped = ConsumerStore(session).blocked_tasks()
         self._notifications.listen(f"kombu_{self.consumer}")
         self._watch.forget()
         self._next_beat = 0.0
@@ -360,13 +362,13 @@ class Attendant:
         if beat.waits:
             self._notify()
         for consumer, count, certain in self._watch.observe(beat.others):
-            if certain or not all(lives for _, lives in session.run("session_lives", consumer=consumer)):
+            if certain or ConsumerStore(session).has_lost_session(consumer):
                 self._upkeep.rescue(session, consumer, count)
 
     def _look_for_queues(self, session: Session) -> None:
         """An id may be another queue's by now."""
         known = dict(self._queues)
-        found: dict[str, int] = dict(session.run("subscriptions", consumer=self.consumer))
+        found = ConsumerStore(session).subscriptions(self.consumer)
         # What was subscribed to or given up meanwhile is right.
         gone = {name for name, one in known.items() if found.get(name) != one and self._queues.get(name) == one}
         for inbox in list(self._inboxes):
@@ -394,16 +396,16 @@ class Attendant:
 
     def _reconcile(self, session: Session) -> None:
         """Give back what is claimed in our name and in nobody's hands."""
-        claimed = session.run("old_claims", consumer=self.consumer)
+        claimed = MessageStore(session).old_claims(self.consumer)
         # Asked afterwards: what is in a hand now was so when it was claimed, more than 10 s ago.
         held = self.outstanding | self.ledger.known()
         for inbox in list(self._inboxes):
             held |= inbox.held()
-        lost = [(row[0], row[1]) for row in claimed if (row[0], row[1]) not in held]
+        lost = [claim for claim in claimed if claim not in held]
         forgotten = self.member.forgotten
         ended = [claim for claim in lost if claim[0] in forgotten and forgotten[claim[0]][0] == claim[1]]
         if ended:
-            session.run("settle", acked_ids=[i for i, _ in ended], acked_fences=[f for _, f in ended])
+            MessageStore(session).settle(ended)
             lost = [claim for claim in lost if claim not in ended]
         if lost:
             logger.warning("%d messages whose delivery was lost with a connection go back", len(lost))
@@ -417,5 +419,5 @@ class Attendant:
         self.settle(self._session)
         while self._later:
             self._later.popleft()(self._session)
-        if self._session.run("remove_consumer", consumer=self.consumer, beat=None):
-            self._upkeep.release_all(self._session, self.consumer, failed=False)
+        if ConsumerStore(self._session).remove(self.consumer):
+            MessageStore(self._session).release_all(self.consumer, self.max_failures, failed=False)

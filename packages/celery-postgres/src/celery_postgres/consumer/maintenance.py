@@ -7,61 +7,22 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import psycopg2
-
 from celery_postgres import observer
 from celery_postgres.database.backoff import uniform
+from celery_postgres.database.consumer_store import ConsumerStore
+from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.errors import loggable
 
 if TYPE_CHECKING:
-    from celery_postgres.database.pool import Sessions
     from celery_postgres.database.session import Row, Session
 
 logger = logging.getLogger(__name__)
 
 #: Messages of queues that are gone are rare, and in nobody's way.
 CLEARING_S = 3600.0
-#: Rows in one transaction.
-BATCH = 1000
 #: The step that a dead consumer's tasks wait for, which each sweep does too.
 RESCUE = "rescue of what the dead had claimed"
-#: SQLSTATE classes of what is wrong with a row: data, a constraint.
-_OF_A_ROW = frozenset({"22", "23"})
-
-
-def release(
-    session: Session | Sessions, claims: list[tuple[int, int]], max_failures: int, *, failed: bool = False
-) -> int:
-    """Give claims (message, fence) back; how many of them still stood. `failed`: Celery had them, and it counts.
-
-    Raises:
-        psycopg2.Error: if it is about the values of a row, the others have been given back.
-    """
-    count, refused = 0, None
-    parts = [sorted(claims[start : start + BATCH]) for start in range(0, len(claims), BATCH)]
-    while parts:
-        part = parts.pop()
-        try:
-            ((_, stood),) = session.run(
-                "release",
-                ids=[message for message, _ in part],
-                fences=[fence for _, fence in part],
-                failed=[failed] * len(part),
-                available_at=[None] * len(part),
-                max_failures=max_failures,
-            )
-            count += stood
-        except psycopg2.Error as error:
-            if (error.pgcode or "")[:2] not in _OF_A_ROW:
-                raise
-            if len(part) > 1:
-                parts += [part[: len(part) // 2], part[len(part) // 2 :]]
-            else:
-                refused = error
-    if refused is not None:
-        raise refused
-    return count
 
 
 class Upkeep:
@@ -78,19 +39,11 @@ class Upkeep:
         self._step(session, RESCUE, lambda: self._rescue(session, consumer, beat))
 
     def _rescue(self, session: Session, consumer: int, beat: int) -> None:
-        if not session.run("remove_consumer", consumer=consumer, beat=beat):
+        if not ConsumerStore(session).remove(consumer, beat):
             return  # another rescuer was first, or it lives
         rescued = self._release_of_gone(session)
         logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
         observer.lease_expired(rescued)
-
-    def release_all(self, session: Session, consumer: int, *, failed: bool) -> int:
-        """Give back what is claimed in the name of a consumer that claims no more; how much that was."""
-        count = 0
-        while claims := session.run("claims", consumer=consumer, most=BATCH):
-            release(session, [(row[0], row[1]) for row in claims], self._max_failures, failed=failed)
-            count += len(claims)
-        return count
 
     def sweep(self, session: Session, beat: Callable[[Session], object]) -> None:
         """Look for queues and messages that are past their time, and for claims of nobody.
@@ -109,7 +62,7 @@ class Upkeep:
 
         queues = QueueStore(Beating())
         self._step(session, "removal of expired queues", queues.drop_expired)
-        self._step(session, "removal of expired messages", lambda: _drop_expired(Beating().run))
+        self._step(session, "removal of expired messages", MessageStore(Beating()).drop_expired)
         self._step(session, RESCUE, lambda: self._release_of_gone(session))
         if time.monotonic() >= self._next_clearing:
             self._step(session, "removal of orphaned messages", queues.clear_orphans)
@@ -138,9 +91,8 @@ class Upkeep:
         observer.maintained(step, well=True)
 
     def _release_of_gone(self, session: Session) -> int:
-        return sum(self.release_all(session, gone, failed=True) for gone, _ in session.run("gone_consumers"))
-
-
-def _drop_expired(run: Callable[..., list[Row]]) -> None:
-    while run("drop_expired_messages", most=BATCH)[0][0] == BATCH:
-        pass
+        messages = MessageStore(session)
+        return sum(
+            messages.release_all(gone.consumer, self._max_failures, failed=True)
+            for gone in ConsumerStore(session).gone()
+        )

@@ -7,9 +7,11 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery_postgres.consumer.claims import Early
+from celery_postgres.database.consumer_store import ConsumerStore, Lock, Other
+from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.names import printable
 
 if TYPE_CHECKING:
@@ -24,14 +26,13 @@ class Beat:
 
     Attributes:
         doubtful: whether it may say that this process has what it does not know of, or the other way round.
-        others: of each other consumer its id, its counter, whether it has a session of its own, whether that is direct.
     """
 
     paused: frozenset[int]
     stopped: frozenset[str]
     waits: bool
     doubtful: bool
-    others: list[tuple[int, int, bool, bool]]
+    others: list[Other]
 
 
 class Membership:
@@ -51,22 +52,18 @@ class Membership:
         self.beats = 0
         self.early = Early()
         self.forgotten: dict[int, tuple[int, str]] = {}
-        self._lock: dict[str, Any] = {}
+        self._lock = Lock(None, None, direct=False)
         self._database = 0
         self._unbroken = False
 
     def enter(self, session: Session) -> None:
         """Be alive by this session, which is new, under the same id as before if there is one."""
         key = None if session.pooled else secrets.randbits(62)
-        ((backend, database, _),) = session.run("open_session", key=key)
-        self._lock = {
-            "session_pid": None if key is None else backend,
-            "session_key": key,
-            "session_direct": session.direct,
-        }
-        if self._database not in (0, database):
+        opened = ConsumerStore(session).open_session(key)
+        self._lock = Lock(None if key is None else opened.pid, key, session.direct)
+        if self._database not in (0, opened.database):
             self.early.take()  # another database, of which nothing is known
-        self._database = database
+        self._database = opened.database
         self._unbroken = False
         if not self.consumer:
             self._register(session)
@@ -78,7 +75,7 @@ class Membership:
         """
         consumer = (1 << 52) + secrets.randbits(52)
         hostname = printable(socket.gethostname())
-        session.run("register_consumer", consumer=consumer, hostname=hostname, pid=os.getpid(), **self._lock)
+        ConsumerStore(session).register(consumer, hostname, os.getpid(), self._lock)
         self.consumer, self.lost, self.beats, self._unbroken = consumer, "", 0, True
 
     def ended(self, message: int, mark: object) -> bool:
@@ -95,29 +92,22 @@ class Membership:
 
     def beat(self, session: Session, *, peek: bool) -> Beat | None:
         """Give a sign of life; None if this process cannot go on under its id: see `lost`."""
-        rows = session.run("beat", consumer=self.consumer, peek=peek, **self._lock)
-        mine = [row for row in rows if row[0] == self.consumer]
-        if not mine:
+        answer = ConsumerStore(session).beat(self.consumer, self._lock, peek=peek)
+        own = answer.own
+        if own is None:
             self.lost = "this process was silent for so long that others took its messages over"
             return None
-        _, beats, _, _, paused, waits, stopped, _ = mine[0]
-        before, self.beats = self.beats, beats
+        before, self.beats = self.beats, own.counter
         unbroken, self._unbroken = self._unbroken, True
-        if unbroken and beats > before + 1:
+        if unbroken and own.counter > before + 1:
             self.lost = "another process has the id of this one, as a copy of its machine would"
             return None
-        as_expected = unbroken and beats == before + 1
+        as_expected = unbroken and own.counter == before + 1
         if as_expected:
             self.early.expire()
         else:
-            self._come_back(session, before, beats)
-        return Beat(
-            frozenset(paused or ()),
-            frozenset(stopped or ()),
-            bool(waits),
-            not as_expected,
-            [row[:4] for row in rows if row[0] != self.consumer],
-        )
+            self._come_back(session, before, own.counter)
+        return Beat(own.paused_queues, own.blocked_tasks, own.messages_wait, not as_expected, answer.others)
 
     def _come_back(self, session: Session, before: int, beats: int) -> None:
         """After a lost connection, or when the counter shows that something happened.
@@ -130,5 +120,5 @@ class Membership:
             logger.warning("the database went back in time: what this process no longer knows of is given back")
             self.forgotten = {}
         if self.forgotten:
-            marks = [mark for _, mark in self.forgotten.values()]
-            session.run("settle_forgotten", ids=list(self.forgotten), marks=marks)
+            marks = {message: mark for message, (_, mark) in self.forgotten.items()}
+            MessageStore(session).settle_forgotten(marks)

@@ -14,11 +14,11 @@ import psycopg2
 
 from celery_postgres import observer
 from celery_postgres.consumer.batch_size import Ladder, Pace
-from celery_postgres.consumer.claims import new_fence
 from celery_postgres.consumer.delivery import Delivery, Subscription, deliver, usable, without_forgotten
-from celery_postgres.consumer.scan_position import PRIORITIES, Cursor
+from celery_postgres.consumer.scan_position import Cursor
 from celery_postgres.database.backoff import Backoff
-from celery_postgres.database.session import Row
+from celery_postgres.database.consumer_store import EndedSubscription
+from celery_postgres.database.message_store import ClaimResult, MessageStore
 from celery_postgres.database.wake import Wake
 from celery_postgres.errors import LeaseLost, SchemaError, loggable, primary
 
@@ -138,12 +138,12 @@ class Inbox:
         self.wake.set()
         return True
 
-    def unsubscribe(self, queue: str) -> list[Row]:
-        """End a subscription and give back what is buffered of it; (queue, whether it deletes itself)."""
+    def unsubscribe(self, queue: str) -> EndedSubscription | None:
+        """End a subscription and give back what is buffered of it."""
         subscription = self.subscriptions.pop(queue, None)
         self.give_back(queue)
         if subscription is None:
-            return []
+            return None
         return self.attendant.unsubscribe(queue)
 
     def give_back(self, queue: str | None = None) -> None:
@@ -330,20 +330,13 @@ class Inbox:
         most = max(min(credit, Pace.MOST), self.pace.ahead()) if asked else Pace.MOST
         queues = [s.queue_id for s in asked]
         try:
-            rows = self.attendant.sessions.run(
-                "claim",
-                consumer=consumer,
-                fence=new_fence(),
-                acked_ids=[i for i, _ in acks],
-                acked_fences=[f for _, f in acks],
-                queues=queues,
-                lane_queues=[queue for queue in queues for _ in PRIORITIES],
-                lane_priorities=list(PRIORITIES) * len(queues),
-                lane_ids=[low for queue in queues for low in self._cursors[queue].lanes(full)],
-                most=most,
-                allow_suspects=True,
-                eaten_queues=[s.queue_id for s in eaten],
-                most_eaten=Pace.MOST_EATEN,
+            result = MessageStore(self.attendant.sessions).claim(
+                consumer,
+                {queue: self._cursors[queue].lanes(full) for queue in queues},
+                limit=most,
+                auto_ack_queues=[s.queue_id for s in eaten],
+                auto_ack_limit=Pace.MOST_EATEN,
+                acks=acks,
                 may_sleep=full or not affordable,
             )
         except (psycopg2.Error, SchemaError) as error:
@@ -362,8 +355,8 @@ class Inbox:
             raise
         self.attendant.ledger.delivered(acks)
         self._retry.succeeded()
-        brought = [row[2] for row in rows if row[1] is not None]
-        wanted = sum(queue in queues for queue in brought)
+        brought = result.messages
+        wanted = sum(one.queue_id in queues for one in brought)
         # An idle worker among two others gets three heartbeats of theirs in 2 s, which say nothing about its work.
         if queues and (wanted or not brought):
             observer.claimed(time.monotonic() - now, wanted)
@@ -371,29 +364,28 @@ class Inbox:
             self._last_full = time.monotonic()
             self._full_cost = self._last_full - now
         known = {s.queue_id: s for s in (*asked, *eaten)}
-        return self._received(rows, full or not affordable, self._climbs(asked), known)
+        return self._received(result, full or not affordable, self._climbs(asked), known)
 
-    def _received(self, rows: list[Row], enough: bool, climbs: bool, known: dict[int, Subscription]) -> int:
-        due_in = rows[0][-1]
-        taken = [row for row in rows if row[1] is not None]
-        acked = [row for row in taken if not known[row[2]].no_ack]
+    def _received(self, result: ClaimResult, enough: bool, climbs: bool, known: dict[int, Subscription]) -> int:
+        taken = result.messages
+        acked = [one for one in taken if not known[one.queue_id].no_ack]
         if acked:
             self._hungry, self._full = True, False
             self._ladder.restart()
         elif climbs:
             # What is consumed without acks has its publishers always notify: only of a full batch there is more.
             self._hungry, self._full = not enough or len(taken) >= Pace.MOST_EATEN, True
-            self._ladder.climb(due_in)
+            self._ladder.climb(result.due_in_s)
         highest: dict[tuple[int, int], int] = {}
-        for row in acked:
-            if row[6] is None:  # a ready one
-                key = row[2], row[4]
-                highest[key] = max(highest.get(key, 0), row[1])
+        for one in acked:
+            if one.available_at is None:  # a ready one
+                key = one.queue_id, one.priority
+                highest[key] = max(highest.get(key, 0), one.id)
         for (queue, priority), message in highest.items():
             self._cursors[queue].claimed(priority, message)
-        taken.sort(key=lambda row: (-row[4], row[1]))
+        taken.sort(key=lambda one: (-one.priority, one.id))
         try:
-            deliveries = usable(self.attendant.sessions, taken, known, self.attendant.stopped)
+            deliveries = usable(MessageStore(self.attendant.sessions), taken, known, self.attendant.stopped)
         except BaseException:
             self.attendant.doubt()  # all of them are claimed, and none is in the buffer
             raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-PRIORITIES = tuple(range(9, -1, -1))
+from celery_postgres.database.message_store import PRIORITIES
 
 
 class Cursor:

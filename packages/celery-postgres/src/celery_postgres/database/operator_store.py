@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from celery_postgres.database.consumer_store import ConsumerStore
+from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.session import Session
 from celery_postgres.database.store import EVERYTHING, Store
 
@@ -188,20 +190,9 @@ def release_consumer(session: Session, consumer: int) -> Released:
     store = OperatorStore(session)
     with session.transaction():
         crashed = store.has_crashed(consumer)
-        session.run("remove_consumer", consumer=consumer, beat=None)
+        ConsumerStore(session).remove(consumer)
         # Read once: a consumer that lives claims until its next heartbeat, and could claim what it has just lost.
         # Maintenance finds that.
-        claims = sorted(session.run("claims", consumer=consumer, most=EVERYTHING))
-        count = 0
-        for start in range(0, len(claims), BATCH):
-            part = claims[start : start + BATCH]
-            ((_, released),) = session.run(
-                "release",
-                ids=[message for message, _ in part],
-                fences=[fence for _, fence in part],
-                failed=[crashed] * len(part),
-                available_at=[None] * len(part),
-                max_failures=_NO_FAILURE_LIMIT,
-            )
-            count += int(released)
+        messages = MessageStore(session)
+        count = messages.release(messages.claims(consumer, EVERYTHING), _NO_FAILURE_LIMIT, failed=crashed)
     return Released(count, crashed)

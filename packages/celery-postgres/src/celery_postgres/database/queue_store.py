@@ -69,7 +69,7 @@ class QueueStore(Store):
         """Delete the waiting messages, due or not, in several transactions. Claimed messages stay. Returns how many."""
         count, more = 0, True
         while more:
-            ((gone, more),) = self._run("purge_queue", queue=queue, most=self.BATCH)
+            ((gone, more),) = self._run("purge_queue", queue=queue, limit=self.BATCH)
             count += int(gone)
         return count
 
@@ -93,7 +93,7 @@ class QueueStore(Store):
         for (queue_id,) in queues:
             more = True
             while more:
-                ((_, more),) = self._run("drop_messages", queue_id=queue_id, most=self.BATCH)
+                ((_, more),) = self._run("drop_messages", queue_id=queue_id, limit=self.BATCH)
 
     # -- bindings
 

@@ -1,29 +1,30 @@
--- How messages go out and come back.
+-- Claims of messages, and what becomes of them.
 
 -- name: claim
--- Acknowledge what is done and take what waits, in one round trip.
+-- Acknowledge claims and claim waiting messages, in one round trip.
 --
--- Acks are fenced: a message that was claimed again since, by whomever, stays. Claimed messages belong to `consumer`
--- under `fence`, which its process has drawn: ids and counters come again when a database goes back in time (a restore,
--- a standby that lagged), and the late ack of an old claim would delete a new message. It is even; that of a message
--- which was claimed before is one more. Those of `eaten_queues` (consumed without acks) are deleted at once. Nobody
--- waits for a lock.
+-- Acks are fenced: a message that has been claimed again since stays. The messages are claimed by `consumer` under
+-- `fence`, which its process has drawn: ids and counters repeat when a database goes back in time (a restore, a standby
+-- that lagged), and the late ack of an old claim would delete a new message. It is even; that of a message
+-- which was claimed before is one more. Messages of `auto_ack_queues` (consumed without acks) are deleted as they are
+-- claimed. No lock is waited for.
 -- `lanes` are queue, priority and the lowest id that can still be ready there, in order of preference: beginning each
 -- claim at that id keeps 23,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
--- scan falls to 1,000. (`id + 0` is what the index ix_kombu_message_ready is on.) `allow_suspects`: a message that has
--- failed before comes first among those of its priority in its queue, and alone.
+-- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
+-- before comes first among those of its priority in its queue, and alone.
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on.
 --
--- Returns at least one row; its id is null if nothing was taken. `due_in` is then the number of seconds to the next
--- timed message of this day. The commit is not waited for: a claim or an ack that a crashing server forgets runs again.
+-- Returns at least one row; its id is null if nothing was claimed. `due_in` is then the number of seconds to the next
+-- scheduled message of the coming day. The commit is not waited for: a message whose claim or ack a crashing server
+-- forgets runs again.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
---   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], most bigint, allow_suspects boolean,
---   eaten_queues bigint[], most_eaten bigint, may_sleep boolean
+--   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], limit bigint,
+--   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean
 WITH settled AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
       AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
-), suspect AS MATERIALIZED (
+), failed_before AS MATERIALIZED (
     SELECT message.id, message.queue_id, message.priority
     FROM unnest(%(queues)s) AS asked (queue_id)
     CROSS JOIN LATERAL (
@@ -35,21 +36,20 @@ WITH settled AS (
         LIMIT 1
         FOR UPDATE SKIP LOCKED
     ) AS message
-    WHERE %(allow_suspects)s
     LIMIT 1
 ), due AS MATERIALIZED (
     SELECT message.id, message.queue_id, message.priority
-    FROM unnest(%(queues)s || %(eaten_queues)s) AS asked (queue_id)
+    FROM unnest(%(queues)s || %(auto_ack_queues)s) AS asked (queue_id)
     CROSS JOIN LATERAL (
         SELECT candidate.id, candidate.queue_id, candidate.priority
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures = 0
           AND candidate.available_at IS NOT NULL AND candidate.available_at <= now()
         ORDER BY candidate.available_at
-        LIMIT %(most)s
+        LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
     ) AS message
-    LIMIT %(most)s
+    LIMIT %(limit)s
 ), ready AS MATERIALIZED (
     SELECT message.id, message.queue_id, message.priority
     FROM unnest(%(lane_queues)s, %(lane_priorities)s, %(lane_ids)s) AS lane (queue_id, priority, lowest_id)
@@ -59,50 +59,50 @@ WITH settled AS (
         WHERE candidate.queue_id = lane.queue_id AND candidate.priority = lane.priority
           AND candidate.id + 0 >= lane.lowest_id AND candidate.visible AND candidate.available_at IS NULL
         ORDER BY candidate.id + 0
-        LIMIT %(most)s
+        LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
     ) AS message
-    LIMIT %(most)s
-), transient AS MATERIALIZED (
+    LIMIT %(limit)s
+), auto_ack AS MATERIALIZED (
     SELECT message.id, message.queue_id
-    FROM unnest(%(eaten_queues)s) AS asked (queue_id)
+    FROM unnest(%(auto_ack_queues)s) AS asked (queue_id)
     CROSS JOIN LATERAL (
         SELECT candidate.id, candidate.queue_id
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NULL
         ORDER BY candidate.priority DESC, candidate.id + 0
-        LIMIT %(most_eaten)s
+        LIMIT %(auto_ack_limit)s
         FOR UPDATE SKIP LOCKED
     ) AS message
 ), better AS MATERIALIZED (
-    -- Than a suspect, if there is one.
+    -- Than a message that has failed before, if there is one.
     SELECT waiting.id, waiting.queue_id, waiting.priority
     FROM (
-        SELECT due.id, due.queue_id, due.priority FROM due WHERE due.queue_id <> ALL (%(eaten_queues)s)
+        SELECT due.id, due.queue_id, due.priority FROM due WHERE due.queue_id <> ALL (%(auto_ack_queues)s)
         UNION ALL
         SELECT ready.id, ready.queue_id, ready.priority FROM ready
     ) AS waiting
-    WHERE (waiting.queue_id = (SELECT suspect.queue_id FROM suspect)) IS NOT FALSE
-      AND (waiting.priority > (SELECT suspect.priority FROM suspect)) IS NOT FALSE
+    WHERE (waiting.queue_id = (SELECT failed_before.queue_id FROM failed_before)) IS NOT FALSE
+      AND (waiting.priority > (SELECT failed_before.priority FROM failed_before)) IS NOT FALSE
     ORDER BY waiting.priority DESC, waiting.id
-    LIMIT %(most)s
+    LIMIT %(limit)s
 ), chosen AS MATERIALIZED (
     SELECT better.id, better.queue_id FROM better
     UNION ALL
-    SELECT suspect.id, suspect.queue_id FROM suspect WHERE NOT EXISTS (SELECT FROM better)
-), taken AS (
+    SELECT failed_before.id, failed_before.queue_id FROM failed_before WHERE NOT EXISTS (SELECT FROM better)
+), claimed AS (
     UPDATE kombu_message AS message
     SET visible = false, consumer_id = %(consumer)s, claimed_at = now(),
         fence = %(fence)s + (message.fence <> 0)::integer
     WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
         message.expires_at <= now() AS expired, message.revoked, message.payload
-), eaten AS (
+), auto_acked AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (ARRAY(
-        SELECT transient.id FROM transient
+        SELECT auto_ack.id FROM auto_ack
         UNION ALL
-        SELECT due.id FROM due WHERE due.queue_id = ANY (%(eaten_queues)s)
+        SELECT due.id FROM due WHERE due.queue_id = ANY (%(auto_ack_queues)s)
     ))
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
         message.expires_at <= now() AS expired, message.revoked, message.payload
@@ -114,9 +114,9 @@ WITH settled AS (
       AND (
           subscription.queue_id = ANY (%(queues)s)
           AND subscription.asleep = (
-              subscription.queue_id IN (SELECT chosen.queue_id FROM chosen) OR EXISTS (SELECT FROM suspect)
+              subscription.queue_id IN (SELECT chosen.queue_id FROM chosen) OR EXISTS (SELECT FROM failed_before)
           )
-          OR subscription.queue_id = ANY (%(eaten_queues)s) AND NOT subscription.asleep
+          OR subscription.queue_id = ANY (%(auto_ack_queues)s) AND NOT subscription.asleep
       )
 )
 SELECT
@@ -124,7 +124,7 @@ SELECT
     message.*,
     CASE WHEN message.id IS NULL THEN (
         SELECT extract(epoch FROM min(following.available_at) - now())::float
-        FROM unnest(%(queues)s || %(eaten_queues)s) AS asked (queue_id)
+        FROM unnest(%(queues)s || %(auto_ack_queues)s) AS asked (queue_id)
         CROSS JOIN LATERAL (
             SELECT candidate.available_at
             FROM kombu_message AS candidate
@@ -135,7 +135,7 @@ SELECT
         ) AS following
     ) END AS due_in
 FROM (SELECT set_config('synchronous_commit', 'off', true)) AS sooner
-LEFT JOIN (SELECT * FROM taken UNION ALL SELECT * FROM eaten) AS message ON true
+LEFT JOIN (SELECT * FROM claimed UNION ALL SELECT * FROM auto_acked) AS message ON true
 
 -- name: settle
 -- repeatable
@@ -150,8 +150,8 @@ WITH settled AS (
 SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM settled)
 
 -- name: settle_forgotten
--- Acknowledge again what a crash of the server has made ready again, by what its publisher has put into it: the claim was
--- forgotten with the ack.
+-- Acknowledge again the messages that a crash of the server has made ready again, by the marks that their publishers have
+-- put into them: the claim was forgotten with the ack.
 -- takes: ids bigint[], marks text[]
 DELETE FROM kombu_message AS message
 WHERE message.id = ANY (%(ids)s) AND message.visible AND EXISTS (
@@ -160,13 +160,13 @@ WHERE message.id = ANY (%(ids)s) AND message.visible AND EXISTS (
 )
 
 -- name: release
--- Give claimed messages back: they are due at once (or at `available_at`), under a new fence. `failed` are those that
--- were in Celery's hands when it went wrong; the one that reaches `max_failures` becomes a dead letter instead. Returns
--- how many sleepers were woken, and how many of the messages were still claimed so.
--- takes: ids bigint[], fences bigint[], failed boolean[], available_at timestamptz[], max_failures smallint
+-- Release claims: the messages are available at once, under a new fence. `failed`: Celery had them, and this counts as
+-- a failure of each; a message that reaches `max_failures` becomes a dead letter instead, whose reason is `reason` with
+-- the number of its failures. Returns how many sleepers were woken, and how many of the claims were still held.
+-- takes: ids bigint[], fences bigint[], failed boolean, max_failures smallint, reason text
 WITH given AS MATERIALIZED (
-    SELECT message.id, least(message.failures + given.failed::integer, 32767) AS failures, given.available_at
-    FROM unnest(%(ids)s, %(fences)s, %(failed)s, %(available_at)s) AS given (id, fence, failed, available_at)
+    SELECT message.id, least(message.failures + %(failed)s::integer, 32767) AS failures
+    FROM unnest(%(ids)s, %(fences)s) AS given (id, fence)
     JOIN kombu_message AS message ON message.id = given.id
     WHERE message.id = ANY (%(ids)s) AND message.fence = given.fence AND NOT message.visible
     FOR UPDATE OF message
@@ -175,14 +175,14 @@ WITH given AS MATERIALIZED (
     USING given
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures >= %(max_failures)s
     RETURNING message.id, message.queue_id, given.failures, message.enqueued_at, message.tenant_id, message.task_id,
-        'failed ' || given.failures || ' times' AS reason, message.payload
+        format(%(reason)s, given.failures) AS reason, message.payload
 ), buried AS (
     -- include: bury_dead
 ), released AS (
     UPDATE kombu_message AS message
     SET visible = true, consumer_id = NULL, claimed_at = NULL,
         fence = CASE WHEN message.fence < 9223372036854775807 THEN message.fence + 1 ELSE 2 END,
-        failures = given.failures, available_at = coalesce(given.available_at, now())
+        failures = given.failures, available_at = now()
     FROM given
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures < %(max_failures)s
     RETURNING message.queue_id
@@ -199,8 +199,8 @@ CROSS JOIN LATERAL (
 
 -- name: defer
 -- repeatable
--- A stock producer's message carries its ETA in a header alone: set what is not yet due aside, by this server's clock.
--- Returns the ids that were set aside; the others may be delivered.
+-- Release claims whose ETA has not come, by this server's clock, until it comes: a message of stock Kombu carries its
+-- ETA in a header alone. Returns the ids that were released; the others may be delivered.
 -- takes: ids bigint[], fences bigint[], etas timestamptz[]
 UPDATE kombu_message AS message
 SET visible = true, consumer_id = NULL, claimed_at = NULL, available_at = given.eta
@@ -211,7 +211,7 @@ RETURNING message.id
 
 -- name: bury
 -- repeatable
--- Claimed messages that nobody can use become dead letters.
+-- Make dead letters of claimed messages.
 -- takes: ids bigint[], fences bigint[], reasons text[]
 WITH dead AS (
     DELETE FROM kombu_message AS message
@@ -222,9 +222,36 @@ WITH dead AS (
 -- include: bury_dead
 RETURNING message_id
 
--- name: bury_eaten
--- The same for one that was deleted when it was taken.
+-- name: bury_auto_acked
+-- The same for a message that was deleted as it was claimed.
 -- takes: message_id bigint, queue text, reason text, payload text
 -- include: insert_dead_letter
 VALUES (%(message_id)s, 0, NULL, NULL, %(queue)s, NULL, %(reason)s, %(payload)s)
 RETURNING message_id
+
+-- name: drop_expired_messages
+-- Delete messages whose time by Kombu's `expiration` or `x-message-ttl` is over, as AMQP has it. A task becomes a dead
+-- letter, an event does not.
+-- takes: limit bigint, reason text
+WITH dead AS (
+    DELETE FROM kombu_message AS message
+    WHERE message.id = ANY (ARRAY(
+        SELECT candidate.id FROM kombu_message AS candidate
+        WHERE candidate.visible AND candidate.expires_at <= now()
+        ORDER BY candidate.expires_at
+        LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING message.*, %(reason)s AS reason
+), buried AS (
+    -- include: bury_dead
+    WHERE dead.task_id IS NOT NULL
+)
+SELECT count(*) FROM dead
+
+-- name: mark_revoked
+-- repeatable
+-- Celery's workers forget what was revoked after three hours; a message that waits for a week must not.
+-- takes: task_ids text[]
+UPDATE kombu_message AS message SET revoked = true
+WHERE message.task_id = ANY (%(task_ids)s) AND message.visible AND NOT message.revoked

@@ -103,15 +103,15 @@ GROUP BY message.consumer_id
 ORDER BY message.consumer_id
 
 -- name: claims
--- What a consumer holds.
--- takes: consumer bigint, most bigint
+-- What a consumer has claimed.
+-- takes: consumer bigint, limit bigint
 SELECT message.id, message.fence
 FROM kombu_message AS message
 WHERE message.consumer_id = %(consumer)s
-LIMIT %(most)s
+LIMIT %(limit)s
 
 -- name: old_claims
--- What a consumer has held for a while.
+-- What a consumer claimed more than 10 s ago.
 -- takes: consumer bigint
 SELECT message.id, message.fence
 FROM kombu_message AS message
@@ -176,22 +176,3 @@ DELETE FROM kombu_queue AS queue
 WHERE queue.id = ANY (ARRAY(SELECT abandoned.id FROM abandoned))
   AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
 RETURNING queue.id
-
--- name: drop_expired_messages
--- Kombu's `expiration` and `x-message-ttl`: over is over, as AMQP has it. Tasks leave a dead letter, events do not.
--- takes: most bigint
-WITH dead AS (
-    DELETE FROM kombu_message AS message
-    WHERE message.id = ANY (ARRAY(
-        SELECT candidate.id FROM kombu_message AS candidate
-        WHERE candidate.visible AND candidate.expires_at <= now()
-        ORDER BY candidate.expires_at
-        LIMIT %(most)s
-        FOR UPDATE SKIP LOCKED
-    ))
-    RETURNING message.*, 'expired'::text AS reason
-), buried AS (
-    -- include: bury_dead
-    WHERE dead.task_id IS NOT NULL
-)
-SELECT count(*) FROM dead

@@ -60,10 +60,10 @@ RETURNING queue.id
 
 -- name: purge_queue
 -- repeatable
--- Delete what waits, due or not, `most` at once; what is claimed stays with its consumer. Returns how many, and whether
+-- Delete what waits, due or not, at most `limit` at once; what is claimed stays with its consumer. Returns how many, and whether
 -- there may be more. Ready and timed messages apart, by the index that each has: asked for both together, PostgreSQL
 -- reads the messages of all queues.
--- takes: queue text, most bigint
+-- takes: queue text, limit bigint
 WITH doomed AS MATERIALIZED (
     SELECT waiting.id
     FROM kombu_queue AS queue
@@ -75,13 +75,13 @@ WITH doomed AS MATERIALIZED (
         WHERE timed.queue_id = queue.id AND timed.visible AND timed.available_at IS NOT NULL
     ) AS waiting
     WHERE queue.name = %(queue)s
-    LIMIT %(most)s
+    LIMIT %(limit)s
 ), gone AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (ARRAY(SELECT doomed.id FROM doomed)) AND message.visible
     RETURNING message.id
 )
-SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(most)s
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(limit)s
 
 -- name: drop_queue
 -- repeatable
@@ -109,9 +109,9 @@ RETURNING queue.id
 
 -- name: drop_messages
 -- repeatable
--- Delete messages of a queue that is gone, `most` at once, each kind by the index that it is in. Returns how many, and
+-- Delete messages of a queue that is gone, at most `limit` at once, each kind by the index that it is in. Returns how many, and
 -- whether there may be more.
--- takes: queue_id bigint, most bigint
+-- takes: queue_id bigint, limit bigint
 WITH doomed AS MATERIALIZED (
     SELECT %(queue_id)s AS id
     WHERE NOT EXISTS (SELECT FROM kombu_queue AS queue WHERE queue.id = %(queue_id)s)
@@ -131,12 +131,12 @@ WITH doomed AS MATERIALIZED (
         SELECT taken.id FROM kombu_message AS taken
         WHERE NOT taken.visible AND taken.consumer_id IS NULL AND taken.queue_id = doomed.id
     ) AS one
-    LIMIT %(most)s
+    LIMIT %(limit)s
 ), gone AS (
     DELETE FROM kombu_message AS message WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
     RETURNING message.id
 )
-SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM chosen) = %(most)s
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM chosen) = %(limit)s
 
 -- name: orphaned_queues
 -- Ids of queues that are gone and have messages: published by a transaction that had read the queue before its end, or
@@ -229,13 +229,6 @@ WHERE binding.exchange = %(exchange)s
 -- repeatable
 -- takes: exchange text
 DELETE FROM kombu_binding AS binding WHERE binding.exchange = %(exchange)s
-
--- name: mark_revoked
--- repeatable
--- Celery's workers forget what was revoked after three hours; a message that waits for a week must not.
--- takes: task_ids text[]
-UPDATE kombu_message AS message SET revoked = true
-WHERE message.task_id = ANY (%(task_ids)s) AND message.visible AND NOT message.revoked
 
 -- name: catch_up
 -- repeatable

@@ -1,0 +1,177 @@
+"""Which processes consume, what they consume, and which of them live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_postgres.database.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSession:
+    """The database's side of a connection.
+
+    Attributes:
+        pid: the server process.
+        database: the database's oid; one that was restored has another.
+    """
+
+    pid: int
+    database: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The lock by which the session of a consumer shows that it lives.
+
+    Attributes:
+        pid: the server process of the session; None behind a transaction pooler, where no session is a consumer's own.
+        key: what is locked; None as above.
+        direct: the server has the process' own socket at the other end, and no proxy's.
+    """
+
+    pid: int | None
+    key: int | None
+    direct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a heartbeat returns about its own consumer."""
+
+    counter: int
+    paused_queues: frozenset[int]
+    blocked_tasks: frozenset[str]
+    messages_wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """What a heartbeat returns about another consumer.
+
+    Attributes:
+        has_session: it has a session of its own, whose lock shows that it lives.
+        direct: the server has its own socket at the other end.
+    """
+
+    consumer: int
+    counter: int
+    has_session: bool
+    direct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat returns. `own` is None if the row of its consumer is gone."""
+
+    own: Own | None
+    others: list[Other]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A consumer that no longer exists, and how many messages are still claimed by it."""
+
+    consumer: int
+    claims: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedSubscription:
+    """A queue that this process has ceased to consume."""
+
+    queue: str
+    auto_delete: bool
+
+
+class ConsumerStore(Store):
+    """Register consumers, raise their counters, and note what they consume."""
+
+    def check_tables(self) -> None:
+        """Ask for the tables, columns and rights that publishing and consuming need.
+
+        Raises:
+            SchemaError: some of them are missing.
+        """
+        self._run("look")
+
+    # -- liveness
+
+    def open_session(self, key: int | None) -> ServerSession:
+        """Take the lock of this session, unless `key` is None."""
+        ((pid, database, _),) = self._run("open_session", key=key)
+        return ServerSession(pid, database)
+
+    def register(self, consumer: int, hostname: str, pid: int, lock: Lock) -> None:
+        """Add a consumer, under an id that its process has drawn."""
+        self._run(
+            "register_consumer",
+            consumer=consumer,
+            hostname=hostname,
+            pid=pid,
+            session_pid=lock.pid,
+            session_key=lock.key,
+            session_direct=lock.direct,
+        )
+
+    def beat(self, consumer: int, lock: Lock, *, peek: bool) -> Beat:
+        """Raise a consumer's counter and read those of all others.
+
+        Args:
+            peek: also check whether a message waits for this consumer, or is due before the next heartbeat.
+        """
+        rows = self._run(
+            "beat",
+            consumer=consumer,
+            session_pid=lock.pid,
+            session_key=lock.key,
+            session_direct=lock.direct,
+            peek=peek,
+        )
+        own, others = None, []
+        for found, counter, has_session, direct, paused, waits, blocked, _ in rows:
+            if found == consumer:
+                own = Own(counter, frozenset(paused or ()), frozenset(blocked or ()), bool(waits))
+            else:
+                others.append(Other(found, counter, bool(has_session), bool(direct)))
+        return Beat(own, others)
+
+    def has_lost_session(self, consumer: int) -> bool:
+        """Whether a consumer's row is there and no session holds its lock."""
+        return any(not lives for _, lives in self._run("session_lives", consumer=consumer))
+
+    def remove(self, consumer: int, counter: int | None = None) -> bool:
+        """Remove a consumer, if its counter still is `counter`; whether it was removed."""
+        return bool(self._run("remove_consumer", consumer=consumer, beat=counter))
+
+    def gone(self) -> list[Gone]:
+        """The consumers that no longer exist and have left claims."""
+        return [Gone(*row) for row in self._run("gone_consumers")]
+
+    # -- subscriptions
+
+    def subscribe(self, consumer: int, queue: str) -> int:
+        """Note that a consumer consumes a queue. Returns the queue's id; 0 if there is no such queue.
+
+        Raises:
+            psycopg2.errors.ForeignKeyViolation: there is no such consumer.
+        """
+        for (queue_id,) in self._run("subscribe", consumer=consumer, queue=queue):
+            return int(queue_id)
+        return 0
+
+    def subscriptions(self, consumer: int) -> dict[str, int]:
+        """The queues that a consumer consumes, with their ids."""
+        return dict(self._run("subscriptions", consumer=consumer))
+
+    def unsubscribe(self, consumer: int, queue_id: int) -> EndedSubscription | None:
+        """End a subscription; None if there was none."""
+        for row in self._run("unsubscribe", consumer=consumer, queue_id=queue_id):
+            return EndedSubscription(*row)
+        return None
+
+    # -- tasks
+
+    def blocked_tasks(self) -> frozenset[str]:
+        """The names of the tasks that no consumer may run."""
+        return frozenset(name for name, _ in self._run("stopped_tasks"))

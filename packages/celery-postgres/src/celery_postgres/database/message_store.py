@@ -1,0 +1,214 @@
+"""Claims, acknowledgements and what else becomes of messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg2
+
+from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason
+from celery_postgres.database.store import Store
+
+#: The id of a message, and the fence under which this process has claimed it.
+Claim = tuple[int, int]
+
+#: The priorities of messages, in the order in which they are claimed.
+PRIORITIES = tuple(range(9, -1, -1))
+#: SQLSTATE classes of an error that the values of one row cause: data, a constraint.
+_OF_A_ROW = frozenset({"22", "23"})
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedMessage:
+    """A message that a claim has brought.
+
+    Attributes:
+        id: the message's id; also of one that was deleted as it was claimed, for a consumer without acks.
+        fence: identifies the claim. Odd if the message was claimed before.
+        available_at: when the message was due; None if it was ready at once.
+        expired: AMQP's expiration of the message is over.
+        revoked: the task was revoked while it waited.
+    """
+
+    id: int
+    queue_id: int
+    fence: int
+    priority: int
+    failures: int
+    available_at: datetime | None
+    expired: bool | None
+    revoked: bool
+    payload: str
+
+    @property
+    def claim(self) -> Claim:
+        return self.id, self.fence
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """What a claim has brought.
+
+    Attributes:
+        due_in_s: if it has brought nothing, the seconds until the next scheduled message of the coming day, if there
+            is one.
+    """
+
+    messages: list[ClaimedMessage]
+    due_in_s: float | None
+
+
+class MessageStore(Store):
+    """Claim messages and settle claims."""
+
+    #: The rows of one transaction.
+    BATCH = 1000
+
+    # -- claiming
+
+    def claim(
+        self,
+        consumer: int,
+        lowest_ids: Mapping[int, Sequence[int]],
+        *,
+        limit: int,
+        auto_ack_queues: Sequence[int] = (),
+        auto_ack_limit: int = 0,
+        acks: Sequence[Claim] = (),
+        may_sleep: bool = False,
+    ) -> ClaimResult:
+        """Acknowledge `acks` and claim up to `limit` messages, in one round trip.
+
+        Args:
+            lowest_ids: the ids of the queues to claim from, in order of preference, each with the lowest id that a
+                ready message can have there, by the order of `PRIORITIES`.
+            auto_ack_queues: the queues to consume without acks; their messages are deleted as they are claimed.
+            auto_ack_limit: the limit for each of them.
+            may_sleep: publishers have to notify this consumer from now on, if nothing was claimed.
+        """
+        queues = list(lowest_ids)
+        rows = self._run(
+            "claim",
+            consumer=consumer,
+            fence=new_fence(),
+            acked_ids=[message for message, _ in acks],
+            acked_fences=[fence for _, fence in acks],
+            queues=queues,
+            lane_queues=[queue for queue in queues for _ in PRIORITIES],
+            lane_priorities=list(PRIORITIES) * len(queues),
+            lane_ids=[lowest for of_queue in lowest_ids.values() for lowest in of_queue],
+            limit=limit,
+            auto_ack_queues=list(auto_ack_queues),
+            auto_ack_limit=auto_ack_limit,
+            may_sleep=may_sleep,
+        )
+        return ClaimResult([ClaimedMessage(*row[1:-1]) for row in rows if row[1] is not None], rows[0][-1])
+
+    def claims(self, consumer: int, limit: int) -> list[Claim]:
+        """What a consumer has claimed."""
+        return self._run("claims", consumer=consumer, limit=limit)
+
+    def old_claims(self, consumer: int) -> list[Claim]:
+        """What a consumer claimed more than 10 s ago."""
+        return self._run("old_claims", consumer=consumer)
+
+    # -- settling
+
+    def settle(self, acks: Sequence[Claim]) -> None:
+        """Acknowledge claims, outside of a claim."""
+        self._run("settle", acked_ids=[message for message, _ in acks], acked_fences=[fence for _, fence in acks])
+
+    def settle_forgotten(self, marks: Mapping[int, str]) -> None:
+        """Acknowledge messages again which a crash of the server has made ready again.
+
+        Args:
+            marks: by the message's id, the mark that its publisher has put into it: after a crash the same id may be
+                another message's.
+        """
+        self._run("settle_forgotten", ids=list(marks), marks=list(marks.values()))
+
+    def release(self, claims: Sequence[Claim], max_failures: int, *, failed: bool = False) -> int:
+        """Release claims, so that their messages are available again. Returns how many of the claims were still held.
+
+        Args:
+            failed: Celery had the messages, and this counts as a failure of each.
+
+        Raises:
+            psycopg2.Error: if it is about the values of a row, the other claims have been released.
+        """
+        count, refused = 0, None
+        parts = [sorted(claims[start : start + self.BATCH]) for start in range(0, len(claims), self.BATCH)]
+        while parts:
+            part = parts.pop()
+            try:
+                ((_, released),) = self._run(
+                    "release",
+                    ids=[message for message, _ in part],
+                    fences=[fence for _, fence in part],
+                    failed=failed,
+                    max_failures=max_failures,
+                    reason=DeadLetterKind.FAILED.value,
+                )
+                count += released
+            except psycopg2.Error as error:
+                if (error.pgcode or "")[:2] not in _OF_A_ROW:
+                    raise
+                if len(part) > 1:
+                    parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+                else:
+                    refused = error
+        if refused is not None:
+            raise refused
+        return count
+
+    def release_all(self, consumer: int, max_failures: int, *, failed: bool) -> int:
+        """Release everything that is claimed by a consumer that claims no more. Returns how much that was."""
+        count = 0
+        while claims := self.claims(consumer, self.BATCH):
+            self.release(claims, max_failures, failed=failed)
+            count += len(claims)
+        return count
+
+    def defer(self, scheduled: Sequence[tuple[Claim, datetime]]) -> set[int]:
+        """Release claims whose ETA has not come, until then. Returns the ids of their messages."""
+        rows = self._run(
+            "defer",
+            ids=[message for (message, _), _ in scheduled],
+            fences=[fence for (_, fence), _ in scheduled],
+            etas=[eta for _, eta in scheduled],
+        )
+        return {message for (message,) in rows}
+
+    def bury(self, dead: Iterable[tuple[Claim, DeadLetterReason]]) -> None:
+        """Make dead letters of claimed messages."""
+        dead = list(dead)
+        self._run(
+            "bury",
+            ids=[message for (message, _), _ in dead],
+            fences=[fence for (_, fence), _ in dead],
+            reasons=[str(reason) for _, reason in dead],
+        )
+
+    def bury_auto_acked(self, message: int, queue: str, reason: DeadLetterReason, payload: str) -> None:
+        """Make a dead letter of a message that was deleted as it was claimed."""
+        self._run("bury_auto_acked", message_id=message, queue=queue, reason=str(reason), payload=payload)
+
+    # -- waiting messages
+
+    def mark_revoked(self, task_ids: Sequence[str]) -> None:
+        """Note in the waiting messages of these tasks that they are revoked: workers forget that after three hours."""
+        self._run("mark_revoked", task_ids=list(task_ids))
+
+    def drop_expired(self) -> None:
+        """Delete the waiting messages whose AMQP expiration is over; tasks become dead letters."""
+        count = self.BATCH
+        while count == self.BATCH:
+            ((count,),) = self._run("drop_expired_messages", limit=self.BATCH, reason=str(EXPIRED))
+
+
+def new_fence() -> int:
+    """Identifies one claim for good: even, below 2^57."""
+    return int.from_bytes(os.urandom(7), "big") << 1

@@ -1,0 +1,36 @@
+"""The texts of `kombu_dead_letter.reason`, which operators and dashboards filter by."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_postgres.database.dead_letter import EXPIRED, REJECTED, DeadLetterKind, DeadLetterReason
+
+REASONS = {
+    "expired": EXPIRED,
+    "rejected": REJECTED,
+    "stopped: app.add": DeadLetterReason(DeadLetterKind.BLOCKED, "app.add"),
+    "failed 5 times": DeadLetterReason(DeadLetterKind.FAILED, "5"),
+    "the payload is not JSON": DeadLetterReason(DeadLetterKind.UNREADABLE, "JSON"),
+    "the message cannot be decoded: UnicodeDecodeError": DeadLetterReason(
+        DeadLetterKind.UNDECODABLE, "UnicodeDecodeError"
+    ),
+    "unpacked it is larger than max_decompressed (1 bytes)": DeadLetterReason(
+        DeadLetterKind.TOO_LARGE, "max_decompressed (1 bytes)"
+    ),
+    "its body has more than 1000000 members": DeadLetterReason(DeadLetterKind.TOO_MANY_MEMBERS, "1000000 members"),
+    "its id is not printable text": DeadLetterReason(DeadLetterKind.MALFORMED, "its id is not printable text"),
+    "": DeadLetterReason(DeadLetterKind.MALFORMED, ""),
+    "stopped: two\nlines": DeadLetterReason(DeadLetterKind.BLOCKED, "two\nlines"),
+}
+
+
+@pytest.mark.parametrize("text", REASONS)
+def test_a_reason_is_a_kind_and_a_detail(text: str) -> None:
+    assert DeadLetterReason.parse(text) == REASONS[text]
+    assert str(REASONS[text]) == text
+
+
+def test_the_kind_of_a_reason_can_be_recovered_from_its_text() -> None:
+    for kind in DeadLetterKind:
+        assert DeadLetterReason.parse(str(DeadLetterReason(kind, "7"))).kind is kind
