@@ -12,6 +12,7 @@ from psycopg2.extensions import adapt
 from celery_postgres.broker.channel import Channel
 from celery_postgres.consumer.delivery import Subscription, message_of, usable
 from celery_postgres.database.envelope import LONGEST_TTL_MS, Envelope, decode, encode
+from celery_postgres.database.message_store import ClaimedMessage, MessageStore
 from fuzz.values import value_of
 
 _QUEUE = 1
@@ -125,9 +126,9 @@ def check_delivered(payload: str) -> None:
         sessions=database,
         inbox=SimpleNamespace(attendant=SimpleNamespace(outstanding=set())),
     )
-    row = (None, 7, _QUEUE, 1, 0, 0, None, False, False, payload, None)
+    claimed = ClaimedMessage(7, _QUEUE, 1, 0, 0, None, False, False, payload)
     known = {_QUEUE: Subscription("q", channel, no_ack=False, queue_id=_QUEUE)}
-    messages = [message_of(one) for one in usable(database, [row], known)]  # type: ignore[arg-type]
+    messages = [message_of(one) for one in usable(MessageStore(database), [claimed], known)]
     handed = [one for one in messages if one is not None]
     assert len(handed) + len(database.buried) == 1, (len(handed), database.buried)
     assert all(reason and len(reason) < 200 for reason in database.buried)
