@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from environment.sources import CHECKOUT
 
 GROUPED = """
@@ -50,9 +48,9 @@ def test_options_are_declared_where_every_pytest_looks_for_them() -> None:
     assert declared == {Path("conftest.py"), Path("environment/testkit/fixtures.py")}
 
 
-@pytest.mark.parametrize("words", [[], ["tests/core", "--quick"]])
-def test_everything_can_be_collected(words: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-n", "0", *words]
+def test_a_folder_knows_the_options_of_all() -> None:
+    words = ["-p", "no:cacheprovider", "-n", "0", "tests/core", "--quick"]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *words]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
