@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -12,8 +11,8 @@ from uuid import UUID
 
 import pytest
 
+from environment.testkit.browser import Browser
 from environment.testkit.databases import run
-from tests.http.browser import Browser
 from tests.http.front import A, Answer, B, Front
 
 COUNT_TIMERS = """
@@ -40,11 +39,8 @@ TEXT = "document.getElementById({!r}).innerText"
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium on PATH")
-    with Browser(program, tmp_path / "profile") as browser:
+def browser(tmp_path: Path, program: Callable[[str], str]) -> Iterator[Browser]:
+    with Browser(program("chromium"), tmp_path / "profile") as browser:
         yield browser
 
 

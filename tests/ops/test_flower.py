@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -23,14 +24,14 @@ from environment import client
 from environment.errors import UserError
 from environment.ports import listening
 from environment.sources import CHECKOUT
+from environment.testkit.browser import Browser
 from environment.waiting import wait_until
-from tests.ops.browser import Browser
 
 pytestmark = pytest.mark.xdist_group("flower")
 
 OBSERVED = CHECKOUT / "tests/observability"
 DEADLINE_S = 60
-HTML = "return document.documentElement.outerHTML"
+HTML = "document.documentElement.outerHTML"
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,27 @@ def run_tasks(url: str, flower: Flower) -> dict[str, str]:
 def browser(
     flower: Flower, program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Browser]:
-    with Browser(program("chromedriver"), program("chromium"), tmp_path_factory.mktemp("browser")) as made:
+    with Browser(program("chromium"), tmp_path_factory.mktemp("browser")) as made:
         yield made
+
+
+def table(browser: Browser, selector: str) -> list[list[str]]:
+    """The texts of a table's body."""
+    rows = json.dumps(f"{selector} tbody tr")
+    found: list[list[str]] = browser.value(
+        f"[...document.querySelectorAll({rows})]"
+        ".map(row => [...row.cells].map(cell => cell.innerText.replaceAll('\\n', '').trim()))"
+    )
+    return found
+
+
+def details(browser: Browser) -> dict[str, str]:
+    """The texts of a page's description lists."""
+    found: dict[str, str] = browser.value(
+        "Object.fromEntries([...document.querySelectorAll('dt')]"
+        ".map(term => [term.textContent.trim(), term.nextElementSibling.textContent.trim()]))"
+    )
+    return found
 
 
 def shows(browser: Browser, flower: Flower, path: str, expected: Callable[[], Any], what: str) -> Any:
@@ -134,15 +154,17 @@ def shows(browser: Browser, flower: Flower, path: str, expected: Callable[[], An
 def test_the_workers_page_counts_what_the_worker_did(browser: Browser, flower: Flower) -> None:
     # Active, received (the retry twice), failed, succeeded.
     truth = [flower.name, "Online", "0", "4", "1", "2"]
-    shows(browser, flower, "/workers", lambda: [row[:6] for row in browser.table("#workers-table")] == [truth], "truth")
+    shows(
+        browser, flower, "/workers", lambda: [row[:6] for row in table(browser, "#workers-table")] == [truth], "truth"
+    )
 
 
 def test_the_worker_page_knows_its_pool_and_its_queue(browser: Browser, flower: Flower) -> None:
     """What it shows was asked of the worker through the broker."""
     shows(browser, flower, f"/worker/{flower.name}", lambda: "solo:TaskPool" in browser.text(), "the pool")
     # The tables of other tabs are on the page, and not to be seen.
-    queues = browser.run(
-        "return [...document.querySelectorAll('#tab-queues tbody tr')].map(row => row.cells[0].textContent.trim())"
+    queues = browser.value(
+        "[...document.querySelectorAll('#tab-queues tbody tr')].map(row => row.cells[0].textContent.trim())"
     )
     assert queues == ["celery"]
 
@@ -155,7 +177,7 @@ def test_the_tasks_page_lists_each_task_with_what_became_of_it(browser: Browser,
 
     def listed() -> bool:
         # The table comes after the page.
-        return {tuple(row[:3]) for row in browser.table("#tasks-table") if len(row) > 3} == truth
+        return {tuple(row[:3]) for row in table(browser, "#tasks-table") if len(row) > 3} == truth
 
     browser.open(f"{flower.url}/tasks")
     wait_until(listed, DEADLINE_S, "the tasks to be listed", interval_s=0.5)
@@ -163,14 +185,14 @@ def test_the_tasks_page_lists_each_task_with_what_became_of_it(browser: Browser,
 
 def test_the_task_page_tells_of_one(browser: Browser, flower: Flower) -> None:
     browser.open(f"{flower.url}/task/{flower.tasks['returns']}")
-    details = browser.details()
-    assert details["Name"] == "observed.returns"
-    assert details["Status"] == "SUCCESS"
-    assert details["Arguments"] == "['shown']"
-    assert details["Result"] == "'shown'"
-    assert details["Worker"] == flower.name
+    shown = details(browser)
+    assert shown["Name"] == "observed.returns"
+    assert shown["Status"] == "SUCCESS"
+    assert shown["Arguments"] == "['shown']"
+    assert shown["Result"] == "'shown'"
+    assert shown["Worker"] == flower.name
     browser.open(f"{flower.url}/task/{flower.tasks['fails']}")
-    assert browser.details()["Status"] == "FAILURE"
+    assert details(browser)["Status"] == "FAILURE"
     assert "cannot use shown" in browser.text()
 
 
@@ -178,7 +200,7 @@ def test_the_broker_page_says_that_flower_does_not_know_this_broker(browser: Bro
     """It asks RabbitMQ's and Redis's own interfaces, and knows no others: `./dev queues` shows the queues."""
     browser.open(f"{flower.url}/broker")
     assert "'postgresql' broker is not supported" in browser.text()
-    assert browser.table("#queue-table") == []
+    assert table(browser, "#queue-table") == []
     assert flower.status("/broker") == 404
 
 
@@ -224,10 +246,10 @@ def test_no_page_and_no_line_shows_the_password(browser: Browser, flower: Flower
     said = flower.log.read_text()
     assert f"sqla+postgresql://{dsn.user}" in said
     shown = f"/worker/{flower.name}"
-    assert f"/{dsn.database}" in shows(browser, flower, shown, lambda: browser.run(HTML), "the broker")
+    assert f"/{dsn.database}" in shows(browser, flower, shown, lambda: browser.value(HTML), "the broker")
     for path in ("/workers", shown, "/broker"):
         browser.open(flower.url + path)
-        said += browser.run(HTML)
+        said += browser.value(HTML)
     # On our own server the role and its password have one name; as a password it stands behind a colon.
     assert f":{dsn.password}@" not in said
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import os
@@ -47,7 +46,12 @@ class Browser:
                 "--disable-gpu",
                 "--disable-dev-shm-usage",
                 "--no-first-run",
+                # It is to talk to nobody but the page.
                 "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-quic",
+                "--disable-sync",
+                "--window-size=1440,800",
                 f"--user-data-dir={profile}",
                 "--remote-debugging-pipe",
             ],
@@ -104,6 +108,10 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def text(self) -> str:
+        """The text that the page shows."""
+        return str(self.value("document.body.innerText"))
+
     def until(self, expression: str, deadline_s: float = DEADLINE_S) -> None:
         """Wait until JavaScript says true."""
         wait_until(lambda: self.value(expression), deadline_s, expression, interval_s=0.05)
@@ -118,11 +126,6 @@ class Browser:
     def type(self, text: str) -> None:
         """Type into whatever has the focus."""
         self.call("Input.insertText", text=text)
-
-    def screenshot(self, path: Path) -> None:
-        """What the page looks like."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)
-        path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self) -> None:
         self._process.terminate()
