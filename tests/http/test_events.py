@@ -16,8 +16,9 @@ from sqlalchemy.pool import NullPool
 from app.db import api_keys
 from app.http.events import LOOK_S
 from celery_postgres.database.pool import Sessions
-from celery_postgres.results.result_store import Outcome, Write, record
+from celery_postgres.database.result_store import Outcome, ResultStore
 from celery_postgres.results.serializer import dump
+from celery_postgres.results.write import Write, record
 from environment.testkit.databases import run
 from environment.testkit.tables import scalar
 from environment.waiting import wait_until
@@ -51,7 +52,7 @@ def comment(stream: HTTPResponse) -> str:
 def finish(front: Front, task_id: str, status: str = "SUCCESS") -> None:
     """As a worker does it: with the statement that notifies whoever waits."""
     sessions = Sessions(front.database_url)
-    record(sessions, [Write([Outcome(task_id, status, dump({"answer": 42}), None)])])
+    record(ResultStore(sessions), [Write([Outcome(task_id, status, dump({"answer": 42}), None)])])
     sessions.close()
 
 

@@ -15,9 +15,10 @@ import celery_postgres
 from app.celery_app import celery_app, create_app
 from app.core.settings import Settings
 from celery_postgres.database import advisory_locks
+from celery_postgres.database.result_store import Outcome, ResultStore
 from celery_postgres.database.session import Session
-from celery_postgres.results.result_store import Outcome, Write, record
 from celery_postgres.results.serializer import dump
+from celery_postgres.results.write import Write, record
 from tests.roles.conftest import PASSWORD, ROLES_SQL, Databases
 from tests.roles.test_rights import TABLES
 
@@ -111,7 +112,7 @@ def test_who_gives_up_waiting_in_an_open_transaction_keeps_no_result(
     with transaction(databases.url("asker")) as cursor:
         cursor.execute("SELECT celery_give_up_waiting(4711, %s)", [ids])
         with closing(Session(databases.url("runner"), PATIENCE)) as session:
-            record(session, [Write([Outcome(one, "SUCCESS", dump(1), None) for one in ids])])
+            record(ResultStore(session), [Write([Outcome(one, "SUCCESS", dump(1), None) for one in ids])])
     assert [app.AsyncResult(one).state for one in ids] == ["SUCCESS"] * together
     waiting = databases.run(
         databases.superuser_url(), "SELECT task_id, listener FROM celery_waiter WHERE listener IN (4711, 4712)"

@@ -121,7 +121,7 @@ OF_PRODUCERS = {
     *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
     *("look", "size_chord", "save_group", "catch_up"),
 }
-OF_READERS = {"result", "results", "restore_group", "await_results", "give_up_waiting"}
+OF_READERS = {"result", "results", "restore_group", "await_results", "stop_waiting"}
 OF_MONITORS = {"session_lives", "queues_overview", "consumers_overview", "stopped_tasks", "overdue_chords"}
 
 

@@ -79,13 +79,13 @@ def _switch(original: Any) -> Any:
 
 
 @signals.worker_ready.connect(weak=False)
-def _begin_chores(sender: Any, **_: Any) -> None:
+def _start_maintenance(sender: Any, **_: Any) -> None:
     """Here and not in the backend's module, which prefork's main process has not loaded when it is ready."""
     from celery_postgres.results.backend import DatabaseBackend
 
     backend = sender.app.backend
     if isinstance(backend, DatabaseBackend):
-        backend.begin_chores()
+        backend.start_maintenance()
 
 
 __all__ = ["Chooser", "ResultChooser", "install"]

@@ -143,9 +143,9 @@ def test_hup_stores_what_waits_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> 
             return True
 
     waiting = Waiting()
-    monkeypatch.setattr(batch_writer, "writers", {("a", "database"): waiting})
+    monkeypatch.setattr(batch_writer, "_writers", {("batches", ("a", "database")): waiting})
     signals.worker_shutdown.send(sender=None)
-    assert waiting.flushed == batch_writer.Writer.PATIENCE_S
+    assert waiting.flushed == batch_writer.BatchWriter.PATIENCE_S
 
 
 @pytest.mark.parametrize("no_ack", [True, False])

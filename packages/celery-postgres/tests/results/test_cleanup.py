@@ -1,4 +1,4 @@
-"""What expires, and when."""
+"""Which results expire, and when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery, states
 
-from celery_postgres.results import backend as backend_module
+from celery_postgres.database.result_store import ResultStore
 from environment.testkit.canvas import answer, count, stored
 from environment.testkit.clock import CLOCK_AHEAD
 from environment.testkit.probe import DEADLINE_S, Probe
@@ -33,7 +33,7 @@ def app(make_app: Callable[..., Celery], url: str) -> Celery:
 
 
 def fill(url: str, age: str, number: int, name: str) -> None:
-    """Rows of all tables that are so old."""
+    """Insert rows of this age into all tables."""
     old = f"now() AT TIME ZONE 'UTC' - interval '{age}'"
     run(
         url,
@@ -54,8 +54,8 @@ def left(url: str) -> dict[str, int]:
     return {table: count(url, table) for table in TABLES}
 
 
-def test_what_is_old_goes_and_the_rest_stays(app: Celery, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_module, "_BATCH", 10)
+def test_cleanup_deletes_old_rows_and_keeps_new_ones(app: Celery, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResultStore, "BATCH", 10)
     fill(url, "2 hours", 35, "old")
     fill(url, "10 minutes", 5, "new")
     app.backend.cleanup()
@@ -63,7 +63,7 @@ def test_what_is_old_goes_and_the_rest_stays(app: Celery, url: str, monkeypatch:
     assert stored(url, "new-1") == "SUCCESS"
 
 
-#: A program whose clock is ahead.
+#: A program whose clock runs ahead of the server's.
 AHEAD = f"""
 {CLOCK_AHEAD}
 from celery import Celery
@@ -75,14 +75,14 @@ app.backend.cleanup()
 """
 
 
-def test_a_wrong_clock_deletes_nothing_that_is_new(url: str) -> None:
+def test_a_clock_that_runs_ahead_deletes_no_new_results(url: str) -> None:
     fill(url, "2 hours", 3, "old")
     fill(url, "10 minutes", 5, "new")
     subprocess.run([sys.executable, "-c", AHEAD, url], check=True)
     assert left(url) == dict.fromkeys(TABLES, 5)
 
 
-def test_two_at_once_share_the_work(app: Celery, make_app: Callable[..., Celery], url: str) -> None:
+def test_concurrent_cleanups_share_the_work(app: Celery, make_app: Callable[..., Celery], url: str) -> None:
     other = make_app(url, result_expires=3600)
     fill(url, "2 hours", 3000, "old")
     threads = [threading.Thread(target=one.backend.cleanup) for one in (app, other)]
@@ -93,26 +93,26 @@ def test_two_at_once_share_the_work(app: Celery, make_app: Callable[..., Celery]
     assert left(url) == dict.fromkeys(TABLES, 0)
 
 
-def test_it_takes_no_longer_than_it_may(app: Celery, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_module, "_BATCH", 10)
+def test_cleanup_stops_when_its_time_is_over(app: Celery, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResultStore, "BATCH", 10)
     fill(url, "2 hours", 50, "old")
-    assert app.backend._clean(seconds=-1) is False
+    assert app.backend.maintenance.clean(seconds=-1) is False
     assert count(url, "celery_taskmeta") == 40
-    assert app.backend._clean(seconds=60) is True
+    assert app.backend.maintenance.clean(seconds=60) is True
     assert count(url, "celery_taskmeta") == 0
 
 
 @pytest.mark.parametrize("expires", [None, 0])
-def test_without_an_expiry_nothing_goes(make_app: Callable[..., Celery], url: str, expires: Any) -> None:
+def test_results_without_an_expiry_are_kept(make_app: Callable[..., Celery], url: str, expires: Any) -> None:
     app = make_app(url, result_expires=expires)
     fill(url, "10 years", 3, "old")
     app.backend.cleanup()
-    app.backend._do_chores()
+    app.backend.maintain()
     assert left(url) == dict.fromkeys(TABLES, 3)
 
 
 @pytest.mark.parametrize("state", [states.STARTED, states.RETRY, "PROGRESS"])
-def test_the_row_of_a_task_that_was_lost_expires(app: Celery, url: str, state: str) -> None:
+def test_the_row_of_a_lost_task_expires(app: Celery, url: str, state: str) -> None:
     app.backend.store_result("lost", ValueError("x") if state == states.RETRY else {}, state)
     assert app.AsyncResult("lost").date_done is None
     run(url, "UPDATE celery_taskmeta SET date_done = date_done - interval '2 hours'")
@@ -120,7 +120,7 @@ def test_the_row_of_a_task_that_was_lost_expires(app: Celery, url: str, state: s
     assert stored(url, "lost") is None
 
 
-def test_a_chord_whose_body_cannot_be_sent_expires_when_its_time_is_over(app: Celery, url: str) -> None:
+def test_a_chord_whose_body_cannot_be_sent_expires(app: Celery, url: str) -> None:
     fill(url, "2 hours", 1, "due")
     run(url, "UPDATE celery_chord SET due_at = now() - interval '30 minutes'")
     app.backend.cleanup()
@@ -130,7 +130,7 @@ def test_a_chord_whose_body_cannot_be_sent_expires_when_its_time_is_over(app: Ce
     assert count(url, "celery_chord") == 0
 
 
-def test_celerys_own_task_for_it(pool: Probe) -> None:
+def test_celerys_own_cleanup_task_deletes_old_results(pool: Probe) -> None:
     fill(pool.url, "2 days", 3, "old")
     fill(pool.url, "1 minute", 1, "new")
     answer(pool.app.send_task("celery.backend_cleanup"))
@@ -143,8 +143,8 @@ def test_celerys_own_task_for_it(pool: Probe) -> None:
     run(pool.url, "TRUNCATE celery_chord, celery_chord_part")
 
 
-def test_a_worker_tidies_up_by_itself(app: Celery, url: str) -> None:
+def test_a_worker_deletes_old_results_without_beat(app: Celery, url: str) -> None:
     fill(url, "2 hours", 3, "old")
-    app.backend._next_cleanup = 0.0
-    app.backend._do_chores()
+    app.backend.maintenance._next_cleanup = 0.0
+    app.backend.maintain()
     assert left(url) == dict.fromkeys(TABLES, 0)

@@ -1,5 +1,5 @@
-"""The statements of results read what they need and nothing else, however large the tables and however old the
-statistics. Counted by PostgreSQL itself.
+"""The statements of results read only the rows that they need, by index, however large the tables and however old the
+statistics are. PostgreSQL's own counters are the measure.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_postgres.results.result_store import Outcome, Part, Write, record
+from celery_postgres.database.result_store import Outcome, Part
 from celery_postgres.results.serializer import dump
+from celery_postgres.results.write import Write, record
 from environment.testkit.databases import rows
 from environment.testkit.probe import DEADLINE_S
 from environment.testkit.tables import run, scalar
@@ -66,32 +67,31 @@ def outcome(task_id: str) -> Outcome:
     return Outcome(task_id, "SUCCESS", dump(1), None)
 
 
+TASKS = [f"task-{number}" for number in range(100)]
 Work = Callable[[Celery], object]
 WORK: dict[str, Work] = {
     "record": lambda app: record(
-        app.backend.sessions,
+        app.backend.result_store,
         [
             Write([outcome(f"task-{number}")], [Part(f"chord-{number}", f"task-{number}", 0, "SUCCESS", None, "{}")])
             for number in range(100)
         ],
     ),
-    "record of new ones": lambda app: record(app.backend.sessions, [Write([outcome(f"new-{n}")]) for n in range(100)]),
-    "record_one": lambda app: [record(app.backend.sessions, [Write([outcome(f"task-{n}")])]) for n in range(100)],
-    "results": lambda app: app.backend.sessions.run("results", task_ids=[f"task-{number}" for number in range(100)]),
+    "record new results": lambda app: record(
+        app.backend.result_store, [Write([outcome(f"new-{number}")]) for number in range(100)]
+    ),
+    "record_one": lambda app: [app.backend.result_store.record_one(outcome(one), None) for one in TASKS],
+    "results": lambda app: app.backend.result_store.results(TASKS),
     "result": lambda app: [app.AsyncResult(f"task-{number}").state for number in range(100)],
-    "await_results": lambda app: app.backend.sessions.run(
-        "await_results", listener=7, task_ids=[f"task-{number}" for number in range(100)], slots=list(range(100))
-    ),
-    "give_up_waiting": lambda app: app.backend.sessions.run(
-        "give_up_waiting", listener=7, task_ids=[f"task-{number}" for number in range(100)]
-    ),
-    "chord_parts": lambda app: [app.backend._read("chord_parts", chord=f"chord-{number}") for number in range(100)],
-    "overdue_chords": lambda app: app.backend.sessions.run("overdue_chords", seconds=1.0),
+    "await_results": lambda app: app.backend.result_store.await_results(7, dict(zip(TASKS, range(100), strict=True))),
+    "stop_waiting": lambda app: app.backend.result_store.stop_waiting(7, TASKS),
+    "chord_parts": lambda app: [app.backend.chord_store.due(f"chord-{number}") for number in range(100)],
+    "overdue_chords": lambda app: app.backend.chord_store.overdue(1.0),
     "forget": lambda app: [app.backend.forget(f"task-{number}") for number in range(100)],
 }
 
 
-def test_they_read_by_index_and_only_what_they_need(url: str, make_app: Callable[..., Celery]) -> None:
+def test_statements_read_only_the_rows_that_they_need_and_by_index(url: str, make_app: Callable[..., Celery]) -> None:
     for name, work in WORK.items():
         before = reads(url)
         app = make_app(url)

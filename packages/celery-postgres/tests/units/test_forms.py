@@ -19,7 +19,7 @@ from hypothesis import given
 from kombu.utils import json as kombu_json
 
 from celery_postgres.results import hash_guard, serializer
-from celery_postgres.results.recording import StoringBackend
+from celery_postgres.results.recording import RecordingBackend
 from celery_postgres.results.serializer import Pickle, dump, dump_group, load, load_group
 from environment.testkit.strategies import VALUES, same
 
@@ -93,7 +93,7 @@ def test_an_option_that_is_not_known_is_named() -> None:
     app = Celery("client", set_as_current=False)
     app.conf.result_backend_transport_options = {"pickle": "never"}
     with pytest.raises(ImproperlyConfigured, match="write, read, refuse"):
-        StoringBackend(app=app, url="postgresql://u@h/d")
+        RecordingBackend(app=app, url="postgresql://u@h/d")
 
 
 # -- chosen hashes

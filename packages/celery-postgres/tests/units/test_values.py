@@ -22,10 +22,12 @@ from celery.result import AsyncResult, GroupResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from celery_postgres.database.result_store import Outcome
 from celery_postgres.errors import UnstorableResultError
-from celery_postgres.results.recording import StoringBackend
-from celery_postgres.results.result_store import Outcome, _latest, short, text
+from celery_postgres.results.columns import short, text
+from celery_postgres.results.recording import RecordingBackend
 from celery_postgres.results.serializer import dump, dump_group, load, load_group
+from celery_postgres.results.write import collapsed
 from environment.testkit.strategies import VALUES, same
 
 # -- there and back
@@ -247,7 +249,7 @@ def test_a_group_as_stock_saves_it_is_read(app: Celery) -> None:
 
 def test_a_saved_group_says_nothing_of_the_backend() -> None:
     app = Celery("client", backend="db+sqlite://u:s3cret@nowhere/1", set_as_current=False)
-    app._backend = StoringBackend(app=app, url="postgresql://u:s3cret@nowhere/d")
+    app._backend = RecordingBackend(app=app, url="postgresql://u:s3cret@nowhere/d")
     data = dump_group(GroupResult("g", [AsyncResult("a", app=app)], app=app))
     assert b"s3cret" not in data
     assert b"nowhere" not in data
@@ -275,13 +277,13 @@ def outcome(state: str, task_id: str = "a", result: bytes = b"") -> Outcome:
     ],
 )
 def test_of_several_states_the_one_that_counts_is_kept(given: list[str], kept: str) -> None:
-    (one,) = _latest(map(outcome, given))
+    (one,) = collapsed(map(outcome, given))
     assert one.status == kept
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(sorted(states.ALL_STATES)))))
 def test_there_is_one_state_for_each_task(given: list[tuple[str, str]]) -> None:
-    kept = _latest(outcome(state, task_id) for task_id, state in given)
+    kept = collapsed(outcome(state, task_id) for task_id, state in given)
     assert sorted(one.task_id for one in kept) == sorted({task_id for task_id, _ in given})
     for one in kept:
         if (one.task_id, states.SUCCESS) in given:

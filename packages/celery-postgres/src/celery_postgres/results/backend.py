@@ -1,122 +1,118 @@
-"""The result backend: what Celery looks at. `db+postgresql://…`"""
+"""The result backend for addresses like `db+postgresql://…`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
-import queue
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psycopg2
 from celery import states
-from celery.exceptions import TimeoutError as NotInTime
 from celery.result import GroupResult, ResultSet, result_from_tuple
 
-from celery_postgres.database.address import database_of
-from celery_postgres.database.backoff import uniform
-from celery_postgres.database.session import Row
-from celery_postgres.errors import SchemaError, UnstorableResultError, loggable
+from celery_postgres.database.result_store import Outcome, ResultStore, SavedGroup
+from celery_postgres.database.store import InTurn
+from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.results import chords
-from celery_postgres.results.batch_writer import new_writer
-from celery_postgres.results.group_members import Members, looks_once, unknown_parents
-from celery_postgres.results.handover import handover
+from celery_postgres.results.columns import text, utc
+from celery_postgres.results.group_members import Members, reading_once, unknown_parents
 from celery_postgres.results.listener import listener
-from celery_postgres.results.recording import LONGEST_ID, StoringBackend
-from celery_postgres.results.result_store import text, utc
+from celery_postgres.results.maintenance import Maintenance
+from celery_postgres.results.recording import RecordingBackend
 from celery_postgres.results.serializer import dump_group, load, load_group
+from celery_postgres.results.waiting import ended
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 1000
 
+class DatabaseBackend(RecordingBackend):
+    """Celery's results in PostgreSQL, in the tables of Celery's stock database backend.
 
-class DatabaseBackend(StoringBackend):
-    """Celery's results in PostgreSQL, in stock's own tables.
+    A write is one statement on a connection that stays open; in pools that run tasks in the worker's own process, the
+    writes of a few milliseconds are one commit. If a task is acknowledged late and this package's broker is in the same
+    database, the transaction that stores the final state also deletes the message. Waiting clients are notified. Chords
+    are counted as their parts return.
 
-    Results are written in one statement each, on a connection that is kept; in pools that run tasks in the worker's own
-    process, those of a few milliseconds go out together. Where a task is acknowledged late and the broker is this
-    package's, in the same database, its message is deleted in the transaction that stores its final state. Who waits
-    is notified. Chords are counted as their parts return.
-
-    Values are stored as stock stores them, and read without executing anything: see `results.serializer`.
+    Values are stored as the stock backend stores them, and read without executing anything: see `results.serializer`.
     """
 
     supports_native_join = True
-    #: Seconds that `cleanup` works at most; what is left goes the next time.
+    #: How long `cleanup` works at most; the next one goes on.
     CLEANUP_S = 300.0
-    #: A chord whose body was not sent for so long is sent by whoever finds it.
-    OVERDUE_S = 5.0
-    CHORES_S = 15.0
-    CLEANUP_EVERY_S = 3600.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * uniform(0, 1)
+        self.maintenance = Maintenance(self)
 
     # -- chords
 
     def apply_chord(self, header_result_args: Any, body: Any, **_: Any) -> None:
-        """Called before the header is published. Only a header with groups in it has to be remembered: what the body
-        gets has its shape."""
+        """Called before the header is published. Only a header that contains groups has to be remembered: the body gets
+        the values in its shape."""
         chords.remember_shape(self, header_result_args)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Called before the last part is published."""
-        chord = text(group_id)
-        ((_, due),) = self._persistently(lambda: self.sessions.run("size_chord", chord=chord, size=chord_size))
-        if due:
-            self._send_body(chord)
+        chord_id = text(group_id)
+        if self.persistently(lambda: self.chord_store.size(chord_id, chord_size)):
+            self.send_body(chord_id)
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
-        self.sessions.run("enlarge_chord", chord=text(chord_id))
+        self.chord_store.enlarge(text(chord_id))
+
+    def send_body(self, chord_id: str) -> None:
+        """In the writer's thread. Whatever goes wrong, maintenance finds the chord again later."""
+        try:
+            chords.finish(self, chord_id)
+        except (psycopg2.Error, SchemaError) as error:
+            logger.warning("Could not send the body of a chord (%s); a worker tries again", loggable(error))
+        except Exception:
+            logger.exception("Could not send the body of chord %s; a worker tries again", chord_id)
 
     # -- reading
 
+    @property
+    def _reading(self) -> ResultStore:
+        """Used by one thread at a time: a thousand threads that wait for results, each of which has a backend of its
+        own, need one connection."""
+        return ResultStore(InTurn(self.sessions))
+
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        self._flush()
-        rows = self._read("result", task_id=text(task_id))
-        if not rows:
+        self.flush()
+        outcome = self._reading.result(text(task_id))
+        if outcome is None:
             return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "date_done": None}
-        return self._meta(rows[0])
+        return self._meta(outcome)
 
-    def _read(self, name: str, **parameters: Any) -> list[Row]:
-        """One at a time: a thousand threads that wait for results, each of which has a backend of its own, are one
-        connection."""
-        sessions = self.sessions
-        with sessions.taking_turns:
-            return sessions.run(name, **parameters)
-
-    def _meta(self, row: Row) -> dict[str, Any]:
-        """What Celery knows of a task.
+    def _meta(self, outcome: Outcome) -> dict[str, Any]:
+        """A task's outcome as Celery describes it.
 
         Raises:
-            celery.exceptions.SecurityError: its row asks for more than to be read.
+            celery.exceptions.SecurityError: the row asks for more than to be read.
         """
-        task_id, status, result, date_done, traceback, children, name, args, kwargs, worker, retries, queue_name = row
         meta: dict[str, Any] = self.meta_from_decoded(
             {
-                "task_id": task_id,
-                "status": status,
-                "result": load(result, self.pickle),
-                "traceback": traceback,
-                "date_done": date_done if status in self.READY_STATES else None,
-                "children": None if children is None else json.loads(bytes(children)),
-                "name": name,
-                "args": None if args is None else self.decode(bytes(args)),
-                "kwargs": None if kwargs is None else self.decode(bytes(kwargs)),
-                "worker": worker,
-                "retries": retries,
-                "queue": queue_name,
+                "task_id": outcome.task_id,
+                "status": outcome.status,
+                "result": load(outcome.result, self.pickle),
+                "traceback": outcome.traceback,
+                "date_done": outcome.date_done if outcome.final else None,
+                "children": None if outcome.children is None else json.loads(outcome.children),
+                "name": outcome.name,
+                "args": None if outcome.args is None else self.decode(outcome.args),
+                "kwargs": None if outcome.kwargs is None else self.decode(outcome.kwargs),
+                "worker": outcome.worker,
+                "retries": outcome.retries,
+                "queue": outcome.queue,
             }
         )
         return meta
 
     def _forget(self, task_id: str) -> None:
-        self._flush()
-        self._read("forget_result", task_id=text(task_id))
+        self.flush()
+        self._reading.forget(text(task_id))
 
     def get_many(
         self,
@@ -129,14 +125,14 @@ class DatabaseBackend(StoringBackend):
         max_iterations: int | None = None,
         **_: Any,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(id, meta) of tasks as they end; with `max_iterations` only of those that have ended."""
+        """(id, meta) of tasks as they end; with `max_iterations` only of those that have ended already."""
         for meta in self._ended(list(task_ids), timeout, on_message, on_interval, wait=not max_iterations):
             yield meta["task_id"], meta
 
     # -- waiting
 
     def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
-        """Nothing is noted until somebody waits; callbacks of `then()` run when the result is read."""
+        """Does nothing until somebody waits; callbacks of `then()` run when the result is read."""
         return result
 
     def add_pending_results(self, results: Any, weak: bool = False) -> Any:
@@ -157,12 +153,12 @@ class DatabaseBackend(StoringBackend):
         propagate: bool = True,
         **_: Any,
     ) -> Any:
-        """The task's value. `on_interval` raises the error of a parent, and comes first: what broke a chord says more
-        than the ChordError of its body."""
+        """The task's value. `on_interval` raises the error of a parent, and comes first: the error that broke a chord
+        is more informative than the ChordError of its body."""
         self._ensure_not_eager()
         for meta in self._ended([result.id], timeout, on_message, on_interval):
             result._maybe_set_cache(meta)
-            self._look_at_parents(result)
+            self._read_parents(result)
         return result.maybe_throw(propagate=propagate, callback=callback)
 
     def wait_for(
@@ -173,17 +169,17 @@ class DatabaseBackend(StoringBackend):
         no_ack: bool = True,
         on_interval: Any = None,
     ) -> dict[str, Any]:
-        """What is known of a task that has ended."""
+        """The meta of a task, when it has ended."""
         self._ensure_not_eager()
         (meta,) = self._ended([task_id], timeout, None, on_interval)
         return meta
 
-    def _look_at_parents(self, result: Any) -> None:
-        """In one statement, where Celery takes one for each part of a chord."""
+    def _read_parents(self, result: Any) -> None:
+        """Read the results of all parents in one statement; Celery would send one for each part of a chord."""
         unknown = unknown_parents(result)
         if len(unknown) > 1:
-            with contextlib.suppress(psycopg2.OperationalError, psycopg2.InterfaceError):  # then Celery will see to it
-                known = {row[0]: row for row in self._ready_rows([one.id for one in unknown])}
+            with contextlib.suppress(psycopg2.OperationalError, psycopg2.InterfaceError):  # then Celery reads them
+                known = {outcome.task_id: outcome for outcome in self._final([one.id for one in unknown])}
                 for one in unknown:
                     if one.id in known:
                         one._maybe_set_cache(self._meta(known[one.id]))
@@ -198,13 +194,13 @@ class DatabaseBackend(StoringBackend):
         on_interval: Any = None,
         **_: Any,
     ) -> Iterator[tuple[str, Any]]:
-        """(id, meta) of the set's tasks as they end; for a group in it, its id and results when all of it has ended:
-        Celery gets each of them without a limit."""
+        """(id, meta) of the set's tasks as they end. Of a group in the set: its id and results, when all of its tasks
+        have ended, because Celery gets each of them without a timeout."""
         self._ensure_not_eager()
         members = Members(result.results)
         yield from members.ended()
         for meta in self._ended(list(members.tasks), timeout, on_message, on_interval):
-            members.learn(meta)
+            members.add(meta)
             yield from members.ended()
 
     def _ended(
@@ -215,130 +211,46 @@ class DatabaseBackend(StoringBackend):
         on_interval: Any,
         wait: bool = True,
     ) -> Iterator[dict[str, Any]]:
-        """What is known of tasks, each as soon as it has ended.
-
-        Parameters:
-            timeout: in seconds; with 0 or less they are looked at once.
-            on_interval: called after each task and each second.
-
-        Raises:
-            celery.exceptions.TimeoutError: not all of them have ended in time.
-            UnstorableResultError: an id is longer than any that is stored.
-        """
-        if any(len(task_id) > LONGEST_ID for task_id in task_ids):
-            raise UnstorableResultError(f"there is no result of a task whose id has more than {LONGEST_ID} characters")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._flush()
-        left = dict.fromkeys(task_ids)
-        try:
-            rows = self._ready_rows(list(left))
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            if not wait:
-                raise
-            rows = []  # the server restarts: the listener asks as soon as it is back
-        came: queue.SimpleQueue[Row] = queue.SimpleQueue()
-        for row in rows:
-            del left[row[0]]
-            came.put(row)
-        sink = came.put
-        here = listener(self.sessions)
-        watched = list(left) if wait and (timeout is None or timeout > 0) else []
-        if watched:
-            here.watch(watched, sink)
-        try:
-            while left or not came.empty():
-                if not wait and came.empty():
-                    return
-                pause = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
-                try:
-                    row = came.get(timeout=max(pause, 0.0))
-                except queue.Empty:
-                    if on_interval:
-                        on_interval()
-                    if deadline is not None and time.monotonic() >= deadline:
-                        raise NotInTime("The operation timed out.") from None
-                    continue
-                left.pop(row[0], None)
-                meta = self._meta(row)
+        """The meta of each task, as soon as it has ended; see `waiting.ended`."""
+        outcomes = ended(self._final, listener(self.sessions), task_ids, timeout, on_interval, wait=wait)
+        with contextlib.closing(outcomes):
+            for outcome in outcomes:
+                meta = self._meta(outcome)
                 if on_message:
                     on_message(meta)
                 yield meta
-                if on_interval:
-                    on_interval()
-        finally:
-            if left and watched:
-                here.unwatch(list(left), sink)
 
-    def _ready_rows(self, task_ids: list[str]) -> list[Row]:
-        return [row for row in self._read("results", task_ids=task_ids) if row[1] in self.READY_STATES]
+    def _final(self, task_ids: list[str]) -> list[Outcome]:
+        """The outcomes of those tasks that have ended."""
+        self.flush()
+        return [outcome for outcome in self._reading.results(task_ids) if outcome.final]
 
     # -- groups
 
     def _save_group(self, group_id: str, result: GroupResult) -> GroupResult:
-        self._read(
-            "save_group", group_id=text(group_id), result=dump_group(result, self.pickle), date_done=utc(self.app.now())
-        )
+        group = SavedGroup(text(group_id), dump_group(result, self.pickle), utc(self.app.now()))
+        self._reading.save_group(group)
         return result
 
     def _restore_group(self, group_id: str) -> dict[str, Any] | None:
-        rows = self._read("restore_group", group_id=text(group_id))
-        if not rows:
+        group = self._reading.group(text(group_id))
+        if group is None:
             return None
-        ((taskset_id, result, date_done),) = rows
-        group = result_from_tuple(load_group(result, self.pickle), self.app)
-        return {"taskset_id": taskset_id, "result": group, "date_done": date_done}
+        result = result_from_tuple(load_group(group.result, self.pickle), self.app)
+        return {"taskset_id": group.group_id, "result": result, "date_done": group.date_done}
 
     def _delete_group(self, group_id: str) -> None:
-        self._read("delete_group", group_id=text(group_id))
+        self._reading.delete_group(text(group_id))
 
-    # -- upkeep
+    # -- maintenance
 
-    def _send_body(self, chord: str) -> None:
-        """In the writer's thread: whatever goes wrong, a later sweep finds the chord again."""
-        try:
-            chords.finish(self, chord)
-        except (psycopg2.Error, SchemaError) as error:
-            logger.warning("the body of a chord was not sent (%s); it will be tried again", loggable(error))
-        except Exception:
-            logger.exception("the body of chord %s was not sent; it will be tried again", chord)
-
-    def begin_chores(self) -> None:
-        """In a worker, also if it never stores a result. By its writer; with the broker elsewhere there is none, but
-        a thread for these alone."""
-        if self._writer(self._attendant()) is None:
-            key = "chores", *database_of(self.dsn)
-            new_writer(key, self.sessions, self._settled, self._send_body, self._do_chores)
-        here = handover()
-        if here is not None:
-            here.serve(database_of(self.dsn), self._kept)
-
-    def _do_chores(self) -> float:
-        for (chord,) in self.sessions.run("overdue_chords", seconds=self.OVERDUE_S):
-            self._send_body(chord)
-        if self.expires and time.monotonic() >= self._next_cleanup:
-            self._next_cleanup = time.monotonic() + self.CLEANUP_EVERY_S * uniform(0.8, 1.2)
-            # The writer must not keep results waiting: a moment at a time.
-            if not self._clean(seconds=0.5):
-                self._next_cleanup = time.monotonic() + self.CHORES_S
-        return self.CHORES_S * uniform(0.8, 1.2)
-
-    # -- expiry
+    def maintain(self) -> float:
+        return self.maintenance.run()
 
     def cleanup(self) -> None:
-        """Delete what is older than `result_expires`, in batches; two that run at once share the work."""
+        """Delete what is older than `result_expires`, in batches; concurrent runs share the work."""
         if self.expires:
-            self._clean(self.CLEANUP_S)
-
-    def _clean(self, seconds: float) -> bool:
-        """Whether nothing is left to do."""
-        until = time.monotonic() + seconds
-        older = self.expires.total_seconds()
-        self.sessions.run("drop_old_waiters", seconds=older)
-        for name in ("drop_old_results", "drop_old_groups", "drop_old_chords"):
-            while self.sessions.run(name, seconds=older, most=_BATCH)[0][0] == _BATCH:
-                if time.monotonic() > until:
-                    return False
-        return True
+            self.maintenance.clean(self.CLEANUP_S)
 
 
-ResultSet.join = looks_once(ResultSet.join, DatabaseBackend)  # type: ignore[method-assign]
+ResultSet.join = reading_once(ResultSet.join, DatabaseBackend)  # type: ignore[method-assign]

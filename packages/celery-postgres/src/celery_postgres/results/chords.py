@@ -1,41 +1,36 @@
-"""Chords: what happens when the last part has returned."""
+"""What happens to a chord when its last part has returned."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg2
-from celery import canvas, states
-from celery.app.task import Context
-from celery.canvas import _chain, group, maybe_signature
+from celery import states
+from celery.canvas import group, maybe_signature
 from celery.exceptions import ChordError
 from celery.result import ResultSet
 from celery.utils import functional
-from celery.utils.functional import maybe_list
 from kombu.exceptions import OperationalError
 from kombu.utils import json
 
 from celery_postgres.broker.bulk import Collected, collected
 from celery_postgres.broker.transaction import at_once
-from celery_postgres.database.envelope import columns
+from celery_postgres.database.chord_store import ChordPart
 from celery_postgres.errors import SchemaError, is_lasting
+from celery_postgres.results.canvas import contexts_of, errbacks_of, last_of, without
+from celery_postgres.results.recording import RecordingBackend
 from celery_postgres.results.serializer import load
-
-if TYPE_CHECKING:
-    from celery_postgres.results.backend import DatabaseBackend
 
 logger = logging.getLogger(__name__)
 
-_chord: Any = canvas._chord  # type: ignore[attr-defined]
 
+def remember_shape(backend: RecordingBackend, header_result_args: Any) -> None:
+    """Save a header that contains groups, and its size. A header that is generated while it is published has no groups
+    that could be seen.
 
-def remember_shape(backend: DatabaseBackend, header_result_args: Any) -> None:
-    """Save a header that has groups in it, and its size. One that is made while it is published has none that could be
-    seen.
-
-    A group at the end of a chain in the header is published by a worker, later, and Celery says then that the chord has
-    the size of that group. So the first that is said counts, and this is before all others.
+    A group at the end of a chain in the header is published later, by a worker, and Celery then reports the size of
+    that group as the size of the chord. So the first size recorded wins, and this one is recorded first.
     """
     identity, results = header_result_args[:2]
     if isinstance(results, functional._regen):  # type: ignore[attr-defined]
@@ -43,94 +38,88 @@ def remember_shape(backend: DatabaseBackend, header_result_args: Any) -> None:
     header = backend.app.GroupResult(identity, list(results))
     if any(isinstance(one, ResultSet) for one in header.results):
         header.save(backend=backend)
-        backend.set_chord_size(identity, _leaves(header))
+        backend.set_chord_size(identity, _size(header))
 
 
-def _leaves(result: Any) -> int:
-    return sum(map(_leaves, result.results or ())) if isinstance(result, ResultSet) else 1
+def _size(result: Any) -> int:
+    return sum(map(_size, result.results or ())) if isinstance(result, ResultSet) else 1
 
 
-def finish(backend: DatabaseBackend, chord: str) -> None:
-    """Send the body of a chord that is due, and end the chord, in one transaction.
+def finish(backend: RecordingBackend, chord_id: str) -> None:
+    """Send the body of a chord that is due and end the chord, in one transaction.
 
-    Any number may try: one does it. Where the broker is in another database, the body is published first, so a crash
-    just between may send it twice, under the same task id.
+    Of several processes that try, one does it. Where the broker is in another database the body is published first, so
+    a crash between the two may send it twice, under the same task id.
     """
-    rows = backend._read("chord_parts", chord=chord)
-    if not rows:
+    chord = backend.chord_store.due(chord_id)
+    if chord is None:
         return
-    callback = maybe_signature(json.loads(rows[0][0]), app=backend.app)
-    if not backend._shares_broker():
+    callback = maybe_signature(json.loads(chord.body), app=backend.app)
+    if not backend.shares_broker():
         with at_once():  # the chord ends now, whatever becomes of a caller's transaction
-            _apply(backend, chord, callback, rows)
-        backend.sessions.run("end_chord", chord=chord)
+            _call(backend, chord_id, callback, chord.parts)
+        backend.chord_store.end(chord_id)
         return
     with collected() as sent:
-        _apply(backend, chord, callback, rows)
-    _finish(backend, chord, sent)
+        _call(backend, chord_id, callback, chord.parts)
+    _publish(backend, chord_id, sent)
 
 
-def _finish(backend: DatabaseBackend, chord: str, sent: Collected) -> None:
-    messages = [message for _, message in sent.messages]
-    queues = [queue for queue, _ in sent.messages]
-    if queues:
+def _publish(backend: RecordingBackend, chord_id: str, sent: Collected) -> None:
+    if sent.messages:
         with backend.app.connection_for_write() as connection:
             channel = connection.default_channel
-            for queue in dict.fromkeys(queues):
+            for queue in dict.fromkeys(queue for queue, _ in sent.messages):
                 if not channel._has_queue(queue):
                     channel._new_queue(queue)
-    backend.sessions.run(
-        "finish_chord",
-        chord=chord,
-        queues=queues,
-        **columns(messages),
-    )
+    backend.chord_store.finish(chord_id, sent.messages)
 
 
-def _apply(backend: DatabaseBackend, chord: str, callback: Any, rows: list[Any]) -> None:
-    """Call the body with what the parts returned, or fail it with the first that failed.
+def _call(backend: RecordingBackend, chord_id: str, callback: Any, parts: list[ChordPart]) -> None:
+    """Call the body with the results of the parts, or fail it with the first part that failed.
 
     Raises:
-        what a database raises that cannot do it now: the chord stays due.
+        Exception: the database or the broker cannot do it now; the chord stays due.
     """
     try:
-        values = _joined(backend, chord, rows)
+        values = _joined(backend, chord_id, parts)
     except ChordError as error:
         _fail(backend, callback, error)
         return
     except Exception as error:
-        if _passes(error):
+        if _is_temporary(error):
             raise
-        logger.exception("the parts of chord %s cannot be joined", chord)
+        logger.exception("Cannot join the parts of chord %s", chord_id)
         _fail(backend, callback, ChordError(f"Join error: {error!r}"))
         return
     try:
         callback.delay(values)
     except Exception as error:
-        if _passes(error):
+        if _is_temporary(error):
             raise
-        logger.exception("the body of chord %s cannot be called", chord)
+        logger.exception("Cannot call the body of chord %s", chord_id)
         _fail(backend, callback, ChordError(f"Callback error: {error!r}"))
 
 
-def _passes(error: Exception) -> bool:
-    """Whether it is the database, or whatever broker there is, that cannot do it now."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether the database, or the broker, cannot do it now and may do it later."""
     return isinstance(error, psycopg2.Error | SchemaError | OperationalError) and not is_lasting(error)
 
 
-def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
+def _fail(backend: RecordingBackend, callback: Any, error: ChordError) -> None:
     last = last_of(callback)
     contexts = contexts_of(last)
-    # Celery gives the errbacks of a chord to the chords in its header too. It fails with them, and calls them then.
+    # Celery gives the errbacks of a chord to the chords in its header too. The header's chords fail with them, and call
+    # them then.
     outer = [errback for context in contexts if context.chord for errback in _errbacks(backend, context.chord)]
-    last.options["link_error"] = _without(_linked(last), outer)
+    last.options["link_error"] = without(errbacks_of(last), outer)
     if isinstance(last, group):
-        # Celery revokes the tasks of a group as well, and whoever waits may get that instead of the error. Each task
+        # Celery revokes the tasks of a group as well, and a waiting client may get that instead of the error. Each task
         # calls its own errbacks and those of the group, each once (Celery 5.7).
         for task in last.tasks:
             part = last_of(maybe_signature(task, app=backend.app)).clone()
-            own = _without(_linked(part), outer)
-            part.options["link_error"] = [*own, *_without(_linked(last), own)]
+            own = without(errbacks_of(part), outer)
+            part.options["link_error"] = [*own, *without(errbacks_of(last), own)]
             backend.chord_error_from_stack(part, error.__cause__ or error)
         if last.id:
             backend.mark_as_failure(last.id, error.__cause__ or error)
@@ -138,66 +127,38 @@ def _fail(backend: DatabaseBackend, callback: Any, error: ChordError) -> None:
             fail_chain(last.options.get("chain"), error.__cause__ or error)
     else:
         backend.chord_error_from_stack(last, error)
-    # The body may be a part of another chord, which would wait for it for ever.
+    # The body may be a part of another chord, which would wait for it without end.
     for context in contexts:
         if context.chord:
             backend.on_chord_part_return(context, states.FAILURE, error)
-    # Before the chord is gone: whoever waits for its body would else wait for ever, if we died in between.
-    backend._flush()
+    # Before the chord is deleted: if this process died in between, clients would wait for the body without end.
+    backend.flush()
 
 
-def _errbacks(backend: DatabaseBackend, body: Any) -> list[Any]:
-    return _linked(last_of(maybe_signature(body, app=backend.app)))
+def _errbacks(backend: RecordingBackend, body: Any) -> list[Any]:
+    return errbacks_of(last_of(maybe_signature(body, app=backend.app)))
 
 
-def _linked(signature: Any) -> list[Any]:
-    return list(maybe_list(signature.options.get("link_error")) or [])
+def _joined(backend: RecordingBackend, chord_id: str, parts: list[ChordPart]) -> list[Any]:
+    """The values of the parts, in the shape of the header.
 
-
-def _without(errbacks: list[Any], others: list[Any]) -> list[Any]:
-    return [one for one in errbacks if one not in others]
-
-
-def is_compound(signature: Any) -> bool:
-    """Whether it is a chain or a chord."""
-    return isinstance(signature, (_chain, _chord))
-
-
-def last_of(signature: Any) -> Any:
-    """The task, or the group, whose result is that of a chain or a chord; with the errbacks of what it is in."""
-    while is_compound(signature):
-        inner = signature.tasks[-1] if isinstance(signature, _chain) else signature.body
-        last: Any = maybe_signature(inner, app=signature.app)
-        last = last.clone()
-        last.options["link_error"] = [*_linked(last), *_without(_linked(signature), _linked(last))]
-        signature = last
-    return signature
-
-
-def contexts_of(signature: Any) -> list[Any]:
-    """What stands for the request of each task in `last_of`, which will never be sent."""
-    tasks = signature.tasks if isinstance(signature, group) else [signature]
-    options = [last_of(maybe_signature(task, app=signature.app)).options for task in tasks]
-    return [
-        Context({**one, "id": one["task_id"], "group": one.get("group_id")}) for one in options if one.get("task_id")
-    ]
-
-
-def _joined(backend: DatabaseBackend, chord: str, rows: list[Any]) -> list[Any]:
+    Raises:
+        ChordError: a part has failed.
+    """
     values: dict[str, Any] = {}
-    for _, task_id, status, result in rows:
-        value = load(result, backend.pickle)
-        if status in backend.EXCEPTION_STATES:
+    for part in parts:
+        value = load(part.result, backend.pickle)
+        if part.status in backend.EXCEPTION_STATES:
             value = backend.exception_to_python(value)
-        if status in states.PROPAGATE_STATES:
-            raised = ChordError(f"Dependency {task_id} raised {value!r}")
+        if part.status in states.PROPAGATE_STATES:
+            raised = ChordError(f"Dependency {part.task_id} raised {value!r}")
             raised.__cause__ = value if isinstance(value, BaseException) else None
             raise raised
-        values[task_id] = value
-    shape = backend.restore_group(chord)
+        values[part.task_id] = value
+    shape = backend.restore_group(chord_id)
     return list(values.values()) if shape is None else _shaped(shape, values)
 
 
-def _shaped(group: ResultSet, values: dict[str, Any]) -> list[Any]:
-    parts: list[Any] = group.results or []
-    return [_shaped(one, values) if isinstance(one, ResultSet) else values.get(one.id) for one in parts]
+def _shaped(header: ResultSet, values: dict[str, Any]) -> list[Any]:
+    results: list[Any] = header.results or []
+    return [_shaped(one, values) if isinstance(one, ResultSet) else values.get(one.id) for one in results]

@@ -1,4 +1,4 @@
-"""Which tasks a result is made of, and when a member of a set of results has ended."""
+"""The tasks that a result consists of, and when a member of a set of results has ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def leaves(result: Any) -> Iterator[Any]:
 
 
 def unknown_parents(result: Any) -> list[Any]:
-    """The tasks before a result of which this process does not know the end."""
+    """The tasks before a result whose outcomes this process has not read."""
     unknown: list[Any] = []
     while (result := getattr(result, "parent", None)) is not None:
         unknown.extend(one for one in leaves(result) if not one._cache)
@@ -29,7 +29,7 @@ def unknown_parents(result: Any) -> list[Any]:
 class Members:
     """The members of a set, each with the tasks that it waits for.
 
-    A group in it has ended when all of its tasks have: Celery gets each of those, without a limit of time.
+    A group in the set has ended when all of its tasks have, because Celery gets each of those without a timeout.
     """
 
     def __init__(self, results: Any) -> None:
@@ -48,8 +48,8 @@ class Members:
             if not missing:
                 self._ended.append(member)
 
-    def learn(self, meta: dict[str, Any]) -> None:
-        """A task has ended."""
+    def add(self, meta: dict[str, Any]) -> None:
+        """Note that a task has ended."""
         for one in self.tasks[meta["task_id"]]:
             one._maybe_set_cache(dict(meta))
         for member, missing in self._waiting.pop(meta["task_id"]):
@@ -58,7 +58,7 @@ class Members:
                 self._ended.append(member)
 
     def ended(self) -> Iterator[tuple[str, Any]]:
-        """(id, meta) of each member that has ended since; of a group its id and its results."""
+        """(id, meta) of each member that has ended since the last call; of a group its id and its results."""
         ended, self._ended = self._ended, []
         for member in ended:
             if isinstance(member, ResultSet):
@@ -67,8 +67,9 @@ class Members:
                 yield member.id, member._cache
 
 
-def looks_once(join: Callable[..., Any], backend: type) -> Callable[..., Any]:
-    """`ResultSet.join`, which in Celery before 5.7 takes a timeout of 0 for none."""
+def reading_once(join: Callable[..., Any], backend: type) -> Callable[..., Any]:
+    """`ResultSet.join`, which in Celery before 5.7 takes a timeout of 0 for no timeout, with results that it reads once
+    instead."""
 
     @functools.wraps(join)
     def joined(self: Any, timeout: float | None = None, *arguments: Any, **options: Any) -> Any:

@@ -1,11 +1,11 @@
-"""How a prefork child leaves to its worker's main process what it cannot store itself.
+"""How a prefork child hands a result that it cannot store itself to its worker's main process.
 
-A child that waits for the database keeps its task from ending: the task's time limit kills it, a stop waits for it, and
-where a role's connections are all taken it waits for ever. The main process has connections of its own, and a writer
-that never gives up. So the child gives it what is to be stored and goes on.
+A child that waits for the database keeps its task from ending: the task's time limit kills it, a shutdown waits for it,
+and where all of a role's connections are taken it waits without end. The main process has connections of its own, and a
+writer that never gives up. So the child hands the write over and goes on.
 
-A descriptor of an own socket pair goes through one datagram, which is there whole or not at all: a child that is killed
-halfway disturbs nobody. Only children of this worker have the other end.
+The child sends one end of a new socket pair in a single datagram, which arrives complete or not at all: a child that is
+killed halfway disturbs no other. Only children of this worker have the socket for these datagrams.
 """
 
 from __future__ import annotations
@@ -21,30 +21,36 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 if TYPE_CHECKING:
-    from celery_postgres.results.result_store import Write
+    from celery_postgres.results.write import Write
 
 logger = logging.getLogger(__name__)
 
 Database = tuple[str, ...]
-Take = Callable[["Write", bool], bool]
+Keep = Callable[["Write", bool], bool]
 
 
 class Handover:
-    """Made before the children are forked, and used at its two ends."""
+    """Created before the pool forks; the main process and its children each use one end."""
 
     def __init__(self) -> None:
         self._main, self._children = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._takes: dict[Database, Take] = {}
+        self._keepers: dict[Database, Keep] = {}
         self.pid = os.getpid()
 
     # -- in a child
 
-    def leave(self) -> None:
-        """After the fork: the main process' end is its alone, so that a child hears when it is gone."""
+    def after_fork(self) -> None:
+        """Close the main process' end, so that a child notices when the main process is gone."""
         self._main.close()
 
     def keep(self, database: Database, write: Write, wait: bool) -> bool:
-        """Give it to the main process. With `wait` return only when it is stored there; False if it is not.
+        """Hand a write to the main process.
+
+        Args:
+            wait: return only when it is stored there.
+
+        Returns:
+            False if it was not stored, because the worker ends.
 
         Raises:
             OSError: the main process is gone, or stores nothing in this database.
@@ -63,9 +69,9 @@ class Handover:
 
     # -- in the main process
 
-    def serve(self, database: Database, take: Take) -> None:
-        """From now on hand to `take` what comes for a database. Each time a thread calls it, which may wait."""
-        first, self._takes[database] = not self._takes, take
+    def serve(self, database: Database, keep: Keep) -> None:
+        """Pass the writes for a database to `keep`, each in a thread of its own: `keep` may block."""
+        first, self._keepers[database] = not self._keepers, keep
         if first:
             threading.Thread(target=self._run, name="celery_postgres handover", daemon=True).start()
 
@@ -75,44 +81,45 @@ class Handover:
             for descriptor in descriptors:
                 arguments = (socket.socket(fileno=descriptor),)
                 threading.Thread(
-                    target=self._taken, args=arguments, name="celery_postgres handover", daemon=True
+                    target=self._receive, args=arguments, name="celery_postgres handover", daemon=True
                 ).start()
 
-    def _taken(self, connection: socket.socket) -> None:
+    def _receive(self, connection: socket.socket) -> None:
         with connection:
             try:
                 with connection.makefile("rb") as stream:
-                    database, write, wait = pickle.load(stream)  # noqa: S301  # of our own child
-                take = self._takes.get(database)
-                if take is not None:
-                    connection.send(b"1" if take(write, wait) else b"0")
+                    database, write, wait = pickle.load(stream)  # noqa: S301  # from our own child
+                keep = self._keepers.get(database)
+                if keep is not None:
+                    connection.send(b"1" if keep(write, wait) else b"0")
             except (OSError, EOFError, pickle.UnpicklingError) as error:
-                logger.warning("a child was killed while it gave a result away (%s)", type(error).__name__)
+                logger.warning("A child was killed while it handed over a result (%s)", type(error).__name__)
 
 
-_here: Handover | None = None
+_handover: Handover | None = None
 
 
 def handover() -> Handover | None:
-    """What this process, a worker's main process or a child of it, has; None anywhere else."""
-    return _here
+    """The handover of this process, a worker's main process or its child; None in any other process."""
+    return _handover
 
 
 def is_child() -> bool:
-    return _here is not None and _here.pid != os.getpid()
+    """Whether this process is a prefork child of a worker."""
+    return _handover is not None and _handover.pid != os.getpid()
 
 
 @signals.worker_init.connect(weak=False)
 def _prepare(**_: Any) -> None:
-    """Before the pool forks. Of two workers in one process, as in tests, both use it."""
-    global _here
-    if (_here is None or is_child()) and hasattr(socket, "send_fds"):
-        _here = Handover()
+    """Before the pool forks. Two workers in one process, as in tests, share it."""
+    global _handover
+    if (_handover is None or is_child()) and hasattr(socket, "send_fds"):
+        _handover = Handover()
 
 
-def _forget_in_child() -> None:
-    if _here is not None:
-        _here.leave()
+def _after_fork_in_child() -> None:
+    if _handover is not None:
+        _handover.after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)

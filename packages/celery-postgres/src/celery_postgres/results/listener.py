@@ -1,4 +1,4 @@
-"""Waiting for results: one thread and one connection of a process, whoever waits in it and for however many tasks."""
+"""Waiting for results: all waiting threads of a process share one thread and one connection."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery import states
-
 from celery_postgres.database import watchdog
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.notifications import FloodError
-from celery_postgres.database.session import Row, Session
+from celery_postgres.database.result_store import Outcome, ResultStore
+from celery_postgres.database.session import Session
 from celery_postgres.database.wake import Wake
 from celery_postgres.errors import loggable
 
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Called by the listener's thread with a row of `results`; must not block.
-Sink = Callable[[Row], None]
+#: Called by the listener's thread with the outcome of a task that has ended; must not block.
+Sink = Callable[[Outcome], None]
 
 
 @dataclass(slots=True)
@@ -39,19 +38,19 @@ class _Awaited:
 
 
 class Listener:
-    """Says who waits for what, is notified, and looks by itself where a notification may be missing.
+    """Registers waiters, listens for notifications, and polls in case one was missed.
 
-    A writer that looked for waiters just before this one was noted does not notify it, and commits milliseconds later:
-    so what is new is looked at again after each step of `LOOKS_S`. After that, and where notifications do not arrive
-    (a transaction pooler), everything is looked at from time to time.
+    A writer that read the waiters just before this one was registered does not notify it, and commits milliseconds
+    later: so new tasks are polled again after each step of `POLLS_S`. After that, all tasks are polled every
+    `REST_S` seconds, or every `POLL_S` where notifications do not arrive (a transaction pooler).
     """
 
-    LOOKS_S = (0.002, 0.010, 0.050, 0.250, 1.0)
+    POLLS_S = (0.002, 0.010, 0.050, 0.250, 1.0)
     REST_S = 5.0
     POLL_S = 0.25
     IDLE_S = 10.0
-    #: With more notifications at once it listens elsewhere, and looks at everything.
-    MOST_HEARD = 10_000
+    #: With more notifications at once the listener moves to another channel and polls everything.
+    MOST_NOTIFICATIONS = 10_000
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -61,18 +60,18 @@ class Listener:
         self._tasks: dict[int, str] = {}
         self._slots = itertools.count(1)
         self._new: list[str] = []
-        self._left: list[str] = []
-        self._looks: list[tuple[float, int, list[str]]] = []
+        self._dropped: list[str] = []
+        self._polls: list[tuple[float, int, list[str]]] = []
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
-        self._deaf = False
+        self._no_notifications = False
         self._number = 0
-        self._next_rest = 0.0
+        self._next_full_poll = 0.0
 
-    # -- for those who wait
+    # -- for the waiting threads
 
     def watch(self, task_ids: Iterable[str], sink: Sink) -> None:
-        """Give `sink` the row of each task, once, as soon as it has ended."""
+        """Call `sink` once for each task, as soon as it has ended."""
         with self._lock:
             for task_id in task_ids:
                 awaited = self._awaited.get(task_id)
@@ -88,7 +87,7 @@ class Listener:
         self._wake.set()
 
     def unwatch(self, task_ids: Iterable[str], sink: Sink) -> None:
-        """Nobody waits there any more."""
+        """Do not call `sink` for these tasks any more."""
         with self._lock:
             for task_id in task_ids:
                 awaited = self._awaited.get(task_id)
@@ -97,7 +96,7 @@ class Listener:
                 awaited.sinks = [one for one in awaited.sinks if one is not sink]
                 if not awaited.sinks:
                     del self._awaited[task_id], self._tasks[awaited.slot]
-                    self._left.append(task_id)
+                    self._dropped.append(task_id)
         self._wake.set()
 
     # -- the thread
@@ -110,13 +109,13 @@ class Listener:
                     self._connect()
                 self._turn()
                 retry.succeeded()
-            except Exception as error:  # whatever it is: everybody in this process waits for this thread
+            except Exception as error:  # any error: every waiting thread of this process depends on this one
                 self._disconnect()
                 if self._awaited:
                     pause = retry.failed()
-                    logger.warning("results cannot be waited for (%s); next try in %.2f s", loggable(error), pause)
+                    logger.warning("Cannot wait for results (%s); next try in %.2f s", loggable(error), pause)
                     while retry.left and self._awaited:
-                        self._wake.wait(retry.left)  # who begins to wait, or ends, ends it too
+                        self._wake.wait(retry.left)  # `watch` and `unwatch` wake it too
                         self._wake.clear()
             with self._lock:
                 if self._awaited:
@@ -128,15 +127,15 @@ class Listener:
 
     def _connect(self) -> None:
         session = self._session = self._sessions.connect()
-        # Nobody can guess the channel who may not read it, and a flood does not follow us to the next one.
+        # Who may not read the number cannot guess the channel, and a flood does not follow us to the next one.
         self._number = secrets.randbits(62)
-        self._deaf = not hears(session, self._sessions.dsn, self._sessions.connect)
-        if not self._deaf:
+        self._no_notifications = not hears(session, self._sessions.dsn, self._sessions.connect)
+        if not self._no_notifications:
             session.listen(f"celery_result_{self._number}")
-        self._looks.clear()
+        self._polls.clear()
         with self._lock:
             self._new = list(self._awaited)
-            self._left.clear()
+            self._dropped.clear()
 
     def _disconnect(self) -> None:
         if self._session is not None:
@@ -146,67 +145,75 @@ class Listener:
     def _turn(self) -> None:
         session = self._session
         assert session is not None  # noqa: S101
-        with self._lock:
-            new, self._new = [task_id for task_id in self._new if task_id in self._awaited], []
-            left, self._left = self._left, []
-        if left:
-            session.run("give_up_waiting", listener=self._number, task_ids=left)
-        now = time.monotonic()
-        if new:
-            # Whoever waits has just looked; a look of our own before the note would be a statement more for each.
-            with self._lock:
-                slots = [self._awaited[task_id].slot if task_id in self._awaited else 0 for task_id in new]
-            session.run("await_results", listener=self._number, task_ids=new, slots=slots)
-            self._look(new)
-            for number, pause in enumerate(self.LOOKS_S):
-                heapq.heappush(self._looks, (now + pause, number, new))
-            self._next_rest = now + self._rest_s
-        while self._looks and self._looks[0][0] <= time.monotonic():
-            self._look(heapq.heappop(self._looks)[2])
-        if time.monotonic() >= self._next_rest:
-            self._look(list(self._awaited))
-            self._next_rest = time.monotonic() + self._rest_s
-        # A notification that came along with a statement's answer makes nothing readable.
-        if self._hear(session):
+        self._register(ResultStore(session))
+        while self._polls and self._polls[0][0] <= time.monotonic():
+            self._poll(heapq.heappop(self._polls)[2])
+        if time.monotonic() >= self._next_full_poll:
+            self._poll(list(self._awaited))
+            self._next_full_poll = time.monotonic() + self._full_poll_s
+        # A notification that arrived together with the answer of a statement makes nothing readable.
+        if self._read_notifications(session):
             return
-        until = min(self._next_rest, self._looks[0][0] if self._looks else self._next_rest)
+        until = min(self._next_full_poll, self._polls[0][0] if self._polls else self._next_full_poll)
         readable = self._wake.wait(until - time.monotonic(), session.fileno())
         self._wake.clear()
         if session.fileno() in readable:
-            self._hear(session)
+            self._read_notifications(session)
 
-    def _hear(self, session: Session) -> bool:
-        """Look at what the database has notified us of; whether there was something."""
-        # Anybody may notify, with any payload.
-        heard = session.notifications()
-        if len(heard) > self.MOST_HEARD:
-            raise FloodError(f"{len(heard)} notifications at once")
-        told = [slot for payload in heard for slot in payload.split()]
+    def _register(self, store: ResultStore) -> None:
+        """Tell the database what is awaited since the last turn, and what is not awaited any more."""
         with self._lock:
-            ended = [self._tasks[int(slot)] for slot in told if slot.isdecimal() and int(slot) in self._tasks]
-        self._look(ended, noted=False)
-        return bool(told)
+            # A waiting thread has just read the results; reading them again before the registration would be one
+            # statement more for each.
+            slots = {task_id: self._awaited[task_id].slot for task_id in self._new if task_id in self._awaited}
+            self._new = []
+            dropped, self._dropped = self._dropped, []
+        if dropped:
+            store.stop_waiting(self._number, dropped)
+        if slots:
+            now, new = time.monotonic(), list(slots)
+            store.await_results(self._number, slots)
+            self._poll(new)
+            for number, pause in enumerate(self.POLLS_S):
+                heapq.heappush(self._polls, (now + pause, number, new))
+            self._next_full_poll = now + self._full_poll_s
+
+    def _read_notifications(self, session: Session) -> bool:
+        """Poll the tasks that notifications name. Returns whether there was one."""
+        # Anybody may notify, with any payload.
+        payloads = session.notifications()
+        if len(payloads) > self.MOST_NOTIFICATIONS:
+            raise FloodError(f"{len(payloads)} notifications at once")
+        slots = [slot for payload in payloads for slot in payload.split()]
+        with self._lock:
+            ended = [self._tasks[int(slot)] for slot in slots if slot.isdecimal() and int(slot) in self._tasks]
+        self._poll(ended, registered=False)
+        return bool(slots)
 
     @property
-    def _rest_s(self) -> float:
-        return self.POLL_S if self._deaf else self.REST_S
+    def _full_poll_s(self) -> float:
+        return self.POLL_S if self._no_notifications else self.REST_S
 
-    def _look(self, task_ids: list[str], *, noted: bool = True) -> list[str]:
-        """Deliver those that have ended; the others. `noted`: the database may still say that we wait for them."""
+    def _poll(self, task_ids: list[str], *, registered: bool = True) -> None:
+        """Deliver the outcomes of those tasks that have ended.
+
+        Args:
+            registered: the database may still have our registration for them.
+        """
         task_ids = [task_id for task_id in task_ids if task_id in self._awaited]
         if not task_ids or self._session is None:
-            return []
-        ended = [row for row in self._session.run("results", task_ids=task_ids) if row[1] in states.READY_STATES]
-        for row in ended:
+            return
+        for outcome in ResultStore(self._session).results(task_ids):
+            if not outcome.final:
+                continue
             with self._lock:
-                awaited = self._awaited.pop(row[0], None)
+                awaited = self._awaited.pop(outcome.task_id, None)
                 if awaited is not None:
                     del self._tasks[awaited.slot]
-                    if noted:
-                        self._left.append(row[0])
+                    if registered:
+                        self._dropped.append(outcome.task_id)
             for sink in awaited.sinks if awaited is not None else ():
-                sink(row)
-        return [task_id for task_id in task_ids if task_id in self._awaited]
+                sink(outcome)
 
 
 _lock = threading.Lock()

@@ -1,20 +1,21 @@
--- Chords: parts are counted by `record`; what else happens to one is here.
+-- Chords. `record` in results.sql counts the parts; everything else is here.
 
 -- name: size_chord
 -- repeatable
--- How many parts a chord has, said before the last of them is published; what was said first stays. Returns whether
--- that makes its body due.
+-- Records the number of parts of a chord, before the last of them is published. The first size recorded wins. Returns
+-- whether the body is due now.
 -- takes: chord text, size integer
 SELECT sized.id, sized.is_due FROM celery_size_chord(%(chord)s, %(size)s) AS sized
 
 -- name: enlarge_chord
--- One more part.
+-- Adds one part to a chord.
 -- takes: chord text
 INSERT INTO celery_chord AS chord (id, added) VALUES (%(chord)s, 1)
 ON CONFLICT (id) DO UPDATE SET added = chord.added + 1
 
 -- name: chord_parts
--- A chord whose body is due, with what its parts returned, in their order. No row if somebody else was first.
+-- The body of a chord that is due, with the results of its parts in their order. No row if another process has already
+-- ended the chord.
 -- takes: chord text
 SELECT chord.body, part.task_id, part.status, coalesce(part.result, (
     SELECT meta.result FROM celery_taskmeta AS meta WHERE meta.task_id = part.task_id
@@ -26,7 +27,8 @@ ORDER BY part.position NULLS LAST, part.task_id
 
 -- name: overdue_chords
 -- repeatable
--- Chords whose last part has returned a while ago, and whose body has not been sent: whoever was to do that is gone.
+-- Chords whose last part returned more than `seconds` ago and whose body was not sent: the process that should have
+-- sent it is gone.
 -- takes: seconds float
 SELECT chord.id
 FROM celery_chord AS chord
@@ -36,8 +38,8 @@ LIMIT 100
 
 -- name: finish_chord
 -- repeatable
--- Send the body and end the chord, in one commit: of two that try, one does both, and the other nothing.
--- Returns whether it was us. The queues must exist.
+-- Publishes the messages of the body and deletes the chord, in one commit. Of two processes that try, one does both and
+-- the other nothing. Returns whether this one did. The queues must exist.
 -- takes: chord text, queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
 --   etas timestamptz[], ttls_ms bigint[]
 WITH finished AS (
@@ -66,7 +68,7 @@ SELECT
 
 -- name: end_chord
 -- repeatable
--- The same where the broker is in another database, after the body has been published there.
+-- Deletes the chord after its body was published in another database. Returns whether the chord was still there.
 -- takes: chord text
 WITH finished AS (
     DELETE FROM celery_chord AS chord
@@ -78,9 +80,9 @@ WITH finished AS (
 SELECT EXISTS (SELECT FROM finished)
 
 -- name: drop_old_chords
--- Chords that will never be whole (a part was lost, or the header was never published to its end), or whose body could
--- not be sent in all that time.
--- takes: seconds float, most bigint
+-- Deletes one batch of chords older than `seconds` that will never complete (a part was lost, or the header was only
+-- partly published) or whose body could not be sent in all that time. Returns how many were deleted.
+-- takes: seconds float, batch bigint
 WITH gone AS (
     DELETE FROM celery_chord AS chord
     WHERE chord.id = ANY (ARRAY(
@@ -88,7 +90,7 @@ WITH gone AS (
         WHERE candidate.created_at < now() - %(seconds)s * interval '1 second'
             AND (candidate.due_at IS NULL OR candidate.due_at < now() - %(seconds)s * interval '1 second')
         ORDER BY candidate.created_at
-        LIMIT %(most)s
+        LIMIT %(batch)s
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING chord.id

@@ -1,16 +1,18 @@
--- States and results of tasks.
+-- The states and results of tasks, and saved groups.
 
 -- name: record
 -- repeatable
--- What became of some tasks, in one commit: their states, the chord parts that they are, and the messages that they
--- settle. A message is settled in the transaction that stores its task's result, or not at all.
+-- Stores the outcomes of several tasks in one commit: their states, the chord parts that they are, and the
+-- acknowledgement of their messages. A message is deleted in the transaction that stores its task's result, or not at
+-- all.
 --
--- Every part is in the order of its keys, so that two batches never deadlock. A chord part that was counted before
--- counts no more. Messages are fenced as in `claim`. Whoever waits for a task that is `final` is notified; the
--- notification carries numbers that mean something to that listener alone. No result waits for a row of a waiter that
--- somebody's open transaction holds: that one looks by himself.
--- A stored SUCCESS stays: a task that runs twice (its worker was taken for dead) must not undo it, as in Celery's other
--- backends. Nor does RETRY undo an end: Celery stores it after it has sent the retry, which may have ended before.
+-- Each table is written in the order of its keys, so two batches never deadlock. A chord part that is already counted
+-- is not counted again. Acknowledgements are fenced as in `claim`. The listeners that wait for a task are notified when
+-- its state is final; the payload holds slot numbers that only the listener itself can interpret. The statement skips
+-- waiter rows that another transaction has locked, so no result waits for that transaction: such a listener polls.
+-- A stored SUCCESS stays, as in Celery's other backends: a second execution (after the failure detector gave up on a
+-- live worker) must not undo it. RETRY does not replace FAILURE or REVOKED: Celery stores RETRY after it has published
+-- the retry, which may have ended by then.
 -- Returns the chords whose last part this was.
 -- takes: task_ids text[], statuses text[], results bytea[], dates timestamp[], tracebacks text[], children bytea[],
 --   names text[], args bytea[], kwargs bytea[], workers text[], retries integer[], queues text[], final boolean[],
@@ -91,8 +93,8 @@ SELECT
 
 -- name: record_one
 -- repeatable
--- `record` of one state of one task that is no part of a chord, as each result is that a prefork child stores, and the
--- first one after a quiet moment: 27 us of execution and not 49, which arrays of one and chords that are not there cost.
+-- `record` for one state of one task that is not a chord part: every result of a prefork child, and the first result
+-- after a quiet moment. Takes 27 us to execute instead of 49: no arrays of one, no empty chord branches.
 -- takes: task_id text, status text, result bytea, date_done timestamp, traceback text, children bytea, task_name text,
 --   args bytea, kwargs bytea, worker text, retries integer, queue text, final boolean, acked_id bigint,
 --   acked_fence bigint
@@ -135,7 +137,7 @@ WHERE meta.task_id = %(task_id)s
 
 -- name: results
 -- repeatable
--- Those of the given tasks that have a row.
+-- The rows of the given tasks; tasks without a row are left out.
 -- takes: task_ids text[]
 SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, meta.children, meta.name, meta.args,
     meta.kwargs, meta.worker, meta.retries, meta.queue
@@ -165,16 +167,16 @@ WHERE saved.taskset_id = %(group_id)s
 DELETE FROM celery_tasksetmeta AS saved WHERE saved.taskset_id = %(group_id)s
 
 -- name: drop_old_results
--- A batch of what is older than that, by this server's clock: a worker's own, a day ahead, would delete what was stored a
--- moment ago. Two that do this at once take different rows. Returns how many went.
--- takes: seconds float, most bigint
+-- Deletes one batch of results older than `seconds` by the server's clock: a worker whose clock is a day ahead would
+-- delete results that were stored a moment ago. Concurrent runs delete different rows. Returns how many were deleted.
+-- takes: seconds float, batch bigint
 WITH gone AS (
     DELETE FROM celery_taskmeta AS meta
     WHERE meta.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_taskmeta AS candidate
         WHERE candidate.date_done < now() AT TIME ZONE 'UTC' - %(seconds)s * interval '1 second'
         ORDER BY candidate.date_done
-        LIMIT %(most)s
+        LIMIT %(batch)s
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING meta.id
@@ -182,14 +184,14 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: drop_old_groups
--- takes: seconds float, most bigint
+-- takes: seconds float, batch bigint
 WITH gone AS (
     DELETE FROM celery_tasksetmeta AS saved
     WHERE saved.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_tasksetmeta AS candidate
         WHERE candidate.date_done < now() AT TIME ZONE 'UTC' - %(seconds)s * interval '1 second'
         ORDER BY candidate.date_done
-        LIMIT %(most)s
+        LIMIT %(batch)s
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING saved.id

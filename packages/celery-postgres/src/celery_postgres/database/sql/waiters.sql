@@ -1,7 +1,7 @@
--- Who waits for results.
+-- Which listener waits for the result of which task.
 
 -- name: await_results
--- Note that a listener waits for some tasks.
+-- Registers a listener for the results of some tasks; each has a slot, the number that its notification carries.
 -- takes: listener bigint, task_ids text[], slots bigint[]
 INSERT INTO celery_waiter AS waiter (task_id, listener, slot)
 SELECT one.task_id, %(listener)s, one.slot
@@ -9,12 +9,13 @@ FROM unnest(%(task_ids)s, %(slots)s) AS one (task_id, slot)
 ORDER BY one.task_id
 ON CONFLICT DO NOTHING
 
--- name: give_up_waiting
+-- name: stop_waiting
+-- Removes a listener's registrations for some tasks.
 -- takes: listener bigint, task_ids text[]
 SELECT celery_give_up_waiting(%(listener)s, %(task_ids)s)
 
 -- name: drop_old_waiters
--- What listeners that were killed have left, for tasks that never ended.
+-- Deletes registrations that killed listeners have left for tasks that never ended.
 -- takes: seconds float
 DELETE FROM celery_waiter AS waiter
 WHERE waiter.ctid = ANY (ARRAY(

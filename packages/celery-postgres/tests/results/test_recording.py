@@ -1,4 +1,4 @@
-"""One write for many tasks, and chords that are due: what the database is told, without workers."""
+"""Recording results in batches, and finishing chords, without workers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from celery import Celery, chord, group, signature, states
 from celery.app.task import Context
 from celery.utils import uuid
 
-from celery_postgres.database.pool import Sessions
+from celery_postgres.database.chord_store import ChordStore
+from celery_postgres.database.result_store import Outcome, Part, ResultStore
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results import chords
 from celery_postgres.results.backend import DatabaseBackend
-from celery_postgres.results.batch_writer import Writer
-from celery_postgres.results.result_store import Outcome, Part, Write, record
+from celery_postgres.results.batch_writer import BatchWriter
 from celery_postgres.results.serializer import dump
+from celery_postgres.results.write import Write, record
 from environment.testkit.canvas import count, stored
 from environment.testkit.client import DEADLINE_S
 from environment.testkit.databases import rows
@@ -36,7 +37,7 @@ def outcome(task_id: str, state: str = states.SUCCESS, value: Any = 1, **columns
 
 @pytest.fixture
 def app(make_app: Callable[..., Celery], plain_database: Any) -> Celery:
-    """A program on a database of its own."""
+    """A program with a database of its own."""
     return make_app(plain_database.url)
 
 
@@ -46,59 +47,57 @@ def url(plain_database: Any) -> str:
 
 
 @pytest.fixture
-def sessions(app: Celery) -> Sessions:
-    return app.backend.sessions
+def store(app: Celery) -> ResultStore:
+    return app.backend.result_store
 
 
 # -- batches
 
-#: What no encoding refuses and the driver or the database does.
+#: Values that the serializer accepts and the driver or the database refuses.
 BAD: dict[str, dict[str, Any]] = {
     "a number that is too large": {"retries": 1 << 40},
     "a text where a number belongs": {"retries": "many"},
-    "an object that the driver does not know": {"retries": {"a": 1}},
+    "an object that the driver cannot adapt": {"retries": {"a": 1}},
     "NUL in a text": {"traceback": "a\0b"},
-    "half a surrogate pair": {"traceback": "\ud800"},
+    "half of a surrogate pair": {"traceback": "\ud800"},
     "a text that is too long": {"name": "x" * 156},
     "a state that is too long": {"status": "x" * 51},
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_one_bad_result_in_a_batch_fails_its_task_alone(sessions: Sessions, url: str, kind: str) -> None:
+def test_a_refused_result_fails_only_its_own_task(store: ResultStore, url: str, kind: str) -> None:
     writes = [Write([outcome(f"good-{number}")]) for number in range(5)]
     bad = replace(outcome("bad"), **BAD[kind])
     writes.insert(2, Write([bad]))
-    assert record(sessions, writes) == []
+    assert record(store, writes) == []
     assert {stored(url, f"good-{number}") for number in range(5)} == {"SUCCESS"}
-    # A custom state is not an end, so it cannot become a failure either.
+    # A custom state is not final, so it does not become a failure either.
     assert stored(url, "bad") == (None if kind == "a state that is too long" else "FAILURE")
 
 
-def test_the_task_of_a_bad_result_says_why(app: Celery, sessions: Sessions) -> None:
-    record(sessions, [Write([outcome("bad", traceback="s3cret\0")])])
+def test_the_failure_names_the_reason_and_quotes_nothing(app: Celery, store: ResultStore) -> None:
+    record(store, [Write([outcome("bad", traceback="s3cret\0")])])
     error = app.AsyncResult("bad").result
     assert type(error) is UnstorableResultError
     assert "s3cret" not in str(error)
 
 
-def test_a_bad_part_of_a_chord_counts_as_a_failure_and_its_message_goes(sessions: Sessions, url: str) -> None:
+def test_a_refused_chord_part_counts_as_a_failure(store: ResultStore, url: str) -> None:
     part = Part("chord", "bad", 0, states.SUCCESS, None, "{}")
-    record(sessions, [Write([outcome("bad", retries=1 << 40)], [part])])
+    record(store, [Write([outcome("bad", retries=1 << 40)], [part])])
     assert rows(url, "SELECT status FROM celery_chord_part") == [("FAILURE",)]
 
 
-def test_an_id_that_no_index_holds_stops_nobody(sessions: Sessions, url: str) -> None:
+def test_a_chord_id_too_long_for_the_index_does_not_stop_the_batch(store: ResultStore, url: str) -> None:
     endless = "".join(map(chr, range(256, 4000)))
-    record(
-        sessions, [Write([outcome("good")]), Write([outcome("bad")], [Part(endless, "bad", 0, "SUCCESS", None, "{}")])]
-    )
+    record(store, [Write([outcome("good")]), Write([outcome("bad")], [Part(endless, "bad", 0, "SUCCESS", None, "{}")])])
     assert stored(url, "good") == "SUCCESS"
 
 
-def test_the_writer_lives_on_and_stores_the_rest(sessions: Sessions, url: str) -> None:
+def test_the_batch_writer_survives_refused_results_and_stores_the_rest(store: ResultStore, url: str) -> None:
     settled: list[Any] = []
-    writer = Writer(sessions, settled.extend, lambda chord: None, lambda: 3600.0)
+    writer = BatchWriter(store, settled.extend, lambda chord: None, lambda: 3600.0)
     try:
         for kind, columns in BAD.items():
             writer.add(Write([replace(outcome(f"bad {kind}"), **columns)], claim=(1, 1)))
@@ -111,32 +110,33 @@ def test_the_writer_lives_on_and_stores_the_rest(sessions: Sessions, url: str) -
     assert not writer._thread.is_alive()
 
 
-def test_a_writer_whose_chores_fail_lives_on(sessions: Sessions, url: str) -> None:
-    def chores() -> float:
+def test_the_batch_writer_survives_failing_maintenance(store: ResultStore, url: str) -> None:
+    def maintain() -> float:
         raise OverflowError("a date that does not exist")
 
-    writer = Writer(sessions, lambda claims: None, lambda chord: None, chores)
+    writer = BatchWriter(store, lambda claims: None, lambda chord: None, maintain)
     writer.add(Write([outcome("good")]))
     assert writer.flush(DEADLINE_S)
     writer.stop()
     assert stored(url, "good") == "SUCCESS"
 
 
-def test_large_results_go_out_in_several_statements(
-    sessions: Sessions, url: str, monkeypatch: pytest.MonkeyPatch
+def test_large_results_are_stored_in_several_statements(
+    store: ResultStore, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Writer, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(BatchWriter, "MOST_BYTES", 1 << 20)
     sizes: list[int] = []
-    run_one = Sessions.run
+    record_batch = ResultStore.record
 
-    def counting(self: Sessions, name: str, **parameters: Any) -> Any:
-        if name == "record":
-            sizes.append(len(parameters["task_ids"]))
-        return run_one(self, name, **parameters)
+    def counting(self: ResultStore, outcomes: Any, parts: Any, claims: Any) -> list[str]:
+        sizes.append(len(outcomes))
+        return record_batch(self, outcomes, parts, claims)
 
-    monkeypatch.setattr(Sessions, "run", counting)
+    monkeypatch.setattr(ResultStore, "record", counting)
     held = threading.Event()
-    writer = Writer(sessions, lambda claims: None, lambda chord: None, lambda: 3600.0 if held.wait(DEADLINE_S) else 0.0)
+    writer = BatchWriter(
+        store, lambda claims: None, lambda chord: None, lambda: 3600.0 if held.wait(DEADLINE_S) else 0.0
+    )
     for number in range(10):
         writer.add(Write([outcome(f"large-{number}", value=b"x" * (600 << 10))]))
     held.set()
@@ -146,20 +146,22 @@ def test_large_results_go_out_in_several_statements(
     assert count(url, "celery_taskmeta") == 10
 
 
-def test_many_states_of_one_task_in_one_batch(sessions: Sessions, url: str) -> None:
+def test_several_states_of_one_task_in_one_batch_leave_the_last(store: ResultStore, url: str) -> None:
     given = [states.STARTED, "PROGRESS", states.SUCCESS]
-    record(sessions, [Write([outcome("one", state)]) for state in given])
+    record(store, [Write([outcome("one", state)]) for state in given])
     assert stored(url, "one") == "SUCCESS"
 
 
 @pytest.mark.parametrize("company", [[], [Write([outcome("another")])]], ids=["alone", "together"])
 @pytest.mark.parametrize("end", [states.SUCCESS, states.FAILURE, states.REVOKED])
-def test_a_later_state_undoes_no_end(sessions: Sessions, url: str, end: str, company: list[Write]) -> None:
-    """Celery stores RETRY after it has sent the retry; a second run of a task that succeeded may fail."""
+def test_a_later_state_does_not_replace_a_final_one(
+    store: ResultStore, url: str, end: str, company: list[Write]
+) -> None:
+    """Celery stores RETRY after it has published the retry; a second execution of a successful task may fail."""
     error = {"exc_type": "ValueError", "exc_message": ["x"], "exc_module": "builtins"}
 
     def then(state: str) -> str:
-        record(sessions, [Write([outcome("one", state, error)]), *company])
+        record(store, [Write([outcome("one", state, error)]), *company])
         return str(stored(url, "one"))
 
     assert then(end) == end
@@ -169,28 +171,30 @@ def test_a_later_state_undoes_no_end(sessions: Sessions, url: str, end: str, com
 
 
 @pytest.mark.parametrize("company", [[], [Write([outcome("another")])]], ids=["alone", "together"])
-def test_a_result_ends_its_own_claim_and_its_waiting(sessions: Sessions, url: str, company: list[Write]) -> None:
+def test_a_result_acknowledges_its_own_message_and_removes_its_waiters(
+    store: ResultStore, url: str, company: list[Write]
+) -> None:
     run(
         url,
         "INSERT INTO kombu_message (id, visible, version, payload, queue_id, fence)"
         " VALUES (1, false, 1, '{}', 1, 3), (2, false, 1, '{}', 1, 4), (3, true, 1, '{}', 1, 3)",
         "INSERT INTO celery_waiter (task_id, listener, slot) VALUES ('one', 1, 5), ('one', 2, 6), ('two', 1, 7)",
     )
-    record(sessions, [Write([outcome("one", states.STARTED)]), *company])
+    record(store, [Write([outcome("one", states.STARTED)]), *company])
     assert count(url, "celery_waiter") == 3
     for claim in ((1, 3), (2, 3), (3, 3)):
-        record(sessions, [Write([outcome("one")], claim=claim), *company])
+        record(store, [Write([outcome("one")], claim=claim), *company])
     assert [row for (row,) in rows(url, "SELECT id FROM kombu_message ORDER BY id")] == [2, 3]
     assert [row for (row,) in rows(url, "SELECT task_id FROM celery_waiter")] == ["two"]
 
 
-def test_batches_that_overlap_do_not_deadlock(sessions: Sessions, url: str) -> None:
+def test_overlapping_batches_do_not_deadlock(store: ResultStore, url: str) -> None:
     task_ids = [uuid() for _ in range(40)]
 
     def write(ids: list[str]) -> None:
         for _ in range(20):
             record(
-                sessions,
+                store,
                 [Write([outcome(one)], [Part(f"chord-{task_ids.index(one) % 3}", one, number, "SUCCESS", None, "{}")])
                  for number, one in enumerate(ids)],
             )  # fmt: skip
@@ -210,7 +214,7 @@ def test_batches_that_overlap_do_not_deadlock(sessions: Sessions, url: str) -> N
 
 
 def returned(backend: DatabaseBackend, chord_id: str, number: int, body: Any, state: str = states.SUCCESS) -> None:
-    """A part of a chord ends, as a worker tells its backend."""
+    """End a part of a chord, as a worker does through its backend."""
     request = Context(
         id=f"{chord_id}-{number}", group=chord_id, group_index=number, chord=body, errbacks=None, chain=None, task="t"
     )
@@ -222,7 +226,7 @@ def returned(backend: DatabaseBackend, chord_id: str, number: int, body: Any, st
 
 @pytest.fixture
 def body(app: Celery) -> Any:
-    """A body that goes to a queue where nobody listens."""
+    """A body for a queue that nobody consumes."""
     return signature("probe.total", app=app, options={"queue": "bodies", "task_id": uuid()})
 
 
@@ -230,7 +234,7 @@ def bodies(url: str) -> int:
     return rows_of(url, "bodies") if scalar(url, "SELECT count(*) FROM kombu_queue WHERE name = 'bodies'") else 0
 
 
-def test_a_part_that_is_delivered_twice_counts_once(app: Celery, url: str, body: Any) -> None:
+def test_a_chord_part_that_is_delivered_twice_counts_once(app: Celery, url: str, body: Any) -> None:
     app.backend.set_chord_size("chord", 2)
     for _ in range(3):
         returned(app.backend, "chord", 0, body)
@@ -241,14 +245,14 @@ def test_a_part_that_is_delivered_twice_counts_once(app: Celery, url: str, body:
     assert count(url, "celery_chord") + count(url, "celery_chord_part") == 0
 
 
-def test_a_part_that_comes_after_the_end_sends_nothing(app: Celery, url: str, body: Any) -> None:
+def test_a_chord_part_after_the_end_sends_no_second_body(app: Celery, url: str, body: Any) -> None:
     app.backend.set_chord_size("chord", 1)
     returned(app.backend, "chord", 0, body)
     returned(app.backend, "chord", 0, body)
     assert bodies(url) == 1
 
 
-def test_parts_that_end_before_the_size_is_known(app: Celery, url: str, body: Any) -> None:
+def test_parts_may_end_before_the_size_is_known(app: Celery, url: str, body: Any) -> None:
     for number in range(2):
         returned(app.backend, "chord", number, body)
     assert bodies(url) == 0
@@ -256,8 +260,8 @@ def test_parts_that_end_before_the_size_is_known(app: Celery, url: str, body: An
     assert bodies(url) == 1
 
 
-def test_the_size_that_a_header_says_first_stays(app: Celery, url: str, body: Any) -> None:
-    """A chain that ends in a group says its own later, when a worker publishes that group."""
+def test_the_first_size_recorded_wins(app: Celery, url: str, body: Any) -> None:
+    """A chain that ends in a group reports its own size later, when a worker publishes that group."""
     nested = group(signature("probe.add", (1,), app=app) | group(signature("probe.add", app=app) for _ in range(2)),
                    signature("probe.add", (2,), app=app), app=app)  # fmt: skip
     result = chord(nested, body).apply_async()
@@ -266,7 +270,7 @@ def test_the_size_that_a_header_says_first_stays(app: Celery, url: str, body: An
     assert rows(url, "SELECT size FROM celery_chord") == [(3,)]
 
 
-def test_a_header_that_is_published_half_way_never_calls_its_body(app: Celery, url: str, body: Any) -> None:
+def test_a_partly_published_header_never_calls_its_body(app: Celery, url: str, body: Any) -> None:
     good = signature("probe.add", (1,), app=app)
     with pytest.raises(Exception, match="JSON serializable"):
         chord([good, good, signature("probe.add", (object(),), app=app), good], body).apply_async()
@@ -282,22 +286,22 @@ def test_a_header_that_is_published_half_way_never_calls_its_body(app: Celery, u
 
 
 def due(app: Celery, url: str, body: Any, size: int = 3, state: str = states.SUCCESS) -> None:
-    """A chord whose last part was stored by a worker that was killed at once."""
+    """A due chord whose last part was stored by a worker that was killed immediately afterwards."""
     backend = app.backend
-    send, backend._send_body = backend._send_body, lambda chord: None
+    send, backend.send_body = backend.send_body, lambda chord: None
     backend.set_chord_size("chord", size)
     for number in range(size):
         returned(backend, "chord", number, body, state if number == 0 else states.SUCCESS)
-    backend._send_body = send
+    backend.send_body = send
     assert scalar(url, "SELECT count(*) FROM celery_chord WHERE due_at IS NOT NULL") == 1
 
 
-def test_a_body_that_nobody_sent_is_sent_by_a_sweep(app: Celery, url: str, body: Any) -> None:
+def test_maintenance_sends_an_overdue_body(app: Celery, url: str, body: Any) -> None:
     due(app, url, body)
-    app.backend._do_chores()
-    assert bodies(url) == 0  # whoever counted the last part may still be at it
+    app.backend.maintain()
+    assert bodies(url) == 0  # the process that counted the last part may still send it
     run(url, "UPDATE celery_chord SET due_at = now() - interval '1 minute'")
-    app.backend._do_chores()
+    app.backend.maintain()
     assert bodies(url) == 1
     assert count(url, "celery_chord") == 0
 
@@ -326,9 +330,7 @@ BODIES: dict[str, Callable[[Celery, Any], Any]] = {
 
 @pytest.mark.parametrize("kind", BODIES)
 @pytest.mark.parametrize("state", [states.SUCCESS, states.FAILURE])
-def test_two_processes_that_finish_a_chord_send_one_body(
-    app: Celery, url: str, body: Any, kind: str, state: str
-) -> None:
+def test_concurrent_processes_send_one_body(app: Celery, url: str, body: Any, kind: str, state: str) -> None:
     body.options.pop("task_id")
     made = BODIES[kind](app, body)
     made.freeze()
@@ -355,8 +357,8 @@ def test_two_processes_that_finish_a_chord_send_one_body(
     assert scalar(url, "SELECT count(*) FROM celery_chord WHERE due_at IS NOT NULL") == 0
 
 
-def test_a_body_that_goes_to_an_exchange_is_sent_once(app: Celery, url: str, body: Any) -> None:
-    """Two that finish the chord both look for the queues, and one of them sends."""
+def test_a_body_for_an_exchange_is_sent_once(app: Celery, url: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that finish the chord both look up the queues, and one of them sends."""
     from kombu import Exchange, Queue
 
     app.conf.task_queues = [Queue("bodies", Exchange("bodies", "direct"), "bodies")]
@@ -365,12 +367,11 @@ def test_a_body_that_goes_to_an_exchange_is_sent_once(app: Celery, url: str, bod
     with app.connection_for_write() as connection:
         app.conf.task_queues[0](connection.default_channel).declare()
     due(app, url, body)
-    found = app.backend._read("chord_parts", chord="chord")
+    found = app.backend.chord_store.due("chord")
     chords.finish(app.backend, "chord")
     assert bodies(url) == 1
-    # The other one had read the parts before.
-    read = app.backend._read
-    app.backend._read = lambda name, **parameters: found if name == "chord_parts" else read(name, **parameters)
+    # The other process has read the parts before.
+    monkeypatch.setattr(ChordStore, "due", lambda self, chord_id: found)
     chords.finish(app.backend, "chord")
     assert bodies(url) == 1
 
@@ -385,7 +386,7 @@ def test_a_chord_whose_body_cannot_be_read_does_not_hold_up_the_others(app: Cele
     )
     app.backend.set_chord_size("chord", 1)
     returned(app.backend, "chord", 0, body)
-    app.backend._do_chores()
+    app.backend.maintain()
     assert bodies(url) == 1
 
 

@@ -1,0 +1,49 @@
+"""Which message a task's final state acknowledges, and when a task must run again instead."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import traceback
+from typing import Any
+
+import psycopg2
+from celery.exceptions import Reject, TimeLimitExceeded
+from kombu.exceptions import OperationalError
+
+from celery_postgres.database.result_store import Claim
+from celery_postgres.errors import SchemaError, is_lasting
+
+_TAG = re.compile(r"\d+\.\d+")
+
+
+def claim_of(request: Any) -> Claim | None:
+    """The message of a task, by its delivery tag; None if this package's transport did not deliver it."""
+    tag = (getattr(request, "properties", None) or {}).get("delivery_tag")
+    if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+        return None
+    message, _, fence = tag.partition(".")
+    return int(message), int(fence)
+
+
+def is_acknowledged(task: Any, error: BaseException | None) -> bool:
+    """Whether Celery certainly acknowledges the message of a task because of its final state.
+
+    Celery does not if the task has raised Reject: 5.7 stores that as a failure, and rejects the message afterwards.
+    """
+    if task is None or not task.acks_late or isinstance(error, Reject):
+        return False
+    if error is None:
+        return True
+    # Celery 5.7 has a setting for each, which it fills from the one that 5.6 has.
+    which = "acks_on_timeout" if isinstance(error, TimeLimitExceeded) else "acks_on_failure"
+    return bool(getattr(task, which, task.acks_on_failure_or_timeout))
+
+
+def continuation_not_sent(error: BaseException) -> bool:
+    """Whether the task itself succeeded, but Celery could not send what follows it (a link, or the rest of its chain),
+    because the broker was unreachable."""
+    if is_lasting(error) or not isinstance(error, psycopg2.Error | SchemaError | OperationalError):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == "_dispatch_callbacks_and_chain" for frame, _ in itertools.islice(frames, 3))

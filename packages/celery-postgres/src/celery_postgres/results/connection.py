@@ -1,0 +1,92 @@
+"""The address and the options of the result backend, and its connections."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import celery
+from celery.backends import base as celery_base
+from celery.exceptions import ImproperlyConfigured
+from celery.utils.time import maybe_timedelta
+
+from celery_postgres.database import pool
+from celery_postgres.database.address import masked, parsed
+from celery_postgres.database.chord_store import ChordStore
+from celery_postgres.database.pool import Sessions
+from celery_postgres.database.result_store import ResultStore
+from celery_postgres.results.serializer import Pickle
+
+#: Without the types of celery-types, which describe the attributes of other backends.
+BaseBackend: Any = celery_base.BaseBackend
+
+
+class ConnectedBackend(BaseBackend):  # type: ignore[misc]
+    """A result backend that knows its database.
+
+    Attributes:
+        dsn: the address in libpq's form.
+        pickle: how results are serialized.
+    """
+
+    def __init__(
+        self, url: str | None = None, dburi: str | None = None, engine_options: Any = None, **options: Any
+    ) -> None:
+        super().__init__(url=url, expires_type=maybe_timedelta, **options)
+        conf = self.app.conf
+        self.url = url or dburi or conf.database_url
+        if not self.url:
+            raise ImproperlyConfigured("the result backend has no address: set result_backend to db+postgresql://…")
+        if self.serializer == "pickle":
+            raise ImproperlyConfigured(
+                "this result backend does not support result_serializer = 'pickle': reading its results would execute "
+                "code. Use 'json'; dates, Decimal, UUID, sets and tuples are stored as they are"
+            )
+        if conf.database_table_names or conf.database_table_schemas:
+            raise ImproperlyConfigured(
+                "this result backend does not support database_table_names and database_table_schemas: its tables have "
+                "Celery's own names. For another schema set search_path in the address (?options=-csearch_path%3D…)"
+            )
+        self.pickle = _pickle_option(conf.result_backend_transport_options)
+        self.dsn = parsed(self.url, "result backend")
+        arguments = {**(conf.database_engine_options or {}), **(engine_options or {})}.get("connect_args") or {}
+        self._connect_timeout = int(arguments.get("connect_timeout") or 5)
+        self._pid = 0
+        self._sessions: Sessions | None = None
+
+    def as_uri(self, include_password: bool = False) -> str:
+        return str(self.url) if include_password else masked(str(self.url))
+
+    def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
+        # Without the address, which contains a password: who unpickles it uses the address of its own application.
+        return super().__reduce__(args, {**(kwargs or {}), "expires": self.expires})
+
+    @property
+    def is_async(self) -> bool:
+        return True
+
+    @property
+    def sessions(self) -> Sessions:
+        """Shared with the broker if that has the same address; a forked child acquires its own."""
+        if self._sessions is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._sessions = pool.acquire(self.dsn, {"statement_timeout": "30s"}, self._connect_timeout)
+        return self._sessions
+
+    @property
+    def result_store(self) -> ResultStore:
+        return ResultStore(self.sessions)
+
+    @property
+    def chord_store(self) -> ChordStore:
+        return ChordStore(self.sessions)
+
+
+def _pickle_option(options: Any) -> Pickle:
+    """The option `pickle`. By default results are written in the form that the stock backend of this Celery reads."""
+    default = Pickle.READ if celery.VERSION >= (5, 7) else Pickle.WRITE
+    try:
+        return Pickle((options or {}).get("pickle", default))
+    except ValueError:
+        known = ", ".join(Pickle)
+        raise ImproperlyConfigured(f"`pickle` in result_backend_transport_options must be one of {known}") from None

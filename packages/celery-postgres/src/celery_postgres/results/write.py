@@ -1,0 +1,124 @@
+"""What one task writes, and how the writes of several tasks are recorded together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from celery import states
+
+from celery_postgres.database.result_store import Claim, Outcome, Part, ResultStore
+from celery_postgres.errors import UnstorableResultError, is_lasting, primary
+from celery_postgres.results.serializer import Pickle, dump
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Write:
+    """Everything that one task writes, stored completely or not at all.
+
+    Attributes:
+        claim: the message that it acknowledges.
+        stored: set when it has been stored.
+        pickle: how a failure is serialized that replaces a refused result.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    claim: Claim | None = None
+    stored: bool = False
+    pickle: Pickle = Pickle.WRITE
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        values = [value for one in self.outcomes for value in (one.result, one.traceback, one.args, one.kwargs)]
+        return sum(len(value) for value in (*values, *(one.result for one in self.parts)) if value)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody may be waiting for it."""
+        return bool(self.parts) or any(one.final for one in self.outcomes)
+
+
+def record(store: ResultStore, writes: list[Write]) -> list[str]:
+    """Store writes in one commit. Returns the chords whose body is due.
+
+    A value that the database refuses, although it passed the serializer, must not take the whole batch along. So each
+    write of a refused batch is stored alone, and the task of a refused write is recorded as failed.
+
+    Raises:
+        psycopg2.Error, SchemaError: the database cannot do it now. It has stored nothing, or everything and its answer
+            was lost; storing it again changes nothing.
+    """
+    try:
+        return _record(store, writes)
+    except Exception as error:
+        if not is_lasting(error):
+            raise
+        if len(writes) == 1:
+            return _record_failure(store, writes[0], error)
+    due: list[str] = []
+    for write in writes:
+        due += record(store, [write])
+    return due
+
+
+def _record_failure(store: ResultStore, write: Write, error: Exception) -> list[str]:
+    # Not with the text of the error, which may quote the value.
+    description = {
+        "exc_type": UnstorableResultError.__name__,
+        "exc_message": [f"the database refused the result of this task: {type(error).__name__}"],
+        "exc_module": UnstorableResultError.__module__,
+    }
+    result = dump(description, write.pickle)
+    failed = Write(
+        [
+            Outcome(one.task_id, states.FAILURE if one.final else one.status, result, one.date_done)
+            for one in write.outcomes
+        ],
+        [replace(one, status=states.FAILURE, result=result) for one in write.parts],
+        write.claim,
+    )
+    try:
+        return _record(store, [failed])
+    except Exception as second:
+        if not is_lasting(second):
+            raise
+        logger.error(  # noqa: TRY400  # its traceback could quote the value
+            "Cannot store even the failure of the tasks %s: %s",
+            [one.task_id for one in write.outcomes],
+            primary(second),
+        )
+        return _record(store, [Write(claim=write.claim)])
+
+
+def _record(store: ResultStore, writes: list[Write]) -> list[str]:
+    if len(writes) == 1 and len(writes[0].outcomes) == 1 and not writes[0].parts:
+        store.record_one(writes[0].outcomes[0], writes[0].claim)
+        return []
+    parts = {(one.chord_id, one.task_id): one for write in reversed(writes) for one in write.parts}
+    return store.record(
+        collapsed(one for write in writes for one in write.outcomes),
+        parts.values(),
+        sorted({write.claim for write in writes if write.claim is not None}),
+    )
+
+
+def collapsed(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """One outcome for each task, as the statement `record` would leave it.
+
+    That is the last one, except that SUCCESS stays, and that RETRY does not replace the state of a task that has ended.
+    """
+    latest: dict[str, Outcome] = {}
+    for one in outcomes:
+        known = latest.get(one.task_id)
+        if (
+            known is None
+            or one.status == states.SUCCESS
+            or not (known.status == states.SUCCESS or (known.final and one.status == states.RETRY))
+        ):
+            latest[one.task_id] = one
+    return list(latest.values())
