@@ -172,7 +172,7 @@ def test_a_database_that_takes_no_writes_is_told_and_costs_no_task(
         wait_until(lambda: said("the broker cannot be reached", NO_WRITES), SOON_S, "the attendant's reason")
         busy.unlink()
         wait_until(lambda: said("claiming failed", NO_WRITES), SOON_S, "the reason why nothing is claimed")
-        wait_until(lambda: said("results cannot be stored", NO_WRITES), SOON_S, "the reason why nothing is stored")
+        wait_until(lambda: said("Cannot store results", NO_WRITES), SOON_S, "the reason why nothing is stored")
         assert not waiting.ready()
     assert waiting.get(timeout=DEADLINE_S) == "late"
     wait_until(lambda: worker.status("/health") == 200, SOON_S, "the worker to see that it may write")

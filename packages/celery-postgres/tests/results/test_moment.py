@@ -136,7 +136,7 @@ def test_a_task_whose_chain_cannot_go_on_now_runs_again(
     private_cluster.stop("fast")
     own.open(gate)
     own.wait_for("end", f"{tag}-first")
-    wait_until(lambda: "could not be sent" in worker.log_text(), RESCUE_S, "the worker to give up sending")
+    wait_until(lambda: "what follows task" in worker.log_text(), RESCUE_S, "the worker to give up sending")
     private_cluster.start()
     assert come([result.parent, result]) == [("SUCCESS", f"{tag}-first")] * 2
     wait_until(lambda: rows_of(own.url) == 0, DEADLINE_S, "the messages to be acknowledged")

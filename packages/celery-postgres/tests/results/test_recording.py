@@ -121,6 +121,20 @@ def test_the_batch_writer_survives_failing_maintenance(store: ResultStore, url: 
     assert stored(url, "good") == "SUCCESS"
 
 
+def test_a_lone_result_after_a_lone_result_is_stored_at_once(
+    store: ResultStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that sends one task after the other waits for each result."""
+    monkeypatch.setattr(BatchWriter, "INTERVAL_S", 0.0)
+    writer = BatchWriter(store, lambda claims: None, lambda chord: None, lambda: 3600.0)
+    writer.add(Write([outcome("first")]))
+    wait_until(lambda: stored(url, "first") == "SUCCESS", DEADLINE_S, "the first result")
+    monkeypatch.setattr(BatchWriter, "INTERVAL_S", 3600.0)
+    writer.add(Write([outcome("second")]))
+    wait_until(lambda: stored(url, "second") == "SUCCESS", DEADLINE_S, "the second result")
+    writer.stop()
+
+
 def test_large_results_are_stored_in_several_statements(
     store: ResultStore, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,7 +266,7 @@ def _forget_in_child() -> None:
     _writers.clear()
 
 
-# Registered after that of the consumers' registry, so called before it: results are stored while their claims still live.
+# Registered after the registry's function, so called before it: results are stored while their claims still live.
 atexit.register(stop_all)
 signals.worker_shutdown.connect(flush_all, weak=False)
 os.register_at_fork(after_in_child=_forget_in_child)
