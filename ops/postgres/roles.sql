@@ -1,25 +1,25 @@
--- The roles of Celery on PostgreSQL, with the least that each needs. They cannot log in: a login gets its rights with
+-- The roles of Celery on PostgreSQL, with the least that each needs. They cannot log in: a login gets their rights with
 -- GRANT celery_worker TO somebody.
 --
---   celery_migrator       makes and owns the tables (DDL), and may do everything with them; nothing beyond the database
---   celery_worker         runs tasks, or a beat: claims, acknowledges, stores results, buries; tenants' tables as far as
---                         policies let it
+--   celery_migrator       creates and owns the tables (DDL), and may do everything with them; nothing outside the database
+--   celery_worker         runs tasks, or a beat: claims, acknowledges, stores results, adds dead letters; reads and writes
+--                         tenants' tables as far as policies allow
 --   celery_producer       publishes: reads no message, changes no row, deletes nothing
---   celery_result_reader  beside celery_producer, for whoever waits for results: Celery's tables do not say whose a
---                         result is, so who may read one may read them all
+--   celery_result_reader  for clients that wait for results, in addition to celery_producer: Celery's tables do not record
+--                         whose a result is, so a role that may read one may read them all
 --   celery_monitor        counts queues, consumers, ages and states; no payload, argument, result, task or tenant
 --
--- A superuser's run also keeps payloads out of the server's log: in this database a statement that failed is not logged
--- with its literals, nor an error with its DETAIL, whoever sends it. For a login of another application in the same
--- database: ALTER ROLE somebody IN DATABASE this SET log_min_error_statement = error.
+-- When a superuser runs this file, it also keeps payloads out of the server's log: in this database the server then logs a
+-- failed statement without its literals, and an error without its DETAIL, for every login. To undo that for a login of
+-- another application in the same database: ALTER ROLE somebody IN DATABASE this SET log_min_error_statement = error.
 --
--- The database's owner, or a superuser, also takes CONNECT and TEMPORARY from PUBLIC: whoever else is to connect needs
--- GRANT CONNECT ON DATABASE this TO somebody.
+-- When the database's owner or a superuser runs it, it also revokes CONNECT and TEMPORARY from PUBLIC: every other login that
+-- should connect needs GRANT CONNECT ON DATABASE this TO somebody.
 --
--- Run it with psql or anything else that sends SQL, as often as you like: first as a role that may make roles, and after
--- each migration as the owner of the tables, since a new table is nobody else's. It does all or nothing, waits for
--- another run of itself, and takes from these roles what is not written here. What it does not find (no migration yet;
--- a project that has the broker alone) it leaves out. The schema is the first of the search_path.
+-- Run it with psql or any other client, as often as you like: first as a role that may create roles, and after each migration
+-- as the owner of the tables, because only the owner may use a new table. It does everything or nothing, waits for another
+-- run of itself, and revokes from these roles what is not written here. It skips what does not exist (no migration yet; a
+-- project that has the broker alone). The schema is the first one of the search_path.
 DO $roles$
 DECLARE
     schema_name text := current_schema();
@@ -56,11 +56,11 @@ BEGIN
         EXECUTE format('GRANT CREATE ON SCHEMA %I TO celery_migrator', schema_name);
     END IF;
 
-    -- Which role may do what to which table, sequence or function, and, where it is not the whole table, to which columns.
+    -- Which role may do what with which table, sequence or function; and with which columns, where not with all of them.
     FOR one IN
         SELECT written.role, written.rights, there.*
         FROM (VALUES
-            -- The broker. A worker claims across tenants. Dead letters it may add and read, not change or delete.
+            -- The broker. A worker claims across tenants. It may add and read dead letters, not change or delete them.
             ('celery_worker', 'kombu_queue', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'kombu_message', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'kombu_binding', 'SELECT, INSERT, UPDATE, DELETE', NULL),
@@ -71,7 +71,7 @@ BEGIN
             ('celery_worker', 'celery_beat_entry', 'SELECT, INSERT, UPDATE', NULL),
             ('celery_worker', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'message_id_sequence', 'USAGE', NULL),
-            -- Results, chords, and who waits for them.
+            -- Results, chords, and the clients that wait for them.
             ('celery_worker', 'celery_taskmeta', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_tasksetmeta', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_chord', 'SELECT, INSERT, UPDATE, DELETE', NULL),
@@ -84,8 +84,8 @@ BEGIN
             ('celery_worker', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_worker', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
             ('celery_worker', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
-            -- The application: a worker reports itself ready only when the schema is the one it knows. Of the materialized
-            -- view nothing: it holds the rows of all tenants.
+            -- The application: a worker is ready only if the schema has the revision that the worker knows. No right on the
+            -- materialized view: it holds the rows of all tenants.
             ('celery_worker', 'alembic_version', 'SELECT', NULL),
             ('celery_worker', 'customer_event', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'retention_policy', 'SELECT, INSERT, UPDATE, DELETE', NULL),
@@ -95,9 +95,9 @@ BEGIN
             ('celery_worker', 'api_key', 'SELECT, INSERT, UPDATE', NULL),
             ('celery_worker', 'task_submission', 'SELECT, INSERT, DELETE', NULL),
 
-            -- Publishing: a message with what its sender says of it, and never its id, when it came, whose it is or whether
-            -- it is taken. It makes queues and bindings that are not there. The columns that it reads are those by which
-            -- queues are found and counted, and sleeping consumers woken. It may change and lock no row.
+            -- Publishing. The sender sets the columns listed here, and never a message's id, its time of arrival, its claim
+            -- or its visibility. It creates missing queues and bindings. It reads only the columns by which it finds and
+            -- counts queues, and wakes sleeping consumers. It may change and lock no row.
             ('celery_producer', 'kombu_message', 'INSERT',
                 'queue_id, payload, priority, task_id, tenant_id, available_at, expires_at'),
             ('celery_producer', 'kombu_message', 'SELECT', 'queue_id, visible, available_at, expires_at, consumer_id'),
@@ -110,11 +110,11 @@ BEGIN
             ('celery_producer', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_producer', 'message_id_sequence', 'USAGE', NULL),
             ('celery_producer', 'kombu_catch_up', 'EXECUTE', 'text'),
-            -- Publishing a chord: how many parts it has, and, of a header with groups in it, the ids of its tasks.
+            -- Publishing a chord: how many parts it has, and the task ids of a header that contains groups.
             ('celery_producer', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_producer', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
 
-            -- Reading results and saved groups, and saying who waits.
+            -- Reading results and saved groups, and registering waiting clients.
             ('celery_result_reader', 'celery_taskmeta', 'SELECT', NULL),
             ('celery_result_reader', 'celery_tasksetmeta', 'SELECT', NULL),
             ('celery_result_reader', 'celery_waiter', 'INSERT', 'task_id, listener, slot'),
@@ -165,13 +165,13 @@ BEGIN
         );
     END LOOP;
 
-    -- The driver writes parameters into the statement, so the server's log would have them. Set for the database, because
-    -- a login takes no setting from the roles that it is a member of, and one that is made tomorrow needs it too.
+    -- The driver writes parameters into the statement, so the server's log would contain them. Set for the database, because
+    -- a login does not inherit settings from its roles, and a login that is created tomorrow needs them too.
     FOR one IN
         SELECT * FROM (VALUES
             ('log_min_error_statement', 'panic'),
             ('log_error_verbosity', 'terse'),
-            ('log_parameter_max_length', '0')  -- of drivers that do send parameters
+            ('log_parameter_max_length', '0')  -- for drivers that send parameters separately
         ) AS quiet (name, value)
     LOOP
         BEGIN
@@ -184,8 +184,8 @@ BEGIN
         END;
     END LOOP;
 
-    -- Who may connect can listen, notify and hold advisory locks, and fill the disk with temporary tables: not everybody,
-    -- but these roles and whoever owns the tables.
+    -- A login that may connect can listen, notify, hold advisory locks, and fill the disk with temporary tables. So only
+    -- these roles and the owner of the tables may connect.
     IF pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE') THEN
         EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
         EXECUTE format(
@@ -196,12 +196,12 @@ BEGIN
         FOREACH role_name IN ARRAY owners LOOP
             EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), role_name);
         END LOOP;
-    ELSIF has_database_privilege('pg_monitor', current_database(), 'CONNECT') THEN  -- as everybody, if it was not granted
+    ELSIF has_database_privilege('pg_monitor', current_database(), 'CONNECT') THEN  -- through PUBLIC, unless granted
         RAISE NOTICE 'every role of the server may connect to %, until its owner or a superuser runs this',
             current_database();
     END IF;
 
-    -- What metrics and the page show is read with the monitor's rights, also by a worker.
+    -- A worker, too, reads what metrics and the page show with the monitor's rights.
     IF NOT pg_has_role('celery_worker', 'celery_monitor', 'MEMBER') THEN
         BEGIN
             GRANT celery_monitor TO celery_worker;
