@@ -54,7 +54,8 @@ class Account:
 
         PG* variables of the caller are left out: a PGDATA or PGOPTIONS of theirs is not meant for us.
 
-        :raises PermissionError: when the account cannot reach the program.
+        Raises:
+            PermissionError: when the account cannot reach the program.
         """
         other = not self.is_current
         return subprocess.run(
@@ -83,7 +84,8 @@ def server_account(data: Path | None = None) -> Account:
     Anybody but root runs it under their own name.  For root it is, in this order: the owner of an existing
     data folder, ``postgres``, an account that we make (and say so, once), ``nobody``.
 
-    :param data: the data folder, if there may be one already.
+    Args:
+        data: the data folder, if there may be one already.
     """
     if os.geteuid() != 0:
         return Account.current()

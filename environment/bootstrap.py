@@ -43,7 +43,8 @@ def ensure_installed(lock: str) -> None:
     Two at a time wait for each other.  A ``.venv`` that was cut short, was copied from another checkout, or
     whose Python is gone is made anew.
 
-    :raises UserError: when it cannot be written or a package cannot be had.
+    Raises:
+        UserError: when it cannot be written or a package cannot be had.
     """
     if _holds(lock):
         return
@@ -91,7 +92,8 @@ def _install_lock(lock: str) -> None:
 def make_venv(folder: Path) -> None:
     """A virtual environment that ``install`` can fill, whatever the distribution split off from Python.
 
-    :raises UserError: when there is neither ensurepip nor pip, and we may not install them.
+    Raises:
+        UserError: when there is neither ensurepip nor pip, and we may not install them.
     """
     if not _has("ensurepip") and not _has("pip"):
         if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -113,7 +115,8 @@ def make_venv(folder: Path) -> None:
 def install(folder: Path, arguments: Sequence[str], packages: int = 1) -> None:
     """Run ``pip install`` for a virtual environment and show how far it is.
 
-    :raises UserError: with pip's last words.
+    Raises:
+        UserError: with pip's last words.
     """
     python = folder / "bin" / "python"
     pip = [str(python), "-P", "-m", "pip"]

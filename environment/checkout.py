@@ -51,7 +51,8 @@ def locate_state(checkout: Path | None = None, environ: Mapping[str, str] = os.e
 def make_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """The state folder, made if absent.
 
-    :raises UserError: when it cannot be written, or the account of PostgreSQL cannot enter it.
+    Raises:
+        UserError: when it cannot be written, or the account of PostgreSQL cannot enter it.
     """
     state = locate_state(checkout, environ)
     try:

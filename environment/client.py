@@ -125,7 +125,8 @@ def ping(arguments: Sequence[str]) -> int:
 def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -> None:
     """Return when the worker takes tasks.
 
-    :raises UserError: when it does not in time, or when nobody even tries for a while.
+    Raises:
+        UserError: when it does not in time, or when nobody even tries for a while.
     """
     last_seen = time.monotonic()
 
@@ -229,8 +230,9 @@ def flower(arguments: Sequence[str]) -> int:
     It asks nobody for a password, shows arguments and results, and can run any task; its own default is every address
     of the machine. So the address comes last, where it counts, and wins over Flower's variables and its file too.
 
-    :raises UserError: for a socket file, which Flower opens to all accounts (mode 0777), and for a word that is no
-        option: Flower's parser ends there, before our address.
+    Raises:
+        UserError: for a socket file, which Flower opens to all accounts (mode 0777), and for a word that is no option:
+            Flower's parser ends there, before our address.
     """
     if find_spec("flower") is None:
         raise UserError("flower is not installed: it is an optional extra of pyproject.toml")

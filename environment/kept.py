@@ -31,8 +31,11 @@ class KeptCluster(Cluster):
     the server holds another one exclusively for that moment, the gate, so a server that crashed is started again
     while others are inside.  The kernel drops the locks of a process that was killed.
 
-    :param state: the state folder of the checkout; must exist.
-    :raises UserError: when PostgreSQL cannot be found, does not start, or the data is of another major.
+    Args:
+        state: the state folder of the checkout; must exist.
+
+    Raises:
+        UserError: when PostgreSQL cannot be found, does not start, or the data is of another major.
     """
 
     def __init__(self, state: Path) -> None:
@@ -75,7 +78,8 @@ class KeptCluster(Cluster):
 
         At once: where another command is at the gate, that one does it.
 
-        :raises UserError: when it does not start, or its data is gone.
+        Raises:
+            UserError: when it does not start, or its data is gone.
         """
         if self.pid() is not None:
             return False
@@ -94,7 +98,8 @@ class KeptCluster(Cluster):
     def shut_down(self, patience_s: float) -> bool:
         """Stop the server even if other commands still use it after ``patience_s`` seconds.
 
-        :returns: whether there was a server to stop.
+        Returns:
+            whether there was a server to stop.
         """
 
         def stopped_as_the_last() -> bool:

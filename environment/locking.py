@@ -11,8 +11,11 @@ class FileLock:
 
     The descriptor is close-on-exec, so a child never keeps the lock of its parent.
 
-    :param path: made when absent; its folder must exist.
-    :raises OSError: when the file cannot be opened for writing.
+    Args:
+        path: made when absent; its folder must exist.
+
+    Raises:
+        OSError: when the file cannot be opened for writing.
     """
 
     def __init__(self, path: Path) -> None:

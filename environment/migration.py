@@ -10,8 +10,11 @@ from environment.sources import CHECKOUT
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring a database to a revision.
 
-    :param url: must be this process's DATABASE_URL, from which ``alembic/env.py`` reads.
-    :raises UserError: when the database cannot be reached or the revision does not exist.
+    Args:
+        url: must be this process's DATABASE_URL, from which ``alembic/env.py`` reads.
+
+    Raises:
+        UserError: when the database cannot be reached or the revision does not exist.
     """
     # Importing these takes 0.3 s, which `current` does not need.
     from alembic import command
@@ -30,7 +33,8 @@ def upgrade(url: str, revision: str = "head") -> None:
 def current(url: str) -> str:
     """The revision of a database, for people.
 
-    :raises UserError: when the database cannot be reached, or its role may not read it.
+    Raises:
+        UserError: when the database cannot be reached, or its role may not read it.
     """
     connection = connect(url)
     try:

@@ -29,7 +29,8 @@ def listening(tables: Iterable[Path] = (Path("/proc/net/tcp"), Path("/proc/net/t
 def unexpected(now: set[str], before: set[str], expected: Sequence[str]) -> list[str]:
     """What is wrong, one line each.
 
-    :param expected: a port, on whatever address, or ``address:port``, on that one only.
+    Args:
+        expected: a port, on whatever address, or ``address:port``, on that one only.
     """
 
     def matches(entry: str, wanted: str) -> bool:

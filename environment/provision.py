@@ -25,8 +25,11 @@ def provision(superuser: str, role: str, password: str, database: str) -> None:
     Its password is not sent, but what the server would store of it; and where ``superuser`` is one, neither that nor a
     statement of the role that fails is in the server's log.
 
-    :param superuser: libpq's URL or connection string of a role that may make both.
-    :raises psycopg2.Error: when the server cannot be reached, or the superuser is none.
+    Args:
+        superuser: libpq's URL or connection string of a role that may make both.
+
+    Raises:
+        psycopg2.Error: when the server cannot be reached, or the superuser is none.
     """
     with closing(psycopg2.connect(superuser)) as connection, connection.cursor() as at:
         connection.autocommit = True

@@ -40,7 +40,8 @@ def run_in_foreground(command: Sequence[str], environ: Mapping[str, str]) -> int
     A Ctrl-C reaches it from the terminal itself (psql cancels a query with it), so INT and QUIT are not ours;
     TERM and HUP, which a supervisor sends to us alone, are passed on.
 
-    :raises UserError: when there is no such program.
+    Raises:
+        UserError: when there is no such program.
     """
     child: subprocess.Popen[bytes] | None = None
 

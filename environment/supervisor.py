@@ -59,7 +59,8 @@ def worker(arguments: Sequence[str]) -> int:
 def the_only_one(state: Path) -> Iterator[None]:
     """Within the block this process is the one who works for the checkout, and ``./dev down`` finds it.
 
-    :raises UserError: when there is one already.
+    Raises:
+        UserError: when there is one already.
     """
     with FileLock(state / SUPERVISOR_LOCK) as lock:
         if not lock.try_exclusive():
@@ -162,7 +163,8 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
 def metrics_port() -> int:
     """The port for the worker's pages: as configured, else 9540 if it is free, else 0 (the worker takes any).
 
-    :raises UserError: when the configured port is taken or is no port, or the address is not one of this machine.
+    Raises:
+        UserError: when the configured port is taken or is no port, or the address is not one of this machine.
     """
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")

@@ -28,9 +28,12 @@ class TemporaryCluster(Cluster):
     It lies in its own folder in the system's temporary folder, which is gone afterwards.  An owner that was
     killed leaves its server behind; the next TemporaryCluster stops and removes it.
 
-    :param major: the PostgreSQL major.
-    :param tcp: whether to listen on 127.0.0.1 too.
-    :raises UserError: when PostgreSQL cannot be found or does not start.
+    Args:
+        major: the PostgreSQL major.
+        tcp: whether to listen on 127.0.0.1 too.
+
+    Raises:
+        UserError: when PostgreSQL cannot be found or does not start.
 
     Example::
 
@@ -71,8 +74,11 @@ def temporary_root(account: Account, *preferred: Path) -> Path:
     """The folder for temporary clusters: the system's temporary folder, or /tmp if that one is too deep for a
     socket (107 bytes) or private to the caller.
 
-    :param preferred: taken before these, if it will do.
-    :raises UserError: when neither will do.
+    Args:
+        preferred: taken before these, if it will do.
+
+    Raises:
+        UserError: when neither will do.
     """
     for root in (*preferred, Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108  mkdtemp makes what is used in it
         if socket_fits(root / f"{_PREFIX}12345678") and account.can_enter(root):

@@ -39,7 +39,8 @@ def up(arguments: Sequence[str]) -> int:
 
     TERM, HUP and the first Ctrl-C drain the worker; QUIT and a second Ctrl-C also cancel the running task.
 
-    :returns: 0 when told to end; else the status of the process that ended by itself, and never 0.
+    Returns:
+        0 when told to end; else the status of the process that ended by itself, and never 0.
     """
     if arguments:
         raise UserError("./dev up takes no arguments: what it runs stands in the Procfile")
@@ -159,7 +160,8 @@ def _address(host: str, port: int) -> str:
 def _web_port() -> int:
     """As configured (PORT); else 8000 if it is free, else any that is.
 
-    :raises UserError: when the configured port is taken or is no port.
+    Raises:
+        UserError: when the configured port is taken or is no port.
     """
     configured = setting("PORT")
     if configured is None:

@@ -43,7 +43,8 @@ ONE_OF_EACH: Mapping[str, Mapping[str, Any]] = {
 def validate(arguments: Sequence[str]) -> int:
     """Start everything on DATABASE_URL, or on a PostgreSQL that is gone afterwards, and use it.
 
-    :raises UserError: with what did not hold.
+    Raises:
+        UserError: with what did not hold.
     """
     if arguments:
         raise UserError("./dev validate takes no arguments")
@@ -81,8 +82,11 @@ def validate(arguments: Sequence[str]) -> int:
 def exercise(address: str, keys: Mapping[UUID, str]) -> None:
     """One task of each kind for each tenant, seen to its end by its tenant and by nobody else.
 
-    :param keys: an API key for each tenant; two or more.
-    :raises UserError: with what did not hold.
+    Args:
+        keys: an API key for each tenant; two or more.
+
+    Raises:
+        UserError: with what did not hold.
     """
     sent = {}
     for tenant, key in keys.items():

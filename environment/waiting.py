@@ -15,11 +15,14 @@ INTERVAL_S = 0.02
 def wait_until(predicate: Callable[[], T], deadline_s: float, what: str, interval_s: float = INTERVAL_S) -> T:
     """Call ``predicate`` until it gives something true, and return that.
 
-    :param predicate: cheap and repeatable.
-    :param deadline_s: seconds after which to give up; it is always called at least once.
-    :param what: completes the sentence "waited N s for …".
-    :param interval_s: seconds between two calls; longer where a call costs a server something.
-    :raises TimeoutError: when the deadline has passed.
+    Args:
+        predicate: cheap and repeatable.
+        deadline_s: seconds after which to give up; it is always called at least once.
+        what: completes the sentence "waited N s for …".
+        interval_s: seconds between two calls; longer where a call costs a server something.
+
+    Raises:
+        TimeoutError: when the deadline has passed.
     """
     end = time.monotonic() + deadline_s
     pause = threading.Event()

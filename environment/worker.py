@@ -36,13 +36,14 @@ class WorkerProcess:
     A context manager: inside, the worker is ready; afterwards it has drained and is gone.  On Linux it is
     told to drain when the process that started it dies, however that happens.
 
-    :param database_url: becomes DATABASE_URL.
-    :param state: an existing folder for ``worker.json``, which the application writes when it is ready.
-    :param log: where its output goes; None leaves it on the terminal.
-    :param arguments: further words for ``celery worker``.  ``-P solo``, ``-c 1`` and ``--loglevel=INFO``
-        are added unless given here.
-    :param environment: further variables; the metrics port is 0 (any free one) unless given here.
-    :param command: the words before ``worker``, for another application.
+    Args:
+        database_url: becomes DATABASE_URL.
+        state: an existing folder for ``worker.json``, which the application writes when it is ready.
+        log: where its output goes; None leaves it on the terminal.
+        arguments: further words for ``celery worker``.  ``-P solo``, ``-c 1`` and ``--loglevel=INFO`` are added unless
+            given here.
+        environment: further variables; the metrics port is 0 (any free one) unless given here.
+        command: the words before ``worker``, for another application.
 
     Example::
 
@@ -78,7 +79,8 @@ class WorkerProcess:
     def process(self) -> subprocess.Popen[bytes]:
         """The child.
 
-        :raises WorkerError: before ``start``.
+        Raises:
+            WorkerError: before ``start``.
         """
         if self._process is None:
             raise WorkerError("the worker has not been started")
@@ -98,7 +100,8 @@ class WorkerProcess:
     def info(self) -> WorkerInfo:
         """What its worker file says.
 
-        :raises WorkerError: while it is not ready.
+        Raises:
+            WorkerError: while it is not ready.
         """
         info = read_worker_file(self.file)
         if info is None or info.pid != self.pid:
@@ -141,7 +144,8 @@ class WorkerProcess:
     def wait_ready(self, deadline_s: float = 30) -> WorkerInfo:
         """Wait until it takes tasks.
 
-        :raises WorkerError: when it ends first or is not ready in time.
+        Raises:
+            WorkerError: when it ends first or is not ready in time.
         """
 
         def settled() -> bool:
@@ -158,7 +162,8 @@ class WorkerProcess:
     def stop(self, deadline_s: float = 30) -> int:
         """TERM, wait while it drains, and KILL with all its children if that takes too long.
 
-        :returns: its exit status, negative for a signal.  Harmless when it is already gone or never began.
+        Returns:
+            its exit status, negative for a signal.  Harmless when it is already gone or never began.
         """
         if self._process is None:
             return 0

@@ -34,7 +34,8 @@ class WorkerInfo:
     def get(self, path: str, timeout_s: float = 5.0) -> tuple[int, str]:
         """GET a page of the worker: status and body.
 
-        :raises OSError: when it does not answer.
+        Raises:
+            OSError: when it does not answer.
         """
         connection = http.client.HTTPConnection(self.metrics_host, self.metrics_port, timeout=timeout_s)
         try:

@@ -91,7 +91,7 @@ class Scrub:
 def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
     """The conditions and values of `action`; doing it twice changes nothing.
 
-    Parameters:
+    Args:
         key: the tenant's key (`tenant_key`), for `hash`.
 
     Raises:

@@ -18,7 +18,7 @@ _GET = text("SELECT NULLIF(current_setting(:name, true), '')")
 def set_tenant_guc(connection: Connection, tenant_id: UUID | str, *, local: bool) -> None:
     """Make `connection` see the rows of `tenant_id` alone.
 
-    Parameters:
+    Args:
         local: True: until the current transaction ends. False: until the connection goes back to the pool of
             `app.db.engine`, which clears it; on a connection of another pool, until `reset_tenant_guc`.
 

@@ -43,7 +43,7 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 
 def limit(receive: Receive, settings: Settings) -> None:
     """Tell the server that starts an application to serve its connections as is said here.
 
-    Parameters:
+    Args:
         receive: what the server has handed over with the scope `lifespan`. It is the only way from an application to
             the uvicorn that runs it, whichever command that was; and uvicorn listens when the application has started,
             and asks its configuration for each connection what to make of it.

@@ -60,7 +60,7 @@ SCHEMA: dict[str, Any] = {
 class Problem(Exception):  # noqa: N818
     """An answer that is an error.
 
-    Parameters:
+    Args:
         code: a word that programs can rely on.
         detail: a sentence for people.
         errors: what is wrong with which field: `location` and `rule`.

@@ -25,7 +25,7 @@ def refuse(what: str, code: str, *, of_tenant: bool) -> Problem:
 class Shares:
     """How much of something is in use. For one thread: that of the event loop.
 
-    Parameters:
+    Args:
         what: for people, in the plural.
         code: for programs.
     """

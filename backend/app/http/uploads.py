@@ -52,7 +52,7 @@ class Upload:
     async def read(self, tenant_id: UUID | None, longest: int | None = None, declared: str = "") -> None:
         """Receive all of it, for `receive` to give to the application.
 
-        Parameters:
+        Args:
             tenant_id: whose share it uses; None: nobody's, where `longest` is a few bytes.
             longest: bytes, if fewer than the settings allow.
             declared: the header Content-Length.

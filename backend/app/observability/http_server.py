@@ -65,7 +65,7 @@ class PageServer(ThreadingHTTPServer):
     Bound when it is made; served from `start` to `close`. Children that are forked meanwhile close what they
     inherited, so that the port is free when this process is gone and no client waits for an end of file.
 
-    Parameters:
+    Args:
         most: connections at the same time; and never more than a quarter of the descriptors that the process may have.
         timeout_s: seconds that a client may take to send its request, and to read the answer.
 

@@ -31,7 +31,7 @@ def current(said: Mapping[str, Any]) -> dict[str, Any]:
     of `ContextTask` sent it. In the main process of a pool the task is the one whose id the line says, or whose
     outcome is being handled.
 
-    Parameters:
+    Args:
         said: fields that the line itself says.
     """
     fields = _of_running_task() or _of_request(said.get("task_id"))

@@ -50,7 +50,7 @@ def install(app: Celery) -> None:
 def configure(level: int | str, logfile: str | None = None, service: str | None = None) -> None:
     """Make the root logger, and everything that would print, log JSON lines.
 
-    Parameters:
+    Args:
         level: the lowest level that is shown.
         logfile: where to; reopened when it is rotated away. None means standard error.
         service: the field of that name, unless SERVICE_NAME is set.

@@ -54,7 +54,7 @@ class MetricsFolder:
 
     It is never shared between workers: each would serve the other's counts as its own.
 
-    Parameters:
+    Args:
         parent: where to make it; None means the system's temporary folder.
     """
 

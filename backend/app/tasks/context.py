@@ -99,7 +99,7 @@ def typed_payload(model: type[BaseModel]) -> Callable[[Callable[P, R]], Callable
 def checked(name: str, check: Callable[[Any], object]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Have `check` look at the argument `name` of a task body, where a caller gives it.
 
-    Parameters:
+    Args:
         check: raises `PayloadError` for what the body cannot take.
 
     Raises (in the caller of `apply_async` and in the worker):

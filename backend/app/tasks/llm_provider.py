@@ -46,7 +46,7 @@ class Provider(Protocol):
     def complete(self, instruction: str, material: str, *, options: int, max_cost_cents: int) -> Completion:
         """Answer `instruction` about `material`.
 
-        Parameters:
+        Args:
             options: `choice` must be in `range(options)`; 1 where there is nothing to choose.
             max_cost_cents: never spend more.
 

@@ -61,7 +61,7 @@ def check_dry_run(value: object) -> None:
 def scrub_pii(self: Any, tenant_id: str, correlation_id: str | None = None, dry_run: bool = True) -> dict[str, Any]:
     """Replace personal data that is older than the tenant's policies (table pii_policy) allow.
 
-    Parameters:
+    Args:
         dry_run: True: count and audit only. False: change.
 
     Returns: `app.db.upkeep.Outcome` as a mapping.
