@@ -55,7 +55,7 @@ VARIABLE = {
     "backend/app/db/views.py": "psycopg2.sql, which quotes the view's name",
     "backend/app/observability/probe.py": "the statements of monitoring.sql, filled in and looked at again",
     "packages/celery-postgres/src/celery_postgres/database/advisory_locks.py": "one of two constants",
-    "packages/celery-postgres/src/celery_postgres/broker/transaction.py": "the statements of files",
+    "packages/celery-postgres/src/celery_postgres/database/callers_connection.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/schema.py": "files",
     "packages/celery-postgres/src/celery_postgres/database/session.py": "the statements of files",
     "environment/provision.py": "psycopg2.sql, which quotes names and the password",
