@@ -1,5 +1,5 @@
-"""Celery's consumer with four additions: it waits for a usable database, it can be seen to tick, a cold shutdown gives
-tasks back that cannot be cancelled, and HUP finds the way back to where the worker was started."""
+"""Celery's consumer with four additions: it waits for a usable database, shows when its loop last turned, releases
+tasks that a cold shutdown cannot cancel, and restarts on HUP from the folder in which the worker was started."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from random import SystemRandom
 from typing import Any
 
 from celery.concurrency.base import BasePool
@@ -17,11 +19,13 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core.settings import ConfigurationError, get_settings
 from app.db.checks import DatabaseReadOnly, DatabaseUnfit, check_database, reason
+from app.observability import metrics
 from app.tasks.llm_provider import provider_class
-from celery_postgres import observer
-from celery_postgres.database.backoff import Backoff
 
 logger = logging.getLogger(__name__)
+
+#: The pauses between two attempts to use the database double from the first to the longest.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class Consumer(consumer.Consumer):
@@ -38,13 +42,13 @@ class Consumer(consumer.Consumer):
         super().__init__(*args, **options)
 
     def connect(self) -> Any:
-        """Called at start and after each lost connection: return when the database can be worked with.
+        """Return when the database can be used. Celery calls it at start and after each lost connection.
 
-        Whether the database is fit is asked here, in words of the application, before the transport connects.
+        The database is checked here, before the transport connects, so that the error has the application's words.
 
         Raises:
-            WorkerShutdown: LLM_PROVIDER cannot be imported, or the database lacks what no waiting brings (tables, a
-                permissible role).
+            WorkerShutdown: LLM_PROVIDER cannot be imported, or the database lacks what waiting does not bring (tables,
+                a permitted role).
         """
         try:
             provider_class(get_settings().llm_provider)
@@ -52,7 +56,8 @@ class Consumer(consumer.Consumer):
             logger.critical("%s", error)
             raise WorkerShutdown(os.EX_CONFIG) from None
         dsn = get_settings().dsn
-        retry = Backoff()
+        pauses = _pauses()
+        failing = False
         while True:
             state.maybe_shutdown()
             try:
@@ -62,7 +67,8 @@ class Consumer(consumer.Consumer):
                 # EX_CONFIG: a supervisor need not start us again before somebody has acted.
                 raise WorkerShutdown(os.EX_CONFIG) from None
             except (DBAPIError, DatabaseReadOnly) as error:
-                pause = retry.failed()
+                failing = True
+                pause = next(pauses)
                 what, why = ("reached", reason(error)) if isinstance(error, DBAPIError) else ("used", str(error))
                 logger.error(  # noqa: TRY400  # the cause is in the line; a stack would repeat each few seconds
                     "database %s cannot be %s (%s); next try in %.2f s",
@@ -71,10 +77,10 @@ class Consumer(consumer.Consumer):
                     why,
                     pause,
                 )
-                observer.claim_failed()  # nothing can be taken, for an alert as for us
+                metrics.count_failed_claim()  # no task can be claimed, which the alert is about
                 self._wait(pause)
             else:
-                if retry.failing:
+                if failing:
                     logger.info("database %s is back", dsn.describe())
                 return super().connect()
 
@@ -88,11 +94,11 @@ class Consumer(consumer.Consumer):
         super().register_with_event_loop(hub)
 
     def cancel_active_requests(self) -> None:
-        """Called for a cold shutdown (QUIT, a second Ctrl-C) to end the running tasks.
+        """End the running tasks. Celery calls it for a cold shutdown (QUIT, a second Ctrl-C).
 
         Solo and threads cannot end a task from outside: Celery's own attempt raises NotImplementedError, in solo
-        inside the task's body, and the task would count as failed. There the worker ends instead, and what was
-        not acknowledged comes back.
+        inside the task's body, and the task would count as failed. There the worker ends instead, and the messages
+        that it had not acknowledged are released.
 
         Raises:
             WorkerTerminate: the pool cannot cancel.
@@ -105,7 +111,7 @@ class Consumer(consumer.Consumer):
         self.last_tick = time.monotonic()
 
     def _wait(self, seconds: float) -> None:
-        """Wait, but end within 200 ms of a TERM: its handler only sets a flag."""
+        """Wait, but return within 200 ms of a TERM: its handler only sets a flag."""
         deadline = time.monotonic() + seconds
         never = threading.Event()
         while (left := deadline - time.monotonic()) > 0:
@@ -114,9 +120,17 @@ class Consumer(consumer.Consumer):
             never.wait(min(left, 0.2))
 
 
+def _pauses() -> Iterator[float]:
+    """Doubling, and uneven, so that a hundred workers do not come back to a server at the same moment."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        yield pause_s * SystemRandom().uniform(0.75, 1)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
 def _settle_command_line() -> None:
-    """Make the paths absolute with which Celery begins again on HUP: it executes its own command line once more, and is
-    by then in the folder of `--workdir`, from where `--workdir backend` leads nowhere."""
+    """Make the paths of the command line absolute. On HUP Celery executes it once more, from the folder of `--workdir`,
+    where a relative `--workdir backend` does not exist."""
     here = os.getcwd()
     for place, word in enumerate(sys.argv):
         if word == "--workdir" and place + 1 < len(sys.argv):

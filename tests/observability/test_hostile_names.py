@@ -16,6 +16,7 @@ from app.core.settings import Settings
 from app.http import overview
 from app.observability import probe, queue_depth
 from app.observability.queue_depth import QueueDepthCollector
+from celery_postgres.database.statements import statements
 from environment.testkit.tables import run, scalar
 
 FORGED = "COMMIT; CREATE TABLE forged (); SELECT 1, 2, 3"
@@ -81,7 +82,7 @@ def test_the_page_reads_what_it_shows_in_transactions_that_no_name_can_leave(wit
 def test_what_is_read_can_write_nothing(without_limits: str) -> None:
     """Whatever a statement says: it is one, it is read-only, and it ends with its transaction."""
     settings = Settings(database_url=without_limits, _env_file=None)
-    statement = probe.STATEMENTS["beat_entries_sent"]
+    statement = statements()["beat_runs"]
     for direct, refused in (
         ("SELECT 1; COMMIT; CREATE TABLE forged ()", psycopg2.ProgrammingError),
         ("SELECT 1 -- ", psycopg2.ProgrammingError),
@@ -89,8 +90,8 @@ def test_what_is_read_can_write_nothing(without_limits: str) -> None:
         ("SELECT nextval('queue_id_sequence')", psycopg2.errors.ReadOnlySqlTransaction),
     ):
         wrong = replace(statement, direct=direct)
-        with pytest.MonkeyPatch.context() as patch, probe.reading(settings) as read:
-            patch.setitem(probe.STATEMENTS, "wrong", wrong)
+        with pytest.MonkeyPatch.context() as patch, probe.reading(settings) as monitor:
+            patch.setitem(statements(), "wrong", wrong)
             with pytest.raises(refused):
-                read("wrong")
+                monitor._run("wrong")
     assert scalar(without_limits, "SELECT to_regclass('forged') IS NULL")

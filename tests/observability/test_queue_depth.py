@@ -12,9 +12,12 @@ import pytest
 from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
 from app.observability import queue_depth
-from app.observability.queue_depth import DEAD_SQL, DEPTH_SQL, QueueDepthCollector
+from app.observability.queue_depth import QueueDepthCollector
+from celery_postgres.database.statements import statements
 
 CAP = 100
+DEPTH_SQL = statements()["queue_depths"].direct
+DEAD_SQL = statements()["dead_letter_counts"].direct
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def test_what_is_delayed_and_claimed_and_how_old_the_oldest_is(cursor: Any) -> N
 
     rows = depths(cursor)
 
-    assert {queue: (row["ready"], row["delayed"], row["claimed"]) for queue, row in rows.items()} == {
+    assert {queue: (row["ready"], row["scheduled"], row["claimed"]) for queue, row in rows.items()} == {
         "celery": (5, 0, 0),
         "slow": (1, 4, 0),
         "empty": (0, 0, 2),
@@ -132,7 +135,7 @@ def test_the_rest_of_many_queues_is_one(cursor: Any) -> None:
     rows = depths(cursor, named=1)
     assert rows.keys() == {"celery", "other"}
     other = rows["other"]
-    assert [other[name] for name in ("ready", "delayed", "claimed", "consumers")] == [CAP, 2, 5, 1]
+    assert [other[name] for name in ("ready", "scheduled", "claimed", "consumers")] == [CAP, 2, 5, 1]
     assert 100 <= other["oldest_s"] < 200
     cursor.execute("DELETE FROM kombu_message WHERE visible AND available_at IS NULL AND queue_id <> 1")
     rows = depths(cursor, named=1)

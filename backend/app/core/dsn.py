@@ -14,7 +14,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from app.core.errors import LoggableError
-from celery_postgres.database.address import ASYNCPG_ONLY, is_unencoded, sslmode_of
+from celery_postgres.dsn import ASYNCPG_ONLY, is_unencoded, sslmode_of
 
 #: What stands before `://` and means PostgreSQL. The driver is ours to choose (psycopg2), so it is dropped.
 SCHEMES = frozenset(

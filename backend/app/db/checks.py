@@ -14,40 +14,7 @@ from app.core.errors import LoggableError
 from app.core.settings import CHECKOUT, Settings
 from app.db.engine import patience
 from celery_postgres.errors import explained
-
-_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
-#: What a worker does with the tables of broker and results, which migrations 006 to 008 make. A test holds
-#: ops/postgres/roles.sql to it.
-TABLE_RIGHTS = {
-    "kombu_queue": _ALL,
-    "kombu_message": _ALL,
-    "kombu_binding": _ALL,
-    "kombu_consumer": _ALL,
-    "kombu_subscription": _ALL,
-    "kombu_dead_letter": ("SELECT", "INSERT"),
-    "kombu_stopped_task": ("SELECT",),
-    "celery_beat_entry": ("SELECT", "INSERT", "UPDATE"),
-    "celery_taskmeta": _ALL,
-    "celery_tasksetmeta": _ALL,
-    "celery_chord": _ALL,
-    "celery_chord_part": ("SELECT", "INSERT", "DELETE"),
-    "celery_waiter": _ALL,
-}
-#: And the sequences that it takes numbers from.
-SEQUENCES = (
-    "queue_id_sequence",
-    "message_id_sequence",
-    "task_id_sequence",
-    "taskset_id_sequence",
-    "celery_listener_sequence",
-)
-#: And the functions that change rows for it.
-FUNCTIONS = (
-    "kombu_catch_up(text)",
-    "celery_size_chord(text, integer)",
-    "celery_save_group(text, bytea, timestamp)",
-    "celery_give_up_waiting(bigint, text[])",
-)
+from celery_postgres.operations import WORKER_FUNCTIONS, WORKER_SEQUENCES, WORKER_TABLES
 
 _MISSING = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass('public.' || name) IS NULL")
 _ELSEWHERE = text("""
@@ -101,7 +68,7 @@ def check_database(settings: Settings) -> None:
                 f"database {settings.dsn.describe()} lacks the table{'s'[: len(missing) > 1]} {', '.join(missing)}: "
                 "run `alembic upgrade head` (or `./dev migrate`) first"
             )
-        elsewhere = connection.execute(_ELSEWHERE, {"names": [*TABLE_RIGHTS, *SEQUENCES]}).scalars().all()
+        elsewhere = connection.execute(_ELSEWHERE, {"names": [*WORKER_TABLES, *WORKER_SEQUENCES]}).scalars().all()
         if elsewhere:
             role, path, quoted, database = connection.execute(_SEARCH_PATH).one()
             raise DatabaseUnfit(
@@ -137,13 +104,13 @@ def check_writable(connection: Connection) -> None:
 
 def missing_tables(connection: Connection) -> list[str]:
     """Which of the tables that Celery needs are not there."""
-    return list(connection.execute(_MISSING, {"names": list(TABLE_RIGHTS)}).scalars())
+    return list(connection.execute(_MISSING, {"names": list(WORKER_TABLES)}).scalars())
 
 
 def lacked_rights(connection: Connection) -> str | None:
     """Which rights of a worker the current role has not, for people; None if it has them all."""
-    wanted = [(name, right) for name, rights in TABLE_RIGHTS.items() for right in rights]
-    wanted += [(name, "USAGE") for name in SEQUENCES] + [(name, "EXECUTE") for name in FUNCTIONS]
+    wanted = [(name, right) for name, rights in WORKER_TABLES.items() for right in rights]
+    wanted += [(name, "USAGE") for name in WORKER_SEQUENCES] + [(name, "EXECUTE") for name in WORKER_FUNCTIONS]
     names, privileges = zip(*wanted, strict=True)
     found = connection.execute(_LACKED, {"names": list(names), "privileges": list(privileges)})
     return "; ".join(f"{right} on {tables}" for right, tables in found) or None

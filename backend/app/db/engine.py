@@ -15,7 +15,7 @@ from app.core.context import tenant_id_var
 from app.core.settings import Settings, get_settings
 from app.db.tenancy import TENANT_GUC
 from app.db.transient import READ_ONLY
-from celery_postgres.database import keepalive
+from celery_postgres.dsn import keepalive_parameters
 
 _lock = threading.Lock()
 _engine: Engine | None = None
@@ -45,8 +45,8 @@ def dispose_engine() -> None:
 
 
 def patience(settings: Settings) -> dict[str, Any]:
-    """What tells libpq, for `connect_args`, how long to wait for a server that does not answer."""
-    return {**keepalive.completed(settings.dsn.libpq()), "connect_timeout": settings.database_connect_timeout}
+    """libpq parameters, for `connect_args`, that limit how long a server that does not answer is waited for."""
+    return {**keepalive_parameters(settings.dsn.libpq()), "connect_timeout": settings.database_connect_timeout}
 
 
 def build_engine(settings: Settings, **options: Any) -> Engine:

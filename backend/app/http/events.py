@@ -1,8 +1,8 @@
 """`/v1/tasks/{id}/events`: a task as server-sent events (the WHATWG's HTML standard, 9.2), pushed as it ends.
 
-However many streams a process serves, they share one LISTEN connection: that of the result backend, which also looks
-by itself where notifications do not arrive. States in between (STARTED, RETRY) are not notified: they are looked for,
-and with each look it is seen whether the key is still valid.
+All streams of a process share one LISTEN connection: that of the result backend, which also polls where notifications
+do not arrive. Intermediate states (STARTED, RETRY) are not notified but polled, and each poll checks that the key is
+still valid.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header
 from starlette.concurrency import run_in_threadpool
@@ -26,14 +26,14 @@ from app.http.credentials import PresentedKey
 from app.http.problems import Problem
 from app.http.shares import Shares
 from app.http.tasks import TaskId, look_as
-from celery_postgres.results.listener import listener
+from celery_postgres import operations
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
 #: Milliseconds after which a client that lost its stream asks again.
 RETRY_MS = 2_000
-#: Seconds between two looks at a task that nobody has notified us of.
+#: Seconds between two polls of a task that has not ended.
 LOOK_S = 2.0
 
 LastEventId = Annotated[
@@ -42,7 +42,7 @@ LastEventId = Annotated[
 
 
 class _Stream(StreamingResponse):
-    """Gives its place back when it ends, however that is."""
+    """A stream that frees its place when it ends, for whatever reason."""
 
     def __init__(self, content: AsyncIterator[str], on_end: Callable[[], None]) -> None:
         # A proxy that collects what it passes on would hold the events back.
@@ -91,14 +91,11 @@ async def _events(
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def on_end(_: Any) -> None:
+    def on_end() -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends
             loop.call_soon_threadsafe(ended.set)
 
-    backend: Any = celery_app.backend
-    here = listener(backend.sessions)
-    here.watch([task.task_id], on_end)
-    try:
+    with operations.watching(celery_app, task.task_id, on_end):
         yield f"retry: {RETRY_MS}\n\n"
         next_beat = time.monotonic() + heartbeat_s
         next_look = time.monotonic() + LOOK_S
@@ -124,9 +121,7 @@ async def _events(
             except Problem:
                 return  # the key was revoked, or the task is gone
             except Exception as error:
-                problems.of(error)  # the database is away: the client is told that we live, and we look again
-    finally:
-        here.unwatch([task.task_id], on_end)
+                problems.of(error)  # the database is unreachable: heartbeats go on, and the next poll tries again
 
 
 def _event_id(task: views.Task) -> str:

@@ -1,4 +1,4 @@
-"""Queues and workers as they are now: read at most once a second, however many people look."""
+"""The current queues and workers, read at most once a second however many clients ask."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Queue:
 
     name: str
     ready: int
-    delayed: int
-    held: int
+    scheduled: int
+    claimed: int
     oldest_s: float
 
 
@@ -35,9 +35,9 @@ class Worker:
 
     hostname: str
     pid: int
-    started_at: datetime
+    started_at: datetime | None
     queues: tuple[str, ...]
-    held: int
+    claimed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,19 @@ def overview() -> Overview:
 def _read() -> Overview:
     names = list(celery_app.amqp.queues)
     depths = read_queues(first=names)
-    known = {row.name: Queue(*row[:5]) for row in depths.queues}
-    with probe.reading(get_settings()) as read:
-        consumers = read("consumers_overview")
+    known = {row.queue: Queue(row.queue, row.ready, row.scheduled, row.claimed, row.oldest_s) for row in depths.queues}
+    with probe.reading(get_settings()) as monitor:
+        consumers = monitor.consumers()
     workers = [
-        # Of the queues of a worker those that are the application's: each also has one for its remote control.
-        Worker(hostname, pid, started_at, tuple(one for one in queues or () if one in names), held)
-        for _, hostname, pid, started_at, queues, held in consumers
+        # Only the application's own queues: each worker also consumes one for its remote control.
+        Worker(
+            consumer.hostname or "",
+            consumer.pid or 0,
+            consumer.started_at,
+            tuple(queue for queue in consumer.queues or () if queue in names),
+            consumer.claimed,
+        )
+        for consumer in consumers
     ]
     return Overview(
         tuple(known.get(name, Queue(name, 0, 0, 0, 0.0)) for name in names),

@@ -8,7 +8,8 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Annotated
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
@@ -25,7 +26,7 @@ from app.http.catalogue import KINDS, Kind, Submission
 from app.http.credentials import PresentedKey, tenant_transaction
 from app.http.documents import Limits, parse
 from app.http.problems import Problem
-from celery_postgres import publishing_on
+from celery_postgres import operations, publishing_on
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,12 @@ IdempotencyKey = Annotated[
     # Said in the document alone: what does not fit is answered as the draft says, with 400.
     Header(alias="Idempotency-Key", json_schema_extra={"maxLength": 1024, "pattern": idempotency.PATTERN}),
 ]
+
+
+@lru_cache(maxsize=1)
+def broker() -> operations.Operations:
+    """The broker, on the connections that this process shares."""
+    return operations.of(celery_app)
 
 
 def answer(content: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -116,9 +123,8 @@ def router(settings: Settings) -> APIRouter:
             if task.state == "REVOKED":
                 return answer(task, 202)
             raise Problem(409, "ended", "the task has ended and cannot be revoked any more")
-        # What waits is marked in the database; what a worker has already taken, it is told of.
-        backend: Any = celery_app.backend
-        backend.sessions.run("cancel_messages", task_id=task_id)
+        # A waiting message is marked in the database; a worker that has claimed it is told.
+        broker().cancel(task_id)
         celery_app.control.revoke(task_id)
         logger.info("task revoked", extra={"task_id": task_id, "task_name": task.name})
         return answer(look(key, task_id), 202, {"Retry-After": str(RETRY_AFTER_S)})

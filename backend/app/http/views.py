@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, PrivateAttr
 from app.core.errors import LoggableError
 from app.core.settings import get_settings
 from app.db.submissions import Submitted
-from celery_postgres.results.serializer import Pickle, load
+from celery_postgres import operations
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def task(found: Submitted) -> Task:
     if found.state not in states.READY_STATES:
         return shown
     try:
-        value = load(found.result, Pickle(get_settings().celery_result_pickle))
+        value = operations.load_result(found.result, pickles=get_settings().celery_result_pickle)
         _check_integers(value)
         told = {"result": value} if found.state == states.SUCCESS else {"error": _error(value)}
         whole = shown.model_copy(update=told)
@@ -114,9 +114,7 @@ def summary(found: Submitted) -> TaskSummary:
 
 
 def _done_at(found: Submitted) -> datetime | None:
-    if found.date_done is None or found.state not in states.READY_STATES:
-        return None
-    return found.date_done.replace(tzinfo=UTC)
+    return found.done_at if found.state in states.READY_STATES else None
 
 
 def _check_integers(value: Any) -> None:

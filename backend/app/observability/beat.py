@@ -1,4 +1,4 @@
-"""How late `celery beat` is, read from its table at each scrape."""
+"""How late `celery beat` is, read from the database at each scrape."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class BeatCollector(DatabaseCollector):
     """For how long each entry of `beat_schedule` should have been sent, by this worker's clock. Every worker shows the
     same numbers: take the maximum over workers.
 
-    Of entries that a beat has seen. Not of those that Celery adds by itself: where a beat ran once and none is wanted,
-    they would be late for ever.
+    Only entries that a beat has seen, and none of those that Celery adds by itself: where a beat ran once and none is
+    wanted, they would be late for ever.
     """
 
     what = "beat's entries"
@@ -36,11 +36,13 @@ class BeatCollector(DatabaseCollector):
             return
         text = "For how long an entry of the schedule should have been sent."
         family = GaugeMetricFamily("celery_beat_overdue_seconds", text, labels=["entry"])
-        for name, last_run_at in _read_entries(list(schedule)):
-            # An entry with which beat would not start, or with a schedule of the application's own that does not know
-            # it, must not cost the other metrics.
+        with probe.reading(get_settings()) as monitor:
+            runs = monitor.beat_runs(schedule)
+        for run in runs:
+            # An entry with which beat would not start, or whose own kind of schedule fails, must not cost the other
+            # metrics.
             with suppress(Exception):
-                family.add_metric([name], self._overdue_s(name, schedule[name], last_run_at))
+                family.add_metric([run.entry], self._overdue_s(run.entry, schedule[run.entry], run.last_run_at))
         yield family
 
     def _overdue_s(self, name: str, known: Any, last_run_at: datetime) -> float:
@@ -51,8 +53,3 @@ class BeatCollector(DatabaseCollector):
         assert entry.schedule is not None  # noqa: S101
         due, _ = entry.schedule.is_due(last_run_at)
         return max(0.0, -entry.schedule.remaining_estimate(last_run_at).total_seconds()) if due else 0.0
-
-
-def _read_entries(names: list[str]) -> list[tuple[str, datetime]]:
-    with probe.reading(get_settings()) as read:
-        return [(str(name), last_run_at) for name, last_run_at in read("beat_entries_sent", names=names)]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import psycopg2
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import LoggableError
@@ -20,19 +20,13 @@ from app.core.settings import Settings
 from app.db.checks import DatabaseReadOnly, check_writable, schema_head, schema_is_behind, schema_revision
 from app.observability import probe
 from app.observability.faults import brief, database_text
+from celery_postgres import operations
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that the connection for looking is kept. Whether a session may write is settled when it begins: an older one
 #: may, while every worker that connects anew may not. Connecting at each look would cost each server process its start.
 KEPT_S = 60
-# The role may read the broker's tables: kombu_message itself is not touched, since its first visible row may lie
-# behind a million delivered ones.
-_BROKER = text(
-    "SELECT count(*), has_table_privilege('public.kombu_message', 'SELECT')"
-    " AND has_table_privilege('public.kombu_message', 'UPDATE') AS usable"
-    " FROM (SELECT id FROM public.kombu_queue LIMIT 1) AS some_queue"
-)
 
 
 class SchemaBehind(LoggableError):  # noqa: N818
@@ -161,7 +155,7 @@ def _look_at_database(connection: Connection) -> None:
 
 
 def _look_at_broker(connection: Connection) -> None:
-    if not connection.execute(_BROKER).one().usable:
+    if not operations.is_usable(connection):
         raise BrokerClosed("the role may not read and update kombu_message")
 
 

@@ -79,8 +79,7 @@ class BrokerObserver(celery_postgres.Observer):
                 CLAIM_SIZE.observe(messages)
 
     def claim_failed(self) -> None:
-        with counting:
-            CLAIM_FAILURES.inc()
+        count_failed_claim()
 
     def lease_expired(self, messages: int) -> None:
         with counting:
@@ -130,6 +129,12 @@ def count(task: str, queue: str, state: str, duration: float | None) -> None:
             DURATION.labels(task, queue).observe(duration)
         if state == "retry":
             RETRIES.labels(task, queue).inc()
+
+
+def count_failed_claim() -> None:
+    """Tasks could not be claimed."""
+    with counting:
+        CLAIM_FAILURES.inc()
 
 
 def begin_at_zero(app: Celery) -> None:

@@ -1,46 +1,29 @@
-"""Database connections for looking and not for working: they give up soon."""
+"""Database connections for monitoring: read-only, and given up after `TIMEOUT_S`."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import psycopg2
 
 from app.core.settings import Settings
-from celery_postgres.database.lexer import is_single
-from celery_postgres.database.statements import load, statements
+from celery_postgres import operations
 
 TIMEOUT_S = 2
-#: What may be read so: this application's own, and two of the broker's.
-STATEMENTS = load(Path(__file__).parent / "monitoring.sql") | {
-    name: statements()[name] for name in ("consumers_overview",)
-}
-#: Where ops/postgres/roles.sql has been run, with the rights of its monitor and no others. And with the indexes, as the
-#: planner takes them anyway while statistics are fresh: else it may read all delivered messages before it finds the
-#: first waiting one; a bitmap has all of a backlog before a limit cuts it.
-_BEGIN = """
-    SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), (
-        SELECT set_config('role', monitor.rolname, true)
-        FROM pg_roles AS monitor
-        WHERE monitor.rolname = 'celery_monitor' AND pg_has_role(monitor.oid, 'MEMBER')
-          AND has_table_privilege(monitor.oid, to_regclass('public.kombu_queue'), 'SELECT')
-    )
-"""
 
 
 def connect(settings: Settings) -> Any:
-    """A read-only psycopg2 connection as the application's role, apart from every pool.
+    """A read-only psycopg2 connection as the application's role, outside of every pool.
 
-    Connecting, a lost peer and a dead host are given up after `TIMEOUT_S`; bound statements with `limited`.
+    Connecting, a lost peer and a dead host are given up after `TIMEOUT_S`; limit statements with `limited`.
 
     Raises:
-        psycopg2.OperationalError: there is no connection to be had.
+        psycopg2.OperationalError: the database cannot be reached.
     """
     connection = psycopg2.connect(
         settings.dsn.libpq(),
@@ -57,10 +40,10 @@ def connect(settings: Settings) -> Any:
 
 @contextmanager
 def limited(connection: Any) -> Iterator[Any]:
-    """A cursor in a transaction that ends, with an error if need be, soon after `TIMEOUT_S`.
+    """A cursor in a transaction that ends soon after `TIMEOUT_S`, with an error if it is not done.
 
-    The server cancels what takes longer. A server that does not even do that (stopped, swapped out, behind a
-    silent proxy) has its connection cut here.
+    The server cancels a statement that takes longer. If it cannot even do that (stopped, swapped out, behind a silent
+    proxy), the connection is cut here.
     """
     own = os.dup(connection.fileno())
     timer = threading.Timer(TIMEOUT_S + 0.5, _cut, [own])
@@ -79,26 +62,16 @@ def limited(connection: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    """A function `read(name, **parameters)` that gives the rows of one of `STATEMENTS`. What is read within the block
-    is read in one transaction that can write nothing, under the rights of `celery_monitor` where this role has them.
+def reading(settings: Settings) -> Iterator[operations.MonitorStore]:
+    """Figures of the broker, read in one transaction that can write nothing.
+
+    It has the rights of `celery_monitor` and no others, where this role is a member of that one.
 
     Raises:
         psycopg2.Error: there is no connection, or no answer within about `TIMEOUT_S`.
     """
-    with closing(connect(settings)) as connection, limited(connection) as cursor:
-        cursor.execute(_BEGIN)
-
-        def read(name: str, **parameters: Any) -> list[tuple[Any, ...]]:
-            statement = cursor.mogrify(STATEMENTS[name].direct, parameters).decode()
-            # Names of queues come from whoever declares them. Whatever went wrong with quoting one of them, what is
-            # sent is one statement: it cannot end the transaction and begin another, which could write.
-            if not is_single(statement):
-                raise psycopg2.ProgrammingError(f"{name} was not sent: with these values it is not one statement")
-            cursor.execute(statement)
-            return list(cursor.fetchall())
-
-        yield read
+    with closing(connect(settings)) as connection, limited(connection):
+        yield operations.monitor(connection)
 
 
 def _cut(descriptor: int) -> None:

@@ -89,7 +89,13 @@ def _live(key: str) -> str:
 
 def _queues(now: Overview) -> str:
     rows = [
-        (queue.name, _count(queue.ready), _count(queue.delayed), _count(queue.held), _age(queue.oldest_s, queue.ready))
+        (
+            queue.name,
+            _count(queue.ready),
+            _count(queue.scheduled),
+            _count(queue.claimed),
+            _age(queue.oldest_s, queue.ready),
+        )
         for queue in now.queues
     ]
     caption = f"Queues ({_count(now.dead_letters)} dead letters)"
@@ -98,7 +104,12 @@ def _queues(now: Overview) -> str:
 
 def _workers(now: Overview) -> str:
     rows = [
-        (f"{worker.hostname} ({worker.pid})", ", ".join(worker.queues), str(worker.held), _time(worker.started_at))
+        (
+            f"{worker.hostname} ({worker.pid})",
+            ", ".join(worker.queues),
+            str(worker.claimed),
+            _time(worker.started_at) if worker.started_at else "",
+        )
         for worker in now.workers
     ]
     return _table("workers", "Workers", ("Worker (process)", "Queues", "Holds", "Since (UTC)"), rows)
@@ -151,5 +162,5 @@ def _age(seconds: float, ready: int) -> str:
     )
 
 
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

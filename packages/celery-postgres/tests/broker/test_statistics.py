@@ -45,6 +45,10 @@ WHOLE = {
     "drop_messages": {"ix_kombu_message_claimed"},
     # The first entry of each queue, by the order of the index.
     "orphaned_queues": {"ix_kombu_message_ready", "ix_kombu_message_timed", "ix_kombu_message_taken"},
+    # The same, and what is claimed, at most ten times the cap.
+    "queue_depths": {"ix_kombu_message_claimed", "ix_kombu_message_ready", "ix_kombu_message_timed"},
+    # The newest, up to a cap.
+    "dead_letter_counts": {"ix_kombu_dead_letter_died_at"},
     # Who waits now, once an hour.
     "drop_old_waiters": {"celery_waiter"},
 }

@@ -118,7 +118,7 @@ class OperatorStore(Store):
 
     def queues(self, queue: str | None = None) -> list[QueueOverview]:
         """Every queue, or the one of that name, in the order of their names."""
-        return [QueueOverview(*row) for row in self._run("queues_overview", queue=queue)]
+        return [QueueOverview(*row) for row in self._run("queues_overview", queue=queue, cap=None)]
 
     def set_paused(self, queue: str, *, paused: bool) -> bool:
         """Pause or resume a queue. Returns False if there is no such queue."""

@@ -82,3 +82,81 @@ FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
 
 -- fragment: insert_dead_letter
 INSERT INTO kombu_dead_letter (message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload)
+
+-- The states of a queue's messages. Whatever counts them includes these, for the queue of the row `queue`. Ready and
+-- timed messages apart, by the index that each has: asked for both together, PostgreSQL reads those of all queues.
+
+-- fragment: from_untimed
+-- Waiting messages without a time, which are ready.
+FROM kombu_message AS message
+WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
+
+-- fragment: from_timed
+-- Waiting messages with a time: ready from then on, scheduled until then.
+FROM kombu_message AS message
+WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NOT NULL
+
+-- fragment: ready_count
+-- What a consumer could claim now, `cap` of each kind at most; a null `cap` counts all.
+(
+    SELECT count(*) FROM (
+        SELECT
+        -- include: from_untimed
+        LIMIT %(cap)s
+    ) AS part
+) + (
+    SELECT count(*) FROM (
+        SELECT
+        -- include: from_timed
+          AND message.available_at <= now()
+        LIMIT %(cap)s
+    ) AS part
+)
+
+-- fragment: scheduled_count
+-- What becomes ready later, `cap` at most.
+(
+    SELECT count(*) FROM (
+        SELECT
+        -- include: from_timed
+          AND message.available_at > now()
+        LIMIT %(cap)s
+    ) AS part
+)
+
+-- fragment: claimed_by_queue
+-- What consumers have claimed, by queue. The index is by consumer, so it is read once for all queues, and reading ends
+-- at ten times `cap`.
+SELECT claim.queue_id, count(*) AS messages
+FROM (
+    SELECT message.queue_id FROM kombu_message AS message
+    WHERE message.consumer_id IS NOT NULL
+    LIMIT 10 * %(cap)s
+) AS claim
+GROUP BY claim.queue_id
+
+-- fragment: ready_since
+-- Since when the oldest ready message could have been claimed. It is looked for at the head of each priority.
+least(
+    (
+        SELECT min(first.enqueued_at)
+        FROM generate_series(0, 9) AS lane (priority)
+        CROSS JOIN LATERAL (
+            SELECT message.enqueued_at
+            -- include: from_untimed
+              AND message.priority = lane.priority
+            ORDER BY message.id + 0
+            LIMIT 1
+        ) AS first
+    ),
+    (
+        SELECT message.available_at
+        -- include: from_timed
+          AND message.available_at <= now()
+        ORDER BY message.available_at
+        LIMIT 1
+    )
+)
+
+-- fragment: consumer_count
+(SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)

@@ -1,55 +1,35 @@
--- What an operator asks and does, by hand.
+-- What an operator asks and does by hand.
 
 -- name: queues_overview
--- Every queue, or the one of that name: ready is what a consumer could take now, delayed what is not yet due, held what
--- consumers have, taken what a stock consumer has taken and left. Each kind is counted in the index that it has, and the
--- oldest is looked for at the head of each priority: 0.1 s for 1.5 million messages, and 2 s where vacuum has not been.
--- takes: queue text
-WITH held AS MATERIALIZED (
-    SELECT message.queue_id, count(*) AS messages
-    FROM kombu_message AS message
-    WHERE message.consumer_id IS NOT NULL
-    GROUP BY message.queue_id
+-- Every queue, or the one of that name, with its messages by state; counting stops at `cap`, and a null `cap` counts all.
+-- Each state is counted in the index that it has: 0.1 s for 1.5 million messages, and 2 s where vacuum has not been.
+-- takes: queue text, cap integer
+WITH claimed AS MATERIALIZED (
+    -- include: claimed_by_queue
 )
-SELECT queue.name, queue.paused, (
-    SELECT count(*) FROM kombu_message AS message
-    WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
-) + (
-    SELECT count(*) FROM kombu_message AS message
-    WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
-), (
-    SELECT count(*) FROM kombu_message AS message
-    WHERE message.queue_id = queue.id AND message.visible AND message.available_at > now()
-), coalesce((SELECT held.messages FROM held WHERE held.queue_id = queue.id), 0), (
-    SELECT count(*) FROM kombu_message AS message
-    WHERE message.queue_id = queue.id AND NOT message.visible AND message.consumer_id IS NULL
-), extract(epoch FROM now() - least(
+SELECT
+    queue.name,
+    queue.paused,
+    -- include: ready_count
+    AS ready,
+    -- include: scheduled_count
+    AS scheduled,
+    coalesce((SELECT claimed.messages FROM claimed WHERE claimed.queue_id = queue.id), 0) AS claimed,
     (
-        SELECT min(first.enqueued_at)
-        FROM generate_series(0, 9) AS lane (priority)
-        CROSS JOIN LATERAL (
-            SELECT message.enqueued_at FROM kombu_message AS message
-            WHERE message.queue_id = queue.id AND message.priority = lane.priority AND message.visible
-              AND message.available_at IS NULL
-            ORDER BY message.id + 0
-            LIMIT 1
-        ) AS first
-    ),
-    (
-        SELECT message.available_at FROM kombu_message AS message
-        WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
-        ORDER BY message.available_at
-        LIMIT 1
-    )
-))::float, (
-    SELECT count(*) FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
-)
+        SELECT count(*) FROM kombu_message AS message
+        WHERE message.queue_id = queue.id AND NOT message.visible AND message.consumer_id IS NULL
+    ) AS taken_by_stock,
+    extract(epoch FROM now() -
+        -- include: ready_since
+    )::float AS oldest_s,
+    -- include: consumer_count
+    AS consumers
 FROM kombu_queue AS queue
 WHERE %(queue)s IS NULL OR queue.name = %(queue)s
 ORDER BY queue.name
 
 -- name: set_paused
--- Consumers see it with their next beat, within 1.3 s.
+-- Consumers see it with their next heartbeat, within 1.3 s.
 -- takes: queue text, paused boolean
 UPDATE kombu_queue AS queue SET paused = %(paused)s WHERE queue.name = %(queue)s RETURNING queue.name
 
@@ -57,7 +37,7 @@ UPDATE kombu_queue AS queue SET paused = %(paused)s WHERE queue.name = %(queue)s
 SELECT stopped.name, stopped.stopped_at FROM kombu_stopped_task AS stopped ORDER BY stopped.name
 
 -- name: stop_task
--- Consumers see it with their next beat, within 1.3 s.
+-- Consumers see it with their next heartbeat, within 1.3 s.
 -- takes: task text
 INSERT INTO kombu_stopped_task (name) VALUES (%(task)s) ON CONFLICT (name) DO NOTHING
 
@@ -77,7 +57,7 @@ FROM kombu_consumer AS consumer
 ORDER BY consumer.id
 
 -- name: find_messages
--- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who holds it.
+-- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who has claimed it.
 -- takes: task_id text
 SELECT queue.name, queue.paused, EXISTS (
     SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
@@ -88,8 +68,8 @@ ORDER BY message.id + 0
 
 -- name: cancel_messages
 -- repeatable
--- The task is marked as revoked, and due: a worker discards it at once, and says so to whoever waits for its result.
--- What a consumer holds is not for us to cancel.
+-- The task is marked as revoked, and due: a worker discards it at once and stores REVOKED as its result. Claimed messages
+-- are left to their consumers.
 -- takes: task_id text
 WITH touched AS (
     UPDATE kombu_message AS message
@@ -102,7 +82,7 @@ SELECT
     -- include: wake_sleepers
 
 -- name: dead_letters
--- The oldest first. A condition that is null holds for all.
+-- The oldest first. A condition that is null is met by all.
 -- takes: ids bigint[], queue text, reason text, age_s float, most bigint
 SELECT dead.id, dead.died_at, dead.queue, dead.task_id, dead.tenant_id, dead.failures, dead.reason,
     octet_length(dead.payload)
@@ -119,7 +99,8 @@ LIMIT %(most)s
 SELECT dead.payload FROM kombu_dead_letter AS dead WHERE dead.id = %(id)s
 
 -- name: requeue_dead
--- Back into their queues, as new messages without failures. Those whose queue is gone stay. Returns the ids that went.
+-- Dead letters become new messages of their queues, without failures; not those whose queue no longer exists. Returns the
+-- ids of those that did.
 -- takes: ids bigint[], priorities smallint[]
 WITH chosen AS MATERIALIZED (
     SELECT dead.*, given.priority, queue.id AS queue_id
@@ -150,8 +131,8 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: count_taken
--- What stock consumers took longer ago than that. They mark a message and never delete it; whether its task ran, nobody
--- knows. By stock's own clock, which is the publishers' local time.
+-- What stock consumers took longer ago than that. They mark a message and never delete it; nothing records whether its
+-- task ran. By stock's own clock, which is the publishers' local time.
 -- takes: age_s float
 SELECT queue.name, count(*)
 FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id

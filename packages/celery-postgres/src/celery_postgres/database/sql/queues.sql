@@ -32,12 +32,13 @@ WHERE queue.name = %(queue)s
 -- row if there is no such queue, or if it is past its expiry and waits for a sweep.
 -- takes: queue text
 SELECT (
-    SELECT count(*) FROM kombu_message AS message
-    WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NULL
+    SELECT count(*)
+    -- include: from_untimed
       AND (message.expires_at IS NULL OR message.expires_at > now())
 ) + (
-    SELECT count(*) FROM kombu_message AS message
-    WHERE message.queue_id = queue.id AND message.visible AND message.available_at <= now()
+    SELECT count(*)
+    -- include: from_timed
+      AND message.available_at <= now()
       AND (message.expires_at IS NULL OR message.expires_at > now())
 )
 FROM kombu_queue AS queue

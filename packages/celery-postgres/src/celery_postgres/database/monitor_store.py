@@ -1,0 +1,128 @@
+"""What metrics, health checks and pages read; at a cost that a scrape every few seconds can afford."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from celery_postgres.database.operator_store import ConsumerOverview, OperatorStore
+from celery_postgres.database.store import Runner, Store
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """The messages of a queue by state. Counting stops at the cap of the question.
+
+    Attributes:
+        queue: its name, or `other` for all queues that have no row of their own.
+        ready: messages that a consumer could claim now.
+        scheduled: messages whose time has not come.
+        claimed: messages that consumers have claimed.
+        oldest_s: for how many seconds the oldest ready message could have been claimed; 0.0 without one.
+        consumers: processes that consume the queue; for `other`, those of the queue with ready messages that has the
+            fewest, and None while none has ready messages.
+    """
+
+    queue: str
+    ready: int
+    scheduled: int
+    claimed: int
+    oldest_s: float
+    consumers: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterCount:
+    """The dead letters of a queue, or of all `other` queues.
+
+    Attributes:
+        queue: where they came from.
+        count: how many there are, within the cap of the question.
+        recent: how many of them were set aside in the last 15 minutes.
+    """
+
+    queue: str
+    count: int
+    recent: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeatRun:
+    """An entry of the schedule that a beat has seen, and when it was last sent."""
+
+    entry: str
+    last_run_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """What is known of a task.
+
+    Attributes:
+        task_id: its id.
+        state: Celery's state; PENDING if it has no result and its message exists; None if it has neither, because the
+            result has expired or the message was dead-lettered.
+        done_at: when the state was stored, in UTC; None without a result, and for a time that Python cannot hold.
+        result: what was stored as its result; for `celery_postgres.operations.load_result`.
+    """
+
+    task_id: str
+    state: str | None
+    done_at: datetime | None
+    result: bytes | None
+
+
+class MonitorStore(Store):
+    """Figures of queues, consumers, dead letters and the schedule."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self._operator = OperatorStore(runner)
+
+    def begin(self) -> None:
+        """Take the rights of `celery_monitor`, if that role exists, until the transaction ends; plan by index."""
+        self._run("monitor_begin")
+
+    def queue_depths(self, *, first: Sequence[str] = (), named: int, walked: int, cap: int) -> list[QueueDepth]:
+        """The depth of every durable queue, whoever consumes it.
+
+        Args:
+            first: queues that have a row of their own before others.
+            named: how many queues have a row of their own.
+            walked: how many of the others are looked at.
+            cap: how many messages are counted for each queue and state; so many means as many or more.
+        """
+        rows = self._run("queue_depths", first=list(first), named=named, walked=walked, cap=cap)
+        return [QueueDepth(*row) for row in rows]
+
+    def dead_letter_counts(self, queues: Sequence[str], *, cap: int) -> list[DeadLetterCount]:
+        """The dead letters of each of these queues, and of all others together as `other`; the `cap` newest count."""
+        return [DeadLetterCount(*row) for row in self._run("dead_letter_counts", queues=list(queues), cap=cap)]
+
+    def consumers(self) -> list[ConsumerOverview]:
+        """The processes that consume."""
+        return self._operator.registered_consumers()
+
+    def beat_runs(self, entries: Iterable[str]) -> list[BeatRun]:
+        """Those of these entries of the schedule that a beat has seen."""
+        return [BeatRun(*row) for row in self._run("beat_runs", names=list(entries))]
+
+    def is_usable(self) -> bool:
+        """Whether the role may read and change messages, which a consumer does."""
+        ((usable, _),) = self._run("broker_usable")
+        return bool(usable)
+
+    def waiting_by_tenant(self, queue: str, *, cap: int) -> dict[UUID | None, int]:
+        """The waiting messages of a queue by tenant, scheduled ones included; at most `2 * cap` are counted."""
+        rows = self._run("waiting_by_tenant", queue=queue, cap=cap)
+        return {None if tenant is None else UUID(str(tenant)): int(count) for tenant, count in rows}
+
+    def task_states(self, task_ids: Sequence[str]) -> dict[str, TaskState]:
+        """The state of each of these tasks, by its id."""
+        found = {}
+        for task_id, state, done_at, result in self._run("task_states", task_ids=list(task_ids)):
+            done_at = None if done_at is None else done_at.replace(tzinfo=UTC)
+            found[task_id] = TaskState(task_id, state, done_at, None if result is None else bytes(result))
+        return found

@@ -1,0 +1,37 @@
+"""What a worker's role must be allowed to do; `roles.sql` grants it to `celery_worker`, and a test compares the two."""
+
+from __future__ import annotations
+
+_ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+#: By table.
+WORKER_TABLES = {
+    "kombu_queue": _ALL,
+    "kombu_message": _ALL,
+    "kombu_binding": _ALL,
+    "kombu_consumer": _ALL,
+    "kombu_subscription": _ALL,
+    "kombu_dead_letter": ("SELECT", "INSERT"),
+    "kombu_stopped_task": ("SELECT",),
+    "celery_beat_entry": ("SELECT", "INSERT", "UPDATE"),
+    "celery_taskmeta": _ALL,
+    "celery_tasksetmeta": _ALL,
+    "celery_chord": _ALL,
+    "celery_chord_part": ("SELECT", "INSERT", "DELETE"),
+    "celery_waiter": _ALL,
+}
+#: Sequences that it takes numbers from (USAGE).
+WORKER_SEQUENCES = (
+    "queue_id_sequence",
+    "message_id_sequence",
+    "task_id_sequence",
+    "taskset_id_sequence",
+    "celery_listener_sequence",
+)
+#: Functions that change rows for it (EXECUTE).
+WORKER_FUNCTIONS = (
+    "kombu_catch_up(text)",
+    "celery_size_chord(text, integer)",
+    "celery_save_group(text, bytea, timestamp)",
+    "celery_give_up_waiting(bigint, text[])",
+)

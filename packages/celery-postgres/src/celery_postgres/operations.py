@@ -1,0 +1,299 @@
+"""Look into queues, consumers, dead letters and results, and act on them: what an application does beside Celery's API.
+
+`Operations` acts on the broker of an application, on connections of its own. What only reads (`monitor`, `task_states`,
+`waiting_by_tenant`) does so on a connection of the caller and in the caller's transaction, whose time-outs and rights
+then hold. An application needs no SQL on the tables of this package::
+
+    from celery_postgres import operations
+
+    with operations.of(app) as broker:
+        broker.pause("reports")
+        print([queue.ready for queue in broker.queues()])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Self
+from uuid import UUID
+
+from celery_postgres.broker.transport import Transport
+from celery_postgres.database import pool
+from celery_postgres.database.address import parsed
+from celery_postgres.database.borrowed import BorrowedConnection
+from celery_postgres.database.dead_letter_store import DeadLetter, DeadLetterFilter, DeadLetterStore, Requeued
+from celery_postgres.database.monitor_store import BeatRun, DeadLetterCount, MonitorStore, QueueDepth, TaskState
+from celery_postgres.database.operator_store import (
+    BlockedTask,
+    ConsumerOverview,
+    OperatorStore,
+    QueueOverview,
+    Released,
+    TaskMessage,
+    release_consumer,
+)
+from celery_postgres.database.pool import Sessions
+from celery_postgres.database.queue_store import QueueStore
+from celery_postgres.database.rights import WORKER_FUNCTIONS, WORKER_SEQUENCES, WORKER_TABLES
+from celery_postgres.results.backend import DatabaseBackend
+from celery_postgres.results.listener import listener
+from celery_postgres.results.serializer import Pickle, load
+
+
+class Operations:
+    """The broker, from outside of a worker. Any number of threads may use one.
+
+    Every method raises `celery_postgres.SchemaError` if the tables or the rights are missing, and `psycopg2.Error` if
+    the database cannot be reached or refuses.
+
+    Args:
+        sessions: made by `connect` and `of`.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._operator = OperatorStore(sessions)
+        self._queues = QueueStore(sessions)
+        self._dead_letters = DeadLetterStore(sessions)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, unless something else in this process uses them."""
+        pool.give_back(self._sessions)
+
+    # -- queues
+
+    def queues(self) -> list[QueueOverview]:
+        """All queues with their messages by state, by name. Counts everything: a million messages take about 0.1 s."""
+        return self._operator.queues()
+
+    def pause(self, queue: str) -> bool:
+        """Let consumers claim nothing more from a queue, within 1.3 s. Returns False if there is no such queue."""
+        return self._operator.set_paused(queue, paused=True)
+
+    def resume(self, queue: str) -> bool:
+        """End a pause, within 1.3 s. Returns False if there is no such queue."""
+        return self._operator.set_paused(queue, paused=False)
+
+    def purge(self, queue: str) -> int:
+        """Delete the waiting messages of a queue, scheduled ones included. Returns how many. Claimed messages stay."""
+        return self._queues.purge(queue)
+
+    # -- tasks
+
+    def messages_of(self, task_id: str) -> list[TaskMessage]:
+        """Where the messages of a task are, the oldest first. Those of stock producers have no id to find them by."""
+        return self._operator.messages_of(task_id)
+
+    def cancel(self, task_id: str) -> int:
+        """Revoke the waiting messages of a task: the worker that claims one discards it and stores REVOKED.
+
+        Returns:
+            How many there were. 0 means that a worker has claimed it already (`app.control.revoke` is for that), or
+            that there is no such task.
+        """
+        return self._operator.cancel(task_id)
+
+    def blocked_tasks(self) -> list[BlockedTask]:
+        """The task names that no worker runs."""
+        return self._operator.blocked_tasks()
+
+    def block_task(self, task: str) -> None:
+        """Let no worker begin a task of this name: within 1.3 s workers dead-letter its messages.
+
+        Raises:
+            ValueError: the name is empty.
+        """
+        if not task:
+            raise ValueError("the name of the task is empty")
+        self._operator.block(task)
+
+    def unblock_task(self, task: str) -> bool:
+        """End that. Its dead letters stay. Returns False if the name was not blocked."""
+        return self._operator.unblock(task)
+
+    # -- consumers
+
+    def consumers(self) -> list[ConsumerOverview]:
+        """The processes that consume, and those that are gone and have left claims behind."""
+        return self._operator.consumers()
+
+    def release(self, consumer: int) -> Released:
+        """Make what a consumer has claimed ready for others. If it lives, the tasks that it runs run twice."""
+        session = self._sessions.connect()
+        try:
+            return release_consumer(session, consumer)
+        finally:
+            session.close()
+
+    # -- dead letters
+
+    def dead_letters(
+        self,
+        which: DeadLetterFilter | None = None,
+        *,
+        limit: int | None = None,
+    ) -> list[DeadLetter]:
+        """Dead letters that meet the conditions, the oldest first, at most `limit`. Without their payloads."""
+        return self._dead_letters.find(which or DeadLetterFilter(), limit)
+
+    def dead_letter_payload(self, dead_letter: int) -> str | None:
+        """What the producer sent, as JSON; None if there is no such dead letter."""
+        return self._dead_letters.payload(dead_letter)
+
+    def requeue(self, ids: Sequence[int]) -> Requeued:
+        """Put dead letters back into their queues, as new messages without failures."""
+        return self._dead_letters.requeue(ids)
+
+    def purge_dead_letters(self, ids: Sequence[int]) -> int:
+        """Delete dead letters. Returns how many there were."""
+        return self._dead_letters.delete(ids)
+
+
+def connect(url: str, *, connect_timeout: int = 5, statement_timeout: str = "30s") -> Operations:
+    """The broker at a PostgreSQL URL.
+
+    Args:
+        url: with or without a driver (`postgresql+asyncpg://`).
+        connect_timeout: in seconds.
+        statement_timeout: as PostgreSQL writes it.
+
+    Raises:
+        ValueError: libpq cannot read it. The message does not quote it.
+    """
+    return Operations(pool.acquire(parsed(url, "broker"), {"statement_timeout": statement_timeout}, connect_timeout))
+
+
+def of(app: Any) -> Operations:
+    """The broker of a Celery application, on the connections that its publishers share.
+
+    Raises:
+        TypeError: the application's broker is not this package's.
+    """
+    transport = app.connection_for_write().transport
+    if not isinstance(transport, Transport):
+        raise TypeError(f"the application's broker is {type(transport).__module__}, not celery_postgres")
+    return Operations(transport.sessions)
+
+
+# -- on a connection of the caller
+
+
+def monitor(connection: Any) -> MonitorStore:
+    """What metrics and pages show, read on the caller's connection, in the transaction that it has there.
+
+    Until that transaction ends, it has the rights of the role `celery_monitor` and no others (if `roles.sql` was run
+    and the connection's role is a member), and it plans by index. Make it read-only, with a time-out.
+
+    Args:
+        connection: a psycopg2 connection, or a SQLAlchemy `Connection` driven by psycopg2.
+    """
+    store = MonitorStore(BorrowedConnection(connection))
+    store.begin()
+    return store
+
+
+def is_usable(connection: Any) -> bool:
+    """Whether the role of the caller's connection may consume from the broker. Reads no message."""
+    return MonitorStore(BorrowedConnection(connection)).is_usable()
+
+
+def waiting_by_tenant(connection: Any, queue: str, *, cap: int) -> dict[UUID | None, int]:
+    """The waiting messages of a queue by tenant (the header `tenant_id`), scheduled ones included.
+
+    Args:
+        connection: of the caller, as for `monitor`.
+        queue: its name.
+        cap: reading ends at so many messages without a time, and at so many with one.
+    """
+    return MonitorStore(BorrowedConnection(connection)).waiting_by_tenant(queue, cap=cap)
+
+
+def task_states(connection: Any, task_ids: Sequence[str]) -> dict[str, TaskState]:
+    """The state and the stored result of each task, by its id, in one statement.
+
+    Args:
+        connection: of the caller, as for `monitor`; its database holds the broker and the results.
+        task_ids: whose. It is for the caller to know whom they may be shown to.
+    """
+    return MonitorStore(BorrowedConnection(connection)).task_states(task_ids)
+
+
+# -- results
+
+
+def load_result(data: bytes | None, *, pickles: Literal["write", "read", "refuse"] = "read") -> Any:
+    """The value of a stored result. Executes nothing, whatever the bytes are.
+
+    Args:
+        data: `TaskState.result`.
+        pickles: the option `pickle` of `result_backend_transport_options`; `refuse` reads no pickle.
+
+    Raises:
+        celery.exceptions.SecurityError: it is neither JSON nor a pickle of plain values.
+    """
+    return load(data, Pickle(pickles))
+
+
+@contextmanager
+def watching(app: Any, task_id: str, ended: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `ended` once when the task has a final state, from the thread that listens.
+
+    All watchers of a process share one thread and one connection. It polls where notifications do not arrive.
+
+    Args:
+        app: the Celery application.
+        task_id: of the task.
+        ended: must return at once.
+
+    Raises:
+        TypeError: the application's result backend is not this package's.
+    """
+    backend = app.backend
+    if not isinstance(backend, DatabaseBackend):
+        raise TypeError(f"the application's result backend is {type(backend).__module__}, not celery_postgres")
+    shared = listener(backend.sessions)
+
+    def sink(_: Any) -> None:
+        ended()
+
+    shared.watch([task_id], sink)
+    try:
+        yield
+    finally:
+        shared.unwatch([task_id], sink)
+
+
+__all__ = [
+    "WORKER_FUNCTIONS",
+    "WORKER_SEQUENCES",
+    "WORKER_TABLES",
+    "BeatRun",
+    "BlockedTask",
+    "ConsumerOverview",
+    "DeadLetter",
+    "DeadLetterCount",
+    "DeadLetterFilter",
+    "MonitorStore",
+    "Operations",
+    "QueueDepth",
+    "QueueOverview",
+    "Released",
+    "Requeued",
+    "TaskMessage",
+    "TaskState",
+    "connect",
+    "is_usable",
+    "load_result",
+    "monitor",
+    "of",
+    "task_states",
+    "waiting_by_tenant",
+    "watching",
+]
