@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
 
+from celery_postgres.tool import cli
 from environment.testkit.client import Client
-from environment.testkit.queue_tool import Tool, typed
+from environment.testkit.queue_tool import Tool
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,11 +55,16 @@ def queue() -> str:
 
 @pytest.fixture
 def tool(plain_database: Any) -> Tool:
-    """``tool(words, …)``: what the command prints as JSON, on the test's own database."""
+    """``tool(words, …)``: what the command prints as JSON, on the test's own database.
+
+    In this process: ``typed`` starts one for each call, which takes 0.4 s of a processor.
+    """
 
     def call(*words: str) -> Any:
-        done = typed(plain_database.url, "--json", *words)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        out, errors = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(errors):
+            status = cli.main(["--json", *words], plain_database.url)
+        assert status == 0, errors.getvalue()
+        return json.loads(out.getvalue())
 
     return call
