@@ -53,7 +53,7 @@ def canvas(pool: Probe) -> Canvas:
 
 
 def ran_once(pool: Probe, tag: str) -> None:
-    """A body that ran, ran once; and nothing of the chord is left."""
+    """The body ran once, and no row of the chord is left."""
     chords_gone(pool.url)
     drained(pool)
     assert len(pool.notes("body", tag)) == 1
@@ -69,7 +69,7 @@ def test_a_chain(canvas: Canvas) -> None:
     assert answer(result.parent.parent) == 2
 
 
-def test_a_chain_that_breaks_fails_to_its_end(canvas: Canvas) -> None:
+def test_a_failing_task_fails_the_rest_of_its_chain(canvas: Canvas) -> None:
     result = chain(canvas.add(1, 1), canvas("raise_error", kwargs={"kind": "value"}), canvas.add(3)).apply_async()
     with pytest.raises(ValueError, match="2"):
         answer(result.parent)
@@ -85,7 +85,7 @@ def test_a_group(canvas: Canvas, size: int) -> None:
     assert result.completed_count() == size
 
 
-def test_every_way_to_join_a_group(canvas: Canvas) -> None:
+def test_every_way_to_join_a_group_returns_its_values(canvas: Canvas) -> None:
     result = group(canvas.adds(10)).apply_async()
     expected = list(range(1, 11))
     assert result.join(timeout=DEADLINE_S) == expected
@@ -101,7 +101,7 @@ def test_every_way_to_join_a_group(canvas: Canvas) -> None:
     assert sorted(seen) == expected
 
 
-def test_a_group_with_an_error_raises_it_or_returns_it(canvas: Canvas) -> None:
+def test_a_group_raises_an_error_or_returns_it(canvas: Canvas) -> None:
     result = group(canvas.add(1), canvas.fail("wrong"), canvas.add(2)).apply_async()
     with pytest.raises(ValueError, match="wrong"):
         answer(result)
@@ -112,7 +112,7 @@ def test_a_group_with_an_error_raises_it_or_returns_it(canvas: Canvas) -> None:
     assert not result.successful()
 
 
-def test_a_group_that_does_not_end_in_time(pool: Probe, canvas: Canvas) -> None:
+def test_a_group_that_does_not_end_in_time_times_out(pool: Probe, canvas: Canvas) -> None:
     gate = unique("gate")
     result = group(canvas.add(1), canvas("run", unique("held"), gate)).apply_async()
     try:
@@ -123,7 +123,7 @@ def test_a_group_that_does_not_end_in_time(pool: Probe, canvas: Canvas) -> None:
     assert answer(result)[0] == 1
 
 
-def test_a_set_of_results_of_anything(pool: Probe, canvas: Canvas) -> None:
+def test_a_result_set_of_tasks_groups_and_chords(pool: Probe, canvas: Canvas) -> None:
     results = [canvas.add(number).apply_async() for number in range(5)]
     together = ResultSet(results, app=canvas.app)
     assert answer(together) == [0, 1, 2, 3, 4]
@@ -254,13 +254,13 @@ def test_a_chord(pool: Probe, canvas: Canvas, kind: str) -> None:
         ran_once(pool, tag)
 
 
-def test_a_chord_whose_body_is_a_group(pool: Probe, canvas: Canvas) -> None:
+def test_a_group_as_the_body_of_a_chord(pool: Probe, canvas: Canvas) -> None:
     result = chord(canvas.adds(3), group(canvas.total, canvas.body(unique("body")))).apply_async()
     assert answer(result) == [6, [1, 2, 3]]
     chords_gone(pool.url)
 
 
-def test_a_chord_of_nothing_calls_its_body_with_nothing(canvas: Canvas) -> None:
+def test_an_empty_chord_calls_its_body_with_an_empty_list(canvas: Canvas) -> None:
     assert answer(chord([], canvas.total).apply_async()) == 0
 
 
@@ -269,7 +269,7 @@ def test_a_group_that_replaces_a_task(canvas: Canvas) -> None:
 
 
 @pytest.mark.parametrize("task", ["replace_with_task", "replace_with_chain"])
-def test_a_task_that_is_replaced(canvas: Canvas, task: str) -> None:
+def test_a_replaced_task_returns_the_value_of_its_replacement(canvas: Canvas, task: str) -> None:
     expected = {"replace_with_task": 103, "replace_with_chain": 1003}[task]
     assert answer(canvas(task, 1, 2).apply_async()) == expected
     assert answer((canvas(task, 1, 2) | canvas.add(1)).apply_async()) == expected + 1
@@ -289,7 +289,7 @@ def test_links(pool: Probe, canvas: Canvas) -> None:
 
 
 def alone(result: Any) -> Any:
-    """The same without its parents, whose errors come first: for what the body itself has become."""
+    """The same result without its parents, whose errors come first: for the outcome of the body itself."""
     return result.app.AsyncResult(result.id)
 
 
@@ -432,7 +432,7 @@ RAISED: dict[str, tuple[Make, type, type]] = {
 
 
 @pytest.mark.parametrize("kind", RAISED)
-def test_an_error_is_raised_as_with_redis(canvas: Canvas, kind: str) -> None:
+def test_the_same_error_is_raised_as_with_redis(canvas: Canvas, kind: str) -> None:
     make, raised, alone = RAISED[kind]
     result = make(canvas, unique("body")).apply_async()
     with pytest.raises(raised):
@@ -449,7 +449,7 @@ def test_an_error_is_raised_as_with_redis(canvas: Canvas, kind: str) -> None:
         assert "Dependency" in str(error)
 
 
-def test_who_waits_already_gets_the_error_of_the_part(pool: Probe, canvas: Canvas) -> None:
+def test_a_client_that_already_waits_gets_the_error_of_the_part(pool: Probe, canvas: Canvas) -> None:
     gate = unique("gate")
     result = chord(
         [canvas("run", unique("part"), gate) | canvas.fail("wrong"), canvas.add(1)], canvas.total
@@ -522,7 +522,7 @@ def test_each_task_of_a_group_as_body_calls_its_own_errbacks_and_the_chords(pool
     assert len(pool.notes("errback", both)) == 2
 
 
-def test_a_part_that_is_revoked_fails_the_body(pool: Probe, canvas: Canvas) -> None:
+def test_a_revoked_part_fails_the_body(pool: Probe, canvas: Canvas) -> None:
     tag = unique("body")
     part = canvas.add(1).set(countdown=1)
     result = chord([part, canvas.add(2)], canvas.body(tag)).apply_async()
@@ -534,14 +534,14 @@ def test_a_part_that_is_revoked_fails_the_body(pool: Probe, canvas: Canvas) -> N
     assert pool.notes("body", tag) == []
 
 
-def test_parts_that_are_ignored_leave_no_rows(pool: Probe, canvas: Canvas) -> None:
+def test_parts_with_ignored_results_leave_no_rows(pool: Probe, canvas: Canvas) -> None:
     parts = [canvas.add(number).set(ignore_result=True) for number in range(3)]
     result = chord(parts, canvas.total).apply_async()
     assert answer(result) == 3
     assert [stored(pool.url, part.id) for part in result.parent.results] == [None, None, None]
 
 
-def test_a_body_in_another_queue_that_nobody_has_declared(pool: Probe, canvas: Canvas) -> None:
+def test_a_body_for_an_undeclared_queue_is_sent(pool: Probe, canvas: Canvas) -> None:
     queue, tag = unique("queue"), unique("body")
     result = chord(canvas.adds(2), canvas.body(tag).set(queue=queue)).apply_async()
     statement = "SELECT count(*) FROM kombu_message AS m JOIN kombu_queue AS q ON q.id = m.queue_id WHERE q.name = :q"
@@ -566,7 +566,7 @@ def test_many_small_chords_have_one_body_each(pool: Probe, canvas: Canvas) -> No
     assert len(pool.notes("body", f"{name}-*")) == 30
 
 
-def test_a_result_of_a_chord_is_walked_to_its_parts(canvas: Canvas) -> None:
+def test_the_result_of_a_chord_leads_to_its_parts(canvas: Canvas) -> None:
     result = chord(canvas.adds(3), canvas.total).apply_async()
     assert answer(result) == 6
     assert isinstance(result, AsyncResult)

@@ -25,7 +25,7 @@ SECRET = "postgresql://u:s3cret@nowhere.invalid/d"
 
 
 @pytest.mark.parametrize("scheme", ["db+postgresql", "db+postgresql+psycopg2", "database+postgresql", "postgresql"])
-def test_every_address_of_a_postgresql_means_this_backend(scheme: str) -> None:
+def test_every_postgresql_address_selects_this_backend(scheme: str) -> None:
     app = Celery("client", backend=SECRET.replace("postgresql", scheme, 1), set_as_current=False)
     assert type(app.backend) is DatabaseBackend
 
@@ -35,7 +35,7 @@ def test_other_databases_keep_the_stock_backend(tmp_path: Path) -> None:
     assert type(app.backend) is Stock
 
 
-def test_the_other_way_to_name_a_database() -> None:
+def test_the_backend_database_with_database_url_selects_this_backend() -> None:
     app = Celery("client", backend="database", set_as_current=False)
     app.conf.database_url = SECRET
     assert type(app.backend) is DatabaseBackend
@@ -55,7 +55,7 @@ def test_install_twice_changes_nothing() -> None:
         ({"database_table_schemas": {"task": "mine"}}, "search_path"),
     ],
 )
-def test_what_is_not_for_this_backend_says_what_is(conf: dict[str, Any], words: str) -> None:
+def test_an_unsupported_setting_is_an_error_that_names_the_supported_one(conf: dict[str, Any], words: str) -> None:
     app = Celery("client", backend="db+" + SECRET, set_as_current=False)
     app.conf.update(conf)
     with pytest.raises(ImproperlyConfigured, match=words) as caught:
@@ -65,7 +65,7 @@ def test_what_is_not_for_this_backend_says_what_is(conf: dict[str, Any], words: 
 
 
 @pytest.mark.parametrize("url", [SECRET + "?nonsense=1", "postgresql://u:s3cret@h/d?sslmode"])
-def test_a_bad_address_is_not_quoted(url: str) -> None:
+def test_the_error_about_a_bad_address_does_not_quote_it(url: str) -> None:
     app = Celery("client", backend="db+" + url, set_as_current=False)
     with pytest.raises((ValueError, ImproperlyConfigured)) as caught:
         _ = app.backend
@@ -80,7 +80,7 @@ def test_an_address_is_shown_without_its_password() -> None:
     assert "s3cret" not in repr(app.backend)
 
 
-def test_a_pickled_result_carries_no_address() -> None:
+def test_a_pickled_result_contains_no_address() -> None:
     app = Celery("client", backend="db+" + SECRET, set_as_current=False)
     for one in (app.AsyncResult("a"), app.GroupResult("g", [app.AsyncResult("a")])):
         data = pickle.dumps(one)
@@ -88,7 +88,7 @@ def test_a_pickled_result_carries_no_address() -> None:
         assert b"nowhere" not in data
 
 
-def test_a_host_that_does_not_answer_is_not_shown_with_its_password(make_app: Callable[..., Celery]) -> None:
+def test_an_unreachable_host_is_reported_without_the_password(make_app: Callable[..., Celery]) -> None:
     app = make_app("postgresql://u:s3cret@127.0.0.1:1/d")
     with pytest.raises(Exception, match="connection") as caught:
         _ = app.AsyncResult("a").state
@@ -105,7 +105,9 @@ def empty(fresh: Any) -> Iterator[Any]:
         yield database
 
 
-def test_missing_tables_say_which_command_makes_them(empty: Any, make_app: Callable[..., Celery]) -> None:
+def test_the_error_about_missing_tables_names_the_command_that_creates_them(
+    empty: Any, make_app: Callable[..., Celery]
+) -> None:
     app = make_app(empty.url)
     for call in (
         lambda: app.AsyncResult("a").state,
@@ -118,7 +120,7 @@ def test_missing_tables_say_which_command_makes_them(empty: Any, make_app: Calla
             call()
 
 
-def test_a_role_without_rights_is_told_so(plain_database: Any, server: Any, make_app: Callable[..., Celery]) -> None:
+def test_missing_rights_are_reported(plain_database: Any, server: Any, make_app: Callable[..., Celery]) -> None:
     if server.superuser_url is None:
         pytest.skip("only a superuser makes roles, and the server of DATABASE_URL is not ours")
     role = unique("nobody").replace("-", "_")
@@ -136,7 +138,7 @@ def test_a_role_without_rights_is_told_so(plain_database: Any, server: Any, make
 # -- other brokers
 
 
-def test_a_broker_of_another_kind(plain_database: Any) -> None:
+def test_results_work_with_a_broker_of_another_kind(plain_database: Any) -> None:
     app = Celery("client", broker="memory://", backend="db+" + plain_database.url, set_as_current=False)
 
     @app.task(name="add", acks_late=True)
@@ -157,10 +159,10 @@ def test_a_broker_of_another_kind(plain_database: Any) -> None:
 
 
 @pytest.mark.parametrize("pool_name", ["threads", "prefork"])
-def test_results_in_another_database_than_the_broker(
+def test_results_work_in_another_database_than_the_broker(
     probe: Probe, module_database: Any, make_app: Callable[..., Celery], pool_name: str
 ) -> None:
-    """Nothing is atomic, and everything works; a chord whose body was not sent is found by its worker all the same."""
+    """Result and acknowledgement are separate commits; a worker still finds a chord whose body was not sent."""
     tag = unique("body")
     lost = json.dumps({"task": "probe.body", "args": [], "kwargs": {"tag": f"{tag}-lost"}, "options": {}})
     run(

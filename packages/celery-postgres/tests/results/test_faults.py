@@ -46,7 +46,7 @@ def successes(probe: Probe) -> int:
 
 
 def all_succeeded(probe: Probe, task_ids: list[str], deadline_s: float = RESCUE_S) -> None:
-    """Every task has one row, which says SUCCESS, and no message is left."""
+    """Every task has one row, with the state SUCCESS, and no message is left."""
     statement = (
         "SELECT count(*), count(DISTINCT task_id) FROM celery_taskmeta WHERE status = 'SUCCESS' AND task_id = ANY(:i)"
     )
@@ -66,8 +66,8 @@ def consistent(probe: Probe, task_ids: list[str]) -> None:
 # -- processes
 
 
-def test_workers_that_are_killed_under_load_leave_a_result_or_a_message(probe: Probe) -> None:
-    """One of each pool, at any moment, so also in the one between a result and its ack."""
+def test_killed_workers_leave_a_result_or_a_message_of_each_task(probe: Probe) -> None:
+    """A worker of each pool is killed at any moment, also between a result and its acknowledgement."""
     chance = random.Random(5)  # noqa: S311  # moments, no secrets
     task_ids: list[str] = []
     workers = [probe.start(pool=pool, ready=False) for pool in POOLS]
@@ -86,7 +86,7 @@ def test_workers_that_are_killed_under_load_leave_a_result_or_a_message(probe: P
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", POOLS)
-def test_a_worker_that_is_killed_again_and_again(probe: Probe, name: str) -> None:
+def test_a_worker_that_is_killed_repeatedly_loses_no_result(probe: Probe, name: str) -> None:
     chance = random.Random(name)  # noqa: S311  # moments, no secrets
     task_ids = send(probe, unique("load"), 1000)
     for _ in range(8):
@@ -100,8 +100,8 @@ def test_a_worker_that_is_killed_again_and_again(probe: Probe, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_a_worker_that_is_told_to_stop_stores_every_result_that_it_has(probe: Probe, name: str) -> None:
-    """Their table is locked, so they queue up; the worker ends only when they are stored."""
+def test_a_worker_that_is_told_to_stop_stores_all_its_results(probe: Probe, name: str) -> None:
+    """The table is locked, so results queue up; the worker ends only after it has stored them."""
     worker = probe.start(pool=name)
     tag = unique("stop")
     with psycopg2.connect(probe.url) as locker, locker.cursor() as cursor:
@@ -120,7 +120,7 @@ def test_a_worker_that_is_told_to_stop_stores_every_result_that_it_has(probe: Pr
     assert len(probe.notes("start", f"{tag}-*")) == len(task_ids)
 
 
-def test_a_killed_child_after_its_result_costs_nothing(probe: Probe) -> None:
+def test_killing_a_child_after_its_result_loses_nothing(probe: Probe) -> None:
     probe.start(pool="prefork")
     task_ids = send(probe, unique("load"), 60)
     dying = probe.send("die", unique("dying"))
@@ -130,7 +130,7 @@ def test_a_killed_child_after_its_result_costs_nothing(probe: Probe) -> None:
 
 @pytest.mark.long
 def test_a_lost_lease_changes_no_result(probe: Probe) -> None:
-    """Somebody has taken this worker for dead while it ran: both runs end, and there is one result."""
+    """Other workers took this live worker for dead: both executions end, and there is one result."""
     gate, tag = unique("gate"), unique("held")
     probe.start(pool="threads")
     task_ids = [probe.send("run_late", f"{tag}-{number}", gate).id for number in range(3)]
@@ -150,8 +150,8 @@ def test_a_lost_lease_changes_no_result(probe: Probe) -> None:
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_a_terminated_connection_costs_no_result(probe: Probe, name: str) -> None:
-    """All of the worker and of the client that waits, under load, several times."""
+def test_terminated_connections_lose_no_result(probe: Probe, name: str) -> None:
+    """All connections of the worker and of the waiting client are terminated several times under load."""
     worker = probe.start(pool=name)
     tag = unique("cut")
     task_ids = send(probe, tag, 150)
@@ -177,7 +177,7 @@ def test_a_terminated_connection_costs_no_result(probe: Probe, name: str) -> Non
 
 @pytest.fixture
 def own_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
-    """A server of this test alone that keeps what it has confirmed, whatever happens to it."""
+    """A server for this test alone, with durable commits."""
     import celery_postgres
 
     private_cluster.options["synchronous_commit"] = "on"
@@ -197,7 +197,7 @@ def own_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
         pytest.param("prefork", "immediate", marks=pytest.mark.long),
     ],
 )
-def test_a_server_that_restarts_costs_no_result(
+def test_a_server_restart_loses_no_result(
     own_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str, mode: str
 ) -> None:
     probe = make_probe(own_cluster.url())
@@ -229,8 +229,8 @@ def test_a_server_that_restarts_costs_no_result(
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_results_that_may_not_be_stored_for_a_while_are_stored_when_they_may(probe: Probe, pool: str) -> None:
-    """Whoever took the right away gives it back: no task may have failed meanwhile, or have been thrown away unrun."""
+def test_results_refused_for_lack_of_rights_are_stored_when_the_rights_are_back(probe: Probe, pool: str) -> None:
+    """A right was revoked by mistake and granted again: meanwhile no task has failed, and none was discarded unrun."""
     right = "INSERT, UPDATE ON celery_taskmeta"
     run(probe.url, f"REVOKE {right} FROM CURRENT_USER")
     worker = probe.start(pool=pool)
@@ -256,8 +256,8 @@ def body(probe: Probe, tag: str) -> Any:
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_chord_is_there_until_the_failure_of_its_body_is_stored(probe: Probe, pool: str) -> None:
-    """A worker that is killed in between would leave a body that nobody ever sends, nor fails."""
+def test_a_chord_is_deleted_after_the_failure_of_its_body_is_stored(probe: Probe, pool: str) -> None:
+    """A worker that is killed in between would leave a body that is never sent and never fails."""
     run(
         probe.url,
         "CREATE TABLE stored_first (status text)",
@@ -279,7 +279,7 @@ def test_a_chord_is_there_until_the_failure_of_its_body_is_stored(probe: Probe, 
     assert rows(probe.url, "SELECT status FROM stored_first") == [("FAILURE",)]
 
 
-def test_a_read_that_is_tried_again_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retried_read_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     # Not the package's own logger: what others have done to logging in this process is not the question.
     logger, records = logging.Logger("here"), list[logging.LogRecord]()
     logger.addFilter(records.append)  # type: ignore[arg-type]
@@ -294,8 +294,8 @@ def test_a_read_that_is_tried_again_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     assert "hunter2" not in said[0]
 
 
-def test_many_chords_on_four_workers_have_one_body_each(probe: Probe) -> None:
-    """The last parts of a chord often end in two processes at once."""
+def test_many_chords_on_four_workers_send_one_body_each(probe: Probe) -> None:
+    """The last parts of a chord often end in two processes at the same time."""
     workers: list[ProbeWorker] = [
         probe.start(pool=pool, ready=False) for pool in ("prefork", "threads", "solo", "prefork")
     ]
@@ -310,7 +310,7 @@ def test_many_chords_on_four_workers_have_one_body_each(probe: Probe) -> None:
     assert set(probe.wait_for_all("body", [f"{name}-{number}" for number in range(60)]).values()) == {1}
 
 
-def test_a_chord_of_a_thousand(probe: Probe) -> None:
+def test_a_chord_of_a_thousand_parts(probe: Probe) -> None:
     probe.start(pool="threads")
     tag = unique("body")
     result = chord(parts(probe, 1000), body(probe, tag)).apply_async()
@@ -320,7 +320,7 @@ def test_a_chord_of_a_thousand(probe: Probe) -> None:
 
 
 @pytest.mark.long
-def test_workers_that_are_killed_under_chords_lose_no_body(probe: Probe) -> None:
+def test_killed_workers_lose_no_chord_body(probe: Probe) -> None:
     name = unique("body")
     late = [signature("probe.run_late", (f"{name}-part",), app=probe.app) for _ in range(3)]
     results = [chord(late, body(probe, f"{name}-{number}")).apply_async() for number in range(40)]

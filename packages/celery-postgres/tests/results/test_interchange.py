@@ -35,13 +35,13 @@ def stock(module_database: Any) -> Any:
 
 @pytest.fixture(params=["stock writes", "we write"])
 def pair(request: pytest.FixtureRequest, stock: Any, make_app: Callable[..., Celery]) -> tuple[Any, Any]:
-    """(who writes, who reads)."""
+    """(the backend that writes, the backend that reads)."""
     ours = make_app(result_extended=True).backend
     return (stock, ours) if request.param == "stock writes" else (ours, stock)
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_value(pair: tuple[Any, Any], task_id: str, name: str) -> None:
+def test_a_value_is_read_as_it_was(pair: tuple[Any, Any], task_id: str, name: str) -> None:
     writer, reader = pair
     if not isinstance(writer, DatabaseBackend) and celery.VERSION >= (5, 7) and name in ("time", "collections", "deep"):
         pytest.skip("since Celery 5.7 stock stores JSON, which has no timedelta, no set and no tuple")
@@ -53,7 +53,7 @@ def test_a_value(pair: tuple[Any, Any], task_id: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("state", [states.STARTED, states.SUCCESS, "PROGRESS"])
-def test_a_state(pair: tuple[Any, Any], task_id: str, state: str) -> None:
+def test_a_state_is_read_as_it_was(pair: tuple[Any, Any], task_id: str, state: str) -> None:
     writer, reader = pair
     writer.store_result(task_id, {"pid": 1}, state)
     meta = reader.get_task_meta(task_id)
@@ -63,7 +63,7 @@ def test_a_state(pair: tuple[Any, Any], task_id: str, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", [states.FAILURE, states.RETRY, states.REVOKED])
-def test_an_exception(pair: tuple[Any, Any], task_id: str, state: str) -> None:
+def test_an_exception_is_read_as_it_was(pair: tuple[Any, Any], task_id: str, state: str) -> None:
     writer, reader = pair
     error = TaskRevokedError("why") if state == states.REVOKED else KeyError("a", 1)
     writer.store_result(task_id, error, state, traceback="Traceback: …")
@@ -72,7 +72,7 @@ def test_an_exception(pair: tuple[Any, Any], task_id: str, state: str) -> None:
     assert (type(meta["result"]), meta["result"].args) == (type(error), error.args)
 
 
-def test_what_a_task_was_called_with(pair: tuple[Any, Any], task_id: str) -> None:
+def test_the_arguments_of_a_task_are_read_as_they_were(pair: tuple[Any, Any], task_id: str) -> None:
     writer, reader = pair
     request = Context(
         id=task_id, task="a.task", args=[1, "ü"], kwargs={"a": 2}, hostname="worker@host", retries=3,
@@ -92,7 +92,7 @@ def tree(app: Celery, backend: Any) -> GroupResult:
     return GroupResult(str(uuid.uuid4()), [leaf("a"), inner, leaf("b")], app=app)
 
 
-def test_a_group(pair: tuple[Any, Any]) -> None:
+def test_a_saved_group_is_read_as_it_was(pair: tuple[Any, Any]) -> None:
     writer, reader = pair
     group = tree(writer.app, writer)
     writer.save_group(group.id, group)
@@ -101,7 +101,7 @@ def test_a_group(pair: tuple[Any, Any]) -> None:
     assert reader.restore_group(group.id, cache=False) is None
 
 
-def test_one_overwrites_and_forgets_the_rows_of_the_other(pair: tuple[Any, Any], task_id: str) -> None:
+def test_each_backend_overwrites_and_forgets_the_rows_of_the_other(pair: tuple[Any, Any], task_id: str) -> None:
     writer, reader = pair
     writer.store_result(task_id, None, states.STARTED)
     reader.store_result(task_id, 1, states.SUCCESS)
@@ -110,7 +110,7 @@ def test_one_overwrites_and_forgets_the_rows_of_the_other(pair: tuple[Any, Any],
     assert writer.get_task_meta(task_id, cache=False)["status"] == states.PENDING
 
 
-def test_a_group_row_of_ours_names_no_address(module_database: Any, make_app: Callable[..., Celery]) -> None:
+def test_our_group_rows_contain_no_address(module_database: Any, make_app: Callable[..., Celery]) -> None:
     url = module_database.url
     app = make_app(f"{url}{'&' if '?' in url else '?'}password=s3cret")
     group = tree(app, app.backend)
@@ -120,8 +120,8 @@ def test_a_group_row_of_ours_names_no_address(module_database: Any, make_app: Ca
         assert secret not in data
 
 
-def test_an_old_stock_worker_and_a_client_of_ours(stock: Any, backend: DatabaseBackend, task_id: str) -> None:
-    """Nobody notifies, so it looks by itself."""
+def test_our_client_waits_for_the_result_of_a_stock_worker(stock: Any, backend: DatabaseBackend, task_id: str) -> None:
+    """The stock worker does not notify, so the client polls."""
     stock.mark_as_done(task_id, {"price": Decimal("1.10")})
     assert backend.app.AsyncResult(task_id).get(timeout=DEADLINE_S) == {"price": Decimal("1.10")}
 
@@ -131,8 +131,8 @@ def test_an_old_stock_worker_and_a_client_of_ours(stock: Any, backend: DatabaseB
 
 @pytest.mark.parametrize("form", ["write", "read", "refuse"])
 @pytest.mark.parametrize("name", VALUES)
-def test_a_value_in_each_form(make_app: Callable[..., Celery], task_id: str, form: str, name: str) -> None:
-    """And who writes JSON but reads pickles reads them all."""
+def test_a_value_is_read_in_each_form(make_app: Callable[..., Celery], task_id: str, form: str, name: str) -> None:
+    """A backend that writes JSON and reads pickles reads all forms."""
     backend = make_app(result_backend_transport_options={"pickle": form}).backend
     backend.mark_as_done(task_id, VALUES[name]())
     readers = [backend, make_app(result_backend_transport_options={"pickle": "read"}).backend]
@@ -141,7 +141,7 @@ def test_a_value_in_each_form(make_app: Callable[..., Celery], task_id: str, for
 
 
 @pytest.mark.parametrize("form", ["write", "read", "refuse"])
-def test_a_failure_and_a_group_in_each_form(
+def test_a_failure_and_a_group_are_read_in_each_form(
     module_database: Any, make_app: Callable[..., Celery], task_id: str, form: str
 ) -> None:
     app = make_app(result_backend_transport_options={"pickle": form})
@@ -156,7 +156,7 @@ def test_a_failure_and_a_group_in_each_form(
         assert (data[:1] == b"\x80") == (form == "write")
 
 
-def test_no_pickle_is_read_where_the_option_says_so(make_app: Callable[..., Celery], stock: Any, task_id: str) -> None:
+def test_pickles_are_refused_if_the_option_says_so(make_app: Callable[..., Celery], stock: Any, task_id: str) -> None:
     if celery.VERSION >= (5, 7):
         pytest.skip("since Celery 5.7 stock stores JSON")
     stock.mark_as_done(task_id, 1)
@@ -170,7 +170,7 @@ def test_no_pickle_is_read_where_the_option_says_so(make_app: Callable[..., Cele
 
 
 def test_a_group_whose_keys_have_one_hash_is_refused(module_database: Any, backend: DatabaseBackend) -> None:
-    """Once 780 kB of integers took a worker more than a minute, when its chord was due."""
+    """780 kB of integers once took a worker more than a minute when its chord was due."""
     group = tree(backend.app, backend)
     group.save()
     keys = b"".join(b"\x8a\x0a" + (number * (2**61 - 1)).to_bytes(10, "little") + b"N" for number in range(1, 60_000))
@@ -195,7 +195,7 @@ def poison(url: str, table: str, key: str, value: str, evil: Any) -> None:
     run(url, f"UPDATE {table} SET result = '\\x{pickle.dumps(evil).hex()}' WHERE {key} = '{value}'")  # noqa: S608
 
 
-def test_a_poisoned_result_is_refused_and_the_others_of_its_group_read(
+def test_a_poisoned_result_is_refused_and_the_rest_of_its_group_is_read(
     module_database: Any, backend: DatabaseBackend, tmp_path: Path
 ) -> None:
     ids = [str(uuid.uuid4()) for _ in range(3)]
@@ -214,7 +214,7 @@ def test_a_poisoned_result_is_refused_and_the_others_of_its_group_read(
 
 
 def test_a_poisoned_exception_calls_nothing(module_database: Any, backend: DatabaseBackend, tmp_path: Path) -> None:
-    """The second way in: the name of a class that is none."""
+    """The other way in: an exception's class that is not a class of exceptions."""
     task_id = str(uuid.uuid4())
     backend.store_result(task_id, ValueError("x"), states.FAILURE)
     told = {"exc_type": "system", "exc_module": "os", "exc_message": f"touch {tmp_path}/touched"}
@@ -238,7 +238,7 @@ def test_a_poisoned_group_is_refused(module_database: Any, backend: DatabaseBack
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_group_row_of_odd_shape_is_an_error_and_no_crash(module_database: Any, backend: DatabaseBackend) -> None:
+def test_a_malformed_group_row_is_an_error_and_not_a_crash(module_database: Any, backend: DatabaseBackend) -> None:
     group = tree(backend.app, backend)
     group.save()
     for odd in (5, None, [], "x", (1, 2, 3), {"a": 1}, ((None, None), [5])):

@@ -19,14 +19,14 @@ from environment.waiting import wait_until
 
 
 def failure(result: Any) -> Any:
-    """What a task has failed with."""
+    """The exception with which a task failed."""
     return answer(result, propagate=False)
 
 
 # -- success
 
 
-def test_a_result_says_everything_about_itself(pool: Probe) -> None:
+def test_a_result_has_every_documented_attribute(pool: Probe) -> None:
     before = datetime.now(UTC)
     result = pool.send("add", 2, 3)
     assert answer(result) == 5
@@ -49,7 +49,7 @@ def test_an_unknown_task_is_pending(pool: Probe) -> None:
         result.get(timeout=0.05)
 
 
-def test_a_task_that_runs_is_not_ready_and_get_times_out(pool: Probe) -> None:
+def test_a_running_task_is_not_ready_and_get_times_out(pool: Probe) -> None:
     gate, tag = unique("gate"), unique("slow")
     result = pool.send("run", tag, gate)
     try:
@@ -62,8 +62,8 @@ def test_a_task_that_runs_is_not_ready_and_get_times_out(pool: Probe) -> None:
     assert answer(result) == tag
 
 
-def test_get_answers_while_other_tasks_of_the_worker_still_run(pool: Probe) -> None:
-    """In threads the other tasks run beside it; in all pools those that follow must not hold it back."""
+def test_get_returns_while_other_tasks_of_the_worker_still_run(pool: Probe) -> None:
+    """In threads the other tasks run at the same time; in no pool may a following task delay the result."""
     gate = unique("gate")
     first = pool.send("add", 1, 1)
     held = pool.send("run", unique("held"), gate)
@@ -90,7 +90,7 @@ def test_forget_removes_the_row(pool: Probe) -> None:
     assert pool.app.AsyncResult(result.id).state == "PENDING"
 
 
-def test_children_are_known_and_walked(pool: Probe) -> None:
+def test_children_are_stored_and_can_be_walked(pool: Probe) -> None:
     result = pool.send("children", 3)
     assert answer(result) == "parent"
     again = pool.app.AsyncResult(result.id)
@@ -99,7 +99,7 @@ def test_children_are_known_and_walked(pool: Probe) -> None:
     assert again.get_leaf() in (0, 1, 2)
 
 
-def test_a_task_that_waits_for_another_inside_a_worker(pool: Probe) -> None:
+def test_a_task_can_wait_for_another_task(pool: Probe) -> None:
     inner = pool.send("add", 20, 3)
     answer(inner)
     assert answer(pool.send("join_inside", inner.id)) == 23
@@ -121,12 +121,12 @@ def test_an_exception_keeps_its_type_and_arguments(pool: Probe, kind: str, argum
     assert isinstance(result.result, (KeyError, ValueError))
 
 
-def test_an_exception_that_the_client_does_not_know_keeps_its_name(pool: Probe) -> None:
+def test_an_exception_unknown_to_the_client_keeps_its_name(pool: Probe) -> None:
     error = failure(pool.send("raise_error", "a", 7))
     assert (type(error).__name__, error.args) == ("ProbeError", ("a", 7))
 
 
-def test_an_exception_with_an_argument_that_cannot_be_stored_is_stored_in_words(pool: Probe) -> None:
+def test_an_exception_with_an_unstorable_argument_is_stored_as_text(pool: Probe) -> None:
     error = failure(pool.send("raise_opaque"))
     assert type(error).__name__ == "ProbeError"
     assert "Opaque" in error.args[0]
@@ -134,7 +134,7 @@ def test_an_exception_with_an_argument_that_cannot_be_stored_is_stored_in_words(
 
 
 @pytest.mark.parametrize("which", ["nul", "surrogate", "long"])
-def test_awkward_words_in_an_exception_and_its_traceback(pool: Probe, which: str) -> None:
+def test_unusual_characters_in_an_exception_and_its_traceback(pool: Probe, which: str) -> None:
     result = pool.send("raise_text", which)
     error = failure(result)
     assert type(error).__name__ == "ProbeError"
@@ -147,7 +147,7 @@ def test_awkward_words_in_an_exception_and_its_traceback(pool: Probe, which: str
 
 
 @pytest.mark.parametrize("where", ["alone", "inside", "key", "lambda"])
-def test_a_value_that_cannot_be_stored_fails_its_task_alone(pool: Probe, where: str) -> None:
+def test_an_unstorable_value_fails_only_its_own_task(pool: Probe, where: str) -> None:
     before = pool.send("add", 1)
     result = pool.send("opaque", where)
     after = pool.send("add", 2)
@@ -160,14 +160,14 @@ def test_a_value_that_cannot_be_stored_fails_its_task_alone(pool: Probe, where: 
 
 
 @pytest.mark.parametrize("kind", ["endless", "set of records", "record as a key", "generator"])
-def test_a_value_of_an_odd_shape_fails_its_task_alone(pool: Probe, kind: str) -> None:
+def test_a_malformed_value_fails_only_its_own_task(pool: Probe, kind: str) -> None:
     value = failure(pool.send("odd", kind))
     assert type(value) is UnstorableResultError
     assert answer(pool.send("add", 2)) == 2
     drained(pool)
 
 
-def test_an_unknown_task_fails_and_says_so(pool: Probe) -> None:
+def test_a_task_unknown_to_the_worker_fails(pool: Probe) -> None:
     result = pool.app.send_task("nobody.knows.this")
     error = failure(result)
     assert (type(error).__name__, error.args) == ("NotRegistered", ("nobody.knows.this",))
@@ -190,7 +190,7 @@ def test_a_long_id_works_or_is_a_clear_error(pool: Probe, length: int) -> None:
 # -- on the way
 
 
-def test_started_is_stored_with_who_works_on_it(pool: Probe) -> None:
+def test_started_is_stored_with_the_worker_and_its_process(pool: Probe) -> None:
     gate, tag = unique("gate"), unique("tracked")
     result = pool.send("tracked", tag, gate)
     try:
@@ -204,7 +204,7 @@ def test_started_is_stored_with_who_works_on_it(pool: Probe) -> None:
     assert answer(result) == tag
 
 
-def test_a_custom_state_is_seen_while_the_task_runs(pool: Probe) -> None:
+def test_a_custom_state_is_readable_while_the_task_runs(pool: Probe) -> None:
     gate, tag = unique("gate"), unique("progress")
     result = pool.send("progress", tag, gate)
     try:
@@ -217,7 +217,7 @@ def test_a_custom_state_is_seen_while_the_task_runs(pool: Probe) -> None:
     assert answer(result) == tag
 
 
-def test_success_that_a_task_says_of_itself_does_not_end_its_message(pool: Probe) -> None:
+def test_success_set_by_the_task_itself_does_not_acknowledge_its_message(pool: Probe) -> None:
     gate, tag = unique("gate"), unique("early")
     result = pool.send("progress", tag, gate, "SUCCESS", "ignore")
     try:
@@ -231,7 +231,7 @@ def test_success_that_a_task_says_of_itself_does_not_end_its_message(pool: Probe
     assert result.state == "SUCCESS"
 
 
-def test_a_task_that_retries_says_so_and_why(pool: Probe) -> None:
+def test_a_retrying_task_has_the_state_retry_and_the_reason(pool: Probe) -> None:
     tag = unique("retry")
     result = pool.send("retry_slowly", tag)
     wait_until(lambda: stored(pool.url, result.id) == "RETRY", DEADLINE_S, "RETRY")
@@ -242,15 +242,15 @@ def test_a_task_that_retries_says_so_and_why(pool: Probe) -> None:
     pool.app.control.purge()
 
 
-def test_a_task_that_retries_ends(pool: Probe) -> None:
+def test_a_retried_task_ends(pool: Probe) -> None:
     result = pool.send("again", unique("again"), kwargs={"countdown": 0})
     pool.wait_for("start", "again*", 3)
     wait_until(lambda: stored(pool.url, result.id) == "SUCCESS", DEADLINE_S, "it to end")
     assert answer(result) == 2
 
 
-def test_a_retry_that_ends_first_has_the_last_word(pool: Probe) -> None:
-    """Celery stores RETRY after it has sent the retry, which in threads and prefork may have failed before."""
+def test_a_retry_that_ends_first_keeps_its_state(pool: Probe) -> None:
+    """Celery stores RETRY after it has published the retry, which in threads and prefork may already have failed."""
     results = [pool.send("retry_then_fail", unique("again")) for _ in range(20)]
     for result in results:
         assert type(failure(result)).__name__ == "ProbeError"
@@ -259,7 +259,7 @@ def test_a_retry_that_ends_first_has_the_last_word(pool: Probe) -> None:
     assert {stored(pool.url, result.id) for result in results} == {"FAILURE"}
 
 
-def test_a_revoked_task_says_so(pool: Probe) -> None:
+def test_a_revoked_task_has_the_state_revoked(pool: Probe) -> None:
     gate, tag = unique("gate"), unique("revoked")
     # Held by the database for long enough for the worker to hear of it.
     result = pool.send("run", tag, gate, countdown=1)
@@ -284,14 +284,14 @@ def test_an_ignored_result_is_not_stored(pool: Probe, task: str) -> None:
     assert stored(pool.url, result.id) is None
 
 
-def test_an_error_may_be_stored_although_the_result_is_ignored(pool: Probe) -> None:
+def test_store_errors_even_if_ignored_stores_the_error_alone(pool: Probe) -> None:
     tag = unique("quiet")
     result = pool.send("fail_quietly", tag)
     ended(pool.url, result.id)
     assert pool.app.AsyncResult(result.id).result.args == (tag,)
 
 
-def test_ignoring_a_message_stores_nothing(pool: Probe) -> None:
+def test_a_task_that_raises_ignore_stores_nothing(pool: Probe) -> None:
     tag = unique("ignored")
     result = pool.send("ignore", tag)
     pool.wait_for("start", tag)
@@ -302,7 +302,7 @@ def test_ignoring_a_message_stores_nothing(pool: Probe) -> None:
 # -- many
 
 
-def test_many_results_of_many_waiters(pool: Probe) -> None:
+def test_many_clients_wait_for_many_results(pool: Probe) -> None:
     results = [pool.send("add", number, 1) for number in range(100)]
     found: dict[int, int] = {}
 

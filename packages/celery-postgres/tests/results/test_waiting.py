@@ -27,14 +27,14 @@ from environment.waiting import wait_until
 
 @pytest.fixture
 def named(make_app: Callable[..., Celery], plain_database: Any) -> tuple[Celery, str, str]:
-    """A program on a database of its own, the name of its connections, and the database's address."""
+    """A program with a database of its own, the name of its connections, and the address of the database."""
     url = plain_database.url
     name = "probe-waiting"
     return make_app(f"{url}{'&' if '?' in url else '?'}application_name={name}"), name, url
 
 
 class Waiters:
-    """Threads that wait, each for one task, and what they got."""
+    """Threads that each wait for one task, and what they got."""
 
     def __init__(self, app: Celery, task_ids: list[str], **options: Any) -> None:
         self.got: dict[str, Any] = {}
@@ -69,7 +69,7 @@ def store(app: Celery, *task_ids: str) -> None:
 
 
 def within(work: Callable[[], Any]) -> Any:
-    """What it returns or raises. A wait without end fails the test, and no more."""
+    """What the call returns or raises. An endless wait only fails the test."""
     came: list[Any] = []
 
     def run() -> None:
@@ -111,7 +111,7 @@ def asked(app: Celery, ids: list[str]) -> list[Any]:
 
 @pytest.mark.parametrize("seconds", [0, 0.0, -1, 0.05])
 @pytest.mark.parametrize("way", WAITS)
-def test_a_wait_ends_in_its_time(make_app: Callable[..., Celery], way: str, seconds: float) -> None:
+def test_a_wait_ends_after_its_timeout(make_app: Callable[..., Celery], way: str, seconds: float) -> None:
     app = make_app()
     ids = [f"{way}-{seconds}-{number}" for number in range(2)]
     store(app, ids[0])
@@ -120,7 +120,7 @@ def test_a_wait_ends_in_its_time(make_app: Callable[..., Celery], way: str, seco
     assert within(lambda: WAITS[way](app, ids, seconds)) == ids[1].upper()
 
 
-def test_a_budget_that_a_callback_has_spent(make_app: Callable[..., Celery]) -> None:
+def test_time_spent_in_a_callback_counts_towards_the_timeout(make_app: Callable[..., Celery]) -> None:
     app = make_app()
     store(app, "spent")
     results = ResultSet(asked(app, ["spent", "never"]), app=app)
@@ -130,7 +130,7 @@ def test_a_budget_that_a_callback_has_spent(make_app: Callable[..., Celery]) -> 
         assert isinstance(error, TimeoutError)
 
 
-def test_who_asks_on_intervals_is_asked_after_the_last_event_too(make_app: Callable[..., Celery]) -> None:
+def test_on_interval_is_also_called_after_the_last_event(make_app: Callable[..., Celery]) -> None:
     app = make_app()
     store(app, "ended")
     seen: list[str] = []
@@ -145,7 +145,7 @@ def test_who_asks_on_intervals_is_asked_after_the_last_event_too(make_app: Calla
         app.AsyncResult("ended").get(timeout=DEADLINE_S, on_interval=enough)
 
 
-def test_a_thousand_threads_wait_on_one_connection_and_read_on_another(
+def test_a_thousand_waiting_threads_use_two_connections(
     named: tuple[Celery, str, str], make_app: Callable[..., Celery]
 ) -> None:
     app, name, url = named
@@ -159,7 +159,7 @@ def test_a_thousand_threads_wait_on_one_connection_and_read_on_another(
     noted(url, 0)
 
 
-def test_many_wait_for_one_task(named: tuple[Celery, str, str]) -> None:
+def test_several_threads_wait_for_one_task(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     several = [Waiters(app, ["one"]) for _ in range(20)]
     noted(url, 1)
@@ -167,7 +167,7 @@ def test_many_wait_for_one_task(named: tuple[Celery, str, str]) -> None:
     assert [waiters.join() for waiters in several] == [{"one": "ONE"}] * 20
 
 
-def test_who_gives_up_is_forgotten_and_the_others_wait_on(named: tuple[Celery, str, str]) -> None:
+def test_a_thread_that_gives_up_is_removed_and_the_others_wait_on(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     patient = Waiters(app, ["one", "two"])
     noted(url, 2)
@@ -178,14 +178,14 @@ def test_who_gives_up_is_forgotten_and_the_others_wait_on(named: tuple[Celery, s
     assert patient.join() == {"one": "ONE", "two": "TWO"}
 
 
-def test_what_was_stored_before_anybody_was_noted_is_found(named: tuple[Celery, str, str]) -> None:
+def test_a_result_stored_before_the_registration_is_found(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     store(app, "one")
     assert app.AsyncResult("one").get(timeout=DEADLINE_S) == "ONE"
     assert waiting(url) == 0
 
 
-def test_a_state_on_the_way_wakes_nobody(named: tuple[Celery, str, str]) -> None:
+def test_a_state_that_is_not_final_notifies_nobody(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     waiters = Waiters(app, ["one"])
     noted(url, 1)
@@ -196,7 +196,7 @@ def test_a_state_on_the_way_wakes_nobody(named: tuple[Celery, str, str]) -> None
 
 
 @pytest.mark.parametrize("how", ["the connection is terminated", "all notes are lost", "nobody is notified"])
-def test_who_waits_gets_it_all_the_same(
+def test_a_waiting_client_gets_the_result_whatever_happens(
     named: tuple[Celery, str, str], make_app: Callable[..., Celery], how: str
 ) -> None:
     app, name, url = named
@@ -219,7 +219,7 @@ def test_who_waits_gets_it_all_the_same(
 
 
 @pytest.mark.parametrize("payload", ["", "x", "1 y 2", "-1", "99999999999", "1" * 5000])
-def test_a_notification_from_somebody_else_stops_nobody(named: tuple[Celery, str, str], payload: str) -> None:
+def test_a_foreign_notification_does_not_disturb_waiting_clients(named: tuple[Celery, str, str], payload: str) -> None:
     app, _, url = named
     waiters = Waiters(app, ["one"])
     noted(url, 1)
@@ -235,7 +235,7 @@ def test_a_notification_from_somebody_else_stops_nobody(named: tuple[Celery, str
 @pytest.mark.parametrize(
     "task_id", ["x" * 156, "".join(map(chr, range(256, 4000)))], ids=["long", "too long for an index"]
 )
-def test_an_id_that_no_result_has_stops_nobody_else(named: tuple[Celery, str, str], task_id: str) -> None:
+def test_waiting_for_an_impossible_id_does_not_disturb_the_others(named: tuple[Celery, str, str], task_id: str) -> None:
     app, _, url = named
     waiters = Waiters(app, ["one"])
     noted(url, 1)
@@ -246,7 +246,7 @@ def test_an_id_that_no_result_has_stops_nobody_else(named: tuple[Celery, str, st
     assert waiters.join() == {"one": "ONE"}
 
 
-def test_one_set_of_results_many_of_which_have_ended(named: tuple[Celery, str, str]) -> None:
+def test_a_result_set_of_which_many_have_ended(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     task_ids = [f"task-{number}" for number in range(500)]
     store(app, *task_ids[:250])
@@ -285,7 +285,7 @@ app.AsyncResult("one").get(timeout=60)
 """
 
 
-def test_a_waiter_that_is_killed_does_no_harm_and_its_note_goes(named: tuple[Celery, str, str]) -> None:
+def test_a_killed_waiting_process_is_unregistered_when_its_task_ends(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, url], env=environment())
     noted(url, 1)
@@ -298,7 +298,7 @@ def test_a_waiter_that_is_killed_does_no_harm_and_its_note_goes(named: tuple[Cel
     noted(url, 0)
 
 
-def test_the_note_of_a_killed_waiter_whose_task_never_ends_expires(named: tuple[Celery, str, str]) -> None:
+def test_the_registration_of_a_killed_process_expires(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     run(
         url,
@@ -342,7 +342,7 @@ assert app.AsyncResult("later").get(timeout=10) == 0
 """
 
 
-def test_a_process_that_forks_while_it_waits(named: tuple[Celery, str, str]) -> None:
+def test_a_process_may_fork_while_it_waits(named: tuple[Celery, str, str]) -> None:
     _, _, url = named
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FORK, url],
@@ -355,8 +355,8 @@ def test_a_process_that_forks_while_it_waits(named: tuple[Celery, str, str]) -> 
     assert done.returncode == 0, done.stderr
 
 
-def test_who_begins_to_wait_while_the_server_starts_asks_now_and_then(make_app: Callable[..., Celery]) -> None:
-    """Each try is a connection, against a server that has enough to do."""
+def test_a_client_that_waits_for_an_unreachable_server_retries_with_a_backoff(make_app: Callable[..., Celery]) -> None:
+    """Each attempt is a connection to a server that is busy starting."""
     connections: list[int] = []
     text = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
 

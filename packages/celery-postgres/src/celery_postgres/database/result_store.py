@@ -10,11 +10,9 @@ from typing import Any
 from celery import states
 
 from celery_postgres.database.array_literals import binaries, booleans, texts, timestamps
+from celery_postgres.database.message_store import Claim
 from celery_postgres.database.session import Row
 from celery_postgres.database.store import Store
-
-#: The claim of a message: its id and its fence.
-Claim = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import psycopg2
 from celery.exceptions import Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 
-from celery_postgres.database.result_store import Claim
+from celery_postgres.database.message_store import Claim
 from celery_postgres.errors import SchemaError, is_lasting
 
 _TAG = re.compile(r"\d+\.\d+")

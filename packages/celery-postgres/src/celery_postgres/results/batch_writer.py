@@ -21,7 +21,8 @@ from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.results.write import Write, record
 
 if TYPE_CHECKING:
-    from celery_postgres.database.result_store import Claim, ResultStore
+    from celery_postgres.database.message_store import Claim
+    from celery_postgres.database.result_store import ResultStore
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.database import watchdog
 from celery_postgres.database.address import database_of
 from celery_postgres.database.backoff import Backoff
-from celery_postgres.database.result_store import Claim
+from celery_postgres.database.message_store import Claim
 from celery_postgres.errors import SchemaError, is_lasting, loggable, primary
 from celery_postgres.results.batch_writer import (
     BatchWriter,

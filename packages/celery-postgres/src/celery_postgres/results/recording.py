@@ -23,7 +23,8 @@ from kombu.utils.encoding import ensure_bytes
 from celery_postgres.broker import transport
 from celery_postgres.consumer.poison import described
 from celery_postgres.database.address import database_of, libpq_dsn
-from celery_postgres.database.result_store import Claim, Outcome, Part
+from celery_postgres.database.message_store import Claim
+from celery_postgres.database.result_store import Outcome, Part
 from celery_postgres.errors import SchemaError, UnstorableResultError
 from celery_postgres.results.acknowledgement import claim_of, continuation_not_sent, is_acknowledged
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of

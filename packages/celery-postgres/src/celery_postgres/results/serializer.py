@@ -1,8 +1,8 @@
-"""Results as bytes: what stock Celery reads, and read without ever executing anything.
+"""Serializes results as stock Celery reads them, and reads them without executing anything.
 
-Up to Celery 5.6 stock's result columns are pickles, also with the JSON serializer; from 5.7 on they are JSON. Whoever
-may write to the table could have any reader of pickles run code. So what is written here is reduced to plain values
-first, and what is read may name nothing but the few classes listed below.
+Up to Celery 5.6 the stock backend's result columns are pickles, also with the JSON serializer; from 5.7 on they are
+JSON. Anybody who may write to the table could have a reader of pickles run code. So values are reduced to plain ones
+before they are written, and a pickle may name only the few classes listed below.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from celery_postgres.results.pickle_guard import SHORT_TEXT, check_size
 
 
 class Pickle(enum.StrEnum):
-    """What becomes of pickles: the option `pickle` of `result_backend_transport_options`."""
+    """Where pickles are allowed: the option `pickle` of `result_backend_transport_options`."""
 
-    #: Values are written as pickles, which every Celery reads.
+    #: Write values as pickles, which every Celery reads.
     WRITE = "write"
-    #: As JSON, which stock reads from Celery 5.7 on; as pickles only where JSON would make them others.
+    #: Write values as JSON, which the stock backend reads from Celery 5.7 on; as pickles only where JSON would change
+    #: them. Read both.
     READ = "read"
-    #: As JSON, with marks that only this package knows where that needs them; no pickle is read.
+    #: Write values as JSON, with tags of this package's own where JSON would change them; read no pickle.
     REFUSE = "refuse"
 
 
-#: Immutable, and of exactly these types: a subclass would be pickled by its name.
+#: Immutable. Exactly these types: a subclass would be pickled by its name.
 _PLAIN = frozenset(
     {type(None), bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID},
 )
 
 
 class _StandIn:
-    """In place of a class: calls a function, and cannot be changed by what is read (a pickle may set the attributes of
-    whatever it names)."""
+    """Takes the place of a class: calls a function, and has no attributes that a pickle could set, as a pickle can on
+    anything that it names."""
 
     __slots__ = ("_form",)
 
@@ -58,12 +59,12 @@ class _StandIn:
         return self._form(*arguments)
 
     def __setstate__(self, state: object) -> None:
-        raise SecurityError("a stored result tries to change what reads it; it was not loaded")
+        raise SecurityError("a stored result tries to modify its reader; it was not loaded")
 
 
 def _decimal(text: str) -> Decimal:
-    if not isinstance(text, str):  # of an integer of 200 kB it takes 3 s
-        raise SecurityError("a stored result makes a Decimal of something that is no text; it was not loaded")
+    if not isinstance(text, str):  # an integer of 200 kB takes 3 s
+        raise SecurityError("a stored result makes a Decimal from something that is not text; it was not loaded")
     return Decimal(text)
 
 
@@ -71,21 +72,19 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     **{("datetime", one.__name__): one for one in (date, datetime, time, timedelta, timezone)},
     ("decimal", "Decimal"): _StandIn(_decimal),
     ("uuid", "UUID"): UUID,
-    # The second module name is what pickles before protocol 3 say.
+    # Pickles before protocol 3 use the second module name.
     **{
-        (module, one.__name__): _StandIn(functools.partial(hash_guard.made, one))
+        (module, one.__name__): _StandIn(functools.partial(hash_guard.make_set, one))
         for one in (set, frozenset)
         for module in ("builtins", "__builtin__")
     },
 }
 _PROTOCOL = 4
-#: Text, bytes and integers of 256 bytes and more: the opcode, and after it the length.
+#: Text, bytes and integers of 256 bytes and more: the opcode, followed by the length.
 _LONG = re.compile(rb"[XB\x8b](?=(.{4}))", re.DOTALL)
-#: So much of a name that is refused goes into a log.
+#: Characters of a refused name that go into the error's text.
 _LONGEST_NAME = 100
-
-
-#: Of so many comparisons nobody takes notice, whatever was chosen.
+#: So many comparisons take no noticeable time, whatever keys were chosen.
 _COMPARISONS = 5_000_000
 
 
@@ -93,15 +92,15 @@ def _named(known: dict[tuple[str, str], Any], module: str, name: str) -> Any:
     try:
         return known[module, name]
     except KeyError:
-        said = ascii(f"{module}.{name}")[1:-1][:_LONGEST_NAME]
+        shown = ascii(f"{module}.{name}")[1:-1][:_LONGEST_NAME]
         raise SecurityError(
-            f"a stored result names {said}, which is not on the list of what may be read; it was not "
+            f"a stored result names {shown}, which is not on the list of what may be read; it was not "
             "loaded, and nothing was executed"
         ) from None
 
 
 class _Reader(pickle.Unpickler):
-    """Knows the names that it is given, and no others."""
+    """Resolves only the given names."""
 
     def __init__(self, data: bytes, known: dict[tuple[str, str], Any]) -> None:
         super().__init__(io.BytesIO(data))
@@ -112,7 +111,7 @@ class _Reader(pickle.Unpickler):
 
 
 class _CarefulReader(hash_guard.Reader):
-    """The same for one with so many keys that their hashes matter."""
+    """The same, for a pickle with so many keys that their hashes matter."""
 
     def __init__(self, data: bytes, known: dict[tuple[str, str], Any]) -> None:
         super().__init__(io.BytesIO(data))
@@ -123,62 +122,62 @@ class _CarefulReader(hash_guard.Reader):
 
 
 def dump(value: Any, form: Pickle = Pickle.WRITE) -> bytes:
-    """A task's return value, as stock Celery reads it.
+    """A task's return value as bytes that stock Celery reads.
 
-    Plain Python values stay what they are (a tuple stays a tuple). Anything else becomes what Kombu's JSON makes of it.
+    Plain Python values stay what they are (a tuple stays a tuple). Other values are stored as what Kombu's JSON makes
+    of them.
 
     Raises:
-        UnstorableResultError: JSON has no form for it. The text names the type and does not quote the value.
+        UnstorableResultError: JSON cannot represent the value. The text names the type and does not quote the value.
     """
     try:
         reduced = _reduced(value)
         if form is not Pickle.WRITE:
             with contextlib.suppress(tagged_json.NotExactError):
-                return tagged_json.dumps(reduced, marks=form is Pickle.REFUSE)
+                return tagged_json.dumps(reduced, tags=form is Pickle.REFUSE)
         data = pickle.dumps(reduced, protocol=_PROTOCOL)
         if any(SHORT_TEXT <= int.from_bytes(one[1], "little") < len(data) for one in _LONG.finditer(data)):
             check_size(data)
         return data
     except RecursionError:
-        raise UnstorableResultError(
-            "the result cannot be stored: it contains itself, or is nested too deeply"
-        ) from None
+        raise UnstorableResultError("the result cannot be stored: it contains itself or is nested too deeply") from None
     except ValueError:
         raise UnstorableResultError(
-            "the result cannot be stored: a long text occurs in it so often that nobody would read it"
+            "the result cannot be stored: it repeats a long text so often that readers would refuse it"
         ) from None
     except TypeError:
-        # What JSON makes of a record is a list, which is no member of a set and no key.
+        # JSON turns a named tuple into a list, which cannot be a member of a set or a key.
         raise UnstorableResultError(
-            "the result cannot be stored: a set or a key of a dict holds what has no form there"
+            "the result cannot be stored: a set or a dict key contains a value that JSON makes unhashable"
         ) from None
 
 
 def load(data: bytes | memoryview | None, form: Pickle = Pickle.READ) -> Any:
-    """What `dump`, or a stock backend, has stored: up to Celery 5.6 a pickle, from 5.7 on JSON.
+    """The value that `dump` or a stock backend has stored: up to Celery 5.6 as a pickle, from 5.7 on as JSON.
 
     Raises:
-        celery.exceptions.SecurityError: it names something that is not on the list, or is neither.
+        celery.exceptions.SecurityError: a pickle names something that is not on the list, or the bytes are neither a
+            pickle nor JSON.
     """
     return None if data is None else _read(bytes(data), _ALLOWED, form)
 
 
 def _read(data: bytes, known: dict[tuple[str, str], Any], form: Pickle) -> Any:
     try:
-        if data[:1] != b"\x80":  # every pickle of protocol 2 and newer begins so, and no JSON does
+        if data[:1] != b"\x80":  # every pickle of protocol 2 and newer begins with it, and no JSON does
             with contextlib.suppress(ValueError):
                 return tagged_json.loads(data)
         return _read_pickle(data, known, form)
     except SecurityError:
         raise
-    except Exception as error:  # whatever a broken or a hostile pickle provokes
+    except Exception as error:  # a broken or hostile pickle can raise anything
         raise SecurityError(f"a stored result cannot be read: {type(error).__name__}") from None
 
 
 def _read_pickle(data: bytes, known: dict[tuple[str, str], Any], form: Pickle) -> Any:
     if form is Pickle.REFUSE:
         raise SecurityError(
-            "a stored result is not JSON, and no pickle is read here: result_backend_transport_options says so"
+            "a stored result is not JSON, and no pickle is read: `pickle` in result_backend_transport_options is refuse"
         )
     keys, members = check_size(data)
     reader = _Reader if keys * members <= _COMPARISONS else _CarefulReader
@@ -194,15 +193,15 @@ def _reduced(value: Any) -> Any:
     if kind is dict:
         return {_reduced(key): _reduced(one) for key, one in value.items()}
     if kind is datetime:
-        # A zone with a name would be pickled with its class; its offset is what JSON keeps as well.
+        # A named time zone would be pickled with its class; JSON too keeps only the offset.
         named = value.tzinfo is not None and type(value.tzinfo) is not timezone
         return datetime.fromisoformat(value.isoformat()) if named else value
     try:
         return json.loads(json.dumps(value))
     except Exception as error:
-        # json's own words name the type that it cannot encode; any others may quote the value.
+        # This message of json names the type that it cannot encode; any other may quote the value.
         text = str(error)
-        reason = text if text.startswith("Object of type ") else f"{kind.__name__} has no form in JSON"
+        reason = text if text.startswith("Object of type ") else f"JSON cannot represent {kind.__name__}"
         raise UnstorableResultError(f"the result cannot be stored: {reason}") from None
 
 
@@ -210,10 +209,10 @@ def _reduced(value: Any) -> Any:
 
 
 def dump_group(group: GroupResult, form: Pickle = Pickle.WRITE) -> bytes:
-    """A saved group: its tree of ids, in the form that a stock backend reads.
+    """A saved group as bytes that a stock backend reads: its tree of ids.
 
-    Stock's own form carries the address of the backend in it, password included; this one leaves it out, and a reader
-    uses the backend of its own application, as it does with every other id.
+    The stock form contains the address of the backend, password included. This one leaves it out: a reader uses the
+    backend of its own application, as for every other id.
     """
     if form is not Pickle.WRITE:
         return json.dumps(group.as_tuple()).encode()
@@ -231,12 +230,12 @@ class _GroupWriter(pickle.Pickler):
         return NotImplemented
 
 
-# Celery's classes become the tuples that their `as_tuple()` would make.
+# Celery's classes are read as the tuples that their `as_tuple()` would return.
 #: AsyncResult(id, backend, task_name, app, parent)
 _SINGLE = _StandIn(lambda identity, *rest: ((identity, rest[3] if len(rest) > 3 else None), None))
 #: GroupResult(id, results)
 _GROUP = _StandIn(lambda identity, results, *_: ((identity, None), results))
-#: Whatever makes a backend.
+#: In place of everything that creates a backend.
 _NOTHING = _StandIn(lambda *_: None)
 
 _GROUP_NAMES: dict[tuple[str, str], Any] = {
@@ -245,7 +244,7 @@ _GROUP_NAMES: dict[tuple[str, str], Any] = {
     ("celery.result", "AsyncResult"): _SINGLE,
     ("celery.backends.base", "unpickle_backend"): _NOTHING,
     ("celery.backends.database", "DatabaseBackend"): _NOTHING,
-    # Stock saves its engine's options along.
+    # The stock backend saves its engine's options too.
     **{("sqlalchemy.pool.impl", f"{kind}Pool"): _NOTHING for kind in ("Null", "Queue", "SingletonThread", "Static")},
 }
 
@@ -253,9 +252,9 @@ _GROUP_NAMES: dict[tuple[str, str], Any] = {
 def load_group(data: bytes | memoryview, form: Pickle = Pickle.READ) -> Any:
     """The tuple form (`as_tuple()`) of a saved group, for `celery.result.result_from_tuple`.
 
-    None of Celery's classes that a stock row names is called; they are read as the tuples that they stand for.
+    No class of Celery that a stock row names is called.
 
     Raises:
-        celery.exceptions.SecurityError: as `load`.
+        celery.exceptions.SecurityError: as for `load`.
     """
     return _read(bytes(data), _GROUP_NAMES, form)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from celery import states
 
-from celery_postgres.database.result_store import Claim, Outcome, Part, ResultStore
+from celery_postgres.database.message_store import Claim
+from celery_postgres.database.result_store import Outcome, Part, ResultStore
 from celery_postgres.errors import UnstorableResultError, is_lasting, primary
 from celery_postgres.results.serializer import Pickle, dump
 

@@ -33,7 +33,7 @@ def test_a_plain_value_comes_back_as_it_was_in_every_form(form: Pickle, value: A
 
 
 @given(VALUES)
-def test_stock_reads_what_is_written_while_pickles_are_read(value: Any) -> None:
+def test_stock_celery_reads_what_is_written_unless_pickles_are_refused(value: Any) -> None:
     """As Celery 5.7 does: JSON, or the pickle of a row that is older."""
     data = dump(value, Pickle.READ)
     read = pickle.loads(data) if data[:1] == b"\x80" else kombu_json.loads(data)  # noqa: S301  # it is our own
@@ -41,7 +41,7 @@ def test_stock_reads_what_is_written_while_pickles_are_read(value: Any) -> None:
 
 
 @given(VALUES)
-def test_where_pickles_are_refused_none_is_written(value: Any) -> None:
+def test_no_pickle_is_written_if_pickles_are_refused(value: Any) -> None:
     json.loads(dump(value, Pickle.REFUSE))
 
 
@@ -60,17 +60,17 @@ def test_where_pickles_are_refused_none_is_written(value: Any) -> None:
     ids=["set", "datetime", "number", "inside", "long", "negative", "keys", "odd keys"],
 )
 @pytest.mark.parametrize("form", Pickle)
-def test_what_looks_like_a_mark_is_none(value: Any, form: Pickle) -> None:
+def test_a_dict_that_looks_like_a_tag_stays_a_dict(value: Any, form: Pickle) -> None:
     assert same(load(dump(value, form), form), value)
 
 
-def test_a_json_value_is_the_json_of_celery() -> None:
+def test_json_values_are_written_as_celery_writes_them() -> None:
     value = {"a": [1, 2.5, None, True, "ü"], "price": Decimal("1.10"), "id": uuid.UUID(int=7), "raw": b"\xff"}
     for form in (Pickle.READ, Pickle.REFUSE):
         assert dump(value, form) == kombu_json.dumps(value).encode()
 
 
-def test_pickles_are_refused_where_the_option_says_so() -> None:
+def test_pickles_are_refused_if_the_option_says_so() -> None:
     for protocol in range(6):
         for read in (load, load_group):
             with pytest.raises(SecurityError, match="no pickle is read"):
@@ -89,7 +89,7 @@ def test_a_group_is_json_unless_pickles_are_written() -> None:
     assert dump_group(group)[:1] == b"\x80"
 
 
-def test_an_option_that_is_not_known_is_named() -> None:
+def test_an_unknown_option_value_is_an_error_that_lists_the_known_ones() -> None:
     app = Celery("client", set_as_current=False)
     app.conf.result_backend_transport_options = {"pickle": "never"}
     with pytest.raises(ImproperlyConfigured, match="write, read, refuse"):
@@ -136,7 +136,7 @@ KEYS: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("shape", HOSTILE)
-def test_keys_of_one_hash_are_refused_before_they_are_compared(
+def test_keys_with_one_hash_are_refused_before_they_are_compared(
     shape: str, keys: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = HOSTILE[shape](KEYS[keys])
@@ -151,13 +151,13 @@ def test_keys_of_one_hash_are_refused_before_they_are_compared(
     assert load(few) == pickle.loads(few)  # noqa: S301  # it is our own
 
 
-def test_identifiers_of_one_hash_are_refused() -> None:
+def test_uuids_with_one_hash_are_refused() -> None:
     keys = b"".join(_identifier(number) + b"Ns" for number in MULTIPLES[:5_000])
     with pytest.raises(SecurityError, match="cannot be read"):
         load(START + b"\x8c\x04uuid\x8c\x04UUID\x93\x940}" + keys + b".")
 
 
-def test_the_same_as_json_is_refused() -> None:
+def test_keys_with_one_hash_in_json_are_refused() -> None:
     for content in (
         {"__type__": "py:set", "__value__": MULTIPLES},
         {"__type__": "py:frozenset", "__value__": MULTIPLES},
@@ -171,7 +171,7 @@ def test_the_same_as_json_is_refused() -> None:
 
 @pytest.mark.parametrize("content", ["py:nothing", "py:set", "py:dict", "py:int", "py:timedelta", "uuid", "decimal"])
 @pytest.mark.parametrize("value", [None, 5, [[1]], {"a": 1}, [[1, 2, 3]], "x", [{}], [[[], 1]]])
-def test_a_mark_with_anything_behind_it_is_a_value_or_refused(content: str, value: Any) -> None:
+def test_tagged_content_is_read_as_a_value_or_refused(content: str, value: Any) -> None:
     data = json.dumps({"__type__": content, "__value__": value}).encode()
     for form in Pickle:
         with contextlib.suppress(SecurityError):

@@ -30,7 +30,7 @@ STAYS = {"worker_cancel_long_running_tasks_on_connection_loss": False}
 
 @pytest.fixture
 def own(private_cluster: TemporaryCluster, make_probe: Callable[..., Probe]) -> Probe:
-    """A probe on a server of its own, which keeps what it has confirmed."""
+    """A probe on a server of its own, with durable commits."""
     private_cluster.options["synchronous_commit"] = "on"
     private_cluster.restart()
     celery_postgres.create_schema(private_cluster.url())
@@ -38,7 +38,7 @@ def own(private_cluster: TemporaryCluster, make_probe: Callable[..., Probe]) -> 
 
 
 def come(results: list[Any]) -> list[tuple[str, Any]]:
-    """Wait for all of them; state and result."""
+    """Wait for all of them. Returns state and result of each."""
     wait_until(lambda: all(one.ready() for one in results), RESCUE_S, "the results")
     return [(one.state, one.result) for one in results]
 
@@ -55,7 +55,7 @@ def come(results: list[Any]) -> list[tuple[str, Any]]:
         pytest.param("solo", "run_late", marks=pytest.mark.long),
     ],
 )
-def test_an_outage_that_lasts_longer_than_a_time_limit_fails_no_task_that_has_succeeded(
+def test_an_outage_longer_than_a_time_limit_fails_no_successful_task(
     own: Probe, private_cluster: TemporaryCluster, pool: str, task: str
 ) -> None:
     gate, tag = unique("gate"), unique("work")
@@ -81,7 +81,7 @@ def test_an_outage_that_lasts_longer_than_a_time_limit_fails_no_task_that_has_su
 
 
 @pytest.mark.long
-def test_an_outage_of_more_than_a_minute_fails_no_task_that_has_succeeded(
+def test_an_outage_of_more_than_a_minute_fails_no_successful_task(
     own: Probe, private_cluster: TemporaryCluster
 ) -> None:
     gate, tag = unique("gate"), unique("work")
@@ -101,7 +101,7 @@ def test_an_outage_of_more_than_a_minute_fails_no_task_that_has_succeeded(
 
 @pytest.mark.long
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_worker_that_is_told_to_stop_in_an_outage_ends_and_its_late_tasks_run_again(
+def test_a_worker_that_stops_in_an_outage_leaves_its_late_tasks_to_run_again(
     own: Probe, private_cluster: TemporaryCluster, pool: str
 ) -> None:
     gate, tag = unique("gate"), unique("work")
@@ -123,10 +123,10 @@ def test_a_worker_that_is_told_to_stop_in_an_outage_ends_and_its_late_tasks_run_
 @pytest.mark.parametrize(
     "pool", ["threads", *(pytest.param(one, marks=pytest.mark.long) for one in ("solo", "prefork"))]
 )
-def test_a_task_whose_chain_cannot_go_on_now_runs_again(
+def test_a_task_whose_chain_cannot_continue_runs_again(
     own: Probe, private_cluster: TemporaryCluster, pool: str
 ) -> None:
-    """It has not failed. What follows it could not be sent, and is when it has run again."""
+    """The task has not failed. What follows it could not be sent, and is sent after it has run again."""
     gate, tag = unique("gate"), unique("work")
     worker = own.start(pool=pool, conf=STAYS)
     app = own.app
@@ -143,10 +143,10 @@ def test_a_task_whose_chain_cannot_go_on_now_runs_again(
 
 
 @pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.long)])
-def test_a_retry_that_cannot_be_published_now_is_published_later(
+def test_a_retry_that_cannot_be_published_is_published_later(
     own: Probe, private_cluster: TemporaryCluster, pool: str
 ) -> None:
-    """Celery rejects its message: it was a dead letter, and its task had no state."""
+    """Celery rejects the message, which once became a dead letter and left its task without a state."""
     gate, tag = unique("gate"), unique("work")
     worker = own.start(pool=pool, conf=STAYS)
     result = own.send("retry_late", tag, gate)
@@ -160,8 +160,8 @@ def test_a_retry_that_cannot_be_published_now_is_published_later(
     assert scalar(own.url, "SELECT count(*) FROM kombu_dead_letter") == 0
 
 
-def test_children_that_get_no_connection_fail_no_task(own: Probe, private_cluster: TemporaryCluster) -> None:
-    """The role has so few that the main process and a child or two take them all."""
+def test_children_without_a_connection_fail_no_task(own: Probe, private_cluster: TemporaryCluster) -> None:
+    """The role has so few connections that the main process and one or two children take them all."""
     gate, tag = unique("gate"), unique("work")
     for one in range(8):
         own.send("run_late", f"{tag}-{one}", gate)
@@ -208,18 +208,20 @@ def raised(url: str, statement: str) -> psycopg2.Error:
         ("SELECT pg_terminate_backend(pg_backend_pid())", False),
     ],
 )  # fmt: skip
-def test_what_the_server_refuses_for_ever_and_what_now(plain_database: Any, statement: str, lasting: bool) -> None:
+def test_refused_values_are_lasting_errors_and_everything_else_is_not(
+    plain_database: Any, statement: str, lasting: bool
+) -> None:
     assert is_lasting(raised(plain_database.url, statement)) is lasting
 
 
 @pytest.mark.parametrize("code", ["53000", "53100", "53200", "53300", "53400", "57P01", "57P03", "57014", "40001",
                                   "40P01", "25006", "55P03", "08006", "42501", "58030", "XX000", "F0000"])  # fmt: skip
-def test_what_the_server_cannot_do_now_is_no_refusal_of_a_value(plain_database: Any, code: str) -> None:
+def test_conditions_of_the_server_are_not_lasting_errors(plain_database: Any, code: str) -> None:
     statement = f"DO $$ BEGIN RAISE SQLSTATE '{code}'; END $$"
     assert not is_lasting(raised(plain_database.url, statement))
 
 
-def test_an_error_of_the_driver_about_a_value_is_lasting() -> None:
+def test_a_value_that_the_driver_cannot_send_is_a_lasting_error() -> None:
     assert is_lasting(ValueError())
     assert is_lasting(psycopg2.ProgrammingError("can't adapt type"))
     assert not is_lasting(psycopg2.OperationalError("server closed the connection unexpectedly"))
@@ -245,8 +247,8 @@ LAG = """
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_sequences_that_lag_behind_their_tables_lose_nothing(probe: Probe, pool: str) -> None:
-    """As after logical replication, which copies rows and no sequences."""
+def test_lagging_sequences_lose_nothing(probe: Probe, pool: str) -> None:
+    """As after logical replication, which copies rows but no sequences."""
     run(probe.url, LAG)
     tag = unique("work")
     results = [probe.send("run_late", f"{tag}-{one}") for one in range(20)]
@@ -266,7 +268,7 @@ def test_sequences_that_lag_behind_their_tables_lose_nothing(probe: Probe, pool:
     assert rows_of(probe.url, queue) == 1
 
 
-def test_a_callers_transaction_that_meets_a_sequence_that_lags_may_be_done_again(probe: Probe) -> None:
+def test_a_callers_transaction_that_meets_a_lagging_sequence_may_be_repeated(probe: Probe) -> None:
     probe.send("run", "first")
     run(probe.url, LAG)
     with psycopg2.connect(PostgresDSN.parse(probe.url).libpq()) as connection:
@@ -283,7 +285,7 @@ def test_a_callers_transaction_that_meets_a_sequence_that_lags_may_be_done_again
 # -- pauses
 
 
-def test_pauses_double_and_are_cut_short_by_nothing() -> None:
+def test_pauses_double_and_are_never_cut_short() -> None:
     retry = Backoff()
     pauses = [retry.failed() for _ in range(12)]
     assert all(0.75 * 0.05 <= pause <= 2.0 for pause in pauses)

@@ -1,4 +1,4 @@
-"""Results as bytes, without a database."""
+"""The serializer of results, without a database."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_plain_value_comes_back_as_it_was(value: Any) -> None:
 
 
 @given(VALUES)
-def test_what_is_written_names_only_what_may_be_read(value: Any) -> None:
+def test_written_pickles_name_only_classes_on_the_list(value: Any) -> None:
     class Recorder(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             assert module in ("datetime", "decimal", "uuid", "builtins")
@@ -49,7 +49,7 @@ def test_what_is_written_names_only_what_may_be_read(value: Any) -> None:
 
 
 @given(VALUES)
-def test_stock_reads_what_is_written(value: Any) -> None:
+def test_stock_celery_reads_what_is_written(value: Any) -> None:
     assert same(pickle.loads(dump(value)), value)  # noqa: S301  # it is our own
 
 
@@ -76,11 +76,11 @@ Record = collections.namedtuple("Record", "x y")
         (True, True),
     ],
 )
-def test_what_json_makes_of_others_is_what_is_stored(value: Any, read: Any) -> None:
+def test_other_values_are_stored_as_their_json_form(value: Any, read: Any) -> None:
     assert same(load(dump(value)), read)
 
 
-def test_a_zone_with_a_name_becomes_its_offset() -> None:
+def test_a_named_time_zone_becomes_its_offset() -> None:
     from zoneinfo import ZoneInfo
 
     moment = datetime.datetime(2024, 7, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))
@@ -108,7 +108,7 @@ for _ in range(100_000):
      ENDLESS, DEEP, range(3), (n for n in range(3)), 1j],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_what_has_no_form_is_refused_and_not_quoted(value: Any) -> None:
+def test_unstorable_values_are_refused_and_not_quoted(value: Any) -> None:
     with pytest.raises(UnstorableResultError) as caught:
         dump(value)
     assert "s3cret" not in str(caught.value)
@@ -159,7 +159,7 @@ def test_a_pickle_that_calls_something_is_refused_by_name(
 @pytest.mark.parametrize(
     "data", [b"", b"x", b".", b"\x80\x04", b"\x80\xff.", b"I1\n", b"P1\n.", b"\x82\x01.", b"(lp0\n."]
 )
-def test_what_is_no_pickle_is_refused(data: bytes) -> None:
+def test_bytes_that_are_not_a_pickle_are_refused(data: bytes) -> None:
     if data == b"(lp0\n.":
         assert load(data) == []
         return
@@ -201,7 +201,7 @@ WATCHED = (
 
 @settings(max_examples=400)
 @given(st.lists(PIECES, min_size=1, max_size=25))
-def test_no_pickle_gets_further_than_the_list(pieces: list[bytes]) -> None:
+def test_no_pickle_calls_anything_beyond_the_list(pieces: list[bytes]) -> None:
     before = [dict(vars(one)) for one in WATCHED]
     modules = set(sys.modules)
     allowed = (
@@ -238,7 +238,7 @@ def test_a_group_keeps_its_tree(app: Celery) -> None:
     assert load_group(dump_group(group)) == group.as_tuple()
 
 
-def test_a_group_as_stock_saves_it_is_read(app: Celery) -> None:
+def test_a_group_saved_by_stock_celery_is_read(app: Celery) -> None:
     from sqlalchemy.pool import NullPool
 
     stock = Celery("stock", broker="memory://", set_as_current=False)
@@ -247,7 +247,7 @@ def test_a_group_as_stock_saves_it_is_read(app: Celery) -> None:
     assert load_group(pickle.dumps(group)) == group.as_tuple()
 
 
-def test_a_saved_group_says_nothing_of_the_backend() -> None:
+def test_a_saved_group_contains_nothing_of_the_backend() -> None:
     app = Celery("client", backend="db+sqlite://u:s3cret@nowhere/1", set_as_current=False)
     app._backend = RecordingBackend(app=app, url="postgresql://u:s3cret@nowhere/d")
     data = dump_group(GroupResult("g", [AsyncResult("a", app=app)], app=app))
@@ -255,7 +255,7 @@ def test_a_saved_group_says_nothing_of_the_backend() -> None:
     assert b"nowhere" not in data
 
 
-# -- what becomes of tasks
+# -- outcomes
 
 
 def outcome(state: str, task_id: str = "a", result: bytes = b"") -> Outcome:
@@ -276,13 +276,13 @@ def outcome(state: str, task_id: str = "a", result: bytes = b"") -> Outcome:
         ([states.FAILURE, states.STARTED], states.STARTED),
     ],
 )
-def test_of_several_states_the_one_that_counts_is_kept(given: list[str], kept: str) -> None:
+def test_several_states_of_a_task_collapse_to_the_one_that_counts(given: list[str], kept: str) -> None:
     (one,) = collapsed(map(outcome, given))
     assert one.status == kept
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(sorted(states.ALL_STATES)))))
-def test_there_is_one_state_for_each_task(given: list[tuple[str, str]]) -> None:
+def test_collapsing_leaves_one_state_for_each_task(given: list[tuple[str, str]]) -> None:
     kept = collapsed(outcome(state, task_id) for task_id, state in given)
     assert sorted(one.task_id for one in kept) == sorted({task_id for task_id, _ in given})
     for one in kept:
@@ -291,7 +291,7 @@ def test_there_is_one_state_for_each_task(given: list[tuple[str, str]]) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=())))
-def test_text_is_what_postgresql_stores(value: str) -> None:
+def test_text_becomes_what_postgresql_can_store(value: str) -> None:
     assert "\0" not in text(value)
     text(value).encode()
     assert len(short(value) or "") <= 155
