@@ -1,10 +1,11 @@
-"""Measurements of the broker beside what people would pick instead: ``python -m benchmarks broker``.
+"""``./dev bench``: this project beside other systems, and beside its own commits.
 
-Benchmarks judge nothing: they print a figure beside its target and exit with 0.  Everything they need is
-started by them, on the loopback interface, and stopped again; nothing that runs already is touched.
+* ``cells/``: what is measured; ``cells/__init__.py`` says how to declare a cell, ``cells/all.py`` lists them.
+* ``systems/``: what is compared; ``systems/__init__.py`` says how to declare a system, ``registry.py`` lists them.
+* ``programs/`` and ``node/``: what runs in other processes: workers and publishers of the systems.
+* ``run.py`` interleaves and makes samples, ``samples.py`` is their journal, ``figures.py`` the arithmetic,
+  ``report.py`` and ``plots.py`` the page, ``against.py`` the comparison of two commits.
 
-* ``servers``, ``peers``, ``clones``: the servers, the brokers that are compared, and their filling.
-* ``program``, ``journal``, ``worker``, ``producer``, ``ceiling``: what runs in other processes.
-* ``cells``: one module for each question.
-* ``runner``, ``record``, ``figures``: interleaving, raw JSON, the table.
+Servers, workers and their journals are those of ``environment/testkit``.  Benchmarks fail only if they cannot measure;
+everything that they need they start themselves, on the loopback interface, and stop again.
 """

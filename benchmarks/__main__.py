@@ -1,61 +1,99 @@
-"""``python -m benchmarks broker|results [--quick] [--only CELL …] [--out DIR]``."""
+"""Measure this project beside other systems, or beside another commit of its own.
+
+A run that was cut short continues where it ended: samples that are in the folder are not made again.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import machine, runner
-from benchmarks.bench import open_bench
-from benchmarks.cells import SUITES
-from benchmarks.figures import table
+from benchmarks import against, report
+from benchmarks.about import MismatchError, remember
+from benchmarks.cells.all import CELLS, PAGE, QUICK
+from benchmarks.run import Run, measure
 from benchmarks.samples import Samples
+from benchmarks.systems.registry import NAMES, open_systems
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
+from environment.sources import CHECKOUT
+from environment.testkit import measuring, servers
+
+_QUICK = CHECKOUT / ".bench"
 
 
 def main() -> int:
-    """Run the benchmarks; 0 whatever they measure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suite", choices=list(SUITES))
-    parser.add_argument("--quick", action="store_true", help="a few minutes, with more spread")
-    names = [cell.NAME for cells in SUITES.values() for cell in cells]
-    parser.add_argument("--only", action="append", choices=names, help="this cell only; may be repeated")
+    """Run what is asked for; 1 if some of it could not be measured."""
+    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under 5 minutes, with more spread; always starts anew")
+    parser.add_argument("--only", action="append", choices=list(CELLS), help="this cell; repeatable")
+    parser.add_argument("--systems", help=f"these, separated by commas: {','.join(NAMES)}")
     parser.add_argument(
-        "--out", type=Path, help="keep the raw JSON here and resume from what is there; else it is thrown away"
+        "--out", type=Path, help=f"the folder (default: {report.OWN.relative_to(CHECKOUT)}, --quick: .bench)"
     )
-    parser.add_argument("--repeat", type=int, help="repetitions, instead of each cell's own number")
-    parser.add_argument("--postgres", type=int, default=DEFAULT_MAJOR, help="the major (default: %(default)s)")
+    parser.add_argument(
+        "--postgres", type=int, default=DEFAULT_MAJOR, metavar="MAJOR", help="on this PostgreSQL (default: %(default)s)"
+    )
+    parser.add_argument("--report", action="store_true", help="only write tables and plots of what has been measured")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="this checkout and that commit in turn: ratios of rates, CPU and memory"
+    )
+    parser.add_argument("--pairs", type=int, metavar="N", help="with --against: N pairs (default: 7, --quick: 3)")
     given = parser.parse_args()
+    names = given.systems.split(",") if given.systems else list(NAMES)
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"no system {unknown[0]!r}; there are {', '.join(NAMES)}")
     # TERM ends a run as Ctrl-C does: with everything stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cells = [cell for cell in SUITES[given.suite] if given.only is None or cell.NAME in given.only]
-    with ExitStack() as stack:
-        folder = given.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        try:
-            bench = stack.enter_context(
-                open_bench(quick=given.quick, major=given.postgres, results=given.suite == "results")
-            )
-        except UserError as error:
-            print(f"benchmarks: {error}", file=sys.stderr)
-            return 2
-        for name, what in (("ours", "celery_postgres"), ("redis", "redis-server or redis-py")):
-            if name not in bench.peers:
-                print(f"without {name}: {what} is not there")
-        about, samples = machine.describe(), Samples(folder)
-        settings = {name: peer.describe() for name, peer in bench.peers.items()}
-        runner.measure(
-            cells, bench, samples, calm_s=bench.pick(5, 20), repetitions=given.repeat, machine=about, peers=settings
-        )
-        print(f"\n{about['processors']} x {about['processor']}, {about['memory_gb']} GB, {about['system']}")
-        for peer in bench.peers.values():
-            print(f"{peer.label}: {peer.describe()['server']}, durable: {peer.durable}")
-        print(f"\n{table(runner.rows(cells, samples))}")
-    return 0
+    try:
+        failed = _against(given) if given.against else _systems(given, names)
+    except (UserError, MismatchError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bench: interrupted; the same command continues from here", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"bench: {failed} samples could not be made; the same command tries again", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _against(given: argparse.Namespace) -> int:
+    folder: Path = given.out or _QUICK / "against"
+    if not given.out:
+        shutil.rmtree(folder, ignore_errors=True)
+    return against.compare(
+        given.against,
+        quick=given.quick,
+        only=given.only or [],
+        pairs=given.pairs,
+        folder=folder,
+        major=given.postgres,
+    )
+
+
+def _systems(given: argparse.Namespace, names: list[str]) -> int:
+    folder: Path = given.out or (_QUICK if given.quick else report.OWN)
+    if given.quick and not given.report:
+        shutil.rmtree(folder / "raw", ignore_errors=True)
+    samples = Samples(folder / "raw")
+    cells = [CELLS[name] for name in given.only] if given.only else QUICK if given.quick else PAGE
+    failed = 0
+    if not given.report:
+        with ExitStack() as stack:
+            cluster = stack.enter_context(servers.postgres(given.postgres))
+            systems, missing = open_systems(cluster, stack, names)
+            for name, reason in missing.items():
+                print(f"bench: without {name}: {reason}", file=sys.stderr)
+            remember(samples.folder, systems, missing)
+            failed = measure(cells, Run(given.quick, systems, samples), revision=measuring.describe()["revision"])
+        print(f"\n{report.measured(samples, cells)}\n")
+    print(f"bench: wrote {report.write(folder, samples)}")
+    return failed
 
 
 if __name__ == "__main__":

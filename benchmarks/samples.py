@@ -1,4 +1,7 @@
-"""Raw results: a file of JSON lines for each cell; a line is written when its sample is made, so that a run resumes."""
+"""The journal of a run: a file of JSON lines for each cell, a line per sample, and ``about.json``.
+
+A line is written when its sample is made, so that a run that was cut short resumes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ Results = dict[str, list[dict[str, Any]]]
 class Samples:
     """The samples of a run.
 
-    :param folder: where they lie; a sample found there is not made again.
+    Args:
+        folder: their folder; a sample that is there is not made again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -22,14 +26,14 @@ class Samples:
         folder.mkdir(parents=True, exist_ok=True)
 
     def of(self, cell: str) -> Results:
-        """All that were made for a cell."""
+        """Return the samples of a cell."""
         found: Results = {}
         for line in self.lines(cell):
             found.setdefault(line["variant"], []).append(line["result"])
         return found
 
     def lines(self, cell: str) -> list[dict[str, Any]]:
-        """The same with when it was made and how loud the machine was."""
+        """Return the same, each with the time at which it was made and the load of the machine."""
         try:
             text = self._path(cell).read_text()
         except FileNotFoundError:
@@ -37,11 +41,11 @@ class Samples:
         return [found for line in text.splitlines() if (found := _whole(line)) is not None]
 
     def add(self, cell: str, variant: str, result: dict[str, Any], **about: Any) -> None:
-        """Keep a sample."""
+        """Add a sample."""
         made = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"variant": variant, "made_at": made, **about, "result": result})
         path = self._path(cell)
-        # A line that was being written when the run was killed has no end, and is given one.
+        # A run that was killed may have left a line without its end.
         begun = path.exists() and not path.read_bytes().endswith(b"\n")
         with path.open("a") as file:
             file.write("\n" * begun + line + "\n")

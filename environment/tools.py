@@ -125,7 +125,7 @@ def locked_venv(name: str, lock: str) -> Path:
 
 
 def bench(arguments: Sequence[str]) -> int:
-    """``python -m benchmarks.comparison`` on the packages of ``requirements/bench.txt``; becomes that process."""
+    """``python -m benchmarks`` on the packages of ``requirements/bench.txt``; becomes that process."""
     folder = locked_venv("bench", "bench")
     node = CHECKOUT / "benchmarks" / "node"
     if (
@@ -137,7 +137,7 @@ def bench(arguments: Sequence[str]) -> int:
     os.chdir(CHECKOUT)
     os.environ["PYTHONPATH"] = python_path()
     python = str(folder / "bin" / "python")
-    os.execv(python, [python, "-m", "benchmarks.comparison", *arguments])  # noqa: S606  no shell is wanted
+    os.execv(python, [python, "-m", "benchmarks", *arguments])  # noqa: S606  no shell is wanted
 
 
 def lint(arguments: Sequence[str]) -> int:

@@ -1,44 +1,57 @@
-"""The questions, one module each.
+"""The cells: one question each, and the table that answers it.
 
-A cell has ``NAME``, ``REPETITIONS`` and ``QUICK_REPETITIONS``; ``variants(bench)``, what to compare; ``run(bench,
-variant)``, one sample as JSON; and ``rows(results)``, its lines of the table.
+**Declare a cell**: a module here whose ``CELL`` is a ``Cell``, and its name in ``benchmarks/cells/all.py``.
+
+A *variant* is what one sample is made of: the name of a system and how it is asked, such as ``ours 0ms plain``.
 """
 
-from types import ModuleType
+from __future__ import annotations
 
-from benchmarks.cells import (
-    backlog,
-    chord,
-    connections,
-    crash,
-    drain,
-    drain_results,
-    get,
-    get_group,
-    idle,
-    latency,
-    memory,
-    pinned,
-    publish,
-    several,
-    waiters,
-)
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-#: The cells of the broker, in the order in which they run: the short ones first.
-BROKER: list[ModuleType] = [
-    drain,
-    publish,
-    latency,
-    several,
-    crash,
-    idle,
-    memory,
-    connections,
-    backlog,
-    pinned,
-]
+from benchmarks.figures import middle, shown, with_spread
+from benchmarks.run import Run
+from benchmarks.samples import Results
 
-#: The cells of the result backend.
-RESULTS: list[ModuleType] = [drain_results, get, chord, get_group, waiters]
+#: What a table shows of a system: ``column(results, name)``.
+Column = Callable[[Results, str], str]
 
-SUITES: dict[str, list[ModuleType]] = {"broker": BROKER, "results": RESULTS}
+
+@dataclass(frozen=True)
+class Cell:
+    """A question.
+
+    Attributes:
+        name: on command lines, and of its file in the journal.
+        variants: what to compare in this run, interleaved in this order; a system's name and how it is asked.
+        measure: makes one sample: ``measure(run, system, how)`` returns numbers by name.
+        per_system: whether variants begin with a system of the run; otherwise it is ``measure(run, variant)``.
+        repetitions: samples of each variant in a full run; ``--quick`` makes one.
+        tables: name of its place on the page → heads and columns, whose rows are the systems.
+    """
+
+    name: str
+    variants: Callable[[Run], Sequence[str]]
+    measure: Callable[..., dict[str, Any]]
+    per_system: bool = True
+    repetitions: int = 1
+    tables: Mapping[str, Sequence[tuple[str, Column]]] = field(default_factory=dict)
+
+    def sample(self, run: Run, variant: str) -> dict[str, Any]:
+        """Make a sample of a variant."""
+        if not self.per_system:
+            return self.measure(run, variant)
+        name, _, how = variant.partition(" ")
+        return self.measure(run, run.systems[name], how)
+
+
+def number(how: str, *keys: str, mark: str = " / ") -> Column:
+    """A column of medians, with ``mark`` between them."""
+    return lambda results, name: mark.join(shown(middle(results, f"{name} {how}".rstrip(), key)) for key in keys)
+
+
+def spread(how: str, key: str) -> Column:
+    """A column of a median with the lowest and the highest."""
+    return lambda results, name: with_spread(results, f"{name} {how}".rstrip(), key)

@@ -1,72 +1,46 @@
-"""Throughput with a thousand, a hundred thousand and a million messages waiting."""
+"""Throughput with a thousand to a million tasks waiting."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from benchmarks.bench import Bench
-from benchmarks.figures import Row, comparison
-from benchmarks.samples import Results
-from benchmarks.steady import Feeder, window
-from benchmarks.worker import Worker
+from benchmarks.cells import Cell, number
+from benchmarks.figures import window
+from benchmarks.run import Feeder, Run, worker_of
+from benchmarks.systems import System
 
-NAME = "backlog"
-REPETITIONS = 3
-QUICK_REPETITIONS = 1
-
-_LENGTHS = (1_000, 100_000, 1_000_000)
+LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
+_FIRST = 1_000
+#: Seconds that filling a queue may take.
+_PATIENCE_S = 90
 
 
-def variants(bench: Bench) -> list[str]:
-    """Our transport, each length; the peers at the shortest and the longest in a full run."""
-    found = [f"ours late {length}" for length in _LENGTHS] if "ours" in bench.peers else []
-    if not bench.quick:
-        found += [f"{name} late {length}" for length in _LENGTHS[:2] for name in bench.present("redis", "stock")]
-        found += [f"redis late {_LENGTHS[2]}"] if "redis" in bench.peers else []
-    return found or [f"stock late {length}" for length in _LENGTHS[:2]]
-
-
-def run(bench: Bench, variant: str) -> dict[str, Any]:
-    """Tasks in a second while the queue keeps its length."""
-    name, mode, length = variant.split()
-    seconds = bench.pick(6, 15)
-    peer = bench.peers[name]
-    with peer.fresh() as broker:
-        feeder = Feeder(broker.fill, int(length), broker.refill)
+def measure(run: Run, system: System, how: str) -> dict[str, Any]:
+    """Tasks a second while the queue keeps its length."""
+    backlog = int(how)
+    with system.fresh() as broker:
+        feeder = Feeder(broker, backlog)
+        began = time.monotonic()
+        feeder.fill(_FIRST)
+        if backlog > _FIRST:
+            feeder.fill(min(5 * _FIRST, backlog - _FIRST))
+        needed = (time.monotonic() - began) / feeder.given * backlog
+        if backlog >= 100_000 and needed > _PATIENCE_S:
+            return {"rate": None, "reason": f"filling it would take {needed:.0f} s"}
         feeder.fill()
-        with Worker(broker, late=mode == "late", capacity=500_000, ready=False) as worker:
+        filled = time.monotonic() - began
+        with worker_of(broker, system.concurrency, 500_000) as worker:
             worker.run_until(1, 120)
-            meter = bench.meter(peer, worker.pid)
-            feeder.feed(worker, seconds)
+            meter = run.meter(system, worker)
+            feeder.feed(worker, run.pick(3, 6))
             spent = meter.stop()
-            return {**window(worker.journal.records, spent), "cpu": spent, "said": worker.log_text()[-500:]}
+            return {**window(worker.journal.records, spent), "fill_s": filled}
 
 
-def rows(results: Results) -> list[Row]:
-    """Against the shortest."""
-    rates = [
-        comparison(
-            f"tasks/s with a backlog of {length:,} against 1,000, {who}",
-            "0.9 x" if who == "ours" and length == _LENGTHS[-1] else "",
-            results,
-            f"{who} late {length}",
-            f"{who} late {_LENGTHS[0]}",
-        )
-        for who in ("ours", "redis", "stock")
-        for length in _LENGTHS[1:]
-        if f"{who} late {length}" in results
-    ]
-    costs = [
-        comparison(
-            f"CPU us a task of worker and server with {length:,} against 1,000, {who}",
-            "",
-            results,
-            f"{who} late {length}",
-            f"{who} late {_LENGTHS[0]}",
-            "cpu_us",
-        )
-        for who in ("ours", "redis", "stock")
-        for length in _LENGTHS[1:]
-        if f"{who} late {length}" in results
-    ]
-    return rates + costs
+CELL = Cell(
+    "backlog",
+    lambda run: [f"{name} {length}" for length in LENGTHS[: 2 if run.quick else 4] for name in run.peers()],
+    measure,
+    tables={"backlog": [(f"{length:,}", number(str(length), "rate")) for length in LENGTHS]},
+)

@@ -1,88 +1,62 @@
-"""Connections to PostgreSQL of each worker process and of a publishing program."""
+"""Connections to the server: of a worker's processes, and of a program in which a thousand threads wait for results."""
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from benchmarks.bench import Bench
-from benchmarks.figures import Row, values
-from benchmarks.machine import tree
-from benchmarks.processes import answer, call, start
-from benchmarks.samples import Results
-from benchmarks.worker import Worker
+from benchmarks.cells import Cell, number
+from benchmarks.run import Run, worker_of
+from benchmarks.systems import System
+from benchmarks.systems.celery_systems import PROGRAM
+from environment.testkit.children import answer, call, start
+from environment.testkit.measuring import tree
 
-NAME = "connections"
-REPETITIONS = 1
-QUICK_REPETITIONS = 1
-
-_THREADS = (1, 4, 8)
+_THREADS = 1000
+_POOLS = {"solo": 1, "threads": 2, "prefork": 2}
 
 
-def variants(bench: Bench) -> list[str]:
-    """Each pool; each number of publishing threads."""
-    peers = list(bench.postgres_peers)
-    pools = [f"{peer} {pool}" for peer in peers for pool in ("solo", "prefork", "threads")]
-    return pools + [f"{peer} publish {number}" for peer in peers for number in _THREADS]
-
-
-def run(bench: Bench, variant: str) -> dict[str, Any]:
-    """The most that were open at once."""
-    peer, what, *number = variant.split()
-    with bench.postgres_peers[peer].fresh() as broker:
-        if what == "publish":
-            return _publisher(broker, int(number[0]))
-        concurrency = 1 if what == "solo" else 2
-        with Worker(broker, late=True, pool=what, concurrency=concurrency) as worker:
-            broker.fill(1, 300 if peer == "stock" else 3_000)
+def measure(run: Run, system: System, how: str) -> dict[str, Any]:
+    """The most that were open at once, by their sockets: an inherited one counts as well."""
+    if how == "waiters":
+        return _waiters(system)
+    with system.fresh() as broker:
+        port = urlsplit(broker.variables["BENCH_BROKER"]).port or 0
+        with worker_of(broker, _POOLS[how], 10_000, ready=True, late=True, pool=how) as worker:
+            broker.fill(1, 3_000 if system.name == "ours" else 300)
             most: dict[int, int] = {}
-            total = 0
             end = time.monotonic() + 4
             while time.monotonic() < end:
-                counts = {pid: sockets(pid, bench.cluster.port) for pid in tree([worker.pid])}
-                most = {pid: max(count, most.get(pid, 0)) for pid, count in counts.items()}
-                total = max(total, _count(broker))
+                counts = {pid: sockets(pid, port) for pid in tree([worker.pid])}
+                most |= {pid: max(count, most.get(pid, 0)) for pid, count in counts.items()}
                 time.sleep(0.05)
-            # Remote control, too, wants a connection.
-            with suppress(Exception):
-                call("benchmarks.producer", "ping", variables=broker.variables, timeout_s=30)
-            main = most.pop(worker.pid, 0)
-            return {
-                "main": main,
-                "child": max(most.values(), default=0),
-                "total": total,
-                "tasks": worker.run_until(0, 0),
-            }
+            # Remote control, too, needs a connection.
+            with suppress(RuntimeError):
+                call(PROGRAM, "ping", variables=broker.variables, timeout_s=30)
+            most[worker.pid] = max(most[worker.pid], sockets(worker.pid, port))
+            main = most.pop(worker.pid)
+            return {"main": main, "child": max(most.values(), default=0), "tasks": worker.run_until(0, 0)}
 
 
-def _publisher(broker: Any, threads: int) -> dict[str, Any]:
-    process = start(["-m", "benchmarks.producer", "threads", str(threads), "3"], broker.variables, stdout=-1, stderr=-1)
-    total = 0
-    while process.poll() is None:
-        total = max(total, _count(broker))
-        time.sleep(0.05)
-    return {"total": total, **answer(process, 30)}
-
-
-def _count(broker: Any) -> int:
-    with closing(broker.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND backend_type = 'client backend' AND application_name <> 'benchmarks'"
-        )
-        return int(cursor.fetchone()[0])
+def _waiters(system: System) -> dict[str, Any]:
+    with system.fresh(results=True) as broker, worker_of(broker, 1, 10_000, ready=True, late=True):
+        port = urlsplit(broker.variables["BENCH_BROKER"]).port or 0
+        process = start(["-m", PROGRAM, "waiters", _THREADS, 1], broker.variables)
+        most = 0
+        while process.poll() is None:
+            most = max(most, sockets(process.pid, port))
+            time.sleep(0.1)
+        return {"most": most, **answer(process)}
 
 
 def sockets(pid: int, port: int) -> int:
-    """Open sockets of a process whose other end is this port: an inherited one counts as well."""
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if int(words[2].split(":")[1], 16) == port:
-            inodes.add(f"socket:[{words[9]}]")
+    """Return how many open sockets of a process have this port at their other end."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{words[9]}]" for words in lines if int(words[2].split(":")[1], 16) == port}
     found = 0
     with suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
@@ -91,23 +65,17 @@ def sockets(pid: int, port: int) -> int:
     return found
 
 
-def rows(results: Results) -> list[Row]:
-    """The budget."""
-    found = []
-    for peer in ("ours", "stock"):
-        mine = peer == "ours"
-        for pool in ("solo", "prefork", "threads"):
-            who = f"{peer} {pool}"
-            if who in results:
-                main, child, total = (max(values(results, who, key)) for key in ("main", "child", "total"))
-                shown = f"main {main:.0f}, child {child:.0f}, together {total:.0f}"
-                found.append(Row(f"connections of a worker, {pool}, {peer}", "4 a process" if mine else "", shown))
-        for number in _THREADS:
-            who = f"{peer} publish {number}"
-            if who in results:
-                failed = sum(len(sample["failed"]) for sample in results[who])
-                shown = f"{max(values(results, who, 'total')):.0f}" + (f", {failed} threads failed" if failed else "")
-                found.append(
-                    Row(f"connections of {number} publishing threads, {peer}", str(number) if mine else "", shown)
-                )
-    return found
+CELL = Cell(
+    "connections",
+    lambda run: [
+        *(f"{name} {pool}" for name in run.present("ours", "stock") for pool in _POOLS),
+        *(f"{name} waiters" for name in run.present("ours", "redis")),
+    ],
+    measure,
+    tables={
+        "connections": [
+            *((f"{pool}: main, a child", number(pool, "main", "child", mark=", ")) for pool in _POOLS),
+            (f"{_THREADS:,} threads that wait", number("waiters", "most")),
+        ]
+    },
+)

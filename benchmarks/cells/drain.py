@@ -1,96 +1,79 @@
-"""How fast one worker empties a queue that was filled before it started."""
+"""How fast one worker process empties a queue that was filled before it started."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from benchmarks.bench import Bench
-from benchmarks.figures import Row, comparison, middle, number, ratios, spread
-from benchmarks.journal import rate
-from benchmarks.samples import Results
-from benchmarks.worker import Worker
-
-NAME = "drain"
-REPETITIONS = 5
-QUICK_REPETITIONS = 2
-
-#: Messages to start with: more than any peer takes in the time it has.
-_FILL = {"ours": 80_000, "redis": 40_000, "stock": 8_000, "memory": 150_000}
-_MODES = [("early", 4), ("late", 4), ("early", 64), ("late", 64)]
-_QUICK_FILL = {"ours": 20_000, "redis": 10_000, "stock": 2_000, "memory": 25_000}
+from benchmarks.cells import Cell, number, spread
+from benchmarks.figures import rate
+from benchmarks.run import Run, distinct, operations_each, waiting, worker_of
+from benchmarks.systems import System
 
 
-def variants(bench: Bench) -> list[str]:
-    """Peer, ack mode, prefetch multiplier."""
-    peers = bench.present("ours", "redis", "stock", "memory")
-    modes = [("early", 4), ("late", 4), ("late", 64)] if bench.quick else _MODES
-    return [f"{peer} {mode} {prefetch}" for mode, prefetch in modes for peer in peers]
+def variants(run: Run) -> list[str]:
+    """Length of a task; whether results are stored, and tasks acknowledged late.  Long tasks run one at a time, empty
+    ones as the system is fastest."""
+    lengths = (0,) if run.quick else (0, 1, 10)
+    found = [f"{name} {ms}ms plain" for ms in lengths for name in run.peers(ceilings=ms == 0)]
+    stored = run.present("ours", "redis", "stock") if run.quick else run.that("results")
+    found += [f"{name} 0ms results" for name in stored]
+    return found if run.quick else found + [f"{name} 0ms late" for name in run.that("late")]
 
 
-def run(bench: Bench, variant: str) -> dict[str, Any]:
-    """Tasks in a second by the worker's own clock, and who used the processors meanwhile."""
-    name, mode, prefetch = variant.split()
-    count = (_QUICK_FILL if bench.quick else _FILL)[name]
-    limit_s = bench.pick(4, 15)
-    peer = bench.peers[name]
-    with peer.fresh() as broker:
-        command = [sys.executable, "-m", "benchmarks.ceiling", str(count)] if name == "memory" else None
-        if command is None:
-            broker.fill(1, count)
-        worker = Worker(
-            broker, late=mode == "late", prefetch=int(prefetch), capacity=count, ready=False, command=command
-        )
-        with worker:
-            worker.run_until(1, 120)
-            meter = bench.meter(peer, worker.pid)
-            seen = worker.journal.refresh()
+def measure(run: Run, system: System, how: str) -> dict[str, Any]:
+    """Tasks a second by the worker's own clock, and the processor time of worker and server for each.
+
+    ``how``: the length; ``plain``, ``results``, ``late`` or ``late-results``; perhaps ``prefork``, with two children.
+    """
+    length, kept, *pool = how.split()
+    seconds = int(length.removesuffix("ms")) / 1000
+    limit_s = run.pick(3, 4)
+    concurrency = 1 if seconds else system.concurrency
+    pools = {"pool": "prefork"} if pool else {}
+    # A queue that is not emptied in that time is measured as well.
+    count = int((1 / seconds if seconds else system.rough * 1.2) * limit_s)
+    with system.fresh(results="results" in kept) as broker:
+        broker.fill(1, count, seconds)
+        children = 2 if pool else concurrency
+        with worker_of(broker, children, count + 1_000, late="late" in kept, **pools) as worker:
+            worker.run_until(1, 60)
+            meter, before, seen = run.meter(system, worker), broker.operations(), worker.journal.refresh()
             reached = worker.run_until(count, limit_s)
-            spent = meter.stop()
-            metered = max(1, reached - seen)
+            spent, after = meter.stop(), broker.operations()
             measured = list(worker.journal.records)
-        # It has returned what it held: nothing may be missing, nothing twice.
-        worker.journal.refresh()
-        records = worker.journal.records
-        distinct = len({task for task, _, _ in records})
-        left = broker.count() if name in bench.postgres_peers else None
+        metered = max(1, reached - seen)
         return {
-            "rate": rate(measured),
-            "tasks": len(measured),
-            "duplicates": len(records) - distinct,
-            "unaccounted": None if left is None or name == "stock" else count - distinct - left,
+            "rate": rate(measured, skip_s=1.0),
+            **distinct(worker),
+            "waiting": waiting(broker),
+            "filled": count,
             "worker_us": spent["worker"] / metered * 1e6,
             "server_us": spent["server"] / metered * 1e6,
-            "cpu": spent,
-            "said": worker.last_words[-500:],
+            "operations": operations_each(before, after, metered),
+            "concurrency": concurrency,
         }
 
 
-def rows(results: Results) -> list[Row]:
-    """Against each peer, and what a task costs."""
-    found = []
-    for prefetch, aimed in (("4", True), ("64", False)):
-        for mode in ("early", "late"):
-            ours = f"ours {mode} {prefetch}"
-            if ours not in results:
-                continue
-            for other, label, target in (
-                ("redis", "Redis", "3 x"),
-                ("stock", "stock sqla", "12 x"),
-                ("memory", "ceiling", "0.5 x"),
-            ):
-                figure = f"tasks/s, {mode} ack, prefetch {prefetch}, against {label}"
-                found.append(comparison(figure, target if aimed else "", results, ours, f"{other} {mode} {prefetch}"))
-            for key, where in (("worker_us", "worker"), ("server_us", "server")):
-                figure = f"CPU us a task in the {where}, {mode} ack, prefetch {prefetch}, ours / Redis"
-                redis = f"redis {mode} {prefetch}"
-                found.append(
-                    Row(
-                        figure,
-                        "",
-                        f"{number(middle(results, ours, key))} / {number(middle(results, redis, key))}",
-                        "",
-                        spread(ratios(results, ours, redis, key)),
-                    )
-                )
-    return found
+_COSTS = (("worker µs", "worker_us"), ("server µs", "server_us"), ("server operations", "operations"))
+CELL = Cell(
+    "drain",
+    variants,
+    measure,
+    repetitions=3,
+    tables={
+        "drain": [
+            ("no-op/s", spread("0ms plain", "rate")),
+            ("1 ms/s", spread("1ms plain", "rate")),
+            ("10 ms/s", spread("10ms plain", "rate")),
+            ("no-op with result/s", spread("0ms results", "rate")),
+            ("no-op, late ack/s", spread("0ms late", "rate")),
+        ],
+        "cost": [
+            *((label, number("0ms plain", key)) for label, key in _COSTS),
+            *(
+                (f"with result: {label}" * (key == "worker_us") or label, number("0ms results", key))
+                for label, key in _COSTS
+            ),
+        ],
+    },
+)

@@ -1,66 +1,65 @@
-"""From the call of ``apply_async`` to the start of the task, on a worker with nothing else to do."""
+"""From the call that publishes a task to its start: on an idle worker, and under half of what the system can do."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.bench import Bench
-from benchmarks.figures import Row, middle, number, percentile, ratios, spread, values
-from benchmarks.processes import call
-from benchmarks.samples import Results
-from benchmarks.worker import Worker
+from benchmarks.cells import Cell, number
+from benchmarks.figures import summary
+from benchmarks.programs.publishing import SETTLING
+from benchmarks.run import Run, worker_of
+from benchmarks.systems import System
 
-NAME = "latency"
-REPETITIONS = 3
-QUICK_REPETITIONS = 1
-
-
-def variants(bench: Bench) -> list[str]:
-    """Peers that reach a worker in another process."""
-    return [f"{name} {mode}" for mode in ("early", "late") for name in bench.present("ours", "redis", "stock")]
+#: Tasks a second, the same for all.
+STEADY = "100"
+_LOADS = ("idle", STEADY, "half")
 
 
-def run(bench: Bench, variant: str) -> dict[str, Any]:
-    """Milliseconds, with pauses from 20 ms to a good second: the longer the pause, the deeper the sleep."""
-    name, mode = variant.split()
-    count = int(bench.pick(15, 150) if name == "stock" else bench.pick(80, 400))
-    longest_s = bench.pick(0.25, 0.6)
-    with bench.peers[name].fresh() as broker, Worker(broker, late=mode == "late", capacity=count + 10) as worker:
-        published = call(
-            "benchmarks.producer", "paced", count, 0.02, longest_s, len(variant), variables=broker.variables
-        )
-        worker.run_until(count + 1, 5)
-        started = {number: start for number, start, _ in worker.journal.records}
-    waits = [(started[n] - begin) / 1e6 for n, begin, _, _ in published if n in started]
-    returns = [(end - begin) / 1e6 for _, begin, end, _ in published]
+def measure(run: Run, system: System, how: str) -> dict[str, Any]:
+    """Milliseconds: from the call on an idle worker, else from the time when the call was due, however late it was.
+    ``half``: of what one producer publishes or one worker drains in this run, whichever is less."""
+    rate = None
+    with system.fresh() as broker:
+        if how == "idle":
+            count = int(run.pick(25, 200))
+            arguments: list[object] = ["paced", 1, count, 0.02, run.pick(0.15, 0.3)]
+        else:
+            rate = float(STEADY) if how == STEADY else _half(run, system.name)
+            seconds = run.pick(3, 10)
+            count = int(rate * seconds)
+            arguments = ["steady", 1, rate, seconds]
+        with worker_of(broker, system.concurrency, count + 1_000, ready=True) as worker:
+            called = broker.publish(*arguments)
+            worker.run_until(SETTLING + count, 20)
+            started = {number: start for number, start, _ in worker.journal.records}
+    waits = [(started[number] - begin) / 1e6 for number, begin, _ in called if number in started]
     return {
-        "p50": percentile(waits, 0.5),
-        "p99": percentile(waits, 0.99),
-        "worst": max(waits),
-        "publish_p50": percentile(returns, 0.5),
-        "missing": len(published) - len(waits),
-        "samples": [
-            [round((started[n] - begin) / 1e6, 2), round(pause, 3)] for n, begin, _, pause in published if n in started
-        ],
+        **summary(waits),
+        "missing": count - len(waits),
+        "load": rate,
+        "call_p50": summary([(end - begin) / 1e6 for _, begin, end in called])["p50"],
     }
 
 
-def rows(results: Results) -> list[Row]:
-    """p50 and p99 beside those of the peers."""
-    found = []
-    for mode in ("early", "late"):
-        for key, target in (("p50", "5 ms"), ("p99", "25 ms"), ("publish_p50", "")):
-            ours = f"ours {mode}"
-            what = "apply_async itself, p50" if key == "publish_p50" else f"apply_async to task start, {key}"
-            peers = [number(middle(results, f"{peer} {mode}", key), " ms", 1) for peer in ("ours", "redis", "stock")]
-            ratio = ratios(results, ours, f"redis {mode}", key)
-            found.append(
-                Row(
-                    f"{what}, idle worker, {mode} ack, ours / Redis / stock",
-                    target,
-                    " / ".join(peers),
-                    f"{sorted(ratio)[len(ratio) // 2]:.2f} x" if ratio else "-",
-                    spread(values(results, ours, key), 1),
-                )
-            )
-    return found
+def _half(run: Run, name: str) -> float:
+    published = run.known("enqueue", f"{name} one_by_one", "rate", 200)
+    drained = run.known("drain", f"{name} 0ms plain", "rate", 200)
+    return min(published, drained) / 2
+
+
+CELL = Cell(
+    "latency",
+    lambda run: [
+        f"{name} {load}" for load in (("idle",) if run.quick else ("idle", STEADY, "half")) for name in run.peers()
+    ],
+    measure,
+    tables={
+        "latency": [
+            ("idle: p50 / p99 ms", number("idle", "p50", "p99")),
+            (f"{STEADY} a second: p50 / p99 ms", number(STEADY, "p50", "p99")),
+            ("half load: p50 / p99 ms", number("half", "p50", "p99")),
+            ("that load, tasks/s", number("half", "load")),
+            ("its publish, p50 ms", number("half", "call_p50")),
+        ]
+    },
+)

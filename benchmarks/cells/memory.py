@@ -1,68 +1,41 @@
-"""Memory of a worker, and whether it has imported SQLAlchemy's ORM."""
+"""Memory of a worker: when it is ready, and after 20,000 tasks."""
 
 from __future__ import annotations
 
-import json
-from statistics import median
 from typing import Any
 
-from benchmarks.bench import Bench
-from benchmarks.figures import Row, middle, number, spread, values
-from benchmarks.machine import memory
-from benchmarks.processes import call
-from benchmarks.samples import Results
-from benchmarks.worker import Worker
+from benchmarks.cells import Cell, spread
+from benchmarks.run import Run, worker_of
+from benchmarks.systems import System
+from environment.testkit import measuring
 from environment.waiting import wait_until
 
-NAME = "memory"
-REPETITIONS = 3
-QUICK_REPETITIONS = 1
+TASKS = 20_000
 
 
-def variants(bench: Bench) -> list[str]:
-    """Peers with a server."""
-    return bench.present("ours", "redis", "stock")
+def measure(run: Run, system: System, how: str) -> dict[str, Any]:
+    """Megabytes of an idle worker, and of the same worker after its tasks."""
+    with system.fresh() as broker, worker_of(broker, system.concurrency, TASKS * 2, ready=True) as worker:
+        idle = measuring.memory(worker.pid)
+        broker.fill(1, TASKS)
+        done = worker.run_until(TASKS, 120)
+        # The last acknowledgements are sent after the last task.
+        wait_until(lambda: broker.waiting() in (None, 0), 10, "the queue to be empty")
+        after = measuring.memory(worker.pid)
+    return {"tasks": done, **{f"idle_{key}": value for key, value in idle.items()}, **after}
 
 
-def run(bench: Bench, variant: str) -> dict[str, Any]:
-    """Megabytes when it is ready and after some thousand tasks; the modules that tell."""
-    tasks = 500 if variant == "stock" else 5_000
-    with bench.peers[variant].fresh() as broker, Worker(broker, late=True, capacity=tasks) as worker:
-        at_start = memory(worker.pid)
-        broker.fill(1, tasks)
-        worker.run_until(tasks, 60)
-        at_work = memory(worker.pid)
-        path = worker.folder / "modules"
-        call("benchmarks.producer", "describe_worker", path, variables=broker.variables)
-        wait_until(path.exists, 10, "the worker's answer")
-        modules = json.loads(path.read_text())
-    return {
-        **at_work,
-        "start_rss_mb": at_start["rss_mb"],
-        "start_uss_mb": at_start["uss_mb"],
-        "modules": len(modules),
-        "orm": "sqlalchemy.orm" in modules,
-        "sqlalchemy": "sqlalchemy" in modules,
-    }
-
-
-def rows(results: Results) -> list[Row]:
-    """The difference to Redis."""
-    found = []
-    for key in ("rss_mb", "uss_mb"):
-        pairs = zip(values(results, "ours", key), values(results, "redis", key), strict=False)
-        more = [one - two for one, two in pairs]
-        measured = [number(middle(results, who, key), " MB", 1) for who in ("ours", "redis", "stock")]
-        found.append(
-            Row(
-                f"memory of a worker after 5,000 tasks, {key.split('_')[0].upper()}, ours / Redis / stock",
-                "+ 15 MB" if key == "rss_mb" else "",
-                " / ".join(measured),
-                f"{median(more):+.1f} MB" if more else "-",
-                spread(more, 1),
-            )
-        )
-    if "ours" in results:
-        imported = any(sample["orm"] for sample in results["ours"])
-        found.append(Row("sqlalchemy.orm imported by a worker of ours", "no", "yes" if imported else "no"))
-    return found
+CELL = Cell(
+    "memory",
+    lambda run: run.present("ours", "redis"),
+    measure,
+    repetitions=2,
+    tables={
+        "memory": [
+            ("idle, RSS MB", spread("", "idle_rss_mb")),
+            ("USS", spread("", "idle_uss_mb")),
+            (f"after {TASKS:,} tasks, RSS MB", spread("", "rss_mb")),
+            ("USS", spread("", "uss_mb")),
+        ]
+    },
+)

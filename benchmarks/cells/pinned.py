@@ -3,92 +3,59 @@
 from __future__ import annotations
 
 from contextlib import closing
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
-from benchmarks.bench import Bench
-from benchmarks.figures import Row, comparison, spread
-from benchmarks.journal import curve
-from benchmarks.relations import pin, sizes
+from benchmarks.cells import Cell, number
+from benchmarks.figures import curve, middle, shown, window
+from benchmarks.run import OVER_TIME, Feeder, Run, worker_of
 from benchmarks.samples import Results
-from benchmarks.steady import Feeder, window
-from benchmarks.worker import Worker
-
-NAME = "pinned"
-REPETITIONS = 2
-QUICK_REPETITIONS = 1
+from benchmarks.systems import System
+from benchmarks.systems.clusters import connect, pin, sizes
 
 _BACKLOG = 3_000
 
 
-def variants(bench: Bench) -> list[str]:
-    """Clean and pinned, one after the other."""
-    modes = ["late"] if bench.quick else ["late", "early"]
-    ours = [f"ours {mode} {state}" for mode in modes for state in ("clean", "pinned")] if "ours" in bench.peers else []
-    return ours + [f"stock late {state}" for state in ("clean", "pinned")]
-
-
-def run(bench: Bench, variant: str) -> dict[str, Any]:
-    """The rate over the whole time, of each second, and of the last quarter."""
-    name, mode, state = variant.split()
-    seconds = bench.pick(30, 180) if name == "ours" else bench.pick(15, 60)
-    peer = bench.postgres_peers[name]
-    with peer.fresh() as broker, closing(broker.connect()) as holder, closing(broker.connect()) as looking:
-        if state == "pinned":
+def measure(run: Run, system: System, how: str) -> dict[str, Any]:
+    """Tasks started in each second, and the sizes of the tables afterwards."""
+    seconds = run.pick(8, 180 if how == "pinned" else 20)
+    with system.fresh() as broker, closing(connect(broker.url)) as holder, closing(connect(broker.url)) as watcher:  # type: ignore[attr-defined]
+        if how == "pinned":
             pin(holder)
-        feeder = Feeder(broker.fill, _BACKLOG, broker.refill)
+        feeder = Feeder(broker, _BACKLOG)
         feeder.fill()
-        with Worker(broker, late=mode == "late", capacity=2_000_000, ready=False) as worker:
+        with worker_of(broker, system.concurrency, 2_000_000) as worker:
             worker.run_until(1, 60)
-            meter = bench.meter(peer, worker.pid)
+            meter = run.meter(system, worker)
             feeder.feed(worker, seconds)
             spent = meter.stop()
             records = list(worker.journal.records)
-            dead = sizes(looking, ["kombu_message"])
         over_time = curve(records)
+        quarter = over_time[-max(1, len(over_time) // 4) :]
         return {
             **window(records, spent),
-            "last_quarter": mean(over_time[-max(1, len(over_time) // 4) :]) if over_time else 0.0,
+            "last_quarter": mean(quarter) if quarter else 0.0,
             "curve": over_time,
-            "cpu": spent,
-            **dead,
+            **sizes(watcher, broker.tables()),
         }
 
 
-def rows(results: Results) -> list[Row]:
-    """Pinned against clean, whole and at the end."""
-    found = []
-    for who in ("ours late", "ours early", "stock late"):
-        if f"{who} pinned" not in results:
-            continue
-        target = "0.9 x" if who.startswith("ours") else ""
-        for key, when in (("rate", "the whole time"), ("last_quarter", "the last quarter")):
-            figure = f"tasks/s with xmin pinned against clean, {who}, {when}"
-            found.append(comparison(figure, target, results, f"{who} pinned", f"{who} clean", key))
-        found.append(
-            comparison(
-                f"CPU us a task of worker and server, pinned against clean, {who}",
-                "",
-                results,
-                f"{who} pinned",
-                f"{who} clean",
-                "cpu_us",
-            )
-        )
-        curves = [sample["curve"] for sample in results.get(f"{who} pinned", [])]
-        if curves:
-            tenths = _tenths(curves)
-            shown = " ".join(f"{value:.0f}" for value in tenths)
-            found.append(Row(f"the curve in tenths of the time, {who}, pinned", "", shown, "", spread(tenths, 0)))
-    return found
+def _megabytes(results: Results, name: str) -> str:
+    table_bytes, index_bytes = (middle(results, f"{name} pinned", key) for key in ("table_bytes", "index_bytes"))
+    return shown(None if table_bytes is None or index_bytes is None else (table_bytes + index_bytes) / 1e6)
 
 
-def _tenths(curves: list[list[int]]) -> list[float]:
-    found = []
-    for tenth in range(10):
-        parts = [
-            one[len(one) * tenth // 10 : max(len(one) * (tenth + 1) // 10, len(one) * tenth // 10 + 1)]
-            for one in curves
+CELL = Cell(
+    "pinned",
+    lambda run: [f"{name} {state}" for name in run.present(*OVER_TIME) for state in ("clean", "pinned")],
+    measure,
+    tables={
+        "pinned": [
+            ("clean, tasks/s", number("clean", "rate")),
+            ("pinned, 3 min", number("pinned", "rate")),
+            ("its last quarter", number("pinned", "last_quarter")),
+            ("dead rows", number("pinned", "dead_tuples")),
+            ("tables and indexes, MB", _megabytes),
         ]
-        found.append(median(mean(part) for part in parts if part))
-    return found
+    },
+)

@@ -1,14 +1,38 @@
-"""Celery, on whatever broker: publishes for the comparison.  Its worker is Celery's own."""
+"""Celery on any broker: what publishes, waits for results and prepares a database.  Its worker is Celery's own.
+
+``python -m benchmarks.programs.celery_program COMMAND …``; the broker is in the environment.  Each command prints one
+line of JSON, except ``fill_and_work``, which runs until TERM.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import random
 import sys
-from collections.abc import Sequence
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from benchmarks import bulk
-from benchmarks.program import app, work
+from celery import chord, group
+
 from benchmarks.programs import publishing
+from benchmarks.systems import sized
+from environment.testkit.journal_app import QUEUE, app, gather, nap, stamp, work
+
+#: Seconds that a result may take.
+_LIMIT_S = 120
+
+# -- publishing
+
+
+def publish(*words: str) -> Any:
+    """See ``benchmarks.systems``."""
+    bulk = os.environ.get("BENCH_INSTALL") and hasattr(importlib.import_module("celery_postgres"), "bulk")
+    return publishing.answer(words, _one, _many if bulk else None)
 
 
 def _one(number: int, seconds: float, padding: str) -> None:
@@ -16,16 +40,121 @@ def _one(number: int, seconds: float, padding: str) -> None:
 
 
 def _many(numbers: Sequence[int], seconds: float, padding: str) -> None:
-    with bulk.together(app) as producer:
+    with app.producer_or_acquire() as producer, importlib.import_module("celery_postgres").bulk(producer) as sending:
         for number in numbers:
-            work.apply_async((number, seconds, padding), producer=producer)
+            work.apply_async((number, seconds, padding), producer=sending)
 
 
-def main(words: Sequence[str]) -> None:
-    """``publish MODE …``."""
-    assert words[0] == "publish"
-    print(json.dumps(publishing.answer(words[1:], _one, _many if bulk.is_offered() else None)))
+def sample(number: str, seconds: str, size: str, queue: str = QUEUE) -> Any:
+    """Declare the queue and publish the task that is copied."""
+    work.apply_async((int(number), float(seconds), sized(int(size))), queue=queue)
+    return True
 
+
+def naps(count: str, seconds: str) -> Any:
+    """Publish tasks that take ``seconds`` and write their starts and ends, numbered from 1."""
+    for number in range(1, int(count) + 1):
+        nap.apply_async((number, float(seconds)))
+    return True
+
+
+# -- results
+
+
+def gets(count: str, shortest_s: str, longest_s: str) -> Any:
+    """``apply_async().get()`` with random pauses: milliseconds of each."""
+    dice = random.Random(1)  # noqa: S311
+    took = []
+    for number in range(1 + int(count)):
+        time.sleep(dice.uniform(float(shortest_s), float(longest_s)))
+        begin = time.perf_counter()
+        work.apply_async((number,)).get(timeout=_LIMIT_S)
+        took.append((time.perf_counter() - begin) * 1000)
+    # The first one connects and prepares statements.
+    return took[1:]
+
+
+def chords(count: str, parts: str) -> Any:
+    """Chords one after the other: milliseconds from the end of the last part to the start of the body; the whole."""
+    found = []
+    for _ in range(1 + int(count)):
+        begin = time.perf_counter()
+        result = chord([stamp.s(number) for number in range(int(parts))], gather.s()).apply_async()
+        gap = result.get(timeout=_LIMIT_S)
+        found.append((gap * 1000, (time.perf_counter() - begin) * 1000))
+    return found[1:]
+
+
+def groups(count: str, parts: str) -> Any:
+    """Groups one after the other: milliseconds of ``get()``, and of everything with the publishing."""
+    work.apply_async((0,)).get(timeout=_LIMIT_S)
+    found = []
+    for _ in range(int(count)):
+        begin = time.perf_counter()
+        result = group(work.s(number) for number in range(int(parts))).apply_async()
+        published = time.perf_counter()
+        values = result.get(timeout=_LIMIT_S)
+        end = time.perf_counter()
+        if values != list(range(int(parts))):
+            raise AssertionError("the results are not those of the parts")
+        found.append(((end - published) * 1000, (end - begin) * 1000))
+    return found
+
+
+def waiters(number: str, rest_s: str) -> Any:
+    """Start threads that each wait for a task, ``rest_s`` later publish the tasks; seconds until all threads end."""
+    identities = [str(uuid.uuid4()) for _ in range(int(number))]
+    failed: list[str] = []
+
+    def wait(identity: str) -> None:
+        try:
+            app.AsyncResult(identity).get(timeout=_LIMIT_S)
+        except Exception as error:
+            failed.append(repr(error))
+            raise
+
+    threading.stack_size(256 * 1024)
+    running = [threading.Thread(target=wait, args=[identity]) for identity in identities]
+    for thread in running:
+        thread.start()
+    time.sleep(float(rest_s))
+    begin = time.perf_counter()
+    for position, identity in enumerate(identities):
+        work.apply_async((position,), task_id=identity)
+    for thread in running:
+        thread.join()
+    return {"whole_s": time.perf_counter() - begin, "failed": failed[:3]}
+
+
+# -- the rest
+
+
+def ping() -> Any:
+    """Ask all workers whether they live; how many do."""
+    return len(app.control.ping(timeout=2) or [])
+
+
+def fill_and_work(count: str) -> None:
+    """Fill Celery's in-memory transport, then work in the same process: what Celery itself costs."""
+    with app.producer_pool.acquire(block=True) as producer:
+        for number in range(1, int(count) + 1):
+            work.apply_async((number, 0.0, ""), producer=producer)
+        app.Worker(pool="solo", concurrency=1, loglevel="WARNING", hostname="ceiling@bench").start()
+
+
+def create_schema(url: str) -> Any:
+    """Create the package's tables in an empty database, as another Celery project would."""
+    sqlalchemy: Any = importlib.import_module("sqlalchemy")
+    engine = sqlalchemy.create_engine(url)
+    importlib.import_module("celery_postgres").create_schema(engine)
+    engine.dispose()
+    return True
+
+
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    command.__name__: command
+    for command in (publish, sample, naps, gets, chords, groups, waiters, ping, fill_and_work, create_schema)
+}
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(json.dumps(_COMMANDS[sys.argv[1]](*sys.argv[2:])))

@@ -16,8 +16,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from benchmarks.journal import Journal
 from benchmarks.programs import publishing
+from environment.testkit.journal import Journal
 
 _RESULTS = bool(os.environ.get("BENCH_RESULTS"))
 _journal = Journal(Path(os.environ.get("BENCH_JOURNAL", ".")), int(os.environ.get("BENCH_CAPACITY", "0")))

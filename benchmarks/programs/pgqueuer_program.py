@@ -19,8 +19,8 @@ from pgqueuer.errors import FailingListenerError
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 
-from benchmarks.journal import Journal
 from benchmarks.programs import publishing
+from environment.testkit.journal import Journal
 
 #: Connections of a worker: one listens, one takes, one settles.
 _CONNECTIONS = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 from procrastinate import App
 from procrastinate.connector import BaseConnector
 
-from benchmarks.journal import Journal
+from environment.testkit.journal import Journal
 
 
 def create(connector: BaseConnector) -> App:

@@ -1,4 +1,4 @@
-"""A bare loop on the broker's own table: installs, works and publishes for the ceilings.
+"""A bare loop on the broker's own table: the program of the ceilings.
 
 ``BENCH_BATCH``: how many tasks a worker takes with one statement.
 """
@@ -17,12 +17,12 @@ from typing import Any
 
 import psycopg2
 
-from benchmarks import schema
-from benchmarks.journal import Journal
 from benchmarks.programs import publishing
-from benchmarks.systems.ceilings import CLAIM, COLUMNS, ENVELOPE
+from benchmarks.programs.celery_program import create_schema
+from benchmarks.systems.databases import CLAIM, COLUMNS, ENVELOPE
+from environment.testkit.journal import Journal
 
-#: Seconds between two looks at an empty table.
+#: Seconds between two claims on an empty table.
 _PAUSE_S = 0.005
 
 _INSERT = f"""
@@ -60,7 +60,7 @@ def _work(cursor: Any) -> None:
 def main(words: Sequence[str]) -> None:
     """``install``, ``worker`` or ``publish MODE …``."""
     if words[0] == "install":
-        schema.main(os.environ["BENCH_BROKER"])
+        print(json.dumps(create_schema(os.environ["BENCH_BROKER"])))
     connection = psycopg2.connect(os.environ["BENCH_BROKER"], application_name="ceiling")
     connection.autocommit = True
     with connection.cursor() as cursor:

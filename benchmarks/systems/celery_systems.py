@@ -1,111 +1,142 @@
-"""Celery on PostgreSQL, by this project and by Kombu's own transport, and on Redis."""
+"""Celery's systems: on PostgreSQL by this project and by Kombu's own transport, on Redis, and in memory."""
 
 from __future__ import annotations
 
 import importlib
-import secrets
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks import servers, worker
-from benchmarks.clones import SAMPLE_NUMBER, Clones
-from benchmarks.clusters import DURABLE, analyze, postmaster, transactions
-from benchmarks.peers import PostgresBroker, PostgresPeer, our_transport_is_there
-from benchmarks.processes import call
-from benchmarks.program import QUEUE
-from benchmarks.systems import Ground
-from environment.temporary import TemporaryCluster
+from psycopg2.extras import RealDictCursor
 
-#: Celery's default, and what its documentation names for short tasks.
+from benchmarks.clones import SAMPLE_NUMBER, Clones
+from benchmarks.systems import Broker, System
+from benchmarks.systems.clusters import (
+    DURABLE,
+    analyze,
+    connect,
+    database,
+    escaped,
+    make_template,
+    postmaster,
+    transactions,
+)
+from environment.temporary import TemporaryCluster
+from environment.testkit import servers
+from environment.testkit.children import call, package_path
+from environment.testkit.journal_app import QUEUE
+from environment.testkit.journal_worker import celery_command
+
+#: Celery's default prefetch multiplier, and the one that its documentation recommends for short tasks.
 DEFAULT_PREFETCH, LONG_PREFETCH = 4, 64
 
-#: In solo, threads and prefork alike; ours, under the same name, keeps one.
+#: In solo, threads and prefork alike; ours, under the same name, keeps one connection.
 CELERY_RESULTS = "results by Celery's own db+postgresql://, which connects anew for each"
 
-#: Messages that travel together to Redis.
-_CHUNK = 5_000
+#: Rows of one COPY: the round trip does not matter, and the rows fit into memory.
+_ROWS = 20_000
+#: Messages of one command of Redis.
+_MESSAGES = 5_000
 
-#: What decides how a message looks, apart from its number: are results stored, seconds, size.
+#: What a message depends on besides its number: whether results are stored, seconds, size.
 Shape = tuple[bool, float, int]
 
+PROGRAM = "benchmarks.programs.celery_program"
 
-class CeleryGround:
-    """What every broker of Celery has in common.
 
-    :ivar prefetch: its ``worker_prefetch_multiplier``.
+class CeleryBroker(Broker):
+    """A broker of Celery.
+
+    Attributes:
+        prefetch: its ``worker_prefetch_multiplier``.
     """
 
-    variables: dict[str, str]
+    program = (sys.executable, "-m", PROGRAM)
     prefetch = DEFAULT_PREFETCH
 
-    def worker(self, concurrency: int) -> list[str]:
+    def worker(self, concurrency: int, pool: str | None = None) -> list[str]:
         """Celery's own worker: solo where one task at a time is enough."""
-        return self._worker("solo" if concurrency == 1 else "threads", concurrency)
-
-    def prefork(self, processes: int) -> list[str]:
-        """The command line of a worker with so many child processes."""
-        return self._worker("prefork", processes)
-
-    def _worker(self, pool: str, concurrency: int) -> list[str]:
-        return worker.celery(pool, concurrency, _name(), "--prefetch-multiplier", str(self.prefetch))
-
-    def publisher(self, mode: str, *arguments: object) -> list[str]:
-        """The command line of ``publish MODE …``."""
-        return [sys.executable, "-m", "benchmarks.programs.celery_program", "publish", mode, *map(str, arguments)]
+        pool = pool or ("solo" if concurrency == 1 else "threads")
+        return celery_command(pool, concurrency, "--prefetch-multiplier", str(self.prefetch))
 
 
-def celery_settings(ground: type[CeleryGround]) -> str:
-    """How a worker of it is set up, for a table."""
-    return f"pool solo, early ack, prefetch multiplier {ground.prefetch}"
+class CelerySystem(System):
+    """Celery on a broker whose messages can be copied: a sample of each shape is published once."""
+
+    def __init__(self) -> None:
+        self._samples: dict[Shape, Any] = {}
+
+    def sample(self, results: bool, seconds: float, size: int) -> Any:
+        """Return what ``fill`` copies; publishes it when it is asked for the first time."""
+        shape = (results, seconds, size)
+        if shape not in self._samples:
+            self._samples[shape] = self.take_sample(shape)
+        return self._samples[shape]
+
+    def take_sample(self, shape: Shape) -> Any:
+        """Publish a task, apart from the sample under way, and take its message."""
+        raise NotImplementedError
 
 
-def _name() -> str:
-    # PGMQ admits queues of 47 characters, and the queue of remote control has this in its name.
-    return secrets.token_hex(4)
+def celery_settings(broker: type[CeleryBroker]) -> str:
+    """How its worker is set up, for a table."""
+    return f"pool solo, early ack, prefetch multiplier {broker.prefetch}"
 
 
 def publish_sample(variables: dict[str, str], seconds: float, size: int, queue: str = QUEUE) -> None:
-    """Declare the queue and publish the one task that is copied."""
-    call("benchmarks.producer", "sample_work", SAMPLE_NUMBER, seconds, size, queue, variables=variables)
+    """Declare the queue and publish the task that is copied."""
+    call(PROGRAM, "sample", SAMPLE_NUMBER, seconds, size, queue, variables=variables)
 
 
 def celery_versions(**others: str) -> dict[str, str]:
-    """Of Celery and of these."""
+    """Return these versions, and those of Celery and Kombu."""
     return {**others, "Celery": version("celery"), "Kombu": version("kombu")}
 
 
-class PostgresGround(CeleryGround):
-    """A database with Kombu's tables, or ours.
+# -- PostgreSQL
 
-    :ivar libpq: how to look into it.
-    """
 
-    def __init__(self, system: PostgresSystem, broker: PostgresBroker) -> None:
-        self.variables = broker.variables
-        self.libpq = broker.libpq
-        self.broker = broker
+class PostgresBroker(CeleryBroker):
+    """A database with the tables of this project, or with Kombu's."""
+
+    def __init__(self, system: PostgresSystem, name: str, *, results: bool) -> None:
+        self.name = name
+        self.url = system.cluster.tcp_url(database=name)
+        self.variables = {"BENCH_BROKER": f"sqla+{self.url}", **system.variables}
+        if results:
+            self.variables["BENCH_BACKEND"] = f"db+{self.url}"
         self._system = system
-        self._connection = broker.connect()
+        self._connection: Any = None
 
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
-        """By COPY."""
-        sample = self._system.sample("BENCH_BACKEND" in self.variables, seconds, size)
-        self.broker.copy(first, count, *sample)
-        analyze(self._connection, count, self.tables())
-        with self._connection.cursor() as cursor:
+        """Add copies by COPY."""
+        clones, columns = self._system.sample("BENCH_BACKEND" in self.variables, seconds, size)
+        names = ", ".join(["id", "payload", *columns])
+        with self._own().cursor() as cursor:
+            for start in range(first, first + count, _ROWS):
+                numbers = range(start, min(start + _ROWS, first + count))
+                cursor.execute("SELECT nextval('message_id_sequence') FROM generate_series(1, %s)", [len(numbers)])
+                lines = []
+                for number, (row,) in zip(numbers, cursor.fetchall(), strict=True):
+                    task_id, raw = clones.make(number)
+                    values = [task_id if name == "task_id" else value for name, value in columns.items()]
+                    lines.append("\t".join([str(row), *map(escaped, (raw, *values))]))
+                cursor.copy_expert(f"COPY kombu_message ({names}) FROM STDIN", StringIO("\n".join(lines)))
+            analyze(self._own(), count, self.tables())
             if self._system.ours:
-                # As a publish does; whoever is awake looks by itself.
+                # As a publish does; consumers that are awake poll by themselves.
                 cursor.execute("SELECT pg_notify('kombu_' || consumer_id, '') FROM kombu_subscription WHERE asleep")
 
     def waiting(self) -> int:
         """Kombu's own transport keeps the rows of tasks that are done."""
         condition = "" if self._system.ours else " AND message.visible"
-        with self._connection.cursor() as cursor:
+        with self._own().cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = queue_id "
                 f"WHERE queue.name = %s{condition}",
@@ -114,20 +145,36 @@ class PostgresGround(CeleryGround):
             return int(cursor.fetchone()[0])
 
     def operations(self) -> int:
-        """Transactions."""
-        return transactions(self._system.cluster, self.broker.name)
+        """Return its transactions."""
+        return transactions(self._system.cluster, self.name)
 
     def tables(self) -> list[str]:
-        """Those that a task changes."""
+        """Return the tables that a task changes."""
         side = ["kombu_subscription", "kombu_consumer"] if self._system.ours else []
         return ["kombu_message", "kombu_queue", *side]
 
+    def take_sample(self) -> tuple[Clones, dict[str, Any]]:
+        """Remove the only message; return it, and its columns that do not depend on its number."""
+        with closing(connect(self.url)) as connection, connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            cursor.execute("SELECT * FROM kombu_message")
+            (row,) = cursor.fetchall()
+            cursor.execute("DELETE FROM kombu_message")
+            cursor.execute("VACUUM FULL kombu_message")
+        clones = Clones(row.pop("payload"))
+        del row["id"]
+        return clones, {name: value for name, value in row.items() if value is not None}
+
     def close(self) -> None:
-        """Let go of its connection; the system closes the broker."""
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _own(self) -> Any:
+        if self._connection is None:
+            self._connection = connect(self.url)
+        return self._connection
 
 
-class PostgresSystem:
+class PostgresSystem(CelerySystem):
     """Celery on PostgreSQL.
 
     Args:
@@ -137,17 +184,23 @@ class PostgresSystem:
         checkout: the checkout whose ``celery_postgres`` is measured, instead of this one.
     """
 
-    concurrency = 1
     durable = DURABLE
+    results = prefork = chords = True
+    cluster: TemporaryCluster
 
     def __init__(
         self, cluster: TemporaryCluster, *, ours: bool, name: str | None = None, checkout: Path | None = None
     ) -> None:
+        super().__init__()
         self.cluster = cluster
-        self.ours = ours
+        self.ours = self.late = ours
         self.name = name or ("ours" if ours else "stock")
         self.label = "celery_postgres" if ours else "Celery, Kombu's sqla"
-        self.settings = f"{celery_settings(PostgresGround)}; " + (
+        self.rough = 11_000 if ours else 700
+        self.variables = {"BENCH_INSTALL": "1"} if ours else {}
+        if checkout is not None:
+            self.variables["PYTHONPATH"] = package_path(checkout)
+        self.settings = f"{celery_settings(PostgresBroker)}; " + (
             "up to 500 claimed ahead of that; results by its own db+postgresql://; a publish waits for the disk, a "
             "claim and a settlement do not: a crash of the server may run a task again; payloads beyond 2 kB by lz4 "
             "or, where the server was built without it (the wheel's was), as they are; those of the other systems by "
@@ -156,39 +209,42 @@ class PostgresSystem:
             # Whatever else is in its transport options goes to SQLAlchemy's create_engine, which refuses it.
             else f"{CELERY_RESULTS}; looks once a second, which none of its options changes"
         )
-        self._peer = PostgresPeer(cluster, ours=ours, name=name, checkout=checkout)
-        self._samples: dict[Shape, tuple[Clones, dict[str, Any]]] = {}
+        self._numbers = itertools.count(1)
+        self._template = f"bench_{self.name}_template"
+        make_template(cluster, self._template)
+        broker = PostgresBroker(self, self._template, results=False)
+        if ours:
+            call(PROGRAM, "create_schema", broker.url, variables=broker.variables)
+        publish_sample(broker.variables, 0.0, 0)
+        self._samples[False, 0.0, 0] = broker.take_sample()
 
     @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[Ground]:
+    def fresh(self, *, results: bool = False) -> Iterator[PostgresBroker]:
         """A database of its own."""
-        with self._peer.fresh(results=results) as broker, closing(PostgresGround(self, broker)) as ground:
-            yield ground
+        name = f"bench_{self.name}_{next(self._numbers)}"
+        with (
+            database(self.cluster, name, self._template),
+            closing(PostgresBroker(self, name, results=results)) as broker,
+        ):
+            yield broker
 
-    def sample(self, results: bool, seconds: float, size: int) -> tuple[Clones, dict[str, Any]]:
-        """What to copy; published when it is first asked for."""
-        shape = (results, seconds, size)
-        if shape not in self._samples:
-            with self._peer.fresh(results=results) as broker:
-                publish_sample(broker.variables, seconds, size)
-                self._samples[shape] = broker.take_sample()
-        return self._samples[shape]
+    def take_sample(self, shape: Shape) -> tuple[Clones, dict[str, Any]]:
+        results, seconds, size = shape
+        with self.fresh(results=results) as broker:
+            publish_sample(broker.variables, seconds, size)
+            return broker.take_sample()
 
     def versions(self) -> dict[str, str]:
-        """PostgreSQL and Celery."""
         return celery_versions(PostgreSQL=self.cluster.installation.version)
 
     def pids(self) -> list[int]:
-        """The postmaster."""
         return postmaster(self.cluster)
 
-    @staticmethod
-    def missing() -> str | None:
-        """The package of this checkout."""
-        return None if our_transport_is_there() else "celery_postgres cannot be imported; run ./dev bench"
+
+# -- Redis
 
 
-class RedisGround(CeleryGround):
+class RedisBroker(CeleryBroker):
     """A flushed Redis."""
 
     def __init__(self, system: RedisSystem, *, results: bool) -> None:
@@ -196,92 +252,124 @@ class RedisGround(CeleryGround):
         self.variables = {"BENCH_BROKER": url, **({"BENCH_BACKEND": url} if results else {})}
         self.client: Any = importlib.import_module("redis").Redis(port=system.server.port)
         self._system = system
+        self.client.flushall()
 
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
-        """By LPUSH, many in one round trip."""
+        """Add copies by LPUSH, many in one round trip."""
         clones = self._system.sample("BENCH_BACKEND" in self.variables, seconds, size)
         made = (clones.make(number)[1] for number in range(first, first + count))
-        while chunk := list(islice(made, max(1, min(_CHUNK, 10_000_000 // (size + 1))))):
+        while chunk := list(islice(made, max(1, min(_MESSAGES, 10_000_000 // (size + 1))))):
             self.client.lpush(QUEUE, *chunk)
 
     def waiting(self) -> int:
-        """Those in the queue, and those that a worker holds."""
+        """Those in the queue, and those that a worker has prefetched."""
         return int(self.client.llen(QUEUE)) + int(self.client.hlen("unacked"))
 
     def operations(self) -> int:
-        """Commands."""
+        """Return its commands."""
         return commands(self.client)
 
     def close(self) -> None:
-        """Empty it and let go of the connection."""
+        """Flush it and close the connection."""
         self.client.flushall()
         self.client.close()
 
 
-class RedisSystem:
+class RedisSystem(CelerySystem):
     """Celery on Redis.
 
-    :param server: made with ``servers.REDIS`` or ``servers.REDIS_ALWAYS``.
+    Args:
+        server: with ``servers.REDIS`` or ``servers.REDIS_ALWAYS``.
     """
 
-    concurrency = 1
-    cluster = None
+    results = chords = True
 
     def __init__(self, server: servers.Redis) -> None:
+        super().__init__()
         self.server = server
         always = server.settings == servers.REDIS_ALWAYS
+        self.late = self.prefork = not always
         self.name = "redis-always" if always else "redis"
         self.label = "Celery, Redis (fsync always)" if always else "Celery, Redis"
         self.durable = redis_durable(server)
-        self.settings = f"{celery_settings(RedisGround)}; results in the same Redis; {redis_settings(server)}"
-        self._samples: dict[Shape, Clones] = {}
+        self.settings = f"{celery_settings(RedisBroker)}; results in the same Redis; {redis_settings(server)}"
 
     @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[Ground]:
+    def fresh(self, *, results: bool = False) -> Iterator[RedisBroker]:
         """The same server, flushed."""
-        ground = RedisGround(self, results=results)
-        ground.client.flushall()
-        with closing(ground):
-            yield ground
+        with closing(RedisBroker(self, results=results)) as broker:
+            yield broker
 
-    def sample(self, results: bool, seconds: float, size: int) -> Clones:
-        """What to copy; published when it is first asked for, aside from what lies in the queue."""
-        shape = (results, seconds, size)
-        if shape not in self._samples:
-            aside = f"{self.server.url.rsplit('/', 1)[0]}/1"
-            variables = {"BENCH_BROKER": aside, **({"BENCH_BACKEND": aside} if results else {})}
-            publish_sample(variables, seconds, size)
-            with closing(importlib.import_module("redis").Redis(port=self.server.port, db=1)) as client:
-                self._samples[shape] = Clones(client.lpop(QUEUE).decode())
-                client.flushdb()
-        return self._samples[shape]
+    def take_sample(self, shape: Shape) -> Clones:
+        results, seconds, size = shape
+        aside = f"{self.server.url.rsplit('/', 1)[0]}/1"
+        publish_sample({"BENCH_BROKER": aside, **({"BENCH_BACKEND": aside} if results else {})}, seconds, size)
+        with closing(importlib.import_module("redis").Redis(port=self.server.port, db=1)) as client:
+            clones = Clones(client.lpop(QUEUE).decode())
+            client.flushdb()
+            return clones
 
     def versions(self) -> dict[str, str]:
-        """Redis and Celery."""
         return celery_versions(Redis=self.server.version, **{"redis (Python)": version("redis")})
 
     def pids(self) -> list[int]:
-        """The server."""
         return [self.server.pid]
 
-    @staticmethod
-    def missing() -> str | None:
-        """The server."""
+    @classmethod
+    def missing(cls) -> str | None:
         return None if servers.Redis.is_available() else "redis-server is not installed: apt-get install redis-server"
 
 
 def commands(client: Any) -> int:
-    """Commands of Redis since it began, those inside scripts and transactions too."""
+    """Return the commands of Redis since it started, including those of scripts and transactions."""
     return int(client.info("stats")["total_commands_processed"])
 
 
 def redis_durable(server: servers.Redis) -> str:
-    """What a crash of this Redis costs."""
+    """What a crash of this Redis loses."""
     if server.settings == servers.REDIS_ALWAYS:
         return "yes: what was answered is on disk"
     return "no: nothing is written to disk"
 
 
 def redis_settings(server: servers.Redis) -> str:
-    """As in its configuration file."""
+    """Its settings, as in its configuration file."""
     return "Redis with " + ", ".join(f"{name} {value or repr('')}" for name, value in server.settings.items())
+
+
+# -- memory
+
+
+class MemoryBroker(CeleryBroker):
+    """A queue inside the worker, which fills it before it starts."""
+
+    def __init__(self) -> None:
+        self.variables = {"BENCH_BROKER": "memory://"}
+        self._count = 0
+
+    def worker(self, concurrency: int, pool: str | None = None) -> list[str]:
+        return [*self.program, "fill_and_work", str(self._count)]
+
+    def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
+        self._count += count
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class MemorySystem(System):
+    """Celery's in-memory transport: what Celery itself costs, in one process and without any server."""
+
+    name = "memory"
+    label = "Celery in memory"
+    durable = "no: inside the process"
+    settings = "no queue for others: what Celery's own worker costs"
+    rough = 15_000
+    late = True
+
+    @contextmanager
+    def fresh(self, *, results: bool = False) -> Iterator[Broker]:
+        yield MemoryBroker()
+
+    def versions(self) -> dict[str, str]:
+        return {"Celery": version("celery")}

@@ -1,46 +1,41 @@
-"""What the systems in PostgreSQL have in common: a database of its own for each sample, made from a template."""
+"""What the systems in PostgreSQL have in common: a database for each sample, copied from a template."""
 
 from __future__ import annotations
 
 import itertools
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, ClassVar
 
 import psycopg2
 
-from benchmarks.clusters import DURABLE, administrate, analyze, database, postmaster, transactions
-from benchmarks.processes import answer, spawn
-from benchmarks.systems import sized
-from environment.cluster import APP_ROLE
+from benchmarks.systems import Broker, System, sized
+from benchmarks.systems.clusters import DURABLE, analyze, connect, database, make_template, postmaster, transactions
 from environment.temporary import TemporaryCluster
+from environment.testkit.children import answer, spawn
 
-#: Tasks that one statement of ``fill`` adds: large enough that the round trip does not count, small enough that a
-#: worker that is running sees the first soon.
+#: Tasks that one statement of ``fill`` adds: the round trip does not matter, and a running worker sees the first soon.
 _CHUNK = 20_000
 
 
-class DatabaseGround:
+class DatabaseBroker(Broker):
     """A database with the tables of a system.
 
-    :ivar libpq: how to look into it.
+    Attributes:
+        url: its libpq URL.
     """
 
     def __init__(self, system: DatabaseSystem, name: str, *, results: bool = False) -> None:
-        self.libpq = system.cluster.tcp_url(database=name)
-        self.variables = {"BENCH_BROKER": self.libpq, **system.variables}
+        self.url = system.cluster.tcp_url(database=name)
+        self.program = system.program
+        self.variables = {"BENCH_BROKER": self.url, **system.variables}
         if results:
             self.variables["BENCH_RESULTS"] = "1"
         self._name = name
         self._system = system
         self._connection: Any = None
-
-    def worker(self, concurrency: int) -> list[str]:
-        return [*self._system.program, "worker"]
-
-    def publisher(self, mode: str, *arguments: object) -> list[str]:
-        return [*self._system.program, "publish", mode, *map(str, arguments)]
 
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
         padding = sized(size)
@@ -57,7 +52,6 @@ class DatabaseGround:
         return transactions(self._system.cluster, self._name)
 
     def tables(self) -> list[str]:
-        """The tables, without their schema, whose size and dead rows tell how the system ages."""
         return [table.split(".")[-1] for table in self._system.tables]
 
     def close(self) -> None:
@@ -66,65 +60,121 @@ class DatabaseGround:
 
     def _execute(self, statement: str, values: dict[str, object] | None = None) -> list[tuple[Any, ...]] | None:
         if self._connection is None:
-            self._connection = psycopg2.connect(self.libpq, application_name="benchmarks")
-            self._connection.autocommit = True
+            self._connection = connect(self.url)
         with self._connection.cursor() as cursor:
             cursor.execute(statement, values)
             return list(cursor.fetchall()) if cursor.description else None
 
 
-class DatabaseSystem:
-    """A system whose tasks lie in PostgreSQL.
+class DatabaseSystem(System):
+    """A system whose tasks are rows in PostgreSQL.
 
-    Its program has a third command: ``install`` makes the schema by the system's own means.
+    Its program has a third command: ``install`` creates the schema by the system's own means.
 
-    :cvar program: its command line, without the command.
-    :cvar tables: with their schema, the first being that of the tasks.
-    :cvar counting: the statement that counts the tasks that are not done.
-    :cvar filling: the statement that adds tasks ``%(first)s`` to ``%(last)s`` with ``%(seconds)s`` and ``%(padding)s``.
-    :cvar keeps_results: whether it stores what a task returns.
+    Attributes:
+        program: its command line, without the command.
+        tables: with their schema, the first being that of the tasks.
+        counting: the statement that counts the tasks that are not done.
+        filling: the statement that adds tasks ``%(first)s`` to ``%(last)s`` with ``%(seconds)s`` and ``%(padding)s``.
     """
 
-    name: ClassVar[str]
-    label: ClassVar[str]
-    settings: ClassVar[str]
-    concurrency: ClassVar[int]
     durable = DURABLE
     variables: ClassVar[dict[str, str]] = {}
     program: ClassVar[Sequence[str]]
     tables: ClassVar[Sequence[str]]
     counting: ClassVar[str]
     filling: ClassVar[str]
-    keeps_results: ClassVar[bool] = False
+    cluster: TemporaryCluster
 
     def __init__(self, cluster: TemporaryCluster) -> None:
         self.cluster = cluster
         self._numbers = itertools.count(1)
         self._prefix = f"bench_{self.name}".replace("-", "_")
         self._template = f"{self._prefix}_template"
-        administrate(cluster, f"DROP DATABASE IF EXISTS {self._template}")
-        administrate(cluster, f"CREATE DATABASE {self._template} OWNER {APP_ROLE}")
-        with closing(DatabaseGround(self, self._template)) as ground:
-            command = [*self.program, "install"]
-            answer(spawn(command, ground.variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        make_template(cluster, self._template)
+        with closing(DatabaseBroker(self, self._template)) as broker:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            answer(spawn([*self.program, "install"], broker.variables, **pipes))
 
     @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[DatabaseGround]:
-        """See ``System``.
+    def fresh(self, *, results: bool = False) -> Iterator[DatabaseBroker]:
+        """A database of its own.
 
-        :raises NotImplementedError: when results are wanted of a system that keeps none.
+        Raises:
+            NotImplementedError: when results are wanted of a system that stores none.
         """
-        if results and not self.keeps_results:
+        if results and not self.results:
             raise NotImplementedError(f"{self.label} keeps no results of tasks")
         name = f"{self._prefix}_{next(self._numbers)}"
         with (
             database(self.cluster, name, self._template),
-            closing(DatabaseGround(self, name, results=results)) as ground,
+            closing(DatabaseBroker(self, name, results=results)) as broker,
         ):
-            yield ground
+            yield broker
 
     def versions(self) -> dict[str, str]:
         return {"PostgreSQL": self.cluster.installation.version}
 
     def pids(self) -> list[int]:
         return postmaster(self.cluster)
+
+
+# -- ceilings: what PostgreSQL and psycopg2 allow on the broker's own table, without Celery and without a lease.  Both
+#    take a row by deleting it, so that a killed worker loses the rows that it has taken: they are no task queues.
+
+#: Characters of the message that Celery makes of the task ``work`` with no padding.
+ENVELOPE = 914
+
+#: The columns that a row of ours must have; the rest are defaults.
+COLUMNS = "id, visible, version, queue_id, task_id, payload"
+CLAIM = """
+    WITH batch AS MATERIALIZED (
+        SELECT id FROM kombu_message
+        WHERE queue_id = 1 AND visible AND available_at IS NULL
+        ORDER BY priority DESC, id + 0
+        LIMIT {count}
+        FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM kombu_message AS message USING batch WHERE message.id = batch.id"""
+
+
+class _Psycopg2(DatabaseSystem):
+    program = (sys.executable, "-m", "benchmarks.programs.psycopg2_program")
+    tables = ("kombu_message",)
+    counting = "SELECT count(*) FROM kombu_message"
+    filling = f"""
+        INSERT INTO kombu_message ({COLUMNS})
+        SELECT nextval('message_id_sequence'), true, 1, 1, gen_random_uuid()::text, jsonb_build_object(
+            'number', number, 'seconds', %(seconds)s, 'padding', %(padding)s, 'envelope', repeat('e', {ENVELOPE})
+        )::text
+        FROM generate_series(%(first)s, %(last)s) AS number"""
+
+    def versions(self) -> dict[str, str]:
+        return {**super().versions(), "psycopg2": psycopg2.__version__.split()[0]}
+
+
+class Psycopg2One(_Psycopg2):
+    """The limit of one transaction per task that waits for the disk."""
+
+    name = "psycopg2-one"
+    label = "psycopg2, one at a time"
+    settings = "a prepared DELETE … RETURNING … SKIP LOCKED for each task, and its commit waited for, as ours are not"
+    variables = {"BENCH_BATCH": "1"}
+    rough = 6_000
+
+
+class Psycopg2Batch(_Psycopg2):
+    """The limit of batches."""
+
+    name = "psycopg2-batch"
+    label = "psycopg2, batches"
+    settings = "the same for 1,000 tasks at a time: 100 are a fifth slower, 10,000 are not faster"
+    variables = {"BENCH_BATCH": "1000"}
+    rough = 180_000
+
+
+class PgBench(_Psycopg2):
+    """The same table for pgbench (``cells/ceiling.py``); no system of its own."""
+
+    name = "pgbench"
+    label = settings = ""

@@ -13,21 +13,22 @@ from contextlib import closing, contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks import servers
-from benchmarks.systems import Ground, sized
+from benchmarks.systems import Broker, System, sized
 from benchmarks.systems.celery_systems import commands, redis_durable, redis_settings
+from environment.testkit import servers
 
-_PROGRAM = "benchmarks.programs.dramatiq_program"
 _QUEUE = "dramatiq:bench"
-#: Messages that its worker may hold: 8,600 tasks in a second and not 2,100 as with the default, two for each thread.
+#: Messages that its worker may prefetch: 8,600 tasks a second, against 2,100 with the default of two for each thread.
 #: More do nothing.
 PREFETCH = 100
-#: Messages that travel together to Redis.
+#: Messages of one round trip.
 _CHUNK = 5_000
 
 
-class DramatiqGround:
+class DramatiqBroker(Broker):
     """A flushed Redis."""
+
+    program = (sys.executable, "-m", "benchmarks.programs.dramatiq_program")
 
     def __init__(self, server: servers.Redis, *, results: bool) -> None:
         self.variables = {
@@ -37,14 +38,6 @@ class DramatiqGround:
         }
         self.client: Any = importlib.import_module("redis").Redis(port=server.port)
         self.client.flushall()
-
-    def worker(self, concurrency: int) -> list[str]:
-        """One process with so many threads."""
-        return [sys.executable, "-m", _PROGRAM, "worker"]
-
-    def publisher(self, mode: str, *arguments: object) -> list[str]:
-        """The command line of ``publish MODE …``."""
-        return [sys.executable, "-m", _PROGRAM, "publish", mode, *map(str, arguments)]
 
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
         """By the two commands of its ``enqueue``, many in one round trip."""
@@ -73,7 +66,7 @@ class DramatiqGround:
                 pipeline.execute()
 
     def waiting(self) -> int:
-        """Messages that nobody has acknowledged."""
+        """Return the messages that are not acknowledged."""
         return int(self.client.hlen(f"{_QUEUE}.msgs"))
 
     def operations(self) -> int:
@@ -86,14 +79,15 @@ class DramatiqGround:
         self.client.close()
 
 
-class DramatiqSystem:
+class DramatiqSystem(System):
     """Dramatiq on Redis."""
 
     name = "dramatiq"
     label = "Dramatiq, Redis"
     #: With 1 it is 7,100 tasks in a second, with 4 7,200, with 8, the default, 6,500.
     concurrency = 2
-    cluster = None
+    rough = 4_500
+    results = True
 
     def __init__(self, server: servers.Redis) -> None:
         self.server = server
@@ -106,10 +100,10 @@ class DramatiqSystem:
         )
 
     @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[Ground]:
+    def fresh(self, *, results: bool = False) -> Iterator[Broker]:
         """The same server, flushed."""
-        with closing(DramatiqGround(self.server, results=results)) as ground:
-            yield ground
+        with closing(DramatiqBroker(self.server, results=results)) as broker:
+            yield broker
 
     def versions(self) -> dict[str, str]:
         """Redis and Dramatiq."""
@@ -123,8 +117,8 @@ class DramatiqSystem:
         """The server."""
         return [self.server.pid]
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         """The server and the package."""
         if importlib.util.find_spec("dramatiq") is None:
             return "dramatiq is not installed; run ./dev bench"

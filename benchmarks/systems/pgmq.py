@@ -13,27 +13,34 @@ from io import StringIO
 from itertools import islice
 from typing import Any
 
-import psycopg2
-
 from benchmarks.clones import Clones
-from benchmarks.clusters import DURABLE, administrate, analyze, database, postmaster, transactions
-from benchmarks.peers import escaped
-from benchmarks.program import QUEUE
-from benchmarks.systems import Ground
 from benchmarks.systems.celery_systems import (
     CELERY_RESULTS,
     LONG_PREFETCH,
-    CeleryGround,
+    CeleryBroker,
+    CelerySystem,
     Shape,
     celery_settings,
     celery_versions,
     publish_sample,
 )
+from benchmarks.systems.clusters import (
+    DURABLE,
+    administrate,
+    analyze,
+    connect,
+    database,
+    escaped,
+    make_template,
+    postmaster,
+    transactions,
+)
 from environment.cluster import APP_ROLE
 from environment.temporary import TemporaryCluster
+from environment.testkit.journal_app import QUEUE
 
-#: Rows in a transaction: for each its trigger updates the one row that throttles NOTIFY, and reads the versions of it
-#: that are left from before. 20,000 rows take 70 s at once, and 3 s in hundreds.
+#: Rows of a transaction: for each, a trigger updates the one row that throttles NOTIFY, and reads its old versions.
+#: 20,000 rows take 70 s at once, and 3 s in hundreds.
 _CHUNK = 200
 
 #: The extension is there already, as plain SQL.  A worker reads its queues one after the other: if each read waits at
@@ -42,10 +49,11 @@ _CHUNK = 200
 OPTIONS = {"init_extension": False, "wait_time_seconds": 0, "use_notify": True, "notify_throttle_interval_ms": 0}
 
 
-class PgmqGround(CeleryGround):
+class PgmqBroker(CeleryBroker):
     """A database with PGMQ's schema.
 
-    :ivar libpq: how to look into it.
+    Attributes:
+        url: its libpq URL.
     """
 
     #: It reads ten at most, and as many fewer as the worker may have: 1,570 tasks in a second and not 1,260.
@@ -53,15 +61,15 @@ class PgmqGround(CeleryGround):
 
     def __init__(self, system: PgmqSystem, name: str, *, results: bool) -> None:
         self.name = name
-        self.libpq = system.cluster.tcp_url(database=name)
+        self.url = system.cluster.tcp_url(database=name)
         self.variables = {
-            "BENCH_BROKER": self.libpq.replace("postgresql://", "pgmq://", 1),
+            "BENCH_BROKER": self.url.replace("postgresql://", "pgmq://", 1),
             "BENCH_TRANSPORT": json.dumps(OPTIONS),
         }
         if results:
-            self.variables["BENCH_BACKEND"] = f"db+{self.libpq}"
+            self.variables["BENCH_BACKEND"] = f"db+{self.url}"
         self._system = system
-        self.connection: Any = psycopg2.connect(self.libpq, application_name="benchmarks")
+        self.connection: Any = connect(self.url)
 
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
         """By COPY, as the transport's ``pgmq.send`` would write them."""
@@ -69,23 +77,21 @@ class PgmqGround(CeleryGround):
         made = (escaped(clones.make(number)[1]) for number in range(first, first + count))
         with self.connection.cursor() as cursor:
             while chunk := list(islice(made, _CHUNK)):
+                cursor.execute("BEGIN")
                 cursor.execute("CREATE TEMPORARY TABLE bench_fill (message jsonb) ON COMMIT DROP")
                 cursor.copy_expert("COPY bench_fill FROM STDIN", StringIO("\n".join(chunk)))
                 cursor.execute(
                     f"INSERT INTO pgmq.q_{QUEUE} (vt, message, headers) "
                     "SELECT clock_timestamp(), message, message -> 'headers' FROM bench_fill"
                 )
-                self.connection.commit()
+                cursor.execute("COMMIT")
         analyze(self.connection, count, [f"pgmq.q_{QUEUE}"])
-        self.connection.commit()
 
     def waiting(self) -> int:
         """Rows: a task that is done has none."""
         with self.connection.cursor() as cursor:
             cursor.execute(f"SELECT count(*) FROM pgmq.q_{QUEUE}")
-            found = int(cursor.fetchone()[0])
-        self.connection.commit()
-        return found
+            return int(cursor.fetchone()[0])
 
     def operations(self) -> int:
         """Transactions."""
@@ -100,40 +106,42 @@ class PgmqGround(CeleryGround):
         self.connection.close()
 
 
-class PgmqSystem:
+class PgmqSystem(CelerySystem):
     """Celery on PGMQ."""
 
     name = "pgmq"
     label = "Celery, PGMQ"
     durable = DURABLE
     settings = (
-        f"{celery_settings(PgmqGround)}; {CELERY_RESULTS}; PGMQ installed from its SQL; "
+        f"{celery_settings(PgmqBroker)}; {CELERY_RESULTS}; PGMQ installed from its SQL; "
         "use_notify without throttle, wait_time_seconds 0: with the defaults a task waits up to 4 s"
     )
-    concurrency = 1
+    results = prefork = True
+    cluster: TemporaryCluster
 
     def __init__(self, cluster: TemporaryCluster) -> None:
+        super().__init__()
         self.cluster = cluster
         self._numbers = itertools.count(1)
         self._template = "bench_pgmq_template"
-        self._samples: dict[Shape, Clones] = {}
         self._make_template()
 
     @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[Ground]:
+    def fresh(self, *, results: bool = False) -> Iterator[PgmqBroker]:
         """A database of its own."""
-        with self._database(results=results) as ground:
-            yield ground
+        name = f"bench_pgmq_{next(self._numbers)}"
+        with (
+            database(self.cluster, name, self._template),
+            closing(PgmqBroker(self, name, results=results)) as broker,
+        ):
+            yield broker
 
-    def sample(self, results: bool, seconds: float, size: int) -> Clones:
-        """What to copy; published when it is first asked for."""
-        shape = (results, seconds, size)
-        if shape not in self._samples:
-            with self._database(results=results) as ground, ground.connection.cursor() as cursor:
-                publish_sample(ground.variables, seconds, size)
-                cursor.execute(f"SELECT message::text FROM pgmq.q_{QUEUE}")
-                self._samples[shape] = Clones(cursor.fetchone()[0])
-        return self._samples[shape]
+    def take_sample(self, shape: Shape) -> Clones:
+        results, seconds, size = shape
+        with self.fresh(results=results) as broker, broker.connection.cursor() as cursor:
+            publish_sample(broker.variables, seconds, size)
+            cursor.execute(f"SELECT message::text FROM pgmq.q_{QUEUE}")
+            return Clones(cursor.fetchone()[0])
 
     def versions(self) -> dict[str, str]:
         """PostgreSQL, PGMQ and Celery."""
@@ -147,8 +155,8 @@ class PgmqSystem:
         """The postmaster."""
         return postmaster(self.cluster)
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         """The client, which brings the schema, and Kombu's transport."""
         for module in ("pgmq", "kombu.transport.pgmq"):
             if importlib.util.find_spec(module) is None:
@@ -156,21 +164,11 @@ class PgmqSystem:
         return None
 
     def _make_template(self) -> None:
-        """The schema, and the queue, so that a fill finds it."""
-        administrate(self.cluster, f"CREATE DATABASE {self._template} OWNER {APP_ROLE}")
+        """Create the schema, and the queue, so that ``fill`` finds it."""
+        make_template(self.cluster, self._template)
         administrate(self.cluster, f"GRANT CREATE ON DATABASE {self._template} TO {APP_ROLE}")
         importlib.import_module("pgmq.install").install_pgmq_from_sql(dsn=self.cluster.tcp_url(database=self._template))
-        with closing(PgmqGround(self, self._template, results=False)) as ground:
-            publish_sample(ground.variables, 0.0, 0)
-            with ground.connection.cursor() as cursor:
+        with closing(PgmqBroker(self, self._template, results=False)) as broker:
+            publish_sample(broker.variables, 0.0, 0)
+            with broker.connection.cursor() as cursor:
                 cursor.execute(f"TRUNCATE pgmq.q_{QUEUE}")
-            ground.connection.commit()
-
-    @contextmanager
-    def _database(self, *, results: bool) -> Iterator[PgmqGround]:
-        name = f"bench_pgmq_{next(self._numbers)}"
-        with (
-            database(self.cluster, name, self._template),
-            closing(PgmqGround(self, name, results=results)) as ground,
-        ):
-            yield ground

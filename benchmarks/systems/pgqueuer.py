@@ -20,6 +20,7 @@ class PgQueuer(DatabaseSystem):
         "than it runs; the log of three rows a task is kept as it comes"
     )
     concurrency = 500
+    rough = 35_000
     program = (sys.executable, "-m", "benchmarks.programs.pgqueuer_program")
     tables = ("pgqueuer", "pgqueuer_log", "pgqueuer_statistics")
     counting = "SELECT count(*) FROM pgqueuer"
@@ -39,8 +40,8 @@ class PgQueuer(DatabaseSystem):
     def versions(self) -> dict[str, str]:
         return {**super().versions(), **{name: version(name) for name in ("pgqueuer", "asyncpg", "uvloop")}}
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         if importlib.util.find_spec("pgqueuer") is None or importlib.util.find_spec("asyncpg") is None:
             return "pgqueuer[asyncpg] is not installed (requirements/bench.txt)"
         return None

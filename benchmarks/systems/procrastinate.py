@@ -20,6 +20,7 @@ class Procrastinate(DatabaseSystem):
         "one, 40 are not"
     )
     concurrency = 10
+    rough = 1_100
     program = (sys.executable, "-m", "benchmarks.programs.procrastinate_program")
     tables = ("procrastinate_jobs", "procrastinate_events")
     counting = "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
@@ -34,8 +35,8 @@ class Procrastinate(DatabaseSystem):
     def versions(self) -> dict[str, str]:
         return {**super().versions(), **{name: version(name) for name in ("procrastinate", "psycopg")}}
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         if importlib.util.find_spec("procrastinate") is None:
             return "procrastinate is not installed (requirements/bench.txt)"
         return None

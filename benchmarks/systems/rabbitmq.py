@@ -11,29 +11,32 @@ from contextlib import closing, contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks import frames, servers
-from benchmarks.clusters import database, postmaster
-from benchmarks.program import QUEUE
-from benchmarks.systems import Ground
+from benchmarks import clones
+from benchmarks.systems import Broker
 from benchmarks.systems.celery_systems import (
     CELERY_RESULTS,
     LONG_PREFETCH,
-    CeleryGround,
+    CeleryBroker,
+    CelerySystem,
     Shape,
     celery_settings,
     celery_versions,
     publish_sample,
 )
+from benchmarks.systems.clusters import database, postmaster
 from environment.temporary import TemporaryCluster
+from environment.testkit import servers
+from environment.testkit.journal_app import QUEUE
 
-#: Where samples are published.
+#: The queue of samples.
 _ASIDE = "bench-sample"
 
 
-class RabbitMQGround(CeleryGround):
+class RabbitMQBroker(CeleryBroker):
     """An empty RabbitMQ.
 
-    :param database: where results go; None for RabbitMQ itself.
+    Args:
+        database: the URL of the database for results; None for RabbitMQ itself.
     """
 
     #: With 4, and with 16, a solo worker that has taken all it may have waits up to 2 s for the next event before it
@@ -53,7 +56,7 @@ class RabbitMQGround(CeleryGround):
 
     def fill(self, first: int, count: int, seconds: float = 0.0, size: int = 0) -> None:
         """By frames of Basic.Publish, copied."""
-        sample = self._system.sample(self.variables, seconds, size)
+        sample = self._system.sample(self._results, seconds, size)
         if self._results and sample.reply_to and sample.reply_to not in self._replies:
             self._replies.add(sample.reply_to)
             # The queue of the client that would wait for these results; without it RabbitMQ would drop them.
@@ -66,16 +69,12 @@ class RabbitMQGround(CeleryGround):
         self._channel.queue_declare(QUEUE, passive=True)
 
     def waiting(self) -> int | None:
-        """Those that no worker holds; RabbitMQ does not tell the others over AMQP."""
+        """Return the messages that no worker has prefetched; RabbitMQ does not tell the others over AMQP."""
         with self._connection.channel() as channel:
             try:
                 return int(channel.queue_declare(QUEUE, passive=True).message_count)
             except importlib.import_module("amqp").NotFound:
                 return 0
-
-    def operations(self) -> int | None:
-        """RabbitMQ counts no commands."""
-        return None
 
     def close(self) -> None:
         """Empty it and let go of the connection."""
@@ -86,20 +85,27 @@ class RabbitMQGround(CeleryGround):
         self._channel.queue_delete(QUEUE)
 
 
-class RabbitMQSystem:
+class RabbitMQSystem(CelerySystem):
     """Celery on RabbitMQ.
 
-    :param results: the PostgreSQL that keeps the results, by Celery's own ``db+postgresql://``; None for ``rpc://``.
-    :param confirm: whether a publish waits until RabbitMQ has said that the message is safe.
+    Args:
+        server: a running RabbitMQ.
+        results: the PostgreSQL for the results, by Celery's own ``db+postgresql://``; None for ``rpc://``.
+        confirm: whether a publish waits until RabbitMQ confirms that the message is safe.
     """
 
-    concurrency = 1
-    cluster = None
+    rough = 3_000
+    results = True
 
     def __init__(
         self, server: servers.RabbitMQ, *, results: TemporaryCluster | None = None, confirm: bool = False
     ) -> None:
+        super().__init__()
         self.server = server
+        # Celery's rpc backend refuses chords.
+        self.chords = results is not None
+        self.results = not confirm
+        self.late = self.prefork = results is None and not confirm
         self._cluster = results
         self._confirm = confirm
         self.name = "rabbitmq" + ("-confirm" if confirm else "") + ("-db" if results else "")
@@ -107,7 +113,7 @@ class RabbitMQSystem:
             "Celery, RabbitMQ" + (" (confirms)" if confirm else "") + (" (results in PostgreSQL)" if results else "")
         )
         where = CELERY_RESULTS if results else "results by rpc://"
-        self.settings = f"{celery_settings(RabbitMQGround)}; {where}; classic durable queue, persistent messages" + (
+        self.settings = f"{celery_settings(RabbitMQBroker)}; {where}; classic durable queue, persistent messages" + (
             "; confirm_publish" if confirm else ""
         )
         self.durable = (
@@ -116,14 +122,14 @@ class RabbitMQSystem:
             else "almost: messages go to disk, but a publish returns before (Celery does not ask for confirmation)"
         )
         self._numbers = itertools.count(1)
-        self._samples: dict[Shape, frames.Sample] = {}
 
     @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[Ground]:
+    def fresh(self, *, results: bool = False) -> Iterator[Broker]:
         """The same server, without queues."""
         made = self._database(self._cluster) if results and self._cluster else nullcontext()
-        with made as url, closing(RabbitMQGround(self, results=results, database=url)) as ground:
-            yield ground
+        with made as url, closing(RabbitMQBroker(self, results=results, database=url)) as broker:
+            self._variables = broker.variables
+            yield broker
 
     @contextmanager
     def _database(self, cluster: TemporaryCluster) -> Iterator[str]:
@@ -147,15 +153,13 @@ class RabbitMQSystem:
         connection.connect()
         return connection
 
-    def sample(self, variables: dict[str, str], seconds: float, size: int) -> frames.Sample:
-        """What to copy; published when it is first asked for, into a queue of its own."""
-        shape = ("BENCH_BACKEND" in variables, seconds, size)
-        if shape not in self._samples:
-            publish_sample(variables, seconds, size, _ASIDE)
-            with self.connect() as connection, connection.channel() as channel:
-                self._samples[shape] = frames.Sample(channel.basic_get(_ASIDE, no_ack=True))
-                channel.queue_delete(_ASIDE)
-        return self._samples[shape]
+    def take_sample(self, shape: Shape) -> clones.Frames:
+        _, seconds, size = shape
+        publish_sample(self._variables, seconds, size, _ASIDE)
+        with self.connect() as connection, connection.channel() as channel:
+            frames = clones.Frames(channel.basic_get(_ASIDE, no_ack=True))
+            channel.queue_delete(_ASIDE)
+            return frames
 
     def versions(self) -> dict[str, str]:
         """RabbitMQ, Celery, and PostgreSQL if it has the results."""
@@ -166,8 +170,8 @@ class RabbitMQSystem:
         """Its server, and that of the results."""
         return self.server.pids + ([] if self._cluster is None else postmaster(self._cluster))
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         """The server."""
         if servers.RabbitMQ.is_available():
             return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.comparison import against
+from benchmarks import against
 from benchmarks.samples import Samples
 from environment.errors import UserError
 from environment.sources import CHECKOUT

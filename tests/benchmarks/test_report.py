@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison import blocks, report, tables
-from benchmarks.comparison.about import MismatchError, remember
+from benchmarks import report
+from benchmarks.about import MismatchError, remember
 from benchmarks.samples import Samples
 from environment.sources import CHECKOUT
 
@@ -36,8 +36,8 @@ def test_the_page_shows_the_samples_beside_it_and_the_readme_shows_its_plot() ->
 def test_the_page_has_a_place_for_every_table(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     known = {"systems": {"ours": {"label": "celery_postgres", "durable": "yes"}}}
-    found = tables.all_tables(Samples(tmp_path), [("ours", "celery_postgres")], known)
-    blocks.fill(page, found, report.OWN / "README.md")
+    found = report.all_tables(Samples(tmp_path), [("ours", "celery_postgres")], known)
+    report.fill(page, found, report.OWN / "README.md")
     for name, content in found.items():
         assert part(page, name) == content.rstrip()
 
@@ -57,7 +57,7 @@ def test_a_sample_survives_the_end_of_a_run(tmp_path: Path) -> None:
 def test_a_page_keeps_what_is_written_by_hand(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- a -->\nold\n<!-- end a -->\nbetween \\1\n<!-- b -->\n<!-- end b -->\nafter\n")
-    blocks.fill(page, {"a": r"new \g<1>", "b": "second", "c": "has no place"})
+    report.fill(page, {"a": r"new \g<1>", "b": "second", "c": "has no place"})
     assert page.read_text() == (
         "before\n<!-- a -->\nnew \\g<1>\n<!-- end a -->\nbetween \\1\n<!-- b -->\nsecond\n<!-- end b -->\nafter\n"
     )
@@ -91,7 +91,7 @@ def test_a_table_shows_medians_and_spreads_and_leaves_out_who_has_no_figure(tmp_
     samples.add("enqueue", "ours one_by_one", {"rate": 2_000, "client_us": 200, "server_us": 90, "operations": 1})
     samples.add("enqueue", "ours in_bulk", {"rate": None})
     order = [("ours", "celery_postgres"), ("redis", "Celery on Redis")]
-    found = tables.all_tables(samples, order, {"systems": {"ours": {"durable": "yes: fsync"}}})
+    found = report.all_tables(samples, order, {"systems": {"ours": {"durable": "yes: fsync"}}})
 
     assert "| **celery_postgres** | 1,000 <sub>900 … 1,100</sub> | - | - | - |" in found["drain"]
     assert "| **celery_postgres** | yes | 2,000 | - | 1,000 | - | - / - |" in found["glance"]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import celery_postgres
-from benchmarks import servers
-from benchmarks.processes import dies_with_us
 from environment.cluster import free_port
 from environment.sources import python_path
 from environment.temporary import TemporaryCluster
+from environment.testkit import servers
+from environment.testkit.children import dies_with_us
 from tests.conformance.known import OURS, ended
 
 _HERE = Path(__file__).parent

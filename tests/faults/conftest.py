@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 import celery_postgres
-from benchmarks import servers
-from benchmarks.program import QUEUE
 from environment.installation import DEFAULT_MAJOR
 from environment.temporary import TemporaryCluster
+from environment.testkit import servers
+from environment.testkit.journal_app import QUEUE
 from environment.testkit.tables import dead_letters, rows_of, scalar
 from environment.waiting import wait_until
-from tests.faults.field import RECOVERY_S, Field, Outcome
+from tests.faults.load import RECOVERY_S, Load, Outcome
 from tests.faults.report import Report
 
 _report_key = pytest.StashKey[Report]()
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this folder is the fault suite; what asks for root is root's."""
+    """Mark every test of this folder as a fault test, and those that need root as root's."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.faults)
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table, and write it."""
+    """Print the table; with ``--out`` write it too."""
     report = config.stash[_report_key]
     if report.outcomes:
         terminalreporter.section("faults")
@@ -51,21 +51,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="session")
 def quick(pytestconfig: pytest.Config) -> bool:
-    """Whether this is the short form."""
+    """Whether the suite runs with ``--quick``."""
     return bool(pytestconfig.getoption("--quick"))
 
 
 @pytest.fixture(scope="session")
 def peers_python(quick: bool) -> str:
-    """A Python that has the packages of the benchmarks."""
+    """The Python of the benchmarks, which has the packages of the other systems."""
     if quick:
-        pytest.skip("the peers are compared in the long form only")
+        pytest.skip("other systems are compared without --quick only")
     return os.environ["SKELDIR_PEERS_PYTHON"]
 
 
 @pytest.fixture
 def cluster() -> Iterator[TemporaryCluster]:
-    """A PostgreSQL for one test, as durable as in production, with the broker's tables."""
+    """A PostgreSQL for one test, as durable as in production, with the tables of the package."""
     with servers.postgres(DEFAULT_MAJOR) as cluster:
         celery_postgres.create_schema(cluster.url())
         yield cluster
@@ -73,28 +73,26 @@ def cluster() -> Iterator[TemporaryCluster]:
 
 @pytest.fixture(scope="session")
 def root() -> None:
-    """For what root alone may do: other hosts, other file systems."""
+    """Skips unless root runs the tests: other hosts and file systems need it."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces and mounts need root (.ci/run runs these as root)")
 
 
 @pytest.fixture
 def record(pytestconfig: pytest.Config) -> Callable[[Outcome], None]:
-    """Put an outcome into the table."""
+    """``record(outcome)`` adds an outcome to the table."""
     return pytestconfig.stash[_report_key].add
 
 
 @pytest.fixture
-def judge(record: Callable[[Outcome], None], cluster: TemporaryCluster) -> Callable[..., Outcome]:
-    """Put an outcome of ours into the table.  Nothing may be lost: every task is done, acknowledged and has its result,
-    and nothing was set aside.
+def verify(record: Callable[[Outcome], None], cluster: TemporaryCluster) -> Callable[..., Outcome]:
+    """``verify(outcome, url=None, may_lose=0)`` adds an outcome of this project to the table, and fails unless every
+    task was done and acknowledged and has its result, and none became a dead letter.
 
-    Parameters of what it returns:
-        url: names the database if it is another one by now.
-        may_lose: how many tasks the server itself may have forgotten.
+    ``url`` names the database where it has moved; ``may_lose`` is how many tasks the server itself may have lost.
     """
 
-    def judge(outcome: Outcome, url: str | None = None, may_lose: int = 0) -> Outcome:
+    def verify(outcome: Outcome, url: str | None = None, may_lose: int = 0) -> Outcome:
         where = url or cluster.url()
         record(outcome)
         assert outcome.lost <= may_lose
@@ -104,16 +102,16 @@ def judge(record: Callable[[Outcome], None], cluster: TemporaryCluster) -> Calla
         assert stored >= outcome.tasks_out - may_lose
         return outcome
 
-    return judge
+    return verify
 
 
 @pytest.fixture
-def field(cluster: TemporaryCluster) -> Iterator[Field]:
-    """A field on that PostgreSQL; it is reached over TCP."""
-    with Field(reach(cluster.tcp_url())) as field:
-        yield field
+def load(cluster: TemporaryCluster) -> Iterator[Load]:
+    """A load on ``cluster``, over TCP."""
+    with Load(broker_variables(cluster.tcp_url())) as load:
+        yield load
 
 
-def reach(url: str) -> dict[str, str]:
-    """What ``benchmarks.program`` needs to reach our broker and our results at a URL."""
+def broker_variables(url: str) -> dict[str, str]:
+    """The environment in which ``journal_app`` uses the broker and the result backend at a URL."""
     return {"BENCH_INSTALL": "1", "BENCH_BROKER": f"sqla+{url}", "BENCH_BACKEND": f"db+{url}"}

@@ -1,6 +1,6 @@
-"""A process that publishes numbered tasks until it is told to stop; run as ``python -m tests.faults.publisher``.
+"""A process that publishes numbered tasks until a file tells it to stop: ``python -m tests.faults.publisher``.
 
-It needs nothing but ``benchmarks.program``, so that any Python with Celery can run it.
+It needs nothing but ``environment.testkit.journal_app``, so that any Python with Celery can run it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import time
 from pathlib import Path
 from uuid import UUID
 
-from benchmarks.program import app, nap, stamp
+from environment.testkit.journal_app import app, nap, stamp
 
-#: Seconds between two tries of one task.
+#: Seconds between two attempts to publish a task.
 _AGAIN_S = 0.1
 
 
 def load(folder: str, rate: str, seconds: str, countdown: str) -> None:
-    """Publish tasks that take ``seconds``, ``rate`` a second, every fifth for ``countdown`` seconds later.
+    """Publish tasks that take ``seconds``, ``rate`` a second, every fifth with a countdown of ``countdown`` seconds.
 
-    A task that cannot be published is tried again, under its own id, until it is accepted. Then its number, the time
-    (ns of CLOCK_MONOTONIC) and the number of tries go to ``published``. The file ``stop`` ends it.
+    A failed publish is repeated under the same task id until the broker accepts it.  Then the number, the time (ns of
+    CLOCK_MONOTONIC) and the number of attempts are appended to the file ``published``.  The file ``stop`` ends it.
     """
     begin = time.monotonic()
     with Path(folder, "published").open("a", buffering=1) as published:
@@ -47,9 +47,9 @@ def load(folder: str, rate: str, seconds: str, countdown: str) -> None:
 
 
 def clock(queue: str) -> None:
-    """Print what a worker of ``queue`` takes the time for, less what it is, in seconds."""
-    told = stamp.apply_async((0,), queue=queue, ignore_result=False).get(timeout=30)
-    print(told - time.time())  # noqa: T201
+    """Print by how many seconds the wall clock of a worker of ``queue`` is ahead of this one's."""
+    shown = stamp.apply_async((0,), queue=queue, ignore_result=False).get(timeout=30)
+    print(shown - time.time())  # noqa: T201
     app.close()
 
 

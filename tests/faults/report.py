@@ -1,4 +1,4 @@
-"""The outcomes of a run as JSON and as a table."""
+"""The outcomes of a run, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
-from tests.faults.field import Outcome
+from environment.testkit.measuring import describe
+from tests.faults.load import Outcome
 
 _HEAD = (
     "fault",
@@ -26,9 +26,10 @@ _HEAD = (
 
 
 class Report:
-    """What a run has found.
+    """The outcomes of a run.
 
-    :param form: ``quick`` or ``long``.
+    Args:
+        form: ``quick`` or ``long``.
     """
 
     def __init__(self, form: str) -> None:
@@ -36,16 +37,16 @@ class Report:
         self.outcomes: list[Outcome] = []
 
     def add(self, outcome: Outcome) -> None:
-        """One more."""
+        """Add an outcome."""
         self.outcomes.append(outcome)
 
     def markdown(self) -> str:
-        """The table."""
+        """Return the table."""
         rows = [_HEAD, tuple("---" for _ in _HEAD), *map(_row, self.outcomes)]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
     def write(self, folder: Path) -> None:
-        """``faults.json`` and ``faults.md``."""
+        """Write ``faults.json`` and ``faults.md``."""
         folder.mkdir(parents=True, exist_ok=True)
         outcomes = [{**asdict(one), "lost": one.lost} for one in self.outcomes]
         record: dict[str, Any] = {"form": self.form, "machine": describe(), "outcomes": outcomes}
@@ -68,7 +69,7 @@ def _row(one: Outcome) -> tuple[str, ...]:
         again,
         _seconds(one.first_s),
         _seconds(one.all_s),
-        ", ".join(f"{name} {value}" for name, value in one.noted.items()),
+        ", ".join(f"{name} {value}" for name, value in one.notes.items()),
     )
 
 

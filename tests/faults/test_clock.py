@@ -1,25 +1,25 @@
-"""The wall clocks of workers are wrong, by libfaketime: their own, and not the database's."""
+"""Workers whose wall clocks are wrong (by libfaketime), while the database's is right."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import processes
+from environment.testkit import children
 from environment.waiting import wait_until
-from tests.faults.field import RECOVERY_S, Field, Outcome, busy
+from tests.faults.load import RECOVERY_S, Load, Outcome, busy
 
-Judge = Callable[[Outcome], Outcome]
+Verify = Callable[[Outcome], Outcome]
 
 HOUR_S = 3600.0
 COUNTDOWN_S = 3.0
 
 
 def test_workers_whose_clocks_are_an_hour_off(
-    field: Field, judge: Judge, program: Callable[[str], str], quick: bool
+    load: Load, verify: Verify, program: Callable[[str], str], quick: bool
 ) -> None:
-    """One ahead, one behind.  No task with a countdown runs early or an hour late, and when the one ahead is killed,
-    the one behind takes over in time.
+    """One clock is ahead and one behind.  No task with a countdown runs early or an hour late; when the worker whose
+    clock is ahead is killed, the other takes over in time.
     """
     library = faketime(program)
     workers = {}
@@ -27,22 +27,22 @@ def test_workers_whose_clocks_are_an_hour_off(
         clock = {
             "LD_PRELOAD": library,
             "FAKETIME": f"{shift:+.0f}",
-            # Only the wall clock is wrong: nobody can set the other.
+            # Only the wall clock: no process can set the monotonic one.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
         }
-        workers[name] = field.worker("threads", variables=clock, arguments=["-Q", f"celery,{name}"])
-        told = processes.call("tests.faults.publisher", "clock", name, variables=field.variables)
-        assert abs(told - shift) < 60
-        field.noted[f"clock {name}"] = f"{told:+.0f} s"
-    field.publish(countdown=COUNTDOWN_S)
-    field.progress(100 if quick else 1000)
+        workers[name] = load.worker("threads", variables=clock, arguments=["-Q", f"celery,{name}"])
+        ahead_s = children.call("tests.faults.publisher", "clock", name, variables=load.variables)
+        assert abs(ahead_s - shift) < 60
+        load.notes[f"clock {name}"] = f"{ahead_s:+.0f} s"
+    load.publish(countdown=COUNTDOWN_S)
+    load.wait_for_tasks(100 if quick else 1000)
     wait_until(lambda: busy(workers["ahead"]), RECOVERY_S, "the worker to run a task")
-    with field.fault():
+    with load.fault():
         workers["ahead"].kill()
-    outcome = judge(field.finish("clocks an hour off, one worker killed"))
+    outcome = verify(load.finish("clocks an hour off, one worker killed"))
     assert outcome.finished_again <= 8
-    published, begins = field.published(), field.begins()
+    published, begins = load.published(), load.begins()
     waited = [(begins[n][0] - published[n].at_ns) / 1e9 for n in published if n % 5 == 0]
     # An ETA is the publisher's clock plus the countdown, taken before the publish that is timed here.
     assert min(waited) > COUNTDOWN_S - 1
@@ -50,8 +50,8 @@ def test_workers_whose_clocks_are_an_hour_off(
 
 
 def faketime(program: Callable[[str], str]) -> str:
-    """The library that Debian's package has beside others."""
+    """Return the path of Debian's libfaketime."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     if not found:
-        program("libfaketime")  # says what is missing
+        program("libfaketime")  # skips, and names what is missing
     return str(found[0])

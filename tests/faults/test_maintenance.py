@@ -1,4 +1,4 @@
-"""What a DBA does to the tables while they are used."""
+"""Maintenance of the tables by a DBA, under load."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from environment.temporary import TemporaryCluster
 from environment.testkit.tables import run
-from tests.faults.field import Field, Outcome
+from tests.faults.load import Load, Outcome
 
 TABLES = ("kombu_message", "kombu_queue", "kombu_consumer", "celery_taskmeta")
-#: Of each table; those that take an exclusive lock wait for claims, and claims wait for them.
+#: For each table; statements that take an exclusive lock wait for claims, and claims wait for them.
 WORK = (
     "VACUUM FULL {}",
     "REINDEX TABLE {}",
@@ -28,37 +28,37 @@ WORK = (
 
 
 def test_maintenance_of_the_tables_under_load(
-    field: Field, cluster: TemporaryCluster, judge: Callable[[Outcome], Outcome], quick: bool
+    load: Load, cluster: TemporaryCluster, verify: Callable[[Outcome], Outcome], quick: bool
 ) -> None:
-    field.worker("threads")
-    field.worker("prefork", 2)
-    field.publish()
+    load.worker("threads")
+    load.worker("prefork", 2)
+    load.publish()
     rounds = 1 if quick else 5
     for statement in chain.from_iterable([WORK] * rounds):
-        with field.fault():
+        with load.fault():
             run(cluster.url(), *(statement.format(table) for table in TABLES))
-        field.progress(20)
-    field.noted["statements"] = rounds * len(WORK) * len(TABLES)
-    outcome = judge(field.finish("VACUUM FULL, REINDEX, ANALYZE, ALTER"))
+        load.wait_for_tasks(20)
+    load.notes["statements"] = rounds * len(WORK) * len(TABLES)
+    outcome = verify(load.finish("VACUUM FULL, REINDEX, ANALYZE, ALTER"))
     assert outcome.finished_again == 0
 
 
 @pytest.mark.parametrize("tables", [TABLES, *((table,) for table in TABLES)], ids=["all", *TABLES])
 def test_tables_that_are_locked_for_seconds(
-    field: Field, cluster: TemporaryCluster, judge: Callable[[Outcome], Outcome], tables: tuple[str, ...], quick: bool
+    load: Load, cluster: TemporaryCluster, verify: Callable[[Outcome], Outcome], tables: tuple[str, ...], quick: bool
 ) -> None:
-    """Somebody's transaction holds an exclusive lock: all waits, longer than a statement or a lease may last."""
+    """Another transaction holds an exclusive lock for longer than the statement timeout and the lease."""
     if quick and tables != TABLES:
-        pytest.skip("each by itself in the long form only")
-    field.worker("threads")
-    field.worker("prefork", 2)
-    field.publish()
-    with closing(psycopg2.connect(cluster.url(), application_name="hog")) as holder, holder.cursor() as cursor:
-        with field.fault():
+        pytest.skip("single tables without --quick only")
+    load.worker("threads")
+    load.worker("prefork", 2)
+    load.publish()
+    with closing(psycopg2.connect(cluster.url(), application_name="occupant")) as holder, holder.cursor() as cursor:
+        with load.fault():
             cursor.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
             cursor.execute("SELECT pg_sleep(%s)", [5 if quick else 40])
             holder.rollback()
-        field.progress(20)
+        load.wait_for_tasks(20)
     name = tables[0] if len(tables) == 1 else "all tables"
-    outcome = judge(field.finish(f"{name} locked"))
+    outcome = verify(load.finish(f"{name} locked"))
     assert outcome.finished_again == 0

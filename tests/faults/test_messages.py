@@ -1,4 +1,4 @@
-"""Messages with anything in them, to real workers: each runs or becomes a dead letter, and the worker goes on."""
+"""Messages with arbitrary content: each runs or becomes a dead letter, and the worker keeps running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The link between a worker's host and the server's is cut: nothing is closed, nothing arrives, TCP only waits."""
+"""The link between the hosts of a worker and of the server is cut: no connection closes, no packet arrives."""
 
 from __future__ import annotations
 
@@ -9,78 +9,80 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from benchmarks.worker import Worker
 from environment.temporary import TemporaryCluster
+from environment.testkit.journal_worker import JournalWorker
+from environment.testkit.second_host import SecondHost
 from environment.waiting import wait_until
-from tests.faults.conftest import reach
-from tests.faults.field import RECOVERY_S, Field, Outcome, busy
-from tests.faults.hosts import Host
+from tests.faults.conftest import broker_variables
+from tests.faults.load import RECOVERY_S, Load, Outcome, busy
 
-Judge = Callable[[Outcome], Outcome]
+Verify = Callable[[Outcome], Outcome]
 
 NOTICED = "the broker cannot be reached"
 TAKEN_OVER = "of its messages run again"
 
 
 @pytest.fixture
-def host(cluster: TemporaryCluster, program: Callable[[str], str], root: None) -> Iterator[Host]:
-    with Host(program("ip")) as host:
+def host(cluster: TemporaryCluster, program: Callable[[str], str], root: None) -> Iterator[SecondHost]:
+    with SecondHost(program("ip")) as host:
         host.admit(cluster)
         yield host
 
 
 @pytest.fixture
-def far(host: Host, field: Field, cluster: TemporaryCluster) -> Worker:
-    """A worker on that host; the publisher is on the server's."""
-    worker = field.worker("threads", before=host.before, variables=reach(host.url(cluster)))
-    field.publish(rate=3, seconds=1.0)
+def far(host: SecondHost, load: Load, cluster: TemporaryCluster) -> JournalWorker:
+    """A worker on the second host; the publisher is on the server's."""
+    worker = load.worker("threads", before=host.before, variables=broker_variables(host.url(cluster)))
+    load.publish(rate=3, seconds=1.0)
     return worker
 
 
-def test_a_link_that_is_cut_until_the_worker_notices(host: Host, field: Field, far: Worker, judge: Judge) -> None:
-    """Shorter than the lease: the worker goes on with what it holds, and nothing runs again."""
-    with field.fault():
+def test_a_link_that_is_cut_until_the_worker_notices(
+    host: SecondHost, load: Load, far: JournalWorker, verify: Verify
+) -> None:
+    """Shorter than the lease: the worker keeps its claims, and no task runs again."""
+    with load.fault():
         host.cut()
-        since(field, "worker notices", lambda: NOTICED in far.log_text())
+        since(load, "worker notices", lambda: NOTICED in far.log_text())
         host.heal()
-    outcome = judge(field.finish("link cut, shorter than the lease"))
+    outcome = verify(load.finish("link cut, shorter than the lease"))
     assert outcome.finished_again == 0
 
 
 def test_a_link_that_is_cut_for_longer_than_the_lease(
-    host: Host, field: Field, far: Worker, cluster: TemporaryCluster, judge: Judge
+    host: SecondHost, load: Load, far: JournalWorker, cluster: TemporaryCluster, verify: Verify
 ) -> None:
-    """A worker on the server's side takes over what the other one holds, which begins anew when it is back. The server
-    forgets the sessions of the host that is gone: they would keep its slots for two hours."""
-    near = field.worker("threads")
+    """A worker on the server's side takes over the claims of the far one, which starts afresh once the link is back.
+    The server closes the sessions of the unreachable host, which would occupy connection slots for two hours."""
+    near = load.worker("threads")
     wait_until(lambda: busy(far), RECOVERY_S, "the worker to run a task")
-    with field.fault():
+    with load.fault():
         host.cut()
         cut = time.monotonic()
-        since(field, "others take over", lambda: TAKEN_OVER in near.log_text())
-        since(field, "server forgets the host", lambda: not sessions(cluster, host.address), begin=cut)
+        since(load, "others take over", lambda: TAKEN_OVER in near.log_text())
+        since(load, "server forgets the host", lambda: not sessions(cluster, host.address), begin=cut)
         host.heal()
     before = count(far)
-    since(field, "worker runs tasks again", lambda: count(far) > before + 5)
-    outcome = judge(field.finish("link cut, longer than the lease"))
-    # What it held: four that ran, as many reserved, and acknowledgements that were under way.
+    since(load, "worker runs tasks again", lambda: count(far) > before + 5)
+    outcome = verify(load.finish("link cut, longer than the lease"))
+    # Its claims: four running tasks, four prefetched ones, and acknowledgements under way.
     assert 0 < outcome.finished_again <= 12
 
 
-def since(field: Field, what: str, happened: Callable[[], bool], begin: float | None = None) -> None:
-    """Wait for something, and note after how long it came, from now or from ``begin``."""
+def since(load: Load, what: str, happened: Callable[[], bool], begin: float | None = None) -> None:
+    """Wait until something happens, and note after how many seconds it did, from now or from ``begin``."""
     begin = time.monotonic() if begin is None else begin
     wait_until(happened, RECOVERY_S, what)
-    field.noted[what] = f"after {time.monotonic() - begin:.1f} s"
+    load.notes[what] = f"after {time.monotonic() - begin:.1f} s"
 
 
 def sessions(cluster: TemporaryCluster, address: str) -> int:
-    """How many the server believes to have with a host."""
+    """Return how many sessions of a host the server has."""
     with closing(psycopg2.connect(cluster.superuser_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s", [address])
         return int(cursor.fetchone()[0])
 
 
-def count(worker: Worker) -> int:
-    """How many tasks it has begun and ended."""
+def count(worker: JournalWorker) -> int:
+    """Return how many records the worker has written."""
     return worker.journal.refresh()

@@ -1,4 +1,4 @@
-"""Redis and stock Kombu's ``sqla`` under two of these faults, with late acknowledgements and Celery's defaults."""
+"""Redis and stock Kombu's ``sqla`` under two of these faults, with late acknowledgement and Celery's defaults."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 
 import celery_postgres
-from benchmarks import servers
 from environment.installation import DEFAULT_MAJOR
+from environment.testkit import servers
 from environment.waiting import wait_until
-from tests.faults.conftest import reach
-from tests.faults.field import RECOVERY_S, Field, Outcome, busy
+from tests.faults.conftest import broker_variables
+from tests.faults.load import RECOVERY_S, Load, Outcome, busy
 
-#: Every answered write is on disk: what PostgreSQL promises too, and more than Redis does by default.
+#: Every answered write is on disk, as in PostgreSQL; by default Redis promises less.
 DURABLE = {"save": "", "appendonly": "yes", "appendfsync": "always"}
-#: Seconds that a peer has.  Redis would send again what a dead worker held after an hour (``visibility_timeout``).
+#: Seconds that a system has.  Redis redelivers the messages of a dead worker after an hour (``visibility_timeout``).
 PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A broker, and the server behind it."""
+    """A broker and its server."""
 
     name: str
     variables: Mapping[str, str]
@@ -35,7 +35,7 @@ class Peer:
 def _ours() -> Iterator[Peer]:
     with servers.postgres(DEFAULT_MAJOR) as cluster:
         celery_postgres.create_schema(cluster.url())
-        yield Peer("celery_postgres", reach(cluster.tcp_url()), cluster)
+        yield Peer("celery_postgres", broker_variables(cluster.tcp_url()), cluster)
 
 
 @contextmanager
@@ -59,42 +59,42 @@ def peer(request: pytest.FixtureRequest, peers_python: str, program: Callable[[s
 
 
 @pytest.fixture
-def peers_field(peer: Peer, peers_python: str) -> Iterator[Field]:
-    with Field(peer.variables, python=peers_python, system=peer.name) as field:
-        yield field
+def peer_load(peer: Peer, peers_python: str) -> Iterator[Load]:
+    with Load(peer.variables, python=peers_python, system=peer.name) as load:
+        yield load
 
 
-def test_workers_that_are_killed(peers_field: Field, peer: Peer, record: Callable[[Outcome], None]) -> None:
-    field = peers_field
-    field.worker("threads")
-    victims = [field.worker("threads")]
-    field.publish(rate=20, seconds=0.1)
+def test_workers_that_are_killed(peer_load: Load, peer: Peer, record: Callable[[Outcome], None]) -> None:
+    load = peer_load
+    load.worker("threads")
+    victims = [load.worker("threads")]
+    load.publish(rate=20, seconds=0.1)
     for _ in range(3):
         wait_until(lambda: busy(victims[-1]), RECOVERY_S, "the worker to run a task")
-        with field.fault():
+        with load.fault():
             victims[-1].kill()
-        victims.append(field.worker("threads"))
-    field.noted["killed"] = len(victims) - 1
-    _compare(field, "peers: `kill -9` of workers", record)
+        victims.append(load.worker("threads"))
+    load.notes["killed"] = len(victims) - 1
+    _compare(load, "peers: `kill -9` of workers", record)
 
 
-def test_a_server_that_is_killed(peers_field: Field, peer: Peer, record: Callable[[Outcome], None]) -> None:
-    field = peers_field
-    field.worker("threads")
-    field.worker("threads")
-    field.publish()
+def test_a_server_that_is_killed(peer_load: Load, peer: Peer, record: Callable[[Outcome], None]) -> None:
+    load = peer_load
+    load.worker("threads")
+    load.worker("threads")
+    load.publish()
     for _ in range(3):
-        field.accepted(60)
-        with field.fault():
+        load.wait_for_accepted(60)
+        with load.fault():
             peer.server.kill()
             peer.server.start()
-    field.noted["restarts"] = 3
-    _compare(field, "peers: `kill -9` of the server", record)
+    load.notes["restarts"] = 3
+    _compare(load, "peers: `kill -9` of the server", record)
 
 
-def _compare(field: Field, fault: str, record: Callable[[Outcome], None]) -> None:
-    ours = field.system == "celery_postgres"
-    outcome = field.finish(fault, deadline_s=PATIENCE_S, patient=ours)
+def _compare(load: Load, fault: str, record: Callable[[Outcome], None]) -> None:
+    ours = load.system == "celery_postgres"
+    outcome = load.finish(fault, deadline_s=PATIENCE_S, patient=ours)
     record(outcome)
     assert outcome.tasks_in > 0
     assert outcome.lost == 0 or not ours

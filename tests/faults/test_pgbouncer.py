@@ -1,4 +1,4 @@
-"""A transaction pooler stands between, and restarts under load."""
+"""A transaction pooler in front of the database, restarted under load."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.session import Session
 from environment.temporary import TemporaryCluster
-from tests.faults.conftest import reach
-from tests.faults.field import Field, Outcome
-from tests.faults.pgbouncer import PgBouncer
+from environment.testkit.pgbouncer import PgBouncer
+from tests.faults.conftest import broker_variables
+from tests.faults.load import Load, Outcome
 
-Judge = Callable[[Outcome], Outcome]
+Verify = Callable[[Outcome], Outcome]
 
 
 @pytest.fixture
@@ -25,40 +25,40 @@ def pgbouncer(cluster: TemporaryCluster, program: Callable[[str], str]) -> Itera
 
 
 @pytest.fixture
-def pooled_field(pgbouncer: PgBouncer) -> Iterator[Field]:
-    with Field(reach(pgbouncer.url)) as field:
-        yield field
+def pooled_load(pgbouncer: PgBouncer) -> Iterator[Load]:
+    with Load(broker_variables(pgbouncer.url)) as load:
+        yield load
 
 
 def test_a_pooler_that_restarts_under_load(
-    pooled_field: Field, pgbouncer: PgBouncer, judge: Judge, quick: bool
+    pooled_load: Load, pgbouncer: PgBouncer, verify: Verify, quick: bool
 ) -> None:
-    field = pooled_field
-    field.worker("threads")
-    field.worker("prefork", 2)
-    field.publish()
+    load = pooled_load
+    load.worker("threads")
+    load.worker("prefork", 2)
+    load.publish()
     ends = [signal.SIGTERM, signal.SIGKILL] * (1 if quick else 4)
     for number in ends:
-        field.progress(40)
-        with field.fault():
+        load.wait_for_tasks(40)
+        with load.fault():
             pgbouncer.end(number)
             pgbouncer.start()
-    field.noted["restarts"] = len(ends)
-    field.progress(40)
-    assert field.logged("a transaction pooler stands before the database") >= 2
-    judge(field.finish("PgBouncer (transaction mode) restarted"))
+    load.notes["restarts"] = len(ends)
+    load.wait_for_tasks(40)
+    assert load.count_logged("a transaction pooler stands before the database") >= 2
+    verify(load.finish("PgBouncer (transaction mode) restarted"))
 
 
-def test_a_worker_that_is_killed_behind_a_pooler(pooled_field: Field, judge: Judge, quick: bool) -> None:
-    """No lock says that it is gone: its tasks wait for the lease."""
+def test_a_worker_that_is_killed_behind_a_pooler(pooled_load: Load, verify: Verify, quick: bool) -> None:
+    """Without a session lock nothing shows that the worker is gone: its tasks wait until the lease expires."""
     if quick:
-        pytest.skip("a lease of 30 s runs out in tests/faults/test_network.py too: the long form only")
-    victim = pooled_field.worker("threads")
-    pooled_field.worker("threads")
-    pooled_field.publish(rate=6, seconds=1.0)
-    with pooled_field.fault():
+        pytest.skip("without --quick only: a lease of 30 s expires in tests/faults/test_network.py too")
+    victim = pooled_load.worker("threads")
+    pooled_load.worker("threads")
+    pooled_load.publish(rate=6, seconds=1.0)
+    with pooled_load.fault():
         victim.kill()
-    outcome = judge(pooled_field.finish("`kill -9` of a worker behind PgBouncer"))
+    outcome = verify(pooled_load.finish("`kill -9` of a worker behind PgBouncer"))
     assert 0 < outcome.begun_again <= 8
 
 

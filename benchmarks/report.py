@@ -1,0 +1,194 @@
+"""The page of a run: tables and plots, filled into its places.  The text between the places is written by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import about
+from benchmarks.cells import Cell, ceiling, front, number
+from benchmarks.cells.all import PAGE
+from benchmarks.figures import shown, with_spread
+from benchmarks.run import CEILINGS
+from benchmarks.samples import Samples
+from benchmarks.systems.registry import NAMES
+from environment.sources import CHECKOUT
+
+#: The project's own page and its samples.
+OWN = CHECKOUT / "docs" / "benchmarks"
+
+#: (system, label) in the order of the rows.
+Order = Sequence[tuple[str, str]]
+
+
+def write(folder: Path, samples: Samples) -> Path:
+    """Write ``README.md`` and the plots of a folder, and for the project's own folder the README's part of it."""
+    # Without a page to write, matplotlib need not be there.
+    from benchmarks import plots
+
+    drawn = plots.write(folder, samples, _order(about.read(samples.folder)))
+    made = {**texts(samples), **{f"plot {name}": content for name, content in drawn.items()}}
+    page = folder / "README.md"
+    fill(page, made, OWN / "README.md")
+    if folder.resolve() == OWN:
+        fill(CHECKOUT / "README.md", {"glance": made["glance"]})
+    return page
+
+
+def texts(samples: Samples) -> dict[str, str]:
+    """Return the contents of the page's places, except the plots."""
+    known = about.read(samples.folder)
+    return {"about": _about(known, samples), **all_tables(samples, _order(known), known)}
+
+
+def fill(page: Path, places: Mapping[str, str], template: Path | None = None) -> None:
+    """Replace what a page has between ``<!-- NAME -->`` and ``<!-- end NAME -->``.
+
+    Args:
+        page: a Markdown file.
+        places: name → content; a name that the page does not have is left out.
+        template: what a page that does not exist is copied from.
+    """
+    text = (template if template and not page.exists() else page).read_text()
+    for name, content in places.items():
+        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
+        text = pattern.sub(lambda found, content=content: f"{found[1]}{content.rstrip()}\n{found[2]}", text)
+    page.write_text(text)
+
+
+def measured(samples: Samples, cells: Sequence[Cell]) -> str:
+    """Return the tables of these cells, for the terminal."""
+    known = about.read(samples.folder)
+    tables = all_tables(samples, _order(known), known, cells)
+    return "\n\n".join(f"{name}\n{content}" for name, content in tables.items() if content.count("\n") > 1)
+
+
+# -- tables
+
+
+def table(head: Sequence[str], order: Order, row: Callable[[str], Sequence[str]], figures: slice = slice(None)) -> str:
+    """Return a table with a row for each system that has a figure.
+
+    Args:
+        head: of all columns.
+        order: the systems.
+        row: returns the cells of a system.
+        figures: which of these are figures.
+    """
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    for name, label in order:
+        cells = list(row(name))
+        if any(cell.strip("-, /·→") for cell in cells[figures]):
+            bold = f"**{label}**" if name == "ours" else label
+            lines.append(f"| {' | '.join([bold, *cells])} |")
+    return "\n".join(lines)
+
+
+def all_tables(samples: Samples, order: Order, known: dict[str, Any], cells: Sequence[Cell] = PAGE) -> dict[str, str]:
+    """Return every table by the name of its place on the page."""
+    found = {"glance": _glance(samples, order, known.get("systems", {}))} if cells is PAGE else {}
+    for cell in cells:
+        results = samples.of(cell.name)
+        for place, columns in cell.tables.items():
+            head = ["", *(label for label, _ in columns)]
+            found[place] = table(head, order, lambda name, c=columns, r=results: [column(r, name) for _, column in c])
+        if cell is ceiling.CELL:
+            found["ceiling"] = _ceiling(samples)
+        if cell.name == "soak":
+            found["soak"] = _soak(samples, order)
+        if cell is front.CELL:
+            found["front"] = front.table(results)
+    return found
+
+
+def _glance(samples: Samples, order: Order, systems: dict[str, Any]) -> str:
+    enqueue, drain, latency = (samples.of(cell) for cell in ("enqueue", "drain", "latency"))
+    return table(
+        ["", "durable", "publish/s", "in bulk/s", "tasks/s", "with results/s", "ms to start, idle p50 / p99"],
+        [(name, label) for name, label in order if name not in CEILINGS],
+        lambda name: [
+            str(systems.get(name, {}).get("durable", "")).partition(":")[0],
+            number("one_by_one", "rate")(enqueue, name),
+            number("in_bulk", "rate")(enqueue, name),
+            number("0ms plain", "rate")(drain, name),
+            number("0ms results", "rate")(drain, name),
+            number("idle", "p50", "p99")(latency, name),
+        ],
+        figures=slice(1, None),
+    )
+
+
+def _ceiling(samples: Samples) -> str:
+    results = samples.of("ceiling")
+    clients = [(f"pgbench {count}", f"pgbench, {count} connection{'s' * (count > 1)}") for count in ceiling.CLIENTS]
+    keys = ("insert_tps", "claim_delete_tps")
+    return table(["", "inserts/s", "takes/s"], clients, lambda name: [with_spread(results, name, key) for key in keys])
+
+
+def _soak(samples: Samples, order: Order) -> str:
+    """The first and the last fifth of the time."""
+    together = samples.of("soak").get("together", [])
+    lanes = together[-1] if together else {}
+
+    def row(name: str) -> list[str]:
+        if name not in lanes:
+            return []
+        readings = lanes[name]["over_time"]
+        fifth = max(1, len(readings) // 5)
+
+        def change(read: Callable[[dict[str, Any]], float | None]) -> str:
+            ends = [
+                [found for reading in part if (found := read(reading)) is not None]
+                for part in (readings[:fifth], readings[-fifth:])
+            ]
+            return " → ".join(shown(median(end)) if end else "-" for end in ends)
+
+        return [
+            change(lambda reading: reading["p50"]),
+            change(lambda reading: reading["p99"]),
+            change(lambda reading: (reading["table_bytes"] + reading["index_bytes"]) / 1e6),
+            change(lambda reading: reading["dead_tuples"]),
+            change(lambda reading: reading["uss_mb"]),
+            str(lanes[name]["missing"]),
+        ]
+
+    return table(
+        ["", "p50, ms", "p99, ms", "tables and indexes, MB", "dead rows", "worker USS, MB", "lost"], order, row
+    )
+
+
+# -- about the run
+
+
+def _order(known: dict[str, Any]) -> Order:
+    described = known.get("systems", {})
+    return [(name, described[name]["label"]) for name in NAMES if name in described]
+
+
+def _about(known: dict[str, Any], samples: Samples) -> str:
+    if not known:
+        return ""
+    machine = known["machine"]
+    made = sorted(line["made_at"] for path in samples.folder.glob("*.jsonl") for line in samples.lines(path.stem))
+    settings = ", ".join(f"`{name} = {value}`" for name, value in known["postgres"].items() if "log" not in name)
+    when = f"{made[0][:16].replace('T', ' ')} to {made[-1][:16].replace('T', ' ')} UTC" if made else "never"
+    lines = [
+        f"{machine['processors']} x {machine['processor']}, {machine['memory_gb']} GB, {machine['system']}, "
+        f"Python {machine['python']}; workers, servers and harness on the same processors; measured {when}. "
+        f"PostgreSQL: {settings}.",
+        "",
+        "| system | versions | durable | tasks at a time | set up |",
+        "|---|---|---|---:|---|",
+    ]
+    for name in NAMES:
+        if system := known["systems"].get(name):
+            versions = ", ".join(f"{what} {version}" for what, version in system["versions"].items())
+            lines.append(
+                f"| {system['label']} | {versions} | {system['durable']} | {system['concurrency']:,} "
+                f"| {system['settings']} |"
+            )
+    lines += [f"\nNot measured: {name} ({reason})." for name, reason in known["missing"].items()]
+    return "\n".join(lines)
