@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+import psycopg2
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, text
@@ -18,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from app.core.settings import ConfigurationError, Settings, load_settings
 from app.db.checks import reason
 from celery_postgres.database import advisory_locks
+from celery_postgres.errors import CeleryPostgresError
 
 #: Two migrations at once would collide in CREATE TABLE; the second waits for this advisory lock instead.
 MIGRATION_LOCK = "skeldir.alembic"
@@ -61,11 +63,13 @@ def run() -> None:
             _migrate(connection)
         except DBAPIError as error:
             raise CommandError(_explain(error, connection, settings)) from None
+        except (CeleryPostgresError, psycopg2.Error) as error:
+            raise CommandError(f"database {settings.dsn.describe()}: {error}") from None
 
 
 def _migrate(connection: Connection) -> None:
     try:
-        advisory_locks.take(connection.connection.driver_connection, MIGRATION_LOCK, "session", tell=_steps.warning)
+        advisory_locks.take(connection.connection.driver_connection, MIGRATION_LOCK, tell=_steps.warning)
     except advisory_locks.LockHeldError as error:
         raise CommandError(str(error)) from None
     connection.execute(DDL_LOCK_TIMEOUT)
@@ -83,7 +87,7 @@ def _explain(error: DBAPIError, connection: Connection, settings: Settings) -> s
     where, what = settings.dsn.describe(), reason(error)
     code = getattr(error.orig, "pgcode", None)
     if code in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
-        return f"database {where}: {what}: another session uses the table; nothing was changed, run it again"
+        return f"database {where}: {what}: another session uses the table; run it again"
     if code == INSUFFICIENT_PRIVILEGE:
         connection.rollback()
         role = connection.execute(_MAY_CREATE).one()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_postgres.database import statements as package
 from celery_postgres.database.lexer import PLACEHOLDER, is_single, misplaced, pieces, uncommented
+from celery_postgres.database.migrations import migrations
 from celery_postgres.database.statements import load
 from environment.sources import CHECKOUT
 
@@ -35,6 +35,11 @@ SQL = re.compile(
 )
 #: Where text is put into a statement, and what.
 DECIDED = {
+    "f'DROP INDEX CONCURRENTLY {step.index}'": "a name in a migration",
+    "f'SELECT ({step.unless})'": "a condition in a migration",
+    "f'SELECT NOT EXISTS (SELECT FROM {table})'": "a name in a migration",
+    "f\"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'; {sql}\"": "a number, and a step of a migration",
+    "f\"SET lock_timeout = '{INDEX_TIMEOUT_S}s'\"": "a number",
     "f'LISTEN {channel}'": "a name of our own and a number",
     "f'UNLISTEN celery_postgres_{word}'": "a word that was drawn",
     "f\"NOTIFY celery_postgres_{word}, '{word}'\"": "a word that was drawn",
@@ -53,10 +58,9 @@ VARIABLE = {
     "backend/app/db/scripts.py": "files beside a migration",
     "backend/app/db/upkeep.py": "SQLAlchemy's expressions",
     "backend/app/db/views.py": "psycopg2.sql, which quotes the view's name",
-    "packages/celery-postgres/src/celery_postgres/database/advisory_locks.py": "one of two constants",
     "packages/celery-postgres/src/celery_postgres/database/borrowed.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/callers_connection.py": "the statements of files",
-    "packages/celery-postgres/src/celery_postgres/database/schema.py": "files",
+    "packages/celery-postgres/src/celery_postgres/database/migrations/executing.py": "files",
     "packages/celery-postgres/src/celery_postgres/database/session.py": "the statements of files",
     "environment/provision.py": "psycopg2.sql, which quotes names and the password",
 }
@@ -137,11 +141,11 @@ def test_what_is_sent_of_a_file_is_one_statement_without_a_comment(path: Path) -
         }, one.name
 
 
-def test_no_script_has_a_comment_when_it_is_sent() -> None:
-    names = [path.stem for path in FILES if path.parent.name == "sql" and "-- name: " not in path.read_text()]
-    assert len(names) >= 6
-    for name in names:
-        assert [text for kind, text in pieces(package.script(name)) if kind == "comment"] == []
+def test_no_step_of_a_migration_has_a_comment_when_it_is_sent() -> None:
+    steps = [step for migration in migrations() for step in (*migration.up, *migration.down)]
+    assert len(steps) > 50
+    for step in steps:
+        assert [text for kind, text in pieces(step.sql) if kind == "comment"] == [], step.what
 
 
 def test_no_statement_in_code_has_a_placeholder_in_a_comment_or_quotes() -> None:

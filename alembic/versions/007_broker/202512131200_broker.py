@@ -1,8 +1,8 @@
 """What celery_postgres adds to stock Kombu's tables: claims, leases, bindings, dead letters, wider ids.
 
-The statements are the package's own (`sql/broker_up.sql` and `broker_down.sql`), which other
-projects run through `celery_postgres.create_schema(engine)`. Stock producers and consumers go on working; they see
-ready messages only. On tables with rows the wider ids mean a rewrite under an exclusive lock.
+The statements are frozen in `alembic/frozen/broker_up.sql` and `broker_down.sql`. Stock producers and
+consumers go on working; they see ready messages only. On
+tables with rows the wider ids mean a rewrite under an exclusive lock.
 
 The downgrade makes claimed messages visible again, so that they run again. It refuses while there are dead letters,
 for which stock has no table, unless told `alembic -x discard-dead-letters downgrade …`. Ids stay bigint, because there
@@ -14,8 +14,7 @@ from __future__ import annotations
 from alembic import context, op
 from alembic.util import CommandError
 
-from app.db.scripts import grant_to_app_user, run_in_public
-from celery_postgres.database.statements import script
+from app.db.scripts import grant_to_app_user, run_frozen
 
 revision = "202512131200"
 down_revision = "202512121000"
@@ -24,7 +23,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    run_in_public(script("broker_up"))
+    run_frozen("broker_up")
     grant_to_app_user(("kombu_consumer", "kombu_binding", "kombu_subscription", "kombu_dead_letter"))
 
 
@@ -36,4 +35,4 @@ def downgrade() -> None:
                 f"{dead} dead letters are in kombu_dead_letter: publish them again, or throw them away with "
                 "`alembic -x discard-dead-letters downgrade …`"
             )
-    run_in_public(script("broker_down"))
+    run_frozen("broker_down")

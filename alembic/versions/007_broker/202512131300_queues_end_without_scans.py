@@ -1,14 +1,13 @@
 """Let a queue end without a scan of all messages, and a publish without a lock on its queue.
 
-The broker's script again (`sql/broker_up.sql`; what is there already stays): it makes the index of
+The broker's script again (`alembic/frozen/broker_up.sql`; what exists stays): it makes the index of
 what stock consumers took, and drops stock's foreign key from kombu_message to kombu_queue. There is nothing to undo
 here: the downgrade of 202512131200, whose script it is, brings the key back and drops the index.
 """
 
 from __future__ import annotations
 
-from app.db.scripts import run_in_public
-from celery_postgres.database.statements import script
+from app.db.scripts import run_frozen
 
 revision = "202512131300"
 down_revision = "202512131200"
@@ -17,7 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    run_in_public(script("broker_up"))
+    run_frozen("broker_up")
 
 
 def downgrade() -> None:

@@ -1,13 +1,12 @@
 """Compress payloads and results with lz4, where the server has it, or keep payloads as they are.
 
-The package's own script (`sql/compression.sql`, which says why), after its tables are all there. Only
-what is stored from now on is stored so.
+The statements are frozen in `alembic/frozen/compression.sql`, which gives the reasons. Only values that are stored from
+now on are stored so.
 """
 
 from __future__ import annotations
 
-from app.db.scripts import run_in_public
-from celery_postgres.database.statements import script
+from app.db.scripts import run_frozen
 
 revision = "202512171200"
 down_revision = "202512161200"
@@ -16,8 +15,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    run_in_public(script("compression"))
+    run_frozen("compression")
 
 
 def downgrade() -> None:
-    run_in_public(script("compression_down"))
+    run_frozen("compression_down")

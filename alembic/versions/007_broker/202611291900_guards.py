@@ -1,13 +1,12 @@
 """Keep a hostile or absurd row from stopping the broker: limits on columns, claims that cannot repeat, fewer rights.
 
-The package's own scripts again (`sql/broker_up.sql`, `results_up.sql`; what is there already stays).
+The scripts of two earlier revisions again (`alembic/frozen/broker_up.sql`, `results_up.sql`; what exists stays).
 There is nothing to undo here: the downgrades of 202512131200 and 202512141200, whose scripts they are, drop it all.
 """
 
 from __future__ import annotations
 
-from app.db.scripts import run_in_public
-from celery_postgres.database.statements import script
+from app.db.scripts import run_frozen
 
 revision = "202611291900"
 down_revision = "202512171200"
@@ -16,8 +15,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    run_in_public(script("broker_up"))
-    run_in_public(script("results_up"))
+    run_frozen("broker_up")
+    run_frozen("results_up")
 
 
 def downgrade() -> None:

@@ -1,7 +1,7 @@
 """What celery_postgres adds to stock Celery's result tables: chords that are counted, and who waits for what.
 
-The statements are the package's own (`sql/results_up.sql` and `results_down.sql`), which other projects
-run through `celery_postgres.create_schema(engine)`. Stock backends go on reading and writing the results.
+The statements are frozen in `alembic/frozen/results_up.sql` and `results_down.sql`. Stock backends
+go on reading and writing the results.
 
 The downgrade refuses while chords are under way, whose bodies would never run, unless told
 `alembic -x discard-chords downgrade …`.
@@ -12,8 +12,7 @@ from __future__ import annotations
 from alembic import context, op
 from alembic.util import CommandError
 
-from app.db.scripts import grant_to_app_user, run_in_public
-from celery_postgres.database.statements import script
+from app.db.scripts import grant_to_app_user, run_frozen
 
 revision = "202512141200"
 down_revision = "202512131300"
@@ -22,7 +21,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    run_in_public(script("results_up"))
+    run_frozen("results_up")
     grant_to_app_user(("celery_chord", "celery_chord_part", "celery_waiter"), ("celery_listener_sequence",))
 
 
@@ -34,4 +33,4 @@ def downgrade() -> None:
                 f"{waiting} chords are under way in celery_chord: let their tasks end, or throw the chords away with "
                 "`alembic -x discard-chords downgrade …`"
             )
-    run_in_public(script("results_down"))
+    run_frozen("results_down")

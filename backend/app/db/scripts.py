@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import op
+
+from app.core.settings import CHECKOUT
+from celery_postgres import migrate
+from celery_postgres.database.lexer import uncommented
+
+_steps = logging.getLogger("alembic.runtime.migration")
+_FROZEN = CHECKOUT / "alembic/frozen"
 
 #: What a worker under app_user needs on what was made for it by another role. The role is looked up by its name:
 #: 'app_user'::regrole is an error where there is none, and wherever it stands in a statement.
@@ -28,10 +36,21 @@ def run_script(statements: str) -> None:
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
 
 
-def run_in_public(statements: str) -> None:
-    """The same for a script that names no schema."""
+def run_frozen(name: str) -> None:
+    """Execute a script of `alembic/frozen` in the schema public. They never change: revisions depend on them."""
     run_script("SET LOCAL search_path = public")
-    run_script(statements)
+    run_script(uncommented((_FROZEN / f"{name}.sql").read_text(encoding="utf-8")))
+
+
+def migrate_package(to: int) -> None:
+    """Bring the package's tables in the schema public to a number, outside of Alembic's transaction.
+
+    Raises:
+        MigrationError, LockHeldError, SchemaError: see `celery_postgres.migrate`.
+    """
+    context = op.get_context()
+    with context.autocommit_block():
+        migrate(op.get_bind().connection.driver_connection, to, schema="public", allow_data_loss=True, tell=_steps.info)
 
 
 def run_beside(migration: str, suffix: str) -> None:

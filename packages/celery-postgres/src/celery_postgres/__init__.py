@@ -6,6 +6,7 @@ results.
 
 from celery_postgres.broker.bulk import bulk
 from celery_postgres.broker.transaction import publishing_on
+from celery_postgres.database.migrations import migrate
 from celery_postgres.database.schema import create_schema
 from celery_postgres.errors import LeaseLost, NotPublishedError, SchemaError, UnstorableResultError
 from celery_postgres.installation import install
@@ -21,6 +22,7 @@ __all__ = [
     "bulk",
     "create_schema",
     "install",
+    "migrate",
     "observe",
     "publishing_on",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import psycopg2
-from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import EncodeError
 from psycopg2 import errorcodes
 
@@ -17,7 +16,12 @@ class SchemaError(CeleryPostgresError):
 
     A worker that starts reports it and exits. A running worker waits: a dump may be under restoration, or somebody
     revoked a right by mistake.
+
+    Attributes:
+        outdated: tables, columns or functions are missing, which a migration creates.
     """
+
+    outdated = False
 
 
 class LeaseLost(CeleryPostgresError, psycopg2.OperationalError):  # noqa: N818  a path that stays
@@ -41,10 +45,6 @@ class UnstorableResultError(CeleryPostgresError, EncodeError):
 
     It is an `EncodeError`, so that Celery makes it the failure of its task.
     """
-
-
-class OptionError(CeleryPostgresError, ImproperlyConfigured, ValueError):
-    """A transport option is unknown, or its value is wrong. The text never quotes a value, which may be a secret."""
 
 
 class NotPublishedError(CeleryPostgresError):
@@ -184,10 +184,12 @@ def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exc
         statement: the name of the statement that failed, if it has one.
     """
     if error.pgcode in _SCHEMA_CODES:
-        return SchemaError(
+        missing = SchemaError(
             f"the broker's tables are missing, older than this release or not on the search_path ({primary(error)}): "
-            "run your project's migrations, or celery_postgres.create_schema(engine) as the role that owns the tables"
+            "run `python -m celery_postgres migrate` as the role that owns the tables, or your project's own migrations"
         )
+        missing.outdated = True
+        return missing
     if error.pgcode == _NO_RIGHT:
         who = f"the role {role}".rstrip()
         what = f"what the statement {statement} needs" if statement else "this"

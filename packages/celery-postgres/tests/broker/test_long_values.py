@@ -9,7 +9,6 @@ import pytest
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
-from celery_postgres.database.statements import script
 from environment.testkit.client import Client
 from environment.testkit.machine import debians_postgresql
 from environment.testkit.tables import rows, run
@@ -72,7 +71,7 @@ def test_dead_letters_and_results_which_stay_for_days_are_always_compressed(serv
 
 
 def test_going_back_leaves_nothing_of_it(server_url: str) -> None:
-    run(server_url, script("compression_down"))
+    celery_postgres.migrate(PostgresDSN.parse(server_url).libpq(), to=7)
     assert set(stored(server_url).values()) == {("x", "")}
     celery_postgres.create_schema(PostgresDSN.parse(server_url).libpq())
     assert stored(server_url)["kombu_message.payload"] != ("x", "")
@@ -80,11 +79,14 @@ def test_going_back_leaves_nothing_of_it(server_url: str) -> None:
 
 def test_what_an_administrator_has_chosen_stays(server_url: str) -> None:
     chosen = ("kombu_message ALTER payload SET STORAGE EXTENDED", "kombu_message ALTER payload SET COMPRESSION pglz")
+    libpq = PostgresDSN.parse(server_url).libpq()
+    celery_postgres.migrate(libpq, to=7)
     run(server_url, *(f"ALTER TABLE {one}" for one in chosen))
     try:
-        celery_postgres.create_schema(PostgresDSN.parse(server_url).libpq())
+        celery_postgres.create_schema(libpq)
         assert stored(server_url)["kombu_message.payload"] == ("x", "p")
     finally:
         run(server_url, "ALTER TABLE kombu_message ALTER payload SET COMPRESSION default")
-        celery_postgres.create_schema(PostgresDSN.parse(server_url).libpq())
+        celery_postgres.migrate(libpq, to=7)
+        celery_postgres.create_schema(libpq)
     assert stored(server_url)["kombu_message.payload"] != ("x", "p")

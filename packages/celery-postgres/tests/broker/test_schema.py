@@ -1,40 +1,43 @@
-"""`create_schema` on tables that are in use."""
+"""Migrations of tables that are in use."""
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import closing
 from typing import Any
 
 import psycopg2
-import pytest
 
 import celery_postgres
 from app.core.dsn import PostgresDSN
-from celery_postgres.database.statements import script
+from celery_postgres.database.migrations import check
 from environment.testkit.probe import DEADLINE_S, Probe
-from environment.testkit.tables import rows_of, run, scalar
+from environment.testkit.tables import scalar
 from environment.waiting import wait_until
 
-WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'kombu_message'::regclass"
 
-
-def test_it_begins_again_when_a_consumer_that_takes_the_tables_in_another_order_wins(plain_database: Any) -> None:
-    if plain_database.superuser_url is None:
-        pytest.skip("the server is not ours, and only its superuser can choose who loses")
+def test_a_migration_lets_others_pass_while_a_reader_has_the_table(plain_database: Any) -> None:
+    """It waits for 2 s at a time, and names the reader; whatever queued behind it is served in between."""
     libpq = PostgresDSN.parse(plain_database.url).libpq()
-    made = threading.Thread(target=celery_postgres.create_schema, args=[libpq])
-    with closing(psycopg2.connect(PostgresDSN.parse(plain_database.superuser_url).libpq())) as consumer:
-        with consumer.cursor() as cursor:
-            cursor.execute("SET LOCAL deadlock_timeout = '1min'")  # it is the other that finds the deadlock
-            cursor.execute("LOCK TABLE kombu_message IN ROW SHARE MODE")
-            made.start()
-            wait_until(lambda: scalar(plain_database.url, WAITS), DEADLINE_S, "create_schema to wait for it")
-            cursor.execute("SELECT count(*) FROM kombu_queue")
-        consumer.commit()
-    made.join(DEADLINE_S)
+    celery_postgres.migrate(libpq, to=7)
+    lines: list[str] = []
+    made = threading.Thread(target=celery_postgres.migrate, args=[libpq], kwargs={"tell": lines.append})
+    with closing(psycopg2.connect(libpq, application_name="a report")) as reader, reader.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM kombu_message")
+        made.start()
+        wait_until(lambda: len([line for line in lines if "waiting to" in line]) > 1, DEADLINE_S, "a second attempt")
+        assert made.is_alive()
+        assert scalar(plain_database.url, "SELECT count(*) FROM kombu_message") == 0
+        reader.commit()
+        made.join(DEADLINE_S)
     assert not made.is_alive()
-    assert rows_of(plain_database.url) == 0
+    assert re.search(
+        r"waiting to compress kombu_message: the lock is held by process \d+ \(role \S+, a report, in a transaction "
+        r"for \d+ s, locks kombu_message\); try 2 of 14 in 0.25 s",
+        "\n".join(lines),
+    )
+    assert check(libpq).current
 
 
 def test_a_worker_works_on_meanwhile(probe: Probe) -> None:
@@ -44,7 +47,7 @@ def test_a_worker_works_on_meanwhile(probe: Probe) -> None:
     sent = []
     for _ in range(5):
         # So that there is something to alter each time.
-        run(probe.url, script("compression_down"))
+        celery_postgres.migrate(libpq, to=7)
         sent += [probe.send("run_late", f"meanwhile-{len(sent) + number}") for number in range(20)]
         celery_postgres.create_schema(libpq)
     assert [result.get(timeout=DEADLINE_S) for result in sent] == [f"meanwhile-{number}" for number in range(100)]

@@ -116,7 +116,7 @@ def test_the_error_about_missing_tables_names_the_command_that_creates_them(
         lambda: app.backend.cleanup(),
         lambda: app.GroupResult("g", []).save(),
     ):
-        with pytest.raises(SchemaError, match="create_schema"):
+        with pytest.raises(SchemaError, match="python -m celery_postgres migrate"):
             call()
 
 

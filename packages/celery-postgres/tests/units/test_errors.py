@@ -43,7 +43,7 @@ def test_a_schema_error_says_what_to_do_with_what_a_user_of_the_package_has(sqls
     assert isinstance(error, SchemaError)
     assert "alembic" not in str(error)
     assert "ops/" not in str(error)
-    assert ("grant the role sender" if sqlstate == "42501" else "create_schema") in str(error)
+    assert ("grant the role sender" if sqlstate == "42501" else "python -m celery_postgres migrate") in str(error)
 
 
 def test_a_database_that_takes_no_writes_is_a_lost_connection_and_says_where_to_connect() -> None:

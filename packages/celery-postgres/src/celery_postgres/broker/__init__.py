@@ -1,1 +1,1 @@
-"""The Kombu transport: connections, channels, publishing and consuming."""
+"""Kombu's side: the transport, its channels, and publishing."""

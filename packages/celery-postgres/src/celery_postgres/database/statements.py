@@ -93,11 +93,6 @@ def _parts(heading: str, path: Path) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def script(name: str) -> str:
-    """A file of several statements without parameters."""
-    return uncommented((_FOLDER / f"{name}.sql").read_text(encoding="utf-8"))
-
-
 def _with_quiet_form(name: str, text: str) -> Statement:
     statement = _parse(name, text)
     if "pg_notify(" not in statement.direct:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from celery_postgres.database.address import describe, is_postgresql, parsed
 from celery_postgres.database.session import DriverError, Session
 from celery_postgres.errors import SchemaError, primary
+from celery_postgres.tool import migrate
 from celery_postgres.tool.display import Display, visible
 from celery_postgres.tool.operator import Operator, OperatorError
 
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--payload", action="store_true", help="also print what the producer sent")
     for name, method in (("requeue", Operator.dead_requeue), ("purge", Operator.dead_purge)):
         conditions(confirmed(command(name, method, letters)), several=True)
+    migrate.register(commands)
     return parser
 
 
@@ -114,6 +116,8 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
+        if hasattr(given, "migration"):
+            return int(given.migration(_address() if dsn is None else dsn, given))
         console = None if given.json else _console()
         session = Session(_address() if dsn is None else dsn, _SETTINGS)
         try:

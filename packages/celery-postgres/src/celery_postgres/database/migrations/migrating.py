@@ -1,0 +1,248 @@
+"""Bring a schema to a number, up or down, while workers go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+
+from celery_postgres.database import advisory_locks
+from celery_postgres.database.migrations.executing import Executor
+from celery_postgres.database.migrations.files import NEWEST, Migration, MigrationError, migrations
+from celery_postgres.database.migrations.record import Entry, Record, changed, verify, version_of
+from celery_postgres.errors import primary, translate
+
+logger = logging.getLogger(__name__)
+
+LOCK = "celery_postgres.schema"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+#: The schema of the tables, if there are any, else the one where tables would be created.
+_SCHEMA = """
+    SELECT coalesce(
+        (SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE c.oid = coalesce(to_regclass('celery_postgres_migration'), to_regclass('kombu_message'),
+                                to_regclass('kombu_queue'), to_regclass('celery_taskmeta'))),
+        current_schema()
+    )
+"""
+_SETTINGS = (
+    "SELECT current_setting('search_path'), current_setting('statement_timeout'), current_setting('lock_timeout')"
+)
+_SET = """
+    SELECT set_config('search_path', %s, false), set_config('statement_timeout', %s, false),
+        set_config('lock_timeout', %s, false)
+"""
+_ONLY = "SELECT quote_ident(%s) FROM pg_namespace WHERE nspname = %s"
+_INVALID = """
+    SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+    WHERE c.relnamespace = current_schema()::regnamespace AND NOT i.indisvalid AND c.relname ~ '^ix_(kombu|celery)_'
+    ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A schema, compared with this release.
+
+    Attributes:
+        version: the number up to which every migration is applied; None if nothing is recorded.
+        newest: the newest number of this release.
+        pending: the migrations that are still to be applied.
+        problems: one line for each thing that is wrong: a file that was changed, an invalid index, a migration that was
+            cut off.
+        newer: numbers that a newer release has applied.
+    """
+
+    version: int | None
+    newest: int
+    pending: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    newer: list[int] = field(default_factory=list)
+
+    @property
+    def current(self) -> bool:
+        """This release finds everything that it needs."""
+        return not self.pending and not self.problems
+
+
+def migrate(
+    target: Any,
+    to: int | None = None,
+    *,
+    schema: str | None = None,
+    allow_data_loss: bool = False,
+    tell: Callable[[str], object] | None = None,
+) -> int:
+    """Migrate up or down. Workers may go on meanwhile; only one migration of a database runs at a time.
+
+    Tables that stock Kombu and Celery, an older release or Alembic have made are adopted with their rows.
+
+    Args:
+        target: a SQLAlchemy engine on psycopg2, a psycopg2 connection outside of a transaction, or a libpq connection
+            string or URI. Not through a transaction pooler.
+        to: the number to migrate to; the newest of this release if None. 0 removes everything but adopted tables.
+        schema: the schema of the tables; by default where the search_path finds them, or where it creates tables.
+        allow_data_loss: go down also where messages, dead letters, results or chords would be deleted.
+        tell: receives a line for each migration and for each wait; by default both are logged, a wait as a warning.
+
+    Returns:
+        The number that the schema has now.
+
+    Raises:
+        MigrationError: an applied migration was changed, something would be lost, or the number is unknown.
+        LockHeldError: another session kept a table, or the lock of migrations, for about a minute; the text names it.
+        SchemaError: the role lacks a right.
+    """
+    if to is not None and not 0 <= to <= NEWEST:
+        raise MigrationError(f"there is no migration {to}: this release knows 0 to {NEWEST}")
+    with _connected(target) as connection, _prepared(connection, schema) as cursor:
+        advisory_locks.take(connection, LOCK, tell=tell or logger.warning)
+        try:
+            executor = Executor(cursor, tell or logger.warning)
+            return _migrate(executor, Record(cursor), to, allow_data_loss, tell or logger.info)
+        finally:
+            if not connection.closed:
+                cursor.execute(_UNLOCK, (LOCK,))
+
+
+def _migrate(
+    executor: Executor, record: Record, to: int | None, allow_data_loss: bool, tell: Callable[[str], object]
+) -> int:
+    entries = record.entries()
+    verify(entries, migrations())
+    newer = [entry.number for entry in entries if entry.number > NEWEST]
+    if newer and to is None:
+        tell(f"the schema is at {max(newer)}, which a newer release has applied: nothing to do")
+        return max(newer)
+    if newer:
+        raise MigrationError(
+            f"the schema is at {max(newer)} and this release knows {NEWEST}: migrate down with the newer release"
+        )
+    to = NEWEST if to is None else to
+    applied = {entry.number for entry in entries if entry.applied}
+    down = [one for one in reversed(migrations()) if one.number > to and one.number in {e.number for e in entries}]
+    up = [one for one in migrations() if one.number <= to and one.number not in applied]
+    if not allow_data_loss:
+        for migration in down:
+            executor.guard(migration.down)
+    for migration in down:
+        tell(f"removing {migration.number:04} {migration.name}")
+        record.begin(migration)
+        executor.apply(migration.down)
+        record.removed(migration)
+    if up:
+        record.create()
+    for migration in up:
+        tell(f"applying {migration.number:04} {migration.name}")
+        record.begin(migration)
+        executor.apply(migration.up)
+        record.applied(migration)
+    if to == 0 and record.exists():
+        record.drop()
+    return to
+
+
+def version(target: Any, *, schema: str | None = None) -> int | None:
+    """The number up to which every migration is applied to a schema; None if none is recorded.
+
+    Args:
+        target: as for `migrate`.
+        schema: as for `migrate`.
+    """
+    with _connected(target) as connection, _prepared(connection, schema) as cursor:
+        return _found(Record(cursor).entries())
+
+
+def _found(entries: list[Entry]) -> int | None:
+    return version_of(entries) if entries else None
+
+
+def check(target: Any, *, schema: str | None = None) -> Status:
+    """Compare a schema with this release. Changes nothing, and needs no right but to read `celery_postgres_migration`.
+
+    Args:
+        target: as for `migrate`.
+        schema: as for `migrate`.
+    """
+    with _connected(target) as connection, _prepared(connection, schema) as cursor:
+        entries = Record(cursor).entries()
+        cursor.execute(_INVALID)
+        invalid = [name for (name,) in cursor.fetchall()]
+    known: tuple[Migration, ...] = migrations()
+    applied = {entry.number for entry in entries if entry.applied}
+    return Status(
+        _found(entries),
+        NEWEST,
+        [f"{one.number:04} {one.name}" for one in known if one.number not in applied],
+        [
+            *changed(entries, known),
+            *(f"migration {one.number:04} {one.name} was cut off" for one in entries if not one.applied),
+            *(f"the index {name} is invalid" for name in invalid),
+        ],
+        [entry.number for entry in entries if entry.number > NEWEST],
+    )
+
+
+@contextmanager
+def _connected(target: Any) -> Iterator[Any]:
+    """The psycopg2 connection of a target."""
+    if isinstance(target, str):
+        connection = psycopg2.connect(target)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    elif hasattr(target, "raw_connection"):
+        pooled = target.raw_connection()
+        try:
+            yield pooled.driver_connection
+        finally:
+            pooled.close()
+    else:
+        yield target
+
+
+@contextmanager
+def _prepared(connection: Any, schema: str | None) -> Iterator[Any]:
+    """A cursor in autocommit mode that sees the schema alone; afterwards the connection is as it was.
+
+    A role's own statement_timeout would end the building of a large index.
+    """
+    if connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+        raise MigrationError("the connection is in a transaction: migrations have transactions of their own")
+    autocommit, connection.autocommit = connection.autocommit, True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_SETTINGS)
+            before = cursor.fetchone()
+            cursor.execute(_SET, (_schema(cursor, schema), "0", "0"))
+            try:
+                yield cursor
+            finally:
+                if not connection.closed:
+                    cursor.execute(_SET, before)
+    except psycopg2.Error as error:
+        translated = translate(error)
+        if getattr(translated, "outdated", False):
+            raise MigrationError(f"the tables that exist cannot be adopted: {primary(error)}") from None
+        raise translated from None
+    finally:
+        if not connection.closed:
+            connection.autocommit = autocommit
+
+
+def _schema(cursor: Any, schema: str | None) -> str:
+    if schema is None:
+        cursor.execute(_SCHEMA)
+        schema = cursor.fetchone()[0]
+        if schema is None:
+            raise MigrationError("the search_path leads to no schema: name one, or ALTER ROLE … SET search_path")
+    cursor.execute(_ONLY, (schema, schema))
+    found = cursor.fetchone()
+    if found is None:
+        raise MigrationError(f"there is no schema {schema!r}")
+    return str(found[0])
