@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg2
+from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import EncodeError
 from psycopg2 import errorcodes
 
@@ -45,6 +46,10 @@ class UnstorableResultError(CeleryPostgresError, EncodeError):
 
     It is an `EncodeError`, so that Celery makes it the failure of its task.
     """
+
+
+class OptionError(CeleryPostgresError, ImproperlyConfigured, ValueError):
+    """A transport option is unknown, or its value is wrong. The text never quotes a value, which may be a secret."""
 
 
 class NotPublishedError(CeleryPostgresError):

@@ -12,7 +12,7 @@ from kombu import Exchange
 from kombu.exceptions import OperationalError
 
 import celery_postgres
-from celery_postgres.broker.bulk import MOST
+from celery_postgres.broker.bulk import BATCH
 from environment.testkit.client import Client
 from environment.testkit.databases import rows
 from environment.testkit.proxy import Proxy
@@ -54,13 +54,13 @@ def test_they_come_in_their_order_and_not_before(
 ) -> None:
     app = make_app(module_database.url)
     with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
-        for number in range(MOST - 1):
+        for number in range(BATCH - 1):
             app.tasks["bulk.noop"].apply_async((number,), producer=producer)
         assert numbers(module_database, queue) == []
-        for number in range(MOST - 1, MOST + 7):
+        for number in range(BATCH - 1, BATCH + 7):
             app.tasks["bulk.noop"].apply_async((number,), producer=producer)
-        assert numbers(module_database, queue) == list(range(MOST))
-    assert numbers(module_database, queue) == list(range(MOST + 7))
+        assert numbers(module_database, queue) == list(range(BATCH))
+    assert numbers(module_database, queue) == list(range(BATCH + 7))
 
 
 def test_the_producer_is_as_before(make_app: Callable[[str], Celery], module_database: Any, queue: str) -> None:
@@ -106,13 +106,13 @@ def test_a_block_that_fails_sends_no_more(make_app: Callable[[str], Celery], mod
 
     def fail() -> None:
         with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
-            for number in range(MOST + 3):
+            for number in range(BATCH + 3):
                 app.tasks["bulk.noop"].apply_async((number,), producer=producer)
             raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
         fail()
-    assert numbers(module_database, queue) == list(range(MOST))
+    assert numbers(module_database, queue) == list(range(BATCH))
 
 
 def test_a_queue_that_is_deleted_meanwhile_is_made_again(
@@ -138,18 +138,18 @@ def test_what_goes_to_a_named_exchange_goes_at_once(
         assert client.count(queue) == 1
 
 
-@pytest.mark.parametrize("before_the_cut", [1, MOST - 1, MOST + 1])
+@pytest.mark.parametrize("before_the_cut", [1, BATCH - 1, BATCH + 1])
 def test_a_lost_connection_loses_none(
     make_app: Callable[[str], Celery], module_database: Any, proxy: Proxy, queue: str, before_the_cut: int
 ) -> None:
     """It is made anew, and the whole round trip goes again, not only the publish that began it."""
     app = make_app(proxy.url(module_database.tcp_url))
     with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
-        for number in range(MOST + 10):
+        for number in range(BATCH + 10):
             if number == before_the_cut:
                 proxy.cut()
             app.tasks["bulk.noop"].apply_async((number,), producer=producer)
-    assert numbers(module_database, queue) == list(range(MOST + 10))
+    assert numbers(module_database, queue) == list(range(BATCH + 10))
 
 
 def test_a_server_that_stays_away_is_told(

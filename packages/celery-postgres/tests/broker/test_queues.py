@@ -251,7 +251,7 @@ def test_names_that_look_alike_are_different(client: Client) -> None:
 
 @pytest.mark.parametrize("name", ["x" * 201, *UNPRINTABLE.values()], ids=["201 letters", *UNPRINTABLE])
 def test_a_name_that_cannot_be_is_an_error_and_the_connection_lives(client: Client, queue: str, name: str) -> None:
-    with pytest.raises(client.connection.channel_errors, match=r"the name of a queue (has at most 200|is printable)"):
+    with pytest.raises(client.connection.channel_errors, match=r"at most 200|only printable"):
         client.declare(Queue(name))
     with pytest.raises(client.connection.channel_errors, match="the name of a queue"):
         client.publish("x", name)
@@ -262,9 +262,9 @@ def test_a_name_that_cannot_be_is_an_error_and_the_connection_lives(client: Clie
 @pytest.mark.parametrize("name", ["x" * 256, *UNPRINTABLE.values()], ids=["256 letters", *UNPRINTABLE])
 def test_exchanges_and_routing_keys_have_printable_names_too(client: Client, queue: str, name: str) -> None:
     client.declare(Queue(queue))
-    with pytest.raises(client.connection.channel_errors, match=r"the name of an exchange (has at most 255|is print)"):
+    with pytest.raises(client.connection.channel_errors, match=r"an exchange has .*(at most 255|only print)"):
         client.channel.queue_bind(queue, name, "key")
-    with pytest.raises(client.connection.channel_errors, match=r"the name of a routing key (has at most 255|is print)"):
+    with pytest.raises(client.connection.channel_errors, match=r"a routing key has .*(at most 255|only print)"):
         client.channel.queue_bind(queue, "exchange", name)
 
 

@@ -153,7 +153,7 @@ def test_a_retry_that_cannot_be_published_is_published_later(
     own.wait_for("start", tag)
     private_cluster.stop("fast")
     own.open(gate)
-    wait_until(lambda: "a retry cannot be published" in worker.log_text(), RESCUE_S, "the retry to be refused")
+    wait_until(lambda: "Cannot publish a retry" in worker.log_text(), RESCUE_S, "the retry to be refused")
     private_cluster.start()
     assert come([result]) == [("SUCCESS", tag)]
     wait_until(lambda: rows_of(own.url) == 0, DEADLINE_S, "the messages to be acknowledged")

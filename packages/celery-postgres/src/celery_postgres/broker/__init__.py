@@ -1,1 +1,1 @@
-"""Kombu's side: the transport, its channels, and publishing."""
+"""The Kombu transport: connections, channels, publishing and consuming."""

@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery_postgres.broker.transaction import callers_transaction, catching_up
-from celery_postgres.database.envelope import Envelope, columns
+from celery_postgres.database.envelope import Envelope
+from celery_postgres.database.publish_store import Addressed, PublishStore
 
-MOST = 500
-
-_thread = threading.local()
+#: Messages in one round trip.
+BATCH = 500
 
 
 class Bulk:
-    """Publishes that wait to go out together. All of one round trip, or none."""
+    """Messages that wait to be sent together. Those of one round trip are published all or none."""
 
-    def __init__(self, client: Any, most: int = MOST, producer: Any = None) -> None:
+    def __init__(self, client: Any, batch: int = BATCH, producer: Any = None) -> None:
         self.client = client
-        self._most = most
+        self._batch = batch
         self._producer = producer
-        self._waiting: list[tuple[str, Envelope]] = []
-        #: How Kombu is asked to try again, as `apply_async` has it; None: not at all.
+        self._waiting: list[Addressed] = []
+        #: Kombu's retry policy, as `apply_async` has it; None to try once.
         self.retry_policy: dict[str, Any] | None = None
-        #: Whose transaction the messages are part of, however long they wait.
+        #: The transaction that the messages are part of, however long they wait.
         self.transaction = callers_transaction()
 
     def add(self, queue: str, envelope: Envelope) -> None:
         self._waiting.append((queue, envelope))
-        if len(self._waiting) >= self._most:
+        if len(self._waiting) >= self._batch:
             self.flush()
 
     def discard(self) -> None:
         self._waiting = []
 
     def flush(self) -> None:
-        """Send what waits; it waits until it is sent.
+        """Send the waiting messages; they wait until they are sent.
 
         Raises:
-            psycopg2.OperationalError: these may or may not have been published. Kombu's, where it tried again.
+            psycopg2.OperationalError: these may or may not have been published. Kombu's error, if Kombu tried again.
             NotPublishedError: these were not published in the caller's transaction.
         """
         if not self._waiting:
@@ -48,23 +47,16 @@ class Bulk:
         if self.transaction is not None:
             waiting, self._waiting = self._waiting, []
             with catching_up(self.client.transport.sessions):
-                self.transaction.publish_surely(waiting, self._declare)
+                self.transaction.publish(waiting, self._declare)
         elif self.retry_policy is None:
             self._send()
         else:
             self.client.ensure(self, self._send, **self.retry_policy)()
 
     def _send(self) -> None:
-        waiting = self._waiting
-        while True:
-            ((missing, _),) = self.client.transport.sessions.run(
-                "publish_many",
-                queues=[queue for queue, _ in waiting],
-                **columns([one for _, one in waiting]),
-            )
-            if not missing:
-                break
-            for queue in {waiting[number - 1][0] for number in missing}:
+        waiting, store = self._waiting, PublishStore(self.client.transport.sessions)
+        while missing := store.publish_many(waiting):
+            for queue in missing:
                 self._declare(queue)
         self._waiting = []
 
@@ -72,14 +64,14 @@ class Bulk:
         self.client.default_channel._new_queue(queue)
 
     def revive(self, channel: Any) -> None:
-        """Kombu has connected anew, with another transport."""
+        """Go on with the transport of a new connection, which Kombu has made."""
         channel.connection.bulk = self
         if self._producer is not None:
             self._producer.revive(channel)
 
 
 class PublishBatch:
-    """What Kombu 5.7's `Producer.batch()` asks a channel for. Publishes to named exchanges go out at once."""
+    """What Kombu 5.7's `Producer.batch()` asks a channel for. Messages to named exchanges are sent at once."""
 
     def __init__(self, channel: Any, max_size: int) -> None:
         self.channel = channel
@@ -105,14 +97,14 @@ class PublishBatch:
 
 @contextmanager
 def bulk(producer: Any) -> Iterator[Any]:
-    """Publishes through `producer` within the block go out together, up to 500 in a round trip.
+    """Send what is published through `producer` within the block together, up to 500 messages in a round trip.
 
-    They are durable when the block ends, or, where it began within `publishing_on`, when that transaction commits. If
-    it ends with an error, those that still wait are not sent.
+    The messages are durable when the block ends, or, if it began within `publishing_on`, when that transaction commits.
+    If the block ends with an error, messages that still wait are not sent.
 
     Raises:
         kombu.exceptions.OperationalError: the last 500 may or may not have been published, as with `apply_async`
-            alone: Celery has tried again, and what it tried again may be there twice.
+            alone: Celery has tried again, and may have published some of them twice.
 
     Example::
 
@@ -122,7 +114,7 @@ def bulk(producer: Any) -> Iterator[Any]:
     """
     transport = producer.channel.connection
     if transport.bulk is not None:
-        yield producer  # inside another block, which sends them
+        yield producer  # inside another block, which sends the messages
         return
     client = transport.client
     transport.bulk = one = Bulk(client, producer=producer)
@@ -146,7 +138,7 @@ def _quick(producer: Any, bulk: Bulk) -> Iterator[None]:
 
     def publish_quickly(*body: Any, retry: bool = False, retry_policy: Any = None, **options: Any) -> Any:
         bulk.retry_policy = dict(retry_policy or {}) if retry else None
-        if options.get("exchange") or producer.exchange.name:  # goes out at once
+        if options.get("exchange") or producer.exchange.name:  # sent at once
             return publish(*body, retry=retry, retry_policy=retry_policy, **options)
         return publish(*body, **options)
 
@@ -160,31 +152,3 @@ def _quick(producer: Any, bulk: Bulk) -> Iterator[None]:
         yield
     finally:
         del producer.publish, producer.maybe_declare
-
-
-class Collected:
-    """What a thread has published, by queue, for a statement that does more than publish."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, Envelope]] = []
-
-    def add(self, queue: str, envelope: Envelope) -> None:
-        self.messages.append((queue, envelope))
-
-
-@contextmanager
-def collected() -> Iterator[Collected]:
-    """Nothing that this thread publishes in the block is sent: it is the caller's to send. Except for broadcasts to
-    workers, which go out at once.
-    """
-    outer = collecting()
-    _thread.collected = mine = Collected()
-    try:
-        yield mine
-    finally:
-        _thread.collected = outer
-
-
-def collecting() -> Collected | None:
-    """What this thread's publishes go into, if anything."""
-    return getattr(_thread, "collected", None)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 
 _WORD = r"[^.]*"
-#: Each `#` multiplies what PostgreSQL has to keep in mind for a match: 150 of them take a quarter of a second, in
-#: everybody's publish to that exchange. The tables have the same limit.
-MOST_HASHES = 4
+#: Each `#` multiplies the states that PostgreSQL keeps during a match: 150 of them take a quarter of a second, in every
+#: publish to that exchange. The tables have the same limit.
+MAX_HASHES = 4
 _SPECIAL = re.compile(r"([!-/:-@\[-`{-~ ])")
 
 
 def pattern(key: str) -> str:
-    """`*` is exactly one word, `#` is any number of words, none included (AMQP 0-9-1, 3.1.3.3)."""
+    """The regular expression of a binding key.
+
+    `*` is exactly one word, `#` is any number of words, none included (AMQP 0-9-1, 3.1.3.3).
+    """
     parts = key.split(".")
     words = [word for i, word in enumerate(parts) if not (word == "#" and parts[i - 1 : i] == ["#"])]
     if words == ["#"]:
@@ -20,7 +23,7 @@ def pattern(key: str) -> str:
     expression = ""
     for number, word in enumerate(words):
         if word == "#":
-            # The dot belongs to the words that # stands for, so that none of both may be there.
+            # The dot belongs to the words that # matches, so that both may be absent.
             expression += rf"(\.{_WORD})*" if number == len(words) - 1 else rf"({_WORD}\.)*"
             continue
         if number and words[number - 1] != "#":

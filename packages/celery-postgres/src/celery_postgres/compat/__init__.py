@@ -1,1 +1,1 @@
-"""What Kombu and Celery need so that they work with this transport."""
+"""What this package needs of Kombu and Celery: one module for each patch, with the reason that would end it."""

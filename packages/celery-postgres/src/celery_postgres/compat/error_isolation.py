@@ -1,34 +1,37 @@
-"""The places where Celery lets an error of one task take more with it than that task.
+"""Errors of one task that Celery lets end more than that task.
 
-An error outside a task's body (while its failure is stored, in a receiver of a signal) keeps a thread's credit and a
-child's slot for ever, and in the worker's own thread it ends the worker. So the error ends where the task was handed
-over, and its message counts a failure: see `poison.settle`.
+An error outside a task's body (while its failure is stored, in a receiver of a signal) keeps a thread's credit or a
+child's slot for ever, and in the worker's own thread it ends the worker. Here the error ends where the task was handed
+over, and its message counts a failure (`poison.settle`). Unnecessary once Celery's pools settle the request of a task
+whose target raises.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from celery_postgres.consumer import poison
+#: Settles the request whose handling raised this error; returns whether the error is dealt with.
+Settle = Callable[[Any, Exception], bool]
 
 _POOLS = ("base", "solo", "thread", "gevent", "eventlet")
 
 
-def install() -> None:
-    """For the parts of Celery's worker that are loaded; a second time changes nothing."""
+def install(settle: Settle) -> None:
+    """Patch the parts of Celery's worker that are loaded. Calling it again changes nothing."""
     for name in _POOLS:
-        module = sys.modules.get(f"celery.concurrency.{name}")
-        if module is not None and not hasattr(module.apply_target, "celery_postgres"):
-            module.apply_target = _applying(module.apply_target)  # type: ignore[attr-defined]
-    module = sys.modules.get("celery.worker.worker")
-    if module is not None and not hasattr(module.WorkController._process_task, "celery_postgres"):
-        module.WorkController._process_task = _processing(module.WorkController._process_task)
+        pool: Any = sys.modules.get(f"celery.concurrency.{name}")
+        if pool is not None and not hasattr(pool.apply_target, "celery_postgres"):
+            pool.apply_target = _applying(pool.apply_target, settle)
+    worker: Any = sys.modules.get("celery.worker.worker")
+    if worker is not None and not hasattr(worker.WorkController._process_task, "celery_postgres"):
+        worker.WorkController._process_task = _processing(worker.WorkController._process_task, settle)
 
 
-def _applying(original: Any) -> Any:
-    """What runs a task in the pools that have no processes of their own: in a thread nobody looks at its error."""
+def _applying(original: Any, settle: Settle) -> Any:
+    """`apply_target`, which runs a task in the pools without processes: in a thread its errors go unnoticed."""
 
     @wraps(original)
     def apply_target(
@@ -38,15 +41,16 @@ def _applying(original: Any) -> Any:
             return original(target, args, kwargs, callback, *rest, **named)
         except Exception as error:
             request = getattr(callback, "__self__", None)
-            if not hasattr(request, "acknowledged") or not poison.settle(request, error):
+            if not hasattr(request, "acknowledged") or not settle(request, error):
                 raise
 
     apply_target.celery_postgres = True  # type: ignore[attr-defined]
     return apply_target
 
 
-def _processing(original: Any) -> Any:
-    """What hands a task to the pool, also long after its message came: when a slot or a rate limit allows."""
+def _processing(original: Any, settle: Settle) -> Any:
+    """`_process_task`, which hands a task to the pool, also long after its delivery: when a slot or a rate limit
+    allows."""
 
     @wraps(original)
     def _process_task(self: Any, request: Any) -> None:
@@ -55,7 +59,7 @@ def _processing(original: Any) -> Any:
         except Exception as error:
             if self.pool.uses_semaphore and hasattr(self, "_quick_release"):
                 self._quick_release()
-            if not poison.settle(request, error):
+            if not settle(request, error):
                 raise
 
     _process_task.celery_postgres = True  # type: ignore[attr-defined]

@@ -1,5 +1,7 @@
-"""Kombu's classes without the types that celery-types gives them, which describe another transport's attributes, and
-what Celery keeps of the worker in this process."""
+"""Kombu's classes, and what Celery records about the worker in this process.
+
+The classes are untyped here: celery-types describes the attributes of other transports.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,27 @@ Connection: Any = kombu.Connection
 
 
 def worker_state() -> Any:
-    """Celery's module `celery.worker.state`; None in a process that is no worker, which has not loaded it."""
+    """Celery's module `celery.worker.state`; None in a process that has not loaded it, and so is not a worker."""
     return sys.modules.get("celery.worker.state")
+
+
+def tasks_to_finish() -> set[str]:
+    """Ids of the tasks that this process will finish although their channel closes.
+
+    When Celery loses a connection it discards the tasks that it has reserved and expects the broker to deliver them
+    again, but not the tasks that run, nor those that a ThreadPoolExecutor has accepted. When Celery shuts down it runs
+    the tasks that it has reserved.
+    """
+    state = worker_state()
+    if state is None:
+        return set()
+    busy = {request.id for request in list(state.active_requests)}
+    reserved = list(state.reserved_requests)
+    if state.should_stop is not None or state.should_terminate is not None:
+        return busy | {request.id for request in reserved}
+    if "celery.concurrency.thread" in sys.modules:
+        busy |= {request.id for request in reserved if getattr(request, "_apply_result", None) is not None}
+    return busy
 
 
 def acks_early(task: Any) -> bool:

@@ -1,37 +1,38 @@
 """Names that come from outside: of queues, exchanges, routing keys, hosts.
 
-They are shown in logs, metrics, pages and terminals, and are the labels of time series; so they are printable, and not
-longer than AMQP has them. The tables have the same limits as constraints.
+They are shown in logs, metrics, pages and terminals, and are labels of time series; so they must be printable, and not
+longer than AMQP allows. The tables have the same limits as constraints.
 """
 
 from __future__ import annotations
 
 from kombu.exceptions import ChannelError
 
-#: Characters, as stock's column.
-LONGEST_QUEUE = 200
-#: Of everything else: AMQP's short string.
-LONGEST = 255
+#: Characters, as in the column of stock Kombu.
+MAX_QUEUE_LENGTH = 200
+#: Characters of all other names: AMQP's short string.
+MAX_LENGTH = 255
 
 
-def check(what: str, name: str, longest: int, method: tuple[int, int], method_name: str) -> None:
-    """Return if something may have that name.
+def check(what: str, name: str, max_length: int, method: tuple[int, int], method_name: str) -> None:
+    """Check a name.
 
-    Parameters:
+    Args:
         what: completes the sentence "the name of …".
+        method: the AMQP method that was given the name, by numbers and by name.
 
     Raises:
-        ChannelError: it may not; the text says why and does not quote the name.
+        ChannelError: the name is not allowed; the text says why and does not quote it.
     """
-    if len(name) > longest:
-        fault = f"has at most {longest} characters, not {len(name)}"
+    if len(name) > max_length:
+        fault = f"has {len(name)} characters, and at most {max_length} are allowed"
     elif not name.isprintable():
-        fault = "is printable: no control characters, line breaks or other invisible ones"
+        fault = "has control characters, line breaks or other invisible characters, and only printable ones are allowed"
     else:
         return
     raise ChannelError(f"PRECONDITION_FAILED - the name of {what} {fault}", method, method_name, 406)
 
 
 def printable(name: str) -> str:
-    """`name`, or what of it may stand in a table."""
-    return "".join(one if one.isprintable() else "?" for one in name)[:LONGEST_QUEUE]
+    """`name`, shortened and with `?` for each character that is not printable, as the tables can hold it."""
+    return "".join(one if one.isprintable() else "?" for one in name)[:MAX_QUEUE_LENGTH]

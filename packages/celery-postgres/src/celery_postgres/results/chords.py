@@ -14,7 +14,7 @@ from celery.utils import functional
 from kombu.exceptions import OperationalError
 from kombu.utils import json
 
-from celery_postgres.broker.bulk import Collected, collected
+from celery_postgres.broker.collecting import Collected, collected
 from celery_postgres.broker.transaction import at_once
 from celery_postgres.database.chord_store import ChordPart
 from celery_postgres.errors import SchemaError, is_lasting

@@ -1,0 +1,45 @@
+"""Fitting Celery's worker to this transport: which patches of `compat` apply, and what they need to know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.exceptions import OperationalError
+
+from celery_postgres.compat import error_isolation, eta, inspect_stats, publish_retry, transport_names
+from celery_postgres.consumer import poison
+from celery_postgres.database import driver
+from celery_postgres.database.address import is_postgresql, masked
+from celery_postgres.database.backoff import Backoff
+from celery_postgres.errors import SchemaError, is_lasting, loggable
+
+
+def fit(transport: Any) -> None:
+    """Patch the parts of Celery's worker that are loaded. Calling it again changes nothing.
+
+    Args:
+        transport: the class.
+    """
+    error_isolation.install(poison.settle)
+    publish_retry.install(transport, _is_temporary, _loggable, Backoff)
+    transport_names.install(transport.driver_type)
+    inspect_stats.install(_shown)
+    eta.install()
+
+
+def _is_temporary(error: Any) -> bool:
+    """Whether a publish failed because the broker is unreachable, and not because of the message."""
+    return isinstance(error, driver.Error | SchemaError | OperationalError) and not is_lasting(error)
+
+
+def _loggable(error: BaseException) -> Any:
+    return loggable(error.__cause__ or error)
+
+
+def _shown(broker: dict[str, Any]) -> dict[str, Any]:
+    """What `celery inspect stats` may show of a broker."""
+    if not is_postgresql(broker.get("hostname")):
+        return broker
+    options = broker.get("transport_options") or {}
+    hidden = dict.fromkeys({"listen_dsn"} & options.keys(), "**")
+    return {**broker, "hostname": masked(broker["hostname"]), "transport_options": {**options, **hidden}}

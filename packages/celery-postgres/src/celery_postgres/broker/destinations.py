@@ -1,0 +1,87 @@
+"""Where a published message goes: out at once, into a caller's transaction, or to whatever collects messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from celery_postgres.broker.transaction import CallersTransaction, catching_up
+from celery_postgres.database.envelope import Envelope
+from celery_postgres.database.publish_store import PublishStore
+from celery_postgres.database.store import Runner
+
+Declare = Callable[[str], None]
+
+
+class Destination(Protocol):
+    """Takes the messages of a channel."""
+
+    def to_queue(self, queue: str, envelope: Envelope) -> None:
+        """Publish to the queue of that name, which is declared if it does not exist."""
+        ...
+
+    def to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> bool:
+        """Publish to the queues that the exchange routes the message to. Returns whether there are any."""
+        ...
+
+
+class AtOnce:
+    """Each message is one statement and one commit."""
+
+    __slots__ = ("_declare", "_store")
+
+    def __init__(self, runner: Runner, declare: Declare) -> None:
+        self._store = PublishStore(runner)
+        self._declare = declare
+
+    def to_queue(self, queue: str, envelope: Envelope) -> None:
+        if not self._store.publish(queue, envelope):
+            self._declare(queue)
+            self._store.publish(queue, envelope)
+
+    def to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> bool:
+        return self._store.publish_to_exchange(exchange, routing_key, envelope) > 0
+
+
+class WithinTransaction:
+    """Each message is part of a caller's transaction."""
+
+    __slots__ = ("_declare", "_runner", "_transaction")
+
+    def __init__(self, transaction: CallersTransaction, runner: Runner, declare: Declare) -> None:
+        self._transaction = transaction
+        self._runner = runner
+        self._declare = declare
+
+    def to_queue(self, queue: str, envelope: Envelope) -> None:
+        with catching_up(self._runner):
+            self._transaction.publish([(queue, envelope)], self._declare)
+
+    def to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> bool:
+        with catching_up(self._runner):
+            return self._transaction.publish_to_exchange(exchange, routing_key, envelope) > 0
+
+
+class Collector(Protocol):
+    """Something that keeps messages, each with its queue."""
+
+    def add(self, queue: str, envelope: Envelope) -> None: ...
+
+
+class Collecting:
+    """Messages are kept, to be sent together. `routes` returns the queues of an exchange and a routing key."""
+
+    __slots__ = ("_collector", "_routes")
+
+    def __init__(self, collector: Collector, routes: Callable[[str, str], Iterable[str]]) -> None:
+        self._collector = collector
+        self._routes = routes
+
+    def to_queue(self, queue: str, envelope: Envelope) -> None:
+        self._collector.add(queue, envelope)
+
+    def to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> bool:
+        queues = list(self._routes(exchange, routing_key))
+        for queue in queues:
+            self._collector.add(queue, envelope)
+        return bool(queues)

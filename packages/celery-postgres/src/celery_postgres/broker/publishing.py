@@ -1,0 +1,94 @@
+"""The verbs of a channel that publish."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from celery_postgres.broker.bulk import PublishBatch
+from celery_postgres.broker.collecting import collecting
+from celery_postgres.broker.declaring import DeclaringChannel
+from celery_postgres.broker.destinations import AtOnce, Collecting, Destination, WithinTransaction
+from celery_postgres.broker.transaction import callers_transaction
+from celery_postgres.database.envelope import Envelope
+from celery_postgres.database.message_store import MessageStore
+
+#: How the exchanges of remote control end. Their messages are neither collected nor part of a transaction.
+REMOTE_CONTROL = ".pidbox"
+
+
+class PublishingChannel(DeclaringChannel):
+    """Publish messages, each to a queue or to an exchange."""
+
+    #: Text stays text; bytes become base64. Stock reads both by `body_encoding` in the message.
+    body_encoding: str | None = None
+
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **_: Any) -> None:
+        """Publish a message. To the default exchange the routing key is the queue, which is declared if need be.
+
+        It is one statement and one commit, or part of the transaction of `publishing_on`, or kept by an open bulk.
+
+        Raises:
+            psycopg2.OperationalError: it may or may not have been published; Celery tries again.
+            NotPublishedError: it was not published in the caller's transaction.
+        """
+        exchange, routing_key = exchange or "", routing_key or ""
+        self._inplace_augment_message(message, exchange, routing_key)
+        envelope = Envelope.of(message, self._get_message_priority(message))
+        if exchange.endswith(REMOTE_CONTROL):
+            self._note_revoke(message)
+        destination = self._destination(exchange)
+        if not exchange:
+            destination.to_queue(routing_key, envelope)
+        elif not destination.to_exchange(exchange, routing_key, envelope) and self.deadletter_queue:
+            destination.to_queue(self.deadletter_queue, envelope)
+
+    def _destination(self, exchange: str) -> Destination:
+        if exchange.endswith(REMOTE_CONTROL):
+            return AtOnce(self.sessions, self._new_queue)
+        transaction, bulk = callers_transaction(), self._transport.bulk
+        # A bulk that began outside of the transaction is not part of it.
+        if not exchange and bulk is not None and bulk.transaction is transaction:
+            return Collecting(bulk, self._routes)
+        collected = collecting()
+        if collected is not None:
+            return Collecting(collected, self._routes)
+        if transaction is not None:
+            return WithinTransaction(transaction, self.sessions, self._new_queue)
+        return AtOnce(self.sessions, self._new_queue)
+
+    def _routes(self, exchange: str, routing_key: str) -> list[str]:
+        return list(self.queues.routes(exchange, routing_key))
+
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        return PublishBatch(self, max_size)
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        envelope = Envelope.of(message, self._get_message_priority(message))
+        AtOnce(self.sessions, self._new_queue).to_queue(queue, envelope)
+
+    def _next_delivery_tag(self) -> str:
+        # Only stock's consumers use it, and need a unique one; a UUID takes 2.2 us, of the 13 us of a publish that are
+        # this package's.
+        return os.urandom(16).hex()
+
+    def _inplace_augment_message(self, message: dict[str, Any], exchange: str, routing_key: str) -> None:
+        encoding = self.body_encoding or ("base64" if isinstance(message["body"], bytes) else "utf-8")
+        message["body"], encoding = self.encode_body(message["body"], encoding)
+        properties = message["properties"]
+        properties.update(body_encoding=encoding, delivery_tag=self._next_delivery_tag())
+        properties["delivery_info"].update(exchange=exchange, routing_key=routing_key)
+
+    def _note_revoke(self, message: dict[str, Any]) -> None:
+        """Mark the waiting messages of revoked tasks in the database: workers forget a revoke after three hours."""
+        try:
+            command = json.loads(message["body"])
+        except ValueError:
+            return
+        if not isinstance(command, dict) or command.get("method") != "revoke":
+            return
+        ids = (command.get("arguments") or {}).get("task_id")
+        ids = [ids] if isinstance(ids, str) else ids
+        if isinstance(ids, list) and ids:
+            MessageStore(self.sessions).mark_revoked([str(one) for one in ids])

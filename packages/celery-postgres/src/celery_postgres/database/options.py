@@ -1,0 +1,232 @@
+"""Celery's settings `broker_transport_options` and `result_backend_transport_options`, checked."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from celery_postgres.errors import OptionError
+
+logger = logging.getLogger(__name__)
+
+#: A heartbeat that stands still for a lease means nothing yet; so no time below it can be asked for.
+MIN_UNRESPONSIVE_S = 30.0
+#: What `pickle` may be, in `result_backend_transport_options`.
+PICKLES = ("write", "read", "refuse")
+
+#: Read by Kombu itself, of every transport. Kombu also adds the retry policy of a publish to its transport options.
+_KOMBU = frozenset(
+    {
+        "body_encoding",
+        "callback",
+        "connect_retries_timeout",
+        "deadletter_queue",
+        "errback",
+        "interval_max",
+        "interval_start",
+        "interval_step",
+        "max_retries",
+        "on_revive",
+        "retry_errors",
+    }
+)
+#: Options of other transports that have no effect here, and what there is instead.
+_WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        ("visibility_timeout", "unacked_restore_limit", "peek_lock_seconds", "ack_deadline_seconds"),
+        "a message stays claimed as long as its worker lives",
+    ),
+    **dict.fromkeys(
+        ("unacked_key", "unacked_index_key", "unacked_mutex_key", "unacked_mutex_expire", "ack_emulation"),
+        "claims are columns of kombu_message",
+    ),
+    **dict.fromkeys(("priority_steps", "sep"), "all priorities from 0 to 9 are used, and 9 is the highest"),
+    "queue_order_strategy": "consumers take turns between their queues",
+    **dict.fromkeys(("fanout_prefix", "fanout_patterns"), "exchanges are separate without it"),
+    **dict.fromkeys(("polling_interval", "wait_time_seconds"), "consumers are notified"),
+    **dict.fromkeys(("socket_connect_timeout",), "use connect_timeout"),
+    **dict.fromkeys(("socket_timeout", "read_timeout", "write_timeout"), "use statement_timeout"),
+    **dict.fromkeys(
+        ("socket_keepalive", "socket_keepalive_options", "socket_settings"),
+        "TCP keepalive is on; its parameters belong into the broker URL",
+    ),
+    **dict.fromkeys(("health_check_interval", "retry_on_timeout", "client_name"), "connections are checked by use"),
+    **dict.fromkeys(
+        ("max_connections", "max_overflow", "pool_pre_ping", "pool_recycle", "pool_size", "pool_timeout"),
+        "a process has one connection for each thread that publishes at the same moment",
+    ),
+    **dict.fromkeys(("poolclass", "echo", "echo_pool", "future", "isolation_level"), "no engine of SQLAlchemy is used"),
+    "confirm_publish": "a publish always returns after its commit",
+    **dict.fromkeys(("heartbeat", "client_properties", "login_method"), "it belongs to AMQP's protocol"),
+    **dict.fromkeys(("region", "is_secure", "sqs-creation-attributes", "queue_tags"), "it belongs to Amazon SQS"),
+}
+#: Options of other transports that cannot be ignored: messages would go elsewhere, or unprotected.
+_REFUSED = {
+    **dict.fromkeys(
+        ("global_keyprefix", "queue_name_prefix"),
+        "a schema for each keeps applications apart: ?options=-csearch_path%3D… in the broker URL",
+    ),
+    **dict.fromkeys(("queue_tablename", "message_tablename"), "the tables are kombu_queue and kombu_message"),
+    **dict.fromkeys(
+        ("ssl", "ssl_keyfile", "ssl_certfile", "ssl_trustfile", "ssl_skip_hostname_check"),
+        "TLS is set in the broker URL: ?sslmode=verify-full&sslrootcert=…",
+    ),
+    **dict.fromkeys(
+        ("virtual_host", "master_name", "sentinel_kwargs", "min_other_sentinels"),
+        "the server and the database are set in the broker URL",
+    ),
+    "predefined_queues": "queues are declared by name",
+    "execution_options": "the schema is set in the broker URL: ?options=-csearch_path%3D…",
+}
+
+_DURATION = re.compile(r"\s*\d+(\.\d+)?\s*(us|ms|s|min|h|d)?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`broker_transport_options`.
+
+    Attributes:
+        connect_timeout: seconds until a server that does not answer counts as unreachable; None for Celery's
+            `broker_connection_timeout`.
+        statement_timeout: the longest time of one statement, as PostgreSQL writes it (`30s`, `500ms`), or in ms.
+        listen_dsn: a direct address of the database, for notifications, if the broker's is that of a pooler.
+        max_failures: after so many failed deliveries a message becomes a dead letter.
+        max_decompressed: the largest body in bytes, decompressed.
+        unresponsive_timeout: seconds until a process counts as dead that holds its session and raises no heartbeat.
+    """
+
+    connect_timeout: int | None = None
+    statement_timeout: str = "30s"
+    listen_dsn: str | None = None
+    max_failures: int = 5
+    max_decompressed: int = 64 << 20
+    unresponsive_timeout: float = 600.0
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Check the options of a connection.
+
+        Options of other transports that have no effect are named in the log, once in a process.
+
+        Raises:
+            OptionError: an option is unknown, cannot be ignored, or has a wrong value.
+        """
+        own = {field.name for field in fields(cls)}
+        _check_names("broker_transport_options", set(given) - own - _KOMBU - {"connect_args"}, own | _KOMBU)
+        checked: dict[str, Any] = {}
+        if (connect_timeout := _connect_timeout(given)) is not None:
+            checked["connect_timeout"] = connect_timeout
+        if "statement_timeout" in given:
+            checked["statement_timeout"] = _duration("statement_timeout", given["statement_timeout"])
+        if given.get("listen_dsn") is not None:
+            checked["listen_dsn"] = _text("listen_dsn", given["listen_dsn"]) or None
+        if "max_failures" in given:
+            checked["max_failures"] = _whole("max_failures", given["max_failures"], 1, 32767)
+        if "max_decompressed" in given:
+            checked["max_decompressed"] = _whole("max_decompressed", given["max_decompressed"], 1)
+        if "unresponsive_timeout" in given:
+            checked["unresponsive_timeout"] = _seconds(
+                "unresponsive_timeout", given["unresponsive_timeout"], MIN_UNRESPONSIVE_S
+            )
+        return cls(**checked)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOptions:
+    """`result_backend_transport_options`.
+
+    Attributes:
+        pickle: what is done with pickles, a word of `PICKLES`; None for the default of this release of Celery.
+    """
+
+    pickle: str | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None) -> ResultOptions:
+        """Check the options of the result backend.
+
+        Raises:
+            OptionError: an option is unknown, or has a wrong value.
+        """
+        given = given or {}
+        other = {"retry_policy", "global_keyprefix", "result_chord_ordered"} | _REFUSED.keys() | _WITHOUT_EFFECT.keys()
+        _check_names("result_backend_transport_options", set(given) - {"pickle"} - other, {"pickle"})
+        _report("result_backend_transport_options", frozenset(other & given.keys()))
+        if "pickle" in given and given["pickle"] not in PICKLES:
+            raise OptionError(f"`pickle` in result_backend_transport_options is one of {', '.join(PICKLES)}")
+        return cls(pickle=None if "pickle" not in given else str(given["pickle"]))
+
+
+def _check_names(setting: str, names: set[str], known: set[str] | frozenset[str]) -> None:
+    """Check the options that are not ours.
+
+    Raises:
+        OptionError: one is unknown, or cannot be ignored.
+    """
+    for name in sorted(names, key=str):
+        if name in _REFUSED:
+            raise OptionError(f"{setting}[{name!r}] is an option of another transport: {_REFUSED[name]}")
+        if name not in _WITHOUT_EFFECT:
+            raise OptionError(f"{setting} has no option {name!r}{_nearest(name, known)}")
+    _report(setting, frozenset(names))
+
+
+def _nearest(name: str, known: set[str] | frozenset[str]) -> str:
+    import difflib  # for the error alone
+
+    nearest = difflib.get_close_matches(str(name), sorted(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; it has {', '.join(sorted(known))}"
+
+
+@lru_cache(maxsize=64)
+def _report(setting: str, names: frozenset[str]) -> None:
+    """Name the options without effect, once in a process."""
+    if names:
+        reasons = [f"{name} ({_WITHOUT_EFFECT.get(name, 'it belongs to another backend')})" for name in sorted(names)]
+        logger.warning("%s: without effect on PostgreSQL: %s", setting, "; ".join(reasons))
+
+
+def _connect_timeout(given: Mapping[str, Any]) -> int | None:
+    """The option itself, or stock Kombu's way to write it: `{"connect_args": {"connect_timeout": 5}}`."""
+    arguments = given.get("connect_args") or {}
+    if set(arguments) - {"connect_timeout"}:
+        raise OptionError(
+            "broker_transport_options['connect_args'] may hold connect_timeout alone: other parameters of libpq belong "
+            "into the broker URL, as in ?sslmode=require"
+        )
+    value = given["connect_timeout"] if "connect_timeout" in given else arguments.get("connect_timeout")
+    return None if value is None else int(_seconds("connect_timeout", value, 1))
+
+
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most):
+        return value
+    bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+    raise OptionError(f"{name} is a whole number, {bounds}")
+
+
+def _seconds(name: str, value: Any, least: float) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and value >= least and math.isfinite(value):
+        return float(value)
+    raise OptionError(f"{name} is a number of seconds, {least:g} or more")
+
+
+def _duration(name: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return value
+    raise OptionError(f"{name} is a time as PostgreSQL writes it ('30s', '500ms'), or a number of milliseconds")
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise OptionError(f"{name} is a text")
