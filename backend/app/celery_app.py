@@ -1,6 +1,6 @@
 """The Celery application: `celery -A app.celery_app.celery_app worker`.
 
-Broker and result store are the one PostgreSQL of DATABASE_URL. There is no other broker and no fallback.
+Broker and result store are the one PostgreSQL database of DATABASE_URL. There is no other broker and no fallback.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ TASK_MODULES = ("app.tasks.housekeeping", "app.tasks.maintenance", "app.tasks.ll
 
 
 def _build_broker_url(settings: Settings | None = None) -> str:
-    """`sqla+postgresql://…` for Kombu, whatever form DATABASE_URL has."""
+    """`sqla+postgresql://…` for Kombu, from any form of DATABASE_URL."""
     # Kombu splits a broker URL at semicolons; dsn.url() percent-encodes them.
     return "sqla+" + (settings or get_settings()).dsn.url()
 
 
 def _build_result_backend(settings: Settings | None = None) -> str:
-    """`db+postgresql://…` for Celery, whatever form DATABASE_URL has."""
+    """`db+postgresql://…` for Celery, from any form of DATABASE_URL."""
     return "db+" + (settings or get_settings()).dsn.url()
 
 
 def create_app(settings: Settings | None = None) -> Celery:
-    """A configured application.
+    """Return a configured application.
 
     Raises:
-        app.core.settings.ConfigurationError: the environment cannot be used; one line a problem.
+        app.core.settings.ConfigurationError: the environment cannot be used; the message has one line per problem.
     """
     settings = settings or get_settings()
     # From here on sqla+postgresql:// is our own transport, and db+postgresql:// our own result backend.
@@ -44,18 +44,18 @@ def create_app(settings: Settings | None = None) -> Celery:
     app.conf.update(
         broker_url=_build_broker_url(settings),
         result_backend=_build_result_backend(settings),
-        # JSON at every door: a pickle in a message or a result would run code.
+        # Accept JSON only: a pickle in a message or a result would run code.
         accept_content=json_only,
         result_accept_content=json_only,
         event_serializer="json",
         result_serializer="json",
         task_serializer="json",
-        # A task is acknowledged when it has ended, and comes back when its process dies.
+        # A task is acknowledged when it has ended, and is delivered again when its process dies.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_prefetch_multiplier=1,
-        # A database that restarts must cost time and not tasks or results.
+        # A database restart may delay tasks and results but must not lose them.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"connect_timeout": settings.database_connect_timeout},
@@ -63,12 +63,12 @@ def create_app(settings: Settings | None = None) -> Celery:
         result_backend_always_retry=True,
         result_backend_transport_options={"pickle": settings.celery_result_pickle},
         result_expires=settings.celery_result_expires or None,
-        # The tables come from Alembic.
+        # Alembic creates the tables.
         database_create_tables_at_setup=False,
         timezone="UTC",
         task_track_started=True,
         worker_consumer="app.worker:Consumer",
-        # Any number of beats may run: what is due is sent once.
+        # Any number of beats may run: each due entry is sent once.
         beat_scheduler="celery_postgres.beat:Scheduler",
     )
     worker_logging.install(app)
@@ -90,7 +90,9 @@ def _trace(settings: Settings) -> None:
 
 
 def _create_for_this_process() -> Celery:
-    """The application, or, for the `celery` command, one line a problem instead of its traceback of the import."""
+    """Return the application. For the `celery` command, print one line per problem instead of the traceback of the
+    import.
+    """
     try:
         return create_app()
     except ConfigurationError as error:

@@ -20,7 +20,7 @@ from app.db.engine import build_engine
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m app.keys") -> int:
-    """Run one command; its exit status: 1 after one line for an expected failure."""
+    """Run one command and return its exit status: 1 after one line for an expected failure."""
     given = _parser(program).parse_args(arguments)
     try:
         settings = get_settings()
@@ -34,13 +34,13 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m app.k
         return _failed(f"database {settings.dsn.describe()}: {reason(error)}")
     except (LoggableError, ConfigurationError) as error:
         return _failed(str(error))
-    # After the commit: a key that was shown is a key that works.
+    # After the commit: every key that was shown works.
     sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
 
 
 class _NoSuchKeyError(LoggableError, LookupError):
-    """There is no such key, or it was revoked before."""
+    """The key does not exist, or was revoked before."""
 
 
 def _issue(connection: Connection, given: argparse.Namespace) -> list[str]:

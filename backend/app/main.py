@@ -8,7 +8,7 @@ import sys
 from app.core.settings import ConfigurationError
 
 try:
-    # With it comes the Celery application, made of the same settings when it is imported.
+    # This import also creates the Celery application, from the same settings.
     from app.http.application import create_app
 
     app = create_app()

@@ -1,7 +1,7 @@
-"""One PostgreSQL address, read from any of the forms people write, and written in the forms we need.
+"""One PostgreSQL address: parsed from any common form, and written in the forms that the components need.
 
-Every component (SQLAlchemy, Kombu, Celery, Alembic) gets its URL from here, so that a TLS parameter or an
-unusual password cannot be honoured in one place and lost in another.
+Every component (SQLAlchemy, Kombu, Celery, Alembic) gets its URL from here, so that no component loses a TLS parameter
+or an unusual password that another one honors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from app.core.errors import LoggableError
 from celery_postgres.dsn import ASYNCPG_ONLY, is_unencoded, sslmode_of
 
-#: What stands before `://` and means PostgreSQL. The driver is ours to choose (psycopg2), so it is dropped.
+#: The schemes that mean PostgreSQL. The application chooses the driver (psycopg2), so the driver's name is dropped.
 SCHEMES = frozenset(
     {
         "postgres",
@@ -30,7 +30,7 @@ DEFAULT_PORT = "5432"
 
 
 class DatabaseURLError(LoggableError, ValueError):
-    """A database URL that cannot be used. The message says what to change and never holds the password."""
+    """A database URL that cannot be used. The message tells what to change and never contains the password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,13 @@ class PostgresDSN:
         return dsn
 
     def describe(self) -> str:
-        """Where it leads, for people: `host:port/database`, no user and no password."""
+        """The address for people: `host:port/database`, without user and password."""
         pairs = zip(self.hosts, self.ports, strict=True)
         where = ",".join(f"{host or 'localhost'}{':' + port if port else ''}" for host, port in pairs)
         return f"{where or 'local socket'}/{self.database}"
 
     def url(self) -> str:
-        """`postgresql://…`, which SQLAlchemy 2.0 gives to psycopg2 and libpq understands too."""
+        """`postgresql://…`, which SQLAlchemy 2.0 passes to psycopg2 and which libpq accepts too."""
         credentials = quote(self.user, safe="")
         if self.password is not None:
             credentials += ":" + quote(self.password, safe="")
@@ -134,7 +134,7 @@ class PostgresDSN:
                 extra.append(("port", ",".join(port or DEFAULT_PORT for port in self.ports)))
         path = quote(self.database, safe="")
         if path != self.database:
-            # SQLAlchemy takes the path as it stands, libpq decodes it; both decode a parameter.
+            # SQLAlchemy uses the path unchanged, libpq decodes it; both decode a parameter.
             path, extra = "", [*extra, ("dbname", self.database)]
         query = "&".join(f"{name}={quote(value, safe='/:,')}" for name, value in [*extra, *self.parameters])
         return (
@@ -156,7 +156,7 @@ class PostgresDSN:
         values |= {name: value for name, value in named.items() if value}
         for name in values:
             if not _is_parameter(name):
-                # What is no word may be a piece of a password.
+                # A string that is not a word may be part of a password.
                 said = f" {name!r}" if re.fullmatch(r"\w{1,40}", name, re.ASCII) else " of that name"
                 raise DatabaseURLError(f"DATABASE_URL: libpq knows no parameter{said}; remove it or correct its name")
         if "\0" in "".join(values.values()):
@@ -166,7 +166,7 @@ class PostgresDSN:
 
 def _is_parameter(name: str) -> bool:
     if not re.fullmatch(r"\w+", name, re.ASCII):
-        return False  # libpq would read more than one out of it
+        return False  # libpq would read several parameters from it
     try:
         parse_dsn(f"{name}=''")
     except psycopg2.ProgrammingError:
@@ -175,7 +175,7 @@ def _is_parameter(name: str) -> bool:
 
 
 def _hosts(hostlist: str, parameters: list[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Hosts and ports; the parameters `host` and `port` win over the authority, as libpq has it."""
+    """Hosts and ports. The parameters `host` and `port` take precedence over the authority, as in libpq."""
     written = [_host_and_port(entry) for entry in hostlist.split(",")] if hostlist else []
     authority = [(unquote(host, errors="strict"), port) for host, port in written]
     named = [_host_and_port(entry) for entry in _listed("host", parameters)]
@@ -207,7 +207,7 @@ def _is_host(host: str) -> bool:
 
 
 def _listed(name: str, parameters: list[tuple[str, str]]) -> list[str]:
-    """The values of a parameter that may be repeated or hold a comma-separated list."""
+    """The values of a parameter that may be repeated or contain a comma-separated list."""
     return [entry for key, value in parameters if key == name and value for entry in value.split(",")]
 
 
@@ -224,7 +224,7 @@ def _host_and_port(entry: str) -> tuple[str, str]:
 
 
 def _libpq_parameters(parameters: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """What stays in the query: everything but the address itself, with asyncpg's words turned into libpq's."""
+    """The parameters that stay in the query: everything but the address, with asyncpg's names translated into libpq's."""
     placed = {"host", "port", "user", "password", "dbname"}
     kept = {name: value for name, value in parameters if name not in placed | ASYNCPG_ONLY | {"ssl"}}
     ssl = dict(parameters).get("ssl")

@@ -1,7 +1,7 @@
 """Every setting of the application, typed, read from the environment (then from `.env` in the checkout).
 
-`.env.example` repeats each variable with its default: `python -m app.core.settings > .env.example` makes it, and
-a test holds it to this module.
+`.env.example` lists each variable with its default. `python -m app.core.settings > .env.example` generates it, and a
+test compares it with this module.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 class ConfigurationError(LoggableError, ValueError):
-    """The environment cannot be used. One line a problem, each naming its variable; no values, no secrets."""
+    """The environment cannot be used. The message has one line per problem, names each variable, and contains no
+    values.
+    """
 
 
 class Settings(BaseSettings):
-    """The environment of one process. Names are the environment variables in lower case."""
+    """The environment of one process. Field names are the environment variables in lower case."""
 
     model_config = SettingsConfigDict(
         env_file=CHECKOUT / ".env",
@@ -212,7 +214,7 @@ def load_settings() -> Settings:
     """Read the environment.
 
     Raises:
-        ConfigurationError: a variable is missing or wrong; the message names it and not its value.
+        ConfigurationError: a variable is missing or wrong; the message names the variable, not its value.
     """
     try:
         return Settings()
@@ -238,7 +240,7 @@ def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
 
 
 def env_example() -> str:
-    """The text of `.env.example`: each variable with what it means, commented out where there is a default."""
+    """The text of `.env.example`: each variable with its meaning, commented out where it has a default."""
     lines = ["# Copy to .env, or set in the environment, which wins. Made by `python -m app.core.settings`.", ""]
     for name, field in Settings.model_fields.items():
         lines += [f"# {line}" for line in textwrap.wrap(field.description or "", 110)]

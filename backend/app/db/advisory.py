@@ -1,4 +1,4 @@
-"""Advisory locks by name: one at a time, over all processes that share the database."""
+"""Advisory locks by name: one holder at a time, over all processes that share the database."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :timeout, true)")
 
 
 def set_lock_timeout(connection: Connection, milliseconds: int) -> None:
-    """Until the transaction ends, no statement waits longer than this for a lock."""
+    """Limit how long each statement waits for a lock, until the transaction ends."""
     connection.execute(_LOCK_TIMEOUT, {"timeout": f"{milliseconds}ms"})
 
 
 def try_transaction_lock(connection: Connection, name: str) -> bool:
-    """Take the lock until the transaction ends. False, at once, if somebody has it."""
+    """Take the lock until the transaction ends. Return False at once if another session has it."""
     return bool(connection.execute(_TRY_IN_TRANSACTION, {"name": name}).scalar_one())
 
 
 @contextmanager
 def session_lock(connection: Connection, name: str, *, wait_ms: int) -> Iterator[bool]:
-    """Hold the lock over the transactions within the block; yields False if somebody kept it for `wait_ms`.
+    """Hold the lock over the transactions within the block; yield False if another session kept it for `wait_ms`.
 
-    The lock belongs to the server's session: it is gone when this process is, and `connection` must be the same
-    session throughout, so no transaction pooler may stand between. If the lock cannot be given back, the
-    connection is closed rather than returned to its pool with it.
+    The lock belongs to the server's session: it ends with this process, and `connection` must be the same session
+    throughout, so no transaction pooler may be in between. If the lock cannot be released, the connection is closed
+    instead of returning to its pool with the lock.
     """
     if not _lock_session(connection, name, wait_ms):
         yield False

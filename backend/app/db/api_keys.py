@@ -1,7 +1,7 @@
-"""API keys: who presents one, acts for its tenant.
+"""API keys: a request that presents one acts for its tenant.
 
-A key is `sk_<id>_<secret>`. The id finds its row, the SHA-256 of the whole key proves it, here and not in the database:
-neither of the two is ever in a statement, and the key itself is nowhere.
+A key is `sk_<id>_<secret>`. The id finds its row; the SHA-256 of the whole key proves it. This process compares the
+hash, not the database: neither the key nor its hash is ever in a statement, and the key itself is not stored.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _REVOKE = text("""
 
 
 class KeyNameError(LoggableError, ValueError):
-    """The name cannot be given to a key."""
+    """The name is not valid for a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class ApiKey:
 
 
 def issue(connection: Connection, tenant_id: UUID, name: str) -> tuple[ApiKey, str]:
-    """A new key of `tenant_id`, and its only copy. The transaction is the tenant's afterwards.
+    """Create a key of `tenant_id` and return it with its only copy. The transaction then belongs to the tenant.
 
     Raises:
         KeyNameError: `name` is empty, too long or not printable.
@@ -76,15 +76,15 @@ def issue(connection: Connection, tenant_id: UUID, name: str) -> tuple[ApiKey, s
 
 
 def is_formed(key: str) -> bool:
-    """Whether a key may be one at all; else the database need not be asked."""
+    """Whether the text has the form of a key; if not, the database need not be asked."""
     return _KEY.fullmatch(key) is not None
 
 
 def authenticate(connection: Connection, key: str) -> ApiKey | None:
-    """The key that somebody presents, if it was issued and not revoked; then the transaction is its tenant's."""
+    """Return the presented key, if it was issued and not revoked. The transaction then belongs to its tenant."""
     made_like_one = _KEY.fullmatch(key)
     row = _find(connection, UUID(made_like_one[1])) if made_like_one else None
-    # In constant time, and also where there is no such key.
+    # Compared in constant time, even if the key does not exist.
     proven = hmac.compare_digest(_digest(key), bytes(row.digest) if row is not None else _NOBODYS)
     if row is None or not proven or row.revoked_at is not None:
         return None
@@ -93,13 +93,13 @@ def authenticate(connection: Connection, key: str) -> ApiKey | None:
 
 
 def list_keys(connection: Connection, tenant_id: UUID) -> list[ApiKey]:
-    """All keys of a tenant, the oldest first. The transaction is the tenant's afterwards."""
+    """All keys of a tenant, oldest first. The transaction then belongs to the tenant."""
     set_tenant_guc(connection, tenant_id, local=True)
     return [ApiKey(*row) for row in connection.execute(_LIST, {"tenant_id": tenant_id})]
 
 
 def revoke(connection: Connection, key_id: UUID) -> ApiKey | None:
-    """Make a key void from the commit on; None if there is none, or it already is."""
+    """Invalidate a key from the commit on. Return None if it does not exist or is already revoked."""
     row = _find(connection, key_id)
     if row is None:
         return None

@@ -1,7 +1,7 @@
-"""What maintenance may touch: the one list of tables, columns and actions.
+"""What maintenance may change: the only list of tables, columns and actions.
 
-A policy row only chooses among these; the CHECK constraints of the policy tables repeat the list (a test compares
-them). To add a table: an entry here, and a migration that widens the two constraints.
+A policy row only selects from this list. The CHECK constraints of the policy tables repeat it, and a test compares
+them. To add a table, add an entry here and a migration that widens the two constraints.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import INET, JSONB
 from app.core.errors import LoggableError
 
 REDACTED = "[redacted]"
-#: What `hash` leaves behind; a value of this form is not hashed again.
+#: The form of a value that `hash` has written; such a value is not hashed again.
 HASHED = r"^hmac-sha256:[0-9a-f]{64}$"
 
 
@@ -78,10 +78,10 @@ TARGETS: Mapping[str, Target] = {
 
 @dataclass(frozen=True, slots=True)
 class Scrub:
-    """How one column is scrubbed: which rows still need it, and what they get instead.
+    """How one column is scrubbed: which rows still need it, and their new value.
 
     Attributes:
-        replacement: the same for every row, or what makes it of a row's value.
+        replacement: the same for every row, or a function of the row's value.
     """
 
     needed: ColumnElement[bool]
@@ -89,7 +89,7 @@ class Scrub:
 
 
 def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
-    """The conditions and values of `action`; doing it twice changes nothing.
+    """Return the conditions and values of `action`; doing it twice changes nothing.
 
     Args:
         key: the tenant's key (`tenant_key`), for `hash`.
@@ -108,11 +108,12 @@ def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
 
 
 def tenant_key(secret: str, tenant_id: UUID) -> bytes:
-    """A key of the tenant's own, so that equal values of two tenants cannot be linked."""
+    """Derive a key for the tenant, so that equal values of two tenants cannot be linked."""
     return hmac.digest(secret.encode(), tenant_id.bytes, hashlib.sha256)
 
 
 def _hmac_sha256(value: str, key: bytes) -> str:
-    """Keyed, because whoever has a list of addresses can turn a plain hash of an address back. Computed here: the key
-    stays in this process, where the server's logs do not reach."""
+    """The hash is keyed, because a list of addresses is enough to reverse a plain hash of an address. This process
+    computes it, so that the key never reaches the server's logs.
+    """
     return "hmac-sha256:" + hmac.digest(key, value.encode(), hashlib.sha256).hex()

@@ -1,4 +1,4 @@
-"""Which failures of the database pass by themselves."""
+"""Which database failures pass by themselves."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.core.errors import LoggableError
 
-#: serialization_failure, deadlock_detected, lock_not_available: PostgreSQL undid the transaction, and another attempt
-#: may succeed.
+#: serialization_failure, deadlock_detected, lock_not_available: PostgreSQL rolled the transaction back, and another
+#: attempt may succeed.
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-#: admin_shutdown, crash_shutdown, cannot_connect_now: the server is going or coming.
+#: admin_shutdown, crash_shutdown, cannot_connect_now: the server is stopping or starting.
 _RESTARTS = frozenset({"57P01", "57P02", "57P03"})
-#: read_only_sql_transaction: a standby, or a database that was set so; the session has to be another one.
+#: read_only_sql_transaction: a standby, or a database that was set read-only; only a new session can write.
 READ_ONLY = "25006"
 _CONNECTION_CLASS = "08"
 
 
 class TransientDatabaseError(LoggableError):
-    """The database could not finish this now, and another attempt may. Tasks retry with back-off."""
+    """The database could not finish this now; another attempt may. Tasks retry with back-off."""
 
 
 @contextmanager
 def transient_errors() -> Iterator[None]:
-    """Within the block, conflicts between transactions and lost connections are `TransientDatabaseError`.
+    """Raise conflicts between transactions and lost connections within the block as `TransientDatabaseError`.
 
-    Everything else (a wrong statement, a missing privilege) stays what it was.
+    All other errors (a wrong statement, a missing privilege) pass unchanged.
     """
     try:
         yield
@@ -38,8 +38,9 @@ def transient_errors() -> Iterator[None]:
 
 
 def is_transient(error: DBAPIError) -> bool:
-    """Whether another attempt at the same may succeed: 40001, 40P01, 55P03, 25006, or a connection that broke or
-    never was."""
+    """Whether another attempt at the same statement may succeed: 40001, 40P01, 55P03, 25006, or a connection that broke
+    or was never made.
+    """
     code = getattr(error.orig, "pgcode", None)
     if error.connection_invalidated or code in _CONFLICTS | _RESTARTS | {READ_ONLY}:
         return True
@@ -48,7 +49,7 @@ def is_transient(error: DBAPIError) -> bool:
 
 
 def _what(error: DBAPIError) -> str:
-    """In our own words: the driver's may quote a row."""
+    """The error in our own words: the driver's may quote a row."""
     code = getattr(error.orig, "pgcode", None)
     if code in _CONFLICTS:
         return f"another transaction was in the way (SQLSTATE {code})"

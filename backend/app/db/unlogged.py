@@ -1,8 +1,8 @@
-"""Values that no log of the server's shows.
+"""Values that no server log shows.
 
 The driver writes parameters into the statement, so `log_statement`, `log_min_duration_statement`, a failed statement,
-`pg_stat_activity` and a crash report show them. What goes into a large object goes there by a call of the protocol's
-own, of which the server logs the name of the function alone (docs/decisions/0017).
+`pg_stat_activity` and a crash report show them. A large object is written with a call of the protocol's own; the server
+logs only the name of that function (docs/decisions/0017).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _REMOVE = text("SELECT lo_unlink(:oid)")
 
 @contextmanager
 def unlogged(connection: Connection, value: bytes) -> Iterator[int]:
-    """Within the block statements of this transaction read `value` as `lo_get(oid)`; nobody else ever can.
+    """Let statements of this transaction read `value` as `lo_get(oid)` within the block; no other session ever can.
 
-    Not for keys: what is in a transaction is in the write-ahead log as well, and in each copy of that.
+    Do not use it for keys: what a transaction writes is in the write-ahead log too, and in each copy of that.
     """
     oid: int = connection.execute(_MAKE).scalar_one()
     driver: Any = connection.connection.driver_connection

@@ -1,7 +1,7 @@
-"""One tenant's policies, carried out in batches: personal data scrubbed, old rows deleted.
+"""Carry out one tenant's policies in batches: scrub personal data, delete old rows.
 
 Each batch is a transaction with its own row in maintenance_audit, and it changes only rows that still need it. So
-whatever ends a run, what it committed is done and audited, and the next run does the rest.
+however a run ends, its committed batches are done and audited, and the next run does the rest.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from app.db.unlogged import unlogged
 
 Kind = Literal["scrub_pii", "apply_retention"]
 
-#: How long a second run for the same tenant waits for the first. Longer than a batch: what is still busy after a
-#: kill -9 is the dead process's last batch, and the run that takes over must not think that somebody does its work.
+#: How long a second run for the same tenant waits for the first. Longer than a batch: after a kill -9 the dead
+#: process's last batch may still be running, and the run that takes over must not assume that another run does its
+#: work.
 WAIT_FOR_OTHER_RUN_MS = 5_000
 
 _RETENTION = text("""
@@ -58,7 +59,7 @@ _PII = text("""
     WHERE tenant_id = :tenant_id AND enabled
     ORDER BY table_name, column_name
 """)
-#: now() is when the batch's transaction began.
+#: now() is the time at which the batch's transaction began.
 _AUDIT = text("""
     INSERT INTO public.maintenance_audit (
         tenant_id, task_id, correlation_id, kind, table_name, column_name, action, cutoff, dry_run,
@@ -71,11 +72,13 @@ _AUDIT = text("""
 
 
 class UnknownTargetError(LoggableError, ValueError):
-    """A policy names a table, column or action that this version may not touch. Permanent; nothing was changed."""
+    """A policy names a table, column or action that this version may not change. Permanent; nothing was changed."""
 
 
 class PolicyOutcome(BaseModel):
-    """What one policy did, or would do: `rows_matched` less `rows_changed` were locked by others, or a dry run."""
+    """What one policy did, or would do. `rows_matched` minus `rows_changed` rows were locked by others, or it was a dry
+    run.
+    """
 
     table: str
     column: str | None
@@ -86,7 +89,7 @@ class PolicyOutcome(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What a run did. `skipped`: another run of the same kind for the same tenant was at work, and goes on."""
+    """What a run did. `skipped`: another run of the same kind for the same tenant was at work, and continues."""
 
     dry_run: bool
     skipped: bool = False
@@ -122,7 +125,9 @@ class Job:
     scrub: Scrub | None
 
     def due(self, tenant_id: UUID) -> ColumnElement[bool]:
-        """The rows. The tenant is named although row-level security says it too: a superuser is not bound by that."""
+        """Select the due rows. The condition names the tenant although row-level security does too: that does not bind
+        a superuser.
+        """
         condition = (self.target.table.c.tenant_id == tenant_id) & (self.target.aged_by < self.cutoff)
         return condition & self.scrub.needed if self.scrub else condition
 
@@ -135,7 +140,7 @@ def perform(engine: Engine, run: Run) -> Outcome:
 
     Raises:
         UnknownTargetError, HashKeyMissingError: a policy cannot be carried out; none was.
-        sqlalchemy.exc.DBAPIError: the run ended in the middle; another continues.
+        sqlalchemy.exc.DBAPIError: the run ended in the middle; the next one continues.
     """
     with (
         engine.connect() as connection,
@@ -187,7 +192,7 @@ def _carry_out(connection: Connection, run: Run, job: Job) -> PolicyOutcome:
 
 
 def _batches(connection: Connection, run: Run, job: Job) -> Iterator[int]:
-    """Change a batch, commit, yield its size; until nothing is left that is not locked."""
+    """Change a batch, commit, yield its size; repeat until only locked rows are left."""
     after = None
     rows = run.batch_size
     while rows == run.batch_size:
@@ -202,10 +207,10 @@ def _batches(connection: Connection, run: Run, job: Job) -> Iterator[int]:
 
 
 def _change(connection: Connection, run: Run, job: Job, after: tuple[datetime, int] | None) -> Sequence[Row[Any]]:
-    """Change one batch, the oldest due rows after `after`; its rows, with `at` and `id`.
+    """Change one batch, the oldest due rows after `after`; return its rows, with `at` and `id`.
 
-    The position spares each batch the walk over what the batches before it scrubbed or deleted. What becomes due
-    before it in the meantime is the next run's.
+    The position saves each batch from reading the rows that earlier batches scrubbed or deleted. The next run handles
+    rows that become due before the position in the meantime.
     """
     table, at = job.target.table, job.target.aged_by
     due = select(table.c.id).where(job.due(run.tenant_id)).order_by(at, table.c.id).limit(run.batch_size)
@@ -225,7 +230,7 @@ def _change(connection: Connection, run: Run, job: Job, after: tuple[datetime, i
 
 
 def _replace(connection: Connection, run: Run, target: Column[Any], values: Mapping[int, str]) -> None:
-    """Give rows, by their ids, each its own value; the values are in no statement."""
+    """Give each row, by its id, its own value; no statement contains the values."""
     pairs = json.dumps([{"id": number, "value": value} for number, value in values.items()])
     with unlogged(connection, pairs.encode()) as oid:
         sent = cast(func.convert_from(func.lo_get(oid), "UTF8"), JSONB)

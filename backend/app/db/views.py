@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Engine, text
 from app.core.errors import LoggableError
 from app.db.advisory import set_lock_timeout, try_transaction_lock
 
-#: CONCURRENTLY lets readers go on, but waits for other writers of the view (VACUUM, DDL).
+#: CONCURRENTLY does not block readers, but waits for other writers of the view (VACUUM, DDL).
 LOCK_TIMEOUT_MS = 5_000
 SKIPPED = "skipped: already running"
 
-#: The row-level security policy of a view's source opens to the view's owner while this setting names the view: under
-#: FORCE ROW LEVEL SECURITY the view would come out empty otherwise (docs/decisions/0004).
+#: While this setting names the view, the row-level security policy of the view's source admits the view's owner.
+#: Without it the view would be empty under FORCE ROW LEVEL SECURITY (docs/decisions/0004).
 _SAY_WHICH = text("SELECT set_config('app.refreshing_view', :view, true)")
 _POPULATED = text("SELECT ispopulated FROM pg_matviews WHERE schemaname = 'public' AND matviewname = :view")
 _REFRESH = sql.SQL("REFRESH MATERIALIZED VIEW {}")
@@ -26,11 +26,11 @@ _REFRESH_CONCURRENTLY = sql.SQL("REFRESH MATERIALIZED VIEW CONCURRENTLY {}")
 
 
 class UnknownViewError(LoggableError, ValueError):
-    """The name is not one that may be refreshed, or the database has no such view. Permanent."""
+    """The view may not be refreshed, or does not exist in the database. Permanent."""
 
 
 class ViewRefresh(BaseModel):
-    """What became of one view: `refreshed` or `skipped: already running`, and how long it took."""
+    """The outcome for one view, `refreshed` or `skipped: already running`, and how long it took."""
 
     view: str
     status: str
@@ -39,7 +39,7 @@ class ViewRefresh(BaseModel):
 
 
 def choose(view: str | None, allowed: Collection[str]) -> list[str]:
-    """The views to refresh: `view`, or all that are allowed, in the order of their names.
+    """The views to refresh: `view`, or all allowed ones in the order of their names.
 
     Raises:
         UnknownViewError: `view` is not allowed. The message does not repeat it.
@@ -53,14 +53,14 @@ def choose(view: str | None, allowed: Collection[str]) -> list[str]:
 
 
 def refresh(engine: Engine, view: str) -> ViewRefresh:
-    """Refresh `public.view` in a transaction of its own, without stopping its readers.
+    """Refresh `public.view` in its own transaction, without blocking its readers.
 
     The view needs a unique index on plain columns. A view that was never populated is refreshed without CONCURRENTLY,
-    which PostgreSQL demands. While somebody else refreshes the same view, it is skipped.
+    as PostgreSQL requires. While another session refreshes the same view, it is skipped.
 
     Raises:
         UnknownViewError: the database has no such materialized view.
-        sqlalchemy.exc.DBAPIError: the role does not own it, another session kept it locked, and the like.
+        sqlalchemy.exc.DBAPIError: the role does not own it, another session kept it locked, and similar errors.
     """
     begun = time.monotonic()
     with engine.begin() as connection:

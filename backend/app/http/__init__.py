@@ -1,1 +1,1 @@
-"""The HTTP front: people and services give work to the workers, and see what became of it."""
+"""The HTTP front: people and services submit tasks to the workers, and see their results."""

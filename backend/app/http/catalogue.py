@@ -1,4 +1,4 @@
-"""Which tasks may be submitted over HTTP, and what a submission of each looks like."""
+"""Which tasks may be submitted over HTTP, and the form of their submissions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 class Submission(BaseModel):
-    """What all submissions share."""
+    """The fields that all submissions share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +28,7 @@ class Submission(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _whole_numbers(cls, body: Any) -> Any:
-        """JSON has one kind of number: for its schema 2.0 is an integer. The payloads are strict, and want an int."""
+        """JSON has one kind of number: for its schema 2.0 is an integer. The payloads are strict and require an int."""
         return _whole(body)
 
     def arguments(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _whole(value: Any) -> Any:
 
 
 class PingSubmission(Submission):
-    """Nothing but an answer is wanted."""
+    """For `app.tasks.housekeeping.ping`, which takes no arguments."""
 
 
 class _LlmSubmission(Submission):
@@ -86,36 +86,38 @@ class MaintenanceSubmission(Submission):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A task on the list."""
+    """A task that may be submitted."""
 
     name: str
     submission: type[Submission]
 
     @property
     def task(self) -> Any:
-        """Celery's. Not what `shared_task` gave: in a thread of ours that would be a task of another application."""
+        """Celery's task. Not the object that `shared_task` returned: in a thread of ours that would be a task of
+        another application.
+        """
         return celery_app.tasks[self.name]
 
     @property
     def summary(self) -> str:
-        """What it does, in a line."""
+        """What it does, in one line."""
         return str(self.task.__doc__ or self.name).strip().splitlines()[0]
 
     @property
     def described(self) -> dict[str, Any]:
-        """The body of its requests for the OpenAPI document, which has `schemas()` beside it."""
+        """The request body for the OpenAPI document, which also contains `schemas()`."""
         schema = {"$ref": _REFERENCE.format(model=self.submission.__name__)}
         return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def schemas() -> dict[str, Any]:
-    """The schemas of all submissions and of what is in them, by name."""
+    """The schemas of all submissions and of the models in them, by name."""
     pairs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind.submission, "validation") for kind in KINDS]
     found: dict[str, Any] = models_json_schema(pairs, ref_template=_REFERENCE)[1]["$defs"]
     return found
 
 
-#: What is not here cannot be submitted. The refresh of materialized views is not any tenant's to order.
+#: Only these tasks can be submitted. No tenant may request the refresh of materialized views.
 KINDS = (
     Kind("app.tasks.housekeeping.ping", PingSubmission),
     Kind("app.tasks.llm.routing", RoutingSubmission),

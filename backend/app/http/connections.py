@@ -1,9 +1,8 @@
-"""Connections of clients that are slow, or many: how many there are, and how long each may take.
+"""Limits on the connections of slow clients and of many clients: how many there are, and how long each may take.
 
-uvicorn closes a connection that is idle between two requests, and waits without end for the rest of headers, for the
-first byte, and for a client that does not read. Here each connection without a request at work has a time by which the
-headers of one must be complete; and where there is no room for a new one, the one that has had that time for longest
-makes it.
+uvicorn closes a connection that is idle between two requests, but waits without limit for the first byte, for the rest
+of the headers, and for a client that does not read. Here each connection without a request at work must complete the
+headers of one by a deadline. Where there is no room for a new connection, the one that has waited longest is closed.
 """
 
 from __future__ import annotations
@@ -25,15 +24,14 @@ from app.observability.repeated import Repeated
 logger = logging.getLogger(__name__)
 logger.addFilter(Repeated())
 
-#: Connections that are accepted at a time. Each has taken a descriptor before it can be refused.
+#: Connections that are accepted at a time. Each uses a descriptor before it can be refused.
 BACKLOG = 128
-#: Descriptors for everything else: listening sockets, logs, the broker's connections, the health checks'.
+#: Descriptors for everything else: listening sockets, logs, the broker's connections, the health checks' connections.
 OTHER_FILES = 64
-#: Bytes of one read, which are parsed before anybody is asked for a key: a body in chunks of a byte each takes 15 us a
-#: byte.
+#: Bytes of one read, which are parsed before the key is checked: a body in chunks of one byte each takes 15 us a byte.
 READ_BYTES = 16_384
-#: Bytes around the content of a body: lengths of chunks, what stands behind them, trailers. A MB in chunks of 1 kB has
-#: 8 kB of them.
+#: Bytes around the content of a body: lengths of chunks and their extensions, trailers. A MB in chunks of 1 kB has 8 kB
+#: of them.
 MOST_AROUND = 32_768
 
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -41,12 +39,12 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 
 
 
 def limit(receive: Receive, settings: Settings) -> None:
-    """Tell the server that starts an application to serve its connections as is said here.
+    """Make the server that starts an application serve its connections with these limits.
 
     Args:
-        receive: what the server has handed over with the scope `lifespan`. It is the only way from an application to
-            the uvicorn that runs it, whichever command that was; and uvicorn listens when the application has started,
-            and asks its configuration for each connection what to make of it.
+        receive: the function that the server passed with the scope `lifespan`. It is the only way from an application
+            to the uvicorn that runs it, for every command line. uvicorn listens only after the application has started,
+            and then asks its configuration for the protocol of each connection.
     """
     config: Any = getattr(getattr(receive, "__self__", None), "config", None)
     if not hasattr(config, "http_protocol_class"):
@@ -74,7 +72,7 @@ def limited(settings: Settings) -> type[H11Protocol]:
 
 
 class Connection(H11Protocol):
-    """One of them."""
+    """One connection."""
 
     limits: Settings
     most_connections: int
@@ -92,7 +90,7 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether it has a time by which a request must have come."""
+        """Whether it has a deadline for its next request."""
         return self._request_due is not None and not self._request_due.cancelled()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -125,11 +123,11 @@ class Connection(H11Protocol):
         if self.at_work and self.cycle is not before:
             self._cancel(self._request_due)
             self._around = 0
-            # Until the application asks for the body, nothing more of it is taken in.
+            # Read no more of the body until the application asks for it.
             self.flow.pause_reading()
 
     def on_response_complete(self) -> None:
-        # Also where the connection is closed now: a client that reads nothing would keep it open.
+        # Also where the connection is being closed: a client that reads nothing would keep it open.
         self._await_request(self.timeout_keep_alive + self.limits.web_header_timeout)
         super().on_response_complete()
 
@@ -146,7 +144,7 @@ class Connection(H11Protocol):
         self._request_due = self.loop.call_later(seconds, self._give_up)
 
     def _give_up(self) -> None:
-        """No request has come in time, or what was answered to the last was not read."""
+        """No request arrived in time, or the client did not read the last answer."""
         if self.transport.is_closing():
             self.transport.abort()
         else:
@@ -165,7 +163,7 @@ class Connection(H11Protocol):
         self._read_due = self.loop.call_later(self.limits.web_write_timeout, look)
 
     def _make_room(self, present: Collection[Any], most: int) -> None:
-        """Close one connection if they are more than `most` with this one."""
+        """Close one connection if there are more than `most` with this one."""
         if len(present) <= most:
             return
         logger.warning("a connection is closed to make room: %d are served at most", most)

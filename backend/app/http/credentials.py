@@ -1,4 +1,4 @@
-"""Whose request it is: an API key, presented as a bearer token. The tenant comes from it and from nowhere else."""
+"""Who makes a request: an API key, presented as a bearer token. Only the key determines the tenant."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="tasks"'}
 _bearer = HTTPBearer(scheme_name="ApiKey", description="A key that `./dev keys issue` has shown.", auto_error=False)
 
 
-#: Seconds for which it is believed that a key may send a body. Whether it may do anything is asked each time.
+#: Seconds for which a key that was valid may send a body. Each transaction still checks whether it may do anything.
 FRESH_S = 10.0
-#: Keys that are remembered.
+#: The number of keys that are remembered.
 MOST_KNOWN = 10_000
 
 
@@ -48,17 +48,17 @@ def _presented(credentials: Annotated[HTTPAuthorizationCredentials | None, Depen
 
 
 class KnownKeys:
-    """Tells whose a key is before the body of its request is read. For one thread: that of the event loop."""
+    """Finds the tenant of a key before the body of its request is read. Use it in one thread only: the event loop's."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[UUID, float]] = {}
         self._asked: dict[bytes, asyncio.Future[UUID]] = {}
 
     async def tenant_of(self, authorization: str | None) -> UUID:
-        """The tenant of a header `Authorization`.
+        """Return the tenant of an `Authorization` header.
 
         Raises:
-            Problem: 401; there is no key in it, or no valid one.
+            Problem: 401; the header has no key, or no valid one.
         """
         scheme, value = get_authorization_scheme_param(authorization)
         key = _checked(value if scheme.lower() == "bearer" else None)
@@ -66,7 +66,7 @@ class KnownKeys:
         tenant_id, until = self._known.get(digest, (None, 0.0))
         if tenant_id is not None and time.monotonic() < until:
             return tenant_id
-        if digest not in self._asked:  # a thousand requests with one key ask once
+        if digest not in self._asked:  # a thousand requests with one key ask the database once
             self._asked[digest] = asyncio.ensure_future(run_in_threadpool(_tenant_of, key))
             self._asked[digest].add_done_callback(lambda _: self._asked.pop(digest))
         tenant_id = await asyncio.shield(self._asked[digest])
@@ -81,16 +81,16 @@ def _tenant_of(key: str) -> UUID:
         return tenant_id
 
 
-#: A parameter of a route: the key as it was presented, not yet looked at.
+#: A parameter of a route: the key as it was presented, not yet checked.
 PresentedKey = Annotated[str, Depends(_presented)]
 
 
 @contextmanager
 def tenant_transaction(key: str) -> Iterator[tuple[Connection, UUID]]:
-    """A transaction of the tenant whose key it is, and which tenant that is. Commits unless the block fails.
+    """Yield a transaction of the key's tenant, and the tenant. It commits unless the block fails.
 
     Raises:
-        Problem: 401; the key is no valid one.
+        Problem: 401; the key is not valid.
     """
     with get_engine().begin() as connection:
         record = api_keys.authenticate(connection, key)

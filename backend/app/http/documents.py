@@ -1,4 +1,4 @@
-"""JSON of a sender, within limits that are looked at before anything is made of it."""
+"""A sender's JSON, within limits that are checked before it is parsed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 from app.http.problems import Problem
 
-# A string that is not closed goes to the end: else each quote in it would be tried as a beginning, in quadratic time.
+# A string that is not closed extends to the end. Otherwise each quote in it would be tried as a beginning, in quadratic
+# time.
 _TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _OPENING, _CLOSING, _COMMA = frozenset(b"[{"), frozenset(b"]}"), ord(",")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a document may have.
+    """The limits of a document.
 
     Attributes:
-        levels: of objects and arrays in each other.
+        levels: of nested objects and arrays.
         members: of all objects and arrays together; an empty one counts as one.
     """
 
@@ -27,9 +28,10 @@ class Limits:
     members: int
 
     def exceeded(self, document: bytes) -> str | None:
-        """Which of them a JSON text exceeds. It is read up to there, and nothing is made of it: a parser would recurse,
-        and keep 90,000 members of a body of 1 MB (with what is wrong about each, 580 MB) to be told that they are too
-        many."""
+        """Name the limit that a JSON text exceeds. The text is scanned up to that point and not parsed: a parser would
+        recurse, and would keep 90,000 members of a body of 1 MB (with an error about each, 580 MB) only to report that
+        they are too many.
+        """
         level = members = 0
         for token in _TOKENS.finditer(document):
             sign = document[token.start()]
@@ -48,12 +50,12 @@ class Limits:
 
 
 def parse(document: bytes, limits: Limits) -> Any:
-    """The content of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        Problem: 400; it is no JSON, or exceeds a limit.
+        Problem: 400; it is not JSON, or exceeds a limit.
     """
-    # json would read the other encodings too, and what looks like a quote in them need not be one.
+    # json accepts the other encodings too, in which a byte that looks like a quote need not be one.
     if json.detect_encoding(document) not in ("utf-8", "utf-8-sig"):
         raise Problem(400, "malformed-json", "the body is not UTF-8, as JSON is")
     exceeded = limits.exceeded(document)

@@ -1,4 +1,4 @@
-"""Around every request: a correlation id, limits, a line in the log, and an answer whatever happens."""
+"""Around every request: a correlation id, limits, a log line, and an answer in every case."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.tasks.context import check_correlation_id
 logger = logging.getLogger(__name__)
 
 CORRELATION_HEADER = "X-Correlation-ID"
-#: Bytes of the form that the page at `/` sends: a key, which is looked at when all of it is there.
+#: Bytes of the form that the page at `/` sends: a key, which is checked when the form is complete.
 LONGEST_FORM = 4_096
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -58,7 +58,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # uvicorn would read a body that nobody wants, for as long as it comes, to get to the next request.
+                # Otherwise uvicorn would read an unwanted body to its end in order to reach the next request.
                 _add_headers(message, correlation_id, close=has_body and not upload.whole)
             await send(message)
 
@@ -77,10 +77,10 @@ class Guard:
                 _log(scope, status, begun)
 
     def _check(self, scope: Scope, headers: Headers, refused: Problem | None) -> None:
-        """Raises a `Problem` for what is refused whatever it asks for."""
+        """Raise a `Problem` for a request that is refused for every route."""
         if refused is not None:
             raise refused
-        # Two lengths, or one that HTTP/1.0 does not know: a proxy in front may have taken the other (RFC 9112, 6.1).
+        # Two lengths, or one that HTTP/1.0 does not define: a proxy in front may have used the other (RFC 9112, 6.1).
         if "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0"):
             raise Problem(400, "ambiguous-length", "the request says in two ways how long its body is")
         host = headers.get("host")  # HTTP/1.0 has none
@@ -88,7 +88,7 @@ class Guard:
             raise Problem(421, "other-host", "this server is not reached under this name; WEB_ALLOWED_HOSTS has those")
 
     async def _read(self, path: str, headers: Headers, upload: Upload) -> None:
-        """Receive the body, where one is asked for, and only of who has a key."""
+        """Receive the body, where the route takes one, and only from a client with a valid key."""
         declared = headers.get("content-length", "")
         if path == "/":
             await upload.read(None, LONGEST_FORM, declared=declared)
@@ -97,11 +97,12 @@ class Guard:
 
 
 async def _refuse(problem: Problem, headers: Headers, upload: Upload, send: Send) -> None:
-    """Answer, also while the client still sends."""
+    """Answer, even while the client still sends."""
     response = problem.response()
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    # In chunks of a byte each a body takes 15 us a byte to read; and who has asked whether to send it, will not.
+    # A body in chunks of one byte each takes 15 us a byte to read; and a client that sent "Expect" will not send the
+    # body.
     if "content-length" in headers and "expect" not in headers:
         await upload.discard()
     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -109,7 +110,7 @@ async def _refuse(problem: Problem, headers: Headers, upload: Upload, send: Send
 
 def _add_headers(message: MutableMapping[str, Any], correlation_id: str, *, close: bool) -> None:
     headers = MutableHeaders(scope=message)
-    # Latin-1 is what a header can hold.
+    # A header can contain Latin-1 only.
     headers[CORRELATION_HEADER] = correlation_id.encode("latin-1", "replace").decode("latin-1")
     headers.setdefault("Cache-Control", "no-store")
     headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -118,7 +119,7 @@ def _add_headers(message: MutableMapping[str, Any], correlation_id: str, *, clos
 
 
 def _log(scope: Scope, status: int | None, begun: float) -> None:
-    # The route and not the path, which is the sender's text.
+    # The route and not the path, because the path is the sender's text.
     path = getattr(scope.get("route"), "path", None) or "…"
     fields = {"http_status": status, "duration_ms": round((time.monotonic() - begun) * 1000, 1)}
     logger.info("%s %s", scope["method"] if scope["method"].isalpha() else "…", path, extra=fields)

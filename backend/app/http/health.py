@@ -11,12 +11,12 @@ from app.observability.health import CHECKS, HealthMonitor
 
 
 def router(monitor: HealthMonitor) -> APIRouter:
-    """The routes; `monitor` looks in the background, and a probe never waits for the database."""
+    """Create the routes. `monitor` checks in the background, so a probe never waits for the database."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health", operation_id="health", responses={503: {"description": "A check failed."}})
     async def health() -> JSONResponse:
-        """Whether broker, database and schema can be used, and when that was last looked at."""
+        """Whether broker, database and schema can be used, and when each was last checked."""
         checks: dict[str, dict[str, Any]] = {name: monitor.result(name) for name in sorted(CHECKS)}
         well = all(check["status"] == "ok" for check in checks.values())
         summary = {name: check["status"] for name, check in checks.items()}
@@ -25,7 +25,7 @@ def router(monitor: HealthMonitor) -> APIRouter:
 
     @routes.get("/livez", operation_id="livez")
     async def livez() -> JSONResponse:
-        """Whether the process answers: what only a restart would cure."""
+        """Whether the process answers: fails only where a restart would help."""
         return JSONResponse({"status": "ok"})
 
     return routes

@@ -1,7 +1,7 @@
-"""Which names a request may ask for.
+"""Which host names a request may use.
 
-Somebody may let the name of his own page point here (DNS rebinding). For a browser that page and this server are then
-one origin, and the Host of its requests is all that tells them apart.
+An attacker may let the name of his own page resolve to this address (DNS rebinding). A browser then treats that page
+and this server as one origin, and only the Host header of its requests distinguishes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?", re.A
 
 
 class AllowedHosts:
-    """The names of WEB_ALLOWED_HOSTS, that of this machine, and every address: only names can be made to point here."""
+    """The names of WEB_ALLOWED_HOSTS, this machine's name, and every address: DNS rebinding needs a name."""
 
     def __init__(self, names: Collection[str]) -> None:
         wanted = {name.lower().rstrip(".") for name in names}

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`, as draft-ietf-httpapi-idempotency-key-header has it: a submission that is sent twice is one."""
+"""`Idempotency-Key`, as in draft-ietf-httpapi-idempotency-key-header: a submission that is sent twice runs once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from app.http.problems import Problem
 
 LONGEST = 255
 
-#: RFC 8941, 3.3.3: a string in quotes. Many clients leave the quotes out, which for a plain word says the same.
+#: RFC 8941, 3.3.3: a string in quotes. Many clients omit the quotes, which for a plain word has the same meaning.
 _STRING = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"', re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._~:/+=-]+", re.ASCII)
-#: The same for JSON Schema, without the escapes, which nobody needs.
+#: The same for JSON Schema, without escapes, which no client needs.
 PATTERN = r'^("[ !#-\[\]-~]{1,255}"|[A-Za-z0-9._~:/+=-]{1,255})$'
 
 
 def parse(header: str | None, *, required: bool) -> str | None:
-    """The key that a client has chosen, or None.
+    """Return the client's key, or None.
 
     Raises:
-        Problem: 400; there must be one, or it is not well formed.
+        Problem: 400; a key is required, or it is malformed.
     """
     if header is None:
         if required:
@@ -40,6 +40,6 @@ def parse(header: str | None, *, required: bool) -> str | None:
 
 
 def fingerprint(name: str, submission: BaseModel) -> bytes:
-    """What tells two submissions apart: the task, and what is asked of it, however its JSON was written."""
+    """A hash that identifies a submission: the task and its arguments, independent of how the JSON was written."""
     content = submission.model_dump(mode="json", exclude={"tenant_id"})
     return hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).digest()

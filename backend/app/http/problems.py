@@ -1,4 +1,4 @@
-"""Errors, all in one form: RFC 9457 `application/problem+json` with a correlation id. No text quotes a value."""
+"""Errors in one form: RFC 9457 `application/problem+json` with a correlation id. No text quotes a value."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from celery_postgres import NotPublishedError
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-#: Seconds after which a client may try again what failed for want of a database.
+#: Seconds after which a client may repeat a request that failed because of the database.
 RETRY_AFTER_S = 2
 
-#: So many fields are named that do not fit; a body may have a hundred thousand.
+#: The number of invalid fields that an answer names; a body may have a hundred thousand.
 MOST_ERRORS = 50
 
 #: The schema in the OpenAPI document.
@@ -96,12 +96,12 @@ class Problem(Exception):  # noqa: N818
 
 
 def unavailable(detail: str, code: str = "unavailable", retry_after_s: int = RETRY_AFTER_S) -> Problem:
-    """503, and when to come back."""
+    """503, with the time after which to try again."""
     return Problem(503, code, detail, headers={"Retry-After": str(retry_after_s)})
 
 
 def of(error: Exception) -> Problem:
-    """The answer to an error that nobody has foreseen; it is logged here, as far as it may be shown."""
+    """Answer an unforeseen error, and log as much of it as may be shown."""
     if isinstance(error, Problem):
         return error
     passing = (
@@ -117,8 +117,9 @@ def of(error: Exception) -> Problem:
 
 
 def install(app: FastAPI, known_names: frozenset[str]) -> None:
-    """Let every error of `app` be answered in this form. `known_names`: fields that may be named; others are text of
-    the sender."""
+    """Make `app` answer every error in this form. `known_names`: fields that may be named; other names are the sender's
+    text.
+    """
 
     async def on_problem(_: Request, error: Exception) -> Response:
         return of(error).response()
@@ -133,7 +134,7 @@ def install(app: FastAPI, known_names: frozenset[str]) -> None:
         code = status.phrase.lower().replace(" ", "-")
         headers = dict(error.headers or {})
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            # What is not in the document is told by Starlette.
+            # Starlette lists the methods of routes that are not in the document.
             allowed = _allowed(app, request.url.path) or sorted(headers.get("Allow", "").split(", "))
             headers["Allow"] = ", ".join(allowed)
         return Problem(status, code, status.description or status.phrase, headers=headers).response()
@@ -145,9 +146,9 @@ def install(app: FastAPI, known_names: frozenset[str]) -> None:
 
 
 def _allowed(app: FastAPI, path: str) -> list[str]:
-    """Of all routes of the path, and not only of the first, which is all that Starlette looks at."""
+    """The methods of all routes of the path; Starlette considers only the first route."""
     document = app.openapi()["paths"]
-    # The names of tasks are paths of their own within that of all tasks, and come before it, as in OpenAPI.
+    # The paths of single tasks also match the path of all tasks; as in OpenAPI, they take precedence.
     found = (
         [path]
         if path in document
@@ -157,14 +158,14 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
 
 
 def field_names(model: type[BaseModel]) -> frozenset[str]:
-    """The names of a model's fields and of those of the models in it."""
+    """The names of a model's fields and of the fields of the models in it."""
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
     return frozenset(name for part in parts for name in part.get("properties", {}))
 
 
 def invalid(found: Sequence[Mapping[str, Any]], known_names: Collection[str]) -> Problem:
-    """What does not fit its schema, from pydantic's errors; the first `MOST_ERRORS` are told."""
+    """The fields that do not fit the schema, from pydantic's errors; the first `MOST_ERRORS` of them."""
     errors = [
         {"location": _location(one["loc"], known_names), "rule": _rule(one["type"], one.get("ctx"))}
         for one in found[:MOST_ERRORS]

@@ -1,4 +1,4 @@
-"""A limit for all, and below it one for each tenant, so that no tenant can take everything."""
+"""A limit in total, and a lower one per tenant, so that no tenant can use up everything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RETRY_AFTER_S = 5
 
 
 def refuse(what: str, code: str, *, of_tenant: bool) -> Problem:
-    """The answer to a tenant that has used up its own share (429), or to any where all is used up (503)."""
+    """The answer to a tenant that has used up its own share (429), or to any tenant when the total is used up (503)."""
     if not of_tenant:
         return unavailable(f"this server has no room for more {what}", f"{code}-full", RETRY_AFTER_S)
     return Problem(
@@ -23,7 +23,7 @@ def refuse(what: str, code: str, *, of_tenant: bool) -> Problem:
 
 
 class Shares:
-    """How much of something is in use. For one thread: that of the event loop.
+    """How much of something is in use. Use it in one thread only: the event loop's.
 
     Args:
         what: for people, in the plural.
@@ -50,7 +50,7 @@ class Shares:
         self._used[tenant_id] += amount
 
     def give_back(self, tenant_id: UUID, amount: int = 1) -> None:
-        """No longer use `amount`, which was taken."""
+        """Return `amount`, which was taken."""
         self._all -= amount
         self._used[tenant_id] -= amount
         if not self._used[tenant_id]:

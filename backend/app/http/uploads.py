@@ -1,4 +1,4 @@
-"""The bodies of requests: bounded each, and together."""
+"""The bodies of requests: a limit for each, and for all together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from app.core.settings import Settings
 from app.http.problems import Problem
 from app.http.shares import Shares
 
-#: What uvicorn may hold of a body that is not asked for: it counts for each, however little has come.
+#: What uvicorn may buffer of a body that nothing reads; it counts for each body, however little has arrived.
 PIECE = 65_536
-#: A client that is refused while it still sends may see a broken connection in the place of the answer. So the rest is
-#: read and thrown away, up to this many times the limit, for so many seconds, and of so many clients at a time.
+#: A client that is refused while it still sends may see a broken connection instead of the answer. So the rest is read
+#: and discarded: up to this many times the limit, for this many seconds, and for this many clients at a time.
 SWALLOWED, SWALLOW_S, MOST_SWALLOWING = 4, 3.0, 16
 
 
@@ -38,7 +38,7 @@ class Upload:
     """The body of one request.
 
     Attributes:
-        whole: whether its end has come.
+        whole: whether it is complete.
     """
 
     def __init__(self, uploads: Uploads, receive: Receive) -> None:
@@ -50,10 +50,10 @@ class Upload:
         self.whole = False
 
     async def read(self, tenant_id: UUID | None, longest: int | None = None, declared: str = "") -> None:
-        """Receive all of it, for `receive` to give to the application.
+        """Receive the whole body, so that `receive` can pass it to the application.
 
         Args:
-            tenant_id: whose share it uses; None: nobody's, where `longest` is a few bytes.
+            tenant_id: the tenant whose share it uses; None for no tenant, where `longest` is a few bytes.
             longest: bytes, if fewer than the settings allow.
             declared: the header Content-Length.
 
@@ -79,14 +79,14 @@ class Upload:
         self._content = bytes(body)
 
     async def receive(self) -> Message:
-        """As ASGI's: the whole body at first, if it was read."""
+        """As ASGI's `receive`: the whole body first, if it was read."""
         if self._content is None:
             return await self._receive()
         content, self._content = self._content, None
         return {"type": "http.request", "body": content, "more_body": False}
 
     async def discard(self) -> None:
-        """Receive the rest for nothing, as far as there is time for that."""
+        """Receive and discard the rest, within the limits."""
         if self._uploads.swallowing >= MOST_SWALLOWING:
             return
         came = 0
@@ -100,7 +100,7 @@ class Upload:
             self._uploads.swallowing -= 1
 
     def close(self) -> None:
-        """Its bytes are nowhere any more."""
+        """Release its bytes."""
         if self._tenant_id is not None:
             self._uploads.in_flight.give_back(self._tenant_id, self._taken)
             self._tenant_id = None
@@ -108,7 +108,7 @@ class Upload:
     async def _piece(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            # What came may be JSON by itself. Nobody hears this answer; the log has it.
+            # The part that arrived may be valid JSON by itself. No client receives this answer; the log has it.
             raise Problem(400, "incomplete", "the client left before the end of the body")
         self.whole = not message.get("more_body", False)
         piece: bytes = message.get("body", b"")

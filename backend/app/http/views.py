@@ -17,17 +17,17 @@ from celery_postgres import operations
 
 logger = logging.getLogger(__name__)
 
-#: Of 4,300 decimal digits, which are as many as Python itself converts.
+#: The size of 4,300 decimal digits, the most that Python itself converts.
 LONGEST_INTEGER_BITS = 14_284
-#: Of the name of an exception.
+#: The length of an exception's name.
 LONGEST_NAME = 200
 
-#: In UTC, whatever zone the database's session is in.
+#: In UTC, whatever the time zone of the database's session.
 Moment = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
 class TaskError(BaseModel):
-    """Why a task failed. `message` only where the kind of error promises to quote nothing."""
+    """Why a task failed. `message` is set only where the kind of error promises to quote nothing."""
 
     type: str
     message: str | None = None
@@ -36,8 +36,8 @@ class TaskError(BaseModel):
 class Task(BaseModel):
     """A task of the tenant.
 
-    `state` is Celery's, or UNKNOWN: there is neither a message nor a result any more, because the result has expired
-    or the message has become a dead letter.
+    `state` is Celery's, or UNKNOWN: neither a message nor a result exists any more, because the result has expired or
+    the message was dead-lettered.
     """
 
     task_id: str
@@ -50,12 +50,12 @@ class Task(BaseModel):
     _written: str | None = PrivateAttr(None)
 
     def written(self) -> str:
-        """As JSON. A result, which may be long, is written once."""
+        """Encode as JSON. A result, which may be long, is encoded once."""
         return self._written or self.model_dump_json()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether its state is final."""
         return self.state in states.READY_STATES
 
 
@@ -70,14 +70,14 @@ class TaskSummary(BaseModel):
 
 
 class TaskPage(BaseModel):
-    """Tasks, the newest first. `next_cursor` is for the page after this one; null on the last."""
+    """Tasks, newest first. `next_cursor` leads to the next page; it is null on the last."""
 
     items: list[TaskSummary]
     next_cursor: str | None = None
 
 
 def task(found: Submitted) -> Task:
-    """`found` with its result or its error."""
+    """Return `found` with its result or its error."""
     shown = Task(
         task_id=found.task_id,
         name=found.name,
@@ -93,17 +93,17 @@ def task(found: Submitted) -> Task:
         told = {"result": value} if found.state == states.SUCCESS else {"error": _error(value)}
         whole = shown.model_copy(update=told)
         whole._written = whole.model_dump_json()
-    # What may not be read; bytes that are no text, half of a surrogate pair, 300 levels, a UUID without its number: the
-    # list has no end, and somebody else has written it.
+    # Unreadable values: bytes that are not text, half of a surrogate pair, 300 levels, a UUID without its number. The
+    # list has no end, and the writer is unknown.
     except Exception as error:
-        # Its words may quote the result, or name a class.
+        # The error's text may quote the result, or name a class.
         logger.error("the result of task %s cannot be shown: %s", found.task_id, type(error).__name__)  # noqa: TRY400
         return shown.model_copy(update={"error": TaskError(type="UnreadableResult")})
     return whole
 
 
 def summary(found: Submitted) -> TaskSummary:
-    """`found` for a list."""
+    """Return `found` for a list."""
     return TaskSummary(
         task_id=found.task_id,
         name=found.name,
@@ -118,9 +118,9 @@ def _done_at(found: Submitted) -> datetime | None:
 
 
 def _check_integers(value: Any) -> None:
-    """Raises `ValueError` for an integer that takes long to write.
+    """Raise `ValueError` for an integer that takes long to encode.
 
-    The time grows with the square of its length, and 200 kB take 4 s.
+    The time grows with the square of its length; 200 kB take 4 s.
     """
     left, seen = [value], set()
     while left:
@@ -136,7 +136,7 @@ def _check_integers(value: Any) -> None:
 
 
 def _error(value: Any) -> TaskError:
-    """From what Celery stores of an exception: names of a class and a module, and its arguments."""
+    """Build the error from what Celery stores of an exception: the names of a class and a module, and its arguments."""
     if not isinstance(value, Mapping):
         return TaskError(type="Unknown")
     name, module = str(value.get("exc_type")), str(value.get("exc_module"))
@@ -148,7 +148,7 @@ def _error(value: Any) -> TaskError:
 
 
 def _loggable() -> set[tuple[str, str]]:
-    """Modules and names of the errors that promise to quote nothing."""
+    """The modules and names of the errors that promise to quote nothing."""
     found, left = set(), [LoggableError]
     while left:
         kind = left.pop()

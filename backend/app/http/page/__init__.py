@@ -1,7 +1,7 @@
 """The page at `/`: queues, workers, and the tasks of the tenant whose API key is entered.
 
-Rendered here; the one script asks again every two seconds and works without being there. The key is in the form, and
-in the body of requests: never in a URL, a cookie or the browser's storage.
+The server renders it. Its one script asks again every two seconds, and the page works without it. The key is in the
+form and in the body of requests: never in a URL, a cookie or the browser's storage.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _HEADERS = {
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
-#: Tasks that are shown.
+#: The number of tasks that are shown.
 MOST = 20
-#: A sign before the word: the states can be told apart without colour.
+#: A sign before the word distinguishes the states without color.
 _SIGNS = {"SUCCESS": "✓", "FAILURE": "✗", "REVOKED": "⊘", "STARTED": "▶", "RETRY": "↻", "UNKNOWN": "?"}
 
 
@@ -45,7 +45,7 @@ def router() -> APIRouter:
     """The routes."""
     routes = APIRouter(include_in_schema=False)
 
-    # One route, so that who asks with another method is told of both.
+    # One route, so that an answer to another method names both.
     @routes.api_route("/", methods=["GET", "POST"])
     async def page(request: Request) -> Response:
         if request.method == "GET":
@@ -69,7 +69,7 @@ def router() -> APIRouter:
 
 
 def _entered(form: str) -> str:
-    """The key in what a browser sends; nothing where it is no such form."""
+    """The key in a browser's form; an empty text if the body is no such form."""
     try:
         return parse_qs(form, max_num_fields=5).get("key", [""])[0].strip()
     except ValueError:
