@@ -224,7 +224,7 @@ def _host_and_port(entry: str) -> tuple[str, str]:
 
 
 def _libpq_parameters(parameters: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The parameters that stay in the query: everything but the address, with asyncpg's names translated into libpq's."""
+    """The parameters that stay in the query: all but the address, with asyncpg's names translated into libpq's."""
     placed = {"host", "port", "user", "password", "dbname"}
     kept = {name: value for name, value in parameters if name not in placed | ASYNCPG_ONLY | {"ssl"}}
     ssl = dict(parameters).get("ssl")

@@ -1,4 +1,4 @@
-"""What must be true of the database before a worker serves tasks."""
+"""What must hold for the database before a worker serves tasks."""
 
 from __future__ import annotations
 
@@ -36,28 +36,29 @@ _LACKED = text("""
     ORDER BY min(wanted.place)
 """)
 _STANDBY = text("SELECT pg_is_in_recovery()")
-#: What a session's transactions begin with; a single one may be more careful, as those of a health check are.
+#: The setting with which a session's transactions begin. A single transaction may be more careful, as in a health
+#: check.
 _SET_READ_ONLY = text("SELECT current_setting('default_transaction_read_only')::boolean")
 _ROLE = text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
 _CURRENT_USER = text("SELECT current_user, quote_ident(current_user)")
 
 
 class DatabaseUnfit(LoggableError):  # noqa: N818
-    """The database answers but lacks something that waiting does not bring. One line that says what to do."""
+    """The database answers but lacks something that waiting does not bring. The message is one line with the remedy."""
 
 
 class DatabaseReadOnly(LoggableError):  # noqa: N818
-    """The database answers and takes no writes. One line that says why."""
+    """The database answers but takes no writes. The message is one line with the reason."""
 
 
 def check_database(settings: Settings) -> None:
     """Return if a worker may serve tasks on this database.
 
     Raises:
-        DatabaseUnfit: tables are missing, not on the search_path or closed to the role, or, in production, row-level
-            security does not bind the role.
-        DatabaseReadOnly: it takes no writes, now.
-        sqlalchemy.exc.DBAPIError: the database cannot be reached, now.
+        DatabaseUnfit: tables are missing, not on the search_path or not accessible to the role, or, in production, the
+            role bypasses row-level security.
+        DatabaseReadOnly: it takes no writes at the moment.
+        sqlalchemy.exc.DBAPIError: the database is unreachable at the moment.
     """
     engine = create_engine(settings.dsn.url(), poolclass=NullPool, connect_args=patience(settings))
     with engine.connect() as connection:
@@ -91,7 +92,7 @@ def check_database(settings: Settings) -> None:
 
 
 def check_writable(connection: Connection) -> None:
-    """Return if sessions that begin as this one did may write. Writes nothing itself.
+    """Return if sessions that begin as this one did may write. This function writes nothing.
 
     Raises:
         DatabaseReadOnly: they may not.
@@ -103,12 +104,12 @@ def check_writable(connection: Connection) -> None:
 
 
 def missing_tables(connection: Connection) -> list[str]:
-    """Which of the tables that Celery needs are not there."""
+    """The tables that Celery needs and that do not exist."""
     return list(connection.execute(_MISSING, {"names": list(WORKER_TABLES)}).scalars())
 
 
 def lacked_rights(connection: Connection) -> str | None:
-    """Which rights of a worker the current role has not, for people; None if it has them all."""
+    """The worker's rights that the current role lacks, as text for people; None if it has them all."""
     wanted = [(name, right) for name, rights in WORKER_TABLES.items() for right in rights]
     wanted += [(name, "USAGE") for name in WORKER_SEQUENCES] + [(name, "EXECUTE") for name in WORKER_FUNCTIONS]
     names, privileges = zip(*wanted, strict=True)
@@ -122,22 +123,22 @@ def _scripts() -> ScriptDirectory:
 
 
 def schema_head() -> str | None:
-    """The newest revision that this checkout knows."""
+    """The newest revision in this checkout."""
     return _scripts().get_current_head()
 
 
 def schema_is_behind(revision: str | None) -> bool:
     """Whether a database at `revision` lacks migrations of this checkout.
 
-    A revision that this checkout does not know is a newer one: in a rolling deploy the schema goes first, and the
-    workers of the old version must stay in service until they are replaced.
+    An unknown revision counts as newer: in a rolling deployment the schema changes first, and workers of the old
+    version must stay in service until they are replaced.
     """
     known = {script.revision for script in _scripts().walk_revisions()}
     return revision is None or (revision in known and revision != schema_head())
 
 
 def schema_revision(connection: Connection) -> str | None:
-    """The revision that the database is at; None if it was never migrated."""
+    """The database's revision; None if it was never migrated."""
     if connection.execute(text("SELECT to_regclass('public.alembic_version')")).scalar_one() is None:
         return None
     return connection.execute(text("SELECT version_num FROM public.alembic_version")).scalar_one_or_none()

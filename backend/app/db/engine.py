@@ -22,7 +22,7 @@ _engine: Engine | None = None
 
 
 def get_engine() -> Engine:
-    """The engine of this process, made at first use."""
+    """The engine of this process, created at first use."""
     global _engine
     with _lock:
         if _engine is None:
@@ -50,14 +50,14 @@ def patience(settings: Settings) -> dict[str, Any]:
 
 
 def build_engine(settings: Settings, **options: Any) -> Engine:
-    """An engine on `settings.dsn` whose transactions carry the tenant of the running task.
+    """Create an engine on `settings.dsn` whose transactions carry the tenant of the running task.
 
-    - Each transaction that begins while `tenant_id_var` is set makes that tenant its own (transaction-local).
-    - A connection that goes back to the pool is as new: no tenant, setting, temporary table or lock of the task that
-      had it reaches the next one, whoever set it and in whichever way.
-    - Parameters of statements never appear in its errors.
-    - A network that is gone ends a statement after some 10 s.
-    - Connections that may not write are not kept: they stay so when the database takes writes again.
+    - Each transaction that begins while `tenant_id_var` is set belongs to that tenant (transaction-local).
+    - A connection that returns to the pool is reset: no tenant, setting, temporary table or lock of one task reaches
+      the next.
+    - Its errors never contain the parameters of statements.
+    - If the network is lost, a statement ends after some 10 s.
+    - Connections that may not write are not kept: they would stay read-only when the database takes writes again.
     """
     arguments: dict[str, Any] = {
         "connect_args": {
@@ -81,8 +81,9 @@ def _carry_tenant(connection: Connection) -> None:
     tenant_id = tenant_id_var.get()
     if tenant_id is None:
         return
-    # SQLAlchemy calls this before the connection knows that it has begun, so a statement through it would begin
-    # again and recurse. The driver's cursor is inside the transaction that psycopg2 opens with its first statement.
+    # SQLAlchemy calls this before the connection knows that its transaction has begun. A statement through the
+    # connection would begin another one and recurse. The driver's cursor is inside the transaction that psycopg2 opens
+    # with its first statement.
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute("SELECT set_config(%s, %s, true)", (TENANT_GUC, str(tenant_id)))
 
@@ -96,13 +97,13 @@ def _begin_anew(dbapi_connection: Any, _record: Any, state: PoolResetState) -> N
     if state.terminate_only:
         return
     # A rollback alone leaves what a task did to its session: SET, SET ROLE, temporary tables, LISTEN, session locks.
-    # The driver's reset rolls back, sends DISCARD ALL, and gives up its own settings too (autocommit, isolation,
-    # encoding). Always, for a task may have sent anything. Two round trips at most, 30 µs on a socket.
+    # The driver's reset rolls back, sends DISCARD ALL, and resets its own settings too (autocommit, isolation,
+    # encoding). It always runs, because a task may have sent any statement. Two round trips at most, 30 µs on a socket.
     dbapi_connection.reset()
 
 
 def _forget_engine_in_child() -> None:
-    """A forked child must not talk on its parent's sockets; it leaves them to the parent and connects anew."""
+    """Forget the engine in a forked child, which must not use its parent's sockets: it leaves them and reconnects."""
     global _engine, _lock
     _lock = threading.Lock()
     if _engine is not None:

@@ -1,4 +1,4 @@
-"""What migrations that run a whole SQL script have in common."""
+"""What migrations that run a whole SQL script share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from celery_postgres.database.lexer import uncommented
 _steps = logging.getLogger("alembic.runtime.migration")
 _FROZEN = CHECKOUT / "alembic/frozen"
 
-#: What a worker under app_user needs on what was made for it by another role. The role is looked up by its name:
-#: 'app_user'::regrole is an error where there is none, and wherever it stands in a statement.
+#: The rights that a worker under app_user needs on objects that another role has created. The role is looked up by
+#: name, because 'app_user'::regrole is an error where the role does not exist, anywhere in a statement.
 _GRANT_TO_APP_USER = """
 DO $$
 BEGIN
@@ -32,7 +32,7 @@ $$
 
 
 def run_script(statements: str) -> None:
-    """Execute a script; as one string without parameters, so that a % stays a %."""
+    """Execute a script as one string without parameters, so that a % stays a %."""
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
 
 
@@ -54,12 +54,14 @@ def migrate_package(to: int) -> None:
 
 
 def run_beside(migration: str, suffix: str) -> None:
-    """Execute the script that lies beside a migration, under its name with another suffix."""
+    """Execute the script beside a migration: the same name with another suffix."""
     run_script(Path(migration).with_suffix(suffix).read_text(encoding="utf-8"))
 
 
 def grant_to_app_user(tables: Sequence[str], sequences: Sequence[str] = ()) -> None:
-    """What a worker under `app_user` needs on tables of `public`, where that role exists and does not own the first."""
+    """Grant what a worker under `app_user` needs on tables of `public`, if that role exists and does not own the first
+    one.
+    """
     also = "".join(f"\n        GRANT USAGE ON SEQUENCE public.{name} TO app_user;" for name in sequences)
     named = ", ".join(f"public.{name}" for name in tables)
     run_script(_GRANT_TO_APP_USER.format(first=tables[0], tables=named, sequences=also))

@@ -102,7 +102,7 @@ def find_by_key(connection: Connection, tenant_id: UUID, idempotency_key: str) -
 
 
 def find(connection: Connection, tenant_id: UUID, task_id: str) -> Submitted | None:
-    """One task of the tenant; None if it has no such task."""
+    """One task of the tenant; None if the tenant has no such task."""
     rows = connection.execute(_ONE, {"tenant_id": tenant_id, "task_id": task_id}).all()
     return next(iter(_with_states(connection, rows)), None)
 

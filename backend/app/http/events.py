@@ -31,7 +31,7 @@ from celery_postgres import operations
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
-#: Milliseconds after which a client that lost its stream asks again.
+#: Milliseconds after which a client that lost its stream reconnects.
 RETRY_MS = 2_000
 #: Seconds between two polls of a task that has not ended.
 LOOK_S = 2.0
@@ -45,7 +45,7 @@ class _Stream(StreamingResponse):
     """A stream that frees its place when it ends, for whatever reason."""
 
     def __init__(self, content: AsyncIterator[str], on_end: Callable[[], None]) -> None:
-        # A proxy that collects what it passes on would hold the events back.
+        # A proxy that buffers responses would delay the events.
         super().__init__(content, media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
         self._on_end = on_end
 
@@ -71,9 +71,10 @@ def router(settings: Settings) -> APIRouter:
         },
     )
     async def watch_task(task_id: TaskId, key: PresentedKey, last_event_id: LastEventId = None) -> Response:
-        """The task, now and whenever its state changes; the stream ends with the task.
+        """Send the task now and whenever its state changes; the stream ends with the task.
 
-        `id` is the state that an event tells of: a client that comes back with it as `Last-Event-ID` is not told again.
+        `id` is the state in an event: a client that reconnects with it as `Last-Event-ID` does not get that event
+        again.
         """
         tenant_id, task = await run_in_threadpool(look_as, key, task_id)
         if task.ended and last_event_id == _event_id(task):
@@ -125,6 +126,6 @@ async def _events(
 
 
 def _event_id(task: views.Task) -> str:
-    # Of one line, whatever somebody has stored as a state.
+    # Always one line, whatever is stored as a state.
     state = "".join(sign for sign in task.state if sign.isprintable())
     return state if task.done_at is None else f"{state}.{task.done_at.timestamp():.6f}"

@@ -20,7 +20,7 @@ FRESH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue of the application; counts of `CAP` mean as many or more."""
+    """A queue of the application; a count of `CAP` means that many or more."""
 
     name: str
     ready: int
@@ -31,7 +31,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process that consumes."""
+    """A consuming process."""
 
     hostname: str
     pid: int
@@ -42,7 +42,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of it."""
+    """All queues and workers."""
 
     queues: tuple[Queue, ...]
     workers: tuple[Worker, ...]
@@ -54,7 +54,7 @@ _latest: tuple[float, Overview] | None = None
 
 
 def overview() -> Overview:
-    """What there is, not older than `FRESH_S`.
+    """The current overview, at most `FRESH_S` old.
 
     Raises:
         Problem: 503; the database does not answer.

@@ -1,4 +1,4 @@
-"""`/v1/tasks`: submit, look, list, revoke."""
+"""`/v1/tasks`: submit, view, list and revoke tasks."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from celery_postgres import operations, publishing_on
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which it is worth to look at a task that was just submitted.
+#: Seconds after which a new task is worth polling.
 RETRY_AFTER_S = 1
 MOST_A_PAGE = 100
 
 TaskId = Annotated[str, Path(min_length=1, max_length=155)]
 IdempotencyKey = Annotated[
     str | None,
-    # Said in the document alone: what does not fit is answered as the draft says, with 400.
+    # Only in the document: a header that does not fit is answered with 400, as in the draft.
     Header(alias="Idempotency-Key", json_schema_extra={"maxLength": 1024, "pattern": idempotency.PATTERN}),
 ]
 
@@ -49,7 +49,7 @@ def broker() -> operations.Operations:
 
 
 def answer(content: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A model as it is: it need not be checked again."""
+    """Answer with a model, without validating it again."""
     text = content.written() if isinstance(content, views.Task) else content.model_dump_json()
     return Response(text, status, headers, "application/json")
 
@@ -60,10 +60,10 @@ def look(key: str, task_id: str) -> views.Task:
 
 
 def look_as(key: str, task_id: str) -> tuple[UUID, views.Task]:
-    """One task, for the tenant whose `key` it is, and which tenant that is.
+    """Return one task, for the tenant of `key`, and the tenant.
 
     Raises:
-        Problem: 401; or 404 if the task is not one of the tenant's, whether or not it is somebody else's.
+        Problem: 401; or 404 if the tenant has no such task, whether or not another tenant has.
     """
     with tenant_transaction(key) as (connection, tenant_id):
         found = submissions.find(connection, tenant_id, task_id) if "\0" not in task_id else None
@@ -98,7 +98,7 @@ def router(settings: Settings) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MOST_A_PAGE)] = 20,
         cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of another page.")] = None,
     ) -> Response:
-        """The tenant's tasks, the newest first."""
+        """The tenant's tasks, newest first."""
         after = None if cursor is None else _read_cursor(cursor)
         with tenant_transaction(key) as (connection, tenant_id):
             found = submissions.newest(connection, tenant_id, limit + 1, after)
@@ -111,13 +111,13 @@ def router(settings: Settings) -> APIRouter:
 
     @routes.get("/v1/tasks/{task_id}", response_model=views.Task, operation_id="get_task")
     def get_task(task_id: TaskId, key: PresentedKey) -> Response:
-        """What became of a task."""
+        """The state of a task, and its result or error."""
         task = look(key, task_id)
         return answer(task, headers=None if task.ended else {"Retry-After": str(RETRY_AFTER_S)})
 
     @routes.delete("/v1/tasks/{task_id}", status_code=202, response_model=views.Task, operation_id="revoke_task")
     def revoke_task(task_id: TaskId, key: PresentedKey) -> Response:
-        """Revoke a task that has not begun: a worker discards it. A task that runs goes on to its end."""
+        """Revoke a task that has not begun: a worker discards it. A running task continues to its end."""
         task = look(key, task_id)
         if task.ended:
             if task.state == "REVOKED":
@@ -143,7 +143,7 @@ def _submitter(kind: Kind, backlog: Backlog, settings: Settings) -> Callable[...
     limits = Limits(settings.web_max_json_depth, settings.web_max_json_members)
     names = problems.field_names(kind.submission) | {"body"}
 
-    # FastAPI would parse and validate on the event loop; this runs in one of the threads.
+    # FastAPI would parse and validate on the event loop; this runs in a thread.
     def submit(
         body: Annotated[bytes, Depends(_json)], key: PresentedKey, idempotency_key: IdempotencyKey = None
     ) -> Response:
@@ -205,7 +205,7 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         created_at, task_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         moment = datetime.fromisoformat(created_at)
-        # Python knows offsets that PostgreSQL does not.
+        # Python accepts offsets that PostgreSQL does not.
         said = None if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
         said, task_id = None, None

@@ -1,1 +1,1 @@
-"""What the worker tells about itself: logs, metrics, health."""
+"""What the worker reports about itself: logs, metrics, health."""

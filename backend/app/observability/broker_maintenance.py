@@ -12,7 +12,7 @@ import celery_postgres
 
 
 class Maintenance(celery_postgres.Observer, Collector):
-    """The steps that this process has done, by whether the last attempt failed."""
+    """The steps that this process has run, and whether the last attempt of each failed."""
 
     def __init__(self) -> None:
         self._failing: dict[str, bool] = {}
@@ -22,7 +22,7 @@ class Maintenance(celery_postgres.Observer, Collector):
 
     @property
     def error(self) -> str | None:
-        """Which steps fail, for `/readyz`; None if none does."""
+        """The failing steps, for `/readyz`; None if none fails."""
         failing = sorted(step for step, failing in self._failing.items() if failing)
         return f"failing: {', '.join(failing)}" if failing else None
 

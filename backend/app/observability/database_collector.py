@@ -27,12 +27,12 @@ class DatabaseCollector(Collector, ABC):
 
     def __init__(self) -> None:
         self._failed = False
-        # Many clients of /metrics are still one client of the database.
+        # All clients of /metrics together are one client of the database.
         self._turn = threading.Lock()
 
     @abstractmethod
     def read(self) -> Iterator[Metric]:
-        """The metrics.
+        """Read the metrics.
 
         Raises:
             psycopg2.Error: no answer within about `probe.TIMEOUT_S`.

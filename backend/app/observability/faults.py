@@ -1,16 +1,15 @@
-"""What may be said about an exception in a log line or on a health page.
+"""What may be shown of an exception in a log line or on a health page.
 
-An exception of a task body may quote what it worked on (`ValueError: no such customer …`), so its text is shown
-only where it is known to hold no values:
+An exception of a task body may quote its data (`ValueError: no such customer …`), so its text is shown only where it is
+known to contain no values:
 
-- `LoggableError` promises so: its text.
-- The broker's `SchemaError`: its text, which names tables, columns and the command that makes them.
-- SQLAlchemy and psycopg2: SQLSTATE, class, constraint and table; for a connection that failed, one of the fixed
-  texts below. Never the server's message or DETAIL, which quote rows, and never a DSN.
+- `LoggableError` promises that: its text.
+- The broker's `SchemaError`: its text, which names tables, columns and the command that creates them.
+- SQLAlchemy and psycopg2: SQLSTATE, class, constraint and table; for a failed connection, one of the fixed texts below.
+  Never the server's message or DETAIL, which quote rows, and never a DSN.
 - Celery's own: time limits, lost processes, retries, in fixed words.
 - `OSError`: number and name of the error, not the file.
-- Every other: the type and the frames. Who needs the text finds it in the task's result, which is protected by
-  the grants of `celery_taskmeta`.
+- Every other: the type and the frames. The text is in the task's result, which the grants of `celery_taskmeta` protect.
 
 Stack traces are files, lines and functions: no source lines, no locals, no notes.
 """
@@ -37,11 +36,11 @@ from celery_postgres.errors import SchemaError, UnstorableResultError
 
 WITHHELD = "withheld: it may quote data"
 DEEPEST_CHAIN = 5
-#: Frames of one exception: the outermost say which loop we are in, the innermost what went wrong.
+#: Frames of one exception: the outermost show which loop it ran in, the innermost what went wrong.
 OUTER_FRAMES, INNER_FRAMES = 2, 12
 
-#: libpq's errors carry no SQLSTATE, and their text names users and quotes parts of broken DSNs; so a part that
-#: identifies the fault (as of PostgreSQL 15 to 18) is replaced by words of our own. The first that fits counts.
+#: libpq's errors carry no SQLSTATE, and their text names users and quotes parts of broken DSNs. So a part of the text
+#: that identifies the fault (in PostgreSQL 15 to 18) is replaced by words of our own. The first match counts.
 CONNECTION_FAULTS = (
     ("password authentication failed", "the password was refused"),
     ("no password supplied", "the server asks for a password and none is given"),
@@ -79,7 +78,7 @@ CONNECTION_FAULTS = (
     ('relation "', "a table is missing"),
     ("does not exist", "the role or the database does not exist"),
     ("permission denied", "permission denied"),
-    # Last: libpq says so too of a lost connection that was encrypted, and a host may have it in its name.
+    # Last: libpq also reports a lost encrypted connection with these words, and a host name may contain them.
     ("ssl error", "TLS failed"),
     ("support ssl", "the server does not offer TLS"),
 )
@@ -96,7 +95,7 @@ def type_name(error: BaseException) -> str:
 
 
 def public_text(error: BaseException) -> str | None:
-    """What may be said of `error` beyond its type; None where its text is withheld."""
+    """The text of `error` that may be shown beside its type; None where its text is withheld."""
     error = unwrap(error)
     if isinstance(error, (LoggableError, SchemaError, UnstorableResultError)):
         return str(error)
@@ -105,7 +104,7 @@ def public_text(error: BaseException) -> str | None:
     if isinstance(error, psycopg2.Error):
         return _database_text(error)
     if isinstance(error, BrokerOperationalError):
-        # Kombu's own has PostgreSQL's text, and PostgreSQL's error behind it.
+        # Kombu's own error has PostgreSQL's text, and PostgreSQL's error as its cause.
         return _database_text(error.__cause__ if isinstance(error.__cause__, psycopg2.Error) else error)
     if isinstance(error, OSError):
         return f"[Errno {error.errno}] {os.strerror(error.errno)}" if isinstance(error.errno, int) else None
@@ -124,7 +123,7 @@ def database_text(error: DBAPIError | psycopg2.Error) -> str:
 
 
 def stack_trace(error: BaseException, traceback: TracebackType | None = None) -> str:
-    """The frames of `error` and of what caused it, the first cause first."""
+    """The frames of `error` and of its causes, the first cause first."""
     blocks: list[str] = []
     for exception, frames, link in _chain(unwrap(error), traceback):
         lines = ["Traceback (most recent call last):", *frames] if frames else []
@@ -134,7 +133,7 @@ def stack_trace(error: BaseException, traceback: TracebackType | None = None) ->
 
 
 def unwrap(error: BaseException) -> BaseException:
-    """The exception itself where billiard wrapped it for its way between processes."""
+    """The exception itself, where billiard wrapped it to send it between processes."""
     return error.exc if isinstance(error, ExceptionWithTraceback) else error
 
 
@@ -155,7 +154,7 @@ def _chain(error: BaseException, traceback: TracebackType | None) -> Iterator[tu
         yield current, _traceback_frames(frames), link
         cause = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
         link = "\n" + ("caused:" if current.__cause__ else "and while that was handled:")
-        # What billiard adds is the other process's traceback as text, with values in it.
+        # billiard adds the other process's traceback as text, which contains values.
         current = None if isinstance(cause, RemoteTraceback) or cause is None else unwrap(cause)
         frames = current.__traceback__ if current is not None else None
 
@@ -214,7 +213,7 @@ def _connection_text(text: str) -> str:
 
 
 def connection_fault(text: str) -> str | None:
-    """Our words for what libpq says of a connection; None for a text that is not known."""
+    """Our words for libpq's text about a connection; None for an unknown text."""
     lowered = text.lower()
     return next((ours for theirs, ours in CONNECTION_FAULTS if theirs in lowered), None)
 

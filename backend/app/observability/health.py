@@ -1,4 +1,4 @@
-"""Whether broker and database can be used: looked at in the background, answered from memory."""
+"""Whether broker and database can be used: checked in the background, answered from memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from celery_postgres import operations
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the connection for looking is kept. Whether a session may write is settled when it begins: an older one
-#: may, while every worker that connects anew may not. Connecting at each look would cost each server process its start.
+#: Seconds for which the checking connection is kept. Whether a session may write is decided when it begins: an older
+#: one may still write while every worker that reconnects may not. A new connection for each check would cost the server
+#: a process start each time.
 KEPT_S = 60
 
 
@@ -39,11 +40,11 @@ class BrokerClosed(LoggableError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one look at one thing gave.
+    """The outcome of one check.
 
     Attributes:
         error: what is wrong, in a line without user, password or DSN; None if all is well.
-        latency_ms: how long the look took.
+        latency_ms: how long the check took.
         checked_at: when it ended.
         taken: the same on the monotonic clock.
     """
@@ -55,10 +56,10 @@ class CheckResult:
 
 
 class HealthMonitor:
-    """Looks at database, broker and schema every `settings.health_interval` seconds, on a connection of its own.
+    """Checks database, broker and schema every `settings.health_interval` seconds, on its own connection.
 
     Attributes:
-        database_well_since: monotonic time since when every look at the database was good; None after a bad one.
+        database_well_since: monotonic time since when every check of the database succeeded; None after a failed one.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -79,20 +80,20 @@ class HealthMonitor:
 
     @property
     def stale_after(self) -> float:
-        """Seconds after which a result says nothing any more."""
+        """Seconds after which a result is too old to use."""
         return 3 * self._settings.health_interval + probe.TIMEOUT_S
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to check."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End soon; does not wait for a look that is under way."""
+        """End soon; do not wait for a check in progress."""
         self._stopping = True
         self._again.set()
 
     def look_again(self) -> None:
-        """Look now, instead of when the interval is over."""
+        """Check now instead of at the end of the interval."""
         self._again.set()
 
     def result(self, check: str) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class HealthMonitor:
             before = self._results.get(check)
             self._results[check] = CheckResult(error, (ended - started) * 1000, datetime.now(UTC), ended)
             if check == "database":
-                # What cannot be reached is not tried again for the others: that would take their time-outs too.
+                # After an unreachable database the other checks are skipped: each would wait for its own time-out.
                 unreachable = error
                 self.database_well_since = None if error else self.database_well_since or ended
             if before is not None and bool(before.error) != bool(error):
@@ -143,7 +144,7 @@ class HealthMonitor:
             self._engine.dispose()
             return f"{self._settings.dsn.describe()}: {database_text(error)}"
         except DatabaseReadOnly as error:
-            self._engine.dispose()  # this session stays so when the database does not
+            self._engine.dispose()  # this session would stay read-only when the database does not
             return f"{self._settings.dsn.describe()}: {error}"
         except Exception as error:
             return brief(error)

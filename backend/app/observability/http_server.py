@@ -1,7 +1,7 @@
-"""A small HTTP server for probes and scrapes, in threads of its own.
+"""A small HTTP server for probes and scrapes, in its own threads.
 
-Each connection is a thread. There are a few of them, each has a time by which its request must have come, and where
-there is no room for a new one, the oldest that has not sent its request makes it.
+Each connection is a thread, and their number is small. Each must send its request by a deadline. Where there is no room
+for a new connection, the oldest one that has not sent its request is closed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from app.observability.repeated import Repeated
 logger = logging.getLogger(__name__)
 logger.addFilter(Repeated())
 
-#: Bytes of a request with its headers. The standard library takes 100 headers of 64 kB.
+#: Bytes of a request with its headers. The standard library accepts 100 headers of 64 kB.
 LONGEST_REQUEST = 32_768
-#: Seconds that each has to send its request before it may have to make room. Who sends it at once is served, however
-#: many others come; they wait in the queue of the socket meanwhile.
+#: Seconds that each connection has to send its request before it may be closed to make room. A client that sends its
+#: request at once is served, however many others connect; those wait in the socket's queue meanwhile.
 GRACE_S = 0.1
-#: What `accept` says when the process, or the machine, has no more descriptors or memory; and seconds until it is tried
-#: again: the socket stays ready, and the thread would do nothing else.
+#: The errors of `accept` when the process, or the machine, has no more descriptors or memory; and the seconds until the
+#: next attempt: the socket stays ready, and the thread would do nothing else.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_S = 0.2
 
@@ -50,7 +50,7 @@ class Page:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-#: Gives a page for a request's headers, whose names are in lower case.
+#: Makes a page from a request's headers, whose names are in lower case.
 MakePage = Callable[[Mapping[str, str]], Page]
 
 
@@ -62,11 +62,12 @@ def json_page(status: int, content: Mapping[str, Any]) -> Page:
 class PageServer(ThreadingHTTPServer):
     """Serves `pages` (path to maker) to GET and HEAD; everything else is 404 or 501.
 
-    Bound when it is made; served from `start` to `close`. Children that are forked meanwhile close what they
-    inherited, so that the port is free when this process is gone and no client waits for an end of file.
+    It binds when it is created, and serves from `start` to `close`. Children that are forked meanwhile close the
+    descriptors that they inherit, so that the port is free when this process is gone and no client waits for an end of
+    file.
 
     Args:
-        most: connections at the same time; and never more than a quarter of the descriptors that the process may have.
+        most: connections at the same time; never more than a quarter of the process's limit of descriptors.
         timeout_s: seconds that a client may take to send its request, and to read the answer.
 
     Raises:
@@ -82,7 +83,7 @@ class PageServer(ThreadingHTTPServer):
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = most if files == resource.RLIM_INFINITY else max(1, min(most, files // 4))
         self._open: set[socket.socket] = set()
-        #: Those whose request has not come, since when; the oldest first.
+        #: Connections whose request has not arrived, and since when they wait; the oldest first.
         self._awaited: dict[socket.socket, float] = {}
         (self.address_family, *_, address), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -91,7 +92,7 @@ class PageServer(ThreadingHTTPServer):
         _servers.add(self)
 
     def server_bind(self) -> None:
-        # HTTPServer.server_bind asks DNS for the name of the address, which nobody needs.
+        # HTTPServer.server_bind asks DNS for the name of the address, which is not needed.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
@@ -116,7 +117,7 @@ class PageServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, name="http", daemon=True).start()
 
     def close(self) -> None:
-        """Stop serving and give the port back."""
+        """Stop serving and release the port."""
         self.shutdown()
         self.server_close()
 
@@ -148,7 +149,7 @@ class PageServer(ThreadingHTTPServer):
             grace = since + GRACE_S - time.monotonic()
             if grace <= 0:
                 self._cut_off(request)
-                # What was cut off is gone in a moment.
+                # A connection that was shut down ends in a moment.
                 return len(self._open) < 2 * self._most
             time.sleep(min(grace, 0.01))
         return True
@@ -162,7 +163,7 @@ class PageServer(ThreadingHTTPServer):
                 self._cut_off(request)
 
     def has_come(self, request: socket.socket) -> bool:
-        """The whole of a request is there: whether it is still to be answered."""
+        """The whole request has arrived; return whether it is still to be answered."""
         return self._awaited.pop(request, None) is not None
 
     def _cut_off(self, request: socket.socket) -> None:
@@ -179,7 +180,7 @@ class PageServer(ThreadingHTTPServer):
         logger.debug("a client of the HTTP server went away", exc_info=True)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: close the inherited descriptors, without a word to anybody's peer."""
+        """In a forked child: close the inherited descriptors without sending anything to the clients."""
         for inherited in (self.socket, *self._open):
             with suppress(OSError):
                 inherited.close()
@@ -218,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a probe every few seconds is no news."""
+        """Log nothing: a probe comes every few seconds."""
 
     def _answer(self, *, with_body: bool) -> None:
         if not self.server.has_come(self.connection):

@@ -1,4 +1,4 @@
-"""On whose behalf a line is logged: the task, its queue, its tenant."""
+"""The context of a log line: the task, its queue, its tenant."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ FIELDS = ("task_id", "task_name", "queue", "retries", "tenant_id", "correlation_
 
 
 def current(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The context fields of a line that this thread logs now; those without a value are missing.
+    """The context fields of a line that this thread logs now; fields without a value are left out.
 
-    In a task's body tenant and correlation are those of the contextvars. Around it (Celery's lines before and
-    after) they are those of the message's headers, or of its keyword arguments where a producer that knows nothing
-    of `ContextTask` sent it. In the main process of a pool the task is the one whose id the line says, or whose
-    outcome is being handled.
+    In a task's body, tenant and correlation id come from the contextvars. Around it (Celery's lines before and after)
+    they come from the message's headers, or from its keyword arguments if the producer does not use `ContextTask`. In a
+    pool's main process, the task is the one whose id the line contains, or whose outcome is being handled.
 
     Args:
-        said: fields that the line itself says.
+        said: fields that the line itself contains.
     """
     fields = _of_running_task() or _of_request(said.get("task_id"))
     fields = {**said, **fields}
@@ -70,7 +69,7 @@ def _of_request(task_id: Any) -> dict[str, Any]:
 
 
 def _of_message(headers: Any, arguments: Any) -> dict[str, Any]:
-    """Tenant and correlation, if they are what they should be: both are the sender's text."""
+    """Tenant and correlation id, if they are well-formed: both are the sender's text."""
     found: dict[str, Any] = {}
     given = arguments if isinstance(arguments, Mapping) else {}
     with suppress(ValueError, TypeError, AttributeError):
@@ -79,7 +78,7 @@ def _of_message(headers: Any, arguments: Any) -> dict[str, Any]:
     if _is_correlation_id(correlation):
         found["correlation_id"] = correlation
     elif isinstance(task_id := headers.get("id"), str):
-        found["correlation_id"] = name_or_none(task_id)  # as a task's context has it
+        found["correlation_id"] = name_or_none(task_id)  # as in a task's context
     return found
 
 

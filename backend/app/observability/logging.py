@@ -31,17 +31,19 @@ from celery.exceptions import CeleryWarning
 from app.core.settings import get_settings
 from app.observability import celery_lines, faults, log_context, redaction
 
-#: PIPE_BUF of Linux.
+#: PIPE_BUF on Linux.
 LONGEST_LINE = 4096
-#: Warnings whose text is a library's own; others, pydantic's for one, quote the value that they warn of.
+#: Warnings whose text is a library's own; others, such as pydantic's, quote the value that they warn about.
 PLAIN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, CeleryWarning)
 
 _logger = logging.getLogger(__name__)
 
 
 def install(app: Celery) -> None:
-    """Make Celery's programs of this process log as above, and configure nothing themselves. Safe to call again."""
-    # Before Celery sets logging up it already warns, for one of running as root.
+    """Make Celery's programs of this process log as above, and prevent Celery from configuring logging. Safe to call
+    again.
+    """
+    # Celery already warns before it sets logging up, for example about running as root.
     signals.celeryd_init.connect(_on_worker_init, weak=False)
     signals.setup_logging.connect(_on_setup_logging, weak=False)
     signals.celeryd_after_setup.connect(_on_worker_set_up, weak=False)
@@ -52,7 +54,7 @@ def configure(level: int | str, logfile: str | None = None, service: str | None 
 
     Args:
         level: the lowest level that is shown.
-        logfile: where to; reopened when it is rotated away. None means standard error.
+        logfile: the file, which is reopened after it was rotated away. None means standard error.
         service: the field of that name, unless SERVICE_NAME is set.
     """
     handler = LineFileHandler(logfile, encoding="utf-8") if logfile else LineHandler(sys.__stderr__)
@@ -75,7 +77,7 @@ def configure(level: int | str, logfile: str | None = None, service: str | None 
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON. Does not change the record: other handlers may come after."""
+    """Formats a record as one line of JSON. It does not change the record, because other handlers may follow."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class _Lines(logging.Handler):
         try:
             self._write(self.format(record) + "\n")
         except OSError:
-            pass  # nobody listens; there is no other place to say so
+            pass  # no reader is left, and there is no other place to log
         except Exception as error:
             self._write(_unformattable(record, error) + "\n")
 
@@ -125,7 +127,7 @@ class _Lines(logging.Handler):
 
 
 class LineHandler(_Lines):
-    """To a stream."""
+    """Writes to a stream."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ class LineHandler(_Lines):
 
 
 class LineFileHandler(_Lines, WatchedFileHandler):
-    """To a file, which may be moved away: then a new one is begun."""
+    """Writes to a file. If the file was moved away, it begins a new one."""
 
     def _write(self, line: str) -> None:
         self.reopenIfNeeded()
@@ -157,7 +159,9 @@ def timestamp(seconds: float) -> str:
 
 
 def fit(fields: Mapping[str, Any]) -> str:
-    """`fields` as JSON of less than `LONGEST_LINE` bytes: what is too long loses its middle, then `extra` goes."""
+    """Encode `fields` as JSON of less than `LONGEST_LINE` bytes: long values lose their middle, then `extra` is left
+    out.
+    """
     shown = dict(fields)
     line = json.dumps(shown)
     for longest in (1_800, 900, 400, 150):
@@ -211,16 +215,16 @@ def _on_setup_logging(loglevel: int | str | None, logfile: str | None, **_: Any)
 
 def _on_worker_init(instance: Any, options: Mapping[str, Any], **_: Any) -> None:
     configure(options.get("loglevel") or logging.WARNING)
-    # The banner and what Celery says of signals are plain text, on the standard output of the same terminal or log.
+    # The banner and Celery's messages about signals are plain text, on the standard output of the same terminal or log.
     instance.quiet = True
     program: Any = celery_worker_program
     program.safe_say = _say
-    # Celery's own dump of all threads (USR1) has local variables in it, and so payloads.
+    # Celery's own dump of all threads (USR1) contains local variables, and so payloads.
     program.cry = faults.thread_stacks
 
 
 def _on_worker_set_up(instance: Any, **_: Any) -> None:
-    """What tasks print becomes log lines, as Celery does where it configures logging itself."""
+    """Turn what tasks print into log lines, as Celery does where it configures logging itself."""
     conf = instance.app.conf
     if conf.worker_redirect_stdouts:
         instance.app.log.redirect_stdouts(conf.worker_redirect_stdouts_level)

@@ -31,9 +31,9 @@ from app.observability import multiprocess
 from app.observability.multiprocess import counting
 from app.observability.queues import OTHER, queue_of
 
-#: Label of a task that the application does not know: names from outside make no time series.
+#: The label of a task that the application does not have: names from outside create no time series.
 UNKNOWN = "unknown"
-#: So many pairs of task and queue have series from the start, of the states that alerts count.
+#: The number of pairs of task and queue that have series from the start, for the states that alerts count.
 FROM_ZERO = 200
 STATES_FROM_ZERO = ("success", "failure", "revoked")
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900)
@@ -70,7 +70,7 @@ EXPIRED_LEASES = Counter(
 
 
 class BrokerObserver(celery_postgres.Observer):
-    """What the broker did, counted."""
+    """Counts what the broker does."""
 
     def claimed(self, seconds: float, messages: int) -> None:
         with counting:
@@ -87,8 +87,9 @@ class BrokerObserver(celery_postgres.Observer):
 
 
 class SlotsCollector(Collector):
-    """The pool's slots, and how many of them tasks hold now: `celery_task_duration_seconds` tells of a task when it has
-    ended, all of its time at once."""
+    """The pool's slots, and how many of them tasks occupy now. `celery_task_duration_seconds` counts a task only when
+    it has ended, with all of its time at once.
+    """
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
@@ -100,7 +101,7 @@ class SlotsCollector(Collector):
         yield GaugeMetricFamily("celery_worker_busy_slots", "Slots that tasks hold.", len(state.active_requests))
         pool = getattr(self._worker, "pool", None)  # None before it starts
         if pool is not None:
-            # Prefork alone counts what it has grown by there; gevent's num_processes are the busy ones.
+            # Prefork alone counts slots that were added later there; gevent's num_processes are the busy ones.
             slots = pool.num_processes if isinstance(pool, TaskPool) else pool.limit
             yield GaugeMetricFamily("celery_worker_slots", "Tasks that the pool can run at once.", slots)
 
@@ -111,7 +112,7 @@ _observer = BrokerObserver()
 def install(app: Celery) -> None:
     """Make `app`'s workers count. Safe to call again; the registry is one per process."""
     celery_postgres.observe(_observer)
-    # A second series for each, which the files of prefork do not have anyway.
+    # A second series for each metric, which prefork's files do not have anyway.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     signals.worker_init.connect(multiprocess.on_worker_init, weak=False)
     signals.celeryd_after_setup.connect(_on_setup, weak=False)
@@ -122,7 +123,7 @@ def install(app: Celery) -> None:
 
 
 def count(task: str, queue: str, state: str, duration: float | None) -> None:
-    """One delivery has ended in `state`, `duration` seconds after the pool accepted it."""
+    """Count one delivery that ended in `state`, `duration` seconds after the pool accepted it."""
     with counting:
         TASKS.labels(task, queue, state).inc()
         if duration is not None:
@@ -138,8 +139,9 @@ def count_failed_claim() -> None:
 
 
 def begin_at_zero(app: Celery) -> None:
-    """Show the outcomes of `app`'s tasks in the queues it consumes before there are any: Prometheus sees no increase in
-    a series that begins with its first failures. The application's own tasks come first."""
+    """Export the outcomes of `app`'s tasks in the queues that it consumes before there are any: Prometheus sees no
+    increase in a series that begins with its first failures. The application's own tasks come first.
+    """
     tasks = sorted(app.tasks, key=lambda name: (name.startswith("celery."), name))
     pairs = itertools.islice(((task, queue) for task in tasks for queue in app.amqp.queues.consume_from), FROM_ZERO)
     with counting:
@@ -148,7 +150,7 @@ def begin_at_zero(app: Celery) -> None:
 
 
 def observe_wait(queue: str, seconds: float) -> None:
-    """A task was accepted, `seconds` after it could have been."""
+    """Record that a task was accepted, `seconds` after it could have been."""
     with counting:
         QUEUE_WAIT.labels(queue).observe(seconds)
 
@@ -158,7 +160,7 @@ def _on_setup(instance: Any, **_: Any) -> None:
 
 
 def _stamp(headers: dict[str, Any], **_: Any) -> None:
-    """Say when the wait begins, whichever way the task is sent; a retry waits anew."""
+    """Record when the wait begins, for every way of sending the task; a retry waits anew."""
     headers[ENQUEUED_HEADER] = time.time()
 
 

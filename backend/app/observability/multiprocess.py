@@ -34,28 +34,28 @@ logger = logging.getLogger(__name__)
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "skeldir-metrics-"
 ARCHIVE = "archive"
-#: Modes of gauges that say something about a process that is gone; of the others only living processes matter.
+#: Modes of gauges that keep the value of a process that is gone; for the others only living processes count.
 LASTING_GAUGES = frozenset({"min", "max", "sum", "mostrecent"})
-#: What a file gives that a process is just creating, or died creating.
+#: The errors of reading a file that a process is just creating, or died creating.
 UNREADABLE = (struct.error, RuntimeError, ValueError)
 
 _folder: MetricsFolder | None = None
-#: What the variable said before it came to name that folder.
+#: The variable's value before it named that folder.
 _given: str | None = None
 
-# prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the
-# child would inherit a lock that nobody releases. So counting and forking exclude each other.
+# prometheus_client's locks are plain ones. A pool that replaces a child forks while another thread counts; the child
+# would inherit a locked lock that nothing releases. So counting and forking exclude each other.
 counting = threading.Lock()
 os.register_at_fork(before=counting.acquire, after_in_parent=counting.release, after_in_child=counting.release)
 
 
 class MetricsFolder:
-    """The folder of one worker: made at start, removed by `close`.
+    """The folder of one worker: created at start, removed by `close`.
 
     It is never shared between workers: each would serve the other's counts as its own.
 
     Args:
-        parent: where to make it; None means the system's temporary folder.
+        parent: where to create it; None means the system's temporary folder.
     """
 
     def __init__(self, parent: Path | None) -> None:
@@ -70,7 +70,8 @@ class MetricsFolder:
 
     def _lock(self) -> None:
         self._lock_file = (self.path / "lock").open("w")
-        # Children inherit the lock and die with their parent: it is free when the worker is gone, however it went.
+        # Children inherit the lock and die with their parent: the lock is free when the worker is gone, however it
+        # ended.
         fcntl.flock(self._lock_file, fcntl.LOCK_EX)
 
     def collect(self) -> list[Metric]:
@@ -96,8 +97,9 @@ class MetricsFolder:
             self._lock_file.close()
 
     def _begin_again_if_removed(self) -> None:
-        """Somebody who cleans a temporary folder may remove ours, or the files of a quiet week: what is counted into
-        a file without a name is in no scrape, and a new child could not count at all."""
+        """Create the folder again if it was removed. A cleaner of temporary folders may remove it, or its files after a
+        quiet week: counts in a deleted file reach no scrape, and a new child could not count at all.
+        """
         if os.getpid() != self._owner:
             return
         if self.path.is_dir() and all(file.exists() for file in self._own_files):
@@ -109,7 +111,7 @@ class MetricsFolder:
         with counting:
             _renew_metrics()
         self._own_files = set(self.path.glob(f"*_{self._owner}.db"))
-        # No argument: the application's log leaves out texts that are arguments.
+        # No argument: the application's log hides text arguments.
         logger.error(
             f"files of metrics below {self.path} were removed: all counts begin again at 0, and those of tasks in "
             "running children are missing until these are replaced. PROMETHEUS_MULTIPROC_DIR names another place"
@@ -143,10 +145,11 @@ class MultiprocessCollector(Collector):
 
 
 def on_worker_init(sender: Any, **_: Any) -> None:
-    """Before a worker has children: memory-mapped metrics in a folder of its own for prefork, plain ones for others.
+    """Before a worker has children, select memory-mapped metrics in its own folder for prefork, and plain ones for
+    other pools.
 
-    prometheus_client decides that at its import, by the variable that is our setting too; that was before the
-    pool was known, and so were the metrics of task modules made. So it is decided again here.
+    prometheus_client decides that at its import, by the variable that is also our setting. At that time the pool was
+    not yet known, and the metrics of task modules were created accordingly. So it is decided again here.
     """
     global _folder, _given
     pool = concurrency.get_implementation(sender.pool_cls)
@@ -174,7 +177,7 @@ def close() -> None:
     if _folder is not None:
         _folder.close()
         _folder = None
-        # HUP executes the command line again, in this environment.
+        # HUP executes the command line again in this environment.
         if _given is None:
             os.environ.pop(VARIABLE, None)
         else:
@@ -195,7 +198,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _renew_metrics() -> None:
-    """Give every metric values of the kind and in the files that are asked for now."""
+    """Give every metric values of the current kind and in the current files."""
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
     for metric in _metrics_of_default_registry():
         _start_anew(metric)

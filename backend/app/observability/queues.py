@@ -1,10 +1,10 @@
-"""Names of queues, as far as the application knows them."""
+"""Queue names that the application knows."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: The label of every queue that it does not know: a message says of itself what its sender likes.
+#: The label of every other queue: a message may name any queue.
 OTHER = "other"
 
 

@@ -1,4 +1,4 @@
-"""Passwords out of texts, and values out of fields whose name says that they are secret."""
+"""Removes passwords from texts, and values from fields whose name means that they are secret."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 MASK = "***"
-#: Words of a field's name. `tokens` is not among them: prompt_tokens is a number that people want to see.
+#: Words in a field's name. `tokens` is not among them: prompt_tokens is a number that people want to see.
 SECRET_WORDS = frozenset(
     {
         "authorization",
@@ -27,8 +27,8 @@ SECRET_WORDS = frozenset(
 SECRET_PAIRS = frozenset({("api", "key"), ("private", "key"), ("database", "url"), ("broker", "url")})
 
 _WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
-#: Up to the last @ before a blank: a password that should have been percent-encoded goes too. The look-behind keeps
-#: it linear: a run of letters is tried once, from its start.
+#: Up to the last @ before a blank, so that a password that should have been percent-encoded is removed too. The
+#: look-behind keeps it linear: a run of letters is tried once, from its start.
 _URL = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://)([^\s:/@]*):\S*@")
 _PAIR = re.compile(r"\b((?:ssl)?password|passwd|pwd)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE)
 
@@ -47,7 +47,7 @@ def is_secret(name: str) -> bool:
 
 
 def field(name: str, value: Any) -> Any:
-    """`value` as it may stand in a log line: masked, scrubbed, and of collections and objects only the type."""
+    """`value` as it may appear in a log line: masked and scrubbed; for collections and objects, only the type."""
     if is_secret(name):
         return MASK
     if value is None or isinstance(value, bool | int):

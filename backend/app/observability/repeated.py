@@ -1,4 +1,4 @@
-"""Log lines that somebody else can cause as often as he likes."""
+"""Limits log lines that strangers can cause as often as they like."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 
-#: Of the same line so many are shown in so many seconds, and then how many were not.
+#: The number of equal lines that are shown in a period of seconds; after it, one line counts the rest.
 SHOWN, PERIOD_S = 5, 10.0
-#: Different lines that are told apart.
+#: The number of different lines that are distinguished.
 _MOST_KINDS = 100
 
 
 class Repeated(logging.Filter):
-    """Lets the first few of each line through in a period. The same is what has the same text before its arguments."""
+    """Passes the first few of each line in a period. Lines are equal if their templates, before the arguments, are."""
 
     def __init__(self) -> None:
         super().__init__()

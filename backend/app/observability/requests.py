@@ -1,9 +1,9 @@
 """Celery's request in the worker's main process: how each delivery began and how it ended.
 
-The main process sees every delivery from acceptance to acknowledgement whatever the pool, also those whose
-process was killed; signals inside a child do not. So counting stands here, and a delivery is counted once: when
-its message is settled. A task that is redelivered because its process died counts `rejected` for the first
-delivery, and its outcome for the second.
+In every pool the main process sees each delivery from acceptance to acknowledgement, including those whose process was
+killed; signals inside a child do not. So this module counts, and counts a delivery once: when its message is settled. A
+task that is redelivered because its process died counts `rejected` for the first delivery, and its outcome for the
+second.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from app.observability import metrics
 from app.observability.faults import unwrap
 from app.observability.queues import OTHER, queue_of
 
-#: The request whose outcome this thread of the main process handles: its log lines name no task themselves.
+#: The request whose outcome this thread of the main process handles: its log lines do not name a task themselves.
 handled_request: ContextVar[Request | None] = ContextVar("handled_request", default=None)
-#: A header that claims a longer wait is no clock reading of ours.
+#: A header that claims a longer wait is not a clock reading of ours.
 LONGEST_WAIT_S = 366 * 86_400.0
 
 _latest = threading.local()
 
 
 def find_request(task_id: str) -> Request | None:
-    """The request of a task that this process received and has not settled, or is settling right now."""
+    """The request of a task that this process received and has not settled, or is settling now."""
     newest = getattr(_latest, "request", None)
     for request in (handled_request.get(), newest and newest(), state.requests.get(task_id)):
         if request is not None and request.id == task_id:
@@ -58,7 +58,7 @@ class ObservedRequest(Request):
 
     @property
     def labels(self) -> tuple[str, str]:
-        """Task and queue: registered and declared names only, whatever the message says."""
+        """Task and queue: registered and declared names only, whatever the message contains."""
         return self.task.name, queue_of(self.app, self.delivery_info) or OTHER
 
     @property
@@ -90,7 +90,7 @@ class ObservedRequest(Request):
             handled_request.reset(token)
 
     def _outcome(self, error: BaseException) -> str | None:
-        """The state to count; None where the signal `task_revoked` tells it, or nothing was settled."""
+        """The state to count; None where the signal `task_revoked` counts it, or nothing was settled."""
         if isinstance(error, Terminated):
             return None
         if isinstance(error, Reject):
@@ -107,14 +107,14 @@ class ObservedRequest(Request):
         return "failure"
 
     def _start_wanted(self) -> float:
-        """When the task was to start, in seconds since the epoch; 0 if at once."""
+        """When the task should start, in seconds since the epoch; 0 if at once."""
         return self.eta.timestamp() if self.eta else 0.0
 
     def _wait(self) -> float | None:
-        """Seconds in the queue, from the later of enqueueing and ETA; None where that is not known.
+        """Seconds in the queue, from the later of publishing and ETA; None where that is unknown.
 
-        Not known either of a redelivered message, whose clock began before its first delivery (stock Kombu's
-        virtual transports lose that mark, and so count the first attempt as waiting).
+        It is also unknown for a redelivered message, whose clock began before its first delivery. (Stock Kombu's
+        virtual transports lose that mark, and so count the first attempt as waiting.)
         """
         enqueued = self.request_dict.get(ENQUEUED_HEADER)
         if isinstance(enqueued, bool) or not isinstance(enqueued, int | float) or not math.isfinite(enqueued):

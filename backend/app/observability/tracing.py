@@ -1,9 +1,9 @@
-"""Traces through OpenTelemetry: from whoever sends a task, by the message's headers, to the worker that runs it.
+"""Traces through OpenTelemetry: from the sender of a task, through the message's headers, to the worker that runs it.
 
-Imported only where TRACING_EXPORTER is set; needs the packages of the extra `otel`. The spans are those of
-opentelemetry-instrumentation-celery: `apply_async/…` at the sender, `run/…` in the worker. A task body can add its own
-with `opentelemetry.trace.get_tracer(__name__)`. Everything else (sampling, endpoint, batches) are OpenTelemetry's own
-variables: OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_BSP_SCHEDULE_DELAY and so on.
+Imported only where TRACING_EXPORTER is set; needs the packages of the extra `otel`.
+opentelemetry-instrumentation-celery creates the spans: `apply_async/…` at the sender, `run/…` in the worker. A task
+body can add its own with `opentelemetry.trace.get_tracer(__name__)`. OpenTelemetry's own variables set everything else
+(sampling, endpoint, batches): OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_BSP_SCHEDULE_DELAY and so on.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from opentelemetry.trace import Status
 
 from app.core.settings import ConfigurationError, Settings
 
-#: For a child of prefork that ends, whose spans would end with it: it runs no exit handlers.
+#: For a prefork child that ends, whose spans would be lost: it runs no exit handlers.
 LAST_FLUSH_MS = 5_000
-#: Attributes that hold the text of an exception.
+#: Attributes that contain the text of an exception.
 _QUOTING = frozenset({"exception.message", "exception.stacktrace", "celery.retry.reason"})
 
 _provider: TracerProvider | None = None
 
 
 class DiscreetExporter(SpanExporter):
-    """Hands spans on without the texts of exceptions, which may quote what a task worked on (`app.observability.faults`
-    says the same of logs). The type of an exception stays, and its text is in the task's result.
+    """Passes spans on without the texts of exceptions, which may quote a task's data (as `app.observability.faults`
+    does for logs). The type of an exception stays, and its text is in the task's result.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -49,19 +49,19 @@ class DiscreetExporter(SpanExporter):
 
 
 def install(settings: Settings) -> None:
-    """Trace the tasks that this process sends and runs. Only the first call in a process counts.
+    """Trace the tasks that this process sends and runs. Only the first call in a process has an effect.
 
     A provider that the program has set up before stays the global one, and does not get these spans.
 
     Raises:
-        ConfigurationError: TRACING_EXPORTER names nothing that can be made.
+        ConfigurationError: TRACING_EXPORTER names nothing that can be created.
     """
     global _provider
     if _provider is not None or settings.tracing_exporter is None:
         return
     exporter = DiscreetExporter(_exporter(settings.tracing_exporter))
     _provider = TracerProvider(resource=Resource.create({"service.name": settings.service_name}))
-    # It survives the forks of prefork: each child gets a thread and an empty queue of its own.
+    # It survives prefork's forks: each child gets its own thread and an empty queue.
     _provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(_provider)
     CeleryInstrumentor().instrument(tracer_provider=_provider)  # type: ignore[no-untyped-call]

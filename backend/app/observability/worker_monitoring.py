@@ -85,13 +85,13 @@ class WorkerMonitoring:
         )
 
     def start(self) -> None:
-        """Look and serve."""
+        """Start the checks and the server."""
         self.health.start()
         self.server.start()
         logger.info("metrics and health on %s (/metrics /health /livez /readyz)", self.server.url)
 
     def ready(self) -> None:
-        """The worker takes tasks."""
+        """Record that the worker takes tasks."""
         self.state.ready = True
         self.health.look_again()
         if self._settings.celery_worker_file is not None:
@@ -127,7 +127,7 @@ class WorkerMonitoring:
             "started_at": worker.startup_time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
         try:
-            # mkstemp makes it 0600; a rename in the folder shows readers all of it or nothing.
+            # mkstemp creates it with mode 0600; after a rename in the folder readers see all of it or nothing.
             descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
             with os.fdopen(descriptor, "w") as file:
                 json.dump(content, file)
@@ -193,7 +193,7 @@ def _page(checks: dict[str, dict[str, Any]]) -> Page:
 
 
 def _on_setup(instance: Any, **_: Any) -> None:
-    """Before the worker starts anything. A receiver's exception is only logged, except one that ends the worker."""
+    """Before the worker starts anything. Celery only logs a receiver's exception, except one that ends the worker."""
     global _monitoring
     settings = get_settings()
     address = f"{settings.celery_metrics_addr}:{settings.celery_metrics_port}"
@@ -218,7 +218,7 @@ def _on_ready(**_: Any) -> None:
 
 
 def _on_shutting_down(**_: Any) -> None:
-    # In a signal handler: nothing but a flag.
+    # In a signal handler: only set a flag.
     if _monitoring is not None:
         _monitoring.state.signalled = True
 

@@ -34,16 +34,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=BaseModel)
 
-#: So many fields are named that do not fit: the line goes into a log and into the result.
+#: The number of invalid fields that are named: the line goes into a log and into the result.
 _MOST_ERRORS = 50
 
 
 class TenantError(LoggableError, ValueError):
-    """The task has no tenant, or something that is no tenant id. Permanent: a retry cannot help."""
+    """The task has no tenant, or a value that is not a tenant id. Permanent: a retry cannot help."""
 
 
 class PayloadError(LoggableError, ValueError):
-    """The payload, or another argument, is not what the task takes. Permanent; names fields and rules, never values."""
+    """The payload, or another argument, does not fit the task. Permanent; the text names fields and rules, never
+    values.
+    """
 
 
 def tenant_task(body: Callable[P, R]) -> Callable[P, R]:
@@ -97,10 +99,10 @@ def typed_payload(model: type[BaseModel]) -> Callable[[Callable[P, R]], Callable
 
 
 def checked(name: str, check: Callable[[Any], object]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Have `check` look at the argument `name` of a task body, where a caller gives it.
+    """Let `check` inspect the argument `name` of a task body, where a caller passes it.
 
     Args:
-        check: raises `PayloadError` for what the body cannot take.
+        check: raises `PayloadError` for a value that the body cannot take.
 
     Raises (in the caller of `apply_async` and in the worker):
         PayloadError: as `check` does. The body does not run.
@@ -123,7 +125,7 @@ def checked(name: str, check: Callable[[Any], object]) -> Callable[[Callable[P, 
 
 
 def require_tenant(value: object) -> UUID:
-    """`value` as a tenant id. Raises `TenantError`, which never quotes the value."""
+    """Return `value` as a tenant id. Raises `TenantError`, which never quotes the value."""
     if value is None or value == "":
         raise TenantError("tenant_id is missing: this task works for one tenant and needs its UUID")
     try:
@@ -133,7 +135,7 @@ def require_tenant(value: object) -> UUID:
 
 
 def validate_payload(model: type[M], payload: object) -> M:
-    """`payload` as `model`. Raises `PayloadError` with field names and rules, and none of the values."""
+    """Return `payload` as `model`. Raises `PayloadError` with field names and rules, and none of the values."""
     try:
         return payload if isinstance(payload, model) else model.model_validate(payload)
     except ValidationError as error:
@@ -210,7 +212,7 @@ class ContextTask(_Task):
 
 
 def check_correlation_id(value: object) -> str:
-    """`value`, or a new id where there is none. Raises ValueError if it is not short printable text."""
+    """Return `value`, or a new id where there is none. Raises ValueError if it is not short printable text."""
     if value is None:
         return str(uuid4())
     text = str(value)
@@ -220,7 +222,7 @@ def check_correlation_id(value: object) -> str:
 
 
 def current_tenant() -> UUID:
-    """The tenant of the running task. Raises `TenantError` outside a `tenant_task`."""
+    """Return the tenant of the running task. Raises `TenantError` outside a `tenant_task`."""
     return require_tenant(tenant_id_var.get())
 
 
@@ -229,7 +231,7 @@ def _plain(value: Any) -> Any:
 
 
 def _problem(model: type[BaseModel], location: tuple[int | str, ...], kind: str, context: dict[str, Any] | None) -> str:
-    """One error of pydantic without values: a key of a mapping, or of an unknown field, is the sender's text too."""
+    """One pydantic error without values: a key of a mapping, or an unknown field's name, is the sender's text too."""
     fields = _field_names(model)
     known = [part if part in fields or isinstance(part, int) else "…" for part in location]
     path = "payload" + "".join(f"[{part}]" if isinstance(part, int) or part == "…" else f".{part}" for part in known)

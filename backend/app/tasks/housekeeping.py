@@ -1,4 +1,4 @@
-"""Tasks that tell whether the worker works."""
+"""Tasks that show whether the worker works."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ logger = logging.getLogger(__name__)
 def ping(self: Any, tenant_id: str | None = None, correlation_id: str | None = None) -> dict[str, str | None]:
     """Answer, so that a caller sees broker, worker and result store work together.
 
-    Optional for a tenant: with `tenant_id` it runs for that tenant, as a `tenant_task` does.
+    The tenant is optional: with `tenant_id` the task runs for that tenant, as a `tenant_task` does.
 
-    Returns: status (always "ok"), timestamp (RFC 3339, UTC), tenant_id, correlation_id.
+    Returns:
+        status (always "ok"), timestamp (RFC 3339, UTC), tenant_id, correlation_id.
     """
     tenant = None if tenant_id is None else require_tenant(tenant_id)
     correlation = check_correlation_id(correlation_id or correlation_id_var.get())

@@ -1,8 +1,9 @@
 """LLM tasks of one tenant: routing, explanation, investigation, budget.
 
-Each takes `payload` (a model below), `tenant_id`, an optional `correlation_id` and `max_cost_cents`, which are
-validated at the caller and in the worker, and returns its result model as a mapping. What cannot succeed (no tenant,
-wrong payload, too dear) fails once; what may (`ProviderUnavailable`) is retried with back-off.
+Each takes `payload` (a model below), `tenant_id`, an optional `correlation_id` and `max_cost_cents`. They are validated
+in the caller and in the worker. Each returns its result model as a mapping. A task that cannot succeed (no tenant,
+wrong payload, too expensive) fails once; a task that may succeed later (`ProviderUnavailable`) is retried with
+back-off.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from app.tasks.llm_provider import Completion, ProviderUnavailable, get_provider
 
 logger = logging.getLogger(__name__)
 
-#: Cents that one call may cost at most, whatever the caller allows.
+#: The most cents that one call may cost, whatever the caller allows.
 COST_CEILING_CENTS = 10_000
 DEFAULT_MAX_COST_CENTS = 50
 
@@ -39,7 +40,7 @@ RETRY_POLICY: dict[str, Any] = {
 
 
 class Payload(BaseModel):
-    """What all payloads share: no field that the model does not name, no conversion between types."""
+    """What all payloads share: no unknown fields, no conversion between types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -66,7 +67,7 @@ class InvestigationPayload(Payload):
 
 
 class Channel(Payload):
-    """What one channel cost and brought."""
+    """The cost and revenue of one channel."""
 
     name: Name
     spend_cents: Cents
@@ -88,7 +89,7 @@ class BudgetPayload(Payload):
 
 
 class Result(BaseModel):
-    """What all results share: who answered and what it cost."""
+    """What all results share: the provider and the cost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -104,14 +105,14 @@ class RoutingResult(Result):
 
 
 class ExplanationResult(Result):
-    """The explanation, and the facts it stands on."""
+    """The explanation, and the facts that support it."""
 
     explanation: str
     facts_used: list[str]
 
 
 class InvestigationResult(Result):
-    """One finding per piece of evidence, in its order, and what follows from them."""
+    """One finding per piece of evidence, in its order, and the conclusion."""
 
     findings: list[str]
     conclusion: str
@@ -125,7 +126,7 @@ class BudgetResult(Result):
 
 
 def check_max_cost(value: object) -> None:
-    """Raises `PayloadError` for what is no limit on costs."""
+    """Raise `PayloadError` for a value that is not a cost limit."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= COST_CEILING_CENTS:
         raise PayloadError(f"max_cost_cents must be a whole number from 0 to {COST_CEILING_CENTS}")
 
@@ -190,7 +191,7 @@ def investigation(
     correlation_id: str | None = None,
     max_cost_cents: int = DEFAULT_MAX_COST_CENTS,
 ) -> dict[str, Any]:
-    """Work through the evidence, then conclude; `max_cost_cents` bounds all calls together.
+    """Work through the evidence, then conclude; `max_cost_cents` limits all calls together.
 
     Returns `InvestigationResult` as a mapping.
     """

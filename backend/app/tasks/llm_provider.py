@@ -1,7 +1,7 @@
-"""Who answers the LLM tasks: one protocol, and the offline provider that is the default.
+"""The provider of the LLM tasks: one protocol, and the offline provider that is the default.
 
-A real provider is a class with the same `complete`, named by the setting LLM_PROVIDER as `module:class` (its
-constructor takes no arguments and reads its own credentials) or given to `use_provider` by a test.
+A real provider is a class with the same `complete`. Name it in the setting LLM_PROVIDER as `module:class` (its
+constructor takes no arguments and reads its own credentials), or pass it to `use_provider` in a test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.core.settings import ConfigurationError, get_settings
 class ProviderUnavailable(LoggableError):  # noqa: N818  # the field's own wording; it is retried
     """The provider cannot answer now (network, rate limit). Tasks retry with back-off.
 
-    Its text says what failed and quotes nothing of the request: it is logged.
+    Its text tells what failed and quotes nothing of the request, because it is logged.
     """
 
 
@@ -32,7 +32,7 @@ class CostLimitExceeded(LoggableError, ValueError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A provider's answer: `text` for people, `choice` an index into the options, what it cost and who gave it."""
+    """A provider's answer: `text` for people, `choice` an index into the options, its cost and its provider."""
 
     text: str
     choice: int
@@ -41,7 +41,7 @@ class Completion:
 
 
 class Provider(Protocol):
-    """What a task needs of an LLM."""
+    """What a task needs from an LLM."""
 
     def complete(self, instruction: str, material: str, *, options: int, max_cost_cents: int) -> Completion:
         """Answer `instruction` about `material`.
@@ -59,7 +59,8 @@ class Provider(Protocol):
 class OfflineProvider:
     """Deterministic, without network: the same input gives the same answer on every machine.
 
-    It prices as a hosted model would (1 cent per 4,000 characters begun), so that cost limits can be tried.
+    It has the prices of a hosted model (1 cent for each 4,000 characters, rounded up), so that cost limits can be
+    tried.
     """
 
     model = "offline-1"
@@ -77,13 +78,13 @@ _override: Provider | None = None
 
 
 def get_provider() -> Provider:
-    """The provider of this process: the one in `use_provider`, else the setting's."""
+    """The provider of this process: the one in `use_provider`, otherwise the setting's."""
     return _override or _made(get_settings().llm_provider)
 
 
 @contextmanager
 def use_provider(provider: Provider) -> Iterator[None]:
-    """Within the block every LLM task of this process asks `provider`."""
+    """Let every LLM task of this process use `provider` within the block."""
     global _override
     before, _override = _override, provider
     try:
@@ -93,7 +94,7 @@ def use_provider(provider: Provider) -> Iterator[None]:
 
 
 def provider_class(path: str) -> Callable[[], Provider]:
-    """What LLM_PROVIDER names, not yet made: a worker asks at its start, before it forks.
+    """The class that LLM_PROVIDER names, not instantiated: a worker checks it at its start, before it forks.
 
     Raises:
         ConfigurationError: it cannot be imported.

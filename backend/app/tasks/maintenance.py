@@ -1,7 +1,7 @@
-"""Upkeep of the database: materialized views (global), personal data and retention (one tenant each).
+"""Maintenance of the database: materialized views (global), personal data and retention (per tenant).
 
-Conflicts between transactions and lost connections are retried with back-off; whatever was committed stays done, and
-the next attempt does the rest. Wrong arguments and policies that cannot be carried out fail once.
+Conflicts between transactions and lost connections are retried with back-off. Committed batches stay done, and the next
+attempt does the rest. Wrong arguments, and policies that cannot be carried out, fail once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def refresh_materialized_views(self: Any, view: str | None = None) -> dict[str, 
 
     A view that another process refreshes at this moment is skipped.
 
-    Returns: views, a list of `app.db.views.ViewRefresh` as mappings.
+    Returns:
+        views, a list of `app.db.views.ViewRefresh` as mappings.
 
     Raises:
         UnknownViewError: the view is not one of MAINTENANCE_VIEWS, or the database lacks it.
@@ -50,7 +51,7 @@ def refresh_materialized_views(self: Any, view: str | None = None) -> dict[str, 
 
 
 def check_dry_run(value: object) -> None:
-    """Raises `PayloadError` for what is no boolean: a sender's "false" is true, and his 0 would delete."""
+    """Raise `PayloadError` for a value that is not a boolean: a sender's "false" is true, and 0 would delete."""
     if not isinstance(value, bool):
         raise PayloadError("dry_run must be true or false")
 
@@ -64,10 +65,11 @@ def scrub_pii(self: Any, tenant_id: str, correlation_id: str | None = None, dry_
     Args:
         dry_run: True: count and audit only. False: change.
 
-    Returns: `app.db.upkeep.Outcome` as a mapping.
+    Returns:
+        `app.db.upkeep.Outcome` as a mapping.
 
     Raises:
-        UnknownTargetError: a policy names what maintenance may not touch; nothing was changed.
+        UnknownTargetError: a policy names what maintenance may not change; nothing was changed.
         HashKeyMissingError: a policy hashes, and MAINTENANCE_HASH_KEY is not set; nothing was changed.
     """
     return _perform(self, "scrub_pii", dry_run)
@@ -81,7 +83,7 @@ def apply_retention(
 ) -> dict[str, Any]:
     """Delete rows that are older than the tenant's policies (table retention_policy) keep them.
 
-    Parameters, result and errors: as `scrub_pii`.
+    Arguments, result and errors are those of `scrub_pii`.
     """
     return _perform(self, "apply_retention", dry_run)
 
