@@ -7,10 +7,10 @@ import re
 import traceback
 from typing import Any
 
-import psycopg2
 from celery.exceptions import Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 
+from celery_postgres.database import driver
 from celery_postgres.database.message_store import Claim
 from celery_postgres.errors import SchemaError, is_lasting
 
@@ -43,7 +43,7 @@ def is_acknowledged(task: Any, error: BaseException | None) -> bool:
 def continuation_not_sent(error: BaseException) -> bool:
     """Whether the task itself succeeded, but Celery could not send what follows it (a link, or the rest of its chain),
     because the broker was unreachable."""
-    if is_lasting(error) or not isinstance(error, psycopg2.Error | SchemaError | OperationalError):
+    if is_lasting(error) or not isinstance(error, driver.Error | SchemaError | OperationalError):
         return False
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_code.co_name == "_dispatch_callbacks_and_chain" for frame, _ in itertools.islice(frames, 3))

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import psycopg2
 from celery import states
 from celery.result import GroupResult, ResultSet, result_from_tuple
 
+from celery_postgres.database import driver
 from celery_postgres.database.result_store import Outcome, ResultStore, SavedGroup
 from celery_postgres.database.store import InTurn
 from celery_postgres.errors import SchemaError, loggable
@@ -66,7 +66,7 @@ class DatabaseBackend(RecordingBackend):
         """In the writer's thread. Whatever goes wrong, maintenance finds the chord again later."""
         try:
             chords.finish(self, chord_id)
-        except (psycopg2.Error, SchemaError) as error:
+        except (driver.Error, SchemaError) as error:
             logger.warning("Could not send the body of a chord (%s); a worker tries again", loggable(error))
         except Exception:
             logger.exception("Could not send the body of chord %s; a worker tries again", chord_id)
@@ -178,7 +178,7 @@ class DatabaseBackend(RecordingBackend):
         """Read the results of all parents in one statement; Celery would send one for each part of a chord."""
         unknown = unknown_parents(result)
         if len(unknown) > 1:
-            with contextlib.suppress(psycopg2.OperationalError, psycopg2.InterfaceError):  # then Celery reads them
+            with contextlib.suppress(*driver.LOST_CONNECTION):  # then Celery reads them
                 known = {outcome.task_id: outcome for outcome in self._final([one.id for one in unknown])}
                 for one in unknown:
                     if one.id in known:

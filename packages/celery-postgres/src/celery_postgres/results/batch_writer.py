@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import psycopg2
 from celery import signals
 
 from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import registry  # noqa: F401  # its atexit function must be registered before ours
+from celery_postgres.database import driver
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.results.write import Write, record
@@ -180,7 +180,7 @@ class BatchWriter:
             try:
                 due, stored = record(self._store, batch), True
                 break
-            except (psycopg2.Error, SchemaError) as error:
+            except (driver.Error, SchemaError) as error:
                 if self._patient_until is not None and time.monotonic() > self._patient_until:
                     logger.error("Could not store %d results: %s", len(batch), loggable(error))  # noqa: TRY400
                     due, stored = [], False
@@ -205,7 +205,7 @@ class BatchWriter:
     def _maintain_safely(self) -> float:
         try:
             return self._maintain()
-        except (psycopg2.Error, SchemaError) as error:
+        except (driver.Error, SchemaError) as error:
             logger.warning("Maintenance of the results failed: %s", loggable(error))
         except Exception:  # the thread must live: it stores results
             logger.exception("Maintenance of the results failed")

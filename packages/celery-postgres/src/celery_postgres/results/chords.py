@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import psycopg2
 from celery import states
 from celery.canvas import group, maybe_signature
 from celery.exceptions import ChordError
@@ -16,6 +15,7 @@ from kombu.utils import json
 
 from celery_postgres.broker.collecting import Collected, collected
 from celery_postgres.broker.transaction import at_once
+from celery_postgres.database import driver
 from celery_postgres.database.chord_store import ChordPart
 from celery_postgres.errors import SchemaError, is_lasting
 from celery_postgres.results.canvas import contexts_of, errbacks_of, last_of, without
@@ -103,7 +103,7 @@ def _call(backend: RecordingBackend, chord_id: str, callback: Any, parts: list[C
 
 def _is_temporary(error: Exception) -> bool:
     """Whether the database, or the broker, cannot do it now and may do it later."""
-    return isinstance(error, psycopg2.Error | SchemaError | OperationalError) and not is_lasting(error)
+    return isinstance(error, driver.Error | SchemaError | OperationalError) and not is_lasting(error)
 
 
 def _fail(backend: RecordingBackend, callback: Any, error: ChordError) -> None:

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from celery_postgres.consumer import registry
 from celery_postgres.consumer.heartbeat import Attendant
-from celery_postgres.database import watchdog
+from celery_postgres.database import driver, watchdog
 from celery_postgres.database.address import database_of
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.message_store import Claim
@@ -92,7 +91,7 @@ class PersistentBackend(ConnectedBackend):
             return None
         try:
             due = record(self.result_store, [write])
-        except (psycopg2.Error, SchemaError, SoftTimeLimitExceeded) as error:
+        except (driver.Error, SchemaError, SoftTimeLimitExceeded) as error:
             # A soft time limit belongs to the task, which has ended.
             pause = self._direct.failed()
             logger.warning(
@@ -152,7 +151,7 @@ class PersistentBackend(ConnectedBackend):
         while True:
             try:
                 return work()
-            except (psycopg2.Error, SchemaError) as error:
+            except (driver.Error, SchemaError) as error:
                 if isinstance(error, SchemaError):
                     verb, patient = "use", is_child()
                 else:
@@ -164,7 +163,7 @@ class PersistentBackend(ConnectedBackend):
                 self._sleep(pause)
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        return isinstance(exc, (psycopg2.OperationalError, psycopg2.InterfaceError))
+        return isinstance(exc, driver.LOST_CONNECTION)
 
     def on_backend_retryable_error(self, exc: BaseException) -> None:
         """Celery retries a read, without end under `result_backend_always_retry`, and logs nothing about it."""

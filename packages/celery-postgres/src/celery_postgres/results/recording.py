@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import psycopg2
 from celery import states
 from celery.canvas import maybe_signature
 from celery.exceptions import Reject
@@ -22,6 +21,7 @@ from kombu.utils.encoding import ensure_bytes
 
 from celery_postgres.broker import transport
 from celery_postgres.consumer.poison import described
+from celery_postgres.database import driver
 from celery_postgres.database.address import database_of, libpq_dsn
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.result_store import Outcome, Part
@@ -140,7 +140,7 @@ class RecordingBackend(PersistentBackend):
             self.flush()
             try:
                 self._call_task_errbacks(request, exc, traceback)
-            except (psycopg2.Error, SchemaError, OperationalError):
+            except (driver.Error, SchemaError, OperationalError):
                 raise
             except Exception as error:
                 logger.error("Cannot call an errback: %s", described(error))  # noqa: TRY400  # a traceback may quote

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-import psycopg2
 from celery.exceptions import TimeoutError as NotInTime
 
+from celery_postgres.database import driver
 from celery_postgres.database.result_store import Outcome
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results.columns import LONGEST_ID
@@ -43,7 +43,7 @@ def ended(
     missing = dict.fromkeys(task_ids)
     try:
         known = read(list(missing))
-    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+    except driver.LOST_CONNECTION:
         if not wait:
             raise
         known = []  # the server restarts: the listener reads them as soon as it can connect
