@@ -89,7 +89,7 @@ class Probe:
                 "PROBE_CONF": json.dumps(conf or {}),
                 **(env or {}),
             },
-            command=(sys.executable, "-m", "celery", "-A", APPLICATION),
+            command=(sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION),
         )
         worker.name = worker.command[worker.command.index("-n") + 1]
         worker.application_name = f"probe-{number}"

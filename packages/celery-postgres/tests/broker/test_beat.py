@@ -43,7 +43,8 @@ def start_beat(plain_database: Any, tmp_path: Path) -> Iterator[Callable[..., Be
             beats.append(
                 subprocess.Popen(
                     [
-                        *(sys.executable, "-m", "celery", "-A", "environment.testkit.probe_app", "beat", "--pidfile="),
+                        *(sys.executable, "-P", "-m", "environment.celery", "-A", "environment.testkit.probe_app"),
+                        *("beat", "--pidfile="),
                         *("--scheduler", "celery_postgres.beat:Scheduler", "--loglevel=INFO"),
                     ],
                     env={
