@@ -92,7 +92,7 @@ def all_tables(samples: Samples, order: Order, known: dict[str, Any], cells: Seq
     found = {"glance": _glance(samples, order, known.get("systems", {}))} if cells is PAGE else {}
     for cell in cells:
         results = samples.of(cell.name)
-        for place, columns in cell.tables.items():
+        for place, columns in {**cell.tables, **({} if cells is PAGE else cell.printed)}.items():
             head = ["", *(label for label, _ in columns)]
             found[place] = table(head, order, lambda name, c=columns, r=results: [column(r, name) for _, column in c])
         if cell is ceiling.CELL:

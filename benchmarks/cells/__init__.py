@@ -30,6 +30,7 @@ class Cell:
         per_system: whether variants begin with a system of the run; otherwise it is ``measure(run, variant)``.
         repetitions: samples of each variant in a full run; ``--quick`` makes one.
         tables: name of its place on the page → heads and columns, whose rows are the systems.
+        printed: the same for tables that have no place there, and are only printed.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Cell:
     per_system: bool = True
     repetitions: int = 1
     tables: Mapping[str, Sequence[tuple[str, Column]]] = field(default_factory=dict)
+    printed: Mapping[str, Sequence[tuple[str, Column]]] = field(default_factory=dict)
 
     def sample(self, run: Run, variant: str) -> dict[str, Any]:
         """Make a sample of a variant."""

@@ -17,7 +17,10 @@ def variants(run: Run) -> list[str]:
     found = [f"{name} {ms}ms plain" for ms in lengths for name in run.peers(ceilings=ms == 0)]
     stored = run.present("ours", "redis", "stock") if run.quick else run.that("results")
     found += [f"{name} 0ms results" for name in stored]
-    return found if run.quick else found + [f"{name} 0ms late" for name in run.that("late")]
+    if run.quick:
+        return found
+    found += [f"{name} 0ms late" for name in run.that("late")]
+    return found + [f"{name} 0ms late-results" for name in run.that("late") if run.systems[name].results]
 
 
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
@@ -76,4 +79,5 @@ CELL = Cell(
             ),
         ],
     },
+    printed={"late ack and results": [("no-op, late ack, with result/s", spread("0ms late-results", "rate"))]},
 )
