@@ -6,12 +6,12 @@ import signal
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 from environment.account import Account, server_account
 from environment.cluster import Cluster, postmaster_pid, socket_fits
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR, find_installation
+from environment.lifetime import Lifetime
 from environment.locking import FileLock
 from environment.waiting import wait_until
 
@@ -22,7 +22,7 @@ _OWNER_LOCK = "owner.lock"
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-class TemporaryCluster(Cluster):
+class TemporaryCluster(Cluster, Lifetime):
     """A context manager: a fresh server with the application's role and an empty database.
 
     It lies in its own folder in the system's temporary folder, which is gone afterwards.  An owner that was
@@ -51,18 +51,11 @@ class TemporaryCluster(Cluster):
             os.chown(home, account.uid, account.gid)
         super().__init__(installation, account, home, options=_FAST, tcp=tcp)
 
-    def __enter__(self) -> Self:
-        try:
-            self.initialise(sync=False)
-            self.start()
-            self.provision()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def open(self) -> None:
+        """Start the server, with the application's role and database."""
+        self.initialise(sync=False)
+        self.start()
+        self.provision()
 
     def close(self) -> None:
         """Stop the server and remove its folder.  Harmless when done twice."""

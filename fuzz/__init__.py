@@ -1,2 +1,5 @@
-"""Hostile input for what reads it first. Each target module has `SEEDS` and `check(data)`, which fails with an
-AssertionError, or whatever the product lets out, where a promise is broken; the tests use the same checks."""
+"""Hostile input for the code that parses it first.
+
+Each target module has `SEEDS` and `check(data)`, which raises an AssertionError, or whatever the product raises, where
+a property does not hold.  The tests use the same checks.
+"""

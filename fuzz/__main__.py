@@ -1,6 +1,6 @@
-"""One target under atheris: `python -m fuzz TARGET SEEDS [libFuzzer's options, corpora or inputs]`.
+"""Fuzz one target with atheris: `python -m fuzz TARGET SEEDS [libFuzzer's options, corpora or inputs]`.
 
-The target's seeds are written to the folder SEEDS, which may be named as a corpus too.
+Writes the target's seeds to the folder SEEDS, which can be given as a corpus too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped]
 
-#: The front's modules make the application, which wants an address; nothing connects.
+#: The front's modules create the application, which needs a URL; nothing connects.
 os.environ.setdefault("DATABASE_URL", "postgresql://fuzz@localhost/fuzz")
 
 target, seeds = sys.argv.pop(1), Path(sys.argv.pop(1))

@@ -1,5 +1,5 @@
-"""Database URLs, the application's and the broker's: libpq reads out of them what was put in, or one line says why not;
-and no password is ever shown, also of a URL that its author did not encode."""
+"""Database URLs of the application and the broker: libpq reads from them what was put in, or an error of one line
+says why not.  No output shows a password, even if its author did not percent-encode the URL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEEDS = [
 
 
 def check(data: bytes) -> None:
-    """As a URL, as a password that nobody encoded, and as parts."""
+    """Take the bytes as a URL, as a password without percent-encoding, and as parts of a URL."""
     text = data.decode("utf-8", "surrogateescape")
     check_text(text)
     check_unencoded(text)
@@ -33,7 +33,7 @@ def check(data: bytes) -> None:
 
 
 def check_text(url: str) -> None:
-    """Anything at all: understood as libpq does, or refused with our error."""
+    """Any text is parsed as libpq parses it, or refused with our error."""
     masked(url)
     for listens in (False, True):
         try:
@@ -60,7 +60,7 @@ def check_text(url: str) -> None:
 
 
 def check_unencoded(text: str) -> None:
-    """`text` and a mark as a password, as they stand: whatever it is taken for, the mark is not shown."""
+    """A password of `text` and a mark, not percent-encoded: however the URL is parsed, no output shows the mark."""
     url = f"postgresql://u:{text.replace(MARK, '')}{MARK}@h/db"
     assert MARK not in masked(url)
     for ours in (False, True):
@@ -74,7 +74,7 @@ def check_unencoded(text: str) -> None:
 
 
 def check_parts(user: str, password: str, host: str, database: str, options: str) -> None:
-    """Encoded as the documentation says, all of them reach libpq as they are, by every way."""
+    """Encoded as documented, every part reaches libpq unchanged, through both parsers."""
     host = f"/{host}" if "/" in host else host
     wanted = {"user": user, "password": password, "host": host, "dbname": database, "options": options}
     odd = any(ord(one) < 32 or 0xD800 <= ord(one) < 0xE000 for one in "".join(wanted.values()))
@@ -93,5 +93,5 @@ def _one_line(error: ValueError) -> None:
     assert text
     assert "\n" not in text
     assert len(text) < 300
-    # What it came from is not shown with it: it would quote the URL.
+    # Without the original exception, which would quote the URL.
     assert "During handling" not in "".join(traceback.format_exception(error))

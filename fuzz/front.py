@@ -1,4 +1,4 @@
-"""What the HTTP front reads before it knows who asks: nesting, Idempotency-Key, cursors, API keys, correlation ids."""
+"""What the HTTP front reads before authentication: nesting, Idempotency-Key, cursors, API keys, correlation ids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEEDS = [
 
 
 def check(data: bytes) -> None:
-    """The same bytes for each of them; headers are Latin-1."""
+    """Give the same bytes to each of them; headers are Latin-1."""
     header = data.decode("latin-1")
     for most in (0, 1, 3, 20):
         check_limits(data, most)
@@ -36,11 +36,11 @@ def check(data: bytes) -> None:
 
 
 def check_limits(document: bytes, most: int) -> None:
-    """Right about what is JSON; and never lets through what a parser would have to go deeper for."""
+    """The limits agree with a JSON parser on levels and members, and accept no document that exceeds its recursion."""
     deeper = Limits(levels=most, members=len(document) + 1).exceeded(document) is not None
     more = Limits(levels=len(document) + 1, members=most).exceeded(document) is not None
     try:
-        # Pairs, since a key that is there twice counts twice.
+        # Pairs, since a repeated key counts twice.
         value = json.loads(document.decode(), object_pairs_hook=tuple)
     except RecursionError:
         assert deeper
@@ -53,7 +53,7 @@ def check_limits(document: bytes, most: int) -> None:
 
 
 def check_idempotency_key(header: str) -> None:
-    """A key that can be given again, or 400."""
+    """A header is a key that can be quoted and parsed again, or status 400."""
     try:
         key = idempotency.parse(header, required=True)
     except Problem as problem:
@@ -68,7 +68,7 @@ def check_idempotency_key(header: str) -> None:
 
 
 def check_cursor(cursor: str) -> None:
-    """A place in the list that PostgreSQL can look for, or 404."""
+    """A cursor is a timestamp and an id that PostgreSQL can store, or status 404."""
     try:
         moment, task_id = _read_cursor(cursor)
     except Problem as problem:
@@ -81,19 +81,19 @@ def check_cursor(cursor: str) -> None:
 
 
 def check_key(key: str) -> None:
-    """Nobody's key lets nobody in, and only what is made like a key is looked up."""
-    asked: list[Any] = []
+    """An unknown key authenticates no tenant, and only text of the form of a key reaches the database."""
+    queries: list[Any] = []
 
     def execute(_statement: Any, parameters: dict[str, Any]) -> Any:
-        asked.append(parameters)
+        queries.append(parameters)
         return SimpleNamespace(one_or_none=lambda: None)
 
     assert authenticate(SimpleNamespace(execute=execute), key) is None  # type: ignore[arg-type]
-    assert not asked or (len(key) == 79 and key.isascii())
+    assert not queries or (len(key) == 79 and key.isascii())
 
 
 def check_correlation(text: str) -> None:
-    """Fit for a log line, or refused without being quoted."""
+    """A correlation id is printable, or the error does not quote it."""
     try:
         assert check_correlation_id(text).isprintable()
     except ValueError as error:
@@ -101,7 +101,7 @@ def check_correlation(text: str) -> None:
 
 
 def _size(value: Any) -> tuple[int, int]:
-    """Levels and members; of what is empty one."""
+    """Return the levels and the members of a value; an empty collection counts as one member."""
     deepest, members, left = 0, 0, [(value, 0)]
     while left:
         one, level = left.pop()

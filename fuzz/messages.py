@@ -1,4 +1,4 @@
-"""A row of `kombu_message`, from its payload to what Celery is handed: delivered or a dead letter, and nothing else."""
+"""A row of `kombu_message`, from its payload to the message for Celery: it is delivered or becomes a dead letter."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SEEDS = [
 
 
 class _Database:
-    """In place of the session: keeps what it is told to do, once psycopg2 could have written it."""
+    """Replaces the session: checks that psycopg2 can adapt the parameters, and records reasons of dead letters."""
 
     def __init__(self) -> None:
         self.buried: list[str] = []
@@ -65,7 +65,7 @@ class _Database:
 
 
 def written(value: Any) -> None:
-    """What psycopg2 does with a parameter, without a connection."""
+    """Adapt a parameter as psycopg2 does, without a connection."""
     quoted = adapt(value)
     if hasattr(quoted, "encoding"):
         quoted.encoding = "utf-8"
@@ -78,15 +78,15 @@ def written(value: Any) -> None:
 
 
 def check(data: bytes) -> None:
-    """A payload as somebody may have stored it."""
-    payload = data.decode("utf-8", "replace").replace("\0", "")  # what a text column can hold
+    """Take the bytes as a stored payload, as the recipe of one, and as a change of one value in Celery's message."""
+    payload = data.decode("utf-8", "replace").replace("\0", "")  # a text column cannot store NUL
     for one in (payload, json.dumps(value_of(data, _WORDS)), json.dumps(_changed(data))):
         check_read(one)
         check_delivered(one)
 
 
 def _changed(data: bytes) -> Any:
-    """Celery's message with one value in the place of another."""
+    """Return Celery's message with one value replaced."""
     message = json.loads(json.dumps(_OF_CELERY))
     if len(data) > 1:
         parts = (message, message["headers"], message["properties"])
@@ -96,7 +96,7 @@ def _changed(data: bytes) -> Any:
 
 
 def check_read(payload: str) -> None:
-    """It is refused in words that quote nothing, or comes back as it was, and its columns are what PostgreSQL takes."""
+    """A payload is refused with an error that quotes nothing, or survives decoding and PostgreSQL takes its columns."""
     try:
         message = decode(payload)
     except ValueError as error:
@@ -115,7 +115,7 @@ def check_read(payload: str) -> None:
 
 
 def check_delivered(payload: str) -> None:
-    """It is delivered once, or becomes a dead letter with a reason."""
+    """A payload is delivered once, or becomes a dead letter with a reason."""
     database = _Database()
     channel: Any = SimpleNamespace(
         Message=Channel.Message,
@@ -129,6 +129,6 @@ def check_delivered(payload: str) -> None:
     claimed = ClaimedMessage(7, _QUEUE, 1, 0, 0, None, False, False, payload)
     known = {_QUEUE: Subscription("q", channel, no_ack=False, queue_id=_QUEUE)}
     messages = [message_of(one) for one in usable(MessageStore(database), [claimed], known)]
-    handed = [one for one in messages if one is not None]
-    assert len(handed) + len(database.buried) == 1, (len(handed), database.buried)
+    delivered = [one for one in messages if one is not None]
+    assert len(delivered) + len(database.buried) == 1, (len(delivered), database.buried)
     assert all(reason and len(reason) < 200 for reason in database.buried)

@@ -1,4 +1,4 @@
-"""Payloads of all tasks: what a model takes survives a message, what it refuses is named, not quoted."""
+"""Payloads of all tasks: an accepted payload survives a message; an error names the field and quotes no value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEEDS = [
 
 
 def check(data: bytes) -> None:
-    """JSON as a client or a producer sends it, and a value as a caller in Python may give it."""
+    """Take the bytes as JSON from a client or producer, and as the recipe of a value from a Python caller."""
     try:
         values = [json.loads(data)]
     except (ValueError, RecursionError):
@@ -45,7 +45,7 @@ def _check_value(value: Any) -> None:
 
 
 def check_payload(model: type[BaseModel], value: Any) -> None:
-    """`value` for `model`."""
+    """Validate `value` with `model`."""
     try:
         payload = validate_payload(model, value)
     except PayloadError as error:

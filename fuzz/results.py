@@ -1,4 +1,4 @@
-"""Stored results: whatever the bytes are, they are read as plain values or refused, and nothing is executed."""
+"""Stored results: any bytes are read as plain values or refused, and reading executes nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results.serializer import dump, load, load_group
 from fuzz.trap import nothing_executed
 
-#: What a reader may get.
+#: The types that reading may return.
 PLAIN = (
     type(None), bool, int, float, str, bytes, bytearray, list, dict, tuple, set, frozenset, datetime.date,
     datetime.time, datetime.timedelta, datetime.timezone, Decimal, uuid.UUID,
 )  # fmt: skip
-#: What a pickle could have changed of the classes that it may name.
+#: The classes that a pickle may name and could try to change.
 _WATCHED = (datetime.date, datetime.datetime, datetime.timezone, Decimal, uuid.UUID, set, frozenset, GroupResult,
             AsyncResult)  # fmt: skip
 _VALUE = {
@@ -36,7 +36,7 @@ _VALUE = {
 
 
 def two_equal_sets(levels: int) -> bytes:
-    """A dict with two keys that are equal and not one: each level of either holds the one below it twice."""
+    """A dict with two keys that are equal and not identical; each level of a key contains the level below twice."""
     made, position = b"\x80\x04\x8c\x08builtins\x8c\x09frozenset\x93\x94}\x94", 1
     for _ in range(2):
         made, position = made + b"h\x00)R\x94", position + 1
@@ -49,19 +49,19 @@ def two_equal_sets(levels: int) -> bytes:
 
 
 def one_tuple_in_many_keys(count: int) -> bytes:
-    """A dict whose keys hold the same tuple, all as long as the dict."""
+    """A dict whose keys share one tuple, which is as long as the dict."""
     row = tuple(range(count))
     return pickle.dumps({(row, number): None for number in row})
 
 
 def one_tuple_in_many_numbers(count: int) -> bytes:
-    """A list of decimals that are all made from the digits of one tuple."""
+    """A list of decimals made from the digits of one shared tuple."""
     decimal = b"\x80\x04\x8c\x07decimal\x8c\x07Decimal\x93\x94(K\x00" + b"(" + b"K\x01" * count + b"tK\x00t\x85\x94"
     return decimal + b"]" + b"h\x00h\x01Ra" * count + b"."
 
 
 def one_identifier_of_many_parts(levels: int) -> bytes:
-    """A key that is a UUID whose number is a tuple of a tuple twice, and so on."""
+    """A key that is a UUID whose number is a nested tuple; each level contains the level below twice."""
     number = b")" + b"2\x86" * levels
     return b"\x80\x04}\x8c\x04uuid\x8c\x04UUID\x93)\x81}\x8c\x03int" + number + b"sbNs."
 
@@ -83,14 +83,14 @@ SEEDS = [
 
 
 def check(data: bytes) -> None:
-    """Both readers, as the bytes stand and as a pickle."""
+    """Give the bytes to both readers, unchanged and as the body of a pickle."""
     for one in (data, b"\x80\x04" + data + b"."):
         check_read(one, load)
         check_read(one, load_group)
 
 
 def check_read(data: bytes, read: Any) -> None:
-    """Plain values or a SecurityError; no module loaded, no class changed, nothing executed."""
+    """A reader returns plain values or raises SecurityError; it loads no module, changes no class, executes nothing."""
     before, modules = [dict(vars(one)) for one in _WATCHED], set(sys.modules)
     try:
         with nothing_executed():
@@ -106,7 +106,7 @@ def check_read(data: bytes, read: Any) -> None:
 
 
 def _check_again(value: Any) -> None:
-    """Stored anew it is read anew, if it can be: a bytearray, for one, only a stock backend stores."""
+    """A value that can be stored again can be read again; a bytearray, for one, only stock Celery stores."""
     try:
         data = dump(value)
     except UnstorableResultError:
@@ -115,7 +115,7 @@ def _check_again(value: Any) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """False for what contains itself, a class or a hollow UUID; fails for what may not be read."""
+    """Return False for a value with itself, a class or an incomplete UUID in it.  Fails for other types than ``PLAIN``."""
     left, seen = [value], 0
     while left:
         one, seen = left.pop(), seen + 1
@@ -123,7 +123,7 @@ def _is_plain(value: Any) -> bool:
             return False
         assert isinstance(one, PLAIN), type(one)
         if isinstance(one, uuid.UUID) and type(getattr(one, "int", None)) is not int:
-            return False  # made without its number; it fails whoever uses it
+            return False  # created without its number; using it fails
         if isinstance(one, dict):
             left += [*one, *one.values()]
         elif isinstance(one, list | tuple | set | frozenset):

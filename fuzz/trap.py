@@ -1,4 +1,4 @@
-"""Notices what reading must not do: import, compile, run, open, start, connect."""
+"""Detects what reading must not do: import, compile, execute, open a file, start a process, connect."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ sys.addaudithook(_hook)
 
 @contextmanager
 def nothing_executed() -> Iterator[None]:
-    """Fails if this thread did one of these things meanwhile.
+    """Fails if this thread does any of that in the block.
 
-    It is recorded and not refused: a reader that swallows every error would swallow the refusal.
+    The audit hook records and does not raise: a reader that catches every exception would hide it.
     """
     caught: list[str] = []
     _armed.caught = caught

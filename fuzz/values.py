@@ -1,4 +1,4 @@
-"""Bytes read as a recipe for a JSON value: a mutated text is seldom JSON, a mutated recipe always is a value."""
+"""Interprets bytes as a recipe for a JSON value: a mutated text is rarely JSON, a mutated recipe is always a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONSTANTS: tuple[Any, ...] = (
 
 
 def value_of(data: bytes, words: tuple[str, ...]) -> Any:
-    """The value that `data` makes on a stack, of `words`, constants, short texts, lists and objects."""
+    """Return the value that `data` builds on a stack from `words`, constants, short texts, lists and objects."""
     stack: list[Any] = [None]
     left = iter(data)
     for byte in left:

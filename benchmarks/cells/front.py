@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +24,9 @@ from benchmarks.run import Run
 from benchmarks.samples import Results
 from benchmarks.systems.clusters import connect
 from environment.installation import DEFAULT_MAJOR
-from environment.testkit.children import environment, serve
+from environment.testkit.children import environment
 from environment.testkit.servers import postgres
-from environment.validation import is_well
-from environment.waiting import wait_until
+from environment.testkit.web import WebProcess
 
 _TENANT = UUID(int=1)
 _SCRIPT = Path(__file__).parent.with_name("submit.lua")
@@ -51,27 +49,19 @@ def measure(run: Run, variant: str) -> dict[str, Any]:
 def _measure(connections: int, seconds: int, *, killed: bool) -> dict[str, Any]:
     with ExitStack() as stack:
         cluster = stack.enter_context(postgres(DEFAULT_MAJOR))
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        # uvicorn takes a socket that it is handed for one without Nagle's algorithm.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        longest = {"WEB_MAX_QUEUE_LENGTH": "1000000", "WEB_MAX_QUEUE_LENGTH_PER_TENANT": "1000000"}
-        variables = environment({"DATABASE_URL": cluster.url(), **longest})
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-web-")))
+        variables = environment({"DATABASE_URL": cluster.url()})
         _python(variables, "environment.cli", "migrate")
         key = _python(variables, "app.keys", "issue", str(_TENANT), "load").strip()
-        address, number = f"http://127.0.0.1:{listener.getsockname()[1]}", listener.fileno()
-        words = ["-m", "uvicorn", "app.main:app", "--fd", str(number), "--no-access-log"]
-        web = serve([sys.executable, *words], env=variables, pass_fds=[number])
-        stack.callback(web.wait)
-        stack.callback(web.kill)
-        wait_until(lambda: is_well(f"{address}/health"), 30, "the web process")
+        longest = {"WEB_MAX_QUEUE_LENGTH": "1000000", "WEB_MAX_QUEUE_LENGTH_PER_TENANT": "1000000"}
+        web = stack.enter_context(WebProcess(cluster.url(), folder, longest))
         # A moment to connect, as after a deploy.
-        _wrk(address, key, connections, 2)
+        _wrk(web.address, key, connections, 2)
         before = _written(cluster.url())[0]
         if killed:
-            threading.Timer(seconds / 2, web.send_signal, [signal.SIGKILL]).start()
-        done = _wrk(address, key, connections, seconds)
-        if killed:
-            web.wait()
+            threading.Timer(seconds / 2, web.kill).start()
+        done = _wrk(web.address, key, connections, seconds)
+        web.stop()
         submissions, whole = _written(cluster.url())
     answered = done["requests"] - done["refused"]
     # Besides those that were answered, each connection may have one that was not.

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from environment.lifetime import Lifetime
 from environment.testkit import children
 from environment.testkit.journal import JournalReader
-from environment.testkit.lifetime import Lifetime
 from environment.waiting import wait_until
 
 

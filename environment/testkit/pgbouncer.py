@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from environment.cluster import APP_DATABASE, APP_ROLE, free_port
+from environment.lifetime import Lifetime
 from environment.temporary import TemporaryCluster
 from environment.testkit.children import serve
-from environment.testkit.lifetime import Lifetime
 from environment.waiting import wait_until
 
 #: Fewer sessions than clients, so that clients share them.

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from environment.sources import CHECKOUT, python_path
+from environment.sources import CHECKOUT
+from environment.testkit import children
 from environment.waiting import wait_until
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
+    """The environment of a child, whose output is not buffered."""
+    return children.environment({"PYTHONUNBUFFERED": "1"})
 
 
 def spawn(verb: str, *words: str) -> subprocess.Popen[str]:

@@ -6,8 +6,8 @@ import secrets
 import subprocess
 from contextlib import suppress
 
+from environment.lifetime import Lifetime
 from environment.temporary import TemporaryCluster
-from environment.testkit.lifetime import Lifetime
 
 
 class SecondHost(Lifetime):

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from environment.cluster import free_port
+from environment.lifetime import Lifetime
 from environment.temporary import TemporaryCluster
 from environment.testkit import measuring
 from environment.testkit.children import end, serve
-from environment.testkit.lifetime import Lifetime
 from environment.waiting import wait_until
 
 #: Every promise of a commit holds.  A gigabyte of messages must not force a checkpoint into a measurement of seconds.

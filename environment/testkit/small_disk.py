@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from environment.lifetime import Lifetime
 from environment.temporary import TemporaryCluster
-from environment.testkit.lifetime import Lifetime
 
 _CHUNK = bytes(1 << 16)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from environment.lifetime import Lifetime
 from environment.testkit import children
 from environment.testkit.journal_worker import JournalWorker, celery_command
-from environment.testkit.lifetime import Lifetime
 from environment.waiting import wait_until
 
 #: Seconds within which every task is done after a fault: a lease of 30 s, maintenance every 10 s, and a loaded machine.

@@ -1,4 +1,4 @@
-"""The promises of `fuzz/`, on input that hypothesis makes and on what was found to break them."""
+"""The properties that `fuzz/` checks, on input from hypothesis and on inputs that once broke them."""
 
 from __future__ import annotations
 

@@ -1,14 +1,9 @@
-"""A web process, and a client that says what came back."""
+"""The web process, and a client for it."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,7 +14,7 @@ from uuid import UUID
 from app.core.settings import Settings
 from app.db import api_keys
 from app.db.engine import build_engine
-from environment.sources import CHECKOUT
+from environment.testkit.web import WebProcess
 from environment.waiting import wait_until
 
 A, B = UUID(int=0xA), UUID(int=0xB)
@@ -48,50 +43,16 @@ class Answer:
         return str(content["code"])
 
 
-class Front:
-    """``uvicorn app.main:app`` on a free port of 127.0.0.1, as a process.
-
-    :param environment: further variables.
-    """
+class Front(WebProcess):
+    """The web process, and a client with API keys.  Its warnings are errors."""
 
     def __init__(self, database_url: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.database_url = database_url
-        self.log = folder / "web.log"
-        self._environment = dict(environment or {})
-        # Ours, so that nobody takes the port between two processes of one test.
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        # uvicorn takes a socket that it is handed for one without Nagle's algorithm.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.port = int(self._socket.getsockname()[1])
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__(database_url, folder, {**(environment or {}), "PYTHONWARNINGS": "error"})
         self.keys: dict[UUID, str] = {}
 
     def start(self) -> Self:
-        number = self._socket.fileno()
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "uvicorn", "app.main:app", "--fd", str(number), "--no-access-log"],
-                env={
-                    **os.environ,
-                    **self._environment,
-                    "DATABASE_URL": self.database_url,
-                    "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "backend"), str(CHECKOUT)]),
-                    "PYTHONWARNINGS": "error",
-                },
-                cwd=CHECKOUT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[number],
-                start_new_session=True,
-            )
-
-        def answers() -> bool:
-            assert self.process is not None
-            assert self.process.poll() is None, self.log_text()
-            return "Application startup complete" in self.log_text()
-
-        wait_until(answers, DEADLINE_S, "the web process")
+        """Start it; return when it answers."""
+        self.open()
         return self
 
     def key(self, tenant: UUID = A) -> str:
@@ -150,27 +111,3 @@ class Front:
             sent = {"Authorization": f"Bearer {self.key(tenant)}", **(headers or {})}
             connection.request("GET", f"/v1/tasks/{task_id}/events", headers=sent)
             yield connection.getresponse()
-
-    def log_text(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
-
-    def kill(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> int:
-        """TERM, and the exit status."""
-        if self.process is None:
-            return 0
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        return self.process.returncode
-
-    def close(self) -> None:
-        self.stop()
-        self._socket.close()

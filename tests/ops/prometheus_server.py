@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from environment.cluster import free_port
+from environment.lifetime import Lifetime
 from environment.sources import CHECKOUT
+from environment.testkit.children import end, serve
 from environment.waiting import wait_until
 
 SHIPPED = CHECKOUT / "ops/prometheus"
 
 
-class PrometheusServer:
-    """A context manager: inside, it listens on a free port of 127.0.0.1 and scrapes `targets` every second.
+class PrometheusServer(Lifetime):
+    """A context manager: it listens on a free port of 127.0.0.1 and scrapes `targets` every second.
 
-    :param program: Prometheus's path.
-    :param folder: an empty folder for what it keeps.
-    :param targets: host:port of each worker.
+    Args:
+        program: the path of Prometheus.
+        folder: an empty folder for its data.
+        targets: host:port of each worker.
     """
 
     def __init__(self, program: str, folder: Path, targets: Sequence[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
+        self._process: subprocess.Popen[bytes] | None = None
         configuration = (SHIPPED / "prometheus.yml").read_text()
         for shipped, ours in (
             ("scrape_interval: 15s", "scrape_interval: 1s"),
@@ -59,21 +61,19 @@ class PrometheusServer:
         found = self.get("query", query=expression)["result"]
         return {tuple(sorted(each["metric"].items())): float(each["value"][1]) for each in found}
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Start it; return when it is ready."""
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            wait_until(self._is_ready, 30, "Prometheus to be ready")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+            self._process = serve(self._command, stdout=log, stderr=subprocess.STDOUT)
+        wait_until(self._is_ready, 30, "Prometheus to be ready")
 
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+    def close(self) -> None:
+        """Stop it."""
+        if self._process is not None:
+            end(self._process, 30)
 
     def _is_ready(self) -> bool:
+        assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()
         try:
             with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=5) as answer:

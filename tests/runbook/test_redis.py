@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from shutil import which
 
 import pytest
 
+from environment.testkit import servers
 from environment.testkit.machine import uninstalled
-from environment.waiting import wait_until
 from tests.runbook.pages import blocks
 
 (BLOCK,) = [block for block in blocks("docs/backend/moving.md") if "redis-cli" in block.text]
@@ -19,26 +18,17 @@ Redis = Callable[..., str]
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
+def redis() -> Iterator[Redis]:
     """``redis(words, …)``: what redis-cli says."""
     if which("redis-server") is None or which("redis-cli") is None:
         uninstalled("redis-server, redis-cli")
-    socket = tmp_path / "socket"
-    server = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-    )
+    with servers.Redis() as server:
 
-    def call(*words: str) -> str:
-        done = subprocess.run(["redis-cli", "-s", str(socket), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+        def call(*words: str) -> str:
+            command = ["redis-cli", "-p", str(server.port), *words]
+            return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    try:
-        wait_until(lambda: call("PING") == "PONG", 10, "Redis to answer")
         yield call
-    finally:
-        server.kill()
-        server.wait()
 
 
 def shown(redis: Redis) -> set[str]:
