@@ -115,7 +115,7 @@ def _check_again(value: Any) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return False for a value with itself, a class or an incomplete UUID in it.  Fails for other types than ``PLAIN``."""
+    """Return False for a value with itself, a class or an incomplete UUID in it.  Fails for a type not in ``PLAIN``."""
     left, seen = [value], 0
     while left:
         one, seen = left.pop(), seen + 1
