@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from environment.testkit.browser import Browser
+from app.http.page import Table, _page
 from environment.testkit.databases import run
 from tests.http.front import A, Answer, B, Front
 
@@ -100,6 +101,13 @@ def test_what_the_page_loads_is_its_own(front: Front) -> None:
         assert front.get(path, tenant=None).status == 200
     assert front.get("/page/__init__.py", tenant=None).status == 404
     assert len(re.findall("<script", page)) == 1
+
+
+def test_what_others_have_named_is_text() -> None:
+    hostile = '<script>alert("x")</script>&\''
+    page = bytes(_page(200, [Table("queues", hostile, [hostile], [[hostile, hostile]])], hostile).body).decode()
+    assert len(re.findall("<script", page)) == 1, "its own"
+    assert page.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;&#39;") == 5
 
 
 # -- with a browser

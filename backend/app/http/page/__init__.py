@@ -1,20 +1,20 @@
 """The page at `/`: queues, workers, and the tasks of the tenant whose API key is entered.
 
 The server renders it. Its one script asks again every two seconds, and the page works without it. The key is in the
-form and in the body of requests: never in a URL, a cookie or the browser's storage.
+form and in the body of requests: never in a URL, a cookie or the browser's storage. Names of queues, hosts and tasks are
+text that others chose: the template escapes everything that it is given.
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -25,7 +25,9 @@ from app.http.credentials import tenant_transaction
 from app.http.overview import CAP, Overview, overview
 
 _FOLDER = Path(__file__).parent
-_PAGE = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
+_PAGE = Environment(
+    loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+).get_template("page.html")
 _FILES = {
     "page.js": ((_FOLDER / "page.js").read_bytes(), "text/javascript; charset=utf-8"),
     "page.css": ((_FOLDER / "page.css").read_bytes(), "text/css; charset=utf-8"),
@@ -41,6 +43,15 @@ MOST = 20
 _SIGNS = {"SUCCESS": "✓", "FAILURE": "✗", "REVOKED": "⊘", "STARTED": "▶", "RETRY": "↻", "UNKNOWN": "?"}
 
 
+class Table(NamedTuple):
+    """A table of the page, in the order in which the template's macro takes it."""
+
+    name: str
+    caption: str
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def router() -> APIRouter:
     """The routes."""
     routes = APIRouter(include_in_schema=False)
@@ -49,14 +60,14 @@ def router() -> APIRouter:
     @routes.api_route("/", methods=["GET", "POST"])
     async def page(request: Request) -> Response:
         if request.method == "GET":
-            return _page(200, "", "Enter an API key to see what is going on.")
+            return _page(200, [], "Enter an API key to see what is going on.")
         key = _entered((await request.body()).decode("latin-1"))
         try:
-            live = await run_in_threadpool(_live, key)
+            tables = await run_in_threadpool(_tables, key)
         except Exception as error:
             problem = problems.of(error)
-            return _page(problem.status, "", f"{problem.detail[:1].upper()}{problem.detail[1:]}.")
-        return _page(200, live, f"As of {datetime.now(UTC):%H:%M:%S} UTC.")
+            return _page(problem.status, [], f"{problem.detail[:1].upper()}{problem.detail[1:]}.")
+        return _page(200, tables, f"As of {datetime.now(UTC):%H:%M:%S} UTC.")
 
     @routes.get("/page/{name}")
     async def file(name: str) -> Response:
@@ -76,18 +87,18 @@ def _entered(form: str) -> str:
         return ""
 
 
-def _page(status: int, live: str, note: str) -> Response:
-    text = _PAGE.substitute(live=live, note=html.escape(note))
-    return Response(text, status, _HEADERS, "text/html; charset=utf-8")
+def _page(status: int, tables: Sequence[Table], note: str) -> Response:
+    return Response(_PAGE.render(tables=tables, note=note), status, _HEADERS, "text/html; charset=utf-8")
 
 
-def _live(key: str) -> str:
+def _tables(key: str) -> list[Table]:
     with tenant_transaction(key) as (connection, tenant_id):
         tasks = submissions.newest(connection, tenant_id, MOST)
-    return _queues(overview()) + _workers(overview()) + _tasks(tasks)
+    now = overview()
+    return [_queues(now), _workers(now), _tasks(tasks)]
 
 
-def _queues(now: Overview) -> str:
+def _queues(now: Overview) -> Table:
     rows = [
         (
             queue.name,
@@ -99,10 +110,10 @@ def _queues(now: Overview) -> str:
         for queue in now.queues
     ]
     caption = f"Queues ({_count(now.dead_letters)} dead letters)"
-    return _table("queues", caption, ("Queue", "Waiting", "Delayed", "With workers", "Oldest waits"), rows)
+    return Table("queues", caption, ("Queue", "Ready", "Scheduled", "Claimed", "Oldest waits"), rows)
 
 
-def _workers(now: Overview) -> str:
+def _workers(now: Overview) -> Table:
     rows = [
         (
             f"{worker.hostname} ({worker.pid})",
@@ -112,10 +123,10 @@ def _workers(now: Overview) -> str:
         )
         for worker in now.workers
     ]
-    return _table("workers", "Workers", ("Worker (process)", "Queues", "Holds", "Since (UTC)"), rows)
+    return Table("workers", "Workers", ("Worker (process)", "Queues", "Claimed", "Since (UTC)"), rows)
 
 
-def _tasks(tasks: Sequence[Submitted]) -> str:
+def _tasks(tasks: Sequence[Submitted]) -> Table:
     rows = [
         (
             f"{_SIGNS.get(task.state, '…')} {task.state}",
@@ -125,25 +136,7 @@ def _tasks(tasks: Sequence[Submitted]) -> str:
         )
         for task in tasks
     ]
-    return _table("tasks", "Your tasks, the newest first", ("State", "Task", "Submitted (UTC)", "Id"), rows)
-
-
-def _table(name: str, caption: str, titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in titles)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<th scope="row">{html.escape(cell)}</th>' if number == 0 else f"<td>{html.escape(cell)}</td>"
-            for number, cell in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    body = body or f'<tr><td colspan="{len(titles)}">None.</td></tr>'
-    return (
-        f'<table id="{name}"><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>\n"
-    )
+    return Table("tasks", "Your tasks, the newest first", ("State", "Task", "Submitted (UTC)", "Id"), rows)
 
 
 def _count(number: int) -> str:
