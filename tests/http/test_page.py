@@ -11,8 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from environment.testkit.browser import Browser
 from app.http.page import Table, _page
+from environment.testkit.browser import Browser
 from environment.testkit.databases import run
 from tests.http.front import A, Answer, B, Front
 

@@ -110,7 +110,7 @@ PRIVILEGES = """
 STATEMENTS = set(statements())
 
 #: What a worker never does: an operator uses the queue tool as the owner.
-OF_OPERATORS = {"drop_dead", "requeue_dead", "stop_task", "allow_task"}
+OF_OPERATORS = {"delete_dead_letters", "requeue_dead_letters", "block_task", "unblock_task"}
 #: What these read, others may read too; the first names no table of ours.
 OF_EVERYBODY = {
     *("open_session", "monitor_begin", "broker_usable"),
@@ -125,7 +125,7 @@ OF_PRODUCERS = {
 }
 OF_READERS = {"result", "results", "restore_group", "await_results", "stop_waiting"}
 OF_MONITORS = {
-    *("session_lives", "queues_overview", "consumers_overview", "stopped_tasks", "overdue_chords"),
+    *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "dead_letter_counts", "beat_runs"),
 }
 

@@ -257,7 +257,7 @@ def test_a_monitor_lists_queues_and_consumers(databases: Databases, worker: Work
         (["dead", "list"], "dead_letters"),
         (["dead", "show", "1"], "dead_letters"),
         (["purge", "celery", "--yes"], "purge_queue"),
-        (["cancel", "x"], "find_messages"),
+        (["cancel", "x"], "messages_of_task"),
         (["pause", "celery"], "set_paused"),
     ],
 )

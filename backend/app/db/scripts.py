@@ -10,7 +10,6 @@ from alembic import op
 
 from app.core.settings import CHECKOUT
 from celery_postgres import migrate
-from celery_postgres.database.lexer import uncommented
 
 _steps = logging.getLogger("alembic.runtime.migration")
 _FROZEN = CHECKOUT / "alembic/frozen"
@@ -39,7 +38,7 @@ def run_script(statements: str) -> None:
 def run_frozen(name: str) -> None:
     """Execute a script of `alembic/frozen` in the schema public. They never change: revisions depend on them."""
     run_script("SET LOCAL search_path = public")
-    run_script(uncommented((_FROZEN / f"{name}.sql").read_text(encoding="utf-8")))
+    run_script((_FROZEN / f"{name}.sql").read_text(encoding="utf-8"))
 
 
 def migrate_package(to: int) -> None:

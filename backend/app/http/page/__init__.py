@@ -1,8 +1,8 @@
 """The page at `/`: queues, workers, and the tasks of the tenant whose API key is entered.
 
 The server renders it. Its one script asks again every two seconds, and the page works without it. The key is in the
-form and in the body of requests: never in a URL, a cookie or the browser's storage. Names of queues, hosts and tasks are
-text that others chose: the template escapes everything that it is given.
+form and in the body of requests: never in a URL, a cookie or the browser's storage. Others choose the names of queues,
+hosts and tasks: the template escapes everything that it is given.
 """
 
 from __future__ import annotations

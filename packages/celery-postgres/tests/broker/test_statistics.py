@@ -39,8 +39,8 @@ WHOLE = {
     # By an operator's hand: all there is, or all that stock's consumers have left.
     "queues_overview": {"ix_kombu_message_claimed"},
     "dead_letters": {"ix_kombu_dead_letter_died_at"},
-    "count_taken": {"ix_kombu_message_taken"},
-    "drop_taken": {"ix_kombu_message_taken"},
+    "count_taken_by_stock": {"ix_kombu_message_taken"},
+    "delete_taken_by_stock": {"ix_kombu_message_taken"},
     # What is claimed, once, when a queue has ended.
     "drop_messages": {"ix_kombu_message_claimed"},
     # The first entry of each queue, by the order of the index.

@@ -174,4 +174,4 @@ class ConsumerStore(Store):
 
     def blocked_tasks(self) -> frozenset[str]:
         """The names of the tasks that no consumer may run."""
-        return frozenset(name for name, _ in self._run("stopped_tasks"))
+        return frozenset(name for name, _ in self._run("blocked_tasks"))

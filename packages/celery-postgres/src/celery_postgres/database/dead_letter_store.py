@@ -81,13 +81,13 @@ class DeadLetterStore(Store):
             queue=which.queue,
             reason=which.reason,
             age_s=which.older_than_s,
-            most=limit or EVERYTHING,
+            limit=limit or EVERYTHING,
         )
         return [DeadLetter(*row) for row in rows]
 
     def payload(self, dead_letter: int) -> str | None:
         """What the producer sent; None if there is no such dead letter."""
-        for (payload,) in self._run("dead_payload", id=dead_letter):
+        for (payload,) in self._run("dead_letter_payload", id=dead_letter):
             return str(payload)
         return None
 
@@ -106,7 +106,7 @@ class DeadLetterStore(Store):
                         priorities[one] = _priority(payload)
                 except ValueError:
                     unreadable += 1
-            ((gone, _),) = self._run("requeue_dead", ids=list(priorities), priorities=list(priorities.values()))
+            ((gone, _),) = self._run("requeue_dead_letters", ids=list(priorities), priorities=list(priorities.values()))
             count += len(gone)
             if left := sorted(priorities.keys() - set(gone)):
                 without_queue += len(self.find(DeadLetterFilter(ids=left)))
@@ -114,9 +114,11 @@ class DeadLetterStore(Store):
 
     def delete(self, ids: Sequence[int]) -> int:
         """Delete dead letters, `BATCH` in each transaction. Returns how many there were."""
-        return sum(
-            int(self._run("drop_dead", ids=ids[start : start + BATCH])[0][0]) for start in range(0, len(ids), BATCH)
-        )
+        count = 0
+        for start in range(0, len(ids), BATCH):
+            ((deleted,),) = self._run("delete_dead_letters", ids=ids[start : start + BATCH])
+            count += int(deleted)
+        return count
 
 
 def _priority(payload: str) -> int:

@@ -128,24 +128,24 @@ class OperatorStore(Store):
 
     def messages_of(self, task_id: str) -> list[TaskMessage]:
         """The messages of a task, the oldest first. Those of stock producers have no id to find them by."""
-        return [TaskMessage(*row) for row in self._run("find_messages", task_id=task_id)]
+        return [TaskMessage(*row) for row in self._run("messages_of_task", task_id=task_id)]
 
     def cancel(self, task_id: str) -> int:
         """Mark the waiting messages of a task as revoked. Returns how many."""
-        ((count, _),) = self._run("cancel_messages", task_id=task_id)
+        ((count, _),) = self._run("cancel_task", task_id=task_id)
         return int(count)
 
     def blocked_tasks(self) -> list[BlockedTask]:
         """The task names that no worker runs, in alphabetical order."""
-        return [BlockedTask(*row) for row in self._run("stopped_tasks")]
+        return [BlockedTask(*row) for row in self._run("blocked_tasks")]
 
     def block(self, task: str) -> None:
         """Let no worker run a task of this name. Blocking it twice is blocking it once."""
-        self._run("stop_task", task=task)
+        self._run("block_task", task=task)
 
     def unblock(self, task: str) -> bool:
         """End that. Returns False if the name was not blocked."""
-        return bool(self._run("allow_task", task=task))
+        return bool(self._run("unblock_task", task=task))
 
     # -- consumers
 
@@ -171,12 +171,12 @@ class OperatorStore(Store):
 
     def taken_by_stock(self, older_than_s: float) -> list[TakenByStock]:
         """Messages that stock consumers took longer ago than that, by queue."""
-        return [TakenByStock(*row) for row in self._run("count_taken", age_s=older_than_s)]
+        return [TakenByStock(*row) for row in self._run("count_taken_by_stock", age_s=older_than_s)]
 
     def delete_taken_by_stock(self, older_than_s: float) -> int:
         """Delete them, `BATCH` in each transaction. Returns how many."""
         count = 0
-        while deleted := int(self._run("drop_taken", age_s=older_than_s, most=BATCH)[0][0]):
+        while deleted := int(self._run("delete_taken_by_stock", age_s=older_than_s, limit=BATCH)[0][0]):
             count += deleted
         return count
 

@@ -33,15 +33,15 @@ ORDER BY queue.name
 -- takes: queue text, paused boolean
 UPDATE kombu_queue AS queue SET paused = %(paused)s WHERE queue.name = %(queue)s RETURNING queue.name
 
--- name: stopped_tasks
+-- name: blocked_tasks
 SELECT stopped.name, stopped.stopped_at FROM kombu_stopped_task AS stopped ORDER BY stopped.name
 
--- name: stop_task
+-- name: block_task
 -- Consumers see it with their next heartbeat, within 1.3 s.
 -- takes: task text
 INSERT INTO kombu_stopped_task (name) VALUES (%(task)s) ON CONFLICT (name) DO NOTHING
 
--- name: allow_task
+-- name: unblock_task
 -- takes: task text
 DELETE FROM kombu_stopped_task AS stopped WHERE stopped.name = %(task)s RETURNING stopped.name
 
@@ -56,7 +56,7 @@ SELECT consumer.id, consumer.hostname, consumer.pid, consumer.started_at, (
 FROM kombu_consumer AS consumer
 ORDER BY consumer.id
 
--- name: find_messages
+-- name: messages_of_task
 -- A task's messages: the queue, whether it is paused and consumed; whether the message waits, or else who has claimed it.
 -- takes: task_id text
 SELECT queue.name, queue.paused, EXISTS (
@@ -66,7 +66,7 @@ FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.qu
 WHERE message.task_id = %(task_id)s
 ORDER BY message.id + 0
 
--- name: cancel_messages
+-- name: cancel_task
 -- repeatable
 -- The task is marked as revoked, and due: a worker discards it at once and stores REVOKED as its result. Claimed messages
 -- are left to their consumers.
@@ -83,7 +83,7 @@ SELECT
 
 -- name: dead_letters
 -- The oldest first. A condition that is null is met by all.
--- takes: ids bigint[], queue text, reason text, age_s float, most bigint
+-- takes: ids bigint[], queue text, reason text, age_s float, limit bigint
 SELECT dead.id, dead.died_at, dead.queue, dead.task_id, dead.tenant_id, dead.failures, dead.reason,
     octet_length(dead.payload)
 FROM kombu_dead_letter AS dead
@@ -92,13 +92,13 @@ WHERE (%(ids)s IS NULL OR dead.id = ANY (%(ids)s))
   AND (%(reason)s IS NULL OR dead.reason = %(reason)s)
   AND (%(age_s)s IS NULL OR dead.died_at < now() - %(age_s)s * interval '1 second')
 ORDER BY dead.died_at, dead.id
-LIMIT %(most)s
+LIMIT %(limit)s
 
--- name: dead_payload
+-- name: dead_letter_payload
 -- takes: id bigint
 SELECT dead.payload FROM kombu_dead_letter AS dead WHERE dead.id = %(id)s
 
--- name: requeue_dead
+-- name: requeue_dead_letters
 -- Dead letters become new messages of their queues, without failures; not those whose queue no longer exists. Returns the
 -- ids of those that did.
 -- takes: ids bigint[], priorities smallint[]
@@ -123,14 +123,14 @@ SELECT
     (SELECT coalesce(array_agg(gone.id ORDER BY gone.id), '{}') FROM gone),
     -- include: wake_sleepers
 
--- name: drop_dead
+-- name: delete_dead_letters
 -- takes: ids bigint[]
 WITH gone AS (
     DELETE FROM kombu_dead_letter AS dead WHERE dead.id = ANY (%(ids)s) RETURNING dead.id
 )
 SELECT count(*) FROM gone
 
--- name: count_taken
+-- name: count_taken_by_stock
 -- What stock consumers took longer ago than that. They mark a message and never delete it; nothing records whether its
 -- task ran. By stock's own clock, which is the publishers' local time.
 -- takes: age_s float
@@ -141,15 +141,15 @@ WHERE NOT message.visible AND message.consumer_id IS NULL
 GROUP BY queue.name
 ORDER BY queue.name
 
--- name: drop_taken
--- takes: age_s float, most bigint
+-- name: delete_taken_by_stock
+-- takes: age_s float, limit bigint
 WITH gone AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (ARRAY(
         SELECT candidate.id FROM kombu_message AS candidate
         WHERE NOT candidate.visible AND candidate.consumer_id IS NULL
           AND coalesce(candidate."timestamp", candidate.enqueued_at) < now() - %(age_s)s * interval '1 second'
-        LIMIT %(most)s
+        LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING message.id
