@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
 
-#: What the driver raises, for those who handle it and must not know the driver.
-DriverError = psycopg2.Error
-
 #: PostgreSQL undid the transaction and asks for another attempt.
 _CONFLICTS = frozenset({errorcodes.SERIALIZATION_FAILURE, errorcodes.DEADLOCK_DETECTED})
 _ATTEMPTS = 6

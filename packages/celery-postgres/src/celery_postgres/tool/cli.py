@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from celery_postgres.database import driver
 from celery_postgres.database.address import describe, is_postgresql, parsed
-from celery_postgres.database.session import DriverError, Session
+from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.tool import migrate
 from celery_postgres.tool.display import Display, visible
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     except (OperatorError, SchemaError, ValueError) as error:
         print(f"celery_postgres: {visible(str(error))}", file=sys.stderr)  # noqa: T201
         return 1
-    except DriverError as error:
+    except driver.Error as error:
         where = f"{describe(dsn)}: " if dsn else ""
         print(f"celery_postgres: {where}{visible(primary(error))}", file=sys.stderr)  # noqa: T201
         return 1
