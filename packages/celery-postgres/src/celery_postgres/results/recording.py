@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -48,7 +47,6 @@ class RecordingBackend(PersistentBackend):
         super().__init__(*arguments, **options)
         self._shares_broker: bool | None = None
         self._thread = threading.local()
-        _all.add(self)
 
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **_: Any
@@ -171,17 +169,19 @@ class RecordingBackend(PersistentBackend):
 
     @property
     def _collected(self) -> Write | None:
-        return getattr(self._thread, "collected", None)
+        """The write that this thread collects; None in a process that was forked meanwhile."""
+        pid, write = getattr(self._thread, "collected", (0, None))
+        return write if pid == os.getpid() else None
 
     @contextlib.contextmanager
     def _collecting(self) -> Iterator[Write]:
         """Collect what this thread stores in the block in one write, which the caller submits."""
-        outer = self._collected
-        self._thread.collected = write = Write()
+        outer, write = self._collected, Write()
+        self._thread.collected = os.getpid(), write
         try:
             yield write
         finally:
-            self._thread.collected = outer
+            self._thread.collected = os.getpid(), outer
 
     def _outcome(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outcome:
         if len(state) > LONGEST_STATE:
@@ -263,14 +263,3 @@ class RecordingBackend(PersistentBackend):
 
 def _encoded(value: Any) -> bytes | None:
     return None if value is None else bytes(ensure_bytes(value))
-
-
-_all: weakref.WeakSet[RecordingBackend] = weakref.WeakSet()
-
-
-def _forget_in_child() -> None:
-    for backend in list(_all):
-        backend._thread = threading.local()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
