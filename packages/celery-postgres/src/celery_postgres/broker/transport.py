@@ -13,6 +13,7 @@ from celery_postgres.broker.channel import Channel
 from celery_postgres.broker.event_loop import EventLoop
 from celery_postgres.compat.upstream import virtual
 from celery_postgres.consumer import registry
+from celery_postgres.consumer.failure_detector import Watch
 from celery_postgres.consumer.heartbeat import Attendant
 from celery_postgres.consumer.prefetch import Inbox
 from celery_postgres.database import driver, pool, schema
@@ -45,7 +46,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """
         super().__init__(client)
         self.bulk: Bulk | None = None
-        self.options = Options.of(client.transport_options)
+        self.options = Options.of(client.transport_options, lease_s=Watch.LEASE_S)
         self.max_decompressed = self.options.max_decompressed
         self._pid = os.getpid()
         self._sessions: Sessions | None = None

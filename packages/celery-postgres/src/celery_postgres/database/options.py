@@ -14,8 +14,6 @@ from celery_postgres.errors import OptionError
 
 logger = logging.getLogger(__name__)
 
-#: A heartbeat that stands still for a lease means nothing yet; so no time below it can be asked for.
-MIN_UNRESPONSIVE_S = 30.0
 #: What `pickle` may be, in `result_backend_transport_options`.
 PICKLES = ("write", "read", "refuse")
 
@@ -109,10 +107,13 @@ class Options:
     unresponsive_timeout: float = 600.0
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
+    def of(cls, given: Mapping[str, Any], *, lease_s: float) -> Options:
         """Check the options of a connection.
 
         Options of other transports that have no effect are named in the log, once in a process.
+
+        Args:
+            lease_s: the least `unresponsive_timeout`: a heartbeat that stands still for a shorter time means nothing.
 
         Raises:
             OptionError: an option is unknown, cannot be ignored, or has a wrong value.
@@ -131,9 +132,7 @@ class Options:
         if "max_decompressed" in given:
             checked["max_decompressed"] = _whole("max_decompressed", given["max_decompressed"], 1)
         if "unresponsive_timeout" in given:
-            checked["unresponsive_timeout"] = _seconds(
-                "unresponsive_timeout", given["unresponsive_timeout"], MIN_UNRESPONSIVE_S
-            )
+            checked["unresponsive_timeout"] = _seconds("unresponsive_timeout", given["unresponsive_timeout"], lease_s)
         return cls(**checked)
 
 

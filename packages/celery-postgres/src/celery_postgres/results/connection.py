@@ -13,6 +13,7 @@ from celery.utils.time import maybe_timedelta
 from celery_postgres.database import pool
 from celery_postgres.database.address import masked, parsed
 from celery_postgres.database.chord_store import ChordStore
+from celery_postgres.database.options import ResultOptions
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.result_store import ResultStore
 from celery_postgres.results.serializer import Pickle
@@ -83,10 +84,10 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
 
 
 def _pickle_option(options: Any) -> Pickle:
-    """The option `pickle`. By default results are written in the form that the stock backend of this Celery reads."""
+    """The option `pickle`. By default results are written in the form that the stock backend of this Celery reads.
+
+    Raises:
+        OptionError: an option is unknown, or `pickle` is no word of `Pickle`.
+    """
     default = Pickle.READ if celery.VERSION >= (5, 7) else Pickle.WRITE
-    try:
-        return Pickle((options or {}).get("pickle", default))
-    except ValueError:
-        known = ", ".join(Pickle)
-        raise ImproperlyConfigured(f"`pickle` in result_backend_transport_options must be one of {known}") from None
+    return Pickle(ResultOptions.of(options).pickle or default)
