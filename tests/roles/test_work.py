@@ -237,11 +237,15 @@ def test_a_beat_sends_what_is_due(databases: Databases, program: Callable[[str],
 # -- the monitor
 
 
+DECLARE = "INSERT INTO kombu_queue (id, name) VALUES (nextval('queue_id_sequence'), 'celery') ON CONFLICT DO NOTHING"
+
+
 def test_a_monitor_reads_the_gauges(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    databases.run(databases.superuser_url(), DECLARE)
     monkeypatch.setattr(
         queue_depth, "get_settings", lambda: Settings(database_url=databases.url("watcher"), _env_file=None)
     )
-    assert "celery" in [row.name for row in queue_depth.read_queues().queues]
+    assert "celery" in [row.queue for row in queue_depth.read_queues().queues]
 
 
 @pytest.mark.parametrize("words", [["queues"], ["consumers"]])
@@ -262,10 +266,7 @@ def test_a_monitor_lists_queues_and_consumers(databases: Databases, worker: Work
     ],
 )
 def test_a_monitor_looks_and_does_not_touch(databases: Databases, words: list[str], lacking: str) -> None:
-    databases.run(
-        databases.superuser_url(),
-        "INSERT INTO kombu_queue (id, name) VALUES (nextval('queue_id_sequence'), 'celery') ON CONFLICT DO NOTHING",
-    )
+    databases.run(databases.superuser_url(), DECLARE)
     done = tool(databases.url("watcher"), *words)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
