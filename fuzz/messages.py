@@ -10,7 +10,10 @@ from uuid import UUID
 from psycopg2.extensions import adapt
 
 from celery_postgres.broker.channel import Channel
-from celery_postgres.consumer.delivery import Subscription, message_of, usable
+from celery_postgres.consumer.claims import Claims
+from celery_postgres.consumer.delivery import message_of
+from celery_postgres.consumer.outlet import Subscription
+from celery_postgres.consumer.screening import screen
 from celery_postgres.database.envelope import LONGEST_TTL_MS, Envelope, decode, encode
 from celery_postgres.database.message_store import ClaimedMessage, MessageStore
 from fuzz.values import value_of
@@ -123,12 +126,14 @@ def check_delivered(payload: str) -> None:
         codecs=Channel.codecs,
         body_encoding=None,
         connection=SimpleNamespace(client=SimpleNamespace(accept=None)),
-        sessions=database,
-        inbox=SimpleNamespace(attendant=SimpleNamespace(outstanding=set())),
+        max_decompressed=1 << 20,
+        make_message=lambda content: Channel.Message(content, channel=channel),
     )
     claimed = ClaimedMessage(7, _QUEUE, 1, 0, 0, None, False, False, payload)
-    known = {_QUEUE: Subscription("q", channel, no_ack=False, queue_id=_QUEUE)}
-    messages = [message_of(one) for one in usable(MessageStore(database), [claimed], known)]
-    delivered = [one for one in messages if one is not None]
-    assert len(delivered) + len(database.buried) == 1, (len(delivered), database.buried)
+    known = {_QUEUE: Subscription("q", channel, auto_ack=False, queue_id=_QUEUE)}
+    store = MessageStore(database)
+    claims = Claims(database, max_failures=5, wake=lambda: None)  # type: ignore[arg-type]
+    messages = [message_of(one, claims, store) for one in screen(store, [claimed], known)]
+    handed = [one for one in messages if one is not None]
+    assert len(handed) + len(database.buried) == 1, (len(handed), database.buried)
     assert all(reason and len(reason) < 200 for reason in database.buried)

@@ -23,7 +23,7 @@ from celery.worker.request import Request
 from kombu import Consumer, Queue
 
 import celery_postgres
-from celery_postgres.consumer.failure_detector import Watch
+from celery_postgres.consumer.failure_detector import FailureDetector
 from environment.testkit.values import VALUES
 from environment.waiting import wait_until
 
@@ -34,7 +34,7 @@ app.conf.update(json.loads(os.environ.get("PROBE_CONF", "{}")))
 FOLDER = Path(os.environ["PROBE_FOLDER"])
 
 if lease := os.environ.get("PROBE_LEASE_S"):  # what takes half a minute is tried in seconds
-    Watch.LEASE_S = float(lease)
+    FailureDetector.LEASE_S = float(lease)
 
 
 def note(event: str, **what: Any) -> None:

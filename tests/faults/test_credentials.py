@@ -21,7 +21,7 @@ from tests.tls.conftest import Certificates, TLSServer
 
 Verify = Callable[..., Outcome]
 
-REFUSED = "the broker cannot be reached"
+REFUSED = "Cannot reach the broker"
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app_user'"
 
 

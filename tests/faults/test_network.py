@@ -18,7 +18,7 @@ from tests.faults.load import RECOVERY_S, Load, Outcome, busy
 
 Verify = Callable[[Outcome], Outcome]
 
-NOTICED = "the broker cannot be reached"
+NOTICED = "Cannot reach the broker"
 TAKEN_OVER = "of its messages run again"
 
 

@@ -73,9 +73,7 @@ def test_a_server_without_a_free_connection(load: Load, cluster: TemporaryCluste
     load.publish()
     refused = load.refusals()
     with load.fault(), occupied_slots(cluster) as taken:
-        wait_until(
-            lambda: load.count_logged("the broker cannot be reached") >= 10, RECOVERY_S, "workers to be refused", 0.2
-        )
+        wait_until(lambda: load.count_logged("Cannot reach the broker") >= 10, RECOVERY_S, "workers to be refused", 0.2)
         wait_until(lambda: load.refusals() >= refused + 5, RECOVERY_S, "publishers to be refused", 0.2)
         load.notes["slots taken"] = len(taken)
     verify(load.finish("no free connection"))

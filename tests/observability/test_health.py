@@ -169,9 +169,9 @@ def test_a_database_that_takes_no_writes_is_told_and_costs_no_task(
         assert (worker.status("/readyz"), worker.status("/livez")) == (503, 200)
         with pytest.raises(OperationalError, match="read-only transaction"):
             app.send_task("observed.waits_for", args=[str(second)])
-        wait_until(lambda: said("the broker cannot be reached", NO_WRITES), SOON_S, "the attendant's reason")
+        wait_until(lambda: said("Cannot reach the broker", NO_WRITES), SOON_S, "the heartbeat's reason")
         busy.unlink()
-        wait_until(lambda: said("claiming failed", NO_WRITES), SOON_S, "the reason why nothing is claimed")
+        wait_until(lambda: said("Claiming failed", NO_WRITES), SOON_S, "the reason why nothing is claimed")
         wait_until(lambda: said("Cannot store results", NO_WRITES), SOON_S, "the reason why nothing is stored")
         assert not waiting.ready()
     assert waiting.get(timeout=DEADLINE_S) == "late"

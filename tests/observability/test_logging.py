@@ -94,12 +94,12 @@ def test_a_record_of_another_library_shows_its_template_only() -> None:
 
 
 def test_our_broker_says_why_it_is_away_and_quotes_nobody() -> None:
-    template = "the broker cannot be reached (%s); next try in %.2f s"
+    template = "Cannot reach the broker (%s); next try in %.2f s"
     refused = f'connection to server at "{SECRET}" (10.0.0.7), port 5432 failed: Connection refused'
     line = shown("celery_postgres.consumer.heartbeat", template, Reason(refused), 0.5)
-    assert line["message"] == "the broker cannot be reached (connection refused); next try in 0.50 s"
+    assert line["message"] == "Cannot reach the broker (connection refused); next try in 0.50 s"
     unknown = shown("celery_postgres.consumer.heartbeat", template, Reason(SECRET), 0.5)
-    assert unknown["message"] == "the broker cannot be reached (…); next try in 0.50 s"
+    assert unknown["message"] == "Cannot reach the broker (…); next try in 0.50 s"
 
 
 def test_the_package_shows_its_texts_and_fields_and_names_cannot_forge_a_line() -> None:
@@ -143,9 +143,9 @@ def test_our_broker_gives_the_reasons_of_the_server_and_quotes_nobody(database: 
     with contextlib.closing(session), pytest.raises(psycopg2.Error, match=SECRET) as caught:
         session.script(f"DO $$ BEGIN RAISE '{SECRET}' USING ERRCODE = '{code}'; END $$")
     line = shown(
-        "celery_postgres.consumer.prefetch", "claiming failed (%s); next try in %.2f s", primary(caught.value), 2
+        "celery_postgres.consumer.prefetch", "Claiming failed (%s); next try in %.2f s", primary(caught.value), 2
     )
-    assert line["message"] == f"claiming failed ({expected}); next try in 2.00 s"
+    assert line["message"] == f"Claiming failed ({expected}); next try in 2.00 s"
     assert faults.public_text(caught.value) == f"SQLSTATE {code} ({type(caught.value).__name__})"
     kombus = OperationalError(SECRET)
     kombus.__cause__ = caught.value

@@ -35,7 +35,7 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(
 ) -> None:
     run(database.url, BREAK, ABANDONED, EXPIRED, LEFT)
     process = start_worker(database.url, ready=False)
-    wait_until(lambda: "maintenance: " in process.log_text(), DEADLINE_S, "a line about the step")
+    wait_until(lambda: "Maintenance: " in process.log_text(), DEADLINE_S, "a line about the step")
     wait_until(process.file.exists, DEADLINE_S, "the worker to take tasks")
     worker = observe(process)
     status, ready = worker.page("/readyz")
@@ -47,7 +47,7 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(
     wait_until(lambda: dead_letters(database.url, "over") == 3, DEADLINE_S, "expired messages to go")
     left = "SELECT count(*) FROM kombu_message WHERE consumer_id = 4711"
     wait_until(lambda: scalar(database.url, left) == 0, DEADLINE_S, "claims of nobody to be released")
-    lines = [line for line in worker.lines() if line["message"].startswith("maintenance: ")]
+    lines = [line for line in worker.lines() if line["message"].startswith("Maintenance: ")]
     assert len(lines) == 1
     assert lines[0]["level"] == "ERROR"
     assert "removal of expired queues fails" in lines[0]["message"]

@@ -301,7 +301,7 @@ def test_a_worker_from_which_a_right_is_taken_waits_for_it(
     refused = "the role runner may not do what the statement beat needs (permission denied for table kombu_consumer)"
     wait_until(lambda: refused in worker.log_text(), DEADLINE_S, "the refusal")
     databases.run(databases.url("deploy", "taken"), ROLES_SQL)
-    wait_until(lambda: "the broker is back" in worker.log_text(), DEADLINE_S, "the worker to go on")
+    wait_until(lambda: "The broker is reachable again" in worker.log_text(), DEADLINE_S, "the worker to go on")
     databases.run(databases.url("deploy", "taken"), "REVOKE UPDATE ON kombu_message FROM celery_worker")
     app = create_app(Settings(database_url=databases.url("asker", "taken"), _env_file=None))
     try:

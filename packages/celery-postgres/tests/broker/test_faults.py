@@ -303,7 +303,7 @@ def test_a_crash_of_the_server_repeats_no_task_that_was_acknowledged_before_it_r
     probe.wait_for("start", tag)
     own_cluster.stop("immediate")
     own_cluster.start()
-    wait_until(lambda: "the broker is back" in worker.log_text(), RESCUE_S, "the worker to be back")
+    wait_until(lambda: "The broker is reachable again" in worker.log_text(), RESCUE_S, "the worker to be back")
     probe.open(gate)
     others = load(probe, unique("later"), 5, "run_quiet")
     counts = probe.wait_for_all("start", [tag, *others])

@@ -17,7 +17,7 @@ from app.core.settings import Settings
 from app.observability import queue_depth
 from app.observability.queue_depth import QueueDepthCollector
 from celery_postgres import observer
-from celery_postgres.consumer.maintenance import Upkeep
+from celery_postgres.consumer.maintenance import Maintenance
 from celery_postgres.database.session import Session
 from environment.testkit.client import Client, Inbox
 from environment.testkit.tables import dead_letters, rows_of, scalar
@@ -138,7 +138,7 @@ def test_a_row_stops_nobody(
     inbox = client.consume("work")
     acknowledge(inbox, body, 2)
     assert inbox.nothing(), "what an idle consumer does"
-    assert "claiming failed" not in caplog.text
+    assert "Claiming failed" not in caplog.text
     assert scalar(peopled, "SELECT count(*) FROM kombu_message WHERE priority NOT BETWEEN 0 AND 9") == 0
     # What is read at each scrape.
     monkeypatch.setattr(queue_depth, "get_settings", lambda: Settings(database_url=peopled, _env_file=None))
@@ -148,7 +148,7 @@ def test_a_row_stops_nobody(
     insert(peopled, MESSAGE.format("consumer_id", "4711").replace(" true, 1, (", " false, 1, ("))
     insert(peopled, MESSAGE.format("task_id, expires_at", f"'over-{body}', now() - interval '1 s'"))
     with closing(Session(PostgresDSN.parse(peopled).libpq())) as session:
-        Upkeep(5).sweep(session, lambda session: None)
+        Maintenance(5).run(session, lambda session: None)
     assert steps.failing == set()
     assert scalar(peopled, "SELECT count(*) FROM kombu_message WHERE consumer_id = 4711") == 0
     assert dead_letters(peopled, f"over-{body}") == 1
@@ -169,8 +169,8 @@ def test_one_claim_that_cannot_be_given_back_keeps_no_other(peopled: str, steps:
     try:
         with closing(Session(PostgresDSN.parse(peopled).libpq())) as session:
             for _ in range(2):
-                Upkeep(5).sweep(session, lambda session: None)
-        assert steps.failing == {"rescue of what the dead had claimed"}
+                Maintenance(5).run(session, lambda session: None)
+        assert steps.failing == {"rescue of dead consumers"}
         assert scalar(peopled, "SELECT string_agg(task_id, '') FROM kombu_message WHERE NOT visible") == "held-700"
     finally:
         insert(peopled, "ALTER TABLE kombu_message DROP CONSTRAINT unforeseen")
@@ -187,12 +187,12 @@ def test_a_queue_in_somebodys_transaction_does_not_keep_a_sweep(peopled: str, st
             " SELECT 'slow', 'direct', '', id FROM kombu_queue WHERE name = 'bound'"
         )
         with closing(Session(PostgresDSN.parse(peopled).libpq(), {"statement_timeout": "5s"})) as session:
-            Upkeep(5).sweep(session, lambda session: None)
+            Maintenance(5).run(session, lambda session: None)
             assert steps.failing == set()
             names = "SELECT string_agg(name, '') FROM kombu_queue WHERE name IN ('bound', 'left')"
             assert scalar(peopled, names) == "bound"
             somebody.rollback()
-            Upkeep(5).sweep(session, lambda session: None)
+            Maintenance(5).run(session, lambda session: None)
             assert scalar(peopled, names) is None
 
 

@@ -97,5 +97,5 @@ def test_a_message_that_fails_its_consumer_is_a_dead_letter_in_the_end(probe: Pr
     probe.send("fragile", task_id=identity)
     wait_until(lambda: dead_letters(probe.url, identity) == 1, PATIENCE_S, "the dead letter")
     every_slot_works(probe, pool)
-    assert "fails its consumer: RuntimeError at " in worker.log_text()
+    assert "makes its consumer fail: RuntimeError at " in worker.log_text()
     assert probe.inspect(worker, "reserved") == []

@@ -109,10 +109,10 @@ def test_an_unresponsive_timeout_below_the_lease_is_refused(client: Client, give
 def test_two_processes_with_one_id_begin_anew(module_database: Any, client: Client, queue: str) -> None:
     """As after the copy of a machine that runs: both raise one counter."""
     inbox = client.consume(queue)
-    attendant = inbox.channel.inbox.attendant  # type: ignore[attr-defined]
-    first = attendant.consumer
+    heartbeat = inbox.channel.buffer.heartbeat  # type: ignore[attr-defined]
+    first = heartbeat.consumer
     run(module_database.url, f"UPDATE kombu_consumer SET beat = beat + 1 WHERE id = {first}")  # noqa: S608
-    wait_until(lambda: attendant.consumer not in (0, first), RESCUE_S, "another id")
+    wait_until(lambda: heartbeat.consumer not in (0, first), RESCUE_S, "another id")
     client.publish("x", queue)
     assert inbox.take_acked() == ["x"]
 
@@ -132,7 +132,7 @@ def test_who_slept_for_long_asks_as_if_nothing_had_been(probe: Probe, noticed: b
 
 def test_who_slept_with_nothing_in_hand_goes_on_consuming(module_database: Any, client: Client, queue: str) -> None:
     inbox = client.consume(queue)
-    first = inbox.channel.inbox.attendant.consumer  # type: ignore[attr-defined]
+    first = inbox.channel.buffer.heartbeat.consumer  # type: ignore[attr-defined]
     run(module_database.url, f"DELETE FROM kombu_consumer WHERE id = {first}")  # noqa: S608
     client.publish("x", queue)
     assert inbox.take_acked(deadline_s=RESCUE_S) == ["x"]
@@ -143,7 +143,7 @@ def test_who_slept_with_a_message_in_hand_is_told(module_database: Any, client: 
     client.publish("x", queue)
     inbox = client.consume(queue)
     inbox.take()
-    first = inbox.channel.inbox.attendant.consumer  # type: ignore[attr-defined]
+    first = inbox.channel.buffer.heartbeat.consumer  # type: ignore[attr-defined]
     run(module_database.url, f"DELETE FROM kombu_consumer WHERE id = {first}")  # noqa: S608
     with pytest.raises(LeaseLost, match="its messages were given to others"):
         inbox.take_until(lambda: False, RESCUE_S)  # it may even come again before

@@ -15,8 +15,9 @@ import psycopg2
 import pytest
 from kombu import Producer, Queue
 
-from celery_postgres.consumer.batch_size import Ladder, Pace
-from celery_postgres.consumer.prefetch import Inbox as DatabaseInbox
+from celery_postgres.consumer.batch_size import BatchSize
+from celery_postgres.consumer.polling import PollingBackoff
+from celery_postgres.consumer.prefetch import PrefetchBuffer
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.tables import dead_letters, rows_of
 from environment.waiting import wait_until
@@ -276,7 +277,7 @@ def test_a_consumer_without_acks_takes_for_good(
 @pytest.fixture
 def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The heartbeat's look at the queues, each 1.2 s, finds what a consumer has missed."""
-    monkeypatch.setattr(DatabaseInbox, "RESTING_S", 3600)
+    monkeypatch.setattr(PrefetchBuffer, "RESTING_S", 3600)
 
 
 def test_a_consumer_without_acks_looks_again_soon(unattended: None, client: Client, queue: str) -> None:
@@ -284,21 +285,21 @@ def test_a_consumer_without_acks_looks_again_soon(unattended: None, client: Clie
     client.publish("x", queue)
     inbox = client.consume(queue, no_ack=True)
     inbox.take()
-    for step in Ladder.STEPS_S[1:]:
+    for step in PollingBackoff.STEPS_S[1:]:
         inbox.drain(0)
-        assert inbox.channel.inbox.pause() <= Ladder.STEPS_S[-1], step
+        assert inbox.channel.buffer.pause() <= PollingBackoff.STEPS_S[-1], step
     inbox.drain(0)
-    assert inbox.channel.inbox.pause() > Ladder.STEPS_S[-1]
+    assert inbox.channel.buffer.pause() > PollingBackoff.STEPS_S[-1]
 
 
 def test_a_consumer_without_acks_takes_all_there_is(unattended: None, client: Client, queue: str) -> None:
     late = datetime.now(UTC) + timedelta(seconds=0.3)
     client.publish("late", queue, headers={"eta": late.isoformat()})
-    for number in range(2 * Pace.MOST_EATEN + 1):
+    for number in range(2 * BatchSize.AUTO_ACK_LIMIT + 1):
         client.publish(number, queue)
     inbox = client.consume(queue, no_ack=True)
-    payloads = [message.payload for message in inbox.take(2 * Pace.MOST_EATEN + 2, deadline_s=5)]
-    assert {*payloads} == {*range(2 * Pace.MOST_EATEN + 1), "late"}
+    payloads = [message.payload for message in inbox.take(2 * BatchSize.AUTO_ACK_LIMIT + 2, deadline_s=5)]
+    assert {*payloads} == {*range(2 * BatchSize.AUTO_ACK_LIMIT + 1), "late"}
 
 
 def test_acknowledging_twice_is_an_error_and_costs_nobody_anything(client: Client, queue: str) -> None:
@@ -353,13 +354,13 @@ def test_an_ack_wakes_a_consumer_that_ran_out_of_credit(client: Client, queue: s
     client.publish(2, queue)
     consumer = client.consume(queue, prefetch=1)
     (message,) = consumer.take(1)
-    inbox = client.connection.connection.inbox
+    inbox = client.connection.connection.buffer
     assert not inbox.holds_messages
 
     def rests() -> bool:
-        inbox.pump()  # it is notified once when its process has begun to listen
+        inbox.deliver_next()  # it is notified once when its process has begun to listen
         inbox.wake.clear()
-        return inbox.attendant.deaf is False and inbox.pause() is None
+        return inbox.heartbeat.without_notifications is False and inbox.pause() is None
 
     wait_until(rests, DEADLINE_S, "the consumer to rest")
 
@@ -388,14 +389,14 @@ def test_a_full_consumer_rests_although_more_is_waiting(
     inbox = client.consume(queue, prefetch=1)
     (held,) = inbox.take(1)
     looks = []
-    pump = DatabaseInbox.pump
+    deliver_next = PrefetchBuffer.deliver_next
 
-    def counted(self: DatabaseInbox, force: bool = False) -> bool:
+    def counted(self: PrefetchBuffer, force: bool = False) -> bool:
         looks.append(force)
-        return pump(self, force)
+        return deliver_next(self, force)
 
-    monkeypatch.setattr(DatabaseInbox, "pump", counted)
-    client.connection.transport.inbox.notify()
+    monkeypatch.setattr(PrefetchBuffer, "deliver_next", counted)
+    client.connection.transport.buffer.notify()
     assert inbox.nothing()
     assert len(looks) < 20, "it turned all the time"
     held.ack()
@@ -604,7 +605,7 @@ def test_a_signal_handler_may_cancel_the_consumer_that_is_about_to_deliver(clien
     look = qos.can_consume
 
     def interrupt() -> bool:
-        if inbox.channel.inbox.holds_messages and not interrupted.is_set():
+        if inbox.channel.buffer.holds_messages and not interrupted.is_set():
             interrupted.set()
             inbox.consumer.cancel()
         return bool(look())

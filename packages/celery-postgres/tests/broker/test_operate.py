@@ -112,9 +112,9 @@ def test_what_producers_say_is_no_command_to_a_terminal(client: Client, plain_da
 
 def test_a_paused_queue_gives_nothing_until_it_is_resumed(tool: Tool, client: Client, queue: str) -> None:
     inbox = client.consume(queue)
-    attendant = client.connection.connection.inbox.attendant
+    heartbeat = client.connection.connection.buffer.heartbeat
     assert tool("pause", queue)["paused"] is True
-    wait_until(lambda: bool(attendant.paused), DEADLINE_S, "the consumer to see it")
+    wait_until(lambda: bool(heartbeat.paused), DEADLINE_S, "the consumer to see it")
     client.publish("x", queue)
     assert inbox.nothing()
     assert queue_row(tool, queue)["paused"] is True
@@ -127,12 +127,12 @@ def test_a_paused_queue_gives_nothing_until_it_is_resumed(tool: Tool, client: Cl
 def test_a_pause_empties_the_buffer(tool: Tool, client: Client, queue: str) -> None:
     """What a consumer has taken ahead and not delivered goes back at once."""
     inbox = client.consume(queue, prefetch=0)
-    pace = client.connection.connection.inbox.pace
+    batch_size = client.connection.connection.buffer.policy.batch_size
     for number in range(40):
         client.publish(number, queue)
     for message in inbox.take(20):
         message.ack()
-    assert pace.ahead() > 1
+    assert batch_size.ahead() > 1
     tool("pause", queue)
     taken = len(inbox.messages)
 
@@ -348,7 +348,7 @@ def test_a_stop_empties_the_buffer_of_a_busy_consumer(
     tool: Tool, client: Client, plain_database: Any, queue: str
 ) -> None:
     inbox, count = client.consume(queue, prefetch=4), 1_000
-    connection = client.connection.connection.inbox
+    connection = client.connection.connection.buffer
     connection.STALE_S = 3600.0  # it is busy: nothing goes back for lying there
     for number in range(count):
         client.publish(number, queue, headers={"task": "app.stopped"})
@@ -359,7 +359,7 @@ def test_a_stop_empties_the_buffer_of_a_busy_consumer(
         inbox.drain(0.01)
         while inbox.messages:
             done.extend(inbox.take_acked(1))
-        return "app.stopped" in connection.attendant.stopped
+        return "app.stopped" in connection.heartbeat.blocked
 
     wait_until(seen, DEADLINE_S, "the consumer to see it")
     wait_until(lambda: not connection.holds_messages, DEADLINE_S, "the buffer to be given back")

@@ -125,9 +125,9 @@ def test_what_comes_back_as_claimed_by_us_is_given_back(module_database: Any, cl
     client.publish("first", queue)
     inbox = client.consume(queue)
     (message,) = inbox.take()
-    attendant = inbox.channel.inbox.attendant  # type: ignore[attr-defined]
+    heartbeat = inbox.channel.buffer.heartbeat  # type: ignore[attr-defined]
     run(url, "DROP TABLE IF EXISTS earlier", "CREATE TABLE earlier AS SELECT * FROM kombu_message")
-    wait_until(lambda: attendant.member.beats > 3, DEADLINE_S, "some beats")
+    wait_until(lambda: heartbeat.member.counter > 3, DEADLINE_S, "some beats")
     message.ack()
     wait_until(lambda: rows_of(url, queue) == 0, DEADLINE_S, "the acknowledgement")
     client.publish("second", queue)
@@ -176,8 +176,8 @@ def test_a_late_ack_leaves_a_new_message_with_an_old_id(module_database: Any, cl
 def test_whose_queue_is_another_one_now_connects_anew(module_database: Any, client: Client, queue: str) -> None:
     url = module_database.url
     inbox = client.consume(queue)
-    attendant = inbox.channel.inbox.attendant  # type: ignore[attr-defined]
-    wait_until(lambda: attendant.member.beats > 2, DEADLINE_S, "some beats")
+    heartbeat = inbox.channel.buffer.heartbeat  # type: ignore[attr-defined]
+    wait_until(lambda: heartbeat.member.counter > 2, DEADLINE_S, "some beats")
     run(
         url,
         f"UPDATE kombu_queue SET name = '{queue}-other' WHERE name = '{queue}'",  # noqa: S608

@@ -11,13 +11,13 @@ import pytest
 from celery.exceptions import ImproperlyConfigured
 
 from celery_postgres.consumer import decompression
-from celery_postgres.consumer.failure_detector import Watch
+from celery_postgres.consumer.failure_detector import FailureDetector
 from celery_postgres.database import options
 from celery_postgres.database.options import Options, ResultOptions
 from celery_postgres.errors import OptionError
 from celery_postgres.results.serializer import Pickle
 
-checked = partial(Options.of, lease_s=Watch.LEASE_S)
+checked = partial(Options.of, lease_s=FailureDetector.LEASE_S)
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def unreported() -> Iterator[None]:
 
 def test_the_defaults_are_those_of_the_parts_that_they_are_for() -> None:
     assert checked({}) == Options()
-    assert Options().unresponsive_timeout == Watch.UNRESPONSIVE_S
-    assert Options().max_decompressed == decompression.MOST
+    assert Options().unresponsive_timeout == FailureDetector.UNRESPONSIVE_S
+    assert Options().max_decompressed == decompression.LIMIT
     assert set(options.PICKLES) == set(Pickle)
 
 

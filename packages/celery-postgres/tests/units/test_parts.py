@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,10 +13,12 @@ from psycopg2.extensions import parse_dsn
 
 from app.core.dsn import PostgresDSN
 from celery_postgres.broker.topic import pattern
-from celery_postgres.consumer.batch_size import Ladder, Pace
-from celery_postgres.consumer.claims import Early, Ledger
-from celery_postgres.consumer.failure_detector import Watch
-from celery_postgres.consumer.scan_position import Cursor
+from celery_postgres.consumer.batch_size import BatchSize
+from celery_postgres.consumer.early_acks import EarlyAcks
+from celery_postgres.consumer.failure_detector import FailureDetector
+from celery_postgres.consumer.pending_acks import PendingAcks
+from celery_postgres.consumer.polling import PollingBackoff
+from celery_postgres.consumer.scan_position import ScanPosition
 from celery_postgres.database import watchdog
 from celery_postgres.database.address import is_postgresql, libpq_dsn, masked, parsed
 from celery_postgres.database.consumer_store import Other
@@ -37,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("scan_position", "failure_detector", "batch_size", "claims"):
+    for module in ("scan_position", "failure_detector", "batch_size", "polling", "early_acks", "pending_acks"):
         monkeypatch.setattr(f"celery_postgres.consumer.{module}.time", clock)
     return clock
 
@@ -168,72 +171,73 @@ def test_what_is_no_message_says_so_without_quoting(payload: str) -> None:
     assert payload == "" or payload not in str(caught.value)
 
 
-# -- pace
+# -- batch size
 
 
 def test_the_buffer_is_work_for_50_ms(clock: Clock) -> None:
-    pace = Pace()
-    assert pace.ahead() == 1
-    pace.delivered()
+    size = BatchSize()
+    assert size.ahead() == 1
+    size.delivered()
     for _ in range(100):
         clock.now += 0.001
-        pace.acked()
-    assert 40 <= pace.ahead() <= 50
-    pace.stalled()
-    assert pace.ahead() == 0
+        size.acked()
+    assert 40 <= size.ahead() <= 50
+    size.stalled()
+    assert size.ahead() == 0
 
 
 def test_a_worker_that_had_nothing_to_do_is_not_slow(clock: Clock) -> None:
-    pace = Pace()
+    size = BatchSize()
     for _ in range(20):
         clock.now += 60
-        pace.delivered()
+        size.delivered()
         clock.now += 0.001
-        pace.acked()
-    assert pace.ahead() >= 40
+        size.acked()
+    assert size.ahead() >= 40
 
 
 def test_looks_come_after_2_10_50_and_250_ms(clock: Clock) -> None:
-    ladder = Ladder()
+    polling = PollingBackoff()
     pauses = []
     for _ in range(5):
-        ladder.climb(None)
-        pauses.append(round(ladder.next - clock.now, 3))
-        clock.now = ladder.next
+        polling.found_nothing(None)
+        pauses.append(round(polling.next - clock.now, 3))
+        clock.now = polling.next
     assert pauses == [0.002, 0.01, 0.05, 0.25, 10.0]
-    ladder.climb(0.5)
-    assert ladder.next - clock.now == pytest.approx(0.501)
+    polling.found_nothing(0.5)
+    assert polling.next - clock.now == pytest.approx(0.501)
 
 
 def test_the_cursor_trails(clock: Clock) -> None:
-    cursor = Cursor()
-    cursor.claimed(0, 100)
-    assert set(cursor.lanes(full=False)) == {0}
+    position = ScanPosition()
+    position.claimed(0, 100)
+    assert set(position.lowest_ids(full_scan=False)) == {0}
     clock.now += 1.9
-    cursor.claimed(0, 200)
-    assert cursor.lanes(full=False)[-1] == 0
+    position.claimed(0, 200)
+    assert position.lowest_ids(full_scan=False)[-1] == 0
     clock.now += 0.2
-    assert cursor.lanes(full=False) == [0] * (len(PRIORITIES) - 1) + [100]
-    assert set(cursor.lanes(full=True)) == {0}
+    assert position.lowest_ids(full_scan=False) == [0] * (len(PRIORITIES) - 1) + [100]
+    assert set(position.lowest_ids(full_scan=True)) == {0}
 
 
 # -- who lives
 
 
-def dead(watch: Watch, *others: tuple[int, int, bool, bool]) -> list[tuple[int, int, bool]]:
-    return list(watch.observe(Other(*one) for one in others))
+def dead(detector: FailureDetector, *others: tuple[int, int, bool, bool]) -> list[tuple[int, int, bool]]:
+    suspicions = detector.observe(Other(*one) for one in others)
+    return [(one.consumer, one.counter, one.certain) for one in suspicions]
 
 
 def test_silence_counts_only_while_it_was_watched(clock: Clock) -> None:
-    watch = Watch()
+    detector = FailureDetector()
     for _ in range(10):
-        assert dead(watch, (1, 7, True, True)) == []
+        assert dead(detector, (1, 7, True, True)) == []
         clock.now += 60  # we were stopped
     for _ in range(5):
-        assert dead(watch, (1, 7, True, True)) == []
+        assert dead(detector, (1, 7, True, True)) == []
         clock.now += 1
-    assert dead(watch, (1, 7, True, True)) == [(1, 7, False)]
-    assert dead(watch, (1, 8, True, True)) == []
+    assert dead(detector, (1, 7, True, True)) == [(1, 7, False)]
+    assert dead(detector, (1, 8, True, True)) == []
 
 
 @pytest.mark.parametrize(
@@ -242,13 +246,13 @@ def test_silence_counts_only_while_it_was_watched(clock: Clock) -> None:
     ids=["no session", "a session through a proxy", "the server has its socket"],
 )
 def test_how_long_a_counter_may_stand(clock: Clock, own: bool, direct: bool, seconds: int) -> None:
-    watch = Watch(unresponsive_s=90)
+    detector = FailureDetector(unresponsive_s=90)
     for _ in range(seconds):
-        assert [certain for _, _, certain in dead(watch, (1, 7, own, direct))] in ([], [False])
+        assert [certain for _, _, certain in dead(detector, (1, 7, own, direct))] in ([], [False])
         clock.now += 1
-    assert dead(watch, (1, 7, own, direct)) == [(1, 7, True)]
-    watch.forget()
-    assert dead(watch, (1, 7, own, direct)) == []
+    assert dead(detector, (1, 7, own, direct)) == [(1, 7, True)]
+    detector.forget()
+    assert dead(detector, (1, 7, own, direct)) == []
 
 
 def test_fences_are_even_and_never_the_same() -> None:
@@ -258,9 +262,9 @@ def test_fences_are_even_and_never_the_same() -> None:
 
 
 def test_early_acks_are_remembered_until_they_are_certain(clock: Clock) -> None:
-    early = Early()
+    early = EarlyAcks()
     early.add(1, 10, "one")
-    clock.now += Early.KEPT_S - 1
+    clock.now += EarlyAcks.KEPT_S - 1
     early.add(2, 20, "two")
     early.expire()
     clock.now += 2
@@ -268,24 +272,26 @@ def test_early_acks_are_remembered_until_they_are_certain(clock: Clock) -> None:
     clock.now += 3600  # the server is away: there is no sign of life
     assert early.take() == {2: (20, "two")}
     assert early.take() == {}
-    for number in range(Early.MOST + 5):
+    for number in range(EarlyAcks.LIMIT + 5):
         early.add(number, 0, "")
-    assert len(early.take()) == Early.MOST
+    assert len(early.take()) == EarlyAcks.LIMIT
 
 
-def test_acks_are_known_until_they_are_delivered(clock: Clock) -> None:
-    ledger = Ledger()
-    assert ledger.add(2, 1)
-    assert not ledger.add(1, 1)
+def test_acks_are_known_until_they_have_arrived(clock: Clock) -> None:
+    pending = PendingAcks()
+    assert pending.add((2, 1))
+    assert not pending.add((1, 1))
     clock.now += 1
-    assert ledger.age() == 1
-    acks = ledger.take()
-    assert acks == [(1, 1), (2, 1)]
-    assert ledger.known() == {(1, 1), (2, 1)}
-    ledger.put_back(acks)
-    assert ledger.take() == acks
-    ledger.delivered(acks)
-    assert ledger.known() == set()
+    assert pending.age() == 1
+    with contextlib.suppress(ConnectionError), pending.sending() as acks:
+        assert acks == [(1, 1), (2, 1)]
+        assert len(pending) == 0
+        assert pending.known() == {(1, 1), (2, 1)}
+        raise ConnectionError
+    assert pending.known() == {(1, 1), (2, 1)}
+    with pending.sending() as acks:
+        assert acks == [(1, 1), (2, 1)]
+    assert pending.known() == set()
 
 
 # -- statements

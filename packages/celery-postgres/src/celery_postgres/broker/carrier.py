@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from celery_postgres.broker.bulk import Bulk
-from celery_postgres.consumer.prefetch import Inbox
+from celery_postgres.consumer.prefetch import PrefetchBuffer
 from celery_postgres.database.pool import Sessions
 
 
@@ -28,7 +28,7 @@ class Carrier(Protocol):
     def sessions(self) -> Sessions: ...
 
     @property
-    def inbox(self) -> Inbox: ...
+    def buffer(self) -> PrefetchBuffer: ...
 
     @property
     def consumes(self) -> bool: ...

@@ -9,9 +9,8 @@ from kombu.exceptions import ChannelError
 
 from celery_postgres.broker.declaring import DeclaringChannel
 from celery_postgres.broker.qos import QoS
-from celery_postgres.consumer import decompression, message_checks, poison
-from celery_postgres.consumer.delivery import Subscription, message_of, usable
-from celery_postgres.database.message_store import PRIORITIES, MessageStore
+from celery_postgres.consumer import decompression
+from celery_postgres.consumer.outlet import Subscription
 
 
 class ConsumingChannel(DeclaringChannel):
@@ -19,6 +18,9 @@ class ConsumingChannel(DeclaringChannel):
 
     QoS = QoS
     Message = decompression.Message
+
+    def make_message(self, content: dict[str, Any]) -> Any:
+        return self.Message(content, channel=self)
 
     @property
     def max_decompressed(self) -> int:
@@ -31,9 +33,7 @@ class ConsumingChannel(DeclaringChannel):
         self._active_queues.append(queue)
         self._consumers.add(consumer_tag)
         self._transport._callbacks[queue] = callback
-        if message_checks.kind_of(callback) == message_checks.TASK:
-            poison.note_worker()
-        while not self.inbox.subscribe(Subscription(queue, self, bool(no_ack))):
+        while not self.buffer.subscribe(Subscription(queue, self, auto_ack=bool(no_ack), callback=callback)):
             self._new_queue(queue)
 
     def basic_cancel(self, consumer_tag: str) -> None:
@@ -42,11 +42,11 @@ class ConsumingChannel(DeclaringChannel):
         self._consumers.remove(consumer_tag)
         queue = self._tag_to_queue.pop(consumer_tag)
         self._active_queues.remove(queue)
-        subscription = self.inbox.subscriptions.get(queue)
-        if queue in self._active_queues or subscription is None or subscription.channel is not self:
+        subscription = self.buffer.subscriptions.get(queue)
+        if queue in self._active_queues or subscription is None or subscription.outlet is not self:
             return
         self._transport._callbacks.pop(queue, None)
-        ended = self.inbox.unsubscribe(queue)
+        ended = self.buffer.unsubscribe(queue)
         if ended is not None and ended.auto_delete:
             self.queues.drop(ended.queue, if_unused=True)
 
@@ -55,22 +55,7 @@ class ConsumingChannel(DeclaringChannel):
         found = self.queues.find(queue)
         if found is None:
             raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (60, 70), "Channel.basic_get", 404)
-        attendant, store = self.inbox.attendant, MessageStore(self.sessions)
-        subscription = Subscription(queue, self, False, found.id)
-        while True:
-            claimed = store.claim(attendant.consumer, {found.id: [0] * len(PRIORITIES)}, limit=1).messages
-            if not claimed:
-                return None
-            for one in usable(store, claimed, {found.id: subscription}):
-                message = message_of(one)
-                if message is None:
-                    continue
-                if no_ack:
-                    attendant.ack(one.message, one.fence)
-                else:
-                    attendant.outstanding.add((one.message, one.fence))
-                    self.qos.append(message, message.delivery_tag)
-                return message
+        return self.buffer.get(queue, found.id, self, auto_ack=no_ack)
 
     def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
         self._transport.drain_events(self._transport, timeout=timeout)

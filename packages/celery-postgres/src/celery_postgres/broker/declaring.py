@@ -12,7 +12,7 @@ from kombu.utils.uuid import uuid
 from celery_postgres.broker.carrier import Carrier
 from celery_postgres.broker.topic import MAX_HASHES, pattern
 from celery_postgres.compat.upstream import base, virtual
-from celery_postgres.consumer.prefetch import Inbox
+from celery_postgres.consumer.prefetch import PrefetchBuffer
 from celery_postgres.database import names
 from celery_postgres.database.driver import InterfaceError
 from celery_postgres.database.pool import Sessions
@@ -66,8 +66,8 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         return QueueStore(self.sessions)
 
     @property
-    def inbox(self) -> Inbox:
-        return self._transport.inbox
+    def buffer(self) -> PrefetchBuffer:
+        return self._transport.buffer
 
     # -- queues
 
@@ -106,12 +106,12 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
 
     def _purge(self, queue: str) -> int:
         if self._transport.consumes:
-            self.inbox.give_back(queue)
+            self.buffer.release_queue(queue)
         return self.queues.purge(queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any) -> None:
         if self._transport.consumes:
-            self.inbox.give_back(queue)
+            self.buffer.release_queue(queue)
         self.queues.drop(queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
         self.state.queue_bindings_delete(queue)
         # Kombu declares nothing again that it has declared once.

@@ -6,12 +6,8 @@ from collections import OrderedDict
 from typing import Any
 
 from celery_postgres.compat.upstream import acks_early, tasks_to_finish, virtual
-from celery_postgres.database import driver
-from celery_postgres.database.dead_letter import REJECTED
 from celery_postgres.database.envelope import text_or_none
-from celery_postgres.database.message_store import Claim, MessageStore
-from celery_postgres.database.session import Session
-from celery_postgres.errors import SchemaError
+from celery_postgres.database.message_store import Claim
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]
@@ -30,9 +26,9 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         self._delivered: OrderedDict[str, Any] = OrderedDict()
         self._dirty: set[str] = set()
         # Kept after the channel's end, for the acks that come then.
-        self._inbox = channel.inbox
-        self._attendant = channel.inbox.attendant
-        self._inbox.watch(self)
+        self._buffer = channel.buffer
+        self._claims = channel.buffer.heartbeat.claims
+        self._buffer.watch(self)
 
     @property
     def holds_messages(self) -> bool:
@@ -56,8 +52,8 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         """Acknowledge a message; any thread may call it. Tags that are unknown or acked already are ignored."""
         message = self._delivered.pop(delivery_tag, None)
         if message is not None:
-            self._attendant.ack(*claim_of(delivery_tag), _mark_if_early(message))
-            self._inbox.credit_returned()
+            self._claims.ack(claim_of(delivery_tag), _mark_if_early(message))
+            self._buffer.credit_returned()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Reject a message. With `requeue` it is available again immediately and its failure count goes up by one;
@@ -65,20 +61,11 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         if self._delivered.pop(delivery_tag, None) is None:
             return
         claim = claim_of(delivery_tag)
-        self._attendant.outstanding.discard(claim)
-
-        def requeued(session: Session | Any) -> None:
-            self._attendant.release(session, [claim], failed=True)
-
-        def buried(session: Session | Any) -> None:
-            MessageStore(session).bury([(claim, REJECTED)])
-
-        work = requeued if requeue else buried
-        try:
-            work(self._attendant.sessions)
-        except (driver.Error, SchemaError):
-            self._attendant.eventually(work)
-        self._inbox.credit_returned()
+        if requeue:
+            self._claims.requeue(claim)
+        else:
+            self._claims.reject(claim)
+        self._buffer.credit_returned()
 
     def restore_unacked(self) -> list[Any]:
         """Release the messages whose tasks this process will not finish."""
@@ -86,20 +73,12 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         back = []
         for tag, message in list(self._delivered.items()):
             task_id = (message.headers or {}).get("id")
-            if (isinstance(task_id, str) and task_id in busy) or claim_of(tag) in self._attendant.carried:
+            if (isinstance(task_id, str) and task_id in busy) or self._claims.is_carried(claim_of(tag)):
                 continue
             if self._delivered.pop(tag, None) is not None:
                 back.append(claim_of(tag))
         if back:
-            self._attendant.outstanding.difference_update(back)
-
-            def released(session: Session | Any) -> None:
-                self._attendant.release(session, back)
-
-            try:
-                released(self._attendant.sessions)
-            except (driver.Error, SchemaError):
-                self._attendant.eventually(released)
+            self._claims.give_back(back)
         return []
 
     def restore_unacked_once(self, stderr: Any = None) -> None:

@@ -13,9 +13,9 @@ from celery_postgres.broker.channel import Channel
 from celery_postgres.broker.event_loop import EventLoop
 from celery_postgres.compat.upstream import virtual
 from celery_postgres.consumer import registry
-from celery_postgres.consumer.failure_detector import Watch
-from celery_postgres.consumer.heartbeat import Attendant
-from celery_postgres.consumer.prefetch import Inbox
+from celery_postgres.consumer.failure_detector import FailureDetector
+from celery_postgres.consumer.heartbeat import Heartbeat
+from celery_postgres.consumer.prefetch import PrefetchBuffer
 from celery_postgres.database import driver, pool, schema
 from celery_postgres.database.address import libpq_dsn, masked
 from celery_postgres.database.options import Options
@@ -46,12 +46,12 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """
         super().__init__(client)
         self.bulk: Bulk | None = None
-        self.options = Options.of(client.transport_options, lease_s=Watch.LEASE_S)
+        self.options = Options.of(client.transport_options, lease_s=FailureDetector.LEASE_S)
         self.max_decompressed = self.options.max_decompressed
         self._pid = os.getpid()
         self._sessions: Sessions | None = None
-        self._inbox: Inbox | None = None
-        self._heartbeat: Attendant | None = None
+        self._buffer: PrefetchBuffer | None = None
+        self._heartbeat: Heartbeat | None = None
         self._event_loop: EventLoop | None = None
         celery_worker.fit(Transport)
 
@@ -69,7 +69,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """The sessions of this process; made at first use, and anew in a forked child."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._sessions = self._inbox = self._heartbeat = self._event_loop = None
+            self._sessions = self._buffer = self._heartbeat = self._event_loop = None
         if self._sessions is None:
             settings = {"statement_timeout": self.options.statement_timeout}
             self._sessions = pool.acquire(libpq_dsn(self.client), settings, self._connect_timeout())
@@ -80,23 +80,23 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 
     @property
     def consumes(self) -> bool:
-        return self._inbox is not None and self._pid == os.getpid()
+        return self._buffer is not None and self._pid == os.getpid()
 
     @property
-    def inbox(self) -> Inbox:
+    def buffer(self) -> PrefetchBuffer:
         """The prefetch buffer; made for the first consumer, since a process that only publishes needs no heartbeat."""
         sessions = self.sessions
-        if self._inbox is None:
+        if self._buffer is None:
             options = self.options
             self._heartbeat = registry.acquire(
                 sessions, options.listen_dsn, options.max_failures, options.unresponsive_timeout
             )
             if not self._heartbeat.registered(self._connect_timeout()):
                 raise driver.OperationalError("this process could not register as a consumer")
-            self._inbox = Inbox(self._heartbeat)
+            self._buffer = PrefetchBuffer(self._heartbeat)
             if self._event_loop is not None:
-                self._event_loop.attach(self._inbox)
-        return self._inbox
+                self._event_loop.attach(self._buffer)
+        return self._buffer
 
     def establish_connection(self) -> Transport:
         """Connect to the server and check the tables.
@@ -114,10 +114,10 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         for channels in (self._avail_channels, self.channels):
             while channels:
                 channels.pop().close()
-        inbox, self._inbox = self._inbox, None
-        if inbox is not None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
             self._detach()
-            inbox.close()
+            buffer.close()
         sessions, self._sessions = self._sessions, None
         if self._heartbeat is not None:
             registry.release(self._heartbeat)
@@ -137,29 +137,29 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             socket.timeout: no message came in `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        inbox = self.inbox
+        buffer = self.buffer
         force = True
-        while not inbox.pump(force):
+        while not buffer.deliver_next(force):
             force = False
-            inbox.wake.clear()
-            pause = inbox.pause()
+            buffer.wake.clear()
+            pause = buffer.pause()
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise socket.timeout  # noqa: UP041  # Kombu's callers catch it by this name
                 pause = left if pause is None else min(pause, left)
             if pause != 0:
-                inbox.wake.wait(1.0 if pause is None else pause)
+                buffer.wake.wait(1.0 if pause is None else pause)
 
     # -- consuming with an event loop
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         self._event_loop = EventLoop(loop)
-        if self._inbox is not None:
-            self._event_loop.attach(self._inbox)
+        if self._buffer is not None:
+            self._event_loop.attach(self._buffer)
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
-        if self._inbox is not None:
+        if self._buffer is not None:
             self._detach()
 
     def _detach(self) -> None:

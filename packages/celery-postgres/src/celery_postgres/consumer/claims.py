@@ -1,103 +1,191 @@
-"""Claims and their acknowledgements."""
+"""What this process has claimed and handed over, until it is settled."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from celery_postgres.consumer.early_acks import EarlyAcks
+from celery_postgres.consumer.pending_acks import PendingAcks
+from celery_postgres.database import driver
+from celery_postgres.database.dead_letter import REJECTED, DeadLetterReason
+from celery_postgres.database.message_store import Claim, MessageStore
+from celery_postgres.database.pool import Sessions
+from celery_postgres.errors import SchemaError
+
+logger = logging.getLogger(__name__)
 
 
-class Early:
-    """The latest acks of tasks that were acknowledged before they ran: these must not run again.
+class Claims:
+    """The claims of one process in one database: delivered, acknowledged, or carried by the writer of a result.
 
-    A server that crashes forgets acks of its last 0.6 s, and often the claims as well, since nothing waits for the
-    disk. Their messages are ready again, or claimed by a process that has ended them. What it has acked since its last
-    sign of life, and `KEPT_S` before, it then acks again. A mark is what the publisher has put into the message: after
-    a crash the same id may be another message's.
+    Every thread may call the methods above the line, the heartbeat's thread those below it.
+
+    Attributes:
+        pending: acks that are not sent yet.
+        early: the latest acks of tasks that are acknowledged before they run.
+        max_failures: the number of failures after which a message is a dead letter.
     """
 
-    KEPT_S = 3.0
-    MOST = 20_000
+    #: How many maintenance rounds reconcile after an answer was lost, so that the youngest claim is old enough to be
+    #: found.
+    _RECONCILIATIONS = 3
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._acked: OrderedDict[int, tuple[float, int, str]] = OrderedDict()
+    def __init__(self, sessions: Sessions, max_failures: int, wake: Callable[[], None]) -> None:
+        """No claims yet.
 
-    def add(self, message: int, fence: int, mark: str) -> None:
-        with self._lock:
-            self._acked[message] = time.monotonic(), fence, mark
-            if len(self._acked) > self.MOST:
-                self._acked.popitem(last=False)
+        Args:
+            wake: tells the heartbeat that there is work before its next beat.
+        """
+        self.max_failures = max_failures
+        self.pending = PendingAcks()
+        self.early = EarlyAcks()
+        self._messages = MessageStore(sessions)
+        self._wake = wake
+        self._delivered: set[Claim] = set()
+        #: The delivered claims that whoever stores the result of the task will settle.
+        self._carried: set[Claim] = set()
+        self._postponed: deque[Callable[[MessageStore], None]] = deque()
+        self._reconciliations = 0
 
-    def find(self, message: int) -> tuple[int, str] | None:
-        """Its fence and mark, if it was acknowledged lately. Any thread may ask."""
-        found = self._acked.get(message)
-        return found and found[1:]
+    @property
+    def any_delivered(self) -> bool:
+        """Whether a delivered message is not settled."""
+        return bool(self._delivered)
 
-    def expire(self) -> None:
-        """There was a sign of life: what is older than `KEPT_S` is certain."""
-        limit = time.monotonic() - self.KEPT_S
-        with self._lock:
-            while self._acked and next(iter(self._acked.values()))[0] < limit:
-                self._acked.popitem(last=False)
+    def deliver(self, claim: Claim) -> None:
+        """The message goes to Celery, or to the program."""
+        self._delivered.add(claim)
 
-    def take(self) -> dict[int, tuple[int, str]]:
-        """All of them: message → (fence, mark)."""
-        with self._lock:
-            acked, self._acked = self._acked, OrderedDict()
-        return {message: (fence, mark) for message, (_, fence, mark) in acked.items()}
+    def ack(self, claim: Claim, mark: str | None = None) -> None:
+        """Acknowledge a message, unless its claim is carried.
 
+        Args:
+            mark: of a task that is acknowledged before it runs: what its publisher has put into the message.
+        """
+        if claim in self._carried:
+            return
+        self._delivered.discard(claim)
+        if mark is not None:
+            self.early.add(*claim, mark)
+        if self.pending.add(claim):
+            self._wake()
 
-class Ledger:
-    """Acknowledgements that wait for their round trip: noted by whichever thread ends a task, delivered with the next
-    claim or by the attendant."""
+    def carry(self, claim: Claim) -> bool:
+        """Leave it to the caller to delete this message, in the transaction that stores its result. The caller then
+        calls `settled`.
 
-    #: An ack that nobody took along for so long goes out alone: below it, a kill -9 repeats what just ended.
-    FLUSH_AFTER_S = 0.005
+        Returns:
+            Whether the claim is this process's to settle.
+        """
+        if claim not in self._delivered:
+            return False
+        self._carried.add(claim)
+        return True
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # QUIT ends tasks in its signal handler
-        self._acks: list[tuple[int, int]] = []
-        self._sent: set[tuple[int, int]] = set()
-        self._oldest = 0.0
+    def is_carried(self, claim: Claim) -> bool:
+        return claim in self._carried
 
-    def __len__(self) -> int:
-        return len(self._acks)
+    def settled(self, claims: Iterable[Claim]) -> None:
+        """The caller has settled these claims, which it carried."""
+        claims = list(claims)
+        self._delivered.difference_update(claims)
+        self._carried.difference_update(claims)
 
-    def add(self, message: int, fence: int) -> bool:
-        """Note an ack; whether it is the first of a new batch."""
-        with self._lock:
-            first = not self._acks
-            if first:
-                self._oldest = time.monotonic()
-            self._acks.append((message, fence))
-            return first
+    def reject(self, claim: Claim) -> None:
+        """Make the message a dead letter; later, if the database cannot be reached now."""
+        self._delivered.discard(claim)
+        self._now_or_later(lambda messages: messages.bury([(claim, REJECTED)]))
 
-    def age(self) -> float:
-        """Seconds since the oldest was noted; 0 if there is none."""
-        return time.monotonic() - self._oldest if self._acks else 0.0
+    def requeue(self, claim: Claim) -> None:
+        """Release the claim as a failure of the message; later, if the database cannot be reached now."""
+        self._delivered.discard(claim)
+        self._now_or_later(lambda messages: self.release([claim], messages, failed=True))
 
-    def take(self) -> list[tuple[int, int]]:
-        """All of them, by id: whoever deletes in one order never deadlocks. The caller says then that they were
-        `delivered`, or puts them back."""
-        with self._lock:
-            acks, self._acks = self._acks, []
-            self._sent.update(acks)
-        acks.sort()
-        return acks
+    def requeue_later(self, claim: Claim) -> None:
+        """The same in the heartbeat's thread; until then an ack of this claim has no effect."""
+        self._carried.add(claim)
 
-    def delivered(self, acks: list[tuple[int, int]]) -> None:
-        self._sent.difference_update(acks)
+        def requeue(messages: MessageStore) -> None:
+            self.release([claim], messages, failed=True)
+            self.settled([claim])
 
-    def put_back(self, acks: list[tuple[int, int]]) -> None:
-        if acks:
-            with self._lock:
-                self._sent.difference_update(acks)
-                if not self._acks:
-                    self._oldest = time.monotonic()
-                self._acks[:0] = acks
+        self._later(requeue)
 
-    def known(self) -> set[tuple[int, int]]:
-        """Every ack that is not certain to have arrived."""
-        with self._lock:
-            return self._sent | set(self._acks)
+    def give_back(self, claims: list[Claim]) -> None:
+        """Release delivered messages on which no task works; later, if the database cannot be reached now."""
+        self._delivered.difference_update(claims)
+        self._now_or_later(lambda messages: self.release(claims, messages))
+
+    def bury(self, claim: Claim, reason: DeadLetterReason) -> None:
+        """Make the message a dead letter, now."""
+        self._messages.bury([(claim, reason)])
+        self._delivered.discard(claim)
+
+    def release(self, claims: list[Claim], messages: MessageStore | None = None, *, failed: bool = False) -> None:
+        """Release claims, now.
+
+        Args:
+            failed: Celery had the messages, and this counts as a failure of each.
+        """
+        try:
+            (messages or self._messages).release(claims, self.max_failures, failed=failed)
+        except BaseException:
+            self.reconcile_soon()  # no buffer and no channel has them any more
+            raise
+
+    def reconcile_soon(self) -> None:
+        """The reply was lost: the database may record claims that this process does not know about."""
+        self._reconciliations = self._RECONCILIATIONS
+
+    def _now_or_later(self, work: Callable[[MessageStore], None]) -> None:
+        try:
+            work(self._messages)
+        except (driver.Error, SchemaError):
+            self._later(work)
+
+    def _later(self, work: Callable[[MessageStore], None]) -> None:
+        self._postponed.append(work)
+        self._wake()
+
+    # -- in the heartbeat's thread
+
+    def settle_pending(self, messages: MessageStore) -> None:
+        """Send the pending acks."""
+        if len(self.pending):
+            with self.pending.sending() as acks:
+                messages.settle(acks)
+
+    def do_postponed(self, messages: MessageStore) -> None:
+        """Do what could not be done when it was asked for."""
+        while self._postponed:
+            self._postponed[0](messages)
+            self._postponed.popleft()
+
+    def lose(self) -> None:
+        """Other consumers have taken over everything, or soon will."""
+        self._delivered.clear()
+        self._carried.clear()
+
+    def reconcile_if_needed(self, messages: MessageStore, consumer: int, buffered: Callable[[], set[Claim]]) -> None:
+        """Release what is claimed by this consumer and known to no part of this process.
+
+        Args:
+            buffered: the claims in the prefetch buffers.
+        """
+        if not self._reconciliations:
+            return
+        self._reconciliations -= 1
+        claimed = messages.old_claims(consumer)
+        # In this order: what is known now was so when it was claimed, more than 10 s ago.
+        known = self._delivered | self.pending.known() | buffered()
+        lost = [claim for claim in claimed if claim not in known]
+        forgotten = self.early.forgotten
+        ended = [claim for claim in lost if claim[0] in forgotten and forgotten[claim[0]][0] == claim[1]]
+        if ended:
+            messages.settle(ended)
+            lost = [claim for claim in lost if claim not in ended]
+        if lost:
+            logger.warning("Releasing %d messages whose delivery was lost with a connection", len(lost))
+            self.release(lost, messages)

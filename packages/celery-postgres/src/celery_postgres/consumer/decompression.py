@@ -1,4 +1,4 @@
-"""Kombu's bodies, unpacked and parsed to a limit: 3.5 kB of bz2 can be 3 GB."""
+"""Kombu's message, whose body is decompressed and parsed up to a limit: 3.5 kB of bz2 can be 3 GB."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from celery_postgres.database.envelope import MOST_MEMBERS, has_too_many_members
 
 #: With the codecs that happen to be installed.
 compression: Any = _compression
-#: Of each body, unless the transport option `max_decompressed` says otherwise.
-MOST = 64 << 20
-#: What `xz -9` and `zstd --ultra` ask of whoever unpacks; a header may ask for 4 GB.
+#: The bytes of a body, unless the transport option `max_decompressed` sets another limit.
+LIMIT = 64 << 20
+#: The memory that `xz -9` and `zstd --ultra` need for decompression; a header may ask for 4 GB.
 _MEMORY = 128 << 20
-#: Brotli has no limit: of so many bytes come 16 MB at most for each of its commands.
+#: Brotli has no limit. It makes 16 MB at most of each of its commands, which has this many bytes or more.
 _STEP = 16
 
 
 class TooLargeError(ValueError):
-    """A body is larger than the limit, unpacked."""
+    """A decompressed body is larger than the limit."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"unpacked it is larger than max_decompressed ({most} bytes)")
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"unpacked it is larger than max_decompressed ({limit} bytes)")
 
 
 class TooManyMembersError(ValueError):
-    """A body of JSON would take too much memory, parsed."""
+    """A body of JSON would take too much memory once parsed."""
 
     def __init__(self) -> None:
         super().__init__(f"its body has more than {MOST_MEMBERS} members")
 
 
 class Message(virtual.Message):  # type: ignore[misc]
-    """Kombu's message, whose body is unpacked to the limit of its channel."""
+    """Kombu's message, whose body is decompressed up to the limit of its channel."""
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
         headers = payload.get("headers") or {}
@@ -61,52 +61,53 @@ class Message(virtual.Message):  # type: ignore[misc]
             self.errors.append(error)
 
     def _decode(self) -> Any:
-        text = bytes_to_str(self.body)
-        if isinstance(text, str) and "json" in str(self.content_type) and has_too_many_members(text):
-            raise TooManyMembersError
+        if isinstance(self.body, str | bytes) and len(self.body) > MOST_MEMBERS:  # a shorter text cannot have so many
+            text = bytes_to_str(self.body)
+            if isinstance(text, str) and "json" in str(self.content_type) and has_too_many_members(text):
+                raise TooManyMembersError
         return super()._decode()
 
 
-def decompress(body: Any, name: str, most: int = MOST) -> bytes:
-    """As `kombu.compression.decompress`, but no more than `most` bytes.
+def decompress(body: Any, name: str, limit: int = LIMIT) -> bytes:
+    """As `kombu.compression.decompress`, but no more than `limit` bytes.
 
-    A codec that the program has registered itself is called as it is, and measured afterwards.
+    A codec that the program has registered itself is called as it is, and its result is measured afterwards.
 
     Raises:
-        TooLargeError: it is more.
-        Exception: whatever the codec raises on somebody's bytes.
+        TooLargeError: it is larger.
+        Exception: whatever the codec raises on these bytes.
     """
     decoder = compression.get_decoder(name)
     bounded = _bounded(decoder)
     data = str_to_bytes(body)
     if bounded is None:
         unpacked: bytes = decoder(data)
-        if len(unpacked) > most:
-            raise TooLargeError(most)
+        if len(unpacked) > limit:
+            raise TooLargeError(limit)
         return unpacked
     parts, size = [], 0
-    for part in bounded(data, most):
+    for part in bounded(data, limit):
         size += len(part)
-        if size > most:
-            raise TooLargeError(most)
+        if size > limit:
+            raise TooLargeError(limit)
         parts.append(part)
     return b"".join(parts)
 
 
 def _bounded(decoder: Any) -> Callable[[bytes, int], Iterable[bytes]] | None:
-    """What unpacks as this codec of Kombu's does, in parts that are little more than the limit at most."""
+    """What unpacks as this codec of Kombu's does, in parts that are little more than the limit."""
     if decoder is zlib.decompress:
-        return lambda data, most: _streams(zlib.decompressobj, data, most, one=True)
+        return lambda data, limit: _streams(zlib.decompressobj, data, limit, one=True)
     if decoder is bz2.decompress:
-        return lambda data, most: _streams(bz2.BZ2Decompressor, data, most)
+        return lambda data, limit: _streams(bz2.BZ2Decompressor, data, limit)
     if decoder is lzma.decompress:
-        return lambda data, most: _streams(lambda: lzma.LZMADecompressor(memlimit=_MEMORY), data, most)
+        return lambda data, limit: _streams(lambda: lzma.LZMADecompressor(memlimit=_MEMORY), data, limit)
     zstd, brotli = getattr(compression, "zstd", None), getattr(compression, "brotli", None)
     if zstd is not None and decoder is getattr(zstd, "decompress", None) and hasattr(zstd, "DecompressionParameter"):
         options = {
             zstd.DecompressionParameter.window_log_max: _MEMORY.bit_length() - 1
         }  # Python's own, from Kombu 5.7 on
-        return lambda data, most: _streams(lambda: zstd.ZstdDecompressor(options=options), data, most)
+        return lambda data, limit: _streams(lambda: zstd.ZstdDecompressor(options=options), data, limit)
     if zstd is not None and getattr(decoder, "__module__", None) == compression.__name__:
         return _zstd
     if brotli is not None and decoder is brotli.decompress:
@@ -114,13 +115,13 @@ def _bounded(decoder: Any) -> Callable[[bytes, int], Iterable[bytes]] | None:
     return None
 
 
-def _streams(new: Callable[[], Any], data: bytes, most: int, one: bool = False) -> Iterable[bytes]:
+def _streams(new: Callable[[], Any], data: bytes, limit: int, one: bool = False) -> Iterable[bytes]:
     """One stream after the other, as the standard library's functions read them."""
     first = True
     while first or (data and not one):
         unpacker = new()
         try:
-            part = unpacker.decompress(data, most + 1)
+            part = unpacker.decompress(data, limit + 1)
         except (OSError, lzma.LZMAError):
             if first:
                 raise
@@ -131,14 +132,14 @@ def _streams(new: Callable[[], Any], data: bytes, most: int, one: bool = False) 
         data, first = unpacker.unused_data, False
 
 
-def _zstd(data: bytes, most: int) -> Iterable[bytes]:
+def _zstd(data: bytes, limit: int) -> Iterable[bytes]:
     unpacker = compression.zstd.ZstdDecompressor(max_window_size=_MEMORY)
     with unpacker.stream_reader(data) as reader:
         while part := reader.read(1 << 20):
             yield part
 
 
-def _brotli(data: bytes, most: int) -> Iterable[bytes]:
+def _brotli(data: bytes, limit: int) -> Iterable[bytes]:
     unpacker = compression.brotli.Decompressor()
     unpack = getattr(unpacker, "process", None) or unpacker.decompress
     for begin in range(0, len(data), _STEP):

@@ -1,171 +1,89 @@
-"""Claimed messages on their way to Celery."""
+"""Handing a claimed message to its consumer."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 
 from celery_postgres.compat.eta import work_of
 from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import message_checks, poison
+from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.decompression import TooLargeError, TooManyMembersError
-from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason
-from celery_postgres.database.envelope import decode, encode, is_due, parse_time
-from celery_postgres.database.message_store import ClaimedMessage, MessageStore
-
-if TYPE_CHECKING:
-    from celery_postgres.broker.channel import Channel
-    from celery_postgres.consumer.heartbeat import Attendant
+from celery_postgres.consumer.outlet import Delivery, Subscription
+from celery_postgres.consumer.screening import log_dead_letter, screen
+from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason
+from celery_postgres.database.envelope import encode, is_due
+from celery_postgres.database.message_store import PRIORITIES, MessageStore
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Subscription:
-    """One queue that a channel consumes.
-
-    Attributes:
-        queue_id: 0 until the database knows of it.
-    """
-
-    queue: str
-    channel: Channel
-    no_ack: bool
-    queue_id: int = 0
-
-    @property
-    def awaits_replies(self) -> bool:
-        """Whether it is the queue that Kombu makes for the replies to one order of remote control."""
-        return self.no_ack and ".reply." in self.queue and self.queue.endswith(".pidbox")
-
-
-@dataclass(slots=True)
-class Delivery:
-    """A claimed message on its way to Celery."""
-
-    message: int
-    fence: int
-    subscription: Subscription
-    content: dict[str, Any]
-    task: str | None
-    task_id: str | None
-    revoked: bool
-
-
-def usable(
-    messages: MessageStore,
-    claimed: list[ClaimedMessage],
-    known: dict[int, Subscription],
-    stopped: frozenset[str] = frozenset(),
-) -> list[Delivery]:
-    """What can be delivered; the rest is set aside, dropped or buried.
-
-    Parameters:
-        stopped: names of tasks that no consumer is to run. What somebody gets by hand is his to judge.
-    """
-    deliveries, scheduled, settled, dead = [], [], [], []
-    for one in claimed:
-        subscription = known[one.queue_id]
-        try:
-            content = decode(one.payload)
-        except ValueError as error:
-            reason = DeadLetterReason.parse(str(error))
-            logger.error(  # noqa: TRY400  without the stack: it could quote the message
-                "message %d of queue %s becomes a dead letter: %s", one.id, subscription.queue, reason
-            )
-            if subscription.no_ack:
-                messages.bury_auto_acked(one.id, subscription.queue, reason, one.payload)
-            else:
-                dead.append((one.claim, reason))
-            continue
-        headers = content.get("headers") or {}
-        task, task_id = (
-            value if isinstance(value, str) else None for value in (headers.get("task"), headers.get("id"))
-        )
-        if one.expired:
-            if not subscription.no_ack and task_id is not None:
-                dead.append((one.claim, EXPIRED))
-            elif not subscription.no_ack:
-                settled.append(one.claim)
-            continue
-        if task in stopped and not one.revoked and not subscription.no_ack:
-            dead.append((one.claim, DeadLetterReason(DeadLetterKind.BLOCKED, str(task))))
-            continue
-        if one.available_at is None and headers.get("eta") is not None and not subscription.no_ack:
-            eta = parse_time(headers["eta"])
-            if eta is not None:
-                scheduled.append((one.claim, eta))
-        content["redelivered"] = bool(one.fence if subscription.no_ack else one.fence & 1)
-        deliveries.append(Delivery(one.id, one.fence, subscription, content, task, task_id, bool(one.revoked)))
-    if scheduled:
-        aside = messages.defer(scheduled)
-        deliveries = [one for one in deliveries if one.message not in aside]
-    if settled:
-        messages.settle(settled)
-    if dead:
-        messages.bury(dead)
-    return deliveries
-
-
-def without_forgotten(attendant: Attendant, deliveries: list[Delivery]) -> list[Delivery]:
-    """What is to be delivered after a crash of the server: not what this process had acknowledged before it ran, which
-    is acknowledged again."""
-    left = []
-    for one in deliveries:
-        if attendant.member.ended(one.message, one.content["properties"].get("delivery_tag")):
-            attendant.ack(one.message, one.fence)
-        else:
-            left.append(one)
-    return left
-
-
-def deliver(one: Delivery) -> bool:
+def deliver(one: Delivery, claims: Claims, messages: MessageStore) -> bool:
     """Hand a message to its consumer; whether it was handed over."""
-    message = message_of(one)
+    message = message_of(one, claims, messages)
     if message is None:
         return False
-    channel, no_ack = one.subscription.channel, one.subscription.no_ack
-    consume = channel.connection._callbacks[one.subscription.queue]
-    kind = message_checks.kind_of(consume)
-    if kind is not None and not _fits(one, message, kind, consume.__self__):
+    subscription = one.subscription
+    consume = subscription.callback
+    assert consume is not None  # noqa: S101
+    kind = message_checks.kind_for(subscription)
+    if kind is not None and not _fits(one, message, kind, claims, messages):
         return False
-    if not no_ack:
-        channel.qos.append(message, message.delivery_tag)
+    if not subscription.auto_ack:
+        subscription.outlet.qos.append(message, message.delivery_tag)
     try:
         consume(message)
         work_of(message)
     except Exception as error:
-        # The template has no argument that is a text: the application's log leaves those out.
-        if no_ack and poison.is_to_be_dropped(error, message, kind):
-            logger.error(f"message %d is dropped: {poison.described(error)}", one.message)  # noqa: TRY400
-            return False
-        if no_ack or not (poison.is_poison(error, message) and channel.qos.holds(message.delivery_tag)):
+        if not _is_handled(one, message, error, kind, claims.max_failures):
             raise
-        logger.error(  # noqa: TRY400  without the stack: it could quote the message
-            f"message %d fails its consumer: {poison.described(error)}; after %d failures it is a dead letter",
-            one.message,
-            channel.inbox.attendant.max_failures,
-        )
-        channel.qos.reject(message.delivery_tag, requeue=True)
-        poison.forget(message)
+        return not subscription.auto_ack
     return True
 
 
-def _fits(one: Delivery, message: Any, kind: str, consumer: Any) -> bool:
-    """Whether a part of Celery or Kombu can be given this message; else it is a dead letter, or dropped."""
+def _is_handled(one: Delivery, message: Any, error: Exception, kind: str | None, max_failures: int) -> bool:
+    """Deal with an error of the consumer that is the fault of the message; whether it is.
+
+    The log lines come without a stack, which could quote the message.
+    """
+    qos, fields = one.subscription.outlet.qos, {"message_id": one.message, "queue": one.subscription.queue}
+    if one.subscription.auto_ack:
+        if not poison.is_to_be_dropped(error, message, kind):
+            return False
+        logger.error("Dropping message %d: %s", one.message, poison.described(error), extra=fields)
+        return True
+    if not (poison.is_poison(error, message) and qos.holds(message.delivery_tag)):
+        return False
+    logger.error(
+        "Message %d makes its consumer fail: %s; after %d failures it becomes a dead letter",
+        one.message,
+        poison.described(error),
+        max_failures,
+        extra=fields,
+    )
+    qos.reject(message.delivery_tag, requeue=True)
+    poison.forget(message)
+    return True
+
+
+def _fits(one: Delivery, message: Any, kind: str, claims: Claims, messages: MessageStore) -> bool:
+    """Whether a part of Celery or Kombu can be given this message; otherwise it is dead-lettered, or dropped."""
+    consumer = one.subscription.callback.__self__  # type: ignore[union-attr]
     if consumer.accept is not None:
         message.accept = consumer.accept
     try:
         message_checks.check(kind, message)
-    except Exception as error:  # whatever a codec raises on somebody's bytes
+    except Exception as error:  # whatever a codec raises on the bytes of a body
         reason = _reason(error)
-        if one.subscription.no_ack:
-            logger.error(f"message %d for {kind} is dropped: {reason}", one.message)  # noqa: TRY400
+        if one.subscription.auto_ack:
+            logger.error(  # noqa: TRY400  without the stack: it could quote the message
+                "Dropping message %d for %s: %s", one.message, kind, reason, extra={"message_id": one.message}
+            )
             return False
-        _bury(one, reason)
+        _bury(one, reason, claims, messages)
         if kind == message_checks.TASK:
             worker = getattr(consumer.on_decode_error, "__self__", None)
             signals.task_rejected.send(sender=worker, message=message, exc=error)
@@ -173,26 +91,9 @@ def _fits(one: Delivery, message: Any, kind: str, consumer: Any) -> bool:
     return True
 
 
-def _reason(error: Exception) -> DeadLetterReason:
-    if isinstance(error, (message_checks.FlawError, TooLargeError, TooManyMembersError)):
-        return DeadLetterReason.parse(str(error))
-    return DeadLetterReason(DeadLetterKind.UNDECODABLE, type(error).__name__)
-
-
-def _bury(one: Delivery, reason: DeadLetterReason) -> None:
-    channel = one.subscription.channel
-    logger.error(f"message %d of queue %s becomes a dead letter: {reason}", one.message, one.subscription.queue)
-    messages = MessageStore(channel.sessions)
-    if one.subscription.no_ack:
-        messages.bury_auto_acked(one.message, one.subscription.queue, reason, encode(one.content))
-        return
-    messages.bury([((one.message, one.fence), reason)])
-    channel.inbox.attendant.outstanding.discard((one.message, one.fence))
-
-
-def message_of(one: Delivery) -> Any:
-    """Kombu's message; None if it cannot be made: then it is a dead letter."""
-    channel, content = one.subscription.channel, one.content
+def message_of(one: Delivery, claims: Claims, messages: MessageStore) -> Any:
+    """Kombu's message; None if it cannot be made and has become a dead letter."""
+    content = one.content
     properties = content["properties"]
     mark = properties.get("delivery_tag")
     properties["delivery_tag"] = f"{one.message}.{one.fence}"
@@ -204,9 +105,47 @@ def message_of(one: Delivery) -> Any:
         if state is not None:
             state.revoked.add(one.task_id)
     try:
-        message = channel.Message(content, channel=channel)
+        message = one.subscription.outlet.make_message(content)
         message.due, message.mark = is_due(content), mark
         return message
-    except Exception as error:  # whatever a codec raises on somebody's bytes
-        _bury(one, _reason(error))
+    except Exception as error:  # whatever a codec raises on the bytes of a body
+        _bury(one, _reason(error), claims, messages)
         return None
+
+
+def get(subscription: Subscription, consumer: int, claims: Claims, messages: MessageStore, *, auto_ack: bool) -> Any:
+    """Claim a single message of the subscription's queue; Kombu's message, or None if none is available.
+
+    Args:
+        auto_ack: acknowledge it at once. Otherwise it stays claimed until it is settled.
+    """
+    queue_id = subscription.queue_id
+    while True:
+        claimed = messages.claim(consumer, {queue_id: [0] * len(PRIORITIES)}, limit=1).messages
+        if not claimed:
+            return None
+        for one in screen(messages, claimed, {queue_id: subscription}):
+            message = message_of(one, claims, messages)
+            if message is None:
+                continue
+            if auto_ack:
+                claims.ack(one.claim)
+            else:
+                claims.deliver(one.claim)
+                subscription.outlet.qos.append(message, message.delivery_tag)
+            return message
+
+
+def _reason(error: Exception) -> DeadLetterReason:
+    if isinstance(error, message_checks.FlawError | TooLargeError | TooManyMembersError):
+        return DeadLetterReason.parse(str(error))
+    return DeadLetterReason(DeadLetterKind.UNDECODABLE, type(error).__name__)
+
+
+def _bury(one: Delivery, reason: DeadLetterReason, claims: Claims, messages: MessageStore) -> None:
+    queue = one.subscription.queue
+    log_dead_letter(one.message, queue, reason)
+    if one.subscription.auto_ack:
+        messages.bury_auto_acked(one.message, queue, reason, encode(one.content))
+    else:
+        claims.bury(one.claim, reason)

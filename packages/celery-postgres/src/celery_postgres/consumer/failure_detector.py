@@ -5,29 +5,41 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from celery_postgres.database.consumer_store import Other
+from celery_postgres.database.consumer_store import Other
 
 
 @dataclass(slots=True)
 class _Seen:
-    beat: int
+    counter: int
     since: float
 
 
-class Watch:
-    """The counters of the others, as seen over one unbroken connection.
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A consumer whose counter stands still.
 
-    Dead is who did not raise its counter for `SILENCE_S` while its session is gone, or for `LEASE_S` while nothing else
-    shows that it lives. A session that is there shows that, where the server has the process' own socket at the other
-    end: the two kernels ask each other, and the server ends the session of one that is silent for as long as a lease. A
-    thread that could not run says less, because a task may hold Python's lock for minutes (a regular expression, a C
-    library). So there the counter may stand for `unresponsive_s`: a process that hangs or is stopped has a session too.
+    Attributes:
+        certain: it is dead. Otherwise it is dead only if its session is gone.
+    """
 
-    Only time that this observer has watched counts, by its own monotonic clock: a server that was away, a failover, a
-    stopped machine or a wrong clock makes nobody dead who lives.
+    consumer: int
+    counter: int
+    certain: bool
+
+
+class FailureDetector:
+    """The counters of the other consumers, as seen over one unbroken connection.
+
+    A consumer is dead when its counter has not advanced for `SILENCE_S` and its session is gone, or for `LEASE_S` and
+    nothing else shows that it lives. A session shows that where the server has the process's own socket at the other
+    end: the two kernels ask each other, and the server ends the session of a process that is silent for as long as a
+    lease. A heartbeat thread that could not run shows less, because a task may hold Python's lock for minutes (a
+    regular expression, a C library). So there the counter may stand still for `unresponsive_s`: a process that hangs or
+    is stopped has a session too.
+
+    Only time that this observer has watched counts, by its own monotonic clock: an unreachable server, a failover, a
+    stopped machine or a wrong clock makes no living consumer dead.
     """
 
     LEASE_S = 30.0
@@ -43,26 +55,22 @@ class Watch:
         """The connection broke: what was seen before does not count."""
         self._seen.clear()
 
-    def observe(self, others: Iterable[Other]) -> Iterator[tuple[int, int, bool]]:
-        """Note the counters of all others; those to look after: `(consumer, counter, certain)`.
-
-        Not certain are those that are dead only if their session is gone.
-        """
+    def observe(self, others: Iterable[Other]) -> Iterator[Suspicion]:
+        """Note the counters of all others. Yields those that stand still for too long."""
         now = time.monotonic()
         if now - self._last > self.SILENCE_S:
-            # We did not watch ourselves: stopped, or starved.
+            # This observer did not watch: it was stopped, or starved.
             self._seen.clear()
         self._last = now
         known, self._seen = self._seen, {}
         for other in others:
-            consumer, beat = other.consumer, other.counter
-            seen = known.get(consumer)
-            if seen is None or seen.beat != beat:
-                self._seen[consumer] = _Seen(beat, now)
+            seen = known.get(other.consumer)
+            if seen is None or seen.counter != other.counter:
+                self._seen[other.consumer] = _Seen(other.counter, now)
                 continue
-            self._seen[consumer] = seen
-            silent = now - seen.since
-            if silent >= (self._unresponsive_s if other.has_session and other.direct else self.LEASE_S):
-                yield consumer, beat, True
-            elif silent >= self.SILENCE_S and other.has_session:
-                yield consumer, beat, False
+            self._seen[other.consumer] = seen
+            silent_s = now - seen.since
+            if silent_s >= (self._unresponsive_s if other.has_session and other.direct else self.LEASE_S):
+                yield Suspicion(other.consumer, other.counter, certain=True)
+            elif silent_s >= self.SILENCE_S and other.has_session:
+                yield Suspicion(other.consumer, other.counter, certain=False)

@@ -1,4 +1,4 @@
-"""What any living consumer does for all of them: give back what the dead held, and keep the tables tidy."""
+"""What every living consumer does for all of them: rescue the messages of dead consumers, and keep the tables tidy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore
 from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.queue_store import QueueStore
+from celery_postgres.database.store import Runner
 from celery_postgres.errors import loggable
 
 if TYPE_CHECKING:
@@ -19,80 +20,81 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Messages of queues that are gone are rare, and in nobody's way.
-CLEARING_S = 3600.0
-#: The step that a dead consumer's tasks wait for, which each sweep does too.
-RESCUE = "rescue of what the dead had claimed"
+#: How often to look for messages of queues that no longer exist. They are rare, and slow down nothing.
+ORPHANS_S = 3600.0
+#: The step that the tasks of dead consumers wait for; each round of maintenance does it too.
+RESCUE = "rescue of dead consumers"
 
 
-class Upkeep:
-    """Of one consumer; whoever else does the same at the same time does it with it, and nothing twice."""
+class Maintenance:
+    """Runs in every consumer; concurrent runs share the work and never repeat it."""
 
     def __init__(self, max_failures: int) -> None:
         self._max_failures = max_failures
-        self._next_clearing = time.monotonic() + CLEARING_S * uniform(0, 1)
-        #: Steps whose last attempt failed.
+        self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0, 1)
+        #: Steps whose latest attempt failed.
         self._failing: set[str] = set()
 
-    def rescue(self, session: Session, consumer: int, beat: int) -> None:
-        """Remove a consumer that is dead, and let what it held run again."""
-        self._step(session, RESCUE, lambda: self._rescue(session, consumer, beat))
+    def rescue(self, session: Session, consumer: int, counter: int) -> None:
+        """Remove a dead consumer, and release its claims as failures of their messages."""
+        self._step(session, RESCUE, lambda: self._rescue(session, consumer, counter))
 
-    def _rescue(self, session: Session, consumer: int, beat: int) -> None:
-        if not ConsumerStore(session).remove(consumer, beat):
-            return  # another rescuer was first, or it lives
-        rescued = self._release_of_gone(session)
-        logger.warning("consumer %d is dead; %d of its messages run again", consumer, rescued)
+    def _rescue(self, session: Session, consumer: int, counter: int) -> None:
+        if not ConsumerStore(session).remove(consumer, counter):
+            return  # another consumer was first, or it lives
+        rescued = self._release_orphaned_claims(session)
+        logger.warning(
+            "Consumer %d is dead; its %d messages run again", consumer, rescued, extra={"consumer": consumer}
+        )
         observer.lease_expired(rescued)
 
-    def sweep(self, session: Session, beat: Callable[[Session], object]) -> None:
-        """Look for queues and messages that are past their time, and for claims of nobody.
+    def run(self, session: Session, beat: Callable[[Session], object]) -> None:
+        """Remove expired queues and messages, and release the claims of consumers that are gone.
 
-        :param beat: called between the statements: ten million messages of one queue take as long as it takes the
-            others to find us dead.
+        Args:
+            beat: called after each statement. Without heartbeats the other consumers would find this one dead while it
+                deletes ten million messages of one queue.
         """
 
         class Beating:
-            """Raises the lease counter after each statement."""
+            """Raises the counter after each statement."""
 
             def run(self, name: str, **parameters: Any) -> list[Row]:
                 rows = session.run(name, **parameters)
                 beat(session)
                 return rows
 
-        queues = QueueStore(Beating())
+        queues, messages = QueueStore(Beating()), MessageStore(Beating())
         self._step(session, "removal of expired queues", queues.drop_expired)
-        self._step(session, "removal of expired messages", MessageStore(Beating()).drop_expired)
-        self._step(session, RESCUE, lambda: self._release_of_gone(session))
-        if time.monotonic() >= self._next_clearing:
+        self._step(session, "removal of expired messages", messages.drop_expired)
+        self._step(session, RESCUE, lambda: self._release_orphaned_claims(session))
+        if time.monotonic() >= self._next_orphans:
             self._step(session, "removal of orphaned messages", queues.clear_orphans)
-            self._next_clearing = time.monotonic() + CLEARING_S * uniform(0.8, 1.2)
+            self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0.8, 1.2)
 
     def _step(self, session: Session, step: str, work: Callable[[], object]) -> None:
-        """Do one step; the others go on when it fails, and whoever watches this process is told of it.
+        """Do one step. If it fails it is reported, once, and the other steps go on.
 
         Raises:
-            what `work` raises, if the connection is lost: then no step could go on.
+            Exception: what `work` raises, if the connection is lost: then no step could go on.
         """
         try:
             work()
         except Exception as error:
             if session.closed:
                 raise
-            if step not in self._failing:  # once, not with each sweep
-                # No argument: the application's log leaves out texts that are arguments, but for those of errors.
-                logger.error(f"maintenance: {step} fails (%s); the rest goes on", loggable(error))  # noqa: TRY400
+            if step not in self._failing:
+                logger.error(  # noqa: TRY400  without the stack: it could quote a row
+                    "Maintenance: the %s fails (%s); the other steps go on", step, loggable(error), extra={"step": step}
+                )
             self._failing.add(step)
             observer.maintained(step, well=False)
             return
         if step in self._failing:
             self._failing.discard(step)
-            logger.info(f"maintenance: {step} works again")
+            logger.info("Maintenance: the %s works again", step, extra={"step": step})
         observer.maintained(step, well=True)
 
-    def _release_of_gone(self, session: Session) -> int:
-        messages = MessageStore(session)
-        return sum(
-            messages.release_all(gone.consumer, self._max_failures, failed=True)
-            for gone in ConsumerStore(session).gone()
-        )
+    def _release_orphaned_claims(self, runner: Runner) -> int:
+        messages, gone = MessageStore(runner), ConsumerStore(runner).gone()
+        return sum(messages.release_all(one.consumer, self._max_failures, failed=True) for one in gone)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 
-from celery_postgres.consumer.heartbeat import Attendant
+from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.database.address import direct_dsn
+from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.pool import Sessions
 
-_lock = threading.Lock()
-_heartbeats: dict[tuple[Sessions, str | None], Attendant] = {}
+
+class _Registry:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.heartbeats: dict[tuple[Sessions, str | None], Heartbeat] = {}
+
+    def clear(self) -> list[Heartbeat]:
+        with self.lock:
+            heartbeats = list(self.heartbeats.values())
+            self.heartbeats.clear()
+        return heartbeats
 
 
-def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unresponsive_s: float) -> Attendant:
+_registry = PerProcess(_Registry)
+
+
+def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unresponsive_s: float) -> Heartbeat:
     """The heartbeat for a database, started for its first consumer. Call `release` when the connection closes.
 
     Raises:
@@ -22,44 +34,36 @@ def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unres
         ValueError: libpq cannot read `listen_dsn`.
     """
     key = sessions, listen_dsn
-    with _lock:
-        heartbeat = _heartbeats.get(key)
+    registry = _registry.value
+    with registry.lock:
+        heartbeat = registry.heartbeats.get(key)
         if heartbeat is None:
             listen = Sessions(direct_dsn(listen_dsn)) if listen_dsn else sessions
-            heartbeat = _heartbeats[key] = Attendant(sessions, listen, max_failures, unresponsive_s)
+            heartbeat = registry.heartbeats[key] = Heartbeat(sessions, listen, max_failures, unresponsive_s)
         return heartbeat
 
 
-def heartbeats() -> list[Attendant]:
+def heartbeats() -> list[Heartbeat]:
     """The heartbeats of this process; a process that does not consume has none."""
-    with _lock:
-        return list(_heartbeats.values())
+    with _registry.value.lock:
+        return list(_registry.value.heartbeats.values())
 
 
-def release(heartbeat: Attendant) -> None:
+def release(heartbeat: Heartbeat) -> None:
     """Stop the heartbeat unless it is still needed: a task may run longer than the connection that delivered it."""
-    with _lock:
-        if not heartbeat.idle:
+    registry = _registry.value
+    with registry.lock:
+        if not heartbeat.is_idle:
             return
-        for key, known in list(_heartbeats.items()):
+        for key, known in list(registry.heartbeats.items()):
             if known is heartbeat:
-                del _heartbeats[key]
+                del registry.heartbeats[key]
     heartbeat.stop()
 
 
 def _stop_all() -> None:
-    with _lock:
-        stopping = list(_heartbeats.values())
-        _heartbeats.clear()
-    for heartbeat in stopping:
+    for heartbeat in _registry.value.clear():
         heartbeat.stop()
 
 
-def _forget_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _heartbeats.clear()
-
-
 atexit.register(_stop_all)
-os.register_at_fork(after_in_child=_forget_in_child)

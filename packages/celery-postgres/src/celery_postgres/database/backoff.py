@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 
-#: A generator of our own: our threads must not disturb the sequence of a program that has seeded Python's.
-_random = random.Random()  # noqa: S311  # no secret
-os.register_at_fork(after_in_child=_random.seed)
+from celery_postgres.database.per_process import PerProcess
 
-#: `random.uniform`, so that many processes do not act as one.
-uniform = _random.uniform
+#: Not Python's own generator: our threads must not disturb the sequence of a program that has seeded it.
+_random = PerProcess(random.Random)
+
+
+def uniform(lowest: float, highest: float) -> float:
+    """`random.uniform`, so that many processes do not act at the same moment."""
+    return _random.value.uniform(lowest, highest)
 
 
 class Backoff:

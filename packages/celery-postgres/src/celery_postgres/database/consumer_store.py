@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psycopg2
+
 from celery_postgres.database.store import Store
 
 
@@ -150,14 +152,17 @@ class ConsumerStore(Store):
 
     # -- subscriptions
 
-    def subscribe(self, consumer: int, queue: str) -> int:
-        """Note that a consumer consumes a queue. Returns the queue's id; 0 if there is no such queue.
+    def subscribe(self, consumer: int, queue: str) -> int | None:
+        """Note that a consumer consumes a queue.
 
-        Raises:
-            psycopg2.errors.ForeignKeyViolation: there is no such consumer.
+        Returns:
+            The queue's id; 0 if there is no such queue, None if there is no such consumer.
         """
-        for (queue_id,) in self._run("subscribe", consumer=consumer, queue=queue):
-            return int(queue_id)
+        try:
+            for (queue_id,) in self._run("subscribe", consumer=consumer, queue=queue):
+                return int(queue_id)
+        except psycopg2.errors.ForeignKeyViolation:
+            return None
         return 0
 
     def subscriptions(self, consumer: int) -> dict[str, int]:

@@ -1,22 +1,22 @@
-"""The sessions of a process: `Sessions` lends them, and every user of one database shares them."""
+"""The sessions of a process, which all users of one database share."""
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
 import psycopg2
 
 from celery_postgres.database import watchdog
-from celery_postgres.database.session import Row, Session, leave_all_to_parent
+from celery_postgres.database.per_process import PerProcess
+from celery_postgres.database.session import Row, Session
 from celery_postgres.database.statements import statements
 
 
 class Sessions:
     """The sessions of this process with one database: as many as threads use at the same moment.
 
-    The last one given back is the first one lent, so a process that publishes from one thread has one.
+    The session that was returned last is lent first, so a process that publishes from one thread has one.
     """
 
     def __init__(self, dsn: str, settings: dict[str, str] | None = None, *, connect_timeout: int = 5) -> None:
@@ -24,17 +24,17 @@ class Sessions:
         self._settings = settings
         self._connect_timeout = connect_timeout
         self._idle: list[Session] = []
-        #: Whoever takes it for its statements uses one connection with all the others that do.
+        #: Users that hold it while they run their statements share one connection.
         self.taking_turns = threading.Lock()
 
     def connect(self) -> Session:
-        """A new session, which is the caller's."""
+        """A new session, which belongs to the caller."""
         if watchdog.hopeless(self.dsn):
             raise psycopg2.OperationalError("the server does not answer, and this process is to stop")
         return Session(self.dsn, self._settings, connect_timeout=self._connect_timeout)
 
     def _borrow(self) -> Session:
-        """An idle session, or a new one. One that was closed while it was idle costs nobody an attempt."""
+        """An idle session, or a new one. A session that was closed while it was idle costs no attempt."""
         while True:
             try:
                 session = self._idle.pop()
@@ -47,8 +47,8 @@ class Sessions:
     def run(self, name: str, **parameters: Any) -> list[Row]:
         """Execute the named statement on some session.
 
-        A connection that proves dead is replaced, and the statement sent once more, if the server certainly did not
-        execute it or if it is repeatable.
+        A lost connection is replaced, and the statement sent once more, if the server certainly did not execute it or
+        if the statement is repeatable.
         """
         session = self._borrow()
         try:
@@ -80,7 +80,7 @@ class Sessions:
                 self._idle.append(session)
 
     def discard_dead(self) -> None:
-        """After one connection broke: the idle ones are likely to be broken too, and are made anew when needed."""
+        """Close the idle sessions: after one connection broke they are probably broken too."""
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -90,38 +90,39 @@ class Sessions:
     close = discard_dead
 
 
-_lock = threading.Lock()
-_shared: dict[tuple[str, Any, int], tuple[Sessions, int]] = {}
+class _Shared:
+    """The sessions of this process, and how many connections of Kombu use them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users: dict[tuple[str, Any, int], tuple[Sessions, int]] = {}
+
+    def leave_to_parent(self) -> None:
+        for sessions, _ in self.users.values():
+            sessions._idle = []  # the parent's; a user in this child connects anew
+
+
+_shared = PerProcess(_Shared, _Shared.leave_to_parent)
 
 
 def acquire(dsn: str, settings: dict[str, str], connect_timeout: int) -> Sessions:
-    """The sessions that all Kombu connections of this process to `dsn` share. `give_back` when done."""
+    """The sessions that all Kombu connections of this process to `dsn` share. Call `give_back` when done."""
     key = (dsn, tuple(sorted(settings.items())), connect_timeout)
-    with _lock:
-        sessions, users = _shared.get(key) or (Sessions(dsn, settings, connect_timeout=connect_timeout), 0)
-        _shared[key] = sessions, users + 1
+    shared = _shared.value
+    with shared.lock:
+        sessions, users = shared.users.get(key) or (Sessions(dsn, settings, connect_timeout=connect_timeout), 0)
+        shared.users[key] = sessions, users + 1
     return sessions
 
 
 def give_back(sessions: Sessions) -> None:
-    """The last user closes them."""
-    with _lock:
-        for key, (known, users) in list(_shared.items()):
+    """Sessions are closed when their last user gives them back."""
+    shared = _shared.value
+    with shared.lock:
+        for key, (known, users) in list(shared.users.items()):
             if known is sessions:
                 if users > 1:
-                    _shared[key] = known, users - 1
+                    shared.users[key] = known, users - 1
                     return
-                del _shared[key]
+                del shared.users[key]
     sessions.close()
-
-
-def _leave_everything_to_parent() -> None:
-    global _lock
-    _lock = threading.Lock()
-    leave_all_to_parent()
-    for sessions, _ in _shared.values():
-        sessions._idle = []  # the parent's; a user in this child connects anew
-    _shared.clear()
-
-
-os.register_at_fork(after_in_child=_leave_everything_to_parent)

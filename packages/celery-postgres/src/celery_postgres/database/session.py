@@ -21,7 +21,9 @@ from psycopg2 import errorcodes
 
 from celery_postgres.database import keepalive, watchdog
 from celery_postgres.database.array_literals import numbers
-from celery_postgres.database.statements import statements
+from celery_postgres.database.per_process import PerProcess
+from celery_postgres.database.session_settings import SETTINGS
+from celery_postgres.database.statements import Statement, statements
 from celery_postgres.errors import lagging, primary, restated, translate
 
 logger = logging.getLogger(__name__)
@@ -31,37 +33,13 @@ Row = tuple[Any, ...]
 #: PostgreSQL undid the transaction and asks for another attempt.
 _CONFLICTS = frozenset({errorcodes.SERIALIZATION_FAILURE, errorcodes.DEADLOCK_DETECTED})
 _ATTEMPTS = 6
-#: How long a session wakes nobody after its server's NOTIFY queue was full, so as not to send each statement twice.
+#: How long a session sends no wake-ups after its server's NOTIFY queue was full, or each statement would be sent twice.
 _QUIET_S = 1.0
-#: How often a process says so.
-_SAY_S = 60.0
-#: The server ended the session before it looked at the statement, or let it write nothing: sending it again cannot do
-#: it twice.
-_NOT_EXECUTED = frozenset(
-    {
-        errorcodes.ADMIN_SHUTDOWN,
-        errorcodes.CRASH_SHUTDOWN,
-        errorcodes.CANNOT_CONNECT_NOW,
-        errorcodes.READ_ONLY_SQL_TRANSACTION,
-    }
-)
-
-#: Every session. Plans must not depend on statistics: a table that was empty at the last analyze and holds a million
-#: messages now would be read from end to end. So: the generic plan, by index, in loops. What is left to the planner is
-#: the order of a join: with dead rows that a long transaction keeps and no analyze counts, it turned 9,000 tasks/s
-#: into 4. So no statement of ours joins a table that grows: its rows are asked for by `id = ANY (array)`, and
-#: `OFFSET 0` or `IS TRUE` keep a subquery from becoming a join.
-_SETTINGS = {
-    "application_name": "celery_postgres",
-    "statement_timeout": "30s",
-    "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "jit": "off",
-    **keepalive.SETTINGS,
-}
+#: How often a process warns of that.
+_WARNING_S = 60.0
+_SHUTDOWN = {errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.CANNOT_CONNECT_NOW}
+#: The server ended the session before it executed the statement, or refused to write: sending it again is safe.
+_NOT_EXECUTED = frozenset(_SHUTDOWN | {errorcodes.READ_ONLY_SQL_TRANSACTION})
 
 
 class Session:
@@ -71,7 +49,7 @@ class Session:
         """Connect.
 
         Raises:
-            psycopg2.OperationalError: nobody answers, or not to us.
+            psycopg2.OperationalError: the server cannot be reached, or refuses this login.
         """
         options: dict[str, Any] = {"client_encoding": "utf8", "fallback_application_name": "celery_postgres"}
         options |= keepalive.completed(dsn)
@@ -84,10 +62,10 @@ class Session:
         self._readable = select.poll()
         self._readable.register(self._connection.fileno(), select.POLLIN)
         self.pid, self.dsn = os.getpid(), dsn
-        self._role = str(self._connection.info.user)  # a connection that broke does not tell it any more
+        self._role = str(self._connection.info.user)  # a broken connection no longer knows it
         self._prepared: set[str] = set()
         self._quiet_until = 0.0
-        wanted = _SETTINGS | (settings or {})
+        wanted = SETTINGS | (settings or {})
         self.patience = watchdog.patience_of(wanted["statement_timeout"])
         self.asked = time.monotonic()
         watchdog.watch(self)
@@ -98,8 +76,8 @@ class Session:
                 wanted.pop("application_name", None)
             claimed = self._connection.info.backend_pid
             self._cursor.execute(
-                # Behind a transaction pooler the server's session is everybody's: the program's own queries, which may
-                # come next on it, must not run with our timeout and plans. There each statement brings them along.
+                # Behind a transaction pooler other clients use the server's session too: the program's own queries,
+                # which may come next on it, must not run with our timeout and plans. There each statement sets them.
                 "SELECT pg_backend_pid(), host(inet_client_addr()), inet_client_port(), "
                 + ", ".join(["set_config(%s, %s, pg_backend_pid() <> %s)"] * len(wanted)),
                 [word for name, value in wanted.items() for word in (name, value, claimed)],
@@ -107,7 +85,7 @@ class Session:
             backend, *client = self._cursor.fetchone()[:3]
             #: A transaction pooler makes up a process id of its own for its clients.
             self.pooled = backend != claimed
-            #: Whether the server sees this very socket, and no proxy's: then its kernel and ours know of each other.
+            #: The server has this very socket at the other end, and no proxy's: then the two kernels ask each other.
             self.direct = not self.pooled and client == keepalive.local_address(self.fileno())
             for own in ("application_name", *keepalive.SETTINGS):  # of a pooler's client, and of its own connection
                 wanted.pop(own, None)
@@ -118,7 +96,7 @@ class Session:
             raise told from None
         finally:
             self.asked = 0.0
-        _everyone.add(self)
+        _open.value.sessions.add(self)
 
     @property
     def closed(self) -> bool:
@@ -128,15 +106,17 @@ class Session:
         return int(self._connection.fileno())
 
     def run(self, name: str, **parameters: Any) -> list[Row]:
-        """Execute the named statement in a transaction of its own; its rows, or of one that returns none an empty row
-        for each that it wrote.
+        """Execute the named statement in a transaction of its own.
 
-        Conflicts between transactions are retried here, also those with an id that a sequence has given twice. Where
-        the server's NOTIFY queue is full it is executed without its wake-up.
+        Conflicts between transactions are retried here, also those with an id that a sequence has given twice. While
+        the server's NOTIFY queue is full, the statement is executed without its wake-up.
+
+        Returns:
+            Its rows; of a statement that returns none, an empty row for each that it wrote.
 
         Raises:
-            SchemaError: the tables or the rights are not there.
-            psycopg2.Error: anything else, without the statement in its words. Look at `closed`.
+            SchemaError: the tables or the rights are missing.
+            psycopg2.Error: anything else, without the text of the statement. Check `closed`.
         """
         statement = statements()[name]
         for parameter in statement.numbers:
@@ -145,45 +125,52 @@ class Session:
         if self._quiet_until and statement.quietly:
             if time.monotonic() < self._quiet_until:
                 statement = statement.quietly
-                name = statement.name
             else:
                 self._quiet_until = 0.0
-        for attempt in range(_ATTEMPTS):
+        for attempts_left in reversed(range(_ATTEMPTS)):
             self.asked = time.monotonic()
             try:
-                if self.pooled:
-                    # Several statements in one message are one transaction.
-                    self._cursor.execute(self._bring_along + statement.direct, parameters)
-                else:
-                    if name not in self._prepared:
-                        self._cursor.execute(statement.prepare)
-                        self._prepared.add(name)
-                    self._cursor.execute(statement.execute, parameters)
-                return self._cursor.fetchall() if self._cursor.description else [()] * max(0, self._cursor.rowcount)
+                return self._execute(statement, parameters)
             except psycopg2.Error as error:
-                if error.pgcode in _CONFLICTS and attempt < _ATTEMPTS - 1:
-                    continue
-                if error.pgcode == errorcodes.INVALID_SQL_STATEMENT_NAME and attempt < _ATTEMPTS - 1:
-                    self._prepared.clear()  # DISCARD ALL, or another server behind the same address
-                    continue
-                if error.pgcode == errorcodes.FEATURE_NOT_SUPPORTED and attempt < _ATTEMPTS - 1:
-                    self._forget(name)  # "cached plan must not change result type": a migration ran
-                    continue
-                if error.pgcode == errorcodes.PROGRAM_LIMIT_EXCEEDED and statement.quietly:
-                    # The NOTIFY queue is full; were it a limit of the value, that would say so as well.
-                    statement = statement.quietly
-                    name = statement.name
-                    self._quiet_until = time.monotonic() + _QUIET_S
-                    _say_quiet(error)
-                    continue
-                table = lagging(error)
-                if table is not None and attempt < _ATTEMPTS - 1 and not self._in_transaction:
-                    self.catch_up(table)
-                    continue
-                raise self._told(error, name) from None
+                form = self._mend(error, statement) if attempts_left else None
+                if form is None:
+                    raise self._told(error, statement.name) from None
+                statement = form
             finally:
                 self.asked = 0.0
         raise AssertionError("unreachable")
+
+    def _execute(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
+        if self.pooled:
+            # Several statements in one message are one transaction.
+            self._cursor.execute(self._bring_along + statement.direct, parameters)
+        else:
+            if statement.name not in self._prepared:
+                self._cursor.execute(statement.prepare)
+                self._prepared.add(statement.name)
+            self._cursor.execute(statement.execute, parameters)
+        return self._cursor.fetchall() if self._cursor.description else [()] * max(0, self._cursor.rowcount)
+
+    def _mend(self, error: psycopg2.Error, statement: Statement) -> Statement | None:
+        """Remove the cause of an error; the statement to try next, or None if the error is the caller's to handle."""
+        if error.pgcode in _CONFLICTS:
+            return statement
+        if error.pgcode == errorcodes.INVALID_SQL_STATEMENT_NAME:
+            self._prepared.clear()  # DISCARD ALL, or another server behind the same address
+            return statement
+        if error.pgcode == errorcodes.FEATURE_NOT_SUPPORTED:
+            self._forget(statement.name)  # "cached plan must not change result type": a migration ran
+            return statement
+        if error.pgcode == errorcodes.PROGRAM_LIMIT_EXCEEDED and statement.quietly:
+            # The NOTIFY queue is full. If it is a limit of a value, the quiet form fails as well.
+            self._quiet_until = time.monotonic() + _QUIET_S
+            _warn_quiet(error)
+            return statement.quietly
+        table = lagging(error)
+        if table is not None and not self._in_transaction:
+            self.catch_up(table)
+            return statement
+        return None
 
     @property
     def _in_transaction(self) -> bool:
@@ -191,7 +178,7 @@ class Session:
 
     def catch_up(self, table: str) -> None:
         """Move the sequence of a table's ids beyond the greatest of them."""
-        logger.warning("the sequence of %s lags behind its ids (logical replication copies none): moved on", table)
+        logger.warning("The sequence of %s lags behind its ids (logical replication copies none): advancing it", table)
         self.run("catch_up", relation=table)
 
     def script(self, text: str) -> None:
@@ -206,7 +193,7 @@ class Session:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Any]:
-        """What is run within the block is one transaction; yields the driver's connection, for `publishing_on`."""
+        """The block is one transaction. Yields the driver's connection, for `publishing_on`."""
         self.script("BEGIN")
         try:
             yield self._connection
@@ -221,7 +208,7 @@ class Session:
         self.script(f"LISTEN {channel}")
 
     def notifications(self) -> list[str]:
-        """Read what the server has sent by itself: the payloads of its notifications. Does not wait."""
+        """The payloads of the notifications that have arrived. Does not wait."""
         try:
             self._connection.poll()
         except psycopg2.Error as error:
@@ -243,12 +230,12 @@ class Session:
     def _told(self, error: psycopg2.Error, name: str = "") -> Exception:
         told = translate(error, self._role, name)
         if type(error) is psycopg2.DatabaseError:
-            # What psycopg2 raises when a server is gone in the middle of an answer; Kombu must know it as a lost
-            # connection, and psycopg2 itself does not always.
+            # psycopg2 raises it when a server goes away in the middle of an answer. Kombu must recognize a lost
+            # connection, which psycopg2 itself does not always.
             self.close()
             told = restated(error, psycopg2.OperationalError)
         elif error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION:
-            # A session that began so stays so, after `default_transaction_read_only` was taken back too.
+            # A session that began read-only stays so, also after `default_transaction_read_only` was reset.
             self.close()
         elif self.closed and not isinstance(told, psycopg2.OperationalError | psycopg2.InterfaceError):
             told = restated(error, psycopg2.OperationalError)
@@ -261,8 +248,8 @@ class Session:
 
     @property
     def usable(self) -> bool:
-        """Whether the server has not ended it, as far as the socket tells: what can be read without a question is a
-        notice, or the end."""
+        """Whether the server has not ended the session, as far as the socket shows: what can be read before a statement
+        is a notice, or the end."""
         for _ in range(10):
             if self.closed:
                 return False
@@ -275,8 +262,8 @@ class Session:
         return False
 
     def leave_to_parent(self) -> None:
-        """In a forked child: closing would end the parent's session, and keeping the socket open would keep the
-        session, and its lock, beyond the parent's death. So the descriptor is pointed elsewhere."""
+        """Let go of the socket in a forked child: closing the session would end the parent's, and an open socket would
+        keep the session, and its lock, beyond the parent's death. So the descriptor is pointed elsewhere."""
         if not self.closed:
             nowhere = os.open(os.devnull, os.O_RDWR)
             with contextlib.suppress(OSError, psycopg2.Error):
@@ -284,23 +271,25 @@ class Session:
             os.close(nowhere)
 
 
-_next_said = 0.0
+_next_warning = 0.0
 
 
-def _say_quiet(error: psycopg2.Error) -> None:
-    global _next_said
-    if time.monotonic() >= _next_said:
-        _next_said = time.monotonic() + _SAY_S
-        logger.warning("nobody is woken, and everybody looks by himself (%s)", primary(error))
+def _warn_quiet(error: psycopg2.Error) -> None:
+    global _next_warning
+    if time.monotonic() >= _next_warning:
+        _next_warning = time.monotonic() + _WARNING_S
+        logger.warning("Sleeping consumers are not notified, and poll (%s)", primary(error))
 
 
-#: Every session of this process.
-_everyone: weakref.WeakSet[Session] = weakref.WeakSet()
+class _Open:
+    """The sessions that this process has opened."""
+
+    def __init__(self) -> None:
+        self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    def leave_to_parent(self) -> None:
+        for session in list(self.sessions):
+            session.leave_to_parent()
 
 
-def leave_all_to_parent() -> None:
-    """In a forked child: forget every session that the parent had opened."""
-    global _everyone
-    for session in list(_everyone):
-        session.leave_to_parent()
-    _everyone = weakref.WeakSet()
+_open = PerProcess(_Open, _Open.leave_to_parent)

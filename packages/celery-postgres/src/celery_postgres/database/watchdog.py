@@ -20,6 +20,7 @@ import weakref
 from typing import Protocol
 
 from celery_postgres.compat.upstream import worker_state
+from celery_postgres.database.per_process import PerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +49,28 @@ class Asking(Protocol):
     def fileno(self) -> int: ...
 
 
-#: When a server was last found silent by a worker that is to stop.
-_silent: dict[str, float] = {}
-_watched: weakref.WeakSet[Asking] = weakref.WeakSet()
-#: Reentrant, for signal handlers.
-_lock = threading.RLock()
-_thread: threading.Thread | None = None
-#: The ends of a pipe.
-_signals: tuple[int, int] | None = None
+class _State:
+    """
+    Attributes:
+        silent: when a server was last found silent by a worker that is to stop, by its DSN.
+        signals: the ends of the pipe to which Python writes signals.
+    """
+
+    def __init__(self) -> None:
+        self.silent: dict[str, float] = {}
+        self.watched: weakref.WeakSet[Asking] = weakref.WeakSet()
+        self.lock = threading.RLock()  # reentrant, for signal handlers
+        self.thread: threading.Thread | None = None
+        self.signals: tuple[int, int] | None = None
+
+    def leave_to_parent(self) -> None:
+        if self.signals is not None:
+            signal.set_wakeup_fd(-1)
+            for end in self.signals:
+                os.close(end)
+
+
+_process = PerProcess(_State, _State.leave_to_parent)
 
 
 def patience_of(statement_timeout: str) -> float:
@@ -66,29 +81,30 @@ def patience_of(statement_timeout: str) -> float:
 
 
 def watch(one: Asking) -> None:
-    with _lock:
-        _watched.add(one)
+    with _process.value.lock:
+        _process.value.watched.add(one)
 
 
 def hopeless(dsn: str) -> bool:
     """Whether a connection to this server is not worth trying: a worker that is to stop would wait for each."""
-    return time.monotonic() - _silent.get(dsn, -HURRY_S) < HURRY_S
+    return time.monotonic() - _process.value.silent.get(dsn, -HURRY_S) < HURRY_S
 
 
 def start() -> None:
     """Where threads are no surprise: a process that only publishes has none of ours."""
-    global _thread
     _mind_signals()
-    with _lock:
-        if _thread is None:
-            _thread = threading.Thread(target=_run, name="celery_postgres watchdog", daemon=True)
-            _thread.start()
+    state = _process.value
+    with state.lock:
+        if state.thread is None:
+            state.thread = threading.Thread(target=_run, name="celery_postgres watchdog", daemon=True)
+            state.thread.start()
 
 
 def _mind_signals() -> None:
     """In a worker's main thread: have each signal written to a pipe, the moment it comes, unless that is in use."""
-    global _signals
-    if _signals is not None or worker_state() is None or threading.current_thread() is not threading.main_thread():
+    if _process.value.signals is not None or worker_state() is None:
+        return
+    if threading.current_thread() is not threading.main_thread():
         return
     read, write = os.pipe()
     os.set_blocking(read, False)
@@ -99,7 +115,7 @@ def _mind_signals() -> None:
         os.close(read)
         os.close(write)
         return
-    _signals = read, write
+    _process.value.signals = read, write
 
 
 def _run() -> None:
@@ -109,28 +125,29 @@ def _run() -> None:
         now = time.monotonic()
         # After a moment in which nobody ran here (a stopped process), the answers may lie in the sockets.
         if now - before < 3 * TICK_S:
-            with _lock:
-                watched = list(_watched)
+            with _process.value.lock:
+                watched = list(_process.value.watched)
             for one in watched:
                 asked = one.asked
                 if asked and now - asked > (min(one.patience, HURRY_S) if hurried else one.patience):
                     if hurried:
-                        _silent[one.dsn] = now
+                        _process.value.silent[one.dsn] = now
                     _cut(one, asked)
         before = now
 
 
 def _told_to_stop() -> bool:
     """Wait for the next tick, or for a signal; whether there was one that ends this worker."""
-    if _signals is None:
+    signals = _process.value.signals
+    if signals is None:
         time.sleep(TICK_S)
         return False
     poller = select.poll()
-    poller.register(_signals[0], select.POLLIN)
+    poller.register(signals[0], select.POLLIN)
     if not poller.poll(TICK_S * 1000):
         return False
     try:
-        return not _STOP.isdisjoint(os.read(_signals[0], 4096))
+        return not _STOP.isdisjoint(os.read(signals[0], 4096))
     except BlockingIOError:
         return False
     except OSError:  # a worker that is about to restart (HUP) has closed every descriptor
@@ -144,18 +161,3 @@ def _cut(one: Asking, asked: float) -> None:
             silent_s = time.monotonic() - asked
             logger.warning("the database has not answered for %.0f s: the connection is given up", silent_s)
             peer.shutdown(socket.SHUT_RDWR)
-
-
-def _forget_in_child() -> None:
-    global _lock, _thread, _signals
-    _lock = threading.RLock()
-    _thread = None
-    _watched.clear()
-    if _signals is not None:
-        signal.set_wakeup_fd(-1)
-        for end in _signals:
-            os.close(end)
-        _signals = None
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -11,7 +11,7 @@ from typing import Any
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from celery_postgres.consumer import registry
-from celery_postgres.consumer.heartbeat import Attendant
+from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.database import driver, watchdog
 from celery_postgres.database.address import database_of
 from celery_postgres.database.backoff import Backoff
@@ -67,7 +67,7 @@ class PersistentBackend(ConnectedBackend):
             write.claim = claim
             self._store(write, ends)
             return
-        if claim is not None and heartbeat is not None and heartbeat.carry(claim):
+        if claim is not None and heartbeat is not None and heartbeat.claims.carry(claim):
             write.claim = claim
         writer.add(write)
 
@@ -135,7 +135,7 @@ class PersistentBackend(ConnectedBackend):
         False if it is not."""
         claim, write.claim = write.claim, None
         heartbeat = self.heartbeat()
-        if claim is not None and heartbeat is not None and heartbeat.carry(claim):
+        if claim is not None and heartbeat is not None and heartbeat.claims.carry(claim):
             write.claim = claim
         writer = self.writer(heartbeat) or fallback_writer(database_of(self.dsn))
         assert writer is not None  # noqa: S101  # `start_maintenance` has started one of the two
@@ -173,12 +173,12 @@ class PersistentBackend(ConnectedBackend):
 
     # -- the writer of this process
 
-    def heartbeat(self) -> Attendant | None:
+    def heartbeat(self) -> Heartbeat | None:
         """What keeps the claims of this process in our database alive: a worker's own process has one."""
         mine = database_of(self.dsn)
         return next((one for one in registry.heartbeats() if database_of(one.sessions.dsn) == mine), None)
 
-    def writer(self, heartbeat: Attendant | None) -> BatchWriter | None:
+    def writer(self, heartbeat: Heartbeat | None) -> BatchWriter | None:
         """The batch writer of this process; None if there is no heartbeat, and never was one."""
         database = database_of(self.dsn)
         writer = batch_writer(database)
@@ -203,7 +203,7 @@ class PersistentBackend(ConnectedBackend):
     def _settled(claims: list[Claim]) -> None:
         """Tell the heartbeat that carried them, whichever it was: a writer outlives a worker's connection."""
         for heartbeat in registry.heartbeats():
-            heartbeat.settled(claims)
+            heartbeat.claims.settled(claims)
 
     def flush(self) -> None:
         """Wait until everything that this process has submitted is stored."""

@@ -251,7 +251,7 @@ class RecordingBackend(PersistentBackend):
         logger.warning("Could not send what follows task %s: it runs again", request.id, extra={"task_id": request.id})
         if heartbeat is None or claim is None or not self.shares_broker():
             raise Reject("what follows the task could not be sent", requeue=True) from exc
-        heartbeat.return_later(claim)
+        heartbeat.claims.requeue_later(claim)
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
         """As Celery's, but with the arguments as a list, as in JSON."""

@@ -1,4 +1,4 @@
-"""Faults of the attendant's own: what it gives back, whom it looks after, and that it lives."""
+"""The heartbeat under faults: what it releases, which consumers it rescues, and that its thread survives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 
 import celery_postgres
-from celery_postgres.consumer.heartbeat import Attendant
-from celery_postgres.consumer.prefetch import Inbox
+from celery_postgres.consumer.heartbeat import Heartbeat
+from celery_postgres.consumer.prefetch import PrefetchBuffer
 from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.session import Session
 from celery_postgres.database.wake import Wake
@@ -64,10 +64,10 @@ def test_an_error_that_nobody_foresaw_does_not_end_it(
     module_database: Any, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     inbox = client.consume(queue)
-    consumer = inbox.channel.inbox.attendant.consumer  # type: ignore[attr-defined]
-    beat, failed = Attendant._beat, []
+    consumer = inbox.channel.buffer.heartbeat.consumer  # type: ignore[attr-defined]
+    beat, failed = Heartbeat._beat, []
 
-    def fail_once(self: Attendant, session: Any) -> bool:
+    def fail_once(self: Heartbeat, session: Any) -> bool:
         if self.consumer == consumer and not failed:
             failed.append(beats())
             raise ValueError("filedescriptor out of range in select()")
@@ -76,10 +76,10 @@ def test_an_error_that_nobody_foresaw_does_not_end_it(
     def beats() -> Any:
         return scalar(module_database.url, "SELECT beat FROM kombu_consumer WHERE id = :id", id=consumer)
 
-    monkeypatch.setattr(Attendant, "_beat", fail_once)
+    monkeypatch.setattr(Heartbeat, "_beat", fail_once)
     wait_until(lambda: failed, DEADLINE_S, "the error")
     wait_until(lambda: beats() > failed[0] + 1, DEADLINE_S, "the beat to go on")
-    assert "the broker was not attended to" in caplog.text
+    assert "The heartbeat has failed" in caplog.text
 
 
 def test_it_beats_while_it_tidies_up(
@@ -156,19 +156,19 @@ def test_a_consumer_without_a_database_tries_now_and_then(
     celery_postgres.create_schema(private_cluster.url())
     client = connect(private_cluster.url())
     consumer = client.consume("queue", no_ack=no_ack)
-    pumped: list[float] = []
-    pump = Inbox.pump
+    asked: list[float] = []
+    deliver_next = PrefetchBuffer.deliver_next
 
-    def counted(inbox: Inbox, force: bool = False) -> bool:
-        pumped.append(1)
-        return pump(inbox, force)
+    def counted(buffer: PrefetchBuffer, force: bool = False) -> bool:
+        asked.append(1)
+        return deliver_next(buffer, force)
 
-    monkeypatch.setattr(Inbox, "pump", counted)
+    monkeypatch.setattr(PrefetchBuffer, "deliver_next", counted)
     private_cluster.stop("fast")
     for _ in range(5):
         with pytest.raises(TimeoutError):
             consumer.connection.drain_events(timeout=1)
-    assert len(pumped) < 60
+    assert len(asked) < 60
     private_cluster.start()
     client.publish("x", "queue")
     consumer.take(1)

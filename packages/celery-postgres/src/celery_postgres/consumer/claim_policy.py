@@ -1,0 +1,180 @@
+"""When to claim, from which queues, and how much."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from celery_postgres.consumer.batch_size import BatchSize
+from celery_postgres.consumer.outlet import Subscription
+from celery_postgres.consumer.polling import PollingBackoff
+from celery_postgres.consumer.scan_position import ScanPosition
+from celery_postgres.database.backoff import Backoff
+from celery_postgres.database.message_store import ClaimedMessage, ClaimResult
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One claim.
+
+    Attributes:
+        queues: the subscriptions with acks to claim from, by the queue's id, in order of preference.
+        auto_ack: the same without acks.
+        lowest_ids: where the scan of each queue begins; see `MessageStore.claim`.
+        limit: how many messages to claim.
+        full_scan: the scan begins at the lowest id.
+        may_sleep: after this claim nothing is left behind, so publishers have to notify this consumer.
+        polls: see `ClaimPolicy.polls`.
+        begun: when the claim began, by the monotonic clock.
+    """
+
+    queues: dict[int, Subscription]
+    auto_ack: dict[int, Subscription]
+    lowest_ids: dict[int, list[int]]
+    limit: int
+    full_scan: bool
+    may_sleep: bool
+    polls: bool
+    begun: float
+
+
+class ClaimPolicy:
+    """Used by the thread of one Kombu connection, except `notify` and `expect_messages`.
+
+    Attributes:
+        batch_size: how many messages to claim ahead.
+        retry: the pauses after claims that failed.
+    """
+
+    #: Where dead index entries make a full scan slow, it may take one part in so many of the time; the scan position
+    #: has to suffice in between.
+    FULL_SCAN_SHARE = 20
+
+    def __init__(self) -> None:
+        self.batch_size = BatchSize()
+        self.retry = Backoff()
+        self._polling = PollingBackoff()
+        self._positions: dict[int, ScanPosition] = {}
+        self._rotation = 0
+        #: The database has reported that there may be messages.
+        self._notified = False
+        #: The latest claim brought messages, so there may be more.
+        self._expecting = True
+        #: The next claim scans from the lowest id, for publishers that committed late.
+        self._scan_fully = True
+        self._last_claim = self._last_full_scan = self._full_scan_took = 0.0
+
+    @property
+    def notified(self) -> bool:
+        return self._notified
+
+    def notify(self) -> None:
+        self._notified = True
+
+    def expect_messages(self) -> None:
+        self._expecting = True
+
+    def start_over(self) -> None:
+        """What is consumed has changed, or a claim has failed: claim at once, by a full scan."""
+        self._polling.restart()
+        self._expecting = self._scan_fully = True
+
+    def add_queue(self, queue_id: int) -> None:
+        self._positions.setdefault(queue_id, ScanPosition())
+        self.start_over()
+
+    def replace_queues(self, queue_ids: list[int]) -> None:
+        self._positions = {queue_id: ScanPosition() for queue_id in queue_ids}
+        self.start_over()
+
+    def idle_s(self) -> float:
+        """Seconds since the latest claim."""
+        return time.monotonic() - self._last_claim
+
+    def poll_without_notifications(self) -> None:
+        """Notifications do not arrive: poll as often as `inspect` needs."""
+        if self.idle_s() >= PollingBackoff.WITHOUT_NOTIFICATIONS_S:
+            self._notified = True
+
+    def no_credit(self) -> None:
+        """Nothing may be claimed now. A notification that stayed would keep the event loop turning."""
+        if self._notified:
+            self._notified, self._expecting, self._scan_fully = False, True, True
+
+    def is_due(self, *, polls: bool) -> bool:
+        """Whether to claim now. `polls`: otherwise an ack is what to wait for, which returns credit."""
+        now = time.monotonic()
+        if self._notified or self.retry.failing:
+            return True
+        if polls:
+            return self._expecting or now >= self._polling.next
+        return now >= self._last_claim + PollingBackoff.REST_S
+
+    def pause(self, *, polls: bool, without_notifications: bool) -> float:
+        """Seconds until a claim is due by itself."""
+        if self.retry.failing:
+            return self.retry.left
+        if polls and self._expecting:
+            return 0.0
+        following = self._polling.next if polls else self._last_claim + PollingBackoff.REST_S
+        if without_notifications:
+            following = min(following, self._last_claim + PollingBackoff.WITHOUT_NOTIFICATIONS_S)
+        return max(0.0, following - time.monotonic())
+
+    def plan(self, queues: list[Subscription], credit: int, auto_ack: list[Subscription], *, polls: bool) -> Plan:
+        """The claim to send now."""
+        now = time.monotonic()
+        # After a notification, or after a claim that brought nothing, from the lowest id on: for late commits.
+        affordable = now - self._last_full_scan >= self.FULL_SCAN_SHARE * self._full_scan_took
+        full_scan = affordable and (
+            self._scan_fully
+            or self._notified
+            or not self._expecting
+            or any(self._positions[one.queue_id].full_scan_due for one in queues)
+        )
+        self._last_claim = now
+        self._notified = False
+        if len(queues) > 1:
+            self._rotation = (self._rotation + 1) % len(queues)
+            queues = queues[self._rotation :] + queues[: self._rotation]
+        return Plan(
+            queues={one.queue_id: one for one in queues},
+            auto_ack={one.queue_id: one for one in auto_ack},
+            lowest_ids={one.queue_id: self._positions[one.queue_id].lowest_ids(full_scan=full_scan) for one in queues},
+            limit=max(min(credit, BatchSize.LIMIT), self.batch_size.ahead()) if queues else BatchSize.LIMIT,
+            full_scan=full_scan,
+            may_sleep=full_scan or not affordable,
+            polls=polls,
+            begun=now,
+        )
+
+    def failed(self) -> float:
+        """The claim has failed; returns the seconds until the next one."""
+        self.start_over()
+        return self.retry.failed()
+
+    def succeeded(self, plan: Plan, result: ClaimResult) -> None:
+        """Note what a claim has brought."""
+        self.retry.succeeded()
+        if plan.full_scan:
+            self._last_full_scan = time.monotonic()
+            self._full_scan_took = self._last_full_scan - plan.begun
+        with_acks = [one for one in result.messages if one.queue_id in plan.queues]
+        if with_acks:
+            self._expecting, self._scan_fully = True, False
+            self._polling.restart()
+            self._advance(with_acks)
+        elif plan.polls:
+            # Publishers of queues without acks always notify, so only a full batch means that there are more.
+            full_batch = len(result.messages) >= BatchSize.AUTO_ACK_LIMIT
+            self._expecting, self._scan_fully = not plan.may_sleep or full_batch, True
+            self._polling.found_nothing(result.due_in_s)
+
+    def _advance(self, messages: list[ClaimedMessage]) -> None:
+        highest: dict[tuple[int, int], int] = {}
+        for one in messages:
+            if one.available_at is None:  # a scheduled message says nothing about the ids of ready ones
+                key = one.queue_id, one.priority
+                highest[key] = max(highest.get(key, 0), one.id)
+        for (queue_id, priority), message in highest.items():
+            self._positions[queue_id].claimed(priority, message)

@@ -1,0 +1,45 @@
+"""What the heartbeat needs of the prefetch buffers, which need the heartbeat."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from celery_postgres.database.message_store import Claim
+
+
+class Buffer(Protocol):
+    """The prefetch buffer of one Kombu connection. The heartbeat's thread calls these methods."""
+
+    @property
+    def holds_messages(self) -> bool:
+        """Whether claimed messages wait for their delivery."""
+        ...
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the heartbeat should check for messages on its behalf."""
+        ...
+
+    def notify(self) -> None:
+        """There may be messages to claim."""
+        ...
+
+    def take_stale(self) -> list[Claim]:
+        """Remove the messages of a buffer whose connection makes no progress; returns their claims."""
+        ...
+
+    def take_halted(self, queues: frozenset[int], tasks: frozenset[str]) -> list[Claim]:
+        """Remove the messages of paused queues and blocked tasks; returns their claims."""
+        ...
+
+    def claims(self) -> set[Claim]:
+        """The claims of all messages in the buffer."""
+        ...
+
+    def lose(self) -> None:
+        """Other consumers have taken over everything that was claimed."""
+        ...
+
+    def outdate(self, queues: set[str]) -> None:
+        """These queues are gone, or have other ids."""
+        ...
