@@ -4,6 +4,15 @@
 results.
 """
 
+from importlib.util import find_spec as _find_spec
+
+if _find_spec("psycopg2") is None:
+    raise ModuleNotFoundError(
+        "celery_postgres needs the driver psycopg2: pip install 'celery-postgres[binary]', or [psycopg2] "
+        "to build it against the libpq of this machine",
+        name="psycopg2",
+    )
+
 from celery_postgres.broker.bulk import bulk
 from celery_postgres.broker.transaction import publishing_on
 from celery_postgres.database.migrations import migrate
@@ -12,6 +21,8 @@ from celery_postgres.errors import LeaseLost, NotPublishedError, SchemaError, Un
 from celery_postgres.installation import install
 from celery_postgres.observer import Observer, observe
 from celery_postgres.results import handover as _handover  # noqa: F401  # before a worker forks its children
+
+__version__ = "0.1.0"
 
 __all__ = [
     "LeaseLost",
