@@ -13,7 +13,7 @@ from benchmarks.cells import Cell, number
 from benchmarks.run import Run, worker_of
 from benchmarks.systems import System
 from benchmarks.systems.celery_systems import PROGRAM
-from environment.testkit.children import answer, call, start
+from environment.testkit.children import answer, start
 from environment.testkit.measuring import tree
 
 _THREADS = 1000
@@ -34,10 +34,6 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
                 counts = {pid: sockets(pid, port) for pid in tree([worker.pid])}
                 most |= {pid: max(count, most.get(pid, 0)) for pid, count in counts.items()}
                 time.sleep(0.05)
-            # Remote control, too, needs a connection.
-            with suppress(RuntimeError):
-                call(PROGRAM, "ping", variables=broker.variables, timeout_s=30)
-            most[worker.pid] = max(most[worker.pid], sockets(worker.pid, port))
             main = most.pop(worker.pid)
             return {"main": main, "child": max(most.values(), default=0), "tasks": worker.run_until(0, 0)}
 

@@ -129,11 +129,6 @@ def waiters(number: str, rest_s: str) -> Any:
 # -- the rest
 
 
-def ping() -> Any:
-    """Ask all workers whether they live; how many do."""
-    return len(app.control.ping(timeout=2) or [])
-
-
 def fill_and_work(count: str) -> None:
     """Fill Celery's in-memory transport, then work in the same process: what Celery itself costs."""
     with app.producer_pool.acquire(block=True) as producer:
@@ -153,7 +148,7 @@ def create_schema(url: str) -> Any:
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     command.__name__: command
-    for command in (publish, sample, naps, gets, chords, groups, waiters, ping, fill_and_work, create_schema)
+    for command in (publish, sample, naps, gets, chords, groups, waiters, fill_and_work, create_schema)
 }
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ Many = Callable[[Sequence[int], float, str], object]
 def answer(words: Sequence[str], one: One, many: Many | None) -> Any:
     """What ``publish`` prints.
 
-    :param words: the mode and its arguments.
-    :param one: publishes one task (number, seconds, padding).
-    :param many: publishes several at once; None where the system has no call for it.
+    Args:
+        words: the mode and its arguments.
+        one: publishes one task (number, seconds, padding).
+        many: publishes several at once; None where the system has no call for it.
     """
     mode, first, *rest = words
     if mode == "one_by_one":

@@ -1,4 +1,4 @@
-"""Names that people and programs give to queues, and that go wrong somewhere else."""
+"""Queue names that are valid here and break other brokers or displays."""
 
 AWKWARD = {
     "quotes": "a 'single' and a \"double\" and a `back`",
@@ -20,7 +20,7 @@ AWKWARD = {
     "200 of unicode": "🐘" * 199 + "ü",
 }
 
-#: Names that nobody may give: they would say something else wherever they are shown.
+#: Names that are refused: they would look like another name wherever they are shown.
 UNPRINTABLE = {
     "lines": "two\nlines",
     "tab": "a\ttab",

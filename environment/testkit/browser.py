@@ -1,4 +1,4 @@
-"""Headless Chromium by its own protocol, over a pipe: nothing has to be installed but the browser."""
+"""Headless Chromium through its own protocol, over a pipe: only the browser has to be installed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Browser:
                 "--disable-gpu",
                 "--disable-dev-shm-usage",
                 "--no-first-run",
-                # It is to talk to nobody but the page.
+                # It must not connect to any other host than the page's.
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-quic",
@@ -65,9 +65,9 @@ class Browser:
         self._numbers = itertools.count(1)
         self._buffer = b""
         self._session: str | None = None
-        #: What the page asked for: method, URL.
+        #: The requests of the page: method, URL.
         self.requests: list[tuple[str, str]] = []
-        #: What went wrong in it, as its console says.
+        #: The errors in its console.
         self.errors: list[str] = []
         try:
             self._attach()
@@ -82,7 +82,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command, and its answer."""
+        """Send a command; return its answer."""
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session is not None:
@@ -103,28 +103,28 @@ class Browser:
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def value(self, expression: str) -> Any:
-        """What JavaScript says."""
+        """Evaluate JavaScript; return its value."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def text(self) -> str:
-        """The text that the page shows."""
+        """Return the text of the page."""
         return str(self.value("document.body.innerText"))
 
     def until(self, expression: str, deadline_s: float = DEADLINE_S) -> None:
-        """Wait until JavaScript says true."""
+        """Wait until a JavaScript expression is true."""
         wait_until(lambda: self.value(expression), deadline_s, expression, interval_s=0.05)
 
     def press(self, key: str) -> None:
-        """A key of the keyboard: Tab, Enter."""
+        """Press a key of the keyboard: Tab, Enter."""
         code = {"Tab": 9, "Enter": 13}[key]
         more = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **more)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
 
     def type(self, text: str) -> None:
-        """Type into whatever has the focus."""
+        """Type into the focused element."""
         self.call("Input.insertText", text=text)
 
     def close(self) -> None:

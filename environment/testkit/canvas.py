@@ -1,4 +1,4 @@
-"""What several modules of this folder need."""
+"""Waiting for tasks, chords and their rows."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def answer(result: Any, **options: Any) -> Any:
 
 
 def drained(probe: Probe, queue: str = "celery") -> None:
-    """Wait until nothing of a queue is left."""
+    """Wait until a queue is empty."""
     wait_until(lambda: rows_of(probe.url, queue) == 0, DEADLINE_S, f"{queue} to be empty")
 
 
 def stored(url: str, task_id: str) -> str | None:
-    """The state in a task's row, if it has one."""
+    """Return the state in a task's row, or None without a row."""
     found = rows(url, "SELECT status FROM celery_taskmeta WHERE task_id = :t", t=task_id)
     return found[0][0] if found else None
 
 
 def ended(url: str, *task_ids: str) -> None:
-    """Wait until each of them has a final state, without the backend's help."""
+    """Wait until each task has a final state, read from the table and not through the backend."""
     statement = "SELECT count(*) FROM celery_taskmeta WHERE task_id = ANY(:ids)"
     statement += " AND status IN ('SUCCESS', 'FAILURE', 'REVOKED')"
     wait_until(lambda: scalar(url, statement, ids=list(task_ids)) == len(task_ids), DEADLINE_S, "the tasks to end")
@@ -37,10 +37,10 @@ def count(url: str, table: str) -> int:
 
 
 def chords_gone(url: str) -> None:
-    """Wait until every chord has ended and left nothing behind.
+    """Wait until every chord has ended and its rows are gone.
 
-    But for the size that Celery 5.7 tells of a group at the end of a chain in a header, whose parts count for the chord
-    around it: such a row has no part and no body, and goes with the results of its day.
+    One row may stay: Celery 5.7 announces the size of a group at the end of a chain in a header, whose parts count for
+    the chord around it.  Such a row has no part and no body, and expires with the results of its day.
     """
     under_way = "SELECT count(*) FROM celery_chord WHERE done > 0 OR body IS NOT NULL"
     wait_until(lambda: scalar(url, under_way) + count(url, "celery_chord_part") == 0, DEADLINE_S, "the chords to end")

@@ -1,4 +1,4 @@
-"""Kombu as a program uses it, with deadlines: publish, consume, take."""
+"""A Kombu client with deadlines: publish, consume, take."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 from kombu import Connection, Consumer, Message, Producer, Queue
 
 DEADLINE_S = 15
-#: How long nothing must come for "nothing comes" to count: several times what a delivery takes.
+#: Seconds without a message that count as "no message arrives": several times what a delivery takes.
 QUIET_S = 0.25
 
 
 class Client:
     """One Kombu connection, and a channel to publish and declare on.
 
-    :param url: ``postgresql://…``; the scheme ``sqla+`` is added.
-    :param options: Kombu's transport options.
+    Args:
+        url: ``postgresql://…``; the scheme ``sqla+`` is added.
+        options: Kombu's transport options.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -51,7 +52,7 @@ class Client:
         return inbox
 
     def get(self, queue: str, **options: Any) -> Message | None:
-        """``basic.get``: a message if one is there now."""
+        """``basic.get``: return a message, or None if none is ready."""
         message: Message | None = Queue(queue)(self.channel).get(**options)
         return message
 
@@ -76,7 +77,8 @@ class Client:
 class Inbox:
     """A consumer on a channel of its own.
 
-    :param prefetch: how many messages may be unacknowledged; 0 for any number.
+    Args:
+        prefetch: how many messages may be unacknowledged; 0 for any number.
     """
 
     def __init__(
@@ -100,7 +102,8 @@ class Inbox:
     def take(self, count: int = 1, deadline_s: float = DEADLINE_S) -> list[Message]:
         """The next ``count`` messages, in the order of their delivery.
 
-        :raises TimeoutError: when they do not come in time.
+        Raises:
+            TimeoutError: when they do not come in time.
         """
         end = time.monotonic() + deadline_s
         while len(self.messages) < count:
@@ -130,12 +133,12 @@ class Inbox:
             self.drain(0.2)
 
     def drain(self, timeout: float) -> None:
-        """Let the connection deliver something, if something comes."""
+        """Wait for ``timeout`` seconds at most, and let the connection deliver what arrives."""
         with contextlib.suppress(TimeoutError):
             self.connection.drain_events(timeout=timeout)
 
     def nothing(self) -> bool:
-        """Whether nothing is here and nothing comes for a moment."""
+        """Whether no message is here and none arrives for ``QUIET_S`` seconds."""
         self.drain(QUIET_S)
         return not self.messages
 

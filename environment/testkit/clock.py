@@ -1,4 +1,4 @@
-"""What makes a Python program's clock wrong, for programs that begin with it."""
+"""Source code that makes the clock of a Python program wrong, when put at its beginning."""
 
 #: Two days ahead.
 CLOCK_AHEAD = """

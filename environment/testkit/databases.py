@@ -1,4 +1,4 @@
-"""Databases without an engine's pool; what stock Celery does on one; what one looks like."""
+"""Databases: statements without an engine's pool, what stock Celery does on one, and the shape of its tables."""
 
 from __future__ import annotations
 

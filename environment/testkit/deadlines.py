@@ -1,6 +1,6 @@
-"""How long tests wait for what the package promises, in seconds."""
+"""How many seconds tests wait for what the package promises."""
 
-#: Claims are old after 10 s, and a sweep comes every 12 s at most.
+#: Claims are old after 10 s, and maintenance runs every 12 s at most.
 SWEPT_S = 60
-#: After a kill -9: five seconds until it counts as dead, the sweep, and the runs themselves.
+#: After a kill -9: five seconds until the consumer counts as dead, maintenance, and the runs themselves.
 RESCUE_S = 25

@@ -64,10 +64,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class Server:
     """The PostgreSQL of this run.
 
-    :ivar admin_url: a role that may create databases (``app_user`` on our own server, else DATABASE_URL's).
-    :ivar superuser_url: the superuser, or None on a server that is not ours.
-    :ivar tcp: host and port where it asks for passwords, or None on a server that is not ours.
-    :ivar password: what it asks the application's role for.
+    Attributes:
+        admin_url: a role that may create databases (``app_user`` on our own server, else DATABASE_URL's).
+        superuser_url: the superuser, or None on a server that is not ours.
+        tcp: host and port where it asks for passwords, or None on a server that is not ours.
+        password: what it asks the application's role for.
     """
 
     admin_url: str
@@ -88,9 +89,10 @@ class Server:
 class Database:
     """One database.
 
-    :ivar url: as the application's role, which owns it.
-    :ivar superuser_url: as the superuser, or None on a server that is not ours.
-    :ivar tcp_url: as the application's role over TCP with its password, or None on a server that is not ours.
+    Attributes:
+        url: as the application's role, which owns it.
+        superuser_url: as the superuser, or None on a server that is not ours.
+        tcp_url: as the application's role over TCP with its password, or None on a server that is not ours.
     """
 
     name: str
@@ -378,7 +380,8 @@ def _starter(folder: Path) -> Iterator[StartWorker]:
 class FoundationWorker:
     """A running worker and its database.
 
-    :ivar metrics_url: base URL of its HTTP pages; no slash at the end.
+    Attributes:
+        metrics_url: base URL of its HTTP pages; no slash at the end.
     """
 
     database_url: str

@@ -1,4 +1,4 @@
-"""Messages with anything in them, the same for the same seed."""
+"""Messages with arbitrary content, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psycopg2
 
 from environment.testkit.stock_rows import _INSERT, payload
 
-#: Each in the place of anything. None is due in the future: that message would wait, and rightly.
+#: Each replaces any value.  None is a future ETA: such a message would rightly wait.
 VALUES: list[Any] = [
     *(None, True, 0, 1, -1, 5, 7.5, float("inf"), -float("inf"), float("nan"), 10**30, 2**63),
     *("", "x", "a\0b", "\ud800", "\u202e", "x" * 500, "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00"),
@@ -21,7 +21,7 @@ VALUES: list[Any] = [
     *("base64", "probe.nobody", "celery.chord", "celery.group", "celery.chain", "celery.map", "celery.backend_cleanup"),
     *([], [5], ["x"], [None, None], [[]], [["x"], {}, {}], {}, {"a": 1}, {"a": {}}, {"task": "x"}, [{"task": "x"}]),
 ]
-#: The last are what Celery's request has for methods, and what it keeps.
+#: The last ones are names of methods and attributes of Celery's request.
 HEADERS = [
     *("task", "id", "lang", "root_id", "parent_id", "group", "group_index", "timelimit", "eta", "expires", "retries"),
     *("argsrepr", "kwargsrepr", "origin", "ignore_result", "stamped_headers", "stamps", "replaced_task_nesting"),
@@ -46,7 +46,7 @@ def shapes(seed: str, count: int, task: str) -> Iterator[str]:
 
 
 def insert_all(url: str, queue: str, texts: Iterator[str]) -> None:
-    """As rows of stock's, in one transaction."""
+    """Insert payloads as rows of stock Kombu, in one transaction."""
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         for text in texts:
             cursor.execute(_INSERT, [text, queue])

@@ -1,4 +1,4 @@
-"""What a test needs of the machine and may not find there."""
+"""Programs that a test needs and the machine may lack."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unavailable(reason: str) -> NoReturn:
 
 
 def uninstalled(what: str) -> NoReturn:
-    """The same for what comes from Debian."""
+    """Skip or fail for a missing Debian package."""
     unavailable(f"this machine has no {what} (.ci/programs installs it; .ci/run does so and runs these)")
 
 

@@ -1,6 +1,4 @@
-"""A pooler, as PgBouncer is one in its modes: each transaction runs on whichever server session is free, or each client
-has one until it goes.
-"""
+"""A small connection pooler with PgBouncer's modes ``transaction`` and ``session``."""
 
 from __future__ import annotations
 
@@ -24,22 +22,24 @@ _IDLE = b"I"
 
 @dataclass
 class _Server:
-    """One session of the server, and what it said when it began."""
+    """A session of the server, and the settings that it reported at its start."""
 
     socket: socket.socket
     settings: list[bytes] = field(default_factory=list)
 
 
 class Pooler:
-    """Lends the server sessions of one role and database, the last one given back first.  A context manager.
+    """A context manager: lends sessions of one role and database to clients, the one released last first.
 
-    Its clients speak the simple protocol, as psycopg2 does.
+    Its clients speak the simple protocol, as psycopg2 does.  It asks for no password, so it listens in a folder that no
+    other account can enter.
 
-    :param url: the database, over a socket on which the server asks for no password.
-    :param per_session: lend for a client's session, and not for a transaction.
-    It asks for no password, so it listens in a folder that nobody else can enter.
+    Args:
+        url: the database, over a socket on which the server asks for no password.
+        per_session: lend for a client's session, and not for a transaction.
 
-    :ivar idle: the sessions that nobody has at the moment.
+    Attributes:
+        idle: the sessions that are not lent.
     """
 
     def __init__(self, url: str, *, per_session: bool = False) -> None:
@@ -109,7 +109,7 @@ class Pooler:
             kind, content = _message(client)
 
     def _bind(self, client: socket.socket, server: _Server) -> None:
-        """Pass on whatever comes, as it comes. The server's session ends with its client's."""
+        """Relay bytes in both directions.  The server's session ends with its client's."""
         threading.Thread(target=_pump, args=[server.socket, client], name="pooled server", daemon=True).start()
         _pump(client, server.socket)
 

@@ -1,4 +1,4 @@
-"""The probe program's worker and what it has written down."""
+"""The probe: workers of a small Celery program, a client for it, and the log of its tasks' events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POOLS = {"solo": 1, "threads": 3, "prefork": 2}
 
 
 class ProbeWorker(WorkerProcess):
-    """A worker of the probe program.  It says that it is ready by writing its process id."""
+    """A worker of the probe program.  It is ready when it has written its process id."""
 
     def is_ready(self) -> bool:
         return self.file.exists() and self.file.read_text() == str(self.pid)
@@ -40,9 +40,10 @@ class ProbeWorker(WorkerProcess):
 class Probe:
     """A database, a client of the probe program on it, and its workers.
 
-    :param url: the database as ``postgresql://…``.
-    :param folder: an empty folder for logs and gates.
-    :param broker_url: another way to the same database for the broker of the workers, such as through a proxy.
+    Args:
+        url: the database as ``postgresql://…``.
+        folder: an empty folder for logs and gates.
+        broker_url: the same database by another route, such as a proxy, for the broker of the workers.
     """
 
     def __init__(self, url: str, folder: Path, broker_url: str | None = None) -> None:
@@ -106,10 +107,10 @@ class Probe:
         return self.app.send_task(f"probe.{task}", args, **options)
 
     def notes(self, event: str | None = None, tag: str | None = None) -> list[dict[str, Any]]:
-        """What the workers wrote, in order; a tag with ``*`` at its end is a prefix."""
+        """Return the events that the workers logged, in order; a tag that ends with ``*`` is a prefix."""
         path = self.folder / "log"
         text = path.read_text() if path.exists() else ""
-        # Lines are written at once, and still a reader may see the first half of the last.
+        # A line is one write, and still a reader may see only half of the last line.
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
         def wanted(line: dict[str, Any]) -> bool:
@@ -120,7 +121,7 @@ class Probe:
         return [line for line in lines if wanted(line)]
 
     def wait_for(self, event: str, tag: str, count: int = 1, deadline_s: float = DEADLINE_S) -> list[dict[str, Any]]:
-        """Wait until an event has been written ``count`` times."""
+        """Wait until an event has been logged ``count`` times."""
         try:
             wait_until(lambda: len(self.notes(event, tag)) >= count, deadline_s, f"{count} times {event} of {tag}")
         except TimeoutError as error:
@@ -128,7 +129,7 @@ class Probe:
         return self.notes(event, tag)
 
     def wait_for_all(self, event: str, tags: Sequence[str], deadline_s: float = DEADLINE_S) -> dict[str, int]:
-        """Wait until an event has been written for every tag; how often for each."""
+        """Wait until an event has been logged for every tag; return how often for each."""
 
         def counted() -> dict[str, int]:
             counts = dict.fromkeys(tags, 0)
@@ -149,14 +150,14 @@ class Probe:
         (self.folder / "gates" / gate).touch()
 
     def inspect(self, worker: ProbeWorker, command: str, *args: Any, timeout: float = 10) -> Any:
-        """What one worker answers to ``celery inspect``."""
+        """Return the answer of one worker to ``celery inspect``."""
         inspector = self.app.control.inspect(destination=[worker.name], timeout=timeout, limit=1)
         answers = getattr(inspector, command)(*args)
         assert answers is not None, f"no answer to {command}"
         return answers[worker.name]
 
     def control(self, worker: ProbeWorker, command: str, *args: Any, **options: Any) -> Any:
-        """What one worker answers to ``celery control``."""
+        """Return the answer of one worker to ``celery control``."""
         answers = getattr(self.app.control, command)(
             *args,
             destination=[worker.name],
@@ -171,7 +172,7 @@ class Probe:
     def close(self) -> None:
         """End the workers and close the client.
 
-        They are killed: a drain would wait for tasks that wait for a gate.  How a worker stops is a case of its own.
+        Kills them: a drain would wait for tasks that wait for a gate.
         """
         for worker in self.workers:
             worker.kill()
@@ -185,7 +186,7 @@ class Probe:
 
 
 def broker(url: str, name: str) -> str:
-    """The broker URL, with an application name to find its connections by."""
+    """Return the broker URL, with an application name that identifies its connections."""
     return "sqla+" + _named(url, name)
 
 
@@ -198,7 +199,7 @@ def _named(url: str, name: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}application_name={name}"
 
 
-#: Makes names that nothing else has: ``unique("tag")`` is ``tag-1f2e3d4c``.
+#: Makes unique names: ``unique("tag")`` is ``tag-1f2e3d4c``.
 unique: Callable[[str], str] = lambda word: f"{word}-{secrets.token_hex(4)}"  # noqa: E731
 
 

@@ -1,4 +1,4 @@
-"""A Celery program like anybody's: three lines for the broker, and tasks that write down what happens to them.
+"""An ordinary Celery program: three lines for the broker, and tasks that append events to a log.
 
 Run by the tests as ``celery -A environment.testkit.probe_app worker``.  Events go to the file ``log`` in PROBE_FOLDER,
 one JSON object a line, so that it is still written while PostgreSQL is away and survives a kill -9.
@@ -33,12 +33,12 @@ app.conf.update(json.loads(os.environ.get("PROBE_CONF", "{}")))
 
 FOLDER = Path(os.environ["PROBE_FOLDER"])
 
-if lease := os.environ.get("PROBE_LEASE_S"):  # what takes half a minute is tried in seconds
+if lease := os.environ.get("PROBE_LEASE_S"):  # tests wait seconds instead of half a minute
     FailureDetector.LEASE_S = float(lease)
 
 
 def note(event: str, **what: Any) -> None:
-    """Append one line.  O_APPEND keeps the lines of many processes apart."""
+    """Append an event.  O_APPEND keeps the lines of several processes apart."""
     what |= {"event": event, "pid": os.getpid(), "thread": threading.get_ident(), "at": time.time()}
     with contextlib.closing(os.fdopen(os.open(FOLDER / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT), "wb", 0)) as log:
         log.write(json.dumps(what).encode() + b"\n")
@@ -61,7 +61,7 @@ def _note_revoked(request: Any, expired: bool, terminated: bool, **_: Any) -> No
 
 
 def _tag(argsrepr: str | None) -> str:
-    """The first argument, which every task here takes for its name."""
+    """Return the first argument, which every task here uses as its name."""
     return (argsrepr or "").split("'")[1] if "'" in (argsrepr or "") else ""
 
 
@@ -87,7 +87,7 @@ app.task(_run, name="probe.run_late_quiet", bind=True, acks_late=True, reject_on
 
 @app.task(name="probe.hold_lock", bind=True, acks_late=True, reject_on_worker_lost=True, ignore_result=True)
 def hold_lock(self: Any, tag: str, seconds: int) -> None:
-    """Keep Python's lock, as a C library does that does not release it, or a regular expression that backtracks."""
+    """Hold the GIL, as a C library that does not release it or a backtracking regular expression does."""
     note("start", tag=tag, id=self.request.id)
     ctypes.PyDLL(None).sleep(seconds)
     note("end", tag=tag, id=self.request.id)
@@ -174,11 +174,11 @@ def spin(self: Any, tag: str) -> None:
 
 @app.task(name="probe.anything")
 def anything(*arguments: Any, **named: Any) -> None:
-    """Takes what comes, and returns nothing that a callback could fail with."""
+    """Take any arguments, and return nothing that a callback could fail with."""
 
 
 class Hopeless(Exception):  # noqa: N818
-    """Nothing can be done with it."""
+    """A failure that no retry helps."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no text")
@@ -187,7 +187,7 @@ class Hopeless(Exception):  # noqa: N818
 
 
 class FailsTwice(app.Task):  # type: ignore[name-defined, misc]
-    """A task whose failure fails."""
+    """A task whose failure handler fails."""
 
     def on_failure(self, *_: Any) -> None:
         raise RuntimeError("again")
@@ -201,7 +201,7 @@ app.register_task(type("Late", (FailsTwice,), {"name": "probe.fails_twice_late",
 
 
 class FragileRequest(Request):
-    """Fails before the task has been handed to the pool."""
+    """Fail before the worker hands the task to its pool."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         raise RuntimeError("fragile")
@@ -213,7 +213,7 @@ def fragile() -> None:
 
 
 class OwnConsumers(bootsteps.ConsumerStep):
-    """Consumers of the program's own in its worker, which cannot do anything with what comes."""
+    """Consumers that the program adds to its worker, and that cannot process their messages."""
 
     def get_consumers(self, channel: Any) -> list[Consumer]:
         def fail(*_: Any) -> None:
@@ -229,15 +229,15 @@ if "PROBE_OWN_CONSUMERS" in os.environ:
     app.steps["consumer"].add(OwnConsumers)
 
 
-# -- what becomes of tasks
+# -- results of tasks
 
 
 class ProbeError(Exception):
-    """Has two arguments, which whoever waits gets back."""
+    """An error with two arguments, which the caller of ``get()`` receives."""
 
 
 class Opaque:
-    """No JSON, no pickle that anybody would read."""
+    """A value that neither JSON nor a permitted pickle can hold."""
 
     def __init__(self) -> None:
         self.secret = "s3cret"
@@ -255,7 +255,7 @@ def opaque(where: str = "alone") -> Any:
 
 @app.task(name="probe.odd")
 def odd(kind: str) -> Any:
-    """What has no form that can be stored, in ways of its own."""
+    """Return a value that cannot be stored, for a different reason each time."""
     import collections
 
     point = collections.namedtuple("point", "x y")
@@ -280,7 +280,7 @@ def raise_opaque() -> None:
 
 @app.task(name="probe.raise_text")
 def raise_text(which: str) -> None:
-    """Its words are in the traceback too."""
+    """Raise an error whose text is in the traceback too."""
     raise ProbeError({"nul": "a\x00b", "surrogate": "half \ud800 a pair", "long": "x" * 100_000}[which])
 
 
@@ -296,7 +296,7 @@ def tracked(self: Any, tag: str, gate: str) -> str:
 
 @app.task(name="probe.progress", bind=True, acks_late=True)
 def progress(self: Any, tag: str, gate: str, state: str = "PROGRESS", end: str = "return") -> str:
-    """Say how far it is, and wait."""
+    """Report progress, and wait."""
     self.update_state(state=state, meta={"done": 1, "of": 2})
     _run(self, tag, gate)
     if end == "ignore":
@@ -322,7 +322,7 @@ def retry_late(self: Any, tag: str, gate: str) -> str:
 
 @app.task(name="probe.retry_then_fail", bind=True)
 def retry_then_fail(self: Any, tag: str) -> None:
-    """The second attempt fails while the first has not said yet that there will be one."""
+    """The second attempt fails before the first has recorded its retry."""
     if self.request.retries:
         raise ProbeError(tag)
     raise self.retry(countdown=0, max_retries=1)
@@ -340,7 +340,7 @@ def children(self: Any, count: int) -> str:
 
 @app.task(name="probe.note_it")
 def note_it(tag: str, value: Any = None) -> Any:
-    """For whatever is to be counted. Bodies get their values first."""
+    """A part whose runs are counted.  Bodies of chords get the values first."""
     note("ran", tag=tag, value=repr(value))
     return value
 
@@ -353,7 +353,7 @@ def body(values: Any, tag: str) -> Any:
 
 @app.task(name="probe.errback_old")
 def errback_old(task_id: str, *, tag: str) -> None:
-    """Old style: it is a task of its own, and reads what has failed."""
+    """An old-style errback: a task of its own that reads the failed result."""
     note("errback", tag=tag, id=task_id, state=app.AsyncResult(task_id).state)
 
 

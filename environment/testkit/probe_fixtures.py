@@ -22,7 +22,7 @@ from environment.testkit.proxy import Proxy
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[None]:
-    """The aliases that a program has after ``install()``; other suites of this run get theirs back."""
+    """Call ``install()``; restores the aliases of Kombu and Celery for the other suites of the run."""
     aliases = [kombu.transport.TRANSPORT_ALIASES, celery.app.backends.BACKEND_ALIASES]
     before = [dict(names) for names in aliases]
     celery_postgres.install()
@@ -104,7 +104,7 @@ def probe(make_probe: Callable[..., Probe], plain_database: Any) -> Probe:
 
 @pytest.fixture
 def proxy(server: Any) -> Iterator[Proxy]:
-    """A way to the run's PostgreSQL over TCP that drops and stalls."""
+    """A proxy in front of the run's PostgreSQL, over TCP."""
     if server.tcp is None:
         pytest.skip("the server of DATABASE_URL is not ours: where it listens is unknown")
     with Proxy(server.tcp) as proxy:
@@ -113,7 +113,7 @@ def proxy(server: Any) -> Iterator[Proxy]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one pool's worker in one process of pytest-xdist."""
+    """Run the tests of one pool's worker in one process of pytest-xdist."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         if callspec is not None and callspec.params.get("pool") in POOLS:

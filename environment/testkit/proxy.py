@@ -1,4 +1,4 @@
-"""A TCP proxy that drops, stalls and swallows answers, for faults that PostgreSQL itself never shows."""
+"""A TCP proxy that resets, stalls and discards answers: faults of the network between client and server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with 0 s: close sends RST
 class Proxy:
     """Passes every connection on to ``target``.  A context manager.
 
-    :ivar port: where it listens on 127.0.0.1.
-    :ivar swallowed: bytes of answers that were swallowed so far.
+    Attributes:
+        port: where it listens on 127.0.0.1.
+        swallowed: bytes of answers discarded so far.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -42,29 +43,29 @@ class Proxy:
     # -- faults
 
     def cut(self, *, reset: bool = True) -> None:
-        """Reset every connection that is open now, on both sides; without ``reset`` close it in order."""
+        """Reset every open connection on both sides; without ``reset`` close it in order."""
         with self._lock:
             while self._pairs:
                 self._drop(next(iter(self._pairs)), reset=reset)
 
     def refuse(self, refusing: bool = True) -> None:
-        """Reset new connections at once, as a dead host's port would."""
+        """Reset new connections at once, like a port on which no process listens."""
         self._refusing = refusing
 
     def stall(self) -> None:
-        """Pass nothing on and close nothing, as a network that loses every packet."""
+        """Relay nothing and close nothing, like a network that loses every packet."""
         self._running.clear()
 
     def resume(self) -> None:
-        """End a stall: what waited is passed on."""
+        """End a stall, and relay what waited."""
         self._running.set()
 
     def swallow_answers(self, swallowing: bool = True) -> None:
-        """Pass on what clients say and throw away what the server answers: it has committed, nobody knows."""
+        """Relay requests and discard answers: the server commits, and its client does not learn of it."""
         self._swallowing = swallowing
 
     def connections(self) -> int:
-        """How many clients are connected."""
+        """Return how many clients are connected."""
         with self._lock:
             return sum(is_client for _, is_client in self._pairs.values())
 

@@ -14,7 +14,7 @@ Tool = Callable[..., Any]
 
 
 def start(url: str, *words: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Somebody types it, with the database in the environment."""
+    """Start a command of the queue tool, with the database in the environment."""
     variables = {**environment(), "DATABASE_URL": url, "COLUMNS": "200"}
     variables.pop("CELERY_BROKER_URL", None)
     return subprocess.Popen(
@@ -27,7 +27,7 @@ def start(url: str, *words: str, stdout: int | IO[str] = subprocess.PIPE) -> sub
 
 
 def typed(url: str, *words: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    """The same, and what came of it."""
+    """Run a command of the queue tool; return its output and exit status."""
     with start(url, *words, stdout=stdout) as process:
         try:
             out, errors = process.communicate(timeout=60)

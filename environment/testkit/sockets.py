@@ -1,4 +1,4 @@
-"""What a test asks of a connection of its own."""
+"""The state of a test's own socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the other side has closed it. Reads what has come, and does not wait."""
+    """Whether the other side has closed it.  Reads what has arrived, without waiting."""
     timeout = connection.gettimeout()
     connection.setblocking(False)
     try:

@@ -1,4 +1,4 @@
-"""Rows of kombu_message exactly as stock Kombu's ORM inserts them, for transactions that Kombu cannot keep open."""
+"""Rows of kombu_message as stock Kombu's ORM inserts them, in transactions that Kombu cannot keep open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INSERT = """
 
 
 def payload(body: Any, queue: str, **headers: Any) -> str:
-    """What stock Kombu stores for a JSON body."""
+    """Return the payload that stock Kombu stores for a JSON body."""
     return json.dumps(
         {
             "body": base64.b64encode(json.dumps(body).encode()).decode(),

@@ -1,4 +1,4 @@
-"""What lies in the broker's tables, for cases that are about what is kept and what goes."""
+"""The contents of the broker's tables."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["backends", "dead_letters", "rows_of", "run", "scalar", "terminate"]
 
 
 def scalar(url: str, statement: str, **parameters: Any) -> Any:
-    """The first column of the only row."""
+    """Return the first column of the only row."""
     ((value,),) = rows(url, statement, **parameters)
     return value
 
 
 def rows_of(url: str, queue: str | None = None) -> int:
-    """How many messages of a queue (or of all) the table holds, in whatever state."""
+    """Return how many messages of a queue (or of all) are in the table, in any state."""
     statement = "SELECT count(*) FROM kombu_message AS m"
     if queue is not None:
         statement += " JOIN kombu_queue AS q ON q.id = m.queue_id WHERE q.name = :queue"
@@ -25,14 +25,14 @@ def rows_of(url: str, queue: str | None = None) -> int:
 
 
 def dead_letters(url: str, mark: str = "") -> int:
-    """How many dead letters contain a text anywhere."""
+    """Return how many dead letters contain a text in any column."""
     return int(
         scalar(url, "SELECT count(*) FROM kombu_dead_letter AS d WHERE position(:mark IN d::text) > 0", mark=mark)
     )
 
 
 def backends(url: str, application_name: str) -> list[int]:
-    """The server processes of a program's connections."""
+    """Return the backends of a program's connections."""
     return [
         pid
         for (pid,) in rows(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-#: Values that come back as they were, whatever the serializer of messages is.
+#: Values that are read back unchanged with any serializer of messages.
 VALUES: dict[str, Callable[[], Any]] = {
     "nothing": lambda: None,
     "numbers": lambda: [0, -1, 1 << 80, 1.5, True],

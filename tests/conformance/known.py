@@ -17,7 +17,8 @@ _ROW = re.compile(r"^\| (?P<suite>\w+) \| `(?P<test>[^`]+)` \| (?P<fails_on>[^|]
 class Known:
     """A test that fails, and why.
 
-    :ivar systems: those on which it does.
+    Attributes:
+        systems: those on which it does.
     """
 
     systems: frozenset[str]
@@ -27,7 +28,8 @@ class Known:
 def read(page: Path) -> dict[tuple[str, str], Known]:
     """The table: suite and id of a test → what is known of it.
 
-    :raises ValueError: when a line names another system, or a test twice.
+    Raises:
+        ValueError: when a line names another system, or a test twice.
     """
     found: dict[tuple[str, str], Known] = {}
     for line in page.read_text().splitlines():
@@ -43,7 +45,8 @@ def read(page: Path) -> dict[tuple[str, str], Known]:
 def wrong(suite: str, ours: Mapping[str, str], known: Mapping[tuple[str, str], Known]) -> list[str]:
     """What differs from the table, a line each; empty if nothing does.
 
-    :param ours: id of a test → how it ended on our system.  What Redis does decides nothing: it is there to compare.
+    Args:
+        ours: id of a test → how it ended on our system.  What Redis does decides nothing: it is there to compare.
     """
     listed = {test for (of, test), one in known.items() if of == suite and OURS in one.systems}
     passing = {test for test, how in ours.items() if how == "passed"}

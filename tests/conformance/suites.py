@@ -30,8 +30,9 @@ _LONGEST_S = 3600
 class Suite:
     """Tests of one package.
 
-    :ivar arguments: pytest's.
-    :ivar quick: what is run instead with ``--quick``.
+    Attributes:
+        arguments: pytest's.
+        quick: what is run instead with ``--quick``.
     """
 
     package: str
@@ -89,8 +90,9 @@ def system(name: str) -> Iterator[dict[str, str]]:
 class Run:
     """A suite on a system, in a process of its own.
 
-    :param tests: the unpacked sdist.
-    :param kept: where its log is left, and what each test said.
+    Args:
+        tests: the unpacked sdist.
+        kept: where its log is left, and what each test said.
     """
 
     def __init__(
@@ -137,7 +139,8 @@ class Run:
     def wait(self) -> dict[str, str]:
         """How each test ended.
 
-        :raises RuntimeError: when pytest did not come to its end.
+        Raises:
+            RuntimeError: when pytest did not come to its end.
         """
         try:
             status = self._process.wait(_LONGEST_S)

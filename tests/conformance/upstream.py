@@ -17,8 +17,11 @@ _TESTS, _SETTINGS = "t", ("pyproject.toml", "setup.cfg")
 def unpacked(python: str, package: str, folder: Path) -> Path:
     """The tests of the version of a package that a Python has, from its sdist; downloaded unless they are there.
 
-    :param folder: where they are kept, in a folder ``PACKAGE-VERSION``.
-    :raises UserError: when pip cannot download the sdist.
+    Args:
+        folder: where they are kept, in a folder ``PACKAGE-VERSION``.
+
+    Raises:
+        UserError: when pip cannot download the sdist.
     """
     release = f"{package}-{version(python, package)}"
     target = folder / release

@@ -38,8 +38,9 @@ HTML = "document.documentElement.outerHTML"
 class Flower:
     """`./dev flower` on a database with one worker.
 
-    :ivar name: the worker's.
-    :ivar tasks: ids by what became of them.
+    Attributes:
+        name: the worker's.
+        tasks: ids by what became of them.
     """
 
     port: int

@@ -26,9 +26,10 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 class Block:
     """One block.
 
-    :ivar name: page, section and its number there, for people.
-    :ivar not_run: why it is not run, or None.
-    :ivar printed: lines of what it prints, as the page has them.
+    Attributes:
+        name: page, section and its number there, for people.
+        not_run: why it is not run, or None.
+        printed: lines of what it prints, as the page has them.
     """
 
     page: str

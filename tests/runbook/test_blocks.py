@@ -18,8 +18,8 @@ import pytest
 from environment.sources import CHECKOUT
 from environment.testkit.machine import uninstalled
 from tests.http.front import Front
+from tests.runbook.incident import Incident
 from tests.runbook.pages import Block, blocks, missing, pages
-from tests.runbook.scene import Scene
 
 pytestmark = pytest.mark.runbook
 
@@ -33,16 +33,18 @@ DEADLINE_S = 150
 
 
 @pytest.fixture(scope="module")
-def scene(module_database: Any, start_module_worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def incident(
+    module_database: Any, start_module_worker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Incident]:
     folder = tmp_path_factory.mktemp("runbook")
     front = Front(module_database.url, folder)
     try:
         front.start()
-        scene = Scene(module_database, start_module_worker(module_database.url), front, folder)
+        incident = Incident(module_database, start_module_worker(module_database.url), front, folder)
         try:
-            yield scene
+            yield incident
         finally:
-            scene.close()
+            incident.close()
     finally:
         front.close()
 
@@ -56,18 +58,18 @@ def state() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_block_does_what_its_page_says(block: Block, scene: Scene, state: Path) -> None:
+def test_a_block_does_what_its_page_says(block: Block, incident: Incident, state: Path) -> None:
     lacking = [name for name in ("curl", "jq") if name in block.text and shutil.which(name) is None]
     if lacking:
         uninstalled(", ".join(lacking))
-    scene.set_up()
+    incident.set_up()
     typed = block.text
-    for there, here in scene.ports.items():
+    for there, here in incident.ports.items():
         typed = typed.replace(there, here)
     variables = {
         **os.environ,
-        **{name: scene.value(name) for name in block.variables},
-        "DATABASE_URL": scene.url,
+        **{name: incident.value(name) for name in block.variables},
+        "DATABASE_URL": incident.url,
         "SKELDIR_PYTHON": sys.executable,
         "SKELDIR_STATE_DIR": str(state),
         "PAGER": "",

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from environment.sources import CHECKOUT
+from tests.runbook.incident import NAMES
 from tests.runbook.pages import ENTRY, README, Block, blocks, headings, languages, missing, pages, read
-from tests.runbook.scene import NAMES
 
 PAGES = pages()
 BLOCKS = [pytest.param(block, id=block.name) for page in PAGES for block in blocks(page)]

@@ -1,4 +1,4 @@
-"""A database in trouble, with its worker and its front, on which the pages' commands are typed."""
+"""A prepared incident for the runbook's commands: stuck and failed tasks, a worker and a web process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from environment.testkit.processes import spawn
 from environment.waiting import wait_until
 from tests.http.front import A, Front
 
-#: A queue that the worker does not consume, where things wait.
+#: A queue that the worker does not consume.
 QUEUE = "reports"
 TASK_NAME = "app.tasks.llm.routing"
 WAITING = 3
@@ -41,7 +41,7 @@ _RESULTS = """
     SELECT nextval('task_id_sequence'), gen_random_uuid(), status, now() AT TIME ZONE 'UTC'
     FROM unnest(ARRAY['SUCCESS', 'FAILURE', 'STARTED']) AS status
 """
-#: A message that stock Kombu took two days ago and left, and a dead letter that could be brought back.
+#: A message taken by stock Kombu two days ago, and a dead letter that can be requeued.
 _TAKEN = """
     UPDATE kombu_message SET visible = false, "timestamp" = now() - interval '2 days'
     WHERE id = (SELECT max(id) FROM kombu_message)
@@ -55,12 +55,13 @@ _DEAD = """
 """
 
 
-class Scene:
-    """What the commands find: tasks that wait, one that died, one that failed, one that stock took, results, a consumer
-    with a lease.
+class Incident:
+    """What the commands find: waiting tasks, a dead letter, a failed task, a message taken by stock Kombu, results, and
+    a consumer with a lease.
 
-    :ivar url: the database.
-    :ivar ports: what stands in the pages, and where it is here.
+    Attributes:
+        url: the database.
+        ports: address on the pages → address here.
     """
 
     def __init__(self, database: Any, worker: Any, front: Front, folder: Path) -> None:
@@ -159,14 +160,14 @@ class Scene:
 
 
 #: What the entry page's table explains, and what it is here.
-NAMES: Mapping[str, Callable[[Scene], Any]] = {
+NAMES: Mapping[str, Callable[[Incident], Any]] = {
     "QUEUE": lambda _: QUEUE,
     "TASK_NAME": lambda _: TASK_NAME,
-    "TASK_ID": lambda scene: scene.waiting[0],
-    "DEAD_ID": lambda scene: scene.dead,
-    "CONSUMER": Scene.consumer,
-    "PID": Scene.session,
+    "TASK_ID": lambda incident: incident.waiting[0],
+    "DEAD_ID": lambda incident: incident.dead,
+    "CONSUMER": Incident.consumer,
+    "PID": Incident.session,
     "TENANT": lambda _: A,
-    "KEY_ID": Scene.key,
-    "LOG": Scene.log,
+    "KEY_ID": Incident.key,
+    "LOG": Incident.log,
 }
