@@ -1,4 +1,4 @@
-"""The system account that runs PostgreSQL: initdb and postgres refuse to be root."""
+"""The system account that runs PostgreSQL: initdb and postgres refuse to run as root."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Made with useradd where root finds no account "postgres".
+#: Created with useradd where root finds no account "postgres".
 OWN_ACCOUNT = "skeldir-postgres"
 
 
@@ -23,7 +23,7 @@ class Account:
 
     @classmethod
     def of(cls, uid: int) -> "Account":
-        """The account with this number; one without a name (some containers') will do, except for initdb."""
+        """The account with this number. An account without a name (in some containers) works, except for initdb."""
         try:
             entry = pwd.getpwuid(uid)
         except KeyError:
@@ -37,12 +37,12 @@ class Account:
 
     @property
     def is_current(self) -> bool:
-        """Whether this process already runs as it."""
+        """Whether this process already runs as this account."""
         return self.uid == os.geteuid()
 
     @property
     def has_name(self) -> bool:
-        """Whether the system knows it: a container may run as any number."""
+        """Whether the system has a name for it: a container may run as any number."""
         try:
             pwd.getpwuid(self.uid)
         except KeyError:
@@ -52,10 +52,10 @@ class Account:
     def run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
         """Run a command as this account, in ``/``, and return its output (both streams in ``stdout``).
 
-        PG* variables of the caller are left out: a PGDATA or PGOPTIONS of theirs is not meant for us.
+        The caller's PG* variables are left out: their PGDATA or PGOPTIONS are meant for another server.
 
         Raises:
-            PermissionError: when the account cannot reach the program.
+            PermissionError: the account cannot reach the program.
         """
         other = not self.is_current
         return subprocess.run(
@@ -67,25 +67,25 @@ class Account:
             check=False,
             env=_server_environment(),
             cwd="/",
-            start_new_session=True,  # a Ctrl-C at the terminal must not cut pg_ctl short
+            start_new_session=True,  # a Ctrl-C at the terminal must not interrupt pg_ctl
             user=self.uid if other else None,
             group=self.gid if other else None,
             extra_groups=[] if other else None,
         )
 
     def can_enter(self, folder: Path) -> bool:
-        """Whether the account may go through this folder (and all above it)."""
+        """Whether the account may enter this folder and all folders above it."""
         return self.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", folder]).returncode == 0
 
 
 def server_account(data: Path | None = None) -> Account:
-    """Choose who runs PostgreSQL.
+    """Choose the account that runs PostgreSQL.
 
-    Anybody but root runs it under their own name.  For root it is, in this order: the owner of an existing
-    data folder, ``postgres``, an account that we make (and say so, once), ``nobody``.
+    Every account but root runs it itself. For root it is, in this order: the owner of an existing data folder,
+    ``postgres``, an account that we create (and report once), ``nobody``.
 
     Args:
-        data: the data folder, if there may be one already.
+        data: the data folder, if one may exist already.
     """
     if os.geteuid() != 0:
         return Account.current()

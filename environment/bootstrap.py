@@ -1,4 +1,4 @@
-"""Make ``.venv`` and fill it from a hash-locked list, then become the command.  Standard library only."""
+"""Create ``.venv``, fill it from a hash-locked list, then become the command. Standard library only."""
 
 import fcntl
 import hashlib
@@ -38,13 +38,13 @@ def main() -> None:
 
 
 def ensure_installed(lock: str) -> None:
-    """Have ``.venv`` hold everything in ``requirements/<lock>.txt``.
+    """Make ``.venv`` contain everything in ``requirements/<lock>.txt``.
 
-    Two at a time wait for each other.  A ``.venv`` that was cut short, was copied from another checkout, or
-    whose Python is gone is made anew.
+    Two processes wait for each other. A ``.venv`` that is incomplete, was copied from another checkout, or has lost its
+    Python is created again.
 
     Raises:
-        UserError: when it cannot be written or a package cannot be had.
+        UserError: it cannot be written, or a package cannot be installed.
     """
     if _holds(lock):
         return
@@ -54,7 +54,7 @@ def ensure_installed(lock: str) -> None:
     except OSError as error:
         raise UserError(f"cannot write {VENV}: {error.strerror}; ./dev needs a checkout it can write") from error
     with guard:
-        # pip keeps it too: if we are killed, the next ./dev waits for the end of a pip that goes on.
+        # pip inherits the lock: if we are killed, the next ./dev waits for a pip that continues.
         os.set_inheritable(guard.fileno(), True)
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +79,7 @@ def _install_lock(lock: str) -> None:
         _say(f"1/2 making .venv with Python {version}")
         make_venv(VENV)
         site = Path(sysconfig.get_path("purelib", "venv", {"base": str(VENV), "platbase": str(VENV)}))
-        # With this `celery -A app.celery_app.celery_app` and `alembic` find their modules from anywhere.
+        # With this file, `celery -A app.celery_app.celery_app` and `alembic` find their modules from any directory.
         (site / "skeldir.pth").write_text("".join(f"{folder}\n" for folder in source_folders(CHECKOUT)))
     requirements = _requirements(lock)
     names = [line for line in requirements.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))]
@@ -90,10 +90,10 @@ def _install_lock(lock: str) -> None:
 
 
 def make_venv(folder: Path) -> None:
-    """A virtual environment that ``install`` can fill, whatever the distribution split off from Python.
+    """Create a virtual environment that ``install`` can fill, whatever the distribution has split off from Python.
 
     Raises:
-        UserError: when there is neither ensurepip nor pip, and we may not install them.
+        UserError: there is neither ensurepip nor pip, and we may not install them.
     """
     if not _has("ensurepip") and not _has("pip"):
         if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -113,10 +113,10 @@ def make_venv(folder: Path) -> None:
 
 
 def install(folder: Path, arguments: Sequence[str], packages: int = 1) -> None:
-    """Run ``pip install`` for a virtual environment and show how far it is.
+    """Run ``pip install`` for a virtual environment and show its progress.
 
     Raises:
-        UserError: with pip's last words.
+        UserError: with pip's last lines.
     """
     python = folder / "bin" / "python"
     pip = [str(python), "-P", "-m", "pip"]
@@ -158,7 +158,7 @@ def _apt_get(*words: str) -> None:
         raise UserError(f"apt-get {words[0]} failed; install python3-venv yourself and run ./dev again")
 
 
-# -- the stamp: what .venv holds, written last
+# -- the stamp: the content of .venv, written last
 
 
 def _holds(lock: str) -> bool:
@@ -173,8 +173,9 @@ def _fits(stamp: dict[str, str], lock: str) -> bool:
 
 
 def _expected_stamp(lock: str, python: str | None = None) -> dict[str, str]:
-    """The folders are part of it: a copied .venv would run the code of the checkout it came from.
-    The interpreter too: after an upgrade of the system's Python its packages lie where nobody looks.
+    """The stamp contains the folders: a copied .venv would run the code of the checkout that it came from. It also
+    contains the interpreter: after an upgrade of the system's Python, the packages are in a folder that the new one
+    does not read.
     """
     return {
         "lock": lock,
@@ -209,7 +210,7 @@ def _say(text: str) -> None:
 
 
 def _progress(text: str) -> None:
-    """One line that is written over, on a terminal; nothing in a log, which has the steps."""
+    """On a terminal, one line that is overwritten; in a log, nothing, because the log has the steps."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
 

@@ -35,5 +35,5 @@ if __name__ == "__main__":
         sys.path.append(os.getcwd())
     if not {"worker", "beat"}.isdisjoint(sys.argv):
         _leave_out_other_commands()
-    sys.argv[0] = "celery"  # the name in its messages, and by which the application knows it
+    sys.argv[0] = "celery"  # the name in its messages, which the application checks
     main()

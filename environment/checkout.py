@@ -13,11 +13,11 @@ from environment.sources import CHECKOUT
 
 
 def project(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder whose state counts, and whose ``.env`` if it ``is_checkout``: this source tree, unless
-    ``SKELDIR_PROJECT`` says otherwise.
+    """The folder whose state is used, and whose ``.env`` if it ``is_checkout``: this source tree, unless
+    ``SKELDIR_PROJECT`` is set.
 
-    Programs that Nix installed run from a store that nobody writes to.  They set it to the folder that they were
-    started in, and mean the checkout around it, if there is one.
+    Programs that Nix installed run from a store that is read-only. They set the variable to the folder in which they
+    were started, and use the checkout around it, if there is one.
     """
     named = environ.get("SKELDIR_PROJECT")
     if not named:
@@ -32,11 +32,11 @@ def is_checkout(folder: Path) -> bool:
 
 
 def locate_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the state of a checkout (``project()``) lies; nothing is made.
+    """Where the state of a checkout (``project()``) is; nothing is created.
 
-    ``SKELDIR_STATE_DIR`` if set, else ``.skeldir`` in the checkout.  For root, whose PostgreSQL runs as
-    another user, a checkout that this user cannot enter (below a 0700 home) keeps its state in
-    ``/var/lib/skeldir/<hash of the checkout>``.  ``./dev status`` prints it.
+    It is ``SKELDIR_STATE_DIR`` if set, otherwise ``.skeldir`` in the checkout. For root, PostgreSQL runs as another
+    account. If that account cannot enter the checkout (below a home of mode 0700), the state is in
+    ``/var/lib/skeldir/<hash of the checkout>``. ``./dev status`` prints it.
     """
     checkout = checkout or project(environ)
     named = environ.get("SKELDIR_STATE_DIR")
@@ -49,10 +49,10 @@ def locate_state(checkout: Path | None = None, environ: Mapping[str, str] = os.e
 
 
 def make_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The state folder, made if absent.
+    """The state folder, created if absent.
 
     Raises:
-        UserError: when it cannot be written, or the account of PostgreSQL cannot enter it.
+        UserError: it cannot be written, or PostgreSQL's account cannot enter it.
     """
     state = locate_state(checkout, environ)
     try:

@@ -32,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"usage: ./dev {name} {command.arguments}".rstrip() + f"\n{command.summary}")
         return 0
     module, function = command.function.split(":")
-    # TERM and a closed terminal end a command as an exception does: what it started is stopped.
+    # TERM and a closed terminal end a command as an exception does: it stops what it has started.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
         status: int = getattr(importlib.import_module(f"environment.{module}"), function)(rest)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output (head) has gone.  What is left of it must not fail when Python ends.
+        # The reader of our output (head) is gone. Python must not fail when it flushes the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (UserError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""Commands that use the database and go again: ping, provision, migrate, psql, queues, flower."""
+"""Commands that use the database and end: ping, provision, migrate, psql, queues, flower, keys."""
 
 import json
 import os
@@ -27,11 +27,11 @@ from environment.workerfile import WORKER_FILE, read_worker_file, supervisor, wo
 
 _PING = "app.tasks.housekeeping.ping"
 
-#: Seconds without a sign of a worker before ping gives up.  A ./dev worker in another shell that was started at the
-#: same moment has installed everything by then, for ping waits for that too; what is left are its imports.
+#: Seconds without a sign of a worker before ping gives up. If ./dev worker was started in another shell at the same
+#: moment, it has installed everything by then, because ping waits for that too; only its imports are left.
 _PATIENCE_S = 15
 
-#: libpq's environment variables for what stands in a URL (PostgreSQL documentation, "Environment Variables").
+#: libpq's environment variables for the parts of a URL (PostgreSQL documentation, "Environment Variables").
 _LIBPQ_VARIABLES = {
     "host": "PGHOST",
     "hostaddr": "PGHOSTADDR",
@@ -68,15 +68,15 @@ _LIBPQ_VARIABLES = {
     "load_balance_hosts": "PGLOADBALANCEHOSTS",
 }
 
-#: Parameters that have no variable and must not be read by whoever lists the processes.
+#: Parameters that have no variable, and must not be visible in the list of processes.
 _SECRET = {"sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
 
 
 def ping(arguments: Sequence[str]) -> int:
-    """Send ``app.tasks.housekeeping.ping`` and show what came back, and after how long.
+    """Send ``app.tasks.housekeeping.ping`` and print its result, and after how long it came.
 
-    Where only a worker of this checkout can answer, it is waited for before anything is sent: a worker that
-    is just being set up may still have to make the tables.
+    If only a worker of this checkout can answer, wait for it before sending anything: a worker that is still starting
+    may have to create the tables.
     """
     parser = ArgumentParser(prog="./dev ping")
     parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS")
@@ -86,7 +86,7 @@ def ping(arguments: Sequence[str]) -> int:
     if setting("DATABASE_URL") is None or supervisor(state) is not None:
         _await_worker(state, wait_s)
     with database(state) as url:
-        # Only now: importing the application reads DATABASE_URL.
+        # Not earlier: importing the application reads DATABASE_URL.
         from celery.exceptions import TimeoutError as NoAnswer
         from kombu.exceptions import OperationalError as NoBroker
         from sqlalchemy.exc import DBAPIError
@@ -100,7 +100,7 @@ def ping(arguments: Sequence[str]) -> int:
         except ConfigurationError as error:
             raise UserError(str(error)) from None
 
-        # Kombu would make its tables by itself, and then nobody would know why no result comes.
+        # Otherwise Kombu would create its tables itself, and it would be unclear why no result comes.
         try:
             left_s = wait_s - (time.monotonic() - begun)
             wait_until(lambda: current(url) != "none", left_s, "the tables", interval_s=0.5)
@@ -126,7 +126,7 @@ def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -
     """Return when the worker takes tasks.
 
     Raises:
-        UserError: when it does not in time, or when nobody even tries for a while.
+        UserError: it does not in time, or no worker is starting for a while.
     """
     last_seen = time.monotonic()
 
@@ -153,7 +153,7 @@ def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -
 
 
 def _fault(state: Path) -> str | None:
-    """What the worker of a state folder says is wrong, in one line; None if there is none or it says nothing."""
+    """The fault that the worker of a state folder reports, in one line; None if there is no worker or no fault."""
     info = read_worker_file(state / WORKER_FILE)
     if info is None:
         return None
@@ -166,9 +166,10 @@ def _fault(state: Path) -> str | None:
 
 
 def provision_server(arguments: Sequence[str]) -> int:
-    """Make the role and the database that DATABASE_URL names.
+    """Create the role and the database that DATABASE_URL names.
 
-    SKELDIR_SUPERUSER_URL says how the server's superuser gets there; it is no argument, for anybody can read those.
+    SKELDIR_SUPERUSER_URL is the superuser's address of the server. It is not an argument, because every account can
+    read those.
     """
     ArgumentParser(prog="./dev provision").parse_args(arguments)
     url, superuser_url = setting("DATABASE_URL"), os.environ.get("SKELDIR_SUPERUSER_URL")
@@ -206,9 +207,9 @@ def migrate(arguments: Sequence[str]) -> int:
 
 
 def psql(arguments: Sequence[str]) -> int:
-    """psql on the database; the address goes through the environment, so that no password is in argv.
+    """Run psql on the database. The address goes through the environment, so that argv contains no password.
 
-    The few parameters without a variable are an argument, before the caller's.
+    The few parameters without a variable become an argument, before the caller's.
     """
     program = _psql_program(ours=setting("DATABASE_URL") is None)
     with database(make_state()) as url:
@@ -225,14 +226,15 @@ def queues(arguments: Sequence[str]) -> int:
 
 
 def flower(arguments: Sequence[str]) -> int:
-    """Flower on the database, for a developer: on loopback, and to look at only.
+    """Run Flower on the database for a developer: on loopback, and read-only.
 
-    It asks nobody for a password, shows arguments and results, and can run any task; its own default is every address
-    of the machine. So the address comes last, where it counts, and wins over Flower's variables and its file too.
+    Flower asks for no password, shows arguments and results, and can run any task; by default it listens on every
+    address of the machine. So the address comes last on the command line, where it takes precedence over Flower's
+    variables and its file.
 
     Raises:
-        UserError: for a socket file, which Flower opens to all accounts (mode 0777), and for a word that is no option:
-            Flower's parser ends there, before our address.
+        UserError: for a socket file, which Flower opens to all accounts (mode 0777), and for a word that is not an
+            option: Flower's parser stops there, before our address.
     """
     if find_spec("flower") is None:
         raise UserError("flower is not installed: it is an optional extra of pyproject.toml")
@@ -251,15 +253,16 @@ def flower(arguments: Sequence[str]) -> int:
 def keys(arguments: Sequence[str]) -> int:
     """The application's tool for API keys, on the database."""
     with database(make_state()):
-        # Only now: the application reads DATABASE_URL.
+        # Not earlier: the application reads DATABASE_URL.
         from app.keys import main
 
         return main(arguments, program="./dev keys")
 
 
 def _psql_program(ours: bool) -> str:
-    """The psql beside our PostgreSQL; for a server that is not ours rather the machine's, if it has one: the wheel's
-    was built without TLS."""
+    """The psql beside our PostgreSQL. For a server that is not ours, the machine's psql is preferred: the wheel's was
+    built without TLS.
+    """
     candidates = [shutil.which("psql")]
     with suppress(UserError):
         own = find_installation().program("psql")
@@ -272,7 +275,7 @@ def _psql_program(ours: bool) -> str:
 
 
 def _psql_address(url: str) -> tuple[dict[str, str], list[str]]:
-    """psql's environment variables, and its words for what has no variable."""
+    """psql's environment variables, and its arguments for parameters without a variable."""
     parts = parse_dsn(PostgresDSN.parse(url).libpq())
     secret = sorted(_SECRET & set(parts))
     if secret:

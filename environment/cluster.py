@@ -1,4 +1,4 @@
-"""One PostgreSQL data folder and the server on it: what temporary and kept clusters have in common."""
+"""One PostgreSQL data folder and its server: what temporary and kept clusters share."""
 
 import os
 import re
@@ -21,36 +21,37 @@ from environment.installation import Installation
 from environment.provision import provision
 from environment.waiting import wait_until
 
-#: The application's role and database, as the foundation names them.
+#: The application's role and database, with the names that the foundation specifies.
 APP_ROLE = "app_user"
 APP_DATABASE = "skeldir_validation"
 
-#: Seconds for one start or stop.  Starting takes 0.2 s; crash recovery after a kill -9 takes longer.
+#: Seconds for one start or stop. A start takes 0.2 s; crash recovery after a kill -9 takes longer.
 _DEADLINE_S = 60
 
-#: Bytes that a socket's path may have, without the closing zero (sun_path: 108 on Linux, 104 on macOS).
+#: Bytes of a socket's path, without the closing zero (sun_path: 108 on Linux, 104 on macOS).
 SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 _SOCKET_PORT = 5432
 
-#: Above the largest process id that Linux (2**22) or macOS gives.
+#: Above the largest process id of Linux (2**22) and macOS.
 _NO_PROCESS = 2**22 + 1
 
 
 class Cluster:
-    """A data folder, the server on it, and how to reach it.
+    """A data folder, its server, and its addresses.
 
-    Everything lies in one folder that belongs to the server's account, mode 0700: only that account (and
-    root) reaches the socket, on which PostgreSQL trusts whoever connects.
+    Everything is in one folder of mode 0700 that belongs to the server's account: only that account (and root) reaches
+    the socket, on which PostgreSQL trusts every connection.
 
     Attributes:
-        password: that of the application's role, where ``provision`` of this object makes it.  Every account of the
-            machine reaches 127.0.0.1, so nobody else can know it: it is made here, and kept in this process alone.
+        password: the password of the application's role, where ``provision`` of this object creates it. Every account
+            of the machine reaches 127.0.0.1, so no other process may know it: this process generates it and does not
+            store it.
 
     Args:
         installation: the programs; reachable by ``account``.
-        account: who runs the server and owns ``home``.
-        home: the folder for data, log and (unless ``sockets`` says otherwise) the socket.
-        sockets: the folder for the socket, if ``home`` is too long for one.
+        account: the account that runs the server and owns ``home``.
+        home: the folder for data, log and (unless ``sockets`` is given) the socket.
+        sockets: the folder for the socket, if the path of ``home`` is too long for one.
         options: server settings for this cluster.
         tcp: whether to listen on 127.0.0.1 too, with passwords, on a port that the system chooses.
     """
@@ -80,8 +81,8 @@ class Cluster:
 
     @property
     def sockets(self) -> Path:
-        """The folder of the socket.  Where the server runs, or ran until it crashed, it is the one that it wrote into
-        postmaster.pid: who started it may have had another TMPDIR.
+        """The folder of the socket. For a running or crashed server it is the one in postmaster.pid: the process that
+        started the server may have had another TMPDIR.
         """
         try:
             named = Path((self.data / "postmaster.pid").read_text().split("\n")[4])
@@ -113,13 +114,13 @@ class Cluster:
     # -- life
 
     def initialise(self, *, sync: bool = True) -> None:
-        """Make the data folder; it appears whole or not at all.
+        """Create the data folder; it appears complete or not at all.
 
         Args:
             sync: whether to wait until it is safe on disk.
 
         Raises:
-            UserError: when initdb fails.
+            UserError: initdb fails.
         """
         if not self.account.has_name:
             raise UserError(
@@ -143,13 +144,13 @@ class Cluster:
         half.rename(self.data)
 
     def start(self) -> None:
-        """Start the server and return when it accepts connections.  Nothing happens if it runs.
+        """Start the server and return when it accepts connections. Do nothing if it runs.
 
-        A postmaster.pid that a crash left behind is no obstacle, even if its number is now another process;
-        nor are the children of a killed postmaster, who need a moment to notice.
+        A postmaster.pid that a crash left behind does not prevent the start, even if its number now belongs to another
+        process. Neither do the children of a killed postmaster, which need a moment to notice.
 
         Raises:
-            UserError: with PostgreSQL's own words when it does not start.
+            UserError: it does not start; the text is PostgreSQL's.
         """
         if self.pid() is not None:
             return
@@ -176,13 +177,13 @@ class Cluster:
         wait_until(started, _DEADLINE_S, "PostgreSQL to start")
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop the server and return when it is gone.  Nothing happens if it does not run.
+        """Stop the server and return when it has ended. Do nothing if it does not run.
 
         Args:
-            mode: ``smart``, ``fast`` or ``immediate`` (no checkpoint, as after a power cut).
+            mode: ``smart``, ``fast`` or ``immediate`` (no checkpoint, as after a power failure).
 
         Raises:
-            UserError: when it does not stop.
+            UserError: it does not stop.
         """
         if self.pid() is None:
             return
@@ -196,7 +197,7 @@ class Cluster:
         self.start()
 
     def kill(self) -> None:
-        """Crash it: SIGKILL to the postmaster.  ``start`` brings it back on the same addresses."""
+        """Crash the server: SIGKILL to the postmaster. ``start`` starts it again on the same addresses."""
         pid = self.pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
@@ -212,7 +213,7 @@ class Cluster:
         """Whether the application's role and database exist.
 
         Raises:
-            psycopg2.OperationalError: when the server does not answer.
+            psycopg2.OperationalError: the server does not answer.
         """
         with (
             closing(psycopg2.connect(self.superuser_url, connect_timeout=5)) as connection,
@@ -222,7 +223,7 @@ class Cluster:
             return cursor.fetchone() == (1,)
 
     def provision(self) -> None:
-        """Make the application's role and database, as far as they are missing."""
+        """Create the application's role and database, if they are missing."""
         provision(self.superuser_url, APP_ROLE, self.password, APP_DATABASE)
 
     # -- inside
@@ -231,18 +232,18 @@ class Cluster:
         return self.account.run([self.installation.program("pg_ctl"), verb, "-w", "-D", self.data, *arguments])
 
     def _disown_stale_pid_file(self) -> None:
-        """Keep PostgreSQL from taking another process for its predecessor.
+        """Keep PostgreSQL from mistaking another process for its predecessor.
 
-        After a restart of a machine or container the number in postmaster.pid may be anybody's, and then
-        PostgreSQL refuses to start.  The file itself must stay: it names the shared memory by which a new
-        server notices that children of the old one still write.  So only the number changes.
+        After a restart of a machine or container, the number in postmaster.pid may belong to any process, and then
+        PostgreSQL refuses to start. The file itself must stay: it names the shared memory by which a new server notices
+        that children of the old one still write. So only the number is changed.
         """
         path = self.data / "postmaster.pid"
         if path.exists():
             _, _, rest = path.read_text().partition("\n")
             if rest:
                 path.write_text(f"{_NO_PROCESS}\n{rest}")
-            else:  # a power cut: nothing lives that could be named, and PostgreSQL refuses an empty file
+            else:  # after a power failure no process of the old server lives, and PostgreSQL refuses an empty file
                 path.unlink()
 
     def _server_options(self) -> str:
@@ -264,8 +265,8 @@ class Cluster:
 
 
 def socket_fits(folder: Path) -> bool:
-    """Whether a socket may lie in this folder: its path is short enough for the kernel (the port has up to 5
-    digits), and has no character that means something in a list of hosts, a URL or a shell.
+    """Whether a socket can be in this folder: its path is short enough for the kernel (the port has up to 5 digits),
+    and has no character with a meaning in a list of hosts, a URL or a shell.
     """
     plain = re.fullmatch(r"[A-Za-z0-9._/+-]+", str(folder)) is not None
     return plain and len(os.fsencode(folder / ".s.PGSQL.65535")) <= SOCKET_PATH_LIMIT
@@ -274,8 +275,8 @@ def socket_fits(folder: Path) -> bool:
 def postmaster_pid(data: Path) -> int | None:
     """The process id of the postmaster that runs on this data folder, or None.
 
-    ``postmaster.pid`` alone proves nothing: after a crash or in a fresh container its number may belong to
-    another process.  A postmaster's working directory is its data folder.
+    ``postmaster.pid`` alone proves nothing: after a crash or in a fresh container its number may belong to another
+    process. A postmaster's working directory is its data folder.
     """
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
@@ -291,7 +292,7 @@ def postmaster_pid(data: Path) -> int | None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
+    """A TCP port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -299,7 +300,7 @@ def free_port() -> int:
 
 
 def _useful_lines(text: str) -> str:
-    """The lines that say why, without time stamps, as one line."""
+    """The lines that contain the reason, without time stamps, as one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
     chosen = (telling or lines)[-3:]

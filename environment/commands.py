@@ -1,4 +1,4 @@
-"""What ``./dev`` can do, said once: for the help, for the dispatch, and for what must be installed first."""
+"""The commands of ``./dev``, listed once: for the help, for the dispatch, and for what must be installed first."""
 
 from dataclasses import dataclass
 
@@ -53,5 +53,5 @@ COMMANDS = {
     "help": Command("", "this page", None, "cli:show_help"),
 }
 
-#: The locks, each of which contains the one before it.
+#: The locks; each contains the one before it.
 LOCKS = ("worker", "test", "lint")

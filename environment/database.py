@@ -1,4 +1,4 @@
-"""Which database a command works on."""
+"""Which database a command uses."""
 
 import os
 import sys
@@ -18,12 +18,12 @@ from environment.sources import CHECKOUT
 
 
 def setting(name: str) -> str | None:
-    """A setting as the application sees it: from the environment, then from ``.env``; empty means unset."""
+    """A setting as the application reads it: from the environment, then from ``.env``; empty means unset."""
     return os.environ.get(name) or _dotenv().get(name) or None
 
 
 def _dotenv() -> dict[str, str | None]:
-    """What ``.env`` says; outside of a checkout nothing: a ``.env`` that lies there is somebody else's."""
+    """The variables of ``.env``; none outside of a checkout, because a ``.env`` there belongs to another project."""
     folder = project()
     return dotenv_values(folder / ".env") if is_checkout(folder) else {}
 
@@ -37,16 +37,17 @@ def database(state: Path) -> Iterator[str]:
 
 @contextmanager
 def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
-    """The URL of the database to work on, also put into this process's DATABASE_URL, and whose server is ours.
+    """Yield the URL of the database to use, which is also put into this process's DATABASE_URL, and the server if it is
+    ours.
 
-    It is the configured one; without one it is that of the checkout's own PostgreSQL, which runs while the
-    block does.
+    The database is the configured one. Without a configured one it is the checkout's own PostgreSQL, which runs while
+    the block does.
 
     Args:
         state: the state folder.
 
     Raises:
-        UserError: when the settings are wrong or PostgreSQL does not start.
+        UserError: the settings are wrong, or PostgreSQL does not start.
     """
     if project() != CHECKOUT:
         # The application reads the .env of its own source tree.
@@ -64,16 +65,16 @@ def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
     os.environ["DATABASE_URL"] = cluster.url()
     check_settings()
     with cluster:
-        # Again: the server may have been started with its socket elsewhere.
+        # Set again, because the server may have been started with its socket elsewhere.
         os.environ["DATABASE_URL"] = cluster.url()
         yield cluster.url(), cluster
 
 
 def check_settings() -> None:
-    """Have the application read its settings.
+    """Let the application check its settings.
 
     Raises:
-        UserError: with its words, which name the variable and never a value.
+        UserError: with the application's text, which names the variable and never a value.
     """
     try:
         load_settings()
@@ -82,7 +83,7 @@ def check_settings() -> None:
 
 
 def describe(url: str) -> str:
-    """Where a URL leads, without user and password."""
+    """The host and database of a URL, without user and password."""
     return PostgresDSN.parse(url).describe()
 
 
@@ -99,6 +100,6 @@ def connect(url: str) -> "psycopg2.extensions.connection":
 
 
 def unreachable(url: str, error: BaseException) -> str:
-    """One line for a database that cannot be reached."""
+    """One line for an unreachable database."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"cannot reach the database {describe(url)}: {reason}"

@@ -1,8 +1,8 @@
-"""Failures that the person at the terminal can do something about."""
+"""Failures that the person at the terminal can correct."""
 
 
 class UserError(Exception):
-    """An expected failure.  Its text is one line that says what is wrong and what to do; never a password.
+    """An expected failure. Its text is one line with the fault and the remedy; never a password.
 
-    ``./dev`` prints it as ``dev: <text>`` and exits with 1.  Everything else is a bug and keeps its traceback.
+    ``./dev`` prints it as ``dev: <text>`` and exits with 1. Every other exception is a bug and keeps its traceback.
     """

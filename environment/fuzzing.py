@@ -1,4 +1,4 @@
-"""``./dev fuzz``: hostile input, guided by coverage, for what reads it first."""
+"""``./dev fuzz``: hostile input, guided by coverage, for the code that reads it first."""
 
 import argparse
 import os
@@ -12,11 +12,11 @@ from environment.errors import UserError
 from environment.sources import CHECKOUT, python_path
 from environment.tools import declared, locked_venv
 
-#: In the order in which they are run; each is a module of ``fuzz/``.
+#: In the order in which they run; each is a module of ``fuzz/``.
 TARGETS = ("messages", "addresses", "results", "payloads", "front")
 #: Corpora and findings.
 KEPT = CHECKOUT / ".fuzz"
-#: One input may take this long and the process this much memory; more is a finding.
+#: The seconds that one input may take, and the memory of the process; more is a finding.
 _SECONDS_EACH = 10
 _MEGABYTES = 1024
 _LONGEST_INPUT = 4096
@@ -27,7 +27,7 @@ _RATE = re.compile(r"stat::average_exec_per_sec:\s+(\d+)")
 
 
 def fuzz(arguments: Sequence[str]) -> int:
-    """Run targets one after another; 1 if one of them has a finding, which stops that target."""
+    """Run targets one after another. Return 1 if one of them has a finding, which stops that target."""
     given = _parser().parse_args(arguments)
     unknown = set(given.targets) - set(TARGETS)
     if unknown:
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _python() -> str:
-    """The Python of ``.venv-fuzz``: the locked packages and atheris, which only this needs."""
+    """The Python of ``.venv-fuzz``: the locked packages and atheris, which only this command needs."""
     from environment.bootstrap import install
 
     folder = locked_venv("fuzz", "test")
@@ -101,7 +101,7 @@ def _run(python: str, target: str, given: argparse.Namespace) -> int:
 
 
 def _start(python: str, target: str, options: Sequence[str], stderr: int | None = None) -> "subprocess.Popen[str]":
-    # What a seed repeats must not depend on how this process hashes.
+    # The result of a seed must not depend on the hashes of this process.
     environment = os.environ | {"PYTHONPATH": python_path(), "PYTHONHASHSEED": "0"}
     command = [python, "-P", "-m", "fuzz", target, str(KEPT / target / "seeds"), *options]
     return subprocess.Popen(command, cwd=CHECKOUT, env=environment, stderr=stderr, text=True, errors="replace")

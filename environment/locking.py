@@ -7,15 +7,15 @@ from typing import Self
 
 
 class FileLock:
-    """``flock`` on one file.  Closing it, or the end of the process, releases it.
+    """``flock`` on one file. Closing it, or the end of the process, releases it.
 
     The descriptor is close-on-exec, so a child never keeps the lock of its parent.
 
     Args:
-        path: made when absent; its folder must exist.
+        path: created when absent; its folder must exist.
 
     Raises:
-        OSError: when the file cannot be opened for writing.
+        OSError: the file cannot be opened for writing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,14 +23,14 @@ class FileLock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def shared(self) -> None:
-        """Wait until nobody holds it exclusively."""
+        """Wait until no process holds it exclusively, and share it."""
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def try_exclusive(self) -> bool:
-        """Take it if nobody else holds it; say whether that worked.
+        """Take it exclusively if no other process holds it; return whether that worked.
 
-        What this object held before is released first: of several sharers that all leave by calling this,
-        the last one always gets it.
+        What this object held before is released first: of several sharers that all leave by calling this, the last one
+        always gets it.
         """
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         try:
@@ -40,7 +40,7 @@ class FileLock:
         return True
 
     def close(self) -> None:
-        """Release it.  Harmless when done twice."""
+        """Release it. Safe to call twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

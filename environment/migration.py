@@ -11,10 +11,10 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Bring a database to a revision.
 
     Args:
-        url: must be this process's DATABASE_URL, from which ``alembic/env.py`` reads.
+        url: must be this process's DATABASE_URL, which ``alembic/env.py`` reads.
 
     Raises:
-        UserError: when the database cannot be reached or the revision does not exist.
+        UserError: the database is unreachable, or the revision does not exist.
     """
     # Importing these takes 0.3 s, which `current` does not need.
     from alembic import command
@@ -34,7 +34,7 @@ def current(url: str) -> str:
     """The revision of a database, for people.
 
     Raises:
-        UserError: when the database cannot be reached, or its role may not read it.
+        UserError: the database is unreachable, or its role may not read it.
     """
     connection = connect(url)
     try:

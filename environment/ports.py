@@ -1,8 +1,8 @@
-"""Who listens on this machine: the snapshot of TCP ports that the empirical validation takes (Linux only).
+"""Which TCP ports listen on this machine: the snapshot that the empirical validation takes (Linux only).
 
-``python -m environment.ports --save FILE`` notes what listens already.  ``--since FILE --expect 5432 --expect
-127.0.0.1:9540`` fails unless each of the expected listens, and nothing else that did not listen before.
-Standard library only.
+``python -m environment.ports --save FILE`` records what listens already. ``--since FILE --expect 5432 --expect
+127.0.0.1:9540`` fails unless each expected port listens, and no other that did not listen before. Standard library
+only.
 """
 
 import ipaddress
@@ -27,10 +27,10 @@ def listening(tables: Iterable[Path] = (Path("/proc/net/tcp"), Path("/proc/net/t
 
 
 def unexpected(now: set[str], before: set[str], expected: Sequence[str]) -> list[str]:
-    """What is wrong, one line each.
+    """The faults, one line each.
 
     Args:
-        expected: a port, on whatever address, or ``address:port``, on that one only.
+        expected: a port, on any address, or ``address:port``, on that address only.
     """
 
     def matches(entry: str, wanted: str) -> bool:
@@ -42,7 +42,7 @@ def unexpected(now: set[str], before: set[str], expected: Sequence[str]) -> list
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Take or compare a snapshot; 1 when something is wrong."""
+    """Take or compare a snapshot; return 1 if there is a fault."""
     parser = ArgumentParser(prog="python -m environment.ports")
     parser.add_argument("--save", type=Path, metavar="FILE")
     parser.add_argument("--since", type=Path, metavar="FILE")

@@ -1,4 +1,4 @@
-"""The application's role and database on a server: our own, CI's service, or somebody's PostgreSQL."""
+"""The application's role and database on a server: our own, CI's service, or any other PostgreSQL."""
 
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -7,29 +7,29 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import cursor, encrypt_password
 
-#: For the application's role: the driver writes parameters into its statements, so a failed statement in the server's
-#: log is a payload in it; so is the DETAIL of an error, which quotes rows and others' statements. As in
-#: ops/postgres/roles.sql, which a test holds to this.
+#: For the application's role. The driver writes parameters into its statements, so the log of a failed statement
+#: contains a payload; so does the DETAIL of an error, which quotes rows and other statements. The same values as in
+#: ops/postgres/roles.sql; a test compares them.
 QUIET = {"log_min_error_statement": "panic", "log_error_verbosity": "terse", "log_parameter_max_length": "0"}
-#: For the session that sets a password, whatever the server logs otherwise.
+#: For the session that sets a password, whatever else the server logs.
 _SILENT = {"log_statement": "none", "log_min_duration_statement": "-1", "log_duration": "off", **QUIET}
 
 
 def provision(superuser: str, role: str, password: str, database: str) -> None:
-    """Make the role and its database, as far as they are missing.
+    """Create the role and its database, if they are missing.
 
-    The role may log in and create databases; it is no superuser and does not bypass row security.  It owns the
-    database: since PostgreSQL 15 nobody else may create tables in ``public``.  The database comes last: where it
-    exists, everything does.
+    The role may log in and create databases; it is not a superuser and does not bypass row-level security. It owns the
+    database: since PostgreSQL 15 only the owner may create tables in ``public``. The database comes last: if it exists,
+    everything does.
 
-    Its password is not sent, but what the server would store of it; and where ``superuser`` is one, neither that nor a
-    statement of the role that fails is in the server's log.
+    Not the password is sent, but the verifier that the server would store. If ``superuser`` is a superuser, the
+    server's log contains neither that nor a failed statement of the role.
 
     Args:
-        superuser: libpq's URL or connection string of a role that may make both.
+        superuser: libpq's URL or connection string of a role that may create both.
 
     Raises:
-        psycopg2.Error: when the server cannot be reached, or the superuser is none.
+        psycopg2.Error: the server is unreachable, or the role may not create them.
     """
     with closing(psycopg2.connect(superuser)) as connection, connection.cursor() as at:
         connection.autocommit = True

@@ -1,4 +1,4 @@
-"""Signals at a bad moment, and signals for somebody else."""
+"""Deferring signals, and passing them on."""
 
 import signal
 import subprocess
@@ -9,16 +9,16 @@ from types import FrameType
 
 from environment.errors import UserError
 
-#: What a terminal or a supervisor sends to end a program.
+#: The signals with which a terminal or a supervisor ends a program.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Remember the signals that would end us, and deliver them when the block is left.
+    """Remember the signals that would end this process, and deliver them at the end of the block.
 
-    For steps that must not stop half-way, such as a server that has been forked but has no pid file yet.
-    Does nothing outside the main thread, where Python delivers no signals.
+    For steps that must not stop halfway, such as a server that has been forked but has no pid file yet. Does nothing
+    outside the main thread, where Python delivers no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -35,13 +35,13 @@ def deferred() -> Iterator[None]:
 
 
 def run_in_foreground(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run a program that shares our terminal and return its exit status as a shell counts it.
+    """Run a program that shares our terminal, and return its exit status as a shell counts it.
 
-    A Ctrl-C reaches it from the terminal itself (psql cancels a query with it), so INT and QUIT are not ours;
+    A Ctrl-C reaches the program from the terminal itself (psql cancels a query with it), so we ignore INT and QUIT.
     TERM and HUP, which a supervisor sends to us alone, are passed on.
 
     Raises:
-        UserError: when there is no such program.
+        UserError: there is no such program.
     """
     child: subprocess.Popen[bytes] | None = None
 
@@ -63,5 +63,5 @@ def run_in_foreground(command: Sequence[str], environ: Mapping[str, str]) -> int
 
 
 def shell_status(returncode: int) -> int:
-    """128 + number for a process that a signal ended, else its own exit status."""
+    """128 + number for a process that a signal ended, otherwise its own exit status."""
     return returncode if returncode >= 0 else 128 - returncode

@@ -1,4 +1,4 @@
-"""Where Python finds this checkout's packages.  Standard library only, for the bootstrap."""
+"""Where Python finds this checkout's packages. Standard library only, for the bootstrap."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""``./dev worker``: a database, the migrations, a worker, and everything down again."""
+"""``./dev worker``: start a database, run the migrations, run a worker, and stop everything again."""
 
 import errno
 import os
@@ -28,21 +28,21 @@ _DEFAULT_PORT = 9540
 #: Kept until this process ends.
 _claims: list[socket.socket] = []
 
-#: Between two attempts to reach the database.
+#: Seconds between two attempts to reach the database.
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 30.0
 
-#: Between two looks at our own PostgreSQL.
+#: Seconds between two checks of our own PostgreSQL.
 _LOOK_S = 1.0
 
 
 def worker(arguments: Sequence[str]) -> int:
     """Run a worker until it is told to end; return its exit status.
 
-    Each signal is passed on once.  TERM, HUP and the first Ctrl-C drain; QUIT and a second Ctrl-C also cancel
-    the running task, which comes back later.  A drained worker's status is 0.
+    Each signal is passed on once. TERM, HUP and the first Ctrl-C drain; QUIT and a second Ctrl-C also cancel the
+    running task, which runs again later. A drained worker's status is 0.
     """
     begun = time.monotonic()
-    # The shell of a script starts what it puts into the background with INT ignored.
+    # A script's shell starts its background processes with INT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     state = make_state()
     with the_only_one(state):
@@ -57,10 +57,10 @@ def worker(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def the_only_one(state: Path) -> Iterator[None]:
-    """Within the block this process is the one who works for the checkout, and ``./dev down`` finds it.
+    """Within the block this process is the only one that runs a worker for the checkout, and ``./dev down`` finds it.
 
     Raises:
-        UserError: when there is one already.
+        UserError: there is one already.
     """
     with FileLock(state / SUPERVISOR_LOCK) as lock:
         if not lock.try_exclusive():
@@ -70,9 +70,9 @@ def the_only_one(state: Path) -> Iterator[None]:
 
 
 def await_database(url: str, cluster: KeptCluster | None) -> None:
-    """Return when the database takes connections; until then say why it does not, less and less often.
+    """Return when the database accepts connections; until then print why it does not, at growing intervals.
 
-    As the worker itself does: a database that starts later than we do, or restarts, is no reason to end.
+    The worker does the same: a database that starts later, or restarts, is no reason to end.
     """
     delay_s = _FIRST_DELAY_S
     while True:
@@ -88,7 +88,7 @@ def await_database(url: str, cluster: KeptCluster | None) -> None:
 
 
 def _revive(cluster: KeptCluster | None) -> bool:
-    """Start our own PostgreSQL if it has crashed; say so, and whether it now runs."""
+    """Start our own PostgreSQL if it has crashed; report that, and return whether it now runs."""
     try:
         if cluster is not None and cluster.revive():
             say("PostgreSQL had ended, and was started again")
@@ -100,7 +100,9 @@ def _revive(cluster: KeptCluster | None) -> bool:
 
 @contextmanager
 def kept_running(cluster: KeptCluster | None) -> Iterator[None]:
-    """Start our own PostgreSQL again whenever it crashes: the worker waits for it, and nobody else may be there."""
+    """Start our own PostgreSQL again whenever it crashes: the worker waits for it, and no other command may be
+    running.
+    """
     ended = threading.Event()
 
     def watch() -> None:
@@ -153,7 +155,8 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
             ready = f"{time.monotonic() - begun:.1f} s: {child.metrics_url}/health and /metrics"
             say(f"worker ready after {ready}; Ctrl-C drains and stops it")
         status = shell_status(child.process.wait())
-        # Further signals have nobody to go to; what is left is to stop PostgreSQL, and that must not be cut short.
+        # No process is left for further signals. Only PostgreSQL remains to be stopped, and that must not be
+        # interrupted.
         for number in ENDING:
             signal.signal(number, lambda *_: None)
     child.file.unlink(missing_ok=True)
@@ -161,10 +164,11 @@ def _supervise(child: WorkerProcess, cluster: KeptCluster | None, begun: float) 
 
 
 def metrics_port() -> int:
-    """The port for the worker's pages: as configured, else 9540 if it is free, else 0 (the worker takes any).
+    """The port for the worker's pages: the configured one, otherwise 9540 if it is free, otherwise 0 (the worker takes
+    any).
 
     Raises:
-        UserError: when the configured port is taken or is no port, or the address is not one of this machine.
+        UserError: the configured port is taken or is not a port, or the address is not one of this machine.
     """
     host = setting("CELERY_METRICS_ADDR") or "127.0.0.1"
     configured = setting("CELERY_METRICS_PORT")
@@ -180,8 +184,8 @@ def metrics_port() -> int:
 def _claimed_default_port() -> bool:
     """Whether no other ``./dev worker`` of this machine has taken, or is about to take, the default port.
 
-    Two that start at the same moment both see it free.  A name in Linux's abstract socket namespace belongs to
-    one of them, and only as long as that process lives; like a port, it is one per network namespace.
+    Two that start at the same moment both see it free. A name in Linux's abstract socket namespace belongs to one of
+    them, and only while that process lives; like a port, it is one per network namespace.
     """
     if sys.platform != "linux":
         return True
@@ -197,7 +201,7 @@ def _claimed_default_port() -> bool:
 
 def is_free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the worker's own server does: a port whose last connections are in TIME_WAIT is free.
+        # As in the worker's own server: a port whose last connections are in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

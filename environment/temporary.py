@@ -1,4 +1,4 @@
-"""A PostgreSQL that exists only as long as its owner: for tests and checks."""
+"""A PostgreSQL that lives only as long as its owner: for tests and checks."""
 
 import os
 import shutil
@@ -18,22 +18,22 @@ from environment.waiting import wait_until
 _PREFIX = "skeldir-pg-"
 _OWNER_LOCK = "owner.lock"
 
-#: Nothing of a temporary cluster has to survive a power cut.  Without these a test run takes twice as long.
+#: A temporary cluster need not survive a power failure. Without these settings a test run takes twice as long.
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 class TemporaryCluster(Cluster, Lifetime):
     """A context manager: a fresh server with the application's role and an empty database.
 
-    It lies in its own folder in the system's temporary folder, which is gone afterwards.  An owner that was
-    killed leaves its server behind; the next TemporaryCluster stops and removes it.
+    It is in its own folder in the system's temporary folder, and is removed afterwards. A killed owner leaves its
+    server behind; the next TemporaryCluster stops and removes it.
 
     Args:
-        major: the PostgreSQL major.
+        major: the PostgreSQL major version.
         tcp: whether to listen on 127.0.0.1 too.
 
     Raises:
-        UserError: when PostgreSQL cannot be found or does not start.
+        UserError: PostgreSQL cannot be found or does not start.
 
     Example::
 
@@ -58,20 +58,20 @@ class TemporaryCluster(Cluster, Lifetime):
         self.provision()
 
     def close(self) -> None:
-        """Stop the server and remove its folder.  Harmless when done twice."""
+        """Stop the server and remove its folder. Safe to call twice."""
         _remove(self.home)
         self._lock.close()
 
 
 def temporary_root(account: Account, *preferred: Path) -> Path:
-    """The folder for temporary clusters: the system's temporary folder, or /tmp if that one is too deep for a
-    socket (107 bytes) or private to the caller.
+    """The folder for temporary clusters: the system's temporary folder, or /tmp if that one is too deep for a socket
+    (107 bytes) or private to the caller.
 
     Args:
-        preferred: taken before these, if it will do.
+        preferred: used instead, if it is suitable.
 
     Raises:
-        UserError: when neither will do.
+        UserError: neither is suitable.
     """
     for root in (*preferred, Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108  mkdtemp makes what is used in it
         if socket_fits(root / f"{_PREFIX}12345678") and account.can_enter(root):
@@ -84,8 +84,8 @@ def sweep(root: Path) -> list[Path]:
     swept = []
     for home in root.glob(f"{_PREFIX}*"):
         with suppress(OSError):
-            # An owner that died before it had a lock left an empty folder; one that is about to take its
-            # lock notices that its folder is gone, and takes another.
+            # An owner that died before it had a lock left an empty folder. An owner that is about to take its lock
+            # notices that its folder is gone, and creates another.
             if home.stat().st_uid == os.geteuid() and not (home / _OWNER_LOCK).exists():
                 home.rmdir()
                 continue
@@ -99,7 +99,7 @@ def sweep(root: Path) -> list[Path]:
 
 
 def _claim_folder(root: Path) -> tuple[Path, FileLock]:
-    """Make a folder and lock it; start again if a sweep was faster than the lock."""
+    """Create a folder and lock it; start again if a sweep was faster than the lock."""
     while True:
         home = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
         try:
@@ -114,7 +114,7 @@ def _claim_folder(root: Path) -> tuple[Path, FileLock]:
 def _remove(home: Path) -> None:
     pid = postmaster_pid(home / "data")
     if pid is not None:
-        # SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint for data that is thrown away.
+        # SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint for data that will be deleted.
         for number in (signal.SIGQUIT, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -14,7 +14,7 @@ from environment.commands import LOCKS
 from environment.errors import UserError
 from environment.sources import CHECKOUT, python_path
 
-#: The extras of pyproject.toml that each lock has besides the dependencies.
+#: The extras of pyproject.toml that each lock contains beside the dependencies.
 EXTRAS = {
     "bench": ("embedded", "bench"),
     "worker": ("embedded",),
@@ -72,8 +72,8 @@ def _spread(words: Sequence[str]) -> list[str]:
 
 
 def _of_faults(words: list[str]) -> list[str]:
-    """What ``--faults`` means: the suite of tests/faults, one test at a time, since each is measured; ``--quick``
-    leaves out the peers, whose packages are those of the benchmarks.
+    """The options that ``--faults`` stands for: the suite of tests/faults, one test at a time, because each is
+    measured; ``--quick`` leaves out the peers, whose packages are those of the benchmarks.
     """
     words = [word for word in words if word != "--faults"]
     if "--quick" not in words:
@@ -84,7 +84,7 @@ def _of_faults(words: list[str]) -> list[str]:
 
 
 def conformance(arguments: Sequence[str]) -> int:
-    """``python -m tests.conformance``, with the Python that has what is tested; becomes that process."""
+    """Become ``python -m tests.conformance``, with the Python that has the packages under test."""
     given = ["--python", _newest_python("conformance", "conformance"), *arguments]
     os.chdir(CHECKOUT)
     os.environ["PYTHONPATH"] = python_path()
@@ -92,8 +92,8 @@ def conformance(arguments: Sequence[str]) -> int:
 
 
 def _newest_python(name: str, extra: str) -> str:
-    """The Python of ``.venv-NAME``: the locked packages, but Celery and Kombu as new as pyproject.toml admits, and an
-    extra that is not in the locks: what only these tests need.
+    """The Python of ``.venv-NAME``: the locked packages, but Celery and Kombu in the newest versions that
+    pyproject.toml allows, and an extra that is not in the locks, for these tests only.
     """
     from environment.bootstrap import install
 
@@ -110,7 +110,7 @@ def declared() -> dict[str, Any]:
 
 
 def locked_venv(name: str, lock: str) -> Path:
-    """``.venv-NAME`` with what ``requirements/LOCK.txt`` says, made anew when that has changed."""
+    """``.venv-NAME`` with the packages of ``requirements/LOCK.txt``, created again when that file has changed."""
     from environment.bootstrap import install, make_venv
 
     folder = CHECKOUT / f".venv-{name}"
@@ -125,7 +125,7 @@ def locked_venv(name: str, lock: str) -> Path:
 
 
 def bench(arguments: Sequence[str]) -> int:
-    """``python -m benchmarks`` on the packages of ``requirements/bench.txt``; becomes that process."""
+    """Become ``python -m benchmarks`` on the packages of ``requirements/bench.txt``."""
     folder = locked_venv("bench", "bench")
     node = CHECKOUT / "benchmarks" / "node"
     if (
@@ -141,25 +141,25 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 def lint(arguments: Sequence[str]) -> int:
-    """All linters, each of them even if one before it complains."""
+    """Run all linters, even if one of them fails."""
     return max([_tool(linter) for linter in _LINTERS])
 
 
 def format_code(arguments: Sequence[str]) -> int:
-    """Rewrite the sources as the linters want them, where that is safe."""
+    """Rewrite the sources as the linters require, where that is safe."""
     return max(_tool(("ruff", "check", "--fix")), _tool(("ruff", "format")))
 
 
 def lock(arguments: Sequence[str]) -> int:
     """Write ``requirements/*.txt``: every version and every hash, for all platforms and Pythons from 3.11 on.
 
-    Versions that fit stay; ``./dev lock --upgrade`` takes the newest.
+    Versions that still fit stay; ``./dev lock --upgrade`` takes the newest.
     """
     with tempfile.TemporaryDirectory(prefix="skeldir-lock-") as scratch:
         uv = shutil.which("uv") or _install_uv(Path(scratch))
         constraints = ["requirements/constraints.in"]
-        # The largest first: the smaller ones then agree with it.  The peers of the benchmarks agree with nobody: they
-        # are compared on the newest Celery.
+        # The largest first, so that the smaller ones agree with it. The peers of the benchmarks need not agree with the
+        # others: they are compared on the newest Celery.
         for name in ("bench", *reversed(LOCKS)):
             target = f"requirements/{name}.txt"
             command = [uv, "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11"]

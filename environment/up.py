@@ -24,31 +24,31 @@ from environment.worker import WorkerError, WorkerProcess, drain_when_parent_die
 
 _DEFAULT_PORT = 8000
 
-#: Seconds for the web process to end its requests, and a bit: it is told to take five at most.
+#: Seconds for the web process to end its requests, with a margin: uvicorn allows five at most.
 _WEB_ENDS_S = 15
 
 
 def procfile(folder: Path = CHECKOUT) -> dict[str, str]:
-    """The commands of the Procfile, by the names of their processes."""
+    """The commands of the Procfile, by process name."""
     lines = (folder / "Procfile").read_text().splitlines()
     return dict(re.split(r":\s*", line, maxsplit=1) for line in lines if line)
 
 
 def up(arguments: Sequence[str]) -> int:
-    """Run everything until told to end, or until one of the processes ends; then the other is ended too.
+    """Run everything until told to end, or until one of the processes ends; then the other is stopped too.
 
     TERM, HUP and the first Ctrl-C drain the worker; QUIT and a second Ctrl-C also cancel the running task.
 
     Returns:
-        0 when told to end; else the status of the process that ended by itself, and never 0.
+        0 when told to end; otherwise the status of the process that ended by itself, and never 0.
     """
     if arguments:
         raise UserError("./dev up takes no arguments: what it runs stands in the Procfile")
     begun = time.monotonic()
-    # The shell of a script starts what it puts into the background with INT ignored.
+    # A script's shell starts its background processes with INT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     state = make_state()
-    # The commands of the Procfile are those of the Python that runs this.
+    # The Procfile's commands must come from the Python that runs this.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     with the_only_one(state):
         metrics, port = metrics_port(), _web_port()
@@ -71,7 +71,7 @@ def up(arguments: Sequence[str]) -> int:
 
 
 class _Web:
-    """The web process, in a session of its own."""
+    """The web process, in its own session."""
 
     def __init__(self, command: str, environment: Mapping[str, str]) -> None:
         self._command = command
@@ -90,7 +90,7 @@ class _Web:
         return self.process
 
     def stop(self) -> None:
-        """TERM, and KILL if that takes too long.  Harmless when it is gone or never began."""
+        """Send TERM, and KILL if that takes too long. Safe when the process is gone or never began."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -106,7 +106,7 @@ def _run(worker: WorkerProcess, web: _Web, address: str, begun: float) -> int:
     told: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        # As for ./dev worker: INT itself would make Celery fail.
+        # As in ./dev worker: INT itself would make Celery fail.
         again = number == signal.SIGQUIT or (number == signal.SIGINT and signal.SIGINT in told)
         told.append(number)
         if again and worker.has_started:
@@ -135,10 +135,10 @@ def _run(worker: WorkerProcess, web: _Web, address: str, begun: float) -> int:
         web.stop()
         if worker.has_started and worker.process.poll() is None:
             worker.process.terminate()
-            while worker.process.poll() is None:  # a wait without end would not see a second Ctrl-C
+            while worker.process.poll() is None:  # a wait without a limit would not see a second Ctrl-C
                 with suppress(subprocess.TimeoutExpired):
                     worker.process.wait(0.2)
-        # What is left is to stop PostgreSQL, and that must not be cut short.
+        # Only PostgreSQL remains to be stopped, and that must not be interrupted.
         for number in ENDING:
             signal.signal(number, lambda *_: None)
         worker.file.unlink(missing_ok=True)
@@ -158,10 +158,10 @@ def _address(host: str, port: int) -> str:
 
 
 def _web_port() -> int:
-    """As configured (PORT); else 8000 if it is free, else any that is.
+    """The configured port (PORT); otherwise 8000 if it is free, otherwise any free one.
 
     Raises:
-        UserError: when the configured port is taken or is no port.
+        UserError: the configured port is taken or is not a port.
     """
     configured = setting("PORT")
     if configured is None:

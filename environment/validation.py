@@ -1,4 +1,4 @@
-"""``./dev validate``: everything started as the Procfile says, used over HTTP for two tenants, and who listens."""
+"""``./dev validate``: start everything in the Procfile, use it over HTTP for two tenants, and check who listens."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from environment.waiting import wait_until
 TENANTS = (UUID(int=0xE1), UUID(int=0xE2))
 _PATIENCE_S = 60.0
 
-#: A submission of each task that the HTTP front takes.
+#: A submission of each task that the HTTP front accepts.
 ONE_OF_EACH: Mapping[str, Mapping[str, Any]] = {
     "app.tasks.housekeeping.ping": {},
     "app.tasks.llm.routing": {"payload": {"request": "Where is my refund?", "routes": ["billing", "shipping"]}},
@@ -41,16 +41,18 @@ ONE_OF_EACH: Mapping[str, Mapping[str, Any]] = {
 
 
 def validate(arguments: Sequence[str]) -> int:
-    """Start everything on DATABASE_URL, or on a PostgreSQL that is gone afterwards, and use it.
+    """Start everything on DATABASE_URL, or on a temporary PostgreSQL, and use it.
 
     Raises:
-        UserError: with what did not hold.
+        UserError: with what failed.
     """
     if arguments:
         raise UserError("./dev validate takes no arguments")
     before = listening()
     with _database() as url, TemporaryDirectory(prefix="skeldir-validate-") as state:
-        Path(state).chmod(0o755)  # root's PostgreSQL is another user, who must be able to enter a state folder
+        Path(state).chmod(
+            0o755
+        )  # root's PostgreSQL runs as another account, which must be able to enter a state folder
         host = "127.0.0.1"
         web, metrics = (_free_port(host, setting(name)) for name in ("PORT", "CELERY_METRICS_PORT"))
         variables = {
@@ -80,13 +82,13 @@ def validate(arguments: Sequence[str]) -> int:
 
 
 def exercise(address: str, keys: Mapping[UUID, str]) -> None:
-    """One task of each kind for each tenant, seen to its end by its tenant and by nobody else.
+    """Submit one task of each kind for each tenant; its tenant sees it to its end, and no other tenant sees it.
 
     Args:
         keys: an API key for each tenant; two or more.
 
     Raises:
-        UserError: with what did not hold.
+        UserError: with what failed.
     """
     sent = {}
     for tenant, key in keys.items():
@@ -113,7 +115,9 @@ def exercise(address: str, keys: Mapping[UUID, str]) -> None:
 
 
 def ask(url: str, key: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-    """A request with an API key: POST if there is a body, else GET.  Its status, and the JSON that came back."""
+    """Send a request with an API key: POST if there is a body, otherwise GET. Return its status and the JSON of the
+    answer.
+    """
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     content = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, content, headers)  # noqa: S310  an address of our own
@@ -137,7 +141,9 @@ def _database() -> Iterator[str]:
 
 @contextmanager
 def _everything(variables: Mapping[str, str]) -> Iterator[Callable[[], bool]]:
-    """``./dev up``; yields whether it has ended.  Afterwards it has ended well."""
+    """Run ``./dev up``; yield a function that tells whether it has ended. Afterwards it must have ended with
+    success.
+    """
     process = subprocess.Popen([sys.executable, "-P", "-m", "environment.cli", "up"], env=variables, cwd=CHECKOUT)
     try:
         yield lambda: process.poll() is not None
@@ -152,7 +158,7 @@ def _everything(variables: Mapping[str, str]) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _keys(url: str) -> Iterator[dict[UUID, str]]:
-    """A key for each tenant, void afterwards."""
+    """A key for each tenant, revoked afterwards."""
     from app.core.settings import load_settings
     from app.db import api_keys
     from app.db.engine import build_engine
@@ -180,7 +186,7 @@ def is_well(address: str) -> bool:
 
 
 def _port_of(url: str) -> list[str]:
-    """Where PostgreSQL listens, if that is not a socket in the file system."""
+    """PostgreSQL's port, unless it listens on a socket in the file system."""
     dsn = PostgresDSN.parse(url)
     if not dsn.hosts or dsn.hosts[0].startswith("/"):
         return []

@@ -1,4 +1,4 @@
-"""Wait for a condition, never for a while."""
+"""Wait for a condition, never for a fixed time."""
 
 import threading
 import time
@@ -7,22 +7,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds between two looks: short enough that a wait costs nothing, long enough to leave the CPU to the
-#: process that is being waited for (measured: 0.3 % of one core).
+#: Seconds between two calls: short enough that a wait costs no time, long enough to leave the CPU to the process that
+#: is being waited for (measured: 0.3 % of one core).
 INTERVAL_S = 0.02
 
 
 def wait_until(predicate: Callable[[], T], deadline_s: float, what: str, interval_s: float = INTERVAL_S) -> T:
-    """Call ``predicate`` until it gives something true, and return that.
+    """Call ``predicate`` until it returns a true value, and return that.
 
     Args:
         predicate: cheap and repeatable.
         deadline_s: seconds after which to give up; it is always called at least once.
         what: completes the sentence "waited N s for …".
-        interval_s: seconds between two calls; longer where a call costs a server something.
+        interval_s: seconds between two calls; use more where a call costs a server something.
 
     Raises:
-        TimeoutError: when the deadline has passed.
+        TimeoutError: the deadline has passed.
     """
     end = time.monotonic() + deadline_s
     pause = threading.Event()

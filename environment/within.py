@@ -1,4 +1,4 @@
-"""``./dev run``: a database up, perhaps a worker up, a command, everything down again."""
+"""``./dev run``: start a database and perhaps a worker, run a command, stop everything."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     command: list[str] = chosen.command[1:] if chosen.command[:1] == ["--"] else chosen.command
     if not command:
         raise UserError("which command? ./dev run -- COMMAND ...")
-    # celery, alembic and pytest mean those of the Python that runs this.
+    # celery, alembic and pytest must come from the Python that runs this.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PATH"] = path
     with _temporary_database() if chosen.temporary else database(make_state()) as url:
@@ -56,7 +56,7 @@ def _run_beside_worker(command: Sequence[str], url: str, log: Path | None) -> in
     with ExitStack() as stack:
         state = Path(tempfile.mkdtemp(prefix="skeldir-run-"))
         stack.callback(shutil.rmtree, state, ignore_errors=True)
-        # Root's PostgreSQL is another user, who must be able to enter a state folder.
+        # Root's PostgreSQL runs as another account, which must be able to enter a state folder.
         state.chmod(0o755)
         os.environ["SKELDIR_STATE_DIR"] = str(state)
         worker = WorkerProcess(url, state=state, log=log)

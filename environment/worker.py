@@ -1,4 +1,4 @@
-"""Worker up, run this, worker down."""
+"""Start a worker, run a block, stop the worker."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ from environment.workerfile import WORKER_FILE, WorkerInfo, read_worker_file
 #: The Celery application, as ``celery -A`` names it.
 APPLICATION = "app.celery_app.celery_app"
 
-#: What is added to the celery command unless the caller gives the option: its names, and the words.
+#: Options that are added to the celery command unless the caller gives them: their names, and the words.
 _DEFAULTS = (
     (("-P", "--pool"), ("-P", "solo")),
     (("-c", "--concurrency", "--autoscale"), ("-c", "1")),
@@ -27,20 +27,20 @@ _DEFAULTS = (
 
 
 class WorkerError(Exception):
-    """The worker ended or did not become ready; the text carries the end of its log."""
+    """The worker ended or did not become ready; the text contains the end of its log."""
 
 
 class WorkerProcess:
-    """A Celery worker as a child process, in a session of its own.
+    """A Celery worker as a child process, in its own session.
 
-    A context manager: inside, the worker is ready; afterwards it has drained and is gone.  On Linux it is
-    told to drain when the process that started it dies, however that happens.
+    A context manager: inside, the worker is ready; afterwards it has drained and ended. On Linux it also drains when
+    the process that started it dies in any way.
 
     Args:
         database_url: becomes DATABASE_URL.
         state: an existing folder for ``worker.json``, which the application writes when it is ready.
-        log: where its output goes; None leaves it on the terminal.
-        arguments: further words for ``celery worker``.  ``-P solo``, ``-c 1`` and ``--loglevel=INFO`` are added unless
+        log: the file for its output; None leaves it on the terminal.
+        arguments: further words for ``celery worker``. ``-P solo``, ``-c 1`` and ``--loglevel=INFO`` are added unless
             given here.
         environment: further variables; the metrics port is 0 (any free one) unless given here.
         command: the words before ``worker``, for another application.
@@ -98,10 +98,10 @@ class WorkerProcess:
 
     @property
     def info(self) -> WorkerInfo:
-        """What its worker file says.
+        """The content of its worker file.
 
         Raises:
-            WorkerError: while it is not ready.
+            WorkerError: it is not ready.
         """
         info = read_worker_file(self.file)
         if info is None or info.pid != self.pid:
@@ -114,12 +114,12 @@ class WorkerProcess:
         return self.info.metrics_url
 
     def is_ready(self) -> bool:
-        """Whether its worker file is there and /readyz says 200."""
+        """Whether its worker file exists and /readyz answers 200."""
         info = read_worker_file(self.file)
         return info is not None and info.pid == self.pid and info.is_ready()
 
     def log_text(self) -> str:
-        """Everything it has said so far, if it has a log."""
+        """Everything that it has logged so far, if it has a log."""
         return self.log.read_text(errors="replace") if self.log is not None and self.log.exists() else ""
 
     # -- life
@@ -145,7 +145,7 @@ class WorkerProcess:
         """Wait until it takes tasks.
 
         Raises:
-            WorkerError: when it ends first or is not ready in time.
+            WorkerError: it ends first, or is not ready in time.
         """
 
         def settled() -> bool:
@@ -160,10 +160,10 @@ class WorkerProcess:
         return self.info
 
     def stop(self, deadline_s: float = 30) -> int:
-        """TERM, wait while it drains, and KILL with all its children if that takes too long.
+        """Send TERM, wait while it drains, and KILL it with all its children if that takes too long.
 
         Returns:
-            its exit status, negative for a signal.  Harmless when it is already gone or never began.
+            its exit status, negative for a signal. Safe when it is already gone or never began.
         """
         if self._process is None:
             return 0
@@ -211,9 +211,9 @@ def _missing_defaults(arguments: Sequence[str]) -> list[str]:
 
 
 def drain_when_parent_dies() -> Callable[[], None] | None:
-    """For preexec_fn: ask Linux for a TERM when the parent goes.
+    """For preexec_fn: let Linux send a TERM when the parent dies.
 
-    The kernel means the parent's *thread*, so this is left out when a helper thread starts the worker.
+    For the kernel the parent is a *thread*, so this is left out when a helper thread starts the worker.
     """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return None

@@ -1,4 +1,6 @@
-"""Who works for this checkout: what a running worker, and the ``./dev worker`` around it, leave in the state folder."""
+"""Which processes work for this checkout: the files that a running worker, and the ``./dev worker`` around it, leave in
+the state folder.
+"""
 
 import http.client
 import json
@@ -19,7 +21,7 @@ SUPERVISOR_LOCK = "worker.lock"
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What a ready worker says about itself in its worker file (written by the application)."""
+    """What a ready worker reports about itself in its worker file (written by the application)."""
 
     pid: int
     metrics_host: str
@@ -48,7 +50,7 @@ class WorkerInfo:
             connection.close()
 
     def is_ready(self) -> bool:
-        """Whether /readyz says 200."""
+        """Whether /readyz answers 200."""
         try:
             return self.get("/readyz")[0] == 200
         except OSError:
@@ -56,7 +58,7 @@ class WorkerInfo:
 
 
 def read_worker_file(path: Path) -> WorkerInfo | None:
-    """The worker that a worker file names, if that process lives; None otherwise."""
+    """The worker in a worker file, if that process lives; None otherwise."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         info = WorkerInfo(int(content["pid"]), str(content["metrics_host"]), int(content["metrics_port"]))
@@ -78,7 +80,7 @@ def supervisor(state: Path) -> int | None:
         pid = int(path.read_text())
     except (OSError, ValueError):
         return None
-    # The lock last: one that is about to start must not find it taken by somebody who only looks.
+    # The lock last: a ``./dev worker`` that is about to start must not find it taken by a process that only reads.
     if not _runs(pid, "environment.cli"):
         return None
     with FileLock(path) as lock:
@@ -86,7 +88,7 @@ def supervisor(state: Path) -> int | None:
 
 
 def _runs(pid: int, word: str) -> bool:
-    """Whether the process lives and has this word in its command line: numbers are reused, and files grow old."""
+    """Whether the process lives and has this word in its command line: process ids are reused, and files may be old."""
     if sys.platform == "linux":
         try:
             return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
