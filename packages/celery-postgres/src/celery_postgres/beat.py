@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import psycopg2
 from amqp.exceptions import RecoverableConnectionError
 from celery import beat
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import ChannelError, OperationalError
 
 from celery_postgres.broker.transaction import publishing_on
+from celery_postgres.database import driver
 from celery_postgres.database.address import is_postgresql, libpq_dsn
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.envelope import text_or_none
@@ -27,7 +27,7 @@ from celery_postgres.errors import NotPublishedError, SchemaError, is_lasting, l
 logger = logging.getLogger(__name__)
 
 #: Of one entry or of all: its run is not over. Kombu's are of tasks that insist on its retrying.
-_NOT_SENT_YET = (psycopg2.Error, SchemaError, NotPublishedError, OperationalError, RecoverableConnectionError)
+_NOT_SENT_YET = (driver.Error, SchemaError, NotPublishedError, OperationalError, RecoverableConnectionError)
 #: Bytes of a name: an index takes 2704.
 _LONGEST_NAME = 2_600
 
@@ -164,4 +164,4 @@ def _refusal(error: BaseException | None) -> tuple[str, BaseException] | None:
         return None
     if isinstance(error, NotPublishedError):
         return f"SQLSTATE {error.sqlstate}", error.__context__ or error
-    return ("PostgreSQL refused it", error) if isinstance(error, psycopg2.Error) else None  # of a declaration
+    return ("PostgreSQL refused it", error) if isinstance(error, driver.Error) else None  # of a declaration

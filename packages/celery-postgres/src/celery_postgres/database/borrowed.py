@@ -14,6 +14,9 @@ from celery_postgres.database.statements import statements
 class BorrowedConnection:
     """Executes statements on somebody else's connection. It begins, ends and retries nothing.
 
+    Its errors are those of the connection. `CallersConnection` is for publishing, where Kombu must not take them for a
+    lost connection of its own.
+
     Args:
         connection: a psycopg2 connection, or a synchronous SQLAlchemy `Connection` that psycopg2 drives.
     """
