@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cached_property
 from importlib.metadata import version
 from io import StringIO
 from itertools import islice
@@ -17,16 +17,7 @@ from psycopg2.extras import RealDictCursor
 
 from benchmarks.clones import SAMPLE_NUMBER, Clones
 from benchmarks.systems import Broker, System
-from benchmarks.systems.clusters import (
-    DURABLE,
-    analyze,
-    connect,
-    database,
-    escaped,
-    make_template,
-    postmaster,
-    transactions,
-)
+from benchmarks.systems.clusters import InPostgres, analyze, connect, escaped, transactions
 from environment.temporary import TemporaryCluster
 from environment.testkit import servers
 from environment.testkit.children import call, package_path
@@ -69,8 +60,9 @@ class CeleryBroker(Broker):
 class CelerySystem(System):
     """Celery on a broker whose messages can be copied: a sample of each shape is published once."""
 
-    def __init__(self) -> None:
-        self._samples: dict[Shape, Any] = {}
+    @cached_property
+    def _samples(self) -> dict[Shape, Any]:
+        return {}
 
     def sample(self, results: bool, seconds: float, size: int) -> Any:
         """Return what ``fill`` copies; publishes it when it is asked for the first time."""
@@ -174,7 +166,7 @@ class PostgresBroker(CeleryBroker):
         return self._connection
 
 
-class PostgresSystem(CelerySystem):
+class PostgresSystem(InPostgres, CelerySystem):
     """Celery on PostgreSQL.
 
     Args:
@@ -184,15 +176,11 @@ class PostgresSystem(CelerySystem):
         checkout: the checkout whose ``celery_postgres`` is measured, instead of this one.
     """
 
-    durable = DURABLE
     results = prefork = chords = True
-    cluster: TemporaryCluster
 
     def __init__(
         self, cluster: TemporaryCluster, *, ours: bool, name: str | None = None, checkout: Path | None = None
     ) -> None:
-        super().__init__()
-        self.cluster = cluster
         self.ours = self.late = ours
         self.name = name or ("ours" if ours else "stock")
         self.label = "celery_postgres" if ours else "Celery, Kombu's sqla"
@@ -209,24 +197,16 @@ class PostgresSystem(CelerySystem):
             # Whatever else is in its transport options goes to SQLAlchemy's create_engine, which refuses it.
             else f"{CELERY_RESULTS}; looks once a second, which none of its options changes"
         )
-        self._numbers = itertools.count(1)
-        self._template = f"bench_{self.name}_template"
-        make_template(cluster, self._template)
-        broker = PostgresBroker(self, self._template, results=False)
-        if ours:
+        super().__init__(cluster)
+
+    def broker(self, name: str, *, results: bool) -> PostgresBroker:
+        return PostgresBroker(self, name, results=results)
+
+    def prepare(self, broker: PostgresBroker) -> None:
+        if self.ours:
             call(PROGRAM, "create_schema", broker.url, variables=broker.variables)
         publish_sample(broker.variables, 0.0, 0)
         self._samples[False, 0.0, 0] = broker.take_sample()
-
-    @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[PostgresBroker]:
-        """A database of its own."""
-        name = f"bench_{self.name}_{next(self._numbers)}"
-        with (
-            database(self.cluster, name, self._template),
-            closing(PostgresBroker(self, name, results=results)) as broker,
-        ):
-            yield broker
 
     def take_sample(self, shape: Shape) -> tuple[Clones, dict[str, Any]]:
         results, seconds, size = shape
@@ -235,10 +215,7 @@ class PostgresSystem(CelerySystem):
             return broker.take_sample()
 
     def versions(self) -> dict[str, str]:
-        return celery_versions(PostgreSQL=self.cluster.installation.version)
-
-    def pids(self) -> list[int]:
-        return postmaster(self.cluster)
+        return celery_versions(**super().versions())
 
 
 # -- Redis
@@ -285,7 +262,6 @@ class RedisSystem(CelerySystem):
     results = chords = True
 
     def __init__(self, server: servers.Redis) -> None:
-        super().__init__()
         self.server = server
         always = server.settings == servers.REDIS_ALWAYS
         self.late = self.prefork = not always

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
 
+from benchmarks.systems import Broker, System
 from environment.cluster import APP_ROLE
 from environment.temporary import TemporaryCluster
 
@@ -32,11 +35,6 @@ def administrate(cluster: TemporaryCluster, *statements: str) -> None:
             cursor.execute(statement)
 
 
-def make_template(cluster: TemporaryCluster, name: str) -> None:
-    """Create an empty database of the application's role, to be copied."""
-    administrate(cluster, f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name} OWNER {APP_ROLE}")
-
-
 @contextmanager
 def database(cluster: TemporaryCluster, name: str, template: str | None = None) -> Iterator[str]:
     """Create a database of the application's role, empty or a copy; yield its URL, and drop it afterwards."""
@@ -48,6 +46,58 @@ def database(cluster: TemporaryCluster, name: str, template: str | None = None) 
         yield cluster.tcp_url(database=name)
     finally:
         administrate(cluster, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class InPostgres(System):
+    """A system with a database of its own for each sample, copied from a template.
+
+    Args:
+        cluster: the server.
+    """
+
+    durable = DURABLE
+    cluster: TemporaryCluster
+
+    def __init__(self, cluster: TemporaryCluster) -> None:
+        self.cluster = cluster
+        self._numbers = itertools.count(1)
+        self._prefix = f"bench_{self.name}".replace("-", "_")
+        self._template = f"{self._prefix}_template"
+        administrate(
+            cluster, f"DROP DATABASE IF EXISTS {self._template}", f"CREATE DATABASE {self._template} OWNER {APP_ROLE}"
+        )
+        with closing(self.broker(self._template, results=False)) as broker:
+            self.prepare(broker)
+
+    @abstractmethod
+    def broker(self, name: str, *, results: bool) -> Broker:
+        """Return the broker of a database."""
+
+    @abstractmethod
+    def prepare(self, broker: Any) -> None:
+        """Create the schema in the template."""
+
+    @contextmanager
+    def fresh(self, *, results: bool = False) -> Iterator[Any]:
+        """A copy of the template.
+
+        Raises:
+            NotImplementedError: when results are wanted of a system that stores none.
+        """
+        if results and not self.results:
+            raise NotImplementedError(f"{self.label} stores no results of tasks")
+        name = f"{self._prefix}_{next(self._numbers)}"
+        with (
+            database(self.cluster, name, self._template),
+            closing(self.broker(name, results=results)) as broker,
+        ):
+            yield broker
+
+    def versions(self) -> dict[str, str]:
+        return {"PostgreSQL": self.cluster.installation.version}
+
+    def pids(self) -> list[int]:
+        return postmaster(self.cluster)
 
 
 @contextmanager

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import psycopg2
 
-from benchmarks.systems import Broker, System, sized
-from benchmarks.systems.clusters import DURABLE, analyze, connect, database, make_template, postmaster, transactions
-from environment.temporary import TemporaryCluster
+from benchmarks.systems import Broker, sized
+from benchmarks.systems.clusters import InPostgres, analyze, connect, transactions
 from environment.testkit.children import answer, spawn
 
 #: Tasks that one statement of ``fill`` adds: the round trip does not matter, and a running worker sees the first soon.
@@ -66,7 +63,7 @@ class DatabaseBroker(Broker):
             return list(cursor.fetchall()) if cursor.description else None
 
 
-class DatabaseSystem(System):
+class DatabaseSystem(InPostgres):
     """A system whose tasks are rows in PostgreSQL.
 
     Its program has a third command: ``install`` creates the schema by the system's own means.
@@ -78,45 +75,18 @@ class DatabaseSystem(System):
         filling: the statement that adds tasks ``%(first)s`` to ``%(last)s`` with ``%(seconds)s`` and ``%(padding)s``.
     """
 
-    durable = DURABLE
     variables: ClassVar[dict[str, str]] = {}
     program: ClassVar[Sequence[str]]
     tables: ClassVar[Sequence[str]]
     counting: ClassVar[str]
     filling: ClassVar[str]
-    cluster: TemporaryCluster
 
-    def __init__(self, cluster: TemporaryCluster) -> None:
-        self.cluster = cluster
-        self._numbers = itertools.count(1)
-        self._prefix = f"bench_{self.name}".replace("-", "_")
-        self._template = f"{self._prefix}_template"
-        make_template(cluster, self._template)
-        with closing(DatabaseBroker(self, self._template)) as broker:
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            answer(spawn([*self.program, "install"], broker.variables, **pipes))
+    def broker(self, name: str, *, results: bool) -> DatabaseBroker:
+        return DatabaseBroker(self, name, results=results)
 
-    @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[DatabaseBroker]:
-        """A database of its own.
-
-        Raises:
-            NotImplementedError: when results are wanted of a system that stores none.
-        """
-        if results and not self.results:
-            raise NotImplementedError(f"{self.label} keeps no results of tasks")
-        name = f"{self._prefix}_{next(self._numbers)}"
-        with (
-            database(self.cluster, name, self._template),
-            closing(DatabaseBroker(self, name, results=results)) as broker,
-        ):
-            yield broker
-
-    def versions(self) -> dict[str, str]:
-        return {"PostgreSQL": self.cluster.installation.version}
-
-    def pids(self) -> list[int]:
-        return postmaster(self.cluster)
+    def prepare(self, broker: DatabaseBroker) -> None:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        answer(spawn([*self.program, "install"], broker.variables, **pipes))
 
 
 # -- ceilings: what PostgreSQL and psycopg2 allow on the broker's own table, without Celery and without a lease.  Both

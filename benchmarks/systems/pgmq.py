@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import itertools
 import json
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from importlib.metadata import version
 from io import StringIO
 from itertools import islice
@@ -24,19 +21,8 @@ from benchmarks.systems.celery_systems import (
     celery_versions,
     publish_sample,
 )
-from benchmarks.systems.clusters import (
-    DURABLE,
-    administrate,
-    analyze,
-    connect,
-    database,
-    escaped,
-    make_template,
-    postmaster,
-    transactions,
-)
+from benchmarks.systems.clusters import InPostgres, administrate, analyze, connect, escaped, transactions
 from environment.cluster import APP_ROLE
-from environment.temporary import TemporaryCluster
 from environment.testkit.journal_app import QUEUE
 
 #: Rows of a transaction: for each, a trigger updates the one row that throttles NOTIFY, and reads its old versions.
@@ -106,35 +92,27 @@ class PgmqBroker(CeleryBroker):
         self.connection.close()
 
 
-class PgmqSystem(CelerySystem):
+class PgmqSystem(InPostgres, CelerySystem):
     """Celery on PGMQ."""
 
     name = "pgmq"
     label = "Celery, PGMQ"
-    durable = DURABLE
     settings = (
         f"{celery_settings(PgmqBroker)}; {CELERY_RESULTS}; PGMQ installed from its SQL; "
         "use_notify without throttle, wait_time_seconds 0: with the defaults a task waits up to 4 s"
     )
     results = prefork = True
-    cluster: TemporaryCluster
 
-    def __init__(self, cluster: TemporaryCluster) -> None:
-        super().__init__()
-        self.cluster = cluster
-        self._numbers = itertools.count(1)
-        self._template = "bench_pgmq_template"
-        self._make_template()
+    def broker(self, name: str, *, results: bool) -> PgmqBroker:
+        return PgmqBroker(self, name, results=results)
 
-    @contextmanager
-    def fresh(self, *, results: bool = False) -> Iterator[PgmqBroker]:
-        """A database of its own."""
-        name = f"bench_pgmq_{next(self._numbers)}"
-        with (
-            database(self.cluster, name, self._template),
-            closing(PgmqBroker(self, name, results=results)) as broker,
-        ):
-            yield broker
+    def prepare(self, broker: PgmqBroker) -> None:
+        """Create the schema, and the queue, so that ``fill`` finds it."""
+        administrate(self.cluster, f"GRANT CREATE ON DATABASE {broker.name} TO {APP_ROLE}")
+        importlib.import_module("pgmq.install").install_pgmq_from_sql(dsn=broker.url)
+        publish_sample(broker.variables, 0.0, 0)
+        with broker.connection.cursor() as cursor:
+            cursor.execute(f"TRUNCATE pgmq.q_{QUEUE}")
 
     def take_sample(self, shape: Shape) -> Clones:
         results, seconds, size = shape
@@ -144,16 +122,11 @@ class PgmqSystem(CelerySystem):
             return Clones(cursor.fetchone()[0])
 
     def versions(self) -> dict[str, str]:
-        """PostgreSQL, PGMQ and Celery."""
         return celery_versions(
-            PostgreSQL=self.cluster.installation.version,
+            **super().versions(),
             PGMQ=importlib.import_module("pgmq.install").get_embedded_sql_version(),
             **{"pgmq (Python)": version("pgmq")},
         )
-
-    def pids(self) -> list[int]:
-        """The postmaster."""
-        return postmaster(self.cluster)
 
     @classmethod
     def missing(cls) -> str | None:
@@ -162,13 +135,3 @@ class PgmqSystem(CelerySystem):
             if importlib.util.find_spec(module) is None:
                 return f"{module} is not installed; run ./dev bench"
         return None
-
-    def _make_template(self) -> None:
-        """Create the schema, and the queue, so that ``fill`` finds it."""
-        make_template(self.cluster, self._template)
-        administrate(self.cluster, f"GRANT CREATE ON DATABASE {self._template} TO {APP_ROLE}")
-        importlib.import_module("pgmq.install").install_pgmq_from_sql(dsn=self.cluster.tcp_url(database=self._template))
-        with closing(PgmqBroker(self, self._template, results=False)) as broker:
-            publish_sample(broker.variables, 0.0, 0)
-            with broker.connection.cursor() as cursor:
-                cursor.execute(f"TRUNCATE pgmq.q_{QUEUE}")

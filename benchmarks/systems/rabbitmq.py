@@ -100,7 +100,6 @@ class RabbitMQSystem(CelerySystem):
     def __init__(
         self, server: servers.RabbitMQ, *, results: TemporaryCluster | None = None, confirm: bool = False
     ) -> None:
-        super().__init__()
         self.server = server
         # Celery's rpc backend refuses chords.
         self.chords = results is not None

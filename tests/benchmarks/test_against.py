@@ -11,6 +11,7 @@ from benchmarks import against
 from benchmarks.samples import Samples
 from environment.errors import UserError
 from environment.sources import CHECKOUT
+from environment.testkit.children import answer, package_path, start
 
 
 def test_the_ratio_is_the_median_of_neighbours_and_not_that_of_medians(tmp_path: Path) -> None:
@@ -40,3 +41,18 @@ def test_a_commit_that_git_does_not_know_is_refused() -> None:
 
 def _worktrees() -> str:
     return subprocess.run(["git", "worktree", "list"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("source", ["backend", "packages/celery-postgres/src"])
+def test_a_child_imports_the_package_of_the_other_checkout_and_the_harness_of_this_one(
+    tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "backend").mkdir()
+    package = tmp_path / source / "celery_postgres"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    program = (
+        "import json, celery_postgres, benchmarks; print(json.dumps([celery_postgres.__file__, benchmarks.__file__]))"
+    )
+    process = start(["-c", program], {"PYTHONPATH": package_path(tmp_path)})
+    assert answer(process, 60) == [str(package / "__init__.py"), str(CHECKOUT / "benchmarks" / "__init__.py")]
