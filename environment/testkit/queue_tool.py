@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from environment.testkit.processes import environment
+from environment.testkit.kombu_programs import environment
 
 #: ``tool(words, …)``: what a command prints as JSON.
 Tool = Callable[..., Any]

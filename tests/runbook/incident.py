@@ -20,7 +20,7 @@ from app.db import api_keys
 from app.db.engine import build_engine
 from environment.sources import CHECKOUT
 from environment.testkit import stock_rows
-from environment.testkit.processes import spawn
+from environment.testkit.kombu_programs import spawn
 from environment.waiting import wait_until
 from tests.http.front import A, Front
 
@@ -113,7 +113,7 @@ class Incident:
         if self._puppet is None:
             queue = f"held-{uuid4().hex[:8]}"
             subprocess.run(
-                [sys.executable, "-m", "environment.testkit.processes", "publish", libpq, queue, "1"],
+                [sys.executable, "-m", "environment.testkit.kombu_programs", "publish", libpq, queue, "1"],
                 env=spawn.environment(),  # type: ignore[attr-defined]
                 cwd=CHECKOUT,
                 check=True,

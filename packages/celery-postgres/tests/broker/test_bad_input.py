@@ -63,7 +63,7 @@ def test_create_schema_twice_and_over_stock_tables_keeps_what_is_there(empty_url
     from sqlalchemy.pool import NullPool
 
     import celery_postgres
-    from environment.testkit.processes import run_stock
+    from environment.testkit.kombu_programs import run_stock
 
     run_stock("publish", empty_url, queue, '"from before"')
     engine = create_engine(empty_url, poolclass=NullPool)

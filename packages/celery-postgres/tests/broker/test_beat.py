@@ -22,8 +22,8 @@ from app.core.dsn import PostgresDSN
 from celery_postgres.beat import Scheduler
 from environment.sources import CHECKOUT
 from environment.testkit.databases import rows
+from environment.testkit.kombu_programs import environment
 from environment.testkit.probe import DEADLINE_S, broker, results
-from environment.testkit.processes import environment
 from environment.testkit.tables import rows_of, run, scalar, terminate
 from environment.waiting import wait_until
 

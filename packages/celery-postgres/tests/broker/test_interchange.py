@@ -11,8 +11,8 @@ import pytest
 from kombu import Queue
 
 from environment.testkit.client import DEADLINE_S, Client
+from environment.testkit.kombu_programs import run_stock
 from environment.testkit.probe import Probe, unique
-from environment.testkit.processes import run_stock
 from environment.testkit.tables import rows_of, run, scalar
 from environment.waiting import wait_until
 
@@ -198,7 +198,7 @@ def test_an_upgrade_takes_over_what_stock_left(
 
 def test_an_old_program_goes_on_while_the_schema_changes(database: Any, queue: str, alembic: Any) -> None:
     """Deploys upgrade first and restart the programs afterwards."""
-    from environment.testkit.processes import spawn
+    from environment.testkit.kombu_programs import spawn
 
     alembic("downgrade", database.url, "202512121000")
     old = spawn("publish", database.url, queue, "300", "--stock")

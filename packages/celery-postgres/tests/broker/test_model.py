@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from environment.testkit.client import Client
-from environment.testkit.processes import spawn
+from environment.testkit.kombu_programs import spawn
 from environment.testkit.tables import dead_letters, rows_of
 from environment.waiting import wait_until
 

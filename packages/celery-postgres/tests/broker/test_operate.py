@@ -16,8 +16,8 @@ from celery_postgres.tool import cli
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.clock import CLOCK_AHEAD
 from environment.testkit.databases import engine_of, rows
+from environment.testkit.kombu_programs import environment, run_stock
 from environment.testkit.probe import unique
-from environment.testkit.processes import environment, run_stock
 from environment.testkit.queue_tool import Tool, start, typed
 from environment.testkit.tables import dead_letters, rows_of, run, scalar
 from environment.waiting import wait_until

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from celery_postgres.database.queue_store import QueueStore
 from environment.testkit.awkward_names import AWKWARD, UNPRINTABLE
 from environment.testkit.client import DEADLINE_S, Client
-from environment.testkit.processes import spawn
+from environment.testkit.kombu_programs import spawn
 from environment.testkit.tables import rows, rows_of, run, scalar
 from environment.waiting import wait_until
 

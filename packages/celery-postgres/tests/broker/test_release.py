@@ -6,7 +6,7 @@ from typing import Any
 
 from environment.testkit.client import DEADLINE_S
 from environment.testkit.databases import rows
-from environment.testkit.processes import run_stock, spawn
+from environment.testkit.kombu_programs import run_stock, spawn
 from environment.testkit.queue_tool import Tool, typed
 from environment.testkit.tables import run, scalar
 from environment.waiting import wait_until

@@ -22,7 +22,7 @@ import celery_postgres
 from celery_postgres.database.migrations import NEWEST, MigrationError, check, files, migrate, migrations, version
 from environment.testkit.catalogue import catalogue, difference
 from environment.testkit.databases import CELERY_TABLES, shape, stock_consume, stock_create_all, stock_publish, tables
-from environment.testkit.processes import environment
+from environment.testkit.kombu_programs import environment
 from environment.testkit.queue_tool import typed
 from environment.testkit.tables import run, scalar
 from environment.waiting import wait_until

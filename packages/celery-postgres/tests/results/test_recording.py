@@ -26,7 +26,7 @@ from celery_postgres.results.write import Write, record
 from environment.testkit.canvas import count, stored
 from environment.testkit.client import DEADLINE_S
 from environment.testkit.databases import rows
-from environment.testkit.processes import environment
+from environment.testkit.kombu_programs import environment
 from environment.testkit.tables import rows_of, run, scalar
 from environment.waiting import wait_until
 

@@ -19,8 +19,8 @@ from celery.result import GroupResult, ResultSet
 from celery_postgres.errors import UnstorableResultError
 from environment.testkit.canvas import count
 from environment.testkit.databases import rows
+from environment.testkit.kombu_programs import environment
 from environment.testkit.probe import DEADLINE_S
-from environment.testkit.processes import environment
 from environment.testkit.tables import backends, run, scalar, terminate
 from environment.waiting import wait_until
 

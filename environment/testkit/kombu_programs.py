@@ -1,4 +1,4 @@
-"""Kombu programs in processes of their own; run as ``python -m environment.testkit.processes``."""
+"""Small Kombu programs in processes of their own: ``python -m environment.testkit.kombu_programs VERB …``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
 def spawn(verb: str, *words: str) -> subprocess.Popen[str]:
     """Start one of the programs below."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "environment.testkit.processes", verb, *words],
+        [sys.executable, "-W", "error", "-m", "environment.testkit.kombu_programs", verb, *words],
         env=environment(),
         cwd=CHECKOUT,
         stdin=subprocess.PIPE,
@@ -57,7 +57,7 @@ def _install() -> None:
 
 
 def declare(url: str, prefix: str, count: str, folder: str, number: str, total: str) -> None:
-    """Declare queues with bindings at the moment when all processes are ready."""
+    """Declare queues with bindings as soon as all processes are ready."""
     _install()
     from kombu import Exchange, Queue
 
@@ -103,9 +103,10 @@ def fork(url: str, queue: str) -> None:
 
 
 def puppet(url: str, queue: str) -> None:
-    """A consumer that does what each line of its input says: get, ack, requeue, drop, close.  One answer a line.
+    """A consumer that executes the commands of its input, one per line: get, ack, requeue, drop, close; it answers each
+    with a line.
 
-    It asks another queue first: from then on it is a consumer, which looks after the dead.
+    It reads another queue first, which registers it as a consumer that runs maintenance.
     """
     _install()
     from kombu import Queue
