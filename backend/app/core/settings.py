@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         None, description="Where prefork processes share their metrics; empty: a temporary folder per worker."
     )
     celery_result_expires: int = Field(
-        86_400, ge=0, description="Seconds for which results are kept; 0 keeps them for ever."
+        86_400, ge=0, description="Seconds for which results are kept; 0 keeps them forever."
     )
     celery_result_pickle: Literal["write", "read", "refuse"] = Field(
         "read",

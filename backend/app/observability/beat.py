@@ -21,7 +21,7 @@ class BeatCollector(DatabaseCollector):
     same numbers: take the maximum over workers.
 
     Only entries that a beat has seen, and none of those that Celery adds by itself: where a beat ran once and none is
-    wanted, they would be late for ever.
+    wanted, they would be late forever.
     """
 
     what = "beat's entries"

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 class DatabaseCollector(Collector, ABC):
     """When the database does not answer in time there are no samples, rather than old ones.
 
-    :cvar what: completes the sentence "… cannot be read".
+    Attributes:
+        what: completes the sentence "… cannot be read".
     """
 
     what: ClassVar[str]

@@ -8,7 +8,7 @@ let latest = 0;
 
 async function show(key) {
   clearTimeout(timer);
-  // Whoever enters another key does not want what was asked with the one before.
+  // An answer to a request with the former key must not be shown under the new one.
   const mine = ++latest;
   let again = true;
   try {

@@ -27,7 +27,7 @@ _deaf_until: dict[str, float] = {}
 def hears(session: Session, dsn: str, connect: Callable[[], Session]) -> bool:
     """Whether a session hears notifications while it is idle.
 
-    Parameters:
+    Args:
         connect: makes another session of the same `dsn`, to notify from: what a session sends itself always arrives.
     """
     if not session.pooled:
