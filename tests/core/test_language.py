@@ -1,6 +1,6 @@
-"""The prose has one form: one docstring dialect, links that lead somewhere, and none of a few words that hide the actor.
+"""The form of the prose: one docstring dialect, links that resolve, and none of a few words that hide the actor.
 
-docs/glossary.md has the words for things. A test cannot judge a sentence; these find what was mended once.
+docs/glossary.md has one word per thing. A test cannot judge a sentence; these find what was removed once.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ _GAUGES = (
 
 
 class QueueDepthCollector(DatabaseCollector):
-    """Gauges of all durable queues, also those that other workers consume: `NAMED` of them by name, the rest as `other`.
+    """Gauges of all durable queues, also those of other workers: `NAMED` of them by name, the rest as `other`.
 
     Every worker shows the same numbers: take the maximum over workers, not the sum.
     """
