@@ -16,25 +16,28 @@ from environment.testkit.machine import unavailable
 COMMIT = "4062217"
 
 
-def unpacked(folder: Path) -> dict[str, str]:
-    """The variables of a process that imports the old release, which is unpacked into the folder."""
-    done = subprocess.run(
-        ["git", "-C", str(CHECKOUT), "archive", COMMIT, "backend", "environment", "tests"],
-        capture_output=True,
-        check=False,
-    )
+def unpack(folder: Path) -> Path:
+    """Put its sources into a folder."""
+    words = ["git", "-C", str(CHECKOUT), "archive", COMMIT, "backend", "environment", "tests"]
+    done = subprocess.run(words, capture_output=True, check=False)
     if done.returncode:
         unavailable(f"git has no commit {COMMIT} here")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
-    return {"PYTHONPATH": os.pathsep.join([str(folder / "backend"), str(folder)]), "PYTHONSAFEPATH": "1"}
+    return folder
+
+
+def python(folder: Path) -> tuple[str, ...]:
+    """The words that start a Python which imports the old release, whatever PYTHONPATH the process is given."""
+    return ("env", f"PYTHONPATH={folder / 'backend'}{os.pathsep}{folder}", sys.executable, "-P")
+
+
+def worker(folder: Path) -> tuple[str, ...]:
+    """The words that start a worker of the old release's probe program."""
+    return (*python(folder), "-m", "celery", "-A", "tests.broker.probe_app")
 
 
 def create_schema(folder: Path, url: str) -> None:
     """What the old release's `create_schema` makes."""
-    subprocess.run(
-        [sys.executable, "-c", "import sys, celery_postgres; celery_postgres.create_schema(sys.argv[1])", url],
-        env={**os.environ, **unpacked(folder)},
-        check=True,
-        timeout=60,
-    )
+    program = "import sys, celery_postgres; celery_postgres.create_schema(sys.argv[1])"
+    subprocess.run([*python(folder), "-c", program, url], check=True, timeout=60)

@@ -17,6 +17,7 @@ from environment.worker import WorkerError, WorkerProcess
 
 DEADLINE_S = 25
 APPLICATION = "environment.testkit.probe_app"
+COMMAND = (sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION)
 
 #: The pools that every case must pass in, and how many tasks each runs at once.
 POOLS = {"solo": 1, "threads": 3, "prefork": 2}
@@ -65,6 +66,7 @@ class Probe:
         broker_url: str | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
         ready: bool = True,
     ) -> ProbeWorker:
         """Start a worker; with ``ready`` return when it takes tasks.
@@ -90,7 +92,7 @@ class Probe:
                 "PROBE_CONF": json.dumps(conf or {}),
                 **(env or {}),
             },
-            command=(sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION),
+            command=command,
         )
         worker.name = worker.command[worker.command.index("-n") + 1]
         worker.application_name = f"probe-{number}"
