@@ -143,7 +143,7 @@ def test_hup_stores_what_waits_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> 
             return True
 
     waiting = Waiting()
-    monkeypatch.setattr(batch_writer, "_writers", {("batches", ("a", "database")): waiting})
+    monkeypatch.setattr(batch_writer._writers.value, "known", {("batches", ("a", "database")): waiting})
     signals.worker_shutdown.send(sender=None)
     assert waiting.flushed == batch_writer.BatchWriter.PATIENCE_S
 

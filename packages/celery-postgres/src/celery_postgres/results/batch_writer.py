@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import registry  # noqa: F401  # its atexit function must be registered before ours
 from celery_postgres.database import driver
 from celery_postgres.database.backoff import Backoff
+from celery_postgres.database.per_process import PerProcess
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.results.write import Write, record
 
@@ -219,18 +219,24 @@ def _changes(value: Callable[[], bool]) -> Callable[[], bool]:
 
 # -- the writers of this process
 
-_writers: dict[tuple[str, Database], BatchWriter] = {}
-_lock = threading.Lock()
+
+class _Writers:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.known: dict[tuple[str, Database], BatchWriter] = {}
+
+
+_writers = PerProcess(_Writers)
 
 
 def batch_writer(database: Database) -> BatchWriter | None:
     """The writer of this process for a database from which it also consumes."""
-    return _writers.get(("batches", database))
+    return _writers.value.known.get(("batches", database))
 
 
 def fallback_writer(database: Database) -> BatchWriter | None:
     """The writer of a worker whose broker is elsewhere: for maintenance, and for results that cannot be stored now."""
-    return _writers.get(("fallback", database))
+    return _writers.value.known.get(("fallback", database))
 
 
 def start_batch_writer(database: Database, *arguments: Any) -> BatchWriter:
@@ -244,30 +250,24 @@ def start_fallback_writer(database: Database, *arguments: Any) -> BatchWriter:
 
 
 def _start(key: tuple[str, Database], *arguments: Any) -> BatchWriter:
-    with _lock:
-        if key not in _writers:
-            _writers[key] = BatchWriter(*arguments)
-        return _writers[key]
+    writers = _writers.value
+    with writers.lock:
+        if key not in writers.known:
+            writers.known[key] = BatchWriter(*arguments)
+        return writers.known[key]
 
 
 def stop_all() -> None:
-    for writer in list(_writers.values()):
+    for writer in list(_writers.value.known.values()):
         writer.stop()
 
 
 def flush_all(**_: Any) -> None:
     """HUP replaces the process before any function of atexit but Celery's own."""
-    for writer in list(_writers.values()):
+    for writer in list(_writers.value.known.values()):
         writer.flush(BatchWriter.PATIENCE_S)
-
-
-def _forget_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _writers.clear()
 
 
 # Registered after the registry's function, so called before it: results are stored while their claims still live.
 atexit.register(stop_all)
 signals.worker_shutdown.connect(flush_all, weak=False)
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import os
 import secrets
 import threading
 import time
@@ -14,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_postgres.database import watchdog
-from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.notifications import FloodError
+from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.result_store import Outcome, ResultStore
+from celery_postgres.database.service import Service
 from celery_postgres.database.session import Session
-from celery_postgres.database.wake import Wake
 from celery_postgres.errors import loggable
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class _Awaited:
     sinks: list[Sink] = field(default_factory=list)
 
 
-class Listener:
+class Listener(Service):
     """Registers waiters, listens for notifications, and polls in case one was missed.
 
     A writer that read the waiters just before this one was registered does not notify it, and commits milliseconds
@@ -53,16 +52,16 @@ class Listener:
     MOST_NOTIFICATIONS = 10_000
 
     def __init__(self, sessions: Sessions) -> None:
+        super().__init__("listener")
         self._sessions = sessions
         self._lock = threading.Lock()
-        self._wake = Wake()
         self._awaited: dict[str, _Awaited] = {}
         self._tasks: dict[int, str] = {}
         self._slots = itertools.count(1)
         self._new: list[str] = []
         self._dropped: list[str] = []
         self._polls: list[tuple[float, int, list[str]]] = []
-        self._thread: threading.Thread | None = None
+        self._idle_since = 0.0
         self._session: Session | None = None
         self._no_notifications = False
         self._number = 0
@@ -80,11 +79,9 @@ class Listener:
                     self._tasks[awaited.slot] = task_id
                     self._new.append(task_id)
                 awaited.sinks.append(sink)
-            if self._thread is None:
-                watchdog.start()
-                self._thread = threading.Thread(target=self._run, name="celery_postgres listener", daemon=True)
-                self._thread.start()
-        self._wake.set()
+            watchdog.start()
+            self.start()
+        self.wake.set()
 
     def unwatch(self, task_ids: Iterable[str], sink: Sink) -> None:
         """Do not call `sink` for these tasks any more."""
@@ -97,35 +94,15 @@ class Listener:
                 if not awaited.sinks:
                     del self._awaited[task_id], self._tasks[awaited.slot]
                     self._dropped.append(task_id)
-        self._wake.set()
+        self.wake.set()
 
     # -- the thread
 
-    def _run(self) -> None:
-        retry, idle_since = Backoff(), time.monotonic()
-        while True:
-            try:
-                if self._session is None:
-                    self._connect()
-                self._turn()
-                retry.succeeded()
-            except Exception as error:  # any error: every waiting thread of this process depends on this one
-                self._disconnect()
-                if self._awaited:
-                    pause = retry.failed()
-                    logger.warning("Cannot wait for results (%s); next try in %.2f s", loggable(error), pause)
-                    while retry.left and self._awaited:
-                        self._wake.wait(retry.left)  # `watch` and `unwatch` wake it too
-                        self._wake.clear()
-            with self._lock:
-                if self._awaited:
-                    idle_since = time.monotonic()
-                elif self._session is None or time.monotonic() - idle_since >= self.IDLE_S:
-                    self._disconnect()
-                    self._thread = None
-                    return
+    @property
+    def connected(self) -> bool:
+        return self._session is not None
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         session = self._session = self._sessions.connect()
         # Who may not read the number cannot guess the channel, and a flood does not follow us to the next one.
         self._number = secrets.randbits(62)
@@ -137,12 +114,32 @@ class Listener:
             self._new = list(self._awaited)
             self._dropped.clear()
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
 
-    def _turn(self) -> None:
+    def log_failure(self, error: Exception, pause: float, *, first: bool) -> None:
+        if self._awaited:
+            logger.warning("Cannot wait for results (%s); next try in %.2f s", loggable(error), pause)
+
+    def is_needed(self) -> bool:
+        """The thread ends `IDLE_S` seconds after the last result; `watch` starts another one."""
+        with self._lock:
+            if threading.current_thread() is not self._thread:
+                return False  # it was not needed before, and by now another one is
+            if self._awaited:
+                self._idle_since = time.monotonic()
+            elif self._session is None or time.monotonic() - self._idle_since >= self.IDLE_S:
+                self.disconnect()
+                self._thread = None
+                return False
+            return True
+
+    def finish(self) -> None:
+        """`is_needed` has disconnected; the session may be another thread's by now."""
+
+    def turn(self) -> None:
         session = self._session
         assert session is not None  # noqa: S101
         self._register(ResultStore(session))
@@ -155,8 +152,8 @@ class Listener:
         if self._read_notifications(session):
             return
         until = min(self._next_full_poll, self._polls[0][0] if self._polls else self._next_full_poll)
-        readable = self._wake.wait(until - time.monotonic(), session.fileno())
-        self._wake.clear()
+        readable = self.wake.wait(until - time.monotonic(), session.fileno())
+        self.wake.clear()
         if session.fileno() in readable:
             self._read_notifications(session)
 
@@ -216,22 +213,19 @@ class Listener:
                 sink(outcome)
 
 
-_lock = threading.Lock()
-_listeners: dict[Sessions, Listener] = {}
+class _Listeners:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.known: dict[Sessions, Listener] = {}
+
+
+_listeners = PerProcess(_Listeners)
 
 
 def listener(sessions: Sessions) -> Listener:
     """The listener of this process for a database."""
-    with _lock:
-        if sessions not in _listeners:
-            _listeners[sessions] = Listener(sessions)
-        return _listeners[sessions]
-
-
-def _forget_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _listeners.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
+    listeners = _listeners.value
+    with listeners.lock:
+        if sessions not in listeners.known:
+            listeners.known[sessions] = Listener(sessions)
+        return listeners.known[sessions]

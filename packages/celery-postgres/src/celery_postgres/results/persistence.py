@@ -11,7 +11,7 @@ from typing import Any
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from celery_postgres.consumer import registry
-from celery_postgres.consumer.heartbeat import Heartbeat
+from celery_postgres.consumer.claims import Claims
 from celery_postgres.database import driver, watchdog
 from celery_postgres.database.address import database_of
 from celery_postgres.database.backoff import Backoff
@@ -60,14 +60,14 @@ class PersistentBackend(ConnectedBackend):
         if not (write.outcomes or write.parts):
             return
         write.pickle = self.pickle
-        heartbeat = self.heartbeat()
-        writer = self.writer(heartbeat)
+        claims = self.claims()
+        writer = self.writer(claims)
         if writer is None:
             watchdog.start()
             write.claim = claim
             self._store(write, ends)
             return
-        if claim is not None and heartbeat is not None and heartbeat.claims.carry(claim):
+        if claim is not None and claims is not None and claims.carry(claim):
             write.claim = claim
         writer.add(write)
 
@@ -134,10 +134,10 @@ class PersistentBackend(ConnectedBackend):
         """In the main process: keep what a child has handed over. With `wait` it returns when that is stored, and
         False if it is not."""
         claim, write.claim = write.claim, None
-        heartbeat = self.heartbeat()
-        if claim is not None and heartbeat is not None and heartbeat.claims.carry(claim):
+        claims = self.claims()
+        if claim is not None and claims is not None and claims.carry(claim):
             write.claim = claim
-        writer = self.writer(heartbeat) or fallback_writer(database_of(self.dsn))
+        writer = self.writer(claims) or fallback_writer(database_of(self.dsn))
         assert writer is not None  # noqa: S101  # `start_maintenance` has started one of the two
         return writer.keep(write, wait)
 
@@ -173,16 +173,16 @@ class PersistentBackend(ConnectedBackend):
 
     # -- the writer of this process
 
-    def heartbeat(self) -> Heartbeat | None:
-        """What keeps the claims of this process in our database alive: a worker's own process has one."""
+    def claims(self) -> Claims | None:
+        """The claims of this process in our database; None in a process that does not consume."""
         mine = database_of(self.dsn)
-        return next((one for one in registry.heartbeats() if database_of(one.sessions.dsn) == mine), None)
+        return next((one.claims for one in registry.heartbeats() if database_of(one.sessions.dsn) == mine), None)
 
-    def writer(self, heartbeat: Heartbeat | None) -> BatchWriter | None:
-        """The batch writer of this process; None if there is no heartbeat, and never was one."""
+    def writer(self, claims: Claims | None) -> BatchWriter | None:
+        """The batch writer of this process; None in a process that does not consume, and never did."""
         database = database_of(self.dsn)
         writer = batch_writer(database)
-        if writer is not None or heartbeat is None:
+        if writer is not None or claims is None:
             return writer
         return start_batch_writer(database, *self._writers_arguments())
 
@@ -190,7 +190,7 @@ class PersistentBackend(ConnectedBackend):
         """Called in every worker, also in one that never stores a result. Maintenance runs in the batch writer; in a
         worker whose broker is elsewhere it runs in a fallback writer."""
         database = database_of(self.dsn)
-        if self.writer(self.heartbeat()) is None:
+        if self.writer(self.claims()) is None:
             start_fallback_writer(database, *self._writers_arguments())
         here = handover()
         if here is not None:
@@ -201,7 +201,7 @@ class PersistentBackend(ConnectedBackend):
 
     @staticmethod
     def _settled(claims: list[Claim]) -> None:
-        """Tell the heartbeat that carried them, whichever it was: a writer outlives a worker's connection."""
+        """These claims were carried by whichever heartbeat: a writer outlives a worker's connection."""
         for heartbeat in registry.heartbeats():
             heartbeat.claims.settled(claims)
 

@@ -247,11 +247,11 @@ class RecordingBackend(PersistentBackend):
 
     def _run_again(self, request: Any, exc: BaseException) -> None:
         """Have the message of a task that ends now run again, although Celery will acknowledge it."""
-        heartbeat, claim = self.heartbeat(), claim_of(request)
+        claims, claim = self.claims(), claim_of(request)
         logger.warning("Could not send what follows task %s: it runs again", request.id, extra={"task_id": request.id})
-        if heartbeat is None or claim is None or not self.shares_broker():
+        if claims is None or claim is None or not self.shares_broker():
             raise Reject("what follows the task could not be sent", requeue=True) from exc
-        heartbeat.claims.requeue_later(claim)
+        claims.requeue_later(claim)
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
         """As Celery's, but with the arguments as a list, as in JSON."""
