@@ -11,6 +11,9 @@ import threading
 class Wake:
     """Set and cleared any number of times; setting twice is setting once."""
 
+    #: Held by the class: when a program ends, this module's names may be gone before the last instance is.
+    _close_descriptor = staticmethod(os.close)
+
     def __init__(self) -> None:
         if hasattr(os, "eventfd"):
             self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -59,6 +62,6 @@ class Wake:
     def _close(self) -> None:
         if not getattr(self, "closed", True):
             self.closed = True
-            os.close(self._read)
+            self._close_descriptor(self._read)
             if self._write != self._read:
-                os.close(self._write)
+                self._close_descriptor(self._write)
