@@ -17,7 +17,7 @@ from celery_postgres.database.statements import statements
 PACKAGE = Path(celery_postgres.__file__).parent
 DATABASE = PACKAGE / "database"
 #: Modules outside of the database room that import the driver. To become empty.
-STILL_IMPORT_THE_DRIVER = {"beat.py", "errors.py"}
+STILL_IMPORT_THE_DRIVER = {"errors.py"}
 #: Modules outside of the database room that name statements. To become empty.
 STILL_NAME_STATEMENTS = {"beat.py"}
 
