@@ -1,9 +1,10 @@
 """A scheduler for `celery beat` of which any number may run: each run of an entry is sent once.
 
-Celery's own keeps its schedule in a file beside each beat, so two beats send everything twice, and one that takes over
-from another does not know what that one has sent. Here the schedule's state is in the database. A beat takes the next
-run of an entry and publishes its message in one transaction: whoever is first has it, and one that is killed in between
-leaves neither. So there is no leader and no lock that must expire; all of them work, also behind a transaction pooler.
+Celery's own scheduler keeps its schedule in a file beside each beat, so two beats send everything twice, and a beat
+that takes over from another does not know what that one has sent. Here the state of the schedule is in the database. A
+beat takes the next run of an entry and publishes its message in one transaction: the first beat has it, and one that is
+killed in between leaves neither. So there is no leader and no lock that must expire; all beats work, also behind a
+transaction pooler.
 """
 
 from __future__ import annotations
@@ -20,26 +21,29 @@ from celery_postgres.broker.transaction import publishing_on
 from celery_postgres.database import driver
 from celery_postgres.database.address import is_postgresql, libpq_dsn
 from celery_postgres.database.backoff import Backoff
+from celery_postgres.database.beat_store import BeatStore
 from celery_postgres.database.envelope import text_or_none
+from celery_postgres.database.options import Options
 from celery_postgres.database.session import Session
 from celery_postgres.errors import NotPublishedError, SchemaError, is_lasting, loggable
 
 logger = logging.getLogger(__name__)
 
-#: Of one entry or of all: its run is not over. Kombu's are of tasks that insist on its retrying.
+#: Errors of one entry or of all after which its run is still to be sent. Kombu's are of tasks whose options insist on
+#: Kombu's own retries.
 _NOT_SENT_YET = (driver.Error, SchemaError, NotPublishedError, OperationalError, RecoverableConnectionError)
 #: Bytes of a name: an index takes 2704.
-_LONGEST_NAME = 2_600
+_MAX_NAME = 2_600
 
 
 class Scheduler(beat.Scheduler):
     """`beat_scheduler = "celery_postgres.beat:Scheduler"`, or `celery beat --scheduler celery_postgres.beat:Scheduler`.
 
-    The schedule is `beat_schedule`; an entry that is new counts from the moment when a beat first sees it. An entry
-    that nobody sent while no beat ran is sent once, as with Celery's own. The clock is the beat's.
+    The schedule is `beat_schedule`; a new entry counts from the moment when a beat first sees it. An entry that was due
+    while no beat ran is sent once, as with Celery's own scheduler. The clock is the beat's.
 
     Raises:
-        ImproperlyConfigured: the broker is no PostgreSQL, or cannot hold the name of an entry.
+        ImproperlyConfigured: the broker is not PostgreSQL, or cannot store the name of an entry.
     """
 
     def __init__(self, app: Any, **options: Any) -> None:
@@ -53,13 +57,13 @@ class Scheduler(beat.Scheduler):
         self.merge_inplace(self.app.conf.beat_schedule)
         self.install_default_entries(self.schedule)
         for name, entry in self.schedule.items():
-            # Beat itself tries again. Kombu would while the run's transaction is open, and after a declaration that
-            # succeeds only then publish on the channel that it has closed.
+            # Beat itself tries again. Kombu would do so while the run's transaction is open, and would publish on a
+            # channel that it has closed.
             entry.options = {**(entry.options or {}), "retry": False}
-            if (name and text_or_none(name) is None) or len(name.encode()) > _LONGEST_NAME:
+            if (name and text_or_none(name) is None) or len(name.encode()) > _MAX_NAME:
                 raise ImproperlyConfigured(
-                    f"celery_postgres.beat cannot store the name of the entry {ascii(name)[:60]}: it holds a NUL or "
-                    f"half a surrogate pair, or has more than {_LONGEST_NAME} bytes"
+                    f"celery_postgres.beat cannot store the name of the entry {ascii(name)[:60]}: it contains a NUL or "
+                    f"half a surrogate pair, or has more than {_MAX_NAME} bytes"
                 )
 
     @property
@@ -68,16 +72,16 @@ class Scheduler(beat.Scheduler):
         return "    . state -> celery_beat_entry"
 
     def tick(self, *args: Any, **options: Any) -> float:
-        """Send what is due; how long to wait, in seconds. While the database is away that is until the next try."""
+        """Send what is due. Returns the seconds to wait: until an entry is due, or, without a database, until the next
+        attempt."""
         try:
             if self._session is None:
                 self._connect()
             seconds = float(super().tick(*args, **options))
         except _NOT_SENT_YET as error:
             seconds = self._retry.failed()
-            what = "use" if isinstance(error, SchemaError) else "reach"
-            # No argument: the application's log leaves out texts that are arguments, but for those of errors.
-            logger.warning(f"beat cannot {what} its database (%s); next try in %.2f s", loggable(error), seconds)
+            verb = "use" if isinstance(error, SchemaError) else "reach"
+            logger.warning("Beat cannot %s its database (%s); next try in %.2f s", verb, loggable(error), seconds)
             self._disconnect()
         else:
             self._retry.succeeded()
@@ -87,17 +91,17 @@ class Scheduler(beat.Scheduler):
         """Send an entry that is due, unless another beat has."""
         session = self._session
         assert session is not None  # noqa: S101
-        at = self.schedule[entry.name].last_run_at
+        at: Any = self.schedule[entry.name].last_run_at  # `_read` has set it
         try:
             with session.transaction() as connection:
-                mine = bool(session.run("beat_take", entry=entry.name, runs=entry.total_run_count, at=at))
-                if mine:
+                ours = BeatStore(session).take(entry.name, entry.total_run_count, at)
+                if ours:
                     self._publish(entry, producer, session, connection)
         except _NOT_SENT_YET:
-            # It may be this entry alone that cannot be sent now, and entries that are due are tried in this order.
+            # It may be this entry alone that cannot be sent now, and due entries are tried in this order.
             self.schedule[entry.name] = self.schedule.pop(entry.name)
             raise
-        if not mine:
+        if not ours:
             self._read(session)  # and with it when the next run is due
 
     def close(self) -> None:
@@ -105,8 +109,8 @@ class Scheduler(beat.Scheduler):
         super().close()
 
     def _publish(self, entry: Any, producer: Any, session: Session, connection: Any) -> None:
-        # No argument: the application's log leaves out texts that are arguments.
-        logger.info(f"Scheduler: Sending due task {entry.name} ({entry.task})")
+        fields = {"entry": entry.name, "task_name": entry.task}
+        logger.info("Sending the due task %r of the entry %r", entry.task, entry.name, extra=fields)
         session.script("SAVEPOINT entry")
         try:
             with publishing_on(connection):
@@ -114,22 +118,26 @@ class Scheduler(beat.Scheduler):
         except beat.SchedulingError as error:
             cause = error.__context__
             refusal = _refusal(cause)
-            told = f"{entry.name} was not sent"
             if refusal is not None:
                 session.script("ROLLBACK TO SAVEPOINT entry")
                 self._drop_producer()
                 by, why = refusal
-                template = f"{told}: {by}".replace("%", "%%") + " (%s)"
-                logger.error(template, loggable(why))  # noqa: TRY400
+                logger.error(  # noqa: TRY400
+                    "The entry %r was not sent: %s (%s)", entry.name, by, loggable(why), extra=fields
+                )
             elif isinstance(cause, _NOT_SENT_YET):
                 raise cause from None
             else:
-                # As with Celery's own: what is wrong with an entry does not keep the others from being sent.
-                logger.error(f"{told} ({type(cause).__name__})")  # noqa: TRY400  its text may quote
+                # As with Celery's own scheduler, an error of one entry does not keep the others from being sent. Its
+                # text may quote arguments.
+                logger.error(  # noqa: TRY400
+                    "The entry %r was not sent (%s)", entry.name, type(cause).__name__, extra=fields
+                )
 
     def _connect(self) -> None:
-        timeout = (self.connection.transport_options or {}).get("connect_timeout", 5)
-        self._session = Session(libpq_dsn(self.connection), connect_timeout=timeout)
+        # The transport has checked its options: setup_schedule asks it for its address.
+        options: Options = self.connection.transport.options  # type: ignore[attr-defined]
+        self._session = Session(libpq_dsn(self.connection), connect_timeout=options.connect_timeout or 5)
         self._read(self._session)
 
     def _disconnect(self) -> None:
@@ -139,25 +147,25 @@ class Scheduler(beat.Scheduler):
         self._drop_producer()
 
     def _drop_producer(self) -> None:
-        """The next entry gets a new one: Kombu, retrying, closes the channel of a producer and gives it no other."""
+        """Make a new producer for the next entry: a retry of Kombu closes a producer's channel and opens no other."""
         self.__dict__.pop("producer", None)
         connection = self.__dict__.pop("connection", None)
         if connection is not None:
             connection.release()
 
     def _read(self, session: Session) -> None:
-        """How the entries stand."""
-        for name, last_run_at, runs in session.run("beat_entries", names=list(self.schedule), now=self.app.now()):
-            entry = self.schedule[name]
-            # A crontab's hours are those of the zone that this time is in, as Celery's own beat has it after a run.
-            entry.last_run_at, entry.total_run_count = last_run_at.astimezone(self.app.timezone), runs
+        """Read the state of the entries."""
+        for row in BeatStore(session).read(list(self.schedule), self.app.now()):
+            entry = self.schedule[row.name]
+            # A crontab's hours are those of the zone of this time, as with Celery's own scheduler after a run.
+            entry.last_run_at, entry.total_run_count = row.last_run_at.astimezone(self.app.timezone), row.runs
         self._heap = None
 
 
 def _refusal(error: BaseException | None) -> tuple[str, BaseException] | None:
-    """Who does not take this entry and would not the next time either, and why; None if it is not that."""
+    """By what the message of this entry was refused for good, and why; None if another attempt may succeed."""
     if isinstance(error, OperationalError):
-        error = error.__cause__  # what Kombu tried again in vain
+        error = error.__cause__  # what Kombu's retries ended with
     if isinstance(error, ChannelError):
         return "the broker refused it", error
     if error is None or not is_lasting(error):

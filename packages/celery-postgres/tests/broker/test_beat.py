@@ -125,7 +125,7 @@ def test_a_lost_connection_loses_no_run(start_beat: Callable[..., Beat], plain_d
     beat.terminate()
     assert beat.wait(DEADLINE_S) == 0
     assert rows_of(url, "ticks") == scalar(url, "SELECT runs FROM celery_beat_entry")
-    assert "beat cannot reach its database" in (tmp_path / "beat.log").read_text()
+    assert "Beat cannot reach its database" in (tmp_path / "beat.log").read_text()
 
 
 def test_an_entry_that_cannot_be_sent_does_not_keep_the_others_from_it(
@@ -136,7 +136,7 @@ def test_an_entry_that_cannot_be_sent_does_not_keep_the_others_from_it(
     start_beat({"wrong": wrong, **SCHEDULE})
     sent(plain_database.url, 3)
     log = (tmp_path / "beat.log").read_text()
-    assert "wrong was not sent (" in log
+    assert "The entry 'wrong' was not sent (" in log
     assert "hunter2" not in log
 
 
@@ -149,7 +149,7 @@ def test_an_entry_that_postgresql_refuses_does_not_keep_the_others_from_it(
     start_beat({"wrong": wrong, **SCHEDULE})
     sent(url, 3)
     log = (tmp_path / "beat.log").read_text()
-    assert "wrong was not sent: SQLSTATE 23514 (" in log
+    assert "The entry 'wrong' was not sent: SQLSTATE 23514 (" in log
     assert "no_wrong" in log
     assert "hunter2" not in log
     assert scalar(url, "SELECT runs FROM celery_beat_entry WHERE name = 'wrong'") > 0
@@ -178,8 +178,8 @@ def test_an_entry_whose_queue_cannot_be_made_does_not_keep_the_others_from_being
     beat.terminate()
     assert beat.wait(DEADLINE_S) == 0
     log = (tmp_path / "beat.log").read_text()
-    assert f"wrong was not sent: {told}" in log
-    assert "tick was not sent" not in log
+    assert f"The entry 'wrong' was not sent: {told}" in log
+    assert "'tick' was not sent" not in log
     assert "cannot reach" not in log
     assert rows_of(url, "ticks") == rows(url, STATE)[0][1]
 
@@ -213,7 +213,7 @@ def test_a_database_without_tables_cannot_be_used_until_it_has_them(
     run(plain_database.url, "ALTER TABLE celery_beat_entry RENAME TO away")
     start_beat()
     log = tmp_path / "beat.log"
-    wait_until(lambda: "beat cannot use its database (" in log.read_text(), DEADLINE_S, "beat to say so")
+    wait_until(lambda: "Beat cannot use its database (" in log.read_text(), DEADLINE_S, "beat to say so")
     run(plain_database.url, "ALTER TABLE away RENAME TO celery_beat_entry")
     sent(plain_database.url, 0)
 

@@ -18,8 +18,6 @@ PACKAGE = Path(celery_postgres.__file__).parent
 DATABASE = PACKAGE / "database"
 #: Modules outside of the database room that import the driver. To become empty.
 STILL_IMPORT_THE_DRIVER = {"errors.py"}
-#: Modules outside of the database room that name statements. To become empty.
-STILL_NAME_STATEMENTS = {"beat.py"}
 
 PROGRAM = """
 from celery_postgres.database.message_store import ClaimedMessage, MessageStore
@@ -109,7 +107,7 @@ def test_only_the_database_room_imports_the_driver() -> None:
 
 def test_only_the_database_room_names_statements() -> None:
     found = {path for path, module in modules() if not path.startswith("database/") and any(runs(module))}
-    assert found == STILL_NAME_STATEMENTS
+    assert found == set()
 
 
 def test_each_statement_is_called_with_its_parameters() -> None:

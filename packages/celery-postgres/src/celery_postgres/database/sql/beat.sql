@@ -1,7 +1,7 @@
--- When what `celery beat` sends was last sent.
+-- When `celery beat` last sent each entry of its schedule.
 
 -- name: beat_entries
--- How each entry stands. One that was never sent counts from now on, by the clock of the beat: it will compare.
+-- The state of each entry. A new entry counts from now on, by the clock of the beat, which compares times with it.
 -- takes: names text[], now timestamptz
 WITH added AS (
     INSERT INTO celery_beat_entry (name, last_run_at)
@@ -14,7 +14,7 @@ UNION ALL
 SELECT added.name, added.last_run_at, added.runs FROM added
 
 -- name: beat_take
--- Take the next run of an entry, unless another beat has. Who has taken it keeps the others waiting until he commits.
+-- Take the next run of an entry, unless another beat has. Until the transaction ends, other beats wait for it.
 -- takes: entry text, runs bigint, at timestamptz
 UPDATE celery_beat_entry AS entry SET last_run_at = %(at)s, runs = entry.runs + 1
 WHERE entry.name = %(entry)s AND entry.runs = %(runs)s
