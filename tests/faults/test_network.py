@@ -19,7 +19,7 @@ from tests.faults.load import RECOVERY_S, Load, Outcome, busy
 Verify = Callable[[Outcome], Outcome]
 
 NOTICED = "Cannot reach the broker"
-TAKEN_OVER = "of its messages run again"
+TAKEN_OVER = "messages run again"
 
 
 @pytest.fixture

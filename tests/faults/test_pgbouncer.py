@@ -45,7 +45,7 @@ def test_a_pooler_that_restarts_under_load(
             pgbouncer.start()
     load.notes["restarts"] = len(ends)
     load.wait_for_tasks(40)
-    assert load.count_logged("a transaction pooler stands before the database") >= 2
+    assert load.count_logged("transaction pooler stands before the database") >= 2
     verify(load.finish("PgBouncer (transaction mode) restarted"))
 
 

@@ -76,7 +76,7 @@ def test_tasks_run_and_workers_answer(
     probe.send("run_late_quiet", tag)
     probe.wait_for("end", tag)
     assert probe.inspect(worker, "ping") == {"ok": "pong"}
-    assert "a transaction pooler stands before the database" in worker.log_text()
+    assert "transaction pooler stands before the database" in worker.log_text()
 
 
 def test_the_programs_own_sessions_keep_their_settings(
