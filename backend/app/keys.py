@@ -47,7 +47,7 @@ def _issue(connection: Connection, given: argparse.Namespace) -> list[str]:
     record, key = api_keys.issue(connection, given.tenant, given.name)
     if given.json:
         return [json.dumps({**_plain(record), "key": key})]
-    sys.stderr.write(f"key {record.id} of tenant {record.tenant_id}; it is shown this once:\n")
+    sys.stderr.write(f"key {record.id} of tenant {record.tenant_id}; it is shown only once:\n")
     return [key]
 
 
@@ -90,7 +90,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="the keys of a tenant")
     listing.add_argument("tenant", type=UUID, help="the tenant's UUID")
     listing.set_defaults(run=_list)
-    revoking = commands.add_parser("revoke", help="make a key void, at once")
+    revoking = commands.add_parser("revoke", help="revoke a key, at once")
     revoking.add_argument("key_id", type=UUID, metavar="ID", help="the key's id, not the key")
     revoking.set_defaults(run=_revoke)
     return parser

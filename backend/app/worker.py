@@ -81,7 +81,7 @@ class Consumer(consumer.Consumer):
                 self._wait(pause)
             else:
                 if failing:
-                    logger.info("database %s is back", dsn.describe())
+                    logger.info("database %s is reachable again", dsn.describe())
                 return super().connect()
 
     def perform_pending_operations(self) -> None:

@@ -89,10 +89,10 @@ class PostgresDSN:
         except DatabaseURLError:
             raise
         except UnicodeError:
-            raise DatabaseURLError("DATABASE_URL: what is percent-encoded must be UTF-8") from None
+            raise DatabaseURLError("DATABASE_URL: percent-encoded parts must be UTF-8") from None
         except ValueError:
             raise DatabaseURLError(
-                "DATABASE_URL: what follows the ? must be name=value pairs joined by & "
+                "DATABASE_URL: the text after the ? must be name=value pairs joined by & "
                 "(a ? in the password is written %3F)"
             ) from None
         values = dict(parameters)
@@ -158,7 +158,7 @@ class PostgresDSN:
             if not _is_parameter(name):
                 # A string that is not a word may be part of a password.
                 said = f" {name!r}" if re.fullmatch(r"\w{1,40}", name, re.ASCII) else " of that name"
-                raise DatabaseURLError(f"DATABASE_URL: libpq knows no parameter{said}; remove it or correct its name")
+                raise DatabaseURLError(f"DATABASE_URL: libpq has no parameter{said}; remove it or correct its name")
         if "\0" in "".join(values.values()):
             raise DatabaseURLError("DATABASE_URL: a NUL character (%00) cannot be part of it")
         return make_dsn(**values)

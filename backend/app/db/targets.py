@@ -103,7 +103,7 @@ def scrub(column: Column[Any], action: str, key: bytes | None) -> Scrub:
         blank: ColumnElement[Any] = literal({} if isinstance(column.type, JSONB) else REDACTED, column.type)
         return Scrub(column != blank, blank)
     if key is None:
-        raise HashKeyMissingError("a pii_policy asks for the action hash, which needs MAINTENANCE_HASH_KEY")
+        raise HashKeyMissingError("a pii_policy uses the action hash, which needs MAINTENANCE_HASH_KEY")
     return Scrub(column.regexp_match(HASHED).is_(False) & (column != REDACTED), lambda value: _hmac_sha256(value, key))
 
 

@@ -52,7 +52,7 @@ def _what(error: DBAPIError) -> str:
     """The error in our own words: the driver's may quote a row."""
     code = getattr(error.orig, "pgcode", None)
     if code in _CONFLICTS:
-        return f"another transaction was in the way (SQLSTATE {code})"
+        return f"a conflict with another transaction (SQLSTATE {code})"
     if code == READ_ONLY:
         return f"the database takes no writes (SQLSTATE {code})"
     return "the connection to the database was lost" + (f" (SQLSTATE {code})" if code else "")

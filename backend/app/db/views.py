@@ -69,7 +69,7 @@ def refresh(engine: Engine, view: str) -> ViewRefresh:
         populated = connection.execute(_POPULATED, {"view": view}).scalar_one_or_none()
         if populated is None:
             raise UnknownViewError(
-                f"MAINTENANCE_VIEWS names {view}, and the schema public has no such materialized view"
+                f"MAINTENANCE_VIEWS names {view}, but the schema public has no such materialized view"
             )
         set_lock_timeout(connection, LOCK_TIMEOUT_MS)
         connection.execute(_SAY_WHICH, {"view": view})

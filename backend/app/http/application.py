@@ -21,7 +21,7 @@ from app.observability import logging as json_logging
 from app.observability.health import HealthMonitor
 from app.observability.repeated import Repeated
 
-_DESCRIPTION = "Give work to the workers, and see what became of it. The tenant is that of the API key."
+_DESCRIPTION = "Submit tasks to the workers, and read their results. The API key determines the tenant."
 #: Names of parameters that an error may name.
 _PARAMETERS = frozenset({"query", "path", "header", "task_id", "limit", "cursor", "Idempotency-Key", "Last-Event-ID"})
 

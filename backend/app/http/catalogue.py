@@ -22,7 +22,7 @@ class Submission(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tenant_id: UUID | None = Field(
-        None, description="May be left out: the tenant is that of the API key, and another one is refused (403)."
+        None, description="Optional: the API key determines the tenant, and another one is refused (403)."
     )
 
     @model_validator(mode="before")
@@ -50,7 +50,7 @@ class PingSubmission(Submission):
 
 class _LlmSubmission(Submission):
     max_cost_cents: StrictInt = Field(
-        DEFAULT_MAX_COST_CENTS, ge=0, le=COST_CEILING_CENTS, description="What the answer may cost at most."
+        DEFAULT_MAX_COST_CENTS, ge=0, le=COST_CEILING_CENTS, description="The most that the answer may cost."
     )
 
 

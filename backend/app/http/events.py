@@ -67,7 +67,7 @@ def router(settings: Settings) -> APIRouter:
         response_class=StreamingResponse,
         responses={
             200: {"content": {MEDIA_TYPE: {}}, "description": "Events named `task`; their data is a Task."},
-            204: {"description": "The client has seen the end: there is nothing to come back for."},
+            204: {"description": "The client has already seen the final state."},
         },
     )
     async def watch_task(task_id: TaskId, key: PresentedKey, last_event_id: LastEventId = None) -> Response:

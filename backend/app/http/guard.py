@@ -82,10 +82,14 @@ class Guard:
             raise refused
         # Two lengths, or one that HTTP/1.0 does not define: a proxy in front may have used the other (RFC 9112, 6.1).
         if "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0"):
-            raise Problem(400, "ambiguous-length", "the request says in two ways how long its body is")
+            raise Problem(400, "ambiguous-length", "the request declares the length of its body twice")
         host = headers.get("host")  # HTTP/1.0 has none
         if host is not None and host not in self._hosts:
-            raise Problem(421, "other-host", "this server is not reached under this name; WEB_ALLOWED_HOSTS has those")
+            raise Problem(
+                421,
+                "other-host",
+                "this server does not answer to this host name; WEB_ALLOWED_HOSTS lists those that it does",
+            )
 
     async def _read(self, path: str, headers: Headers, upload: Upload) -> None:
         """Receive the body, where the route takes one, and only from a client with a valid key."""

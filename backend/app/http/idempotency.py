@@ -27,14 +27,18 @@ def parse(header: str | None, *, required: bool) -> str | None:
     """
     if header is None:
         if required:
-            raise Problem(400, "idempotency-key-missing", "this server wants an Idempotency-Key with each submission")
+            raise Problem(
+                400, "idempotency-key-missing", "this server requires an Idempotency-Key with each submission"
+            )
         return None
     header = header.strip(" \t")
     quoted = _STRING.fullmatch(header)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else header if _WORD.fullmatch(header) else ""
     if not 1 <= len(key) <= LONGEST:
         raise Problem(
-            400, "idempotency-key-malformed", f"Idempotency-Key is a string in quotes, of 1 to {LONGEST} characters"
+            400,
+            "idempotency-key-malformed",
+            f"Idempotency-Key must be a string in quotes, of 1 to {LONGEST} characters",
         )
     return key
 

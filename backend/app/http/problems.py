@@ -110,7 +110,7 @@ def of(error: Exception) -> Problem:
         or (isinstance(error, NotPublishedError) and error.sqlstate != "25P02")
     )
     if passing:
-        logger.warning("a request found no database: %s", brief(error))
+        logger.warning("a request could not use the database: %s", brief(error))
         return unavailable("the database cannot be used at the moment")
     logger.error("a request failed", exc_info=error)
     return Problem(500, "internal", "the request failed; the log has the reason under the correlation id")

@@ -84,7 +84,7 @@ def router(settings: Settings) -> APIRouter:
             status_code=202,
             summary=kind.summary,
             operation_id=f"submit_{kind.name}",
-            responses={202: {"model": views.Task, "description": "Enqueued; `Location` says where to look."}},
+            responses={202: {"model": views.Task, "description": "Enqueued; `Location` is the URL of the task."}},
             openapi_extra={"requestBody": kind.described},
         )
 
@@ -210,5 +210,5 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
     except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
         said, task_id = None, None
     if said is None or not isinstance(task_id, str) or not task_id.isascii() or "\0" in task_id:
-        raise Problem(404, "no-such-page", "cursor is not one that this server gave")
+        raise Problem(404, "no-such-page", "this server did not issue this cursor")
     return said, task_id

@@ -34,7 +34,7 @@ class BeatCollector(DatabaseCollector):
         schedule = self._app.conf.beat_schedule
         if not schedule:
             return
-        text = "For how long an entry of the schedule should have been sent."
+        text = "For how long an entry of the schedule has been overdue."
         family = GaugeMetricFamily("celery_beat_overdue_seconds", text, labels=["entry"])
         with probe.reading(get_settings()) as monitor:
             runs = monitor.beat_runs(schedule)

@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         except Exception:
             logger.exception("a page of the HTTP server failed")
-            page = json_page(500, {"error": "this page failed; the log says why"})
+            page = json_page(500, {"error": "this page failed; the log has the reason"})
         self.send_response(page.status)
         for name, value in (
             ("Content-Type", page.content_type),

@@ -40,8 +40,8 @@ DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 
 CLAIM_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900, 3600, 14_400, 86_400)
 
-TASKS = Counter("celery_tasks_total", "Deliveries by how they ended.", ["task", "queue", "state"])
-RETRIES = Counter("celery_task_retries_total", "Retries asked for by tasks.", ["task", "queue"])
+TASKS = Counter("celery_tasks_total", "Deliveries, by outcome.", ["task", "queue", "state"])
+RETRIES = Counter("celery_task_retries_total", "Retries that tasks requested.", ["task", "queue"])
 DURATION = Histogram(
     "celery_task_duration_seconds",
     "From acceptance by the pool to the outcome.",
@@ -65,7 +65,7 @@ CLAIM_SIZE = Histogram(
 )
 CLAIM_FAILURES = Counter("celery_claim_failures_total", "Claims that the database refused or did not answer.")
 EXPIRED_LEASES = Counter(
-    "celery_expired_leases_total", "Messages taken from workers that this one found dead; they run again."
+    "celery_expired_leases_total", "Messages released from workers that this one found dead; they run again."
 )
 
 

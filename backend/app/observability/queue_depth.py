@@ -32,12 +32,12 @@ class Depths:
 
 
 _GAUGES = (
-    ("celery_queue_ready", f"Messages that a worker could take now; {CAP} means as many or more.", "ready"),
-    ("celery_queue_delayed", f"Messages whose time has not come; {CAP} means as many or more.", "scheduled"),
+    ("celery_queue_ready", f"Messages that a worker could claim now; {CAP} means as many or more.", "ready"),
+    ("celery_queue_delayed", f"Messages scheduled for later; {CAP} means as many or more.", "scheduled"),
     ("celery_queue_claimed", f"Messages that workers have claimed; {CAP} means as many or more.", "claimed"),
     (
         "celery_queue_oldest_ready_age_seconds",
-        "For how long the oldest ready message could have been taken.",
+        "For how long the oldest ready message has been ready.",
         "oldest_s",
     ),
     (
@@ -66,7 +66,7 @@ class QueueDepthCollector(DatabaseCollector):
                     family.add_metric([row.queue], value)
             yield family
         for name, text, dead in (
-            ("celery_dead_letters", f"Messages set aside; {CAP} in all means as many or more.", depths.dead),
+            ("celery_dead_letters", f"Dead letters; {CAP} in all means as many or more.", depths.dead),
             ("celery_dead_letters_recent", "Of these, the ones of the last 15 minutes.", depths.recently_dead),
         ):
             family = GaugeMetricFamily(name, text, labels=["queue"])

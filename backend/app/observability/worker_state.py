@@ -61,7 +61,7 @@ class WorkerState:
         and the dead child keeps the lock (billiard.queues.SimpleQueue.get_payload).
         """
         if self.untaken_since is not None and time.monotonic() - self.untaken_since > LONGEST_TURN_S:
-            return f"the pool has taken no task for {time.monotonic() - self.untaken_since:.0f} s, and some wait for it"
+            return f"the pool has taken no task for {time.monotonic() - self.untaken_since:.0f} s, while some wait"
         since_tick = self.since_tick
         if since_tick <= LONGEST_TURN_S or state.active_requests or self.draining:
             return None
