@@ -31,7 +31,7 @@ from hypothesis import settings
 
 from app.core.dsn import PostgresDSN
 from environment.checkout import locate_state
-from environment.cluster import APP_ROLE
+from environment.cluster import APP_ROLE, INITIALISED, Cluster
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
 from environment.sources import CHECKOUT
@@ -130,12 +130,25 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         cluster = TemporaryCluster(int(os.environ.get("SKELDIR_POSTGRES_MAJOR", DEFAULT_MAJOR)), tcp=True)
         config.add_cleanup(cluster.close)
+        _keep_initialised(cluster)
         cluster.__enter__()
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
     os.environ["DATABASE_URL"] = cluster.url()
     tcp = ("127.0.0.1", cluster.port)
     config.stash[_server_key] = Server(cluster.url(), cluster.superuser_url, tcp, cluster.password)
+
+
+def _keep_initialised(cluster: Cluster) -> None:
+    """Run ``initdb`` once, for all clusters of this run."""
+    folder = cluster.home / "initialised"
+    folder.mkdir()
+    if not cluster.account.is_current:
+        os.chown(folder, cluster.account.uid, cluster.account.gid)
+    first = Cluster(cluster.installation, cluster.account, folder)
+    first.initialise(sync=False)
+    first.data.rename(folder / f"{cluster.installation.origin}-{cluster.installation.version}")
+    os.environ[INITIALISED] = str(folder)
 
 
 @pytest.hookimpl(optionalhook=True)
