@@ -8,7 +8,6 @@ from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
-from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import PoolResetState
 
 from app.core.context import tenant_id_var
@@ -28,11 +27,6 @@ def get_engine() -> Engine:
         if _engine is None:
             _engine = build_engine(get_settings())
         return _engine
-
-
-def new_session() -> Session:
-    """A session on the shared engine; commit or roll back as usual."""
-    return sessionmaker(get_engine(), expire_on_commit=False)()
 
 
 def dispose_engine() -> None:

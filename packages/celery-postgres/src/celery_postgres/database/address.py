@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
@@ -208,8 +208,3 @@ def switched_parameters(url: str) -> dict[str, str]:
         transport, hostname = url.split("+", 1)
         return {"transport": transport, "hostname": hostname}
     return {"transport": unquote(urlsplit(url).scheme), "hostname": url}
-
-
-def escaped(url: str) -> str:
-    """Kombu splits at semicolons; inside one URL they are escaped."""
-    return url.replace(";", quote(";", safe=""))
