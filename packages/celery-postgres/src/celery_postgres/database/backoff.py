@@ -1,4 +1,4 @@
-"""Uneven pauses, and how long to pause between two tries of something that fails."""
+"""Uneven pauses, and how long to pause between two attempts at something that fails."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ def uniform(lowest: float, highest: float) -> float:
 
 
 class Backoff:
-    """The pauses of one thing that is tried until it succeeds: doubling from `first_s` to `longest_s`, and uneven, so
-    that a hundred processes do not come back to a server at the same moment.
+    """The pauses between attempts: doubling from `first_s` to `longest_s`, and uneven, so that a hundred processes do
+    not return to a server at the same moment.
 
-    A pause ends when its time is over. Nothing else that may happen meanwhile cures the cause, so whoever waits for
-    events too (a queue, a descriptor, more work) goes on waiting while there is something `left`. Only who is to stop
-    need not wait.
+    A pause ends when its time is over. Other events (a queue, a descriptor, more work) do not remove the cause, so a
+    thread that waits for them too goes on waiting while time is `left`, unless it is to stop.
 
     Attributes:
-        failing: whether the latest try failed.
+        failing: whether the latest attempt failed.
     """
 
     FIRST_S, LONGEST_S = 0.05, 2.0
@@ -37,10 +36,10 @@ class Backoff:
         self.failing = False
 
     def failed(self) -> float:
-        """Note a failure; the seconds until the next try."""
+        """Note a failure; returns the seconds until the next attempt."""
         now = time.monotonic()
         if now - self._until > self._longest_s:
-            # A server that takes connections and ends each of them is not one that works again.
+            # Only then: a server that accepts connections and ends each of them does not work again.
             self._pause_s = self._first_s
         pause = self._pause_s * uniform(0.75, 1)
         self._pause_s = min(self._pause_s * 2, self._longest_s)
@@ -54,5 +53,5 @@ class Backoff:
 
     @property
     def left(self) -> float:
-        """The seconds until the next try; 0 if it may be made now."""
+        """The seconds until the next attempt; 0 if it may be made now."""
         return max(0.0, self._until - time.monotonic()) if self.failing else 0.0

@@ -1,7 +1,7 @@
-"""How soon the ends of a connection notice that the network between them is gone.
+"""How soon the two ends of a connection notice that the network between them is gone.
 
-Without these a worker whose link was cut waits for TCP's own patience, a quarter of an hour for what it has sent and
-two hours for what it expects; with them it noticed after 11 s.
+Without these parameters a worker whose link was cut waits for TCP's own limits: 15 minutes for an acknowledgement and
+two hours for an answer. With them it noticed after 11 s.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import socket
 
 from psycopg2.extensions import parse_dsn
 
-#: libpq's parameters. Well within a lease of 30 s, so that a cut that ends soon costs nothing. What is sent must be
-#: confirmed by the other host, not by its PostgreSQL: a server that is slow or stopped ends no connection.
+#: libpq's parameters. Well within a lease of 30 s, so that a short cut costs nothing. The other host has to confirm
+#: packets, not its PostgreSQL: a server that is slow or stopped ends no connection.
 PARAMETERS = {
     "tcp_user_timeout": "10000",  # ms
     "keepalives_idle": "5",
@@ -20,9 +20,9 @@ PARAMETERS = {
     "keepalives_count": "3",
 }
 
-#: The server's settings for the same connection: for 30 s the other kernel may be silent, as long as a lease; then the
-#: session ends, and with it the lock that shows that a consumer lives. Its default of two hours would also keep the
-#: slots of a vanished worker, which takes new ones as often as it comes back.
+#: The server's settings for the same connection: the other kernel may be silent for 30 s, as long as a lease. Then the
+#: session ends, and with it the lock that shows that a consumer lives. The default of two hours would also keep the
+#: connection slots of a vanished worker, which takes new ones each time it returns.
 SETTINGS = {
     "tcp_keepalives_idle": "15",  # s
     "tcp_keepalives_interval": "5",
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def completed(dsn: str) -> dict[str, str]:
-    """Those of `PARAMETERS` on which a libpq connection string says nothing."""
+    """Those of `PARAMETERS` that a libpq connection string does not set."""
     given = parse_dsn(dsn)
     return {name: value for name, value in PARAMETERS.items() if name not in given}
 

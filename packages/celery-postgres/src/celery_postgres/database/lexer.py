@@ -1,8 +1,8 @@
 """SQL as PostgreSQL's scanner reads it: code, comments and quoted text.
 
-A driver that fills values in itself, as psycopg2 does, does not look where a placeholder stands: within a comment it
-fills the value in as well, and a line break in the value ends the comment. So comments are taken out before a statement
-is sent, and a placeholder within quotes is refused.
+psycopg2 fills values into the text of a statement, also where a placeholder stands within a comment: a line break in
+the value would end the comment. So comments are removed before a statement is sent, and a placeholder within quotes is
+refused.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Literal
 
 Kind = Literal["code", "comment", "quoted"]
 
-#: What ends a run of code, and is no operator: where a comment or quoted text begins.
+#: Where code ends because a comment or quoted text begins.
 _BEGIN = re.compile(r"--|/\*|(?<![\w$])[eE]'|'|\"|(?<![\w$])\$(?:[^\W\d]\w*)?\$")
 _ESCAPED = re.compile(r"(?:[^'\\]|''|\\.)*'", re.DOTALL)
 _PLAIN = {"'": re.compile(r"(?:[^']|'')*'"), '"': re.compile(r'(?:[^"]|"")*"')}
 _COMMENT = re.compile(r"/\*|\*/")
-#: psycopg2's, SQLAlchemy's (`::` is a cast) and PostgreSQL's own.
+#: Placeholders of psycopg2, of SQLAlchemy (`::` is a cast) and of PostgreSQL.
 PLACEHOLDER = re.compile(r"%\(\w+\)s|(?<!%)%s|(?<![:\w]):[A-Za-z_]\w*|\$\d+")
 
 
@@ -41,19 +41,19 @@ def pieces(sql: str) -> Iterator[tuple[Kind, str]]:
 
 
 def uncommented(sql: str) -> str:
-    """The statement without its comments; those within quoted text, as the body of a function, stay."""
+    """The statement without its comments. Those within quoted text, such as the body of a function, stay."""
     return "".join(
         "\n" if text.startswith("--") else " " if kind == "comment" else text for kind, text in pieces(sql)
     ).strip()
 
 
 def misplaced(sql: str) -> list[str]:
-    """The placeholders that stand within comments or quoted text, where no value belongs."""
+    """The placeholders within comments or quoted text, where no value may stand."""
     return [found[0] for kind, text in pieces(sql) if kind != "code" for found in PLACEHOLDER.finditer(text)]
 
 
 def is_single(sql: str) -> bool:
-    """Whether it is one statement without a comment: what cannot end the transaction that it is sent in."""
+    """Whether it is one statement without a comment, which cannot end the transaction that it is sent in."""
     try:
         parts = list(pieces(sql))
     except ValueError:
@@ -80,8 +80,7 @@ def _end(sql: str, begin: re.Match[str]) -> int:
 
 
 def _end_of_comment(sql: str, begin: re.Match[str]) -> int:
-    """They nest."""
-    depth = 1
+    depth = 1  # comments nest
     for mark in _COMMENT.finditer(sql, begin.end()):
         depth += 1 if mark[0] == "/*" else -1
         if not depth:

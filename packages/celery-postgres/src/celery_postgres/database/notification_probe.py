@@ -1,8 +1,8 @@
 """Whether notifications arrive: behind a pooler that is found out by sending one.
 
-All that a pooler shows is a process id of its own, whether it lends a session for a transaction (then nobody hears what
-the server says in between) or for as long as its client stays. What is left behind in a session is the next client's in
-both, unless the pooler resets it, so nothing else of ours goes by this.
+A pooler shows only a process id of its own, whether it lends a session for one transaction (then its clients receive no
+notifications in between) or for as long as its client stays. In both cases the next client inherits what is left in a
+session, unless the pooler resets it, so nothing else depends on this distinction.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from celery_postgres.database.wake import Wake
 
 #: Within one data centre it takes a few milliseconds.
 PATIENCE_S = 0.5
-#: So long a pooler is not asked again: each question keeps whoever waits for its answer.
-SURE_S = 60.0
+#: How long the answer is kept: each probe delays its caller.
+KEPT_S = 60.0
 
-_deaf_until: dict[str, float] = {}
+_without_until: dict[str, float] = {}
 
 
 def hears(session: Session, dsn: str, connect: Callable[[], Session]) -> bool:
@@ -32,7 +32,7 @@ def hears(session: Session, dsn: str, connect: Callable[[], Session]) -> bool:
     """
     if not session.pooled:
         return True
-    if time.monotonic() < _deaf_until.get(dsn, 0.0):
+    if time.monotonic() < _without_until.get(dsn, 0.0):
         return False
     word = secrets.token_hex(16)
     session.listen(f"celery_postgres_{word}")
@@ -50,7 +50,7 @@ def hears(session: Session, dsn: str, connect: Callable[[], Session]) -> bool:
     finally:
         if not session.closed:
             session.script(f"UNLISTEN celery_postgres_{word}")
-    _deaf_until[dsn] = time.monotonic() + SURE_S
+    _without_until[dsn] = time.monotonic() + KEPT_S
     return False
 
 

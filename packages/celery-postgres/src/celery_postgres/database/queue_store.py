@@ -45,7 +45,7 @@ class QueueStore(Store):
 
         So a publisher whose queue exists needs no right to change queues, and leaves no dead rows at each start.
         """
-        lasting = not auto_delete and expires_ms is None  # then nobody asks when it was last used
+        lasting = not auto_delete and expires_ms is None  # then no statement reads when it was last used
         while True:  # a queue may come and go between two statements
             found = self.find(queue)
             if found and lasting and found == Queue(found.id, auto_delete, expires_ms, message_ttl_ms):
@@ -78,11 +78,11 @@ class QueueStore(Store):
         self._clear(self._run("drop_queue", queue=queue, if_unused=if_unused, if_empty=if_empty))
 
     def drop_if_expired(self, queue: str) -> None:
-        """The same for one queue, if it is past its expiry."""
+        """Delete one queue, if it is past its expiry, and then its messages."""
         self._clear(self._run("drop_if_abandoned", queue=queue))
 
     def drop_expired(self) -> None:
-        """The same for all queues that are past their expiry, and for abandoned auto-delete queues."""
+        """Delete all queues that are past their expiry, and abandoned auto-delete queues, and then their messages."""
         self._clear(self._run("drop_abandoned_queues"))
 
     def clear_orphans(self) -> None:

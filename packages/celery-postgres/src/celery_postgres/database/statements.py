@@ -9,7 +9,7 @@ What several statements have in common is a fragment of `fragments.sql`: a line 
 of that fragment, which may include others. So a list of columns or a wake-up is written once.
 
 A statement that wakes consumers has a form that does not (`quietly`): when the server's NOTIFY queue is full, every
-commit with a NOTIFY fails, and a wake-up is not worth a message or a result. Sleeping consumers poll.
+commit with a NOTIFY fails, and a message or a result is worth more than a wake-up. Sleeping consumers poll.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Statement:
 
 @lru_cache(maxsize=1)
 def statements() -> dict[str, Statement]:
-    """All of them, by name."""
+    """All statements, by name."""
     return {name: one for path in sorted(_FOLDER.glob("*.sql")) for name, one in load(path).items()}
 
 

@@ -1,4 +1,4 @@
-"""What every store is: statements of one subject as methods, dataclasses in and out."""
+"""The base of the stores: statements about one subject as methods, with dataclasses in and out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InTurn:
 
 
 class Store:
-    """A store executes its statements on one session, or on whichever session of the process is free."""
+    """Executes its statements on one session, or on a free session of the process."""
 
     def __init__(self, runner: Runner) -> None:
         self._run = runner.run

@@ -1,4 +1,4 @@
-"""A file descriptor that one thread makes readable so that another, which waits in select or poll, goes on."""
+"""A file descriptor that one thread makes readable to wake another, which waits in select or poll."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Wake:
             os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
         self.closed = False
-        # A descriptor that was closed may be another connection's the moment after. Reentrant, for signal handlers.
+        # A closed descriptor may belong to another connection a moment later. Reentrant, for signal handlers.
         self._lock = threading.RLock()
 
     def fileno(self) -> int:
@@ -55,7 +55,7 @@ class Wake:
             self._close()
 
     def __del__(self) -> None:
-        # A program that drops its connection without closing it, as drivers forgive. Nobody else can be here: no lock,
+        # For a program that drops its connection without closing it. No other thread can be here, so no lock is taken,
         # which a thread that a fork has left behind may hold for ever.
         self._close()
 

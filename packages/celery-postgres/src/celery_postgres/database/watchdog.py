@@ -1,8 +1,8 @@
-"""A server that acknowledges packets and says nothing: neither the kernel nor libpq ever gives up on one.
+"""Ends connections to a server that acknowledges packets and answers nothing: the kernel and libpq never give up on it.
 
-A proxy that lost its server is one, or a server whose disk hangs. Who waits for its answer waits in C, where no signal
-handler runs. So another thread ends the connection of a statement that the server itself should have cancelled by then,
-and sooner once this worker was told to stop.
+A proxy that lost its server does that, or a server whose disk hangs. A thread that waits for the answer waits in C,
+where no signal handler runs. So another thread ends the connection of a statement that the server should have cancelled
+by then, and sooner once this worker was told to stop.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from celery_postgres.database.per_process import PerProcess
 
 logger = logging.getLogger(__name__)
 
-#: Beyond `statement_timeout`, for the way and for a server that is busy.
+#: Added to `statement_timeout`, for the network and for a busy server.
 GRACE_S = 5.0
-#: For each statement, once this worker was told to stop.
-HURRY_S = 5.0
+#: The limit for each statement once this worker was told to stop.
+STOPPING_S = 5.0
 TICK_S = 1.0
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Asking(Protocol):
-    """What is watched.
+class Watched(Protocol):
+    """A session.
 
     Attributes:
-        dsn: where it is connected to.
-        asked: when the statement was sent that is not answered yet, by the monotonic clock; else 0.
+        dsn: the server that it is connected to.
+        asked: when the statement was sent whose answer is pending, by the monotonic clock; otherwise 0.
         patience: how long an answer may take, in seconds.
     """
 
@@ -58,7 +58,7 @@ class _State:
 
     def __init__(self) -> None:
         self.silent: dict[str, float] = {}
-        self.watched: weakref.WeakSet[Asking] = weakref.WeakSet()
+        self.watched: weakref.WeakSet[Watched] = weakref.WeakSet()
         self.lock = threading.RLock()  # reentrant, for signal handlers
         self.thread: threading.Thread | None = None
         self.signals: tuple[int, int] | None = None
@@ -74,25 +74,25 @@ _process = PerProcess(_State, _State.leave_to_parent)
 
 
 def patience_of(statement_timeout: str) -> float:
-    """How long the answer to a statement may take that the server cancels after so long."""
+    """How long an answer may take, in seconds, if the server cancels statements after `statement_timeout`."""
     found = re.fullmatch(r"\s*([\d.]+)\s*(us|ms|s|min|h|d|)\s*", statement_timeout)
     seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
     return seconds + GRACE_S if seconds else float("inf")
 
 
-def watch(one: Asking) -> None:
+def watch(one: Watched) -> None:
     with _process.value.lock:
         _process.value.watched.add(one)
 
 
 def hopeless(dsn: str) -> bool:
-    """Whether a connection to this server is not worth trying: a worker that is to stop would wait for each."""
-    return time.monotonic() - _process.value.silent.get(dsn, -HURRY_S) < HURRY_S
+    """Whether connecting to this server is not worth an attempt: a worker that is to stop would wait for each."""
+    return time.monotonic() - _process.value.silent.get(dsn, -STOPPING_S) < STOPPING_S
 
 
 def start() -> None:
-    """Where threads are no surprise: a process that only publishes has none of ours."""
-    _mind_signals()
+    """Start the thread, once. Only in processes that consume or wait: one that only publishes has no thread of ours."""
+    _watch_signals()
     state = _process.value
     with state.lock:
         if state.thread is None:
@@ -100,8 +100,8 @@ def start() -> None:
             state.thread.start()
 
 
-def _mind_signals() -> None:
-    """In a worker's main thread: have each signal written to a pipe, the moment it comes, unless that is in use."""
+def _watch_signals() -> None:
+    """Have Python write each signal to a pipe at once, in a worker's main thread, unless the program does that."""
     if _process.value.signals is not None or worker_state() is None:
         return
     if threading.current_thread() is not threading.main_thread():
@@ -119,25 +119,25 @@ def _mind_signals() -> None:
 
 
 def _run() -> None:
-    hurried, before = False, time.monotonic()
+    stopping, before = False, time.monotonic()
     while True:
-        hurried = _told_to_stop() or hurried
+        stopping = _told_to_stop() or stopping
         now = time.monotonic()
-        # After a moment in which nobody ran here (a stopped process), the answers may lie in the sockets.
+        # After a pause of this process (SIGSTOP), the answers may lie in the sockets.
         if now - before < 3 * TICK_S:
             with _process.value.lock:
                 watched = list(_process.value.watched)
             for one in watched:
                 asked = one.asked
-                if asked and now - asked > (min(one.patience, HURRY_S) if hurried else one.patience):
-                    if hurried:
+                if asked and now - asked > (min(one.patience, STOPPING_S) if stopping else one.patience):
+                    if stopping:
                         _process.value.silent[one.dsn] = now
                     _cut(one, asked)
         before = now
 
 
 def _told_to_stop() -> bool:
-    """Wait for the next tick, or for a signal; whether there was one that ends this worker."""
+    """Wait for the next tick, or for a signal; whether a signal came that stops this worker."""
     signals = _process.value.signals
     if signals is None:
         time.sleep(TICK_S)
@@ -155,9 +155,9 @@ def _told_to_stop() -> bool:
         return False
 
 
-def _cut(one: Asking, asked: float) -> None:
+def _cut(one: Watched, asked: float) -> None:
     with contextlib.suppress(Exception), socket.socket(fileno=os.dup(one.fileno())) as peer:  # it may end just now
         if one.asked == asked:  # so the descriptor was still its own
             silent_s = time.monotonic() - asked
-            logger.warning("the database has not answered for %.0f s: the connection is given up", silent_s)
+            logger.warning("The database has not answered for %.0f s; closing the connection", silent_s)
             peer.shutdown(socket.SHUT_RDWR)

@@ -251,7 +251,8 @@ SELECT count(*) FROM dead
 
 -- name: mark_revoked
 -- repeatable
--- Celery's workers forget what was revoked after three hours; a message that waits for a week must not.
+-- Mark waiting messages whose tasks are revoked: Celery's workers forget revokes after three hours, and a message may wait
+-- for a week.
 -- takes: task_ids text[]
 UPDATE kombu_message AS message SET revoked = true
 WHERE message.task_id = ANY (%(task_ids)s) AND message.visible AND NOT message.revoked

@@ -1,7 +1,8 @@
--- Which processes consume, and which of them live.
+-- Which processes consume, what they consume, and which of them live.
 
 -- name: register_consumer
--- Under an id that its process has drawn: a sequence goes back with its database, and two processes would share an id.
+-- Add a consumer, under an id that its process has drawn: a sequence goes back in time with its database, and then two
+-- processes would share an id.
 -- takes: consumer bigint, hostname text, pid integer, session_pid integer, session_key bigint, session_direct boolean
 INSERT INTO kombu_consumer (id, hostname, pid, session_pid, session_key, session_direct) OVERRIDING SYSTEM VALUE
 VALUES (
@@ -10,8 +11,8 @@ VALUES (
 )
 
 -- name: open_session
--- Take the lock that shows that this session lives: it is free the moment the session has ended. Null takes none.
--- Returns the server process, and which database this is: one that was restored is another.
+-- Take the lock that shows that this session lives: it is free as soon as the session has ended. Null takes none.
+-- Returns the server process and the database's oid, which a restored database does not share.
 -- takes: key bigint
 SELECT pg_backend_pid(), (
     SELECT database.oid::bigint FROM pg_database AS database WHERE database.datname = current_database()
@@ -19,9 +20,9 @@ SELECT pg_backend_pid(), (
 
 -- name: beat
 -- Raise this consumer's counter, and note its session. Returns (consumer, counter, whether it has a session of its own,
--- whether that is direct, paused queues, whether something waits, stopped tasks) of this one, only if its row still
--- exists, and of all others. With `peek` it is the look that an idle consumer takes: is there a message for one of its
--- queues, or one due before the next beat?
+-- whether that is direct, paused queues, whether a message waits, blocked tasks) of this consumer, if its row still
+-- exists, and of all others. With `peek` it also checks, for an idle consumer, whether one of its queues has a message
+-- that is ready, or due before the next heartbeat.
 -- takes: consumer bigint, session_pid integer, session_key bigint, session_direct boolean, peek boolean
 WITH mine AS (
     UPDATE kombu_consumer AS consumer
@@ -59,9 +60,9 @@ FROM kombu_consumer AS other
 WHERE other.id <> %(consumer)s
 
 -- name: session_lives
--- Whether a consumer had a session of its own, and whether that holds its lock; no row if there is no such consumer. Who
--- holds the lock counts: anybody who may connect sees its number, and could take it when the session ends. A release that
--- knows `locked` alone does not note who that is.
+-- Whether a consumer had a session of its own, and whether that session holds its lock; no row if there is no such
+-- consumer. The holder counts: every login sees the number of the lock, and could take it when the session ends. An older
+-- release, which fills in `locked` alone, does not note the holder.
 -- takes: consumer bigint
 SELECT consumer.locked OR consumer.session_key IS NOT NULL, EXISTS (
     SELECT FROM pg_locks AS held
@@ -75,17 +76,17 @@ FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s
 
 -- name: remove_consumer
--- Remove a consumer that is dead: its counter still stands where it was last seen. What it had claimed is orphaned.
--- Queues that delete themselves go with their last consumer.
+-- Remove a consumer whose counter still is `beat`; null removes it in any case. Its claims are orphaned. Auto-delete
+-- queues go with their last consumer.
 -- takes: consumer bigint, beat bigint
 DELETE FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
 RETURNING consumer.id
 
 -- name: gone_consumers
--- Consumers that no longer exist, and how much is still claimed in their names: looked for between the numbers of those
--- that do, since a live consumer's finished claims stay in the index while a long transaction is open (a million are
--- 0.8 s).
+-- Consumers that no longer exist, and how many messages they still claim. They are looked for between the ids of those
+-- that exist, because a live consumer's finished claims stay in the index while a long transaction is open (a million
+-- are 0.8 s).
 SELECT message.consumer_id, count(*)
 FROM (
     SELECT lag(consumer.id, 1, -1::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
@@ -119,8 +120,8 @@ WHERE message.consumer_id = %(consumer)s AND message.claimed_at < now() - interv
 
 -- name: subscribe
 -- repeatable
--- Awake at first: the consumer looks before it sleeps. By name, since an id may be another queue's after a restore.
--- Returns the queue's id; no row if there is no such queue.
+-- Note that a consumer consumes a queue. It is awake at first, because it polls before it sleeps. By name, because after a
+-- restore an id may be another queue's. Returns the queue's id; no row if there is no such queue.
 -- takes: consumer bigint, queue text
 WITH used AS (
     UPDATE kombu_queue AS queue SET used_at = now(), consumed = true
@@ -152,16 +153,16 @@ RETURNING queue.name, queue.auto_delete
 
 -- name: look
 -- repeatable
--- Whether the tables are there, as this release needs them, and the rights of whoever publishes or consumes. It reads no
--- row: one with an absurd value would keep everybody from connecting.
+-- Fails unless the tables that this release needs exist, and the rights to publish and consume. It reads no row: a row
+-- with an absurd value would keep every process from connecting.
 SELECT kombu_refuse(queue.name), queue.used_at, message.expires_at, subscription.queue_id
 FROM kombu_queue AS queue, kombu_message AS message, kombu_subscription AS subscription
 WHERE false
 
 -- name: drop_abandoned_queues
--- Delete queues past their expiry, and those that delete themselves and had a consumer, that have none now. Returns their
--- ids; their messages are `drop_messages`'. A queue in somebody's uncommitted transaction (a new binding of it is enough)
--- is left for the next sweep: waiting for that transaction, this consumer would be taken for dead.
+-- Delete queues without consumers that are past their expiry, or that are auto-delete and had a consumer. Returns their
+-- ids; `drop_messages` deletes their messages. A queue in an uncommitted transaction (a new binding of it is enough) is
+-- left for the next maintenance: while this consumer waited for that transaction, others would take it for dead.
 WITH abandoned AS MATERIALIZED (
     SELECT queue.id
     FROM kombu_queue AS queue

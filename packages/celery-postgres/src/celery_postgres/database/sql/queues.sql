@@ -2,8 +2,8 @@
 
 -- name: make_queue
 -- repeatable
--- The id of the new queue; no row if there is one of that name. Processes that make one queue at once do not wait for one
--- another for longer than an insert, and none fails.
+-- Make a queue. Returns its id; no row if a queue has that name. Processes that make one queue at the same time wait for
+-- one another no longer than an insert takes, and none fails.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
 INSERT INTO kombu_queue AS queue (name, auto_delete, expires_ms, message_ttl_ms)
 VALUES (%(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s)
@@ -12,7 +12,7 @@ RETURNING queue.id
 
 -- name: change_queue
 -- repeatable
--- What a later declaration says about expiry and TTL holds, and it uses the queue. Returns its id; no row if it is gone.
+-- A later declaration's expiry and TTL apply, and it counts as a use of the queue. Returns its id; no row if it is gone.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
 UPDATE kombu_queue AS queue
 SET auto_delete = %(auto_delete)s, expires_ms = %(expires_ms)s, message_ttl_ms = %(message_ttl_ms)s, used_at = now()
@@ -28,8 +28,8 @@ WHERE queue.name = %(queue)s
 
 -- name: count_ready
 -- repeatable
--- Messages that a consumer could take now; as AMQP, without those that are claimed, not yet due or past their TTL. No
--- row if there is no such queue, or if it is past its expiry and waits for a sweep.
+-- Messages that a consumer could claim now; as in AMQP, without those that are claimed, scheduled or past their TTL. No
+-- row if there is no such queue, or if it is past its expiry and waits for its removal.
 -- takes: queue text
 SELECT (
     SELECT count(*)
@@ -50,7 +50,7 @@ WHERE queue.name = %(queue)s AND NOT (
 
 -- name: drop_if_abandoned
 -- repeatable
--- Before a declaration: a queue past its expiry does not come back with what was in it. Returns its id.
+-- Before a declaration: a queue past its expiry must not come back with its old messages. Returns its id.
 -- takes: queue text
 DELETE FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
@@ -61,9 +61,9 @@ RETURNING queue.id
 
 -- name: purge_queue
 -- repeatable
--- Delete what waits, due or not, at most `limit` at once; what is claimed stays with its consumer. Returns how many, and whether
--- there may be more. Ready and timed messages apart, by the index that each has: asked for both together, PostgreSQL
--- reads the messages of all queues.
+-- Delete at most `limit` waiting messages, ready or scheduled; claimed messages stay. Returns how many, and whether there
+-- may be more. Ready and scheduled messages are read apart, by the index that each kind has: asked for both together,
+-- PostgreSQL reads the messages of all queues.
 -- takes: queue text, limit bigint
 WITH doomed AS MATERIALIZED (
     SELECT waiting.id
@@ -86,8 +86,8 @@ SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(limit)s
 
 -- name: drop_queue
 -- repeatable
--- Delete the queue with its bindings and subscriptions; its messages are `drop_messages`'. `if_unused`: only without
--- consumers; `if_empty`: only without ready messages. Returns its id, if it went.
+-- Delete the queue with its bindings and subscriptions; `drop_messages` deletes its messages. `if_unused`: only without
+-- consumers; `if_empty`: only without waiting messages. Returns its id, if it was deleted.
 -- takes: queue text, if_unused boolean, if_empty boolean
 DELETE FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
@@ -110,7 +110,7 @@ RETURNING queue.id
 
 -- name: drop_messages
 -- repeatable
--- Delete messages of a queue that is gone, at most `limit` at once, each kind by the index that it is in. Returns how many, and
+-- Delete at most `limit` messages of a queue that is gone, each kind by the index that it is in. Returns how many, and
 -- whether there may be more.
 -- takes: queue_id bigint, limit bigint
 WITH doomed AS MATERIALIZED (
@@ -140,8 +140,8 @@ WITH doomed AS MATERIALIZED (
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM chosen) = %(limit)s
 
 -- name: orphaned_queues
--- Ids of queues that are gone and have messages: published by a transaction that had read the queue before its end, or
--- left when a deletion was broken off. Each index is read at its first entry of each queue.
+-- Ids of queues that are gone and have messages: a transaction published them that had read the queue before its end, or
+-- a deletion was interrupted. Each index is read at its first entry of each queue.
 WITH RECURSIVE ready AS (
     (
         SELECT first.queue_id FROM kombu_message AS first
