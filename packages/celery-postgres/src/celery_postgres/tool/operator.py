@@ -20,12 +20,13 @@ from celery_postgres.database.operator_store import (
 )
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.session import Session
+from celery_postgres.errors import CeleryPostgresError
 from celery_postgres.tool.display import Display
 
 _TAKEN = "message of stock consumers"
 
 
-class OperatorError(Exception):
+class OperatorError(CeleryPostgresError):
     """Why a command cannot be carried out, in one line."""
 
 
