@@ -77,7 +77,7 @@ def test_a_database_that_went_away_costs_no_task(
         own_cluster.start()
     else:
         own_cluster.stop()
-        wait_until(lambda: "cannot be reached" in worker.log_text(), DEADLINE_S, "the worker to notice")
+        wait_until(lambda: "Cannot reach the broker" in worker.log_text(), DEADLINE_S, "the worker to notice")
         own_cluster.start()
     assert ping(own_cluster.url()) == "ok"
     assert worker.process.poll() is None

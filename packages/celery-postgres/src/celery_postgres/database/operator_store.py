@@ -1,4 +1,4 @@
-"""What an operator asks and does by hand, whether through the queue tool or through `celery_postgres.operations`."""
+"""What an operator asks and does by hand, through the queue tool or through `celery_postgres.operations`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from celery_postgres.database.consumer_store import ConsumerStore
 from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.session import Session
-from celery_postgres.database.store import EVERYTHING, Store
+from celery_postgres.database.store import EVERYTHING, Runner, Store
 
 #: Rows that one statement changes.
 BATCH = 1000
@@ -114,6 +114,10 @@ class Released:
 class OperatorStore(Store):
     """Look into queues, tasks and consumers, and change them by hand."""
 
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self._consumers = ConsumerStore(runner)
+
     # -- queues
 
     def queues(self, queue: str | None = None) -> list[QueueOverview]:
@@ -151,10 +155,10 @@ class OperatorStore(Store):
 
     def consumers(self) -> list[ConsumerOverview]:
         """All consumers, then those that are gone and have left claims behind."""
-        gone = self._run("gone_consumers")
+        gone = self._consumers.gone()
         return [
             *self.registered_consumers(),
-            *(ConsumerOverview(consumer, None, None, None, None, claimed) for consumer, claimed in gone),
+            *(ConsumerOverview(one.consumer, None, None, None, None, one.claims) for one in gone),
         ]
 
     def registered_consumers(self) -> list[ConsumerOverview]:
