@@ -14,7 +14,7 @@ from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.delivery import message_of
 from celery_postgres.consumer.outlet import Subscription
 from celery_postgres.consumer.screening import screen
-from celery_postgres.database.envelope import LONGEST_TTL_MS, Envelope, decode, encode
+from celery_postgres.database.envelope import MAX_TTL_MS, Envelope, decode, encode
 from celery_postgres.database.message_store import ClaimedMessage, MessageStore
 from fuzz.values import value_of
 
@@ -114,7 +114,7 @@ def check_read(payload: str) -> None:
         assert "\0" not in envelope.task_id
     assert envelope.tenant_id is None or str(UUID(envelope.tenant_id)) == envelope.tenant_id
     assert envelope.eta is None or not envelope.eta.utcoffset()
-    assert envelope.ttl_ms is None or 0 <= envelope.ttl_ms <= LONGEST_TTL_MS
+    assert envelope.ttl_ms is None or 0 <= envelope.ttl_ms <= MAX_TTL_MS
 
 
 def check_delivered(payload: str) -> None:

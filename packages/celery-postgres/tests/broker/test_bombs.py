@@ -14,7 +14,7 @@ import kombu.compression
 import pytest
 
 from celery_postgres.consumer.decompression import LIMIT, TooLargeError, decompress
-from celery_postgres.database.envelope import MOST_MEMBERS
+from celery_postgres.database.envelope import MAX_MEMBERS
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.hostile import insert_all
 from environment.testkit.probe import Probe, unique
@@ -117,7 +117,7 @@ def test_what_would_take_too_much_memory_parsed_is_a_dead_letter(probe: Probe) -
     members."""
     worker = probe.start()
     names = [unique(kind) for kind in ("packed", "plain", "header")]
-    lists = ("[[" + "[]," * (MOST_MEMBERS // 2) + "1],{},{}]").encode()
+    lists = ("[[" + "[]," * (MAX_MEMBERS // 2) + "1],{},{}]").encode()
     content = json.loads(payload(None, "celery", task="probe.run", id=names[1]))
     plain = json.dumps({**content, "body": base64.b64encode(lists).decode()})
     header = payload([[], {}, {}], "celery", task="probe.run", id=names[2], x="@").replace('"@"', lists[1:-7].decode())
@@ -125,8 +125,8 @@ def test_what_would_take_too_much_memory_parsed_is_a_dead_letter(probe: Probe) -
         probe.url, "celery", iter([_packed("bz2", bz2.compress(lists), task="probe.run", id=names[0]), plain, header])
     )
     wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "all of them to be gone")
-    assert dead_letters(probe.url, f"more than {MOST_MEMBERS} members") == 3
-    commas = "," * (2 * MOST_MEMBERS)
+    assert dead_letters(probe.url, f"more than {MAX_MEMBERS} members") == 3
+    commas = "," * (2 * MAX_MEMBERS)
     assert probe.send("echo", commas).get(timeout=DEADLINE_S) == commas
     assert worker.process.poll() is None
 

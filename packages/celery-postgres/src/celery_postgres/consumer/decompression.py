@@ -13,7 +13,7 @@ from kombu import compression as _compression
 from kombu.utils.encoding import bytes_to_str, str_to_bytes
 
 from celery_postgres.compat.upstream import virtual
-from celery_postgres.database.envelope import MOST_MEMBERS, has_too_many_members
+from celery_postgres.database.envelope import MAX_MEMBERS, has_too_many_members
 
 #: With the codecs that happen to be installed.
 compression: Any = _compression
@@ -36,7 +36,7 @@ class TooManyMembersError(ValueError):
     """A body of JSON would take too much memory once parsed."""
 
     def __init__(self) -> None:
-        super().__init__(f"its body has more than {MOST_MEMBERS} members")
+        super().__init__(f"its body has more than {MAX_MEMBERS} members")
 
 
 class Message(virtual.Message):  # type: ignore[misc]
@@ -61,7 +61,7 @@ class Message(virtual.Message):  # type: ignore[misc]
             self.errors.append(error)
 
     def _decode(self) -> Any:
-        if isinstance(self.body, str | bytes) and len(self.body) > MOST_MEMBERS:  # a shorter text cannot have so many
+        if isinstance(self.body, str | bytes) and len(self.body) > MAX_MEMBERS:  # a shorter text cannot have so many
             text = bytes_to_str(self.body)
             if isinstance(text, str) and "json" in str(self.content_type) and has_too_many_members(text):
                 raise TooManyMembersError

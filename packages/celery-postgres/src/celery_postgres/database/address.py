@@ -1,4 +1,4 @@
-"""A broker URL, read into what libpq connects with."""
+"""Broker URLs and libpq's connection strings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
-#: What may stand before `://` once Kombu has cut off `sqla+`: with or without a driver, or the driver alone, which is
+#: The schemes before `://`, once Kombu has removed `sqla+`: with or without a driver, or the driver alone, which is
 #: left when the alias was `postgresql` itself.
 SCHEMES = re.compile(r"(postgres|postgresql)(\+(psycopg2|psycopg|asyncpg))?|psycopg2|psycopg|asyncpg")
-#: Parameters of SQLAlchemy's asyncpg dialect and of asyncpg itself that say nothing about the connection.
+#: Parameters of SQLAlchemy's asyncpg dialect and of asyncpg itself that do not affect the connection.
 ASYNCPG_ONLY = frozenset(
     {
         "async_fallback",
@@ -23,7 +23,7 @@ ASYNCPG_ONLY = frozenset(
         "statement_cache_size",
     }
 )
-#: asyncpg takes libpq's words and booleans for `ssl` (asyncpg.connect, parameter `ssl`).
+#: asyncpg accepts libpq's words and booleans for `ssl` (asyncpg.connect, parameter `ssl`).
 _SSL_BOOLEANS = {
     "true": "require",
     "on": "require",
@@ -44,9 +44,9 @@ def is_postgresql(url: str | None) -> bool:
 
 
 def libpq_dsn(client: Any) -> str:
-    """The libpq connection string for a Kombu connection.
+    """The libpq connection string of a Kombu connection.
 
-    Every libpq parameter of the query is kept. Several hosts are written `postgresql://u:p@/db?host=h1,h2&port=1,2`.
+    All libpq parameters of the query are kept. Several hosts are written `postgresql://u:p@/db?host=h1,h2&port=1,2`.
 
     Raises:
         ValueError: libpq cannot read it. The message does not quote it.
@@ -65,10 +65,13 @@ def libpq_dsn(client: Any) -> str:
 
 
 def parsed(url: str, whose: str) -> str:
-    """The libpq connection string for a URL, whatever its scheme.
+    """The libpq connection string of a URL with any scheme.
+
+    Args:
+        whose: names the URL in the error.
 
     Raises:
-        ValueError: libpq cannot read it. The message says whose URL it is, and does not quote it.
+        ValueError: libpq cannot read it. The message does not quote it.
     """
     scheme, _, rest = url.partition("://")
     if scheme.lower().endswith("asyncpg"):
@@ -95,14 +98,14 @@ def sslmode_of(ssl: str) -> str:
 
 
 def _without_asyncpg(rest: str, whose: str) -> str:
-    """What follows `://`, with asyncpg's parameters turned into libpq's.
+    """The part of a URL after `://`, with asyncpg's parameters replaced by libpq's.
 
     Raises:
-        ValueError: they contradict libpq's, of which one would be passed over without a word.
+        ValueError: both are given and contradict each other: one would be ignored in silence.
     """
     path, _, query = rest.partition("?")
     if "@" in query:
-        return rest  # what looks like a parameter may be a piece of a password, and is refused as that
+        return rest  # what looks like a parameter may be part of a password, and is refused as such
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
     kept = [(name, value) for name, _, value in pairs if name not in ASYNCPG_ONLY]
     kept = [("sslmode", sslmode_of(value)) if name == "ssl" else (name, value) for name, value in kept]
@@ -112,8 +115,8 @@ def _without_asyncpg(rest: str, whose: str) -> str:
 
 
 def direct_dsn(given: str) -> str:
-    """The libpq connection string for what `listen_dsn` says: a URL in any form that the broker's may have, or libpq's
-    own `name=value` words.
+    """The libpq connection string of `listen_dsn`: a URL in any form that the broker's may have, or libpq's own
+    `name=value` words.
 
     Raises:
         ValueError: libpq cannot read it. The message does not quote it.
@@ -126,7 +129,7 @@ def direct_dsn(given: str) -> str:
         raise ValueError("the listen_dsn is not one that libpq understands: write it as the broker's URL") from None
 
 
-#: What is no UTF-8 once decoded, libpq takes and psycopg2 cannot return.
+#: libpq accepts a value that is not UTF-8 once decoded, and psycopg2 cannot return it.
 _UNREADABLE = (psycopg2.ProgrammingError, UnicodeError)
 
 
@@ -138,10 +141,10 @@ def _read(given: str) -> str:
 
 
 def is_unencoded(rest: str) -> bool:
-    """Whether what follows `://` has an @ where only a password that was not percent-encoded puts one.
+    """Whether the part of a URL after `://` has an @ that only a password without percent-encoding can have put there.
 
-    libpq takes `u:one/two@host/db` for the host `u` and the database `two@host/db`, and `u:one@two@host/db` for the
-    host `two@host`; hosts and databases are shown.
+    libpq reads `u:one/two@host/db` as the host `u` and the database `two@host/db`, and `u:one@two@host/db` as the host
+    `two@host`; hosts and databases are shown in logs.
     """
     path, _, query = rest.partition("?")
     if path.count("@") > 1 or "@" in path.partition("/")[2] or ("@" in query and "@" not in path):
@@ -150,7 +153,7 @@ def is_unencoded(rest: str) -> bool:
     if hosts.count("[") != hosts.count("]"):
         return True  # libpq reads on to the ], over any / ? @
     pairs = (pair.partition("=") for pair in query.split("&"))
-    # The first character of a host may be one: an abstract socket.
+    # The first character of a host may be an @: an abstract socket.
     return any(unquote(name) in ("host", "dbname") and "@" in value[1:] for name, _, value in pairs)
 
 
@@ -158,7 +161,7 @@ def _unreadable_parameter(rest: str) -> str | None:
     """The name of the first parameter that libpq refuses; None if it is not certain to be one."""
     _, _, query = rest.partition("?")
     if "@" in query:
-        return None  # a password with an unescaped question mark may be what looks like a parameter
+        return None  # what looks like a parameter may be a password with an unescaped question mark
     for pair in query.split("&"):
         name, _, _ = pair.partition("=")
         try:
@@ -170,7 +173,7 @@ def _unreadable_parameter(rest: str) -> str | None:
 
 @lru_cache
 def database_of(dsn: str) -> tuple[str, ...]:
-    """What tells two databases apart: two connection strings with the same lead to one."""
+    """What identifies the database of a connection string: equal for two strings that lead to the same database."""
     parts = parse_dsn(dsn)
     user = parts.get("user", "")
     named = ("host", ""), ("hostaddr", ""), ("port", "5432"), ("dbname", user)
@@ -178,11 +181,11 @@ def database_of(dsn: str) -> tuple[str, ...]:
 
 
 def masked(url: str, mask: str = "**") -> str:
-    """The URL without its password, wherever it stands. Never raises: Celery shows it in banners and error lines."""
+    """The URL without its password, at any place. Never raises, because Celery shows it in banners and error lines."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
-    # To the last @, wherever it is: a password that was not encoded may hold any of @ / ?.
+    # Up to the last @: a password that was not encoded may contain any of @ / ?.
     credentials, at, address = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
     if colon:
@@ -196,13 +199,13 @@ def masked(url: str, mask: str = "**") -> str:
 
 
 def describe(dsn: str) -> str:
-    """Where a DSN leads, for people: hosts and database."""
+    """The hosts and the database of a connection string, for people."""
     parts = parse_dsn(dsn)
     return f"{parts.get('host', 'local socket')}/{parts.get('dbname', parts.get('user', ''))}"
 
 
 def switched_parameters(url: str) -> dict[str, str]:
-    """What Kombu's `Connection` is to hold after a switch to `url`: alias and address, as its constructor has them."""
+    """The parameters of Kombu's `Connection` after a switch to `url`, as its constructor has them."""
     scheme, _, _ = url.partition("://")
     if "+" in scheme:
         transport, hostname = url.split("+", 1)

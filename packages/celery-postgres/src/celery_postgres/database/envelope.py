@@ -1,4 +1,4 @@
-"""What stands in a message besides its payload, and what is done to the payload at delivery."""
+"""The columns of a message beside its payload, and the payload itself, written and read."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from uuid import UUID
 from kombu.utils import json as kombu_json
 
 TRANSIENT = 1
-#: 3,170 years: a longer one is this one, because PostgreSQL's dates end in the year 294276.
-LONGEST_TTL_MS = 10**14
-#: Members of lists and objects, in all. 64 MB of empty lists, which are 4 kB as bz2, take 3.5 GB of whoever parses
-#: them; a million members take 0.25 GB at most.
-MOST_MEMBERS = 1_000_000
+#: 3,170 years; a longer time to live is shortened to it, because PostgreSQL's dates end in the year 294276.
+MAX_TTL_MS = 10**14
+#: Members of all lists and objects of a text together. 64 MB of empty lists, which are 4 kB as bz2, take 3.5 GB to
+#: parse; a million members take 0.25 GB at most.
+MAX_MEMBERS = 1_000_000
 _STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 #: Characters, of up to 4 bytes each.
-LONGEST_TASK_ID = 250
+MAX_TASK_ID_LENGTH = 250
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The columns of a message, from its headers and properties. Nothing in them is trusted to have the right type."""
+    """The columns of a message, from its headers and properties, whose types are not trusted.
+
+    Attributes:
+        eta: the earliest time of delivery, in UTC.
+        ttl_ms: AMQP's expiration.
+        durable: `yes`, or `no` for a transient message, whose publish does not wait for the disk.
+    """
 
     payload: str
     priority: int
@@ -44,15 +50,15 @@ class Envelope:
             task_id=_short(text_or_none(headers.get("id"))),
             tenant_id=_uuid(headers.get("tenant_id")),
             eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
-            # Celery sends its own `expires` as an AMQP expiration too. It stays Celery's: the task is delivered and
-            # revoked there, or whoever waits for its result would wait for ever.
+            # Celery sends its own `expires` as an AMQP expiration too. Celery handles it: the task is delivered, and
+            # Celery revokes it. Otherwise a client that waits for its result would wait for ever.
             ttl_ms=None if headers.get("expires") is not None else _milliseconds(properties.get("expiration")),
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
         )
 
 
 def columns(envelopes: list[Envelope]) -> dict[str, list[Any]]:
-    """The parameters of a statement that takes many messages, but for where they go."""
+    """The parameters of a statement that takes many messages, without their queues."""
     return {
         "payloads": [one.payload for one in envelopes],
         "priorities": [one.priority for one in envelopes],
@@ -64,7 +70,8 @@ def columns(envelopes: list[Envelope]) -> dict[str, list[Any]]:
 
 
 def encode(message: dict[str, Any]) -> str:
-    """Stock's format, JSON in ASCII; what plain JSON has no form for (a UUID in a header) as Kombu writes it."""
+    """The payload of a message, in stock's format: JSON in ASCII. Values that plain JSON cannot express (a UUID in a
+    header) are written as Kombu writes them."""
     try:
         return json.dumps(message)
     except TypeError:
@@ -75,10 +82,10 @@ def decode(payload: str) -> dict[str, Any]:
     """The message of a payload.
 
     Raises:
-        ValueError: it is not one. The text says what is wrong and quotes nothing.
+        ValueError: the payload is not a Kombu message. The text says what is wrong and quotes nothing.
     """
     if has_too_many_members(payload):
-        raise ValueError(f"the payload is not a Kombu message: it has more than {MOST_MEMBERS} members")
+        raise ValueError(f"the payload is not a Kombu message: it has more than {MAX_MEMBERS} members")
     try:
         message = json.loads(payload)
     except RecursionError:
@@ -95,10 +102,10 @@ def decode(payload: str) -> dict[str, Any]:
 
 
 def has_too_many_members(text: str) -> bool:
-    """Whether some JSON has more than `MOST_MEMBERS`, without parsing it."""
-    if len(text) <= MOST_MEMBERS or _separators(text) <= MOST_MEMBERS:  # nearly every text is shorter than that
+    """Whether a JSON text has more than `MAX_MEMBERS` members. Does not parse it."""
+    if len(text) <= MAX_MEMBERS or _separators(text) <= MAX_MEMBERS:  # nearly every text is shorter than that
         return False
-    return _separators(_STRINGS.sub("", text)) > MOST_MEMBERS
+    return _separators(_STRINGS.sub("", text)) > MAX_MEMBERS
 
 
 def _separators(text: str) -> int:
@@ -106,9 +113,9 @@ def _separators(text: str) -> int:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """A header `eta` or `expires`, in UTC: Python knows offsets that PostgreSQL does not.
+    """The time of a header `eta` or `expires`, in UTC: Python knows offsets that PostgreSQL does not.
 
-    None if there is none, or none that can be read: then it is Celery's to complain.
+    None if there is no header, or an unreadable one, which Celery reports.
     """
     if not isinstance(value, str):
         return None
@@ -120,29 +127,30 @@ def parse_time(value: Any) -> datetime | None:
 
 
 def is_due(message: dict[str, Any]) -> bool:
-    """Whether it has an ETA and is delivered because of it: then Celery's timer must not hold it again."""
+    """Whether a delivered message has an ETA that has come: then Celery's timer must not hold it again."""
     headers = message.get("headers")
     if not headers or headers.get("eta") is None:
         return False
     eta, expires = parse_time(headers["eta"]), parse_time(headers.get("expires"))
     if eta is None:
-        return False  # unreadable: Celery rejects the message, and says so
-    # What expires before its ETA is delivered early, to be revoked: by a clock that is behind, Celery must hold it.
+        return False  # unreadable: Celery rejects the message, and reports it
+    # A task that expires before its ETA is delivered early, to be revoked: if the worker's clock is behind, Celery must
+    # hold it.
     return expires is None or expires >= eta
 
 
 def _short(text: str | None) -> str | None:
-    """What is too long for an index finds no message."""
-    return text if text is not None and len(text) <= LONGEST_TASK_ID else None
+    """None if the text is too long for an index: then the message cannot be found by it."""
+    return text if text is not None and len(text) <= MAX_TASK_ID_LENGTH else None
 
 
 def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None:
-    """A task that expires before its time is not kept until then."""
+    """The earlier of both, because a task that expires before its ETA is not kept until then."""
     return min(eta, expires) if eta is not None and expires is not None else eta
 
 
 def text_or_none(value: Any) -> str | None:
-    """What a text column can hold."""
+    """The value, if a text column can store it, and it is not empty; else None."""
     if not isinstance(value, str) or not value or "\0" in value:
         return None
     try:
@@ -161,6 +169,6 @@ def _uuid(value: Any) -> str | None:
 
 def _milliseconds(value: Any) -> int | None:
     try:
-        return min(max(0, int(value)), LONGEST_TTL_MS) if value is not None else None
+        return min(max(0, int(value)), MAX_TTL_MS) if value is not None else None
     except (TypeError, ValueError, OverflowError):
         return None
