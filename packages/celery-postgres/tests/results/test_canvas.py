@@ -40,10 +40,10 @@ class Canvas:
         return self("total")
 
     def body(self, tag: str) -> Any:
-        """Gives back what it gets, and says that it ran."""
+        """A body that returns its argument, and notes that it ran."""
         return self("body", kwargs={"tag": tag})
 
-    def fail(self, word: str = "as told") -> Any:
+    def fail(self, word: str = "on request") -> Any:
         return self("raise_error", word, kwargs={"kind": "value"})
 
 

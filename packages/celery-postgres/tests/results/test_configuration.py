@@ -1,4 +1,4 @@
-"""What a project may configure, and what it is told where it may not."""
+"""What a project may configure, and the errors about what it may not."""
 
 from __future__ import annotations
 

@@ -288,10 +288,10 @@ def test_a_retried_read_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     app.conf.update(result_backend_always_retry=True, result_backend_max_retries=4)
     with pytest.raises(BackendGetMetaError):
         _ = app.AsyncResult("nobody").state
-    said = [one.getMessage() for one in records]
-    assert len(said) == 1, said
-    assert "Connection refused" in said[0]
-    assert "hunter2" not in said[0]
+    messages = [one.getMessage() for one in records]
+    assert len(messages) == 1, messages
+    assert "Connection refused" in messages[0]
+    assert "hunter2" not in messages[0]
 
 
 def test_many_chords_on_four_workers_send_one_body_each(probe: Probe) -> None:

@@ -217,8 +217,8 @@ def test_a_poisoned_exception_calls_nothing(module_database: Any, backend: Datab
     """The other way in: an exception's class that is not a class of exceptions."""
     task_id = str(uuid.uuid4())
     backend.store_result(task_id, ValueError("x"), states.FAILURE)
-    told = {"exc_type": "system", "exc_module": "os", "exc_message": f"touch {tmp_path}/touched"}
-    poison(module_database.url, "celery_taskmeta", "task_id", task_id, told)
+    description = {"exc_type": "system", "exc_module": "os", "exc_message": f"touch {tmp_path}/touched"}
+    poison(module_database.url, "celery_taskmeta", "task_id", task_id, description)
     with pytest.raises(SecurityError):
         backend.app.AsyncResult(task_id).get(timeout=DEADLINE_S)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What the database cannot do now is neither the task's failure nor a value that nobody can store."""
+"""An outage is not the failure of a task, and a temporary error is not the refusal of a value."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_children_without_a_connection_fail_no_task(own: Probe, private_cluster:
     assert "too many connections" in worker.log_text()
 
 
-# -- what is said by an error
+# -- lasting and temporary errors
 
 
 def raised(url: str, statement: str) -> psycopg2.Error:

@@ -42,7 +42,7 @@ def url(plain_database: Any) -> str:
 
 
 def settle(url: str) -> None:
-    """Wait until nobody else is connected: sessions hand in their counts when they end."""
+    """Wait until all other sessions have ended: only then are their counts reported."""
     others = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND backend_type = 'client backend'"

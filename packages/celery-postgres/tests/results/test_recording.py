@@ -235,7 +235,7 @@ def returned(backend: DatabaseBackend, chord_id: str, number: int, body: Any, st
     if state == states.SUCCESS:
         backend.mark_as_done(request.id, number, request)
     else:
-        backend.mark_as_failure(request.id, ValueError("as told"), None, request)
+        backend.mark_as_failure(request.id, ValueError("on request"), None, request)
 
 
 @pytest.fixture

@@ -322,5 +322,5 @@ def test_many_clients_wait_for_many_results(pool: Probe) -> None:
             == 0
         ),
         DEADLINE_S,
-        "nobody to be noted as waiting",
+        "all registrations to go",
     )

@@ -1,4 +1,4 @@
-"""Who waits: how many connections that takes, and what may happen to them meanwhile."""
+"""Waiting for results: the connections that it takes, and faults in the meantime."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Waiters:
     def _wait(self, task_id: str) -> None:
         try:
             self.got[task_id] = self.app.AsyncResult(task_id).get(**self.options)
-        except Exception as error:  # for whoever looks at `got`
+        except Exception as error:  # the test checks `got`
             self.got[task_id] = error
 
     def join(self) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def waiting(url: str) -> int:
     return count(url, "celery_waiter")
 
 
-def noted(url: str, number: int) -> None:
-    wait_until(lambda: waiting(url) == number, DEADLINE_S, f"{number} to be noted as waiting")
+def registered(url: str, number: int) -> None:
+    wait_until(lambda: waiting(url) == number, DEADLINE_S, f"{number} to be registered")
 
 
 def store(app: Celery, *task_ids: str) -> None:
@@ -75,7 +75,7 @@ def within(work: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             came.append(work())
-        except Exception as error:  # for whoever asked
+        except Exception as error:  # the caller checks it
             came.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -151,18 +151,18 @@ def test_a_thousand_waiting_threads_use_two_connections(
     app, name, url = named
     task_ids = [f"task-{number}" for number in range(1000)]
     waiters = Waiters(app, task_ids)
-    noted(url, 1000)
+    registered(url, 1000)
     assert len(backends(url, name)) <= 2
     store(make_app(url), *task_ids)
     assert waiters.join() == {task_id: task_id.upper() for task_id in task_ids}
     assert len(backends(url, name)) <= 2
-    noted(url, 0)
+    registered(url, 0)
 
 
 def test_several_threads_wait_for_one_task(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     several = [Waiters(app, ["one"]) for _ in range(20)]
-    noted(url, 1)
+    registered(url, 1)
     store(app, "one")
     assert [waiters.join() for waiters in several] == [{"one": "ONE"}] * 20
 
@@ -170,10 +170,10 @@ def test_several_threads_wait_for_one_task(named: tuple[Celery, str, str]) -> No
 def test_a_thread_that_gives_up_is_removed_and_the_others_wait_on(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     patient = Waiters(app, ["one", "two"])
-    noted(url, 2)
+    registered(url, 2)
     hasty = Waiters(app, ["one", "three"], timeout=0.2)
     assert {type(error) for error in hasty.join().values()} == {TimeoutError}
-    noted(url, 2)
+    registered(url, 2)
     store(app, "one", "two")
     assert patient.join() == {"one": "ONE", "two": "TWO"}
 
@@ -188,25 +188,27 @@ def test_a_result_stored_before_the_registration_is_found(named: tuple[Celery, s
 def test_a_state_that_is_not_final_notifies_nobody(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     waiters = Waiters(app, ["one"])
-    noted(url, 1)
+    registered(url, 1)
     app.backend.store_result("one", {"done": 1}, "PROGRESS")
     assert waiting(url) == 1
     store(app, "one")
     assert waiters.join() == {"one": "ONE"}
 
 
-@pytest.mark.parametrize("how", ["the connection is terminated", "all notes are lost", "nobody is notified"])
+@pytest.mark.parametrize(
+    "how", ["the connection is terminated", "the registrations are lost", "no notification arrives"]
+)
 def test_a_waiting_client_gets_the_result_whatever_happens(
     named: tuple[Celery, str, str], make_app: Callable[..., Celery], how: str
 ) -> None:
     app, name, url = named
     waiters = Waiters(app, ["one", "two"])
-    noted(url, 2)
+    registered(url, 2)
     if how == "the connection is terminated":
         for pid in backends(url, name):
             terminate(url, pid)
         store(make_app(url), "one", "two")
-    elif how == "all notes are lost":
+    elif how == "the registrations are lost":
         run(url, "TRUNCATE celery_waiter")
         store(make_app(url), "one", "two")
     else:
@@ -222,7 +224,7 @@ def test_a_waiting_client_gets_the_result_whatever_happens(
 def test_a_foreign_notification_does_not_disturb_waiting_clients(named: tuple[Celery, str, str], payload: str) -> None:
     app, _, url = named
     waiters = Waiters(app, ["one"])
-    noted(url, 1)
+    registered(url, 1)
     listener = scalar(url, "SELECT listener FROM celery_waiter")
     run(url, f"NOTIFY celery_result_{listener}, '{payload}'")
     store(app, "one")
@@ -238,7 +240,7 @@ def test_a_foreign_notification_does_not_disturb_waiting_clients(named: tuple[Ce
 def test_waiting_for_an_impossible_id_does_not_disturb_the_others(named: tuple[Celery, str, str], task_id: str) -> None:
     app, _, url = named
     waiters = Waiters(app, ["one"])
-    noted(url, 1)
+    registered(url, 1)
     with pytest.raises(UnstorableResultError):
         app.AsyncResult(task_id).get(timeout=1)
     assert app.AsyncResult(task_id).state == "PENDING"
@@ -254,7 +256,7 @@ def test_a_result_set_of_which_many_have_ended(named: tuple[Celery, str, str]) -
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.extend(group.get(timeout=2 * DEADLINE_S)))
     thread.start()
-    noted(url, 250)
+    registered(url, 250)
     store(app, *task_ids[250:])
     thread.join()
     assert found == [task_id.upper() for task_id in task_ids]
@@ -288,14 +290,14 @@ app.AsyncResult("one").get(timeout=60)
 def test_a_killed_waiting_process_is_unregistered_when_its_task_ends(named: tuple[Celery, str, str]) -> None:
     app, _, url = named
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, url], env=environment())
-    noted(url, 1)
+    registered(url, 1)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     alive = Waiters(app, ["one", "two"])
-    noted(url, 3)
+    registered(url, 3)
     store(app, "one", "two")
     assert alive.join() == {"one": "ONE", "two": "TWO"}
-    noted(url, 0)
+    registered(url, 0)
 
 
 def test_the_registration_of_a_killed_process_expires(named: tuple[Celery, str, str]) -> None:

@@ -132,7 +132,7 @@ class DatabaseBackend(RecordingBackend):
     # -- waiting
 
     def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
-        """Does nothing until somebody waits; callbacks of `then()` run when the result is read."""
+        """Do nothing: a result is watched only while a client waits. Callbacks of `then()` run when it is read."""
         return result
 
     def add_pending_results(self, results: Any, weak: bool = False) -> Any:

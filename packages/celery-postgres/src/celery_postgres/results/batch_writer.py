@@ -35,15 +35,15 @@ class BatchWriter:
 
     The first result after a quiet moment is stored at once; those that follow within `INTERVAL_S` are stored together.
     So a lone task waits for nothing, a finished task never waits for a running one, and 3,000 tasks a second are 250
-    commits. A batch of one that follows a batch of one is stored at once too: whoever sends one task after the other
-    waits for each result, and would wait 4 ms longer.
+    commits. A batch of one that follows a batch of one is stored at once too: a client that sends one task after the
+    other waits for each result, and would wait 4 ms longer.
     """
 
     INTERVAL_S = 0.004
     MOST = 500
     #: A statement has at most 1 GB, and a byte takes two there.
     MOST_BYTES = 32 << 20
-    #: With so many waiting, `add` blocks, as with any other backend: while a disk stalls for ten seconds, 60,000
+    #: With this many waiting, `add` blocks, as any other backend would: while a disk stalls for ten seconds, 60,000
     #: results would gather that a kill loses, and tasks that are acknowledged early do not run again.
     MOST_WAITING = 2000
     #: How long shutdown waits for an unreachable database. Late-acknowledged tasks whose results are not stored by then

@@ -56,7 +56,7 @@ def finish(backend: RecordingBackend, chord_id: str) -> None:
         return
     callback = maybe_signature(json.loads(chord.body), app=backend.app)
     if not backend.shares_broker():
-        with at_once():  # the chord ends now, whatever becomes of a caller's transaction
+        with at_once():  # the chord ends now, even if a caller's transaction is rolled back
             _call(backend, chord_id, callback, chord.parts)
         backend.chord_store.end(chord_id)
         return

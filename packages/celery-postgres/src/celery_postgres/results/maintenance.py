@@ -11,7 +11,7 @@ from celery_postgres.results.persistence import PersistentBackend
 class Maintenance:
     """Runs in every worker; concurrent runs share the work and never repeat it."""
 
-    #: A chord that has been due for so long is sent by whichever worker finds it.
+    #: Any worker sends the body of a chord that has been due for longer.
     OVERDUE_S = 5.0
     INTERVAL_S = 15.0
     CLEANUP_INTERVAL_S = 3600.0

@@ -56,7 +56,7 @@ _PUTS = {ord("q"): 1, ord("r"): 4, ord("p"): 0}
 _Value = list[int]
 _SIZE, _DEPTH, _HELD = range(3)
 _SMALL: _Value = [1, 0, True]
-#: Text and bytes, whose hashes nobody can choose.
+#: Text and bytes, whose hashes cannot be chosen.
 _TEXT: _Value = [1, 0, True]
 _TEXTS = frozenset(b"STUVX\x8c\x8dBC\x8e")
 
@@ -217,7 +217,7 @@ def check_size(data: bytes) -> tuple[int, int]:
 
 
 def _spend(values: Iterable[_Value], left: int) -> int:
-    """Of so many members that may be looked at, how many are left after these values."""
+    """Subtract the members of these values from the number that may still be processed."""
     for size, depth, _ in values:
         if depth > LEVELS:
             raise ValueError("a value that is too deep")

@@ -84,7 +84,7 @@ _PROTOCOL = 4
 _LONG = re.compile(rb"[XB\x8b](?=(.{4}))", re.DOTALL)
 #: Characters of a refused name that go into the error's text.
 _LONGEST_NAME = 100
-#: So many comparisons take no noticeable time, whatever keys were chosen.
+#: This many comparisons take no noticeable time, even of keys that were chosen.
 _COMPARISONS = 5_000_000
 
 

@@ -40,7 +40,7 @@ class Write:
 
     @property
     def urgent(self) -> bool:
-        """Whether somebody may be waiting for it."""
+        """Whether a client may be waiting for it."""
         return bool(self.parts) or any(one.final for one in self.outcomes)
 
 
