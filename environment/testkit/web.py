@@ -12,7 +12,7 @@ from pathlib import Path
 
 from environment.lifetime import Lifetime
 from environment.sources import CHECKOUT
-from environment.testkit.children import serve
+from environment.testkit import children
 from environment.waiting import wait_until
 
 
@@ -49,14 +49,9 @@ class WebProcess(Lifetime):
         """Start it; return when it answers."""
         number = self._socket.fileno()
         with self.log.open("ab") as log:
-            self.process = serve(
+            self.process = children.serve(
                 [sys.executable, "-P", "-m", "uvicorn", "app.main:app", "--fd", str(number), "--no-access-log"],
-                env={
-                    **os.environ,
-                    **self._environment,
-                    "DATABASE_URL": self.database_url,
-                    "PYTHONPATH": os.pathsep.join([str(CHECKOUT / "backend"), str(CHECKOUT)]),
-                },
+                env=children.environment({**self._environment, "DATABASE_URL": self.database_url}),
                 cwd=CHECKOUT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
