@@ -24,6 +24,8 @@ EXTRAS = {
 
 #: Processes of a test run for each core.  Tests mostly wait: for workers, leases and time limits.
 PER_CORE = 2
+#: Processes at most: all tests share one server with PostgreSQL's default of 100 connections.
+MOST_PROCESSES = 4
 
 _LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",))
 
@@ -66,7 +68,7 @@ def _spread(words: Sequence[str]) -> list[str]:
 
     if given("--pdb", "no:xdist", "-pno:xdist"):
         return []
-    processes = 2 if any(".py" in word for word in words) else PER_CORE * (os.cpu_count() or 1)
+    processes = 2 if any(".py" in word for word in words) else min(MOST_PROCESSES, PER_CORE * (os.cpu_count() or 1))
     number = [] if given("-n", "--numprocesses") else ["-n", str(processes)]
     return [*number, *([] if given("--dist") else ["--dist", "loadgroup"])]
 
