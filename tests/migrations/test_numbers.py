@@ -64,6 +64,18 @@ def test_the_record_goes_with_its_revision(empty_database: Any, alembic: Any) ->
     assert version(PostgresDSN.parse(url).libpq()) == NEWEST
 
 
+def test_a_schema_that_a_newer_release_has_migrated_is_not_taken_back(empty_database: Any, alembic: Any) -> None:
+    url = empty_database.url
+    alembic("upgrade", url, "head")
+    run(
+        url,
+        "INSERT INTO celery_postgres_migration VALUES (9, 'of_the_future', 'x', now())",
+        "UPDATE alembic_version SET version_num = '202611291900'",
+    )
+    alembic("upgrade", url, "head")
+    assert version(PostgresDSN.parse(url).libpq()) == 9
+
+
 def test_no_revision_depends_on_a_file_of_the_package() -> None:
     imported = [
         path.name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from app.db.scripts import migrate_package
+from app.db.scripts import downgrade_package, upgrade_package
 
 revision = "202611292300"
 down_revision = "202611291900"
@@ -18,9 +18,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    migrate_package(8)
+    upgrade_package(8)
 
 
 def downgrade() -> None:
-    migrate_package(8)
+    downgrade_package(8)
     op.execute("DROP TABLE public.celery_postgres_migration")

@@ -41,15 +41,27 @@ def run_frozen(name: str) -> None:
     run_script((_FROZEN / f"{name}.sql").read_text(encoding="utf-8"))
 
 
-def migrate_package(to: int) -> None:
-    """Bring the package's tables in the schema public to a number, outside of Alembic's transaction.
+def upgrade_package(number: int) -> None:
+    """Bring the package's tables in the schema public up to a number, outside of Alembic's transaction.
+
+    A schema that is at a greater number, by the package's own command, stays there.
 
     Raises:
         MigrationError, LockHeldError, SchemaError: see `celery_postgres.migrate`.
     """
-    context = op.get_context()
-    with context.autocommit_block():
-        migrate(op.get_bind().connection.driver_connection, to, schema="public", allow_data_loss=True, tell=_steps.info)
+    with op.get_context().autocommit_block():
+        connection = op.get_bind().connection.driver_connection
+        migrate(connection, number, schema="public", only_up=True, tell=_steps.info)
+
+
+def downgrade_package(number: int) -> None:
+    """Bring them down to a number.
+
+    Raises:
+        MigrationError, LockHeldError, SchemaError: see `celery_postgres.migrate`.
+    """
+    with op.get_context().autocommit_block():
+        migrate(op.get_bind().connection.driver_connection, number, schema="public", tell=_steps.info)
 
 
 def run_beside(migration: str, suffix: str) -> None:

@@ -19,7 +19,17 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 import celery_postgres
-from celery_postgres.database.migrations import NEWEST, MigrationError, check, files, migrate, migrations, version
+from celery_postgres.database.advisory_locks import LockHeldError
+from celery_postgres.database.migrations import (
+    NEWEST,
+    MigrationError,
+    check,
+    executing,
+    files,
+    migrate,
+    migrations,
+    version,
+)
 from environment.testkit.catalogue import catalogue, difference
 from environment.testkit.databases import CELERY_TABLES, shape, stock_consume, stock_create_all, stock_publish, tables
 from environment.testkit.kombu_programs import environment
@@ -182,14 +192,19 @@ def test_any_form_of_target(empty: str, whole: dict[str, Any]) -> None:
     assert difference(catalogue(empty), whole) == []
 
 
-def test_another_schema_of_a_role_that_owns_nothing_else(server: Any, fresh: Any) -> None:
-    if server.superuser_url is None:
-        pytest.skip("only a superuser makes roles, and the server of DATABASE_URL is not ours")
+def test_another_schema(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with fresh() as database:
         url, name = database.url, 'Odd "Schema" %s'
         run(url, 'CREATE SCHEMA "Odd ""Schema"" %s"')
         assert migrate(url, schema=name) == NEWEST
         assert version(url, schema=name) == NEWEST
+        assert check(url, schema=name).current
+        with closing(psycopg2.connect(url)) as reader, reader.cursor() as cursor:
+            monkeypatch.setattr(executing, "ATTEMPTS", 2)
+            cursor.execute('SELECT count(*) FROM "Odd ""Schema"" %s".kombu_message')
+            with pytest.raises(LockHeldError, match="locks kombu_message"):
+                migrate(url, 7, schema=name)
+        migrate(url, schema=name)
         assert version(url) is None
         assert tables(url) == set()
         ours = catalogue(url, '"Odd ""Schema"" %s"')
@@ -299,9 +314,6 @@ def test_an_index_whose_building_was_killed_is_built_again(stock: Any, whole: di
 def test_a_reader_that_stays_is_named_and_nothing_is_lost(
     stock: Any, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from celery_postgres.database.advisory_locks import LockHeldError
-    from celery_postgres.database.migrations import executing
-
     monkeypatch.setattr(executing, "ATTEMPTS", 2)
     url = stock.url
     with closing(psycopg2.connect(url, application_name="a report")) as reader, reader.cursor() as cursor:

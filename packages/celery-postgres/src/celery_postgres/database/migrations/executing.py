@@ -38,7 +38,7 @@ _HOLDERS = """
     JOIN pg_class AS class ON class.oid = held.relation
     JOIN pg_stat_activity AS activity ON activity.pid = held.pid
     WHERE held.granted AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND class.relnamespace = current_schema()::regnamespace AND class.relkind = 'r'
+      AND class.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND class.relkind = 'r'
       AND class.relname ~ '^(kombu|celery)_' AND held.pid <> pg_backend_pid()
     GROUP BY activity.pid, activity.usename, activity.application_name, activity.xact_start
     ORDER BY activity.xact_start

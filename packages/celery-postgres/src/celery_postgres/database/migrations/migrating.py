@@ -39,7 +39,8 @@ _SET = """
 _ONLY = "SELECT quote_ident(%s) FROM pg_namespace WHERE nspname = %s"
 _INVALID = """
     SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-    WHERE c.relnamespace = current_schema()::regnamespace AND NOT i.indisvalid AND c.relname ~ '^ix_(kombu|celery)_'
+    WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+      AND NOT i.indisvalid AND c.relname ~ '^ix_(kombu|celery)_'
     ORDER BY 1
 """
 
@@ -74,6 +75,7 @@ def migrate(
     to: int | None = None,
     *,
     schema: str | None = None,
+    only_up: bool = False,
     allow_data_loss: bool = False,
     tell: Callable[[str], object] | None = None,
 ) -> int:
@@ -86,6 +88,7 @@ def migrate(
             string or URI. Not through a transaction pooler.
         to: the number to migrate to; the newest of this release if None. 0 removes everything but adopted tables.
         schema: the schema of the tables; by default where the search_path finds them, or where it creates tables.
+        only_up: leave a schema that is at a greater number as it is, as the migrations of a project want it.
         allow_data_loss: go down also where messages, dead letters, results or chords would be deleted.
         tell: receives a line for each migration and for each wait; by default both are logged, a wait as a warning.
 
@@ -103,19 +106,24 @@ def migrate(
         advisory_locks.take(connection, LOCK, tell=tell or logger.warning)
         try:
             executor = Executor(cursor, tell or logger.warning)
-            return _migrate(executor, Record(cursor), to, allow_data_loss, tell or logger.info)
+            return _migrate(executor, Record(cursor), to, only_up or to is None, allow_data_loss, tell or logger.info)
         finally:
             if not connection.closed:
                 cursor.execute(_UNLOCK, (LOCK,))
 
 
 def _migrate(
-    executor: Executor, record: Record, to: int | None, allow_data_loss: bool, tell: Callable[[str], object]
+    executor: Executor,
+    record: Record,
+    to: int | None,
+    only_up: bool,
+    allow_data_loss: bool,
+    tell: Callable[[str], object],
 ) -> int:
     entries = record.entries()
     verify(entries, migrations())
     newer = [entry.number for entry in entries if entry.number > NEWEST]
-    if newer and to is None:
+    if newer and only_up:
         tell(f"the schema is at {max(newer)}, which a newer release has applied: nothing to do")
         return max(newer)
     if newer:
@@ -123,6 +131,7 @@ def _migrate(
             f"the schema is at {max(newer)} and this release knows {NEWEST}: migrate down with the newer release"
         )
     to = NEWEST if to is None else to
+    to = max(to, version_of(entries)) if only_up else to
     applied = {entry.number for entry in entries if entry.applied}
     down = [one for one in reversed(migrations()) if one.number > to and one.number in {e.number for e in entries}]
     up = [one for one in migrations() if one.number <= to and one.number not in applied]
