@@ -101,7 +101,7 @@ def server_account(data: Path | None = None) -> Account:
             capture_output=True,
         )
         if made.returncode == 0 and (known := _named(OWN_ACCOUNT)) is not None:
-            print(f"dev: made the system user {OWN_ACCOUNT}: PostgreSQL refuses to run as root", file=sys.stderr)
+            print(f"dev: created the system user {OWN_ACCOUNT}: PostgreSQL refuses to run as root", file=sys.stderr)
             return known
     return _named("nobody") or Account("nobody", 65534, 65534)
 

@@ -33,7 +33,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"dev: {error}")
     except KeyboardInterrupt:
-        sys.exit("dev: interrupted; the next ./dev goes on from here")
+        sys.exit("dev: interrupted; the next ./dev continues from here")
     os.execv(python, [str(python), "-P", "-m", "environment.cli", *words])  # noqa: S606  no shell is wanted
 
 
@@ -52,7 +52,9 @@ def ensure_installed(lock: str) -> None:
         VENV.mkdir(exist_ok=True)
         guard = (VENV / "lock").open("w")
     except OSError as error:
-        raise UserError(f"cannot write {VENV}: {error.strerror}; ./dev needs a checkout it can write") from error
+        raise UserError(
+            f"cannot write {VENV}: {error.strerror}; ./dev needs a checkout that it can write to"
+        ) from error
     with guard:
         # pip inherits the lock: if we are killed, the next ./dev waits for a pip that continues.
         os.set_inheritable(guard.fileno(), True)

@@ -62,7 +62,7 @@ def make_state(checkout: Path | None = None, environ: Mapping[str, str] = os.env
     except OSError as error:
         raise UserError(
             f"cannot write the state folder {state}: {error.strerror}; "
-            "set SKELDIR_STATE_DIR to a folder that you can write"
+            "set SKELDIR_STATE_DIR to a folder that you can write to"
         ) from error
     account = server_account()
     if not account.can_enter(state):

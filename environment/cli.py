@@ -13,7 +13,7 @@ from environment.errors import UserError
 _SETTINGS = """\
 DATABASE_URL               use this PostgreSQL; otherwise a private one is started
 CELERY_METRICS_PORT        the worker's HTTP port (9540, or a free one if that is taken)
-SKELDIR_STATE_DIR          where the private PostgreSQL lives (.skeldir in the checkout)
+SKELDIR_STATE_DIR          where the private PostgreSQL is kept (.skeldir in the checkout)
 SKELDIR_POSTGRES_BIN       the folder with initdb, pg_ctl and postgres to use
 SKELDIR_PYTHON             a Python that has all packages: no .venv (nix develop sets it)"""
 

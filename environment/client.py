@@ -105,7 +105,7 @@ def ping(arguments: Sequence[str]) -> int:
             left_s = wait_s - (time.monotonic() - begun)
             wait_until(lambda: current(url) != "none", left_s, "the tables", interval_s=0.5)
         except TimeoutError:
-            raise UserError(f"{describe(url)} has no tables after {wait_s:g} s; ./dev migrate makes them") from None
+            raise UserError(f"{describe(url)} has no tables after {wait_s:g} s; ./dev migrate creates them") from None
 
         sent = time.monotonic()
         left_s = max(1.0, wait_s - (sent - begun))
@@ -174,7 +174,10 @@ def provision_server(arguments: Sequence[str]) -> int:
     ArgumentParser(prog="./dev provision").parse_args(arguments)
     url, superuser_url = setting("DATABASE_URL"), os.environ.get("SKELDIR_SUPERUSER_URL")
     if url is None or not superuser_url:
-        raise UserError("set DATABASE_URL to what is wanted, and SKELDIR_SUPERUSER_URL to how a superuser gets there")
+        raise UserError(
+            "set DATABASE_URL to the role and database to create, "
+            "and SKELDIR_SUPERUSER_URL to a superuser's address of that server"
+        )
     os.environ["DATABASE_URL"] = url
     check_settings()
     wanted = PostgresDSN.parse(url)
@@ -188,7 +191,7 @@ def provision_server(arguments: Sequence[str]) -> int:
     except psycopg2.OperationalError as error:
         raise UserError(unreachable(superuser_url, error)) from None
     except psycopg2.errors.InsufficientPrivilege as error:
-        raise UserError(f"{superuser.user} may not make roles or databases: {error.diag.message_primary}") from None
+        raise UserError(f"{superuser.user} may not create roles or databases: {error.diag.message_primary}") from None
     print(f"dev: {describe(url)} is there and belongs to {wanted.user}", file=sys.stderr)
     return 0
 
@@ -270,7 +273,7 @@ def _psql_program(ours: bool) -> str:
             candidates.insert(0 if ours else 1, str(own))
     found = next(filter(None, candidates), None)
     if found is None:
-        raise UserError("no psql, neither beside PostgreSQL's other programs nor on PATH")
+        raise UserError("psql is neither beside PostgreSQL's other programs nor on PATH")
     return found
 
 
@@ -279,7 +282,7 @@ def _psql_address(url: str) -> tuple[dict[str, str], list[str]]:
     parts = parse_dsn(PostgresDSN.parse(url).libpq())
     secret = sorted(_SECRET & set(parts))
     if secret:
-        raise UserError(f"psql cannot take {', '.join(secret)} of DATABASE_URL without showing it to everybody")
+        raise UserError(f"psql cannot take {', '.join(secret)} of DATABASE_URL without showing it to every account")
     variables = {_LIBPQ_VARIABLES[name]: value for name, value in parts.items() if name in _LIBPQ_VARIABLES}
     others = {name: value for name, value in parts.items() if name not in _LIBPQ_VARIABLES}
     return variables, ["--dbname", make_dsn(**others)] if others else []

@@ -24,15 +24,15 @@ COMMANDS = {
     "worker": Command("[celery worker options]", "set up, migrate, run the worker", "worker", "supervisor:worker"),
     "up": Command("", "the whole Procfile: worker and HTTP front", "worker", "up:up"),
     "ping": Command("[--wait SECONDS]", "send one task to the worker and show its result", "worker", "client:ping"),
-    "status": Command("", "what runs, and where its state lies", "worker", "inspection:status"),
+    "status": Command("", "what runs, and where its state is", "worker", "inspection:status"),
     "down": Command("", "drain the worker, stop PostgreSQL; data stays", "worker", "inspection:down"),
     "migrate": Command("[revision]", "upgrade the database (to the newest migration)", "worker", "client:migrate"),
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
-    "queues": Command("[COMMAND ...]", "what waits and what died; pause, cancel, requeue", "worker", "client:queues"),
+    "queues": Command("[COMMAND ...]", "ready and dead messages; pause, cancel, requeue", "worker", "client:queues"),
     "flower": Command("[Flower options]", "workers and tasks in a browser, on loopback", "test", "client:flower"),
     "keys": Command("issue|list|revoke …", "API keys of the HTTP front, per tenant", "worker", "client:keys"),
-    "validate": Command("", "start all, use it over HTTP, see who listens", "worker", "validation:validate"),
-    "provision": Command("", "make DATABASE_URL's role and database on a server", "worker", "client:provision_server"),
+    "validate": Command("", "start all, use it over HTTP, check who listens", "worker", "validation:validate"),
+    "provision": Command("", "create DATABASE_URL's role and database", "worker", "client:provision_server"),
     "run": Command(
         "[--temporary] [--worker] -- COMMAND ...",
         "run a command on the database (and a worker)",
@@ -40,16 +40,19 @@ COMMANDS = {
         "within:run",
     ),
     "test": Command(
-        "[--postgres N] [--newest] [pytest options]", "the test suite; --faults: under faults", "test", "tools:test"
+        "[--postgres N] [--newest] [pytest options]", "the test suite; --faults: the fault suite", "test", "tools:test"
     ),
     "conformance": Command(
-        "[--quick] [celery|kombu]", "Celery's and Kombu's own tests, and on Redis", "test", "tools:conformance"
+        "[--quick] [celery|kombu]",
+        "Celery's and Kombu's own tests, also on Redis",
+        "test",
+        "tools:conformance",
     ),
-    "bench": Command("[--quick] [options]", "measure all of this beside its peers", None, "tools:bench"),
+    "bench": Command("[--quick] [options]", "measure this project beside other systems", None, "tools:bench"),
     "fuzz": Command("[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
-    "format": Command("", "ruff's formatter and its safe repairs", "lint", "tools:format_code"),
-    "lock": Command("[uv options]", "make requirements/*.txt from pyproject.toml", None, "tools:lock"),
+    "format": Command("", "ruff's formatter and its safe fixes", "lint", "tools:format_code"),
+    "lock": Command("[uv options]", "generate requirements/*.txt from pyproject.toml", None, "tools:lock"),
     "help": Command("", "this page", None, "cli:show_help"),
 }
 

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev fuzz")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="per target (60)")
-    parser.add_argument("--runs", type=int, default=-1, help="executions per target at most")
+    parser.add_argument("--runs", type=int, default=-1, help="the most executions per target")
     parser.add_argument("--seed", type=int, default=0, help="the same inputs again, from an empty .fuzz (0: others)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input of one target")
     return parser

@@ -24,7 +24,7 @@ def status(arguments: Sequence[str]) -> int:
     cluster = KeptCluster.in_state(state)
     print(f"state       {state}")
     if cluster is None:
-        print("postgresql  not made yet")
+        print("postgresql  not created yet")
     elif (pid := cluster.pid()) is None:
         print(f"postgresql  {cluster.installation.version}, stopped")
     else:
@@ -57,7 +57,7 @@ def down(arguments: Sequence[str]) -> int:
     was_running = cluster is not None and cluster.pid() is not None
     print("worker      " + _stop_worker(state))
     if cluster is None:
-        print("postgresql  not made yet")
+        print("postgresql  not created yet")
     else:
         print(
             "postgresql  stopped" if cluster.shut_down(patience_s=5) or was_running else "postgresql  was not running"
@@ -76,7 +76,7 @@ def _stop_worker(state: Path) -> str:
         wait_until(lambda: _is_down(state), _DRAIN_S, "the worker to drain")
     except TimeoutError:
         if worker is None:
-            raise UserError(f"process {target} does not end; look at it before you kill it") from None
+            raise UserError(f"process {target} does not end; inspect it before you kill it") from None
         os.killpg(worker.pid, signal.SIGKILL)
         wait_until(lambda: _is_down(state), 10, "the killed worker to go")
         return f"did not drain in {_DRAIN_S} s and was killed (pid {worker.pid})"

@@ -85,7 +85,7 @@ def find_installation(
         if found is None:
             raise UserError(f"SKELDIR_POSTGRES_BIN={named}: {_what_is_missing(Path(named))}")
         if found.major != major:
-            raise UserError(f"SKELDIR_POSTGRES_BIN={named} holds PostgreSQL {found.version}, wanted is {major}")
+            raise UserError(f"SKELDIR_POSTGRES_BIN={named} has PostgreSQL {found.version}, not {major}")
         return found
     incomplete = []
     for folder, origin in _candidates(major, environ, debian):

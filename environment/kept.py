@@ -180,7 +180,7 @@ class KeptCluster(Cluster):
         except OSError as error:
             raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
         if found.st_uid != self.account.uid or not stat.S_ISDIR(found.st_mode):
-            raise UserError(f"{folder} is not ours; remove it, or set SKELDIR_STATE_DIR")
+            raise UserError(f"{folder} does not belong to us; remove it, or set SKELDIR_STATE_DIR")
 
     def _check_major(self) -> None:
         version = self.data / "PG_VERSION"

@@ -91,7 +91,7 @@ def _revive(cluster: KeptCluster | None) -> bool:
     """Start our own PostgreSQL if it has crashed; report that, and return whether it now runs."""
     try:
         if cluster is not None and cluster.revive():
-            say("PostgreSQL had ended, and was started again")
+            say("PostgreSQL had ended and was restarted")
     except (UserError, TimeoutError) as error:
         say(f"PostgreSQL has ended: {error}")
         return False

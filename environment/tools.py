@@ -37,7 +37,7 @@ def test(arguments: Sequence[str]) -> int:
         position = words.index("--postgres")
         major = (words[position + 1 : position + 2] or [""])[0]
         if not major.isdigit():
-            raise UserError("--postgres wants a major version: 15, 16 or 18")
+            raise UserError("--postgres takes a major version: 15, 16 or 18")
         if os.environ.get("DATABASE_URL"):
             raise UserError("--postgres and DATABASE_URL contradict each other: the tests run on one server")
         del words[position : position + 2]

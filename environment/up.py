@@ -43,7 +43,7 @@ def up(arguments: Sequence[str]) -> int:
         0 when told to end; otherwise the status of the process that ended by itself, and never 0.
     """
     if arguments:
-        raise UserError("./dev up takes no arguments: what it runs stands in the Procfile")
+        raise UserError("./dev up takes no arguments: the Procfile lists what it runs")
     begun = time.monotonic()
     # A script's shell starts its background processes with INT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,7 +55,7 @@ def up(arguments: Sequence[str]) -> int:
         with served_database(state) as (url, cluster):
             await_database(url, cluster)
             upgrade(url)
-            say(f"migrated {describe(url)}, starting what the Procfile names")
+            say(f"migrated {describe(url)}, starting the processes of the Procfile")
             commands = procfile()
             before, _, after = commands["worker"].partition(" worker ")
             worker = WorkerProcess(

@@ -24,9 +24,11 @@ def run(arguments: Sequence[str]) -> int:
     tests, ``./dev ping``) finds this worker and no other.
     """
     parser = ArgumentParser(prog="./dev run")
-    parser.add_argument("--temporary", action="store_true", help="a PostgreSQL of its own, gone afterwards")
-    parser.add_argument("--worker", action="store_true", help="migrate, and have a worker on it meanwhile")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="where the worker's output goes, not the terminal")
+    parser.add_argument("--temporary", action="store_true", help="a temporary PostgreSQL, removed afterwards")
+    parser.add_argument("--worker", action="store_true", help="migrate, and run a worker on it meanwhile")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="a file for the worker's output, instead of the terminal"
+    )
     parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND ...")
     chosen = parser.parse_args(arguments)
     command: list[str] = chosen.command[1:] if chosen.command[:1] == ["--"] else chosen.command

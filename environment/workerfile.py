@@ -45,7 +45,7 @@ class WorkerInfo:
             response = connection.getresponse()
             return response.status, response.read().decode()
         except http.client.HTTPException as error:
-            raise OSError(f"no proper answer from {self.metrics_url}{path}") from error
+            raise OSError(f"no valid answer from {self.metrics_url}{path}") from error
         finally:
             connection.close()
 

@@ -173,7 +173,7 @@ def test_a_postgresql_that_is_killed_under_a_worker_comes_back(copy: Copy) -> No
     worker.terminate()
     _, errors = worker.communicate(timeout=30)
     assert worker.returncode == 0, errors
-    assert "dev: PostgreSQL had ended, and was started again\n" in errors
+    assert "dev: PostgreSQL had ended and was restarted\n" in errors
     assert nothing_runs(copy)
 
 
@@ -258,10 +258,10 @@ def test_the_dotenv_file_counts_where_the_environment_says_nothing(copy: Copy, d
 def test_status_and_down_start_nothing(copy: Copy) -> None:
     assert copy.dev("status")[:2] == (
         0,
-        f"state       {copy.state}\npostgresql  not made yet\n"
+        f"state       {copy.state}\npostgresql  not created yet\n"
         "database    unknown while PostgreSQL is stopped\nworker      none\n",
     )
-    assert copy.dev("down")[:2] == (0, "worker      none\npostgresql  not made yet\n")
+    assert copy.dev("down")[:2] == (0, "worker      none\npostgresql  not created yet\n")
     assert not copy.state.exists()
 
 
@@ -401,7 +401,7 @@ def test_a_checkout_that_cannot_be_written(copy: Copy) -> None:
     copy.state.touch()  # root may write everywhere, but not make a folder where a file is
     status, _, errors = copy.dev("worker")
     assert status == 1
-    assert "set SKELDIR_STATE_DIR to a folder that you can write" in one_line(errors)
+    assert "set SKELDIR_STATE_DIR to a folder that you can write to" in one_line(errors)
     copy.state.unlink()
 
 

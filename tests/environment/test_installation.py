@@ -61,7 +61,7 @@ def test_a_named_folder_is_the_only_one_looked_at(found: Installation, tmp_path:
     folder = only_in(tmp_path / "bin", ALL, found)
     environ = {"SKELDIR_POSTGRES_BIN": str(folder), "PATH": os.environ["PATH"]}
     assert find_installation(environ=environ).bin == folder
-    with pytest.raises(UserError, match=rf"holds PostgreSQL {found.version}, wanted is 18"):
+    with pytest.raises(UserError, match=rf"has PostgreSQL {found.version}, not 18"):
         find_installation(18, environ=environ)
 
 
