@@ -17,6 +17,7 @@ from celery.exceptions import TimeoutError
 from celery.result import GroupResult, ResultSet
 
 from celery_postgres.errors import UnstorableResultError
+from celery_postgres.results.listener import Listener, listener
 from environment.testkit.canvas import count
 from environment.testkit.databases import rows
 from environment.testkit.kombu_programs import environment
@@ -165,6 +166,21 @@ def test_several_threads_wait_for_one_task(named: tuple[Celery, str, str]) -> No
     registered(url, 1)
     store(app, "one")
     assert [waiters.join() for waiters in several] == [{"one": "ONE"}] * 20
+
+
+def test_a_listener_that_ends_when_idle_starts_again(
+    named: tuple[Celery, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it ends after each result, often while the next thread begins to wait."""
+    monkeypatch.setattr(Listener, "IDLE_S", 0.0)
+    app, _, url = named
+    for number in range(30):
+        waiters = Waiters(app, [f"task-{number}"])
+        registered(url, 1)
+        store(app, f"task-{number}")
+        assert waiters.join() == {f"task-{number}": f"TASK-{number}"}
+    here = listener(app.backend.sessions)
+    wait_until(lambda: not here.connected, DEADLINE_S, "the listener to end")
 
 
 def test_a_thread_that_gives_up_is_removed_and_the_others_wait_on(named: tuple[Celery, str, str]) -> None:
