@@ -1,7 +1,7 @@
 """This checkout beside another commit of the same project: ``./dev bench --against COMMIT``.
 
-The same cells run on both in turn, A B B A: a disturbance of one sample most likely disturbs its neighbour too, so that
-the ratio of two neighbours is stable on a machine whose rates are not.  Server, packages and harness are this
+The same cells run on both in turn, A B B A: a disturbance of one sample most likely disturbs its neighbor too, so that
+the ratio of two neighbors is stable on a machine whose rates are not.  Server, packages and harness are this
 checkout's; only ``celery_postgres`` and the tables that it creates are those of the commit.
 """
 
@@ -97,7 +97,7 @@ def compare(commit: str, *, quick: bool, only: Sequence[str], pairs: int | None,
 
 
 def table(questions: Sequence[Question], samples: Samples) -> str:
-    """Return the medians of both, the median ratio of neighbours, and its lowest and highest."""
+    """Return the medians of both, the median ratio of neighbors, and its lowest and highest."""
     lines = [_HEAD]
     for question in questions:
         results = samples.of(question.cell.name)

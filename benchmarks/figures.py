@@ -1,4 +1,4 @@
-"""From samples to figures: rates of journals, medians, ratios of neighbours, percentiles."""
+"""From samples to figures: rates of journals, medians, ratios of neighbors, percentiles."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Cluster:
 
     # -- life
 
-    def initialise(self, *, sync: bool = True) -> None:
+    def initialize(self, *, sync: bool = True) -> None:
         """Create the data folder; it appears complete or not at all.
 
         Args:

@@ -165,7 +165,7 @@ class KeptCluster(Cluster):
         self._own_folder(self.home)
         self._check_major()
         if not self.data.exists():
-            self.initialise()
+            self.initialize()
         self.start()
         self.provision()
 

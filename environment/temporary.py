@@ -53,7 +53,7 @@ class TemporaryCluster(Cluster, Lifetime):
 
     def open(self) -> None:
         """Start the server, with the application's role and database."""
-        self.initialise(sync=False)
+        self.initialize(sync=False)
         self.start()
         self.provision()
 

@@ -127,6 +127,6 @@ def _broker(url: str) -> Connection:
 
 
 def _forget(url: str) -> None:
-    """Kombu keeps its engines for ever."""
+    """Kombu keeps its engines forever."""
     engine, _ = Channel._engines.pop(PostgresDSN.parse(url).url())
     engine.dispose()

@@ -130,7 +130,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         cluster = TemporaryCluster(int(os.environ.get("SKELDIR_POSTGRES_MAJOR", DEFAULT_MAJOR)), tcp=True)
         config.add_cleanup(cluster.close)
-        _keep_initialised(cluster)
+        _keep_initialized(cluster)
         cluster.__enter__()
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
@@ -139,14 +139,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_server_key] = Server(cluster.url(), cluster.superuser_url, tcp, cluster.password)
 
 
-def _keep_initialised(cluster: Cluster) -> None:
+def _keep_initialized(cluster: Cluster) -> None:
     """Run ``initdb`` once, for all clusters of this run."""
-    folder = cluster.home / "initialised"
+    folder = cluster.home / "initialized"
     folder.mkdir()
     if not cluster.account.is_current:
         os.chown(folder, cluster.account.uid, cluster.account.gid)
     first = Cluster(cluster.installation, cluster.account, folder)
-    first.initialise(sync=False)
+    first.initialize(sync=False)
     first.data.rename(folder / f"{cluster.installation.origin}-{cluster.installation.version}")
     os.environ[INITIALISED] = str(folder)
 
@@ -199,7 +199,7 @@ def _migrate(url: str) -> None:
 
 @pytest.fixture(scope="session")
 def fresh(server: Server, pytestconfig: pytest.Config) -> Callable[..., AbstractContextManager[Database]]:
-    """``with fresh(template)``: a new database that is dropped afterwards, whoever is still connected.
+    """``with fresh(template)``: a new database that is dropped afterwards, even while sessions are connected.
 
     It is a copy of the template that ``make_template`` names, or empty.
     """

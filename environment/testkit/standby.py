@@ -22,7 +22,7 @@ class Standby(TemporaryCluster):
         self.password = primary.password
         self._primary = primary
 
-    def initialise(self, *, sync: bool = True) -> None:
+    def initialize(self, *, sync: bool = True) -> None:
         source = self._primary.superuser_url
         program = self.installation.program("pg_basebackup")
         words = ["--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync"]

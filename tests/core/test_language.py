@@ -24,7 +24,7 @@ SOURCES = [
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
 ]
 #: The folders whose comments and docstrings were rewritten. Add one when it is clean.
-PLAIN = [path for path in SOURCES if path.is_relative_to(CHECKOUT / "backend")]
+PLAIN = [path for path in SOURCES if path.relative_to(CHECKOUT).parts[0] in ("backend", "environment")]
 FIELD = re.compile(
     r"^\s*:(param|type|return|returns|rtype|raises|ivar|cvar|var|yields?)\b.*:|^\s*(Parameters|Arguments):$"
 )

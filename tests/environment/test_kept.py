@@ -161,7 +161,7 @@ def test_a_user_without_a_name_is_one_clear_line(folder: Path) -> None:
     """As in a container that runs as any number."""
     nameless = Account.of(2**31 - 12345)
     with pytest.raises(UserError, match=r"^the user id 2147471303 has no entry in /etc/passwd, .* set DATABASE_URL"):
-        Cluster(find_installation(), nameless, folder).initialise()
+        Cluster(find_installation(), nameless, folder).initialize()
 
 
 def test_data_of_another_major_is_one_clear_line_and_stays(state: Path) -> None:

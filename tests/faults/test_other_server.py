@@ -181,7 +181,7 @@ def test_an_upgrade_in_place_under_load(
         folder.mkdir()
         if not cluster.account.is_current:
             os.chown(folder, cluster.account.uid, cluster.account.gid)
-    upgraded.initialise(sync=False)
+    upgraded.initialize(sync=False)
     unchecked = cluster.account.run([newer.program("pg_checksums"), "--disable", "--pgdata", upgraded.data])
     assert unchecked.returncode == 0, unchecked.stdout
     names = {

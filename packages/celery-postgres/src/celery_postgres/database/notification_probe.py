@@ -16,7 +16,7 @@ import psycopg2
 from celery_postgres.database.session import Session
 from celery_postgres.database.wake import Wake
 
-#: Within one data centre it takes a few milliseconds.
+#: Within one data center it takes a few milliseconds.
 PATIENCE_S = 0.5
 #: How long the answer is kept: each probe delays its caller.
 KEPT_S = 60.0
