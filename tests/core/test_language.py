@@ -24,7 +24,9 @@ SOURCES = [
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
 ]
 #: The folders whose comments and docstrings were rewritten. Add one when it is clean.
-PLAIN = [path for path in SOURCES if path.relative_to(CHECKOUT).parts[0] in ("backend", "environment")]
+PLAIN = [
+    path for path in SOURCES if path.relative_to(CHECKOUT).parts[0] in ("backend", "environment") or "src" in path.parts
+]
 FIELD = re.compile(
     r"^\s*:(param|type|return|returns|rtype|raises|ivar|cvar|var|yields?)\b.*:|^\s*(Parameters|Arguments):$"
 )

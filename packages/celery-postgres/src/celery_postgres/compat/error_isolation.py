@@ -1,7 +1,7 @@
 """Errors of one task that Celery lets end more than that task.
 
 An error outside a task's body (while its failure is stored, in a receiver of a signal) keeps a thread's credit or a
-child's slot for ever, and in the worker's own thread it ends the worker. Here the error ends where the task was handed
+child's slot forever, and in the worker's own thread it ends the worker. Here the error ends where the task was handed
 over, and its message counts a failure (`poison.settle`). Unnecessary once Celery's pools settle the request of a task
 whose target raises.
 """

@@ -44,7 +44,7 @@ class Claims:
         self._messages = MessageStore(sessions)
         self._wake = wake
         self._delivered: set[Claim] = set()
-        #: The delivered claims that whoever stores the result of the task will settle.
+        #: The delivered claims that the recording of the task's result will settle.
         self._carried: set[Claim] = set()
         self._postponed: deque[Callable[[MessageStore], None]] = deque()
         self._reconciliations = 0

@@ -51,7 +51,7 @@ class Envelope:
             tenant_id=_uuid(headers.get("tenant_id")),
             eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
             # Celery sends its own `expires` as an AMQP expiration too. Celery handles it: the task is delivered, and
-            # Celery revokes it. Otherwise a client that waits for its result would wait for ever.
+            # Celery revokes it. Otherwise a client that waits for its result would wait forever.
             ttl_ms=None if headers.get("expires") is not None else _milliseconds(properties.get("expiration")),
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
         )

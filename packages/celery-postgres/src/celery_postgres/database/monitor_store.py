@@ -86,7 +86,7 @@ class MonitorStore(Store):
         self._run("monitor_begin")
 
     def queue_depths(self, *, first: Sequence[str] = (), named: int, walked: int, cap: int) -> list[QueueDepth]:
-        """The depth of every durable queue, whoever consumes it.
+        """The depth of every durable queue, with or without consumers.
 
         Args:
             first: queues that have a row of their own before others.

@@ -89,7 +89,7 @@ class Service:
                     self.connect()
                 self.turn()
                 self.retry.succeeded()
-            except Exception as error:  # whatever it is: see above
+            except Exception as error:  # of any kind: see above
                 if self.stopping:
                     break
                 first = not self.retry.failing

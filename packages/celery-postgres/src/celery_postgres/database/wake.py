@@ -56,7 +56,7 @@ class Wake:
 
     def __del__(self) -> None:
         # For a program that drops its connection without closing it. No other thread can be here, so no lock is taken,
-        # which a thread that a fork has left behind may hold for ever.
+        # which a thread that a fork has left behind may hold forever.
         self._close()
 
     def _close(self) -> None:

@@ -12,7 +12,7 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan'
 )
 
 -- name: queue_depths
--- What is in the queues of the broker, whoever consumes them. It does not depend on who asks.
+-- The depth of all queues of the broker, with or without consumers. It does not depend on the role that asks.
 --
 -- The `named` oldest queues have a row each: those in `first`, then those that ever had a consumer of ours, then others.
 -- The rest is one row, `other`, with the age of its oldest message and the consumers of the queue with work that has the
