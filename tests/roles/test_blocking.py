@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -157,16 +156,15 @@ def test_temporary_tables_are_the_workers(databases: Databases, login: str) -> N
 
 def test_what_metrics_read_is_read_as_the_monitor(databases: Databases) -> None:
     from app.observability import probe
+    from celery_postgres import operations
 
     settings = Settings(database_url=databases.url("runner"), _env_file=None)
-    some = probe.STATEMENTS["queue_depth"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(probe.STATEMENTS, "who", replace(some, direct="SELECT current_user::text"))
-        patch.setitem(probe.STATEMENTS, "keys", replace(some, direct="SELECT digest FROM public.api_key"))
-        with probe.reading(settings) as read:
-            assert read("who") == [("celery_monitor",)]
-        with probe.reading(settings) as read, pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            read("keys")
+    with closing(probe.connect(settings)) as connection, probe.limited(connection) as cursor:
+        operations.monitor(connection)
+        cursor.execute("SELECT current_user::text")
+        assert cursor.fetchone() == ("celery_monitor",)
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute("SELECT digest FROM public.api_key")
 
 
 # -- locks that anybody may hold
