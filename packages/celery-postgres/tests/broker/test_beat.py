@@ -82,7 +82,7 @@ def sessions(url: str) -> list[tuple[int, str]]:
     )
 
 
-def test_two_beats_send_what_one_would_and_a_killed_one_is_not_missed(
+def test_two_beats_send_each_run_once_and_one_goes_on_after_the_other_is_killed(
     start_beat: Callable[..., Beat], plain_database: Any
 ) -> None:
     url = plain_database.url
@@ -105,7 +105,9 @@ def test_two_beats_send_what_one_would_and_a_killed_one_is_not_missed(
     assert rows_of(url, "ticks") == scalar(url, "SELECT runs FROM celery_beat_entry")
 
 
-def test_what_was_due_while_no_beat_ran_is_sent_once(start_beat: Callable[..., Beat], plain_database: Any) -> None:
+def test_an_entry_that_was_due_while_no_beat_ran_is_sent_once(
+    start_beat: Callable[..., Beat], plain_database: Any
+) -> None:
     url = plain_database.url
     run(url, "INSERT INTO celery_beat_entry (name, last_run_at) VALUES ('tick', now() - interval '3 days')")
     start_beat({"tick": {**SCHEDULE["tick"], "schedule": 3600}})
@@ -128,7 +130,7 @@ def test_a_lost_connection_loses_no_run(start_beat: Callable[..., Beat], plain_d
     assert "Beat cannot reach its database" in (tmp_path / "beat.log").read_text()
 
 
-def test_an_entry_that_cannot_be_sent_does_not_keep_the_others_from_it(
+def test_an_entry_that_cannot_be_serialized_does_not_block_the_others(
     start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
 ) -> None:
     wrong = {"task": "probe.echo", "schedule": EVERY_S, "args": [1]}
@@ -140,7 +142,7 @@ def test_an_entry_that_cannot_be_sent_does_not_keep_the_others_from_it(
     assert "hunter2" not in log
 
 
-def test_an_entry_that_postgresql_refuses_does_not_keep_the_others_from_it(
+def test_an_entry_that_postgresql_refuses_does_not_block_the_others(
     start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
 ) -> None:
     url = plain_database.url
@@ -163,7 +165,7 @@ def test_an_entry_that_postgresql_refuses_does_not_keep_the_others_from_it(
     ],
     ids=["a name too long", "a number too large"],
 )
-def test_an_entry_whose_queue_cannot_be_made_does_not_keep_the_others_from_being_sent(
+def test_an_entry_whose_queue_is_refused_does_not_block_the_others(
     start_beat: Callable[..., Beat],
     plain_database: Any,
     tmp_path: Path,
@@ -184,7 +186,7 @@ def test_an_entry_whose_queue_cannot_be_made_does_not_keep_the_others_from_being
     assert rows_of(url, "ticks") == rows(url, STATE)[0][1]
 
 
-def test_an_entry_whose_queue_cannot_be_made_now_is_sent_later_and_the_others_meanwhile(
+def test_an_entry_whose_queue_cannot_be_declared_now_is_sent_later(
     start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
 ) -> None:
     url = plain_database.url
@@ -227,7 +229,7 @@ def test_a_name_that_cannot_be_stored_is_refused_at_start(
     assert "celery_postgres.beat cannot store the name of the entry" in last
 
 
-def test_another_broker_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_another_broker_is_refused_with_a_one_line_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -299,7 +301,7 @@ def test_a_new_entry_counts_from_now_by_the_clock_of_its_beat(
         wait_until(lambda: scheduler.tick() >= 0 and rows_of(plain_database.url, "ticks") == 1, DEADLINE_S, "the run")
 
 
-def test_beat_is_back_as_soon_as_anybody_when_the_database_was_away() -> None:
+def test_beat_reconnects_with_the_usual_backoff() -> None:
     app = Celery("beat", broker="sqla+postgresql://u@127.0.0.1:1/d", set_as_current=False)
     scheduler = Scheduler(app)
     pauses = [scheduler.tick() for _ in range(20)]

@@ -49,7 +49,7 @@ def numbers(database: Any, queue: str) -> list[int]:
     return [int(body[2 : body.index("]")]) for (body,) in rows(database.url, PAYLOADS, queue=queue)]
 
 
-def test_they_come_in_their_order_and_not_before(
+def test_messages_of_a_bulk_arrive_in_order_and_in_batches(
     make_app: Callable[[str], Celery], module_database: Any, queue: str
 ) -> None:
     app = make_app(module_database.url)
@@ -63,7 +63,9 @@ def test_they_come_in_their_order_and_not_before(
     assert numbers(module_database, queue) == list(range(BATCH + 7))
 
 
-def test_the_producer_is_as_before(make_app: Callable[[str], Celery], module_database: Any, queue: str) -> None:
+def test_after_a_bulk_the_producer_is_unchanged(
+    make_app: Callable[[str], Celery], module_database: Any, queue: str
+) -> None:
     app = make_app(module_database.url)
     with app.producer_or_acquire() as producer:
         before = dict(vars(producer))
@@ -101,7 +103,9 @@ def test_celerys_signals_are_sent_and_may_change_the_message(
     assert message.headers["mark"] == "marked"
 
 
-def test_a_block_that_fails_sends_no_more(make_app: Callable[[str], Celery], module_database: Any, queue: str) -> None:
+def test_a_bulk_that_ends_with_an_error_sends_no_waiting_message(
+    make_app: Callable[[str], Celery], module_database: Any, queue: str
+) -> None:
     app = make_app(module_database.url)
 
     def fail() -> None:
@@ -115,7 +119,7 @@ def test_a_block_that_fails_sends_no_more(make_app: Callable[[str], Celery], mod
     assert numbers(module_database, queue) == list(range(BATCH))
 
 
-def test_a_queue_that_is_deleted_meanwhile_is_made_again(
+def test_a_bulk_declares_a_queue_again_that_was_deleted_meanwhile(
     make_app: Callable[[str], Celery], module_database: Any, client: Client, queue: str
 ) -> None:
     app = make_app(module_database.url)
@@ -126,7 +130,7 @@ def test_a_queue_that_is_deleted_meanwhile_is_made_again(
     assert numbers(module_database, queue) == [1, 2]
 
 
-def test_what_goes_to_a_named_exchange_goes_at_once(
+def test_a_message_to_a_named_exchange_is_sent_at_once(
     make_app: Callable[[str], Celery], module_database: Any, client: Client, queue: str
 ) -> None:
     client.declare(Exchange(f"{queue}-x", "fanout"))
@@ -139,7 +143,7 @@ def test_what_goes_to_a_named_exchange_goes_at_once(
 
 
 @pytest.mark.parametrize("before_the_cut", [1, BATCH - 1, BATCH + 1])
-def test_a_lost_connection_loses_none(
+def test_a_lost_connection_loses_no_message_of_a_bulk(
     make_app: Callable[[str], Celery], module_database: Any, proxy: Proxy, queue: str, before_the_cut: int
 ) -> None:
     """It is made anew, and the whole round trip goes again, not only the publish that began it."""
@@ -152,7 +156,7 @@ def test_a_lost_connection_loses_none(
     assert numbers(module_database, queue) == list(range(BATCH + 10))
 
 
-def test_a_server_that_stays_away_is_told(
+def test_a_bulk_raises_if_the_server_stays_unreachable(
     make_app: Callable[[str], Celery], module_database: Any, proxy: Proxy, queue: str
 ) -> None:
     app = make_app(proxy.url(module_database.tcp_url))

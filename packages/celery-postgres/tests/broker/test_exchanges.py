@@ -92,7 +92,9 @@ def test_a_binding_made_after_the_publisher_began_is_seen(
     assert inbox.nothing()
 
 
-def test_an_unbound_queue_gets_nothing_more(connect: Callable[..., Client], queue: str, exchange_name: str) -> None:
+def test_an_unbound_queue_receives_no_more_messages(
+    connect: Callable[..., Client], queue: str, exchange_name: str
+) -> None:
     exchange = Exchange(exchange_name, "direct")
     publisher, consumer = connect(), connect()
     both = bound(queue, exchange, "one")
@@ -155,7 +157,7 @@ def test_fanout_does_not_reach_a_queue_bound_later(
 
 
 @pytest.mark.parametrize("pattern", TOPICS)
-def test_a_topic_pattern_means_what_amqp_says(client: Client, queue: str, exchange_name: str, pattern: str) -> None:
+def test_topic_patterns_match_as_in_amqp(client: Client, queue: str, exchange_name: str, pattern: str) -> None:
     topic = Exchange(exchange_name, "topic")
     inbox = client.consume(bound(queue, topic, pattern))
     matching, others = TOPICS[pattern]
@@ -189,7 +191,7 @@ def test_binding_twice_changes_nothing(connect: Callable[..., Client], queue: st
 
 
 @pytest.mark.parametrize("kind", ["direct", "topic"])
-def test_exchange_and_key_are_not_run_together(client: Client, queue: str, exchange_name: str, kind: str) -> None:
+def test_exchange_and_routing_key_are_kept_apart(client: Client, queue: str, exchange_name: str, kind: str) -> None:
     """`foo` + `bar.x` and `foo.bar` + `x` make one text when joined by a dot."""
     foo, foobar = Exchange(exchange_name, kind), Exchange(f"{exchange_name}.bar", kind)
     one = client.consume(bound(f"{queue}-one", foo, "bar.x"))
@@ -212,7 +214,7 @@ def test_an_exchange_and_a_queue_may_share_a_name(client: Client, queue: str) ->
     assert same.take_acked() == ["by the queue"]
 
 
-def test_one_queue_may_hang_on_several_exchanges(client: Client, queue: str, exchange_name: str) -> None:
+def test_one_queue_may_be_bound_to_several_exchanges(client: Client, queue: str, exchange_name: str) -> None:
     exchanges = [Exchange(f"{exchange_name}-{kind}", kind) for kind in ("direct", "topic", "fanout")]
     inbox = client.consume(Queue(queue, bindings=[binding(exchange, "k") for exchange in exchanges]))
     for exchange in exchanges:

@@ -1,4 +1,4 @@
-"""Publishing in the caller's own transaction: there at COMMIT, gone at ROLLBACK, and who sleeps by then is woken."""
+"""Publishing in the caller's own transaction: visible after COMMIT, gone after ROLLBACK; sleeping consumers wake up."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def listener(engine: Engine, module_database: Any) -> Iterator[Callable[[str], B
 # -- COMMIT and ROLLBACK
 
 
-def test_it_is_there_at_commit(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+def test_a_message_is_visible_after_the_commit(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
     with engine.begin() as connection, publishing_on(connection):
         app.send_task("a.task", queue=queue, task_id="mine")
         assert rows_of(module_database.url, queue) == 0
@@ -76,7 +76,7 @@ def test_it_is_there_at_commit(app: Celery, engine: Engine, module_database: Any
     assert scalar(module_database.url, "SELECT task_id FROM kombu_message WHERE task_id = 'mine'") == "mine"
 
 
-def test_it_is_gone_at_rollback_with_what_was_written(
+def test_a_rollback_removes_the_message_and_the_callers_rows(
     app: Celery, engine: Engine, module_database: Any, queue: str
 ) -> None:
     app.send_task("a.task", queue=queue)
@@ -89,7 +89,9 @@ def test_it_is_gone_at_rollback_with_what_was_written(
     assert scalar(module_database.url, "SELECT to_regclass('of_the_caller')") is None
 
 
-def test_a_savepoint_takes_it_back(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+def test_a_rollback_to_a_savepoint_removes_the_message(
+    app: Celery, engine: Engine, module_database: Any, queue: str
+) -> None:
     with engine.begin() as connection, publishing_on(connection):
         app.send_task("a.task", queue=queue, task_id=f"kept-{queue}")
         savepoint = connection.begin_nested()
@@ -101,7 +103,7 @@ def test_a_savepoint_takes_it_back(app: Celery, engine: Engine, module_database:
     )
 
 
-def test_on_a_psycopg2_connection(app: Celery, module_database: Any, queue: str) -> None:
+def test_a_psycopg2_connection_is_accepted(app: Celery, module_database: Any, queue: str) -> None:
     with closing(psycopg2.connect(module_database.url)) as connection:
         with publishing_on(connection):
             app.send_task("a.task", queue=queue)
@@ -114,7 +116,7 @@ def test_on_a_psycopg2_connection(app: Celery, module_database: Any, queue: str)
     assert rows_of(module_database.url, queue) == 1
 
 
-def test_on_the_connection_of_a_session(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+def test_the_connection_of_a_session_is_accepted(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
     with Session(engine) as session:
         with publishing_on(session.connection()):
             app.send_task("a.task", queue=queue)
@@ -122,7 +124,7 @@ def test_on_the_connection_of_a_session(app: Celery, engine: Engine, module_data
     assert rows_of(module_database.url, queue) == 1
 
 
-def test_a_real_worker_runs_it_after_the_commit(probe: Probe) -> None:
+def test_a_worker_runs_the_task_after_the_commit(probe: Probe) -> None:
     probe.start(pool="solo")
     engine = create_engine(probe.url, poolclass=NullPool)
     with engine.begin() as connection, publishing_on(connection):
@@ -133,7 +135,7 @@ def test_a_real_worker_runs_it_after_the_commit(probe: Probe) -> None:
 # -- who is woken
 
 
-def test_consumers_that_are_awake_are_notified_too_and_only_at_commit(
+def test_the_commit_notifies_consumers_that_are_awake_too(
     app: Celery, client: Client, engine: Engine, queue: str, listener: Callable[[str], BrokerSession]
 ) -> None:
     """They may sleep by the time of the commit."""
@@ -146,7 +148,7 @@ def test_consumers_that_are_awake_are_notified_too_and_only_at_commit(
     wait_until(heard.notifications, 5, "the notification")
 
 
-def test_nobody_is_notified_of_what_is_rolled_back(
+def test_a_rollback_notifies_no_consumer(
     app: Celery, client: Client, engine: Engine, queue: str, listener: Callable[[str], BrokerSession]
 ) -> None:
     client.declare(Queue(queue))
@@ -159,7 +161,7 @@ def test_nobody_is_notified_of_what_is_rolled_back(
     assert len(wait_until(heard.notifications, 5, "the notification")) == 1
 
 
-def test_a_consumer_that_fell_asleep_meanwhile_is_woken(
+def test_a_consumer_that_fell_asleep_during_the_transaction_is_woken(
     app: Celery, connect: Callable[..., Client], engine: Engine, module_database: Any, queue: str
 ) -> None:
     inbox = connect().consume(queue)
@@ -178,7 +180,7 @@ def test_a_consumer_that_fell_asleep_meanwhile_is_woken(
 # -- what is part of it
 
 
-def test_other_threads_publish_by_themselves(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+def test_other_threads_publish_at_once(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
     with engine.connect() as connection, publishing_on(connection):
         thread = threading.Thread(target=app.send_task, args=["a.task"], kwargs={"queue": queue})
         thread.start()
@@ -199,7 +201,9 @@ def test_the_innermost_block_counts(app: Celery, engine: Engine, module_database
     assert rows_of(module_database.url, queue) == 1
 
 
-def test_a_bulk_within_is_part_of_it(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+def test_a_bulk_within_the_block_is_part_of_the_transaction(
+    app: Celery, engine: Engine, module_database: Any, queue: str
+) -> None:
     def send(connection: Connection) -> None:
         with publishing_on(connection), app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
             for _ in range(700):
@@ -214,7 +218,9 @@ def test_a_bulk_within_is_part_of_it(app: Celery, engine: Engine, module_databas
     assert rows_of(module_database.url, queue) == 700
 
 
-def test_a_bulk_around_it_is_not(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+def test_a_bulk_around_the_block_is_not_part_of_the_transaction(
+    app: Celery, engine: Engine, module_database: Any, queue: str
+) -> None:
     with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
         app.send_task("a.task", queue=queue, producer=producer, task_id=f"outside-{queue}")
         with engine.connect() as connection:
@@ -224,7 +230,9 @@ def test_a_bulk_around_it_is_not(app: Celery, engine: Engine, module_database: A
     assert rows_of(module_database.url, queue) == 1
 
 
-def test_a_batch_that_outlives_it_is_refused(client: Client, engine: Engine, module_database: Any, queue: str) -> None:
+def test_a_batch_that_outlives_the_block_is_refused(
+    client: Client, engine: Engine, module_database: Any, queue: str
+) -> None:
     client.declare(Queue(queue))
     channel = client.channel
     with engine.connect() as connection, publishing_on(connection):
@@ -236,7 +244,9 @@ def test_a_batch_that_outlives_it_is_refused(client: Client, engine: Engine, mod
 
 
 @pytest.mark.parametrize("kind", ["direct", "topic", "fanout"])
-def test_a_named_exchange(client: Client, engine: Engine, module_database: Any, queue: str, kind: str) -> None:
+def test_a_message_to_a_named_exchange_is_part_of_the_transaction(
+    client: Client, engine: Engine, module_database: Any, queue: str, kind: str
+) -> None:
     exchange = Exchange(f"x-{queue}", type=kind)
     client.declare(Queue(queue, exchange=exchange, routing_key="a.key"))
     for end, count in (("rollback", 0), ("commit", 1)):
@@ -248,7 +258,7 @@ def test_a_named_exchange(client: Client, engine: Engine, module_database: Any, 
         assert rows_of(module_database.url, queue) == count
 
 
-def test_remote_control_goes_out_at_once(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
+def test_remote_control_is_sent_at_once(app: Celery, engine: Engine, module_database: Any, queue: str) -> None:
     app.send_task("a.task", queue=queue, task_id=f"unwanted-{queue}")
     with engine.connect() as connection, publishing_on(connection):
         app.control.revoke(f"unwanted-{queue}")
@@ -268,7 +278,7 @@ def test_a_transient_message_does_not_make_the_callers_commit_lossy(client: Clie
 # -- what goes wrong
 
 
-def test_a_failed_transaction_is_said_once_and_quotes_nothing(
+def test_a_failed_transaction_raises_once_and_quotes_nothing(
     app: Celery, engine: Engine, module_database: Any, queue: str
 ) -> None:
     app.send_task("a.task", queue=queue)
@@ -297,7 +307,7 @@ def test_a_lost_connection_is_no_reason_to_publish_elsewhere(
     assert rows_of(module_database.url, queue) == 1
 
 
-def test_an_old_snapshot_that_does_not_see_a_new_queue_is_told(
+def test_a_snapshot_that_is_older_than_the_queue_raises(
     app: Celery, engine: Engine, module_database: Any, queue: str
 ) -> None:
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
