@@ -87,12 +87,15 @@ def compare(commit: str, *, quick: bool, only: Sequence[str], pairs: int | None,
             PostgresSystem(cluster, ours=True, name=BEFORE, checkout=checkout),
         ]
         run = Run(quick, {system.name: system for system in systems}, samples)
-        for repetition in range(pairs or (3 if quick else 7)):
-            for question in chosen:
-                for name in (HERE, BEFORE) if repetition % 2 == 0 else (BEFORE, HERE):
-                    variant = f"{name} {question.how}".rstrip()
-                    failed += not sample(question.cell, run, variant, repetition, revision=revision, against=commit)
-    print(f"\n{revision} ({HERE}) against {commit} ({BEFORE})\n\n{table(chosen, samples)}")
+        try:
+            for repetition in range(pairs or (3 if quick else 7)):
+                for question in chosen:
+                    for name in (HERE, BEFORE) if repetition % 2 == 0 else (BEFORE, HERE):
+                        variant = f"{name} {question.how}".rstrip()
+                        failed += not sample(question.cell, run, variant, repetition, revision=revision, against=commit)
+        finally:
+            # An interrupted comparison has found something, too.
+            print(f"\n{revision} ({HERE}) against {commit} ({BEFORE})\n\n{table(chosen, samples)}")
     return failed
 
 
