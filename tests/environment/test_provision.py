@@ -37,7 +37,7 @@ def test_what_database_url_names_is_made_once(
 @pytest.mark.parametrize(
     ("url", "superuser_url", "says"),
     [
-        ("postgresql://u:p@h/d", "", "set DATABASE_URL to what is wanted, and SKELDIR_SUPERUSER_URL"),
+        ("postgresql://u:p@h/d", "", "set DATABASE_URL to the role and database to create, and SKELDIR_SUPERUSER_URL"),
         ("redis://h", "postgresql://s@h/d", "DATABASE_URL must be a PostgreSQL URL"),
         ("postgresql://u@h/d", "postgresql://s@h/d", "names no user, or no password"),
         ("postgresql://u:p@h/d", "redis://h", "SKELDIR_SUPERUSER_URL must be a PostgreSQL URL"),
@@ -58,5 +58,5 @@ def test_bad_input_is_one_line_without_a_password(
 def test_a_role_that_may_not(superuser: TemporaryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKELDIR_SUPERUSER_URL", superuser.url())
     monkeypatch.setenv("DATABASE_URL", superuser.tcp_url("other", "other", "other"))
-    with pytest.raises(UserError, match="app_user may not make roles or databases"):
+    with pytest.raises(UserError, match="app_user may not create roles or databases"):
         provision_server([])
