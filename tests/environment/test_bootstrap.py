@@ -114,7 +114,7 @@ def test_one_from_another_checkout_or_another_python_is_made_anew(checkout: Chec
 
 def test_a_checkout_that_cannot_be_written_is_one_clear_line(checkout: Checkout) -> None:
     checkout.venv.touch()  # root may write everywhere, but not make a folder where a file is
-    with pytest.raises(UserError, match=r"cannot write .*\.venv: .*; \./dev needs a checkout it can write"):
+    with pytest.raises(UserError, match=r"cannot write .*\.venv: .*; \./dev needs a checkout that it can write to"):
         bootstrap.ensure_installed("worker")
 
 
