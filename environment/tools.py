@@ -50,7 +50,7 @@ def test(arguments: Sequence[str]) -> int:
         words = _of_faults(words)
     spread = _spread(words)
     if spread and not any(word.startswith(("-", "tests", "packages")) for word in arguments):
-        print("dev: the whole suite takes about 8 minutes on two cores; ./dev test PATH runs a part", file=sys.stderr)
+        print("dev: the whole suite takes about 10 minutes on two cores; ./dev test PATH runs a part", file=sys.stderr)
     # Containers often forbid Python to keep bytecode.  Without it each process of a run compiles all tests again (7 s),
     # and each worker the application (0.2 s).
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
