@@ -3,8 +3,10 @@
 -- name: monitor_begin
 -- For the rest of the transaction: the rights of `celery_monitor` and no others, if roles.sql has made that role. And
 -- plans by index, as while statistics are fresh: otherwise the planner may read all delivered messages before it finds
--- the first waiting one, and a bitmap holds all of a backlog before a limit cuts it.
-SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), (
+-- the first waiting one, and a bitmap holds all of a backlog before a limit cuts it. Without JIT: a planner that must not
+-- scan tables overestimates the cost, and the server then compiles for seconds, which no timeout interrupts.
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+    set_config('jit', 'off', true), (
     SELECT set_config('role', monitor.rolname, true)
     FROM pg_roles AS monitor
     WHERE monitor.rolname = 'celery_monitor' AND pg_has_role(monitor.oid, 'MEMBER')
