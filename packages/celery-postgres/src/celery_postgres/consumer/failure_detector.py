@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from celery_postgres.database import keepalive
 from celery_postgres.database.consumer_store import Other
 
 
@@ -42,7 +43,7 @@ class FailureDetector:
     stopped machine or a wrong clock makes no living consumer dead.
     """
 
-    LEASE_S = 30.0
+    LEASE_S = float(keepalive.LEASE_S)
     SILENCE_S = 5.0
     UNRESPONSIVE_S = 600.0
 

@@ -11,7 +11,10 @@ import socket
 
 from psycopg2.extensions import parse_dsn
 
-#: libpq's parameters. Well within a lease of 30 s, so that a short cut costs nothing. The other host has to confirm
+#: Seconds for which a consumer counts as alive after its last sign of life.
+LEASE_S = 30
+
+#: libpq's parameters. Well within a lease, so that a short cut costs nothing. The other host has to confirm
 #: packets, not its PostgreSQL: a server that is slow or stopped ends no connection.
 PARAMETERS = {
     "tcp_user_timeout": "10000",  # ms
@@ -20,14 +23,14 @@ PARAMETERS = {
     "keepalives_count": "3",
 }
 
-#: The server's settings for the same connection: the other kernel may be silent for 30 s, as long as a lease. Then the
+#: The server's settings for the same connection: the other kernel may be silent for as long as a lease. Then the
 #: session ends, and with it the lock that shows that a consumer lives. The default of two hours would also keep the
 #: connection slots of a vanished worker, which takes new ones each time it returns.
 SETTINGS = {
-    "tcp_keepalives_idle": "15",  # s
-    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_idle": str(LEASE_S // 2),  # s
+    "tcp_keepalives_interval": str(LEASE_S // 6),
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "30000",  # ms
+    "tcp_user_timeout": str(LEASE_S * 1000),  # ms
 }
 
 

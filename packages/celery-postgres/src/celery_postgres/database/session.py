@@ -1,6 +1,6 @@
 """How a statement reaches PostgreSQL: one session is one connection.
 
-The only module that calls the driver. psycopg2 has no automatic prepared statements, so a session prepares each named
+psycopg2 has no automatic prepared statements, so a session prepares each named
 statement at its first use: a prepared insert is 2,600 durable commits/s where a plain one is 1,300.
 """
 
