@@ -242,7 +242,7 @@ def test_a_socket_folder_of_somebody_else_is_refused(state: Path, tmp_path: Path
     sockets = KeptCluster(awkward).sockets
     sockets.symlink_to(tmp_path)
     try:
-        with pytest.raises(UserError, match="is not ours"), KeptCluster(awkward):
+        with pytest.raises(UserError, match="does not belong to us"), KeptCluster(awkward):
             pass
     finally:
         sockets.unlink()
