@@ -13,6 +13,7 @@ from kombu import compression as _compression
 from kombu.utils.encoding import bytes_to_str, str_to_bytes
 
 from celery_postgres.compat.upstream import virtual
+from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
 from celery_postgres.database.envelope import MAX_MEMBERS, has_too_many_members
 
 #: With the codecs that happen to be installed.
@@ -25,18 +26,18 @@ _MEMORY = 128 << 20
 _STEP = 16
 
 
-class TooLargeError(ValueError):
+class TooLargeError(FlawedMessageError):
     """A decompressed body is larger than the limit."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"unpacked it is larger than max_decompressed ({limit} bytes)")
+        super().__init__(DeadLetterReason(DeadLetterKind.TOO_LARGE, f"max_decompressed ({limit} bytes)"))
 
 
-class TooManyMembersError(ValueError):
+class TooManyMembersError(FlawedMessageError):
     """A body of JSON would take too much memory once parsed."""
 
     def __init__(self) -> None:
-        super().__init__(f"its body has more than {MAX_MEMBERS} members")
+        super().__init__(DeadLetterReason(DeadLetterKind.TOO_MANY_MEMBERS, f"{MAX_MEMBERS} members"))
 
 
 class Message(virtual.Message):  # type: ignore[misc]

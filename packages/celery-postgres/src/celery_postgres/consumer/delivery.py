@@ -11,10 +11,9 @@ from celery_postgres.compat.eta import work_of
 from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import message_checks, poison
 from celery_postgres.consumer.claims import Claims
-from celery_postgres.consumer.decompression import TooLargeError, TooManyMembersError
 from celery_postgres.consumer.outlet import Delivery, Subscription
 from celery_postgres.consumer.screening import log_dead_letter, screen
-from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason
+from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
 from celery_postgres.database.envelope import encode, is_due
 from celery_postgres.database.message_store import PRIORITIES, MessageStore
 
@@ -137,8 +136,8 @@ def get(subscription: Subscription, consumer: int, claims: Claims, messages: Mes
 
 
 def _reason(error: Exception) -> DeadLetterReason:
-    if isinstance(error, message_checks.FlawError | TooLargeError | TooManyMembersError):
-        return DeadLetterReason.parse(str(error))
+    if isinstance(error, FlawedMessageError):
+        return error.reason
     return DeadLetterReason(DeadLetterKind.UNDECODABLE, type(error).__name__)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
+
 #: Whether a value fits, and the words for a value that fits.
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -12,8 +14,11 @@ Rule = tuple[Callable[[Any], bool], str]
 _LONGEST_S = 10.0**10
 
 
-class FlawError(ValueError):
-    """What is wrong with a message, in words for a dead letter. It quotes nothing."""
+class FlawError(FlawedMessageError):
+    """A message has a form that its consumer does not know. The text says what is wrong, and quotes nothing."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(DeadLetterReason(DeadLetterKind.MALFORMED, what))
 
 
 def is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.outlet import Delivery, Subscription
-from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason
+from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason, FlawedMessageError
 from celery_postgres.database.envelope import decode, parse_time
 from celery_postgres.database.message_store import Claim, ClaimedMessage, MessageStore
 
@@ -43,8 +43,8 @@ def screen(
         subscription = subscriptions[one.queue_id]
         try:
             content = decode(one.payload)
-        except ValueError as error:
-            reason = DeadLetterReason.parse(str(error))
+        except FlawedMessageError as error:
+            reason = error.reason
             log_dead_letter(one.id, subscription.queue, reason)
             if subscription.auto_ack:
                 messages.bury_auto_acked(one.id, subscription.queue, reason, one.payload)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,7 +24,7 @@ class DeadLetterKind(StrEnum):
     #: Its body is larger than `max_decompressed`, or would take too much memory once parsed.
     TOO_LARGE = "unpacked it is larger than %s"
     TOO_MANY_MEMBERS = "its body has more than %s"
-    #: It has a form that its consumer in Celery or Kombu does not know. The last kind, because it matches every text.
+    #: It has a form that its consumer in Celery or Kombu does not know.
     MALFORMED = "%s"
 
 
@@ -42,15 +41,17 @@ class DeadLetterReason:
     def __str__(self) -> str:
         return self.kind % self.detail if "%s" in self.kind else str(self.kind)
 
-    @classmethod
-    def parse(cls, text: str) -> DeadLetterReason:
-        """The reason that has this text."""
-        for kind in DeadLetterKind:
-            before, slot, after = kind.partition("%s")
-            found = re.fullmatch(re.escape(before) + ("(.*)" if slot else "") + re.escape(after), text, re.DOTALL)
-            if found:
-                return cls(kind, found[1] if slot else "")
-        raise AssertionError("unreachable: the last kind matches every text")
+
+class FlawedMessageError(ValueError):
+    """A message that no consumer can use. Its text is the reason's.
+
+    Attributes:
+        reason: why it becomes a dead letter.
+    """
+
+    def __init__(self, reason: DeadLetterReason) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 EXPIRED = DeadLetterReason(DeadLetterKind.EXPIRED)

@@ -11,6 +11,8 @@ from uuid import UUID
 
 from kombu.utils import json as kombu_json
 
+from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
+
 TRANSIENT = 1
 #: 3,170 years; a longer time to live is shortened to it, because PostgreSQL's dates end in the year 294276.
 MAX_TTL_MS = 10**14
@@ -82,23 +84,27 @@ def decode(payload: str) -> dict[str, Any]:
     """The message of a payload.
 
     Raises:
-        ValueError: the payload is not a Kombu message. The text says what is wrong and quotes nothing.
+        FlawedMessageError: the payload is not a Kombu message. The text says what is wrong and quotes nothing.
     """
     if has_too_many_members(payload):
-        raise ValueError(f"the payload is not a Kombu message: it has more than {MAX_MEMBERS} members")
+        raise _unreadable(f"a Kombu message: it has more than {MAX_MEMBERS} members")
     try:
         message = json.loads(payload)
     except RecursionError:
-        raise ValueError("the payload is not a Kombu message: it is nested too deeply") from None
+        raise _unreadable("a Kombu message: it is nested too deeply") from None
     except ValueError:
-        raise ValueError("the payload is not JSON") from None
+        raise _unreadable("JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
-        raise ValueError("the payload is not a Kombu message: no properties")  # noqa: TRY004
+        raise _unreadable("a Kombu message: no properties")
     if not isinstance(message["properties"].get("delivery_info", {}), dict):
-        raise ValueError("the payload is not a Kombu message: delivery_info is not an object")  # noqa: TRY004
+        raise _unreadable("a Kombu message: delivery_info is not an object")
     if not isinstance(message.get("headers") or {}, dict):
-        raise ValueError("the payload is not a Kombu message: headers are not an object")  # noqa: TRY004
+        raise _unreadable("a Kombu message: headers are not an object")
     return message
+
+
+def _unreadable(what: str) -> FlawedMessageError:
+    return FlawedMessageError(DeadLetterReason(DeadLetterKind.UNREADABLE, what))
 
 
 def has_too_many_members(text: str) -> bool:
