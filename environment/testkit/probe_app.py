@@ -24,6 +24,7 @@ from kombu import Consumer, Queue
 
 import celery_postgres
 from celery_postgres.consumer.failure_detector import FailureDetector
+from celery_postgres.database import keepalive
 from environment.testkit.values import VALUES
 from environment.waiting import wait_until
 
@@ -34,6 +35,7 @@ app.conf.update(json.loads(os.environ.get("PROBE_CONF", "{}")))
 FOLDER = Path(os.environ["PROBE_FOLDER"])
 
 if lease := os.environ.get("PROBE_LEASE_S"):  # tests wait seconds instead of half a minute
+    keepalive.LEASE_S = int(lease)  # the least unresponsive_timeout
     FailureDetector.LEASE_S = float(lease)
 
 

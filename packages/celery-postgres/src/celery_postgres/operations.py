@@ -36,6 +36,7 @@ from celery_postgres.database.operator_store import (
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.rights import WORKER_FUNCTIONS, WORKER_SEQUENCES, WORKER_TABLES
+from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.results.backend import DatabaseBackend
 from celery_postgres.results.listener import listener
 from celery_postgres.results.serializer import Pickle, load
@@ -156,7 +157,7 @@ class Operations:
         return self._dead_letters.delete(ids)
 
 
-def connect(url: str, *, connect_timeout: int = 5, statement_timeout: str = "30s") -> Operations:
+def connect(url: str, *, connect_timeout: int = 5, statement_timeout: str = STATEMENT_TIMEOUT) -> Operations:
     """The broker at a PostgreSQL URL.
 
     Args:

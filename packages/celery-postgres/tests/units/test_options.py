@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 from celery.exceptions import ImproperlyConfigured
 
-from celery_postgres.consumer import decompression
-from celery_postgres.consumer.failure_detector import FailureDetector
 from celery_postgres.database import options
 from celery_postgres.database.options import Options, ResultOptions
 from celery_postgres.errors import OptionError
 from celery_postgres.results.serializer import Pickle
 
-checked = partial(Options.of, lease_s=FailureDetector.LEASE_S)
+checked = Options.of
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +27,6 @@ def unreported() -> Iterator[None]:
 
 def test_the_defaults_are_those_of_the_parts_that_they_are_for() -> None:
     assert checked({}) == Options()
-    assert Options().unresponsive_timeout == FailureDetector.UNRESPONSIVE_S
-    assert Options().max_decompressed == decompression.LIMIT
     assert set(options.PICKLES) == set(Pickle)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery_postgres.compat.upstream import acks_early, tasks_to_finish, virtual
 from celery_postgres.database.envelope import text_or_none
-from celery_postgres.database.message_store import Claim
+from celery_postgres.database.message_store import claim_of
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]
@@ -95,9 +95,3 @@ def _mark_if_early(message: Any) -> str | None:
     if mark is None or len(mark) not in _MARK_LENGTHS or not acks_early((message.headers or {}).get("task")):
         return None
     return mark
-
-
-def claim_of(delivery_tag: str) -> Claim:
-    """The claim that a delivery tag names."""
-    message, _, fence = delivery_tag.partition(".")
-    return int(message), int(fence)

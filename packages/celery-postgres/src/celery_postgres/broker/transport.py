@@ -13,7 +13,6 @@ from celery_postgres.broker.channel import Channel
 from celery_postgres.broker.event_loop import EventLoop
 from celery_postgres.compat.upstream import virtual
 from celery_postgres.consumer import registry
-from celery_postgres.consumer.failure_detector import FailureDetector
 from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.consumer.prefetch import PrefetchBuffer
 from celery_postgres.database import driver, pool, schema
@@ -46,7 +45,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """
         super().__init__(client)
         self.bulk: Bulk | None = None
-        self.options = Options.of(client.transport_options, lease_s=FailureDetector.LEASE_S)
+        self.options = Options.of(client.transport_options)
         self.max_decompressed = self.options.max_decompressed
         self._pid = os.getpid()
         self._sessions: Sessions | None = None

@@ -15,11 +15,12 @@ from kombu.utils.encoding import bytes_to_str, str_to_bytes
 from celery_postgres.compat.upstream import virtual
 from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
 from celery_postgres.database.envelope import MAX_MEMBERS, has_too_many_members
+from celery_postgres.database.options import MAX_DECOMPRESSED
 
 #: With the codecs that happen to be installed.
 compression: Any = _compression
 #: The bytes of a body, unless the transport option `max_decompressed` sets another limit.
-LIMIT = 64 << 20
+LIMIT = MAX_DECOMPRESSED
 #: The memory that `xz -9` and `zstd --ultra` need for decompression; a header may ask for 4 GB.
 _MEMORY = 128 << 20
 #: Brotli has no limit. It makes 16 MB at most of each of its commands, which has this many bytes or more.

@@ -15,7 +15,7 @@ from celery_postgres.consumer.outlet import Delivery, Subscription
 from celery_postgres.consumer.screening import log_dead_letter, screen
 from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
 from celery_postgres.database.envelope import encode, is_due
-from celery_postgres.database.message_store import PRIORITIES, MessageStore
+from celery_postgres.database.message_store import PRIORITIES, MessageStore, tag_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def message_of(one: Delivery, claims: Claims, messages: MessageStore) -> Any:
     content = one.content
     properties = content["properties"]
     mark = properties.get("delivery_tag")
-    properties["delivery_tag"] = f"{one.message}.{one.fence}"
+    properties["delivery_tag"] = tag_of(one.claim)
     properties.setdefault("delivery_info", {})["redelivered"] = content["redelivered"]
     if content["redelivered"]:
         content["headers"] = {**(content.get("headers") or {}), "redelivered": True}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from celery_postgres.database import keepalive
 from celery_postgres.database.consumer_store import Other
+from celery_postgres.database.options import UNRESPONSIVE_S
 
 
 @dataclass(slots=True)
@@ -45,7 +46,6 @@ class FailureDetector:
 
     LEASE_S = float(keepalive.LEASE_S)
     SILENCE_S = 5.0
-    UNRESPONSIVE_S = 600.0
 
     def __init__(self, unresponsive_s: float = UNRESPONSIVE_S) -> None:
         self._unresponsive_s = unresponsive_s

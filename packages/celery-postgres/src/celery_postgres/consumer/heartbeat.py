@@ -59,7 +59,7 @@ class Heartbeat(Service):
         sessions: Sessions,
         listen: Sessions,
         max_failures: int,
-        unresponsive_s: float = FailureDetector.UNRESPONSIVE_S,
+        unresponsive_s: float,
     ) -> None:
         """Connect, register as a consumer, and start the thread.
 

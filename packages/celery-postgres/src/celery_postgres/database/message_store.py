@@ -15,6 +15,18 @@ from celery_postgres.database.store import Store
 #: The id of a message, and the fence under which this process has claimed it.
 Claim = tuple[int, int]
 
+
+def tag_of(claim: Claim) -> str:
+    """The delivery tag that names a claim."""
+    return f"{claim[0]}.{claim[1]}"
+
+
+def claim_of(delivery_tag: str) -> Claim:
+    """The claim that a delivery tag names."""
+    message, _, fence = delivery_tag.partition(".")
+    return int(message), int(fence)
+
+
 #: The priorities of messages, in the order in which they are claimed.
 PRIORITIES = tuple(range(9, -1, -1))
 #: SQLSTATE classes of an error that the values of one row cause: data, a constraint.

@@ -10,10 +10,16 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
+from celery_postgres.database import keepalive
+from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.errors import OptionError
 
 logger = logging.getLogger(__name__)
 
+#: The default of `max_decompressed`, in bytes.
+MAX_DECOMPRESSED = 64 << 20
+#: The default of `unresponsive_timeout`, in seconds.
+UNRESPONSIVE_S = 600.0
 #: What `pickle` may be, in `result_backend_transport_options`.
 PICKLES = ("write", "read", "refuse")
 
@@ -100,20 +106,17 @@ class Options:
     """
 
     connect_timeout: int | None = None
-    statement_timeout: str = "30s"
+    statement_timeout: str = STATEMENT_TIMEOUT
     listen_dsn: str | None = None
     max_failures: int = 5
-    max_decompressed: int = 64 << 20
-    unresponsive_timeout: float = 600.0
+    max_decompressed: int = MAX_DECOMPRESSED
+    unresponsive_timeout: float = UNRESPONSIVE_S
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], *, lease_s: float) -> Options:
+    def of(cls, given: Mapping[str, Any]) -> Options:
         """Check the options of a connection.
 
         Options of other transports that have no effect are named in the log, once in a process.
-
-        Args:
-            lease_s: the least `unresponsive_timeout`: a heartbeat that stands still for a shorter time means nothing.
 
         Raises:
             OptionError: an option is unknown, cannot be ignored, or has a wrong value.
@@ -132,7 +135,10 @@ class Options:
         if "max_decompressed" in given:
             checked["max_decompressed"] = _whole("max_decompressed", given["max_decompressed"], 1)
         if "unresponsive_timeout" in given:
-            checked["unresponsive_timeout"] = _seconds("unresponsive_timeout", given["unresponsive_timeout"], lease_s)
+            # A heartbeat that stands still for a shorter time than a lease means nothing.
+            checked["unresponsive_timeout"] = _seconds(
+                "unresponsive_timeout", given["unresponsive_timeout"], keepalive.LEASE_S
+            )
         return cls(**checked)
 
 

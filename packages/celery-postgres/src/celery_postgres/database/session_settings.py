@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from celery_postgres.database import keepalive
 
+#: The longest time of one statement, as PostgreSQL writes it, unless the address or an option sets another.
+STATEMENT_TIMEOUT = "30s"
+
 #: Plans must not depend on statistics: a table that was empty at the last analyze and now holds a million messages
 #: would be read from end to end. So each statement has its generic plan, by index, in loops. Only the order of a join
 #: is left to the planner: with dead rows that a long transaction keeps and no analyze counts, it turned 9,000 tasks/s
@@ -11,7 +14,7 @@ from celery_postgres.database import keepalive
 #: or `IS TRUE` keep a subquery from becoming a join.
 SETTINGS = {
     "application_name": "celery_postgres",
-    "statement_timeout": "30s",
+    "statement_timeout": STATEMENT_TIMEOUT,
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",

@@ -11,19 +11,18 @@ from celery.exceptions import Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_postgres.database import driver
-from celery_postgres.database.message_store import Claim
+from celery_postgres.database.message_store import Claim, claim_of
 from celery_postgres.errors import SchemaError, is_lasting
 
 _TAG = re.compile(r"\d+\.\d+")
 
 
-def claim_of(request: Any) -> Claim | None:
+def claim_of_task(request: Any) -> Claim | None:
     """The message of a task, by its delivery tag; None if this package's transport did not deliver it."""
     tag = (getattr(request, "properties", None) or {}).get("delivery_tag")
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
         return None
-    message, _, fence = tag.partition(".")
-    return int(message), int(fence)
+    return claim_of(tag)
 
 
 def is_acknowledged(task: Any, error: BaseException | None) -> bool:

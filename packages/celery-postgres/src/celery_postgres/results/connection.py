@@ -16,6 +16,7 @@ from celery_postgres.database.chord_store import ChordStore
 from celery_postgres.database.options import ResultOptions
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.result_store import ResultStore
+from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.results.serializer import Pickle
 
 #: Without the types of celery-types, which describe the attributes of other backends.
@@ -71,7 +72,7 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
         """Shared with the broker if that has the same address; a forked child acquires its own."""
         if self._sessions is None or self._pid != os.getpid():
             self._pid = os.getpid()
-            self._sessions = pool.acquire(self.dsn, {"statement_timeout": "30s"}, self._connect_timeout)
+            self._sessions = pool.acquire(self.dsn, {"statement_timeout": STATEMENT_TIMEOUT}, self._connect_timeout)
         return self._sessions
 
     @property

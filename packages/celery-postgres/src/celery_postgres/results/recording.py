@@ -25,7 +25,7 @@ from celery_postgres.database.address import database_of, libpq_dsn
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.result_store import Outcome, Part
 from celery_postgres.errors import SchemaError, UnstorableResultError
-from celery_postgres.results.acknowledgement import claim_of, continuation_not_sent, is_acknowledged
+from celery_postgres.results.acknowledgement import claim_of_task, continuation_not_sent, is_acknowledged
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of
 from celery_postgres.results.columns import LONGEST_ID, LONGEST_STATE, integer, short, text
 from celery_postgres.results.persistence import PersistentBackend
@@ -226,7 +226,7 @@ class RecordingBackend(PersistentBackend):
 
     def _acknowledged_claim(self, request: Any, error: BaseException | None = None) -> Claim | None:
         """The message that Celery certainly acknowledges because of this final state, if it is in our database."""
-        claim = claim_of(request)
+        claim = claim_of_task(request)
         if claim is None or not is_acknowledged(self.app.tasks.get(request.task), error) or not self.shares_broker():
             return None
         return claim
@@ -247,7 +247,7 @@ class RecordingBackend(PersistentBackend):
 
     def _run_again(self, request: Any, exc: BaseException) -> None:
         """Have the message of a task that ends now run again, although Celery will acknowledge it."""
-        claims, claim = self.claims(), claim_of(request)
+        claims, claim = self.claims(), claim_of_task(request)
         logger.warning("Could not send what follows task %s: it runs again", request.id, extra={"task_id": request.id})
         if claims is None or claim is None or not self.shares_broker():
             raise Reject("what follows the task could not be sent", requeue=True) from exc
