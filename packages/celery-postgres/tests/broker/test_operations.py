@@ -125,6 +125,27 @@ def test_a_result_is_watched_and_read(probe: Any) -> None:
     assert operations.load_result(found.result) == "value"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("its text"), SystemExit()])
+def test_a_callback_that_raises_keeps_nobody_else_from_the_result(
+    probe: Any, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    ended: list[bool] = []
+
+    def raises() -> None:
+        raise error
+
+    with (
+        operations.watching(probe.app, "watched", raises),
+        operations.watching(probe.app, "watched", lambda: ended.append(True)),
+    ):
+        probe.app.backend.store_result("watched", 1, "SUCCESS")
+        wait_until(lambda: ended == [True], DEADLINE_S, "the other callback")
+    probe.app.backend.store_result("later", 2, "SUCCESS")
+    assert probe.app.AsyncResult("later").get(timeout=DEADLINE_S) == 2
+    assert f"has raised {type(error).__name__}" in caplog.text
+    assert "its text" not in caplog.text
+
+
 def test_the_broker_of_an_application_and_of_none(probe: Any) -> None:
     with operations.of(probe.app) as broker:
         assert broker.cancel("nobody") == 0

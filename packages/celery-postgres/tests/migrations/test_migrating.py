@@ -138,8 +138,10 @@ def test_the_first_is_what_stock_makes(empty: str, fresh: Any) -> None:
         theirs = shape(other.url)
     ours = shape(empty)
     # The wider ids stay, because there may be one that int4 cannot hold.
-    wider = [entry for entry in ours["columns"] if entry not in theirs["columns"]]
-    assert {(entry[0], entry[2], entry[3]) for entry in wider} == {
+    # A column's number is left out: Celery 5.7 has one more among its own.
+    columns = {(entry[0], *entry[2:]) for entry in theirs["columns"]}
+    wider = {(entry[0], *entry[2:]) for entry in ours["columns"]} - columns
+    assert {entry[:3] for entry in wider} == {
         *((table, "id", "bigint") for table in CELERY_TABLES),
         ("kombu_message", "queue_id", "bigint"),
     }
@@ -190,6 +192,31 @@ def test_any_form_of_target(empty: str, whole: dict[str, Any]) -> None:
             migrate(connection)
     assert migrate(empty) == NEWEST
     assert difference(catalogue(empty), whole) == []
+
+
+@pytest.mark.parametrize("form", ["sqla+{}", "db+{}", "{}"])
+def test_an_address_is_read_as_the_brokers(empty: str, form: str) -> None:
+    celery_postgres.create_schema(form.format(empty))
+    assert version(empty) == NEWEST
+
+
+@pytest.mark.parametrize("address", ["postgresql://u:geheim%zz@h/x", "sqla+postgresql://u:geheim%zz@h/x", "geheim"])
+def test_an_address_that_cannot_be_read_is_not_shown(address: str) -> None:
+    with pytest.raises(MigrationError, match="not one that libpq understands") as refusal:
+        migrate(address)
+    assert "geheim" not in str(refusal.value)
+
+
+def test_a_role_without_rights_is_named(empty: str, server: Any) -> None:
+    if server.superuser_url is None:
+        pytest.skip("no superuser on a server that is not ours, who could create a role")
+    role = "migrates_nothing"
+    run(server.superuser_url, f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN IN ROLE pg_read_all_data")
+    try:
+        with pytest.raises(celery_postgres.SchemaError, match=f"the role {role} may not migrate .* that owns"):
+            migrate(psycopg2.extensions.make_dsn(empty, user=role))
+    finally:
+        run(server.superuser_url, f"DROP ROLE {role}")
 
 
 def test_another_schema(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_every_option_reaches_its_field() -> None:
         "max_decompressed": 1 << 20,
         "unresponsive_timeout": 30,
     }
-    assert checked(given) == Options(2, "10 min", "postgresql://direct/db", 1, 1 << 20, 30.0)
+    assert checked(given) == Options(2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0)
 
 
 def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
@@ -54,7 +54,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("connect_timeout", 0, "number of seconds, 1 or more"),
+        ("connect_timeout", 0, "number of seconds, from 1 to 2147483"),
         ("connect_timeout", "5", "number of seconds"),
         ("connect_args", {"sslmode": "require"}, "belong into the broker URL"),
         ("connect_args", {"connect_timeout": -1}, "connect_timeout is a number of seconds"),
@@ -66,7 +66,12 @@ def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
         ("max_failures", 40_000, "from 1 to 32767"),
         ("max_failures", 2.0, "whole number"),
         ("max_decompressed", None, "max_decompressed is a whole number, 1 or more"),
-        ("unresponsive_timeout", float("inf"), "30 or more"),
+        ("unresponsive_timeout", float("inf"), "from 30 to"),
+        ("unresponsive_timeout", 10**400, "from 30 to"),
+        ("connect_timeout", 10**12, "from 1 to"),
+        ("statement_timeout", 10**12, "as PostgreSQL writes it"),
+        ("listen_dsn", "garbage", "listen_dsn is not one that libpq understands"),
+        ("listen_dsn", "redis://u:secret@h/0", "listen_dsn is not one that libpq understands"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_bounds(name: str, value: Any, expected: str) -> None:
@@ -75,9 +80,10 @@ def test_a_wrong_value_is_refused_with_its_bounds(name: str, value: Any, expecte
 
 
 def test_a_refusal_quotes_no_value() -> None:
-    with pytest.raises(OptionError) as refused:
-        checked({"listen_dsn": ["postgresql://u:secret@h/db"]})
-    assert "secret" not in str(refused.value)
+    for given in (["postgresql://u:secret@h/db"], "postgresql://u:secret%zz@h/db", "secret"):
+        with pytest.raises(OptionError) as refused:
+            checked({"listen_dsn": given})
+        assert "secret" not in str(refused.value)
 
 
 def test_no_value_is_no_option_where_a_setting_may_be_empty() -> None:

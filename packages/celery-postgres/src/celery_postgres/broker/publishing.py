@@ -88,7 +88,8 @@ class PublishingChannel(DeclaringChannel):
             return
         if not isinstance(command, dict) or command.get("method") != "revoke":
             return
-        ids = (command.get("arguments") or {}).get("task_id")
+        arguments = command.get("arguments")
+        ids = arguments.get("task_id") if isinstance(arguments, dict) else None
         ids = [ids] if isinstance(ids, str) else ids
         if isinstance(ids, list) and ids:
             MessageStore(self.sessions).mark_revoked([str(one) for one in ids])

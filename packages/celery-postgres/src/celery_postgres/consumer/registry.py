@@ -6,7 +6,6 @@ import atexit
 import threading
 
 from celery_postgres.consumer.heartbeat import Heartbeat
-from celery_postgres.database.address import direct_dsn
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.pool import Sessions
 
@@ -38,7 +37,7 @@ def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unres
     with registry.lock:
         heartbeat = registry.heartbeats.get(key)
         if heartbeat is None:
-            listen = Sessions(direct_dsn(listen_dsn)) if listen_dsn else sessions
+            listen = Sessions(listen_dsn) if listen_dsn else sessions
             heartbeat = registry.heartbeats[key] = Heartbeat(sessions, listen, max_failures, unresponsive_s)
         return heartbeat
 

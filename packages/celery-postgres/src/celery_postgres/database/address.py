@@ -114,19 +114,22 @@ def _without_asyncpg(rest: str, whose: str) -> str:
     return path + ("?" if kept else "") + "&".join(f"{name}={value}" for name, value in kept)
 
 
-def direct_dsn(given: str) -> str:
-    """The libpq connection string of `listen_dsn`: a URL in any form that the broker's may have, or libpq's own
+def direct_dsn(given: str, whose: str = "listen_dsn") -> str:
+    """The libpq connection string of an address: a URL in any form that the broker's may have, or libpq's own
     `name=value` words.
+
+    Args:
+        whose: what the error calls the address.
 
     Raises:
         ValueError: libpq cannot read it. The message does not quote it.
     """
     if is_postgresql(given):
-        return parsed(given, "listen_dsn")
+        return parsed(given, whose)
     try:
         return _read(given)
     except _UNREADABLE:
-        raise ValueError("the listen_dsn is not one that libpq understands: write it as the broker's URL") from None
+        raise ValueError(f"the {whose} is not one that libpq understands: write it as postgresql://…") from None
 
 
 #: libpq accepts a value that is not UTF-8 once decoded, and psycopg2 cannot return it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from celery_postgres.database import keepalive
+from celery_postgres.database.address import direct_dsn
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.errors import OptionError
 
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 MAX_DECOMPRESSED = 64 << 20
 #: The default of `unresponsive_timeout`, in seconds.
 UNRESPONSIVE_S = 600.0
+#: The longest time: PostgreSQL counts milliseconds in 32 bits.
+_MOST_S = 2_147_483
 #: What `pickle` may be, in `result_backend_transport_options`.
 PICKLES = ("write", "read", "refuse")
 
@@ -99,7 +101,8 @@ class Options:
         connect_timeout: seconds until a server that does not answer counts as unreachable; None for Celery's
             `broker_connection_timeout`.
         statement_timeout: the longest time of one statement, as PostgreSQL writes it (`30s`, `500ms`), or in ms.
-        listen_dsn: a direct address of the database, for notifications, if the broker's is that of a pooler.
+        listen_dsn: a direct address of the database, for notifications, if the broker's is that of a pooler; here as
+            libpq's connection string.
         max_failures: after so many failed deliveries a message becomes a dead letter.
         max_decompressed: the largest body in bytes, decompressed.
         unresponsive_timeout: seconds until a process counts as dead that holds its session and raises no heartbeat.
@@ -129,7 +132,7 @@ class Options:
         if "statement_timeout" in given:
             checked["statement_timeout"] = _duration("statement_timeout", given["statement_timeout"])
         if given.get("listen_dsn") is not None:
-            checked["listen_dsn"] = _text("listen_dsn", given["listen_dsn"]) or None
+            checked["listen_dsn"] = _address("listen_dsn", given["listen_dsn"])
         if "max_failures" in given:
             checked["max_failures"] = _whole("max_failures", given["max_failures"], 1, 32767)
         if "max_decompressed" in given:
@@ -218,20 +221,23 @@ def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
 
 def _seconds(name: str, value: Any, least: float) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and value >= least and math.isfinite(value):
+    if number and least <= value <= _MOST_S:
         return float(value)
-    raise OptionError(f"{name} is a number of seconds, {least:g} or more")
+    raise OptionError(f"{name} is a number of seconds, from {least:g} to {_MOST_S}")
 
 
 def _duration(name: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_S * 1000:
         return str(value)
     if isinstance(value, str) and _DURATION.fullmatch(value):
         return value
     raise OptionError(f"{name} is a time as PostgreSQL writes it ('30s', '500ms'), or a number of milliseconds")
 
 
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise OptionError(f"{name} is a text")
+def _address(name: str, value: Any) -> str | None:
+    if not isinstance(value, str):
+        raise OptionError(f"{name} is a text")
+    try:
+        return direct_dsn(value, name) if value else None
+    except ValueError as error:
+        raise OptionError(str(error)) from None

@@ -210,7 +210,12 @@ class Listener(Service):
                     if registered:
                         self._dropped.append(outcome.task_id)
             for sink in awaited.sinks if awaited is not None else ():
-                sink(outcome)
+                try:
+                    sink(outcome)
+                except BaseException as error:  # everybody else in this process waits for this thread
+                    logger.error(  # noqa: TRY400  # its text is the program's, and may quote the result
+                        "A callback that waits for task %s has raised %s", outcome.task_id, type(error).__name__
+                    )
 
 
 class _Listeners:

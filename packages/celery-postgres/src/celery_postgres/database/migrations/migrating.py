@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
+from psycopg2 import errorcodes
 
 from celery_postgres.database import advisory_locks
+from celery_postgres.database.address import direct_dsn
 from celery_postgres.database.migrations.executing import Executor
 from celery_postgres.database.migrations.files import NEWEST, Migration, MigrationError, migrations
 from celery_postgres.database.migrations.record import Entry, Record, changed, verify, version_of
-from celery_postgres.errors import primary, translate
+from celery_postgres.errors import SchemaError, primary, translate
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +202,11 @@ def check(target: Any, *, schema: str | None = None) -> Status:
 def _connected(target: Any) -> Iterator[Any]:
     """The psycopg2 connection of a target."""
     if isinstance(target, str):
-        connection = psycopg2.connect(target)
+        try:
+            dsn = direct_dsn(target, "address")
+        except ValueError as error:
+            raise MigrationError(str(error)) from None  # libpq's own text quotes the address, password included
+        connection = psycopg2.connect(dsn)
         try:
             yield connection
         finally:
@@ -235,6 +241,11 @@ def _prepared(connection: Any, schema: str | None) -> Iterator[Any]:
                 if not connection.closed:
                     cursor.execute(_SET, before)
     except psycopg2.Error as error:
+        if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+            raise SchemaError(
+                f"the role {connection.info.user} may not migrate ({primary(error)}): migrate as the role that owns "
+                "the tables, or that may create tables in the schema"
+            ) from None
         translated = translate(error)
         if getattr(translated, "outdated", False):
             raise MigrationError(f"the tables that exist cannot be adopted: {primary(error)}") from None
