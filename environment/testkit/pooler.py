@@ -47,6 +47,8 @@ class Pooler:
         self._target = psycopg2.extensions.parse_dsn(url)
         self.idle: list[_Server] = []
         self._open: list[socket.socket] = []
+        self._closed = False
+        self._lock = threading.Lock()
         self._folder = tempfile.mkdtemp(prefix="pooler-")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(f"{self._folder}/.s.PGSQL.5432")
@@ -63,6 +65,8 @@ class Pooler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._lock:
+            self._closed = True
         for one in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -73,7 +77,7 @@ class Pooler:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                self._open.append(client)
+                self._keep(client)
                 threading.Thread(target=self._serve, args=[client], name="pooled client", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
@@ -113,12 +117,24 @@ class Pooler:
         threading.Thread(target=_pump, args=[server.socket, client], name="pooled server", daemon=True).start()
         _pump(client, server.socket)
 
+    def _keep(self, one: socket.socket) -> socket.socket:
+        """Have a connection closed at the end.
+
+        Raises:
+            ConnectionAbortedError: the end has come; it is closed.
+        """
+        with self._lock:
+            if self._closed:
+                one.close()
+                raise ConnectionAbortedError
+            self._open.append(one)
+        return one
+
     def _lend(self) -> _Server:
         with contextlib.suppress(IndexError):
             return self.idle.pop()
-        one = socket.socket(socket.AF_UNIX)
+        one = self._keep(socket.socket(socket.AF_UNIX))
         one.connect(f"{self._target['host']}/.s.PGSQL.{self._target.get('port', '5432')}")
-        self._open.append(one)
         words = f"user\0{self._target['user']}\0database\0{self._target['dbname']}\0\0".encode()
         one.sendall(struct.pack("!II", len(words) + 8, 3 << 16) + words)
         server = _Server(one)
