@@ -13,8 +13,9 @@ from typing import Any
 import kombu.compression
 import pytest
 
-from celery_postgres.consumer.decompression import LIMIT, TooLargeError, decompress
+from celery_postgres.consumer.decompression import TooLargeError, decompress
 from celery_postgres.database.envelope import MAX_MEMBERS
+from celery_postgres.database.options import MAX_DECOMPRESSED
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.hostile import insert_all
 from environment.testkit.probe import Probe, unique
@@ -51,7 +52,7 @@ def test_what_is_packed_is_unpacked_to_the_limit(kind: str) -> None:
     with pytest.raises(TooLargeError, match="max_decompressed"):
         decompress(pack(bytes(100_001)), name, 100_000)
     with pytest.raises(TooLargeError):
-        decompress(_bomb(kind, 2 * LIMIT), name)
+        decompress(_bomb(kind, 2 * MAX_DECOMPRESSED), name)
 
 
 @pytest.mark.parametrize("kind", ["bz2", "lzma"])

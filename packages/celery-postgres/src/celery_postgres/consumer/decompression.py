@@ -19,8 +19,6 @@ from celery_postgres.database.options import MAX_DECOMPRESSED
 
 #: With the codecs that happen to be installed.
 compression: Any = _compression
-#: The bytes of a body, unless the transport option `max_decompressed` sets another limit.
-LIMIT = MAX_DECOMPRESSED
 #: The memory that `xz -9` and `zstd --ultra` need for decompression; a header may ask for 4 GB.
 _MEMORY = 128 << 20
 #: Brotli has no limit. It makes 16 MB at most of each of its commands, which has this many bytes or more.
@@ -70,7 +68,7 @@ class Message(virtual.Message):  # type: ignore[misc]
         return super()._decode()
 
 
-def decompress(body: Any, name: str, limit: int = LIMIT) -> bytes:
+def decompress(body: Any, name: str, limit: int = MAX_DECOMPRESSED) -> bytes:
     """As `kombu.compression.decompress`, but no more than `limit` bytes.
 
     A codec that the program has registered itself is called as it is, and its result is measured afterwards.
