@@ -15,11 +15,12 @@ from environment.errors import UserError
 from environment.sources import CHECKOUT, python_path
 
 #: The extras of pyproject.toml that each lock contains beside the dependencies.
+_TESTED = ("embedded", "test", "workflows", "flower", "integrations")
 EXTRAS = {
     "bench": ("embedded", "bench"),
     "worker": ("embedded",),
-    "test": ("embedded", "test", "workflows", "flower"),
-    "lint": ("embedded", "test", "workflows", "flower", "lint"),
+    "test": _TESTED,
+    "lint": (*_TESTED, "site", "release", "lint"),
 }
 
 #: Processes of a test run for each core.  Tests mostly wait: for workers, leases and time limits.
