@@ -2,8 +2,7 @@
 -- GRANT celery_worker TO somebody.
 --
 --   celery_migrator       creates and owns the tables (DDL), and may do everything with them; nothing outside the database
---   celery_worker         runs tasks, or a beat: claims, acknowledges, stores results, adds dead letters; reads and writes
---                         tenants' tables as far as policies allow
+--   celery_worker         runs tasks, or a beat: claims, acknowledges, stores results, adds dead letters
 --   celery_producer       publishes: reads no message, changes no row, deletes nothing
 --   celery_result_reader  for clients that wait for results, in addition to celery_producer: Celery's tables do not record
 --                         whose a result is, so a role that may read one may read them all
@@ -84,8 +83,9 @@ BEGIN
             ('celery_worker', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_worker', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
             ('celery_worker', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
-            -- The application: a worker is ready only if the schema has the revision that the worker knows. No right on the
-            -- materialized view: it holds the rows of all tenants.
+            -- The application's own tables. A worker reads and writes tenants' rows as far as policies allow, and is ready
+            -- only if the schema has the revision that it knows. No right on the materialized view: it holds the rows of
+            -- all tenants.
             ('celery_worker', 'alembic_version', 'SELECT', NULL),
             ('celery_worker', 'customer_event', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'retention_policy', 'SELECT, INSERT, UPDATE, DELETE', NULL),
@@ -94,6 +94,8 @@ BEGIN
             ('celery_worker', 'maintenance_activity', 'SELECT', NULL),
             ('celery_worker', 'api_key', 'SELECT, INSERT, UPDATE', NULL),
             ('celery_worker', 'task_submission', 'SELECT, INSERT, DELETE', NULL),
+            ('celery_monitor', 'alembic_version', 'SELECT', NULL),
+            -- End of the application's own tables.
 
             -- Publishing. The sender sets the columns listed here, and never a message's id, its time of arrival, its claim
             -- or its visibility. It creates missing queues and bindings. It reads only the columns by which it finds and
@@ -131,8 +133,7 @@ BEGIN
             ('celery_monitor', 'kombu_dead_letter', 'SELECT', 'queue, died_at'),
             ('celery_monitor', 'celery_taskmeta', 'SELECT', 'status, date_done'),
             ('celery_monitor', 'celery_beat_entry', 'SELECT', 'name, last_run_at, runs'),
-            ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
-            ('celery_monitor', 'alembic_version', 'SELECT', NULL)
+            ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at')
         ) AS written (role, relation, rights, columns)
         CROSS JOIN LATERAL (
             SELECT c.oid::regclass::text AS found, pg_get_userbyid(c.relowner) AS owner,

@@ -1,4 +1,4 @@
-"""A server with the roles of ops/postgres/roles.sql, and a login for each."""
+"""A server with the roles of ops/postgres/roles.sql (of the package's in the database `plain`), and a login for each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import psycopg2
 import pytest
 
 import celery_postgres
+from celery_postgres.database.rights import roles_script
 from environment.installation import DEFAULT_MAJOR
 from environment.sources import CHECKOUT
 from environment.temporary import TemporaryCluster
@@ -48,10 +49,10 @@ class Databases:
                 cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
-    def make(self, name: str) -> None:
+    def make(self, name: str, script: str = ROLES_SQL) -> None:
         """An empty database in which the migrator may begin."""
         self.run(self.cluster.superuser_url, f"CREATE DATABASE {name}")
-        self.run(self.superuser_url(name), ROLES_SQL)
+        self.run(self.superuser_url(name), script)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def databases(migrate: Callable[[str], None]) -> Iterator[Databases]:
     with TemporaryCluster(int(os.environ.get("SKELDIR_POSTGRES_MAJOR", DEFAULT_MAJOR)), tcp=True) as cluster:
         made = Databases(cluster)
         made.make("migrated")
-        made.make("plain")
+        made.make("plain", roles_script())
         for login, roles in LOGINS.items():
             made.run(
                 cluster.superuser_url,
@@ -69,6 +70,6 @@ def databases(migrate: Callable[[str], None]) -> Iterator[Databases]:
         made.run(cluster.superuser_url, "ALTER ROLE deploy SET role = 'celery_migrator'")
         migrate(made.url("deploy"))
         celery_postgres.create_schema(made.url("deploy", "plain"))
-        for name in ("migrated", "plain"):
-            made.run(made.url("deploy", name), ROLES_SQL)
+        made.run(made.url("deploy"), ROLES_SQL)
+        made.run(made.url("deploy", "plain"), roles_script())
         yield made

@@ -5,12 +5,14 @@ A new table, sequence or statement fails here until somebody has decided who may
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from typing import Any
 
 import psycopg2
 import pytest
 
+from celery_postgres.database.rights import roles_script
 from celery_postgres.database.statements import statements
 from celery_postgres.operations import WORKER_SEQUENCES, WORKER_TABLES
 from tests.roles.conftest import ROLES_SQL, Databases
@@ -145,6 +147,14 @@ def privileges(databases: Databases, name: str) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("name", ["migrated", "plain"])
 def test_every_table_and_sequence_is_open_to_those_that_need_it(databases: Databases, name: str) -> None:
     assert privileges(databases, name) == DECIDED[name]
+
+
+def test_the_package_has_the_same_roles_without_the_applications_tables() -> None:
+    own = r"\n +-- The application's own tables\..*?-- End of the application's own tables\.\n"
+    shared, count = re.subn(own, "", ROLES_SQL, flags=re.DOTALL)
+    assert count == 1
+    assert roles_script() == shared, "ops/postgres/roles.sql and the package's roles.sql differ: change both"
+    assert not any(name in shared for name in OF_THE_APPLICATION)
 
 
 def test_a_worker_asks_at_its_start_for_what_it_was_given(databases: Databases) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 _ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 #: By table.
@@ -35,3 +37,8 @@ WORKER_FUNCTIONS = (
     "celery_save_group(text, bytea, timestamp)",
     "celery_give_up_waiting(bigint, text[])",
 )
+
+
+def roles_script() -> str:
+    """The statement that makes the roles `celery_worker`, `celery_producer` and others, and grants them their rights."""
+    return Path(__file__).with_name("roles.sql").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_postgres.database import driver
 from celery_postgres.database.address import describe, is_postgresql, parsed
+from celery_postgres.database.rights import roles_script
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.tool import migrate
@@ -99,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, method in (("requeue", Operator.dead_requeue), ("purge", Operator.dead_purge)):
         conditions(confirmed(command(name, method, letters)), several=True)
     migrate.register(commands)
+    roles = "print the SQL that makes the roles and grants them their rights: pipe it into psql"
+    commands.add_parser("roles", help=roles, description=roles)
     return parser
 
 
@@ -119,6 +122,9 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     try:
         if hasattr(given, "migration"):
             return int(given.migration(_address() if dsn is None else dsn, given))
+        if given.command == "roles":
+            print(roles_script(), end="")  # noqa: T201
+            return 0
         console = None if given.json else _console()
         session = Session(_address() if dsn is None else dsn, _SETTINGS)
         try:
