@@ -51,6 +51,7 @@ COMMANDS = {
     "bench": Command("[--quick] [options]", "measure this project beside other systems", None, "tools:bench"),
     "fuzz": Command("[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
+    "site": Command("[Sphinx options]", "build the documentation into docs/_build/html", "lint", "tools:site"),
     "format": Command("", "ruff's formatter and its safe fixes", "lint", "tools:format_code"),
     "lock": Command("[uv options]", "generate requirements/*.txt from pyproject.toml", None, "tools:lock"),
     "help": Command("", "this page", None, "cli:show_help"),

@@ -1,4 +1,4 @@
-"""``./dev test``, ``conformance``, ``bench``, ``lint``, ``format`` and ``lock``."""
+"""``./dev test``, ``conformance``, ``bench``, ``lint``, ``site``, ``format`` and ``lock``."""
 
 import os
 import shutil
@@ -146,6 +146,15 @@ def bench(arguments: Sequence[str]) -> int:
 def lint(arguments: Sequence[str]) -> int:
     """Run all linters, even if one of them fails."""
     return max([_tool(linter) for linter in _LINTERS])
+
+
+def site(arguments: Sequence[str]) -> int:
+    """Build ``docs/`` into ``docs/_build/html``; every warning is an error, and all of them are shown."""
+    strict = ("-n", "-W", "--keep-going", "-q", "-j", "auto")
+    status = _tool(("sphinx-build", "-b", "html", *strict, *arguments, "docs", "docs/_build/html"))
+    if not status:
+        print("dev: docs/_build/html/index.html", file=sys.stderr)
+    return status
 
 
 def format_code(arguments: Sequence[str]) -> int:

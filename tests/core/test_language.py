@@ -14,9 +14,10 @@ import pytest
 from environment.sources import CHECKOUT
 
 PAGES = [
-    page
-    for folder in ("", "docs", "docs/backend", "docs/benchmarks", "docs/decisions", "fuzz", "packages/celery-postgres")
-    for page in sorted((CHECKOUT / folder).glob("*.md"))
+    *sorted(CHECKOUT.glob("*.md")),
+    *sorted(page for page in (CHECKOUT / "docs").rglob("*.md") if "_build" not in page.parts),
+    *sorted((CHECKOUT / "fuzz").glob("*.md")),
+    *sorted((CHECKOUT / "packages/celery-postgres").glob("*.md")),
 ]
 SOURCES = [
     path
