@@ -4,14 +4,10 @@
 results.
 """
 
-from importlib.util import find_spec as _find_spec
+# First of all, and in words that an old Python can read: it gets one clear line instead of a SyntaxError.
+from celery_postgres.prerequisites import require_all as _require_all
 
-if _find_spec("psycopg2") is None:
-    raise ModuleNotFoundError(
-        "celery_postgres needs the driver psycopg2: pip install 'celery-postgres[binary]', or [psycopg2] "
-        "to build it against the libpq of this machine",
-        name="psycopg2",
-    )
+_require_all()
 
 from celery_postgres.broker.bulk import bulk
 from celery_postgres.broker.transaction import publishing_on

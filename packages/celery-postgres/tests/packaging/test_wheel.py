@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from environment.sources import CHECKOUT
-from environment.testkit.machine import unavailable
+from environment.testkit.installing import PACKAGE, call, new_venv, pip_install
 
-PACKAGE = CHECKOUT / "packages/celery-postgres"
 PROGRAM = """
 import sys, threading, pathlib
 import celery_postgres
@@ -38,30 +33,6 @@ with start_worker(app, pool="solo", perform_ping_check=False, loglevel="ERROR"):
 pytestmark = pytest.mark.long
 
 
-def call(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Without this checkout's PYTHONPATH."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(
-        [str(word) for word in words],
-        env=variables | {"DATABASE_URL": options.pop("url", "")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        **options,
-    )
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    done = call(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, PACKAGE)
-    if done.returncode:
-        unavailable(f"pip cannot build the wheel here, which needs hatchling: {done.stderr[-500:]}")
-    (built,) = folder.glob("celery_postgres-*.whl")
-    return built
-
-
 def test_the_wheel_has_all_that_the_package_reads(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     source = PACKAGE / "src"
@@ -76,21 +47,22 @@ def test_the_wheel_has_all_that_the_package_reads(wheel: Path) -> None:
 
 
 def test_a_new_user(wheel: Path, tmp_path: Path, fresh: Callable[..., Any]) -> None:
-    made = call(sys.executable, "-m", "venv", tmp_path / "venv")
-    assert made.returncode == 0, made.stderr
-    python = tmp_path / "venv/bin/python"
-    done = call(python, "-m", "pip", "install", "--no-input", wheel)
-    if done.returncode:
-        unavailable(f"pip cannot install Celery here: {done.stderr[-500:]}")
+    python = new_venv(tmp_path / "venv")
+    pip_install(python, str(wheel))
     empty = tmp_path / "empty"
     empty.mkdir()
     without = call(python, "-c", "import celery_postgres", cwd=empty)
     assert without.stderr.splitlines()[-1].startswith("ModuleNotFoundError: celery_postgres needs the driver psycopg2")
-    assert call(python, "-m", "pip", "install", "--no-input", f"{wheel}[binary,tool,sqlalchemy]").returncode == 0
+    run = call(python, "-m", "celery_postgres", "queues", cwd=empty)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("celery_postgres: celery_postgres needs the driver psycopg2: pip install")
+    assert run.stderr.count("\n") == 1
+    pip_install(python, f"{wheel}[binary,tool,sqlalchemy]")
     with fresh() as database:
         migrated = call(python, "-m", "celery_postgres", "migrate", cwd=empty, url=database.url)
         assert migrated.returncode == 0, migrated.stderr
-        assert call(python, "-m", "celery_postgres", "check", cwd=empty, url=database.url).returncode == 0
+        checked = call(python, "-m", "celery_postgres", "check", cwd=empty, url=database.url)
+        assert (checked.returncode, checked.stderr) == (0, "")
         (empty / "mine.py").write_text(PROGRAM)
         ran = call(python, "mine.py", database.url, cwd=empty)
         assert ran.stdout == "0.1.0 42\n", ran.stderr
@@ -98,7 +70,8 @@ def test_a_new_user(wheel: Path, tmp_path: Path, fresh: Callable[..., Any]) -> N
             python,
             "-c",
             "import sys, celery_postgres, sqlalchemy as s; celery_postgres.create_schema(s.create_engine(sys.argv[1]))",
-            database.url,
+            # From SQLAlchemy 2.1 on, a plain postgresql:// means psycopg 3.
+            database.url.replace("postgresql://", "postgresql+psycopg2://", 1),
             cwd=empty,
         )
         assert again.returncode == 0, again.stderr

@@ -11,6 +11,7 @@ from typing import Any
 from celery_postgres.database import migrations
 from celery_postgres.database.advisory_locks import LockHeldError
 from celery_postgres.database.migrations import NEWEST, MigrationError
+from celery_postgres.prerequisites import both_drivers
 from celery_postgres.tool.operator import OperatorError
 
 
@@ -68,6 +69,8 @@ def _version(dsn: str, given: argparse.Namespace) -> int:
 
 def _check(dsn: str, given: argparse.Namespace) -> int:
     """Compare the schema with this release; the exit status is 1 if something has to be done."""
+    if twice := both_drivers():
+        _say(f"celery_postgres: {twice}")
     status = migrations.check(dsn, schema=given.schema)
     lines = [*status.problems, *(f"migration {one} is not applied" for one in status.pending)]
     newer = [f"a newer release has applied the migrations {', '.join(map(str, status.newer))}"] if status.newer else []
