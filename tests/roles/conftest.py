@@ -1,4 +1,4 @@
-"""A server with the roles of ops/postgres/roles.sql (of the package's in the database `plain`), and a login for each."""
+"""A server with roles of ops/postgres/roles.sql (of the package's in the database `plain`), and a login for each."""
 
 from __future__ import annotations
 

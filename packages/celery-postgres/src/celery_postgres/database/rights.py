@@ -40,5 +40,5 @@ WORKER_FUNCTIONS = (
 
 
 def roles_script() -> str:
-    """The statement that makes the roles `celery_worker`, `celery_producer` and others, and grants them their rights."""
+    """The statement that makes roles `celery_worker`, `celery_producer` and others, and grants them their rights."""
     return Path(__file__).with_name("roles.sql").read_text(encoding="utf-8")
