@@ -150,7 +150,7 @@ def lint(arguments: Sequence[str]) -> int:
 
 def site(arguments: Sequence[str]) -> int:
     """Build ``docs/`` into ``docs/_build/html``; every warning is an error, and all of them are shown."""
-    strict = ("-n", "-W", "--keep-going", "-q", "-j", "auto")
+    strict = ("-n", "-W", "--keep-going", "-q")
     status = _tool(("sphinx-build", "-b", "html", *strict, *arguments, "docs", "docs/_build/html"))
     if not status:
         print("dev: docs/_build/html/index.html", file=sys.stderr)

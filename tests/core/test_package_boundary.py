@@ -16,7 +16,7 @@ from environment.sources import CHECKOUT
 APPLICATION = CHECKOUT / "backend" / "app"
 SOURCES = sorted(APPLICATION.rglob("*.py"))
 PACKAGE = "celery_postgres"
-#: The modules whose names an application may use; the package's README lists them.
+#: The modules whose names an application may use; the site's page of the Python API lists them.
 PUBLIC = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("beat", "dsn", "errors", "operations"))}
 SQL = re.compile(r"\b(SELECT|FROM|JOIN|INSERT|UPDATE|DELETE|TRUNCATE|LOCK|COPY|has_\w+_privilege)\b")
 TABLES = re.compile(rf"\b({'|'.join(WORKER_TABLES)})\b")

@@ -1,14 +1,15 @@
-"""What the operators' pages tell people to type, read from the pages themselves.
+"""What the pages tell people to type, read from the pages themselves.
 
-A block is a fenced ```sh block. Directly before it may stand `<!-- not run: reason -->`; directly after it a ```text
-block: what it prints, line by line, in which `…` stands for anything. A block that takes something away has a comment
-with the words `destroys rows` or `ends`.
+A block is a fenced ```sh block, on the site's pages (tests/site) also one of another language. Directly before it may
+stand `<!-- not run: reason -->`; directly after it a ```text block: what it prints, line by line, in which `…` stands
+for anything. A block that takes something away has a comment with the words `destroys rows` or `ends`.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from environment.sources import CHECKOUT
 ENTRY = "docs/backend/B0.5.1_Celery_Runbook.md"
 README = "README.md"
 
-_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (\S.*?) -->\s*\Z", re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -30,6 +31,7 @@ class Block:
         name: page, section and its number there, for people.
         not_run: why it is not run, or None.
         printed: lines of what it prints, as the page has them.
+        language: after the fence.
     """
 
     page: str
@@ -38,6 +40,7 @@ class Block:
     text: str
     not_run: str | None
     printed: tuple[str, ...]
+    language: str = "sh"
 
     @property
     def variables(self) -> set[str]:
@@ -65,12 +68,12 @@ def headings(page: str) -> list[str]:
     return _HEADING.findall(_FENCE.sub("", read(page)))
 
 
-def blocks(page: str) -> list[Block]:
-    """In the order of the page."""
+def blocks(page: str, wanted: Callable[[str], bool] = "sh".__eq__) -> list[Block]:
+    """Those of the languages that are wanted, in the order of the page."""
     text, found, numbers = read(page), [], dict[str, int]()
     fences = list(_FENCE.finditer(text))
     for position, fence in enumerate(fences):
-        if fence[2] != "sh":
+        if not wanted(fence[2]):
             continue
         before, after = text[: fence.start()], fences[position + 1 : position + 2]
         section = (_HEADING.findall(_FENCE.sub("", before)) or [""])[-1]
@@ -85,6 +88,7 @@ def blocks(page: str) -> list[Block]:
                 textwrap.dedent(fence[3]),
                 reason and " ".join(reason[1].split()),
                 tuple(line.strip() for line in after[0][3].splitlines() if line.strip()) if follows else (),
+                fence[2],
             )
         )
     return found

@@ -1,0 +1,42 @@
+"""Every block of the site's pages is run by a test, or a comment before it gives the reason why not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.runbook.pages import read
+from tests.site.story import prelude, saved_as, site_blocks, site_pages
+
+PAGES = site_pages()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_block_is_run_or_says_why_not(page: str) -> None:
+    found = site_blocks(page)
+    lost = [
+        f"{block.name} is {block.language}"
+        for block in found
+        if not (block.not_run or block.language in ("sh", "python") or saved_as(block))
+    ]
+    assert lost == [], (
+        "run: sh, python, or a file, whose first line is a comment with its name; else `<!-- not run: … -->`"
+    )
+    marks = re.findall(r"(?<!`)<!-- not run\b.*?-->", read(page), re.DOTALL)
+    assert len(marks) == sum(block.not_run is not None for block in found), "a mark that marks nothing"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_stands_in_plain_fences(page: str) -> None:
+    """In another form the harness would not see it. `literalinclude` is for files that other tests run."""
+    assert (
+        re.findall(r"^ *(?:`{3,}|:{3,}) *\{(?:code|code-block|sourcecode|doctest|testcode)\}", read(page), re.M) == []
+    )
+    assert re.findall(r"^ *(?:~{3,}|`{4,})", read(page), re.M) == []
+
+
+def test_preludes_belong_to_pages() -> None:
+    wanted = {prelude(page) for page in PAGES if page.startswith("docs/")}
+    assert set((Path(__file__).parent / "preludes").glob("*.py")) <= wanted
