@@ -155,11 +155,17 @@ def lagging(error: BaseException) -> str | None:
 
     That happens after logical replication, which copies no sequences, and after a partial restore.
     """
-    if getattr(error, "pgcode", None) != errorcodes.UNIQUE_VIOLATION:
+    code: str | None = getattr(error, "pgcode", None)
+    if code != errorcodes.UNIQUE_VIOLATION:
         return None
     diagnosis = error.diag  # type: ignore[attr-defined]
-    table: str | None = diagnosis.table_name
-    return table if table in _NUMBERED and diagnosis.constraint_name == f"{table}_pkey" else None
+    return lagging_table(code, diagnosis.table_name, diagnosis.constraint_name)
+
+
+def lagging_table(sqlstate: str | None, table: str | None, constraint: str | None) -> str | None:
+    """The table, if this is the violation of the key that its sequence fills."""
+    is_key = sqlstate == errorcodes.UNIQUE_VIOLATION and table in _NUMBERED and constraint == f"{table}_pkey"
+    return table if is_key else None
 
 
 def is_lasting(error: BaseException) -> bool:
@@ -176,9 +182,12 @@ def is_lasting(error: BaseException) -> bool:
         return isinstance(error, ValueError | TypeError | OverflowError)  # the driver could not send the value
     if error.pgcode is None:
         return isinstance(error, psycopg2.DataError | psycopg2.ProgrammingError | psycopg2.NotSupportedError)
-    if error.pgcode[:2] not in _OF_A_VALUE or lagging(error) is not None:
-        return False
-    return error.diag.source_function not in _OF_THE_MOMENT
+    return lagging(error) is None and refuses_value(error.pgcode, error.diag.source_function)
+
+
+def refuses_value(sqlstate: str, source_function: str | None) -> bool:
+    """Whether PostgreSQL refuses a value with this SQLSTATE, raised by this function of the server."""
+    return sqlstate[:2] in _OF_A_VALUE and source_function not in _OF_THE_MOMENT
 
 
 def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exception:
@@ -188,21 +197,33 @@ def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exc
         role: the role that connected, if known.
         statement: the name of the statement that failed, if it has one.
     """
-    if error.pgcode in _SCHEMA_CODES:
+    found = schema_error(error.pgcode, primary(error), role, statement)
+    if found is not None:
+        return found
+    return restated(error, ReadOnlyError if error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION else type(error))
+
+
+def schema_error(sqlstate: str | None, reason: str, role: str = "", statement: str = "") -> SchemaError | None:
+    """What to do about missing tables or rights; None if the SQLSTATE has another meaning.
+
+    Args:
+        reason: PostgreSQL's own message, without the statement.
+    """
+    if sqlstate in _SCHEMA_CODES:
         missing = SchemaError(
-            f"the broker's tables are missing, older than this release or not on the search_path ({primary(error)}): "
+            f"the broker's tables are missing, older than this release or not on the search_path ({reason}): "
             "run `python -m celery_postgres migrate` as the role that owns the tables, or your project's own migrations"
         )
         missing.outdated = True
         return missing
-    if error.pgcode == _NO_RIGHT:
+    if sqlstate == _NO_RIGHT:
         who = f"the role {role}".rstrip()
         what = f"what the statement {statement} needs" if statement else "this"
         return SchemaError(
-            f"{who} may not do {what} ({primary(error)}): as the owner of what is named there, grant {who} USAGE on a "
+            f"{who} may not do {what} ({reason}): as the owner of what is named there, grant {who} USAGE on a "
             "schema or a sequence, EXECUTE on a function, SELECT, INSERT, UPDATE or DELETE on a table"
         )
-    return restated(error, ReadOnlyError if error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION else type(error))
+    return None
 
 
 def restated(error: psycopg2.Error, kind: type[psycopg2.Error]) -> psycopg2.Error:

@@ -6,11 +6,13 @@ import io
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from typing import Any
 
+import psycopg2
 import pytest
 
+from celery_postgres.database.session import Session
 from celery_postgres.tool import cli
 from environment.testkit.client import Client
 from environment.testkit.queue_tool import Tool
@@ -48,6 +50,31 @@ def client(connect: Callable[..., Client]) -> Client:
 def queue() -> str:
     """The name of a queue that nothing else uses."""
     return f"q-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def listener(module_database: Any) -> Iterator[Callable[[str], Session]]:
+    """``listener(queue)``: a consumer of the queue that is awake, as far as the database knows, and what it hears."""
+    sessions: list[Session] = []
+
+    def make(queue: str) -> Session:
+        session = Session(module_database.url)
+        sessions.append(session)
+        subscribe = (
+            "WITH consumer AS (INSERT INTO kombu_consumer (hostname, pid) VALUES ('listener', 0) RETURNING id)"
+            " INSERT INTO kombu_subscription (queue_id, consumer_id, asleep)"
+            " SELECT queue.id, consumer.id, false FROM kombu_queue AS queue, consumer WHERE queue.name = %s"
+            " RETURNING consumer_id"
+        )
+        with closing(psycopg2.connect(module_database.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(subscribe, (queue,))
+            session.listen(f"kombu_{cursor.fetchone()[0]}")
+        return session
+
+    yield make
+    for session in sessions:
+        session.script("DELETE FROM kombu_consumer WHERE hostname = 'listener'")
+        session.close()
 
 
 # -- an operator

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery_postgres.broker.transaction import callers_transaction, catching_up
+from celery_postgres.broker.callers_transaction import Aside
+from celery_postgres.broker.transaction import callers_transaction
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.publish_store import Addressed, PublishStore
 
@@ -25,7 +26,7 @@ class Bulk:
         #: Kombu's retry policy, as `apply_async` has it; None to try once.
         self.retry_policy: dict[str, Any] | None = None
         #: The transaction that the messages are part of, however long they wait.
-        self.transaction = callers_transaction()
+        self.transaction = callers_transaction(client.transport.sessions)
 
     def add(self, queue: str, envelope: Envelope) -> None:
         self._waiting.append((queue, envelope))
@@ -46,8 +47,7 @@ class Bulk:
             return
         if self.transaction is not None:
             waiting, self._waiting = self._waiting, []
-            with catching_up(self.client.transport.sessions):
-                self.transaction.publish(waiting, self._declare)
+            self.transaction.publish(waiting, Aside(self.client.transport.sessions, self._declare))
         elif self.retry_policy is None:
             self._send()
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from celery_postgres.broker.transaction import CallersTransaction, catching_up
+from celery_postgres.broker.callers_transaction import Aside, Transaction
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.publish_store import PublishStore
 from celery_postgres.database.store import Runner
@@ -44,22 +44,22 @@ class AtOnce:
 
 
 class WithinTransaction:
-    """Each message is part of a caller's transaction."""
+    """Each message is part of a caller's transaction, which may be unable to tell at once whether a queue takes it:
+    `fallback` is the queue of those that none takes."""
 
-    __slots__ = ("_declare", "_runner", "_transaction")
+    __slots__ = ("_aside", "_fallback", "_transaction")
 
-    def __init__(self, transaction: CallersTransaction, runner: Runner, declare: Declare) -> None:
+    def __init__(self, transaction: Transaction, aside: Aside, fallback: str | None) -> None:
         self._transaction = transaction
-        self._runner = runner
-        self._declare = declare
+        self._aside = aside
+        self._fallback = fallback
 
     def to_queue(self, queue: str, envelope: Envelope) -> None:
-        with catching_up(self._runner):
-            self._transaction.publish([(queue, envelope)], self._declare)
+        self._transaction.publish([(queue, envelope)], self._aside)
 
     def to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> bool:
-        with catching_up(self._runner):
-            return self._transaction.publish_to_exchange(exchange, routing_key, envelope) > 0
+        self._transaction.publish_to_exchange(exchange, routing_key, envelope, self._fallback, self._aside)
+        return True
 
 
 class Collector(Protocol):

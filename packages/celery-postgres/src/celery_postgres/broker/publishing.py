@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from celery_postgres.broker.bulk import PublishBatch
+from celery_postgres.broker.callers_transaction import Aside
 from celery_postgres.broker.collecting import collecting
 from celery_postgres.broker.declaring import DeclaringChannel
 from celery_postgres.broker.destinations import AtOnce, Collecting, Destination, WithinTransaction
@@ -47,16 +48,17 @@ class PublishingChannel(DeclaringChannel):
     def _destination(self, exchange: str) -> Destination:
         if exchange.endswith(REMOTE_CONTROL):
             return AtOnce(self.sessions, self._new_queue)
-        transaction, bulk = callers_transaction(), self._transport.bulk
+        sessions, bulk = self.sessions, self._transport.bulk
+        transaction = callers_transaction(sessions)
         # A bulk that began outside of the transaction is not part of it.
-        if not exchange and bulk is not None and bulk.transaction is transaction:
+        if not exchange and bulk is not None and bulk.transaction == transaction:
             return Collecting(bulk, self._routes)
         collected = collecting()
         if collected is not None:
             return Collecting(collected, self._routes)
         if transaction is not None:
-            return WithinTransaction(transaction, self.sessions, self._new_queue)
-        return AtOnce(self.sessions, self._new_queue)
+            return WithinTransaction(transaction, Aside(sessions, self._new_queue), self.deadletter_queue)
+        return AtOnce(sessions, self._new_queue)
 
     def _routes(self, exchange: str, routing_key: str) -> list[str]:
         return list(self.queues.routes(exchange, routing_key))

@@ -2,79 +2,102 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from celery_postgres.database.callers_connection import CallersConnection
-from celery_postgres.database.driver import SERIALIZATION_FAILURE
-from celery_postgres.database.envelope import Envelope
-from celery_postgres.database.publish_store import Addressed, CallersPublishStore, PublishStore
-from celery_postgres.database.store import Runner
+from celery_postgres.broker.callers_transaction import Transaction, WrittenAtOnce, WrittenAtTheEnd
+from celery_postgres.database.callers import Adapter, AsyncAdapter
+from celery_postgres.database.callers_connection import AsyncCallersConnection, CallersConnection, connection_for
+from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import NotPublishedError
 
-_thread = threading.local()
+#: Returns a connection that `publishing_on` takes with `with`, in a transaction in the database of a libpq connection
+#: string; None if there is none.
+Provider = Callable[[str], Any]
 
 
-class CallersTransaction:
-    """The transaction that a thread publishes in until the block of `publishing_on` ends. Used by that thread only."""
+class _Block:
+    """A block that messages are part of, or, without a transaction, one in which they are published at once."""
 
-    def __init__(self, connection: Any) -> None:
-        self._store = CallersPublishStore(CallersConnection(connection))
-        self._ended = False
+    def __init__(self, transaction: Transaction | None) -> None:
+        self.transaction = transaction
+        self._outer = _block.get()
+        self._place: tuple[int, Any] | None = _place()
+        _block.set(self)
+
+    @property
+    def is_here(self) -> bool:
+        """A task or a thread that was begun within a block inherits the variable, and not the block."""
+        return self._place == _place()
 
     def end(self) -> None:
-        """Refuse every later publish: the block has ended."""
-        self._ended = True
-
-    def publish(self, messages: Sequence[Addressed], declare: Callable[[str], None]) -> None:
-        """Publish to queues by name, all messages or none.
-
-        Args:
-            declare: declares a queue that this transaction does not see, in a transaction of its own.
-
-        Raises:
-            NotPublishedError: nothing was published, and the caller's transaction can only be rolled back, or, under
-                REPEATABLE READ, is older than the queue.
-        """
-        self._check()
-        missing = self._store.publish_many(messages)
-        for queue in missing:
-            declare(queue)
-        if missing and self._store.publish_many(messages):
-            raise NotPublishedError(
-                "the queue was declared just now, and the snapshot of this transaction (REPEATABLE READ or "
-                "SERIALIZABLE) is older: roll back and try again, or declare the queue beforehand",
-                SERIALIZATION_FAILURE,
-            )
-
-    def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
-        """Publish to the queues that the exchange routes the message to. Returns the number of queues."""
-        self._check()
-        return self._store.publish_to_exchange(exchange, routing_key, envelope)
-
-    def _check(self) -> None:
-        if self._ended:
-            raise NotPublishedError("the block of publishing_on has ended, and with it its use of the transaction")
+        if self.transaction is not None:
+            self.transaction.end()
+        self._place = None
+        _block.set(self._outer)  # not by a token: a generator's end may be in another context than its beginning
 
 
-@contextmanager
-def publishing_on(connection: Any) -> Iterator[None]:
+_block: ContextVar[_Block | None] = ContextVar("celery_postgres_block", default=None)
+_ambient: Provider | None = None
+
+
+class PublishingOn:
+    """What `publishing_on` returns: a block for `with` or for `async with`, which may be entered again."""
+
+    def __init__(self, connection: Any, *, notify: bool) -> None:
+        self._connection = connection_for(connection)
+        self._notify = notify
+        self._blocks: list[_Block] = []
+        self._kind = type(connection).__qualname__
+
+    def __enter__(self) -> None:
+        if not isinstance(self._connection, Adapter):
+            raise TypeError(f"an asynchronous connection ({self._kind}) needs `async with publishing_on(connection)`")
+        self._blocks.append(_Block(WrittenAtOnce(CallersConnection(self._connection, notify=self._notify))))
+
+    def __exit__(self, *_: object) -> None:
+        self._blocks.pop().end()
+
+    async def __aenter__(self) -> None:
+        if not isinstance(self._connection, AsyncAdapter):
+            raise TypeError(f"a synchronous connection ({self._kind}) needs `with publishing_on(connection)`")
+        self._blocks.append(_Block(WrittenAtTheEnd(AsyncCallersConnection(self._connection, notify=self._notify))))
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        block = self._blocks.pop()
+        block.end()
+        if kind is None and isinstance(block.transaction, WrittenAtTheEnd):
+            await block.transaction.write()
+
+
+def publishing_on(connection: Any, *, notify: bool = True) -> PublishingOn:
     """Publish within the block as part of the transaction on `connection`.
 
-    The messages of this thread are visible when the caller commits, and gone after a rollback. The transaction is
-    neither begun nor ended here, except that SQLAlchemy begins one with the first statement, as with any other. Remote
-    control (`app.control`) is not part of it and is published at once. Blocks may be nested; the innermost counts.
+    The messages are visible when the caller commits, and gone after a rollback. The transaction is neither begun nor
+    ended here, except that drivers begin one with the first statement, as with any other. Remote control
+    (`app.control`) is not part of it and is published at once. Blocks may be nested; the innermost counts. What other
+    threads and other asyncio tasks publish is not part of the block, also if they were started within it.
+
+    With `with` each message is written as it is published. With `async with` the messages are collected, and written
+    together when the block ends without an error; then they are part of the transaction.
 
     Args:
-        connection: a synchronous SQLAlchemy `Connection` driven by psycopg2, or a psycopg2 connection; to the broker's
-            database, with the broker's schema in its search_path, and a role that may publish. In autocommit each
-            message is visible at once.
+        connection: for `with`: a connection of psycopg2 or of psycopg 3, `django.db.connection`, or an SQLAlchemy
+            `Connection` or `Session` over one of these drivers. For `async with`: an `AsyncConnection` of psycopg 3, a
+            connection of asyncpg, or an SQLAlchemy `AsyncConnection` or `AsyncSession` over one of these. To the
+            broker's database, with the broker's schema in its search_path, and a role that may publish. In autocommit
+            each message, or what `async with` has collected, is visible at once.
+        notify: whether the commit notifies consumers. A commit that notifies waits for all others that do. Without it
+            consumers find the messages when they poll.
 
     Raises:
         TypeError: it is something else; at once, before anything is published.
-        NotPublishedError: from `apply_async` within the block: roll back.
+        NotPublishedError: it is closed; from `apply_async` within `with`: roll back, at least to a savepoint of your
+            own; from the end of `async with`: nothing was published, and the transaction remains usable.
 
     Example::
 
@@ -82,38 +105,66 @@ def publishing_on(connection: Any) -> Iterator[None]:
             connection.execute(insert(order).values(number=7))
             ship.delay(7)
     """
-    transaction = CallersTransaction(connection)
-    outer = callers_transaction()
-    _thread.transaction = transaction
-    try:
-        yield
-    finally:
-        transaction.end()
-        _thread.transaction = outer
+    return PublishingOn(connection, notify=notify)
 
 
-@contextmanager
-def catching_up(runner: Runner) -> Iterator[None]:
-    """Advance a sequence whose lag has failed the caller's transaction, so that the caller's next attempt succeeds."""
-    try:
-        yield
-    except NotPublishedError as error:
-        if error.lagging is not None:
-            PublishStore(runner).catch_up(error.lagging)
-        raise
+def set_ambient(provider: Provider | None) -> None:
+    """Ask `provider` for a transaction whenever something is published outside of a block of `publishing_on`.
+
+    Args:
+        provider: called with the libpq connection string of the broker, in the thread that publishes. None to ask
+            nothing any more.
+    """
+    global _ambient
+    _ambient = provider
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
     """Publish within the block at once, whatever transaction is around it."""
-    outer = callers_transaction()
-    _thread.transaction = None
+    block = _Block(None)
     try:
         yield
     finally:
-        _thread.transaction = outer
+        block.end()
 
 
-def callers_transaction() -> CallersTransaction | None:
-    """The transaction that this thread publishes in; None if it publishes at once."""
-    return getattr(_thread, "transaction", None)
+def callers_transaction(sessions: Sessions) -> Transaction | None:
+    """The transaction to publish in here, on the broker of `sessions`; None to publish at once."""
+    block = _block.get()
+    if block is not None and block.is_here:
+        return block.transaction
+    if _ambient is None:
+        return None
+    connection = _ambient(sessions.dsn)
+    return None if connection is None else _Ambient(connection, sessions.dsn)
+
+
+class _Ambient(WrittenAtOnce):
+    """A transaction that an ambient provider has found. Two of the same connection are equal."""
+
+    def __init__(self, connection: Any, dsn: str) -> None:
+        adapted = connection_for(connection)
+        if not isinstance(adapted, Adapter):
+            raise TypeError("the provider of set_ambient has returned an asynchronous connection")
+        super().__init__(CallersConnection(adapted))
+        self._connection, self._dsn = connection, dsn
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Ambient) and other._connection is self._connection
+
+    def __hash__(self) -> int:
+        return id(self._connection)
+
+    def check(self) -> None:
+        if _ambient is None or _ambient(self._dsn) is not self._connection:
+            raise NotPublishedError("the transaction that these messages were part of has ended")
+
+
+def _place() -> tuple[int, Any]:
+    """The thread, and the asyncio task if there is one."""
+    asyncio: Any = sys.modules.get("asyncio")
+    try:
+        return threading.get_ident(), asyncio and asyncio.current_task()
+    except RuntimeError:  # no event loop runs here
+        return threading.get_ident(), None

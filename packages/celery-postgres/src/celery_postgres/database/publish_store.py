@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from celery_postgres.database.callers_connection import AsyncCallersConnection
 from celery_postgres.database.envelope import Envelope, columns
 from celery_postgres.database.store import Store
 
@@ -105,6 +106,26 @@ class CallersPublishStore(Store):
             **columns([envelope for _, envelope in messages]),
         )
         return _queues(messages, missing)
+
+
+class AsyncCallersPublishStore:
+    """Publish messages in the transaction of an asynchronous caller."""
+
+    def __init__(self, connection: AsyncCallersConnection) -> None:
+        self._run = connection.run
+
+    async def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
+        """Publish all messages, in their order, or none. Returns the queues that this transaction does not see."""
+        ((missing, _),) = await self._run(
+            "publish_many_within",
+            queues=[queue for queue, _ in messages],
+            **columns([envelope for _, envelope in messages]),
+        )
+        return _queues(messages, missing)
+
+    async def routes(self, exchange: str, routing_key: str) -> list[str]:
+        """The queues that the exchange routes a message to, as far as this transaction can see."""
+        return [queue for (queue,) in await self._run("routes", exchange=exchange, routing_key=routing_key)]
 
 
 def _queues(messages: Sequence[Addressed], numbers: list[int] | None) -> list[str]:

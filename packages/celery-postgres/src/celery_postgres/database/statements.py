@@ -34,6 +34,7 @@ class Statement:
     Attributes:
         parameters: their names, in the order in which `execute` and `direct` take them.
         numbers: the parameters that are arrays of integers.
+        numbered: `direct` with `$1` for a driver that has no names for parameters; PostgreSQL knows their types.
         repeatable: it may be sent again when its answer was lost.
         quietly: the same statement without its wake-up, if it has one.
     """
@@ -44,6 +45,7 @@ class Statement:
     prepare: str
     execute: str
     direct: str
+    numbered: str
     repeatable: bool = False
     quietly: Statement | None = None
 
@@ -121,5 +123,6 @@ def _parse(name: str, text: str) -> Statement:
         prepare=f"PREPARE {name}{types} AS {prepared}",
         execute=f"EXECUTE {name}{values}",
         direct=direct,
+        numbered=re.sub(r"%\((\w+)\)s", lambda match: numbers[match[1]], direct),
         repeatable=re.search(r"^-- repeatable$", text, flags=re.MULTILINE) is not None,
     )

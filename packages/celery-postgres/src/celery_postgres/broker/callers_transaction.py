@@ -1,0 +1,221 @@
+"""A caller's transaction, and the messages that are part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from celery_postgres.database.callers_connection import AsyncCallersConnection, CallersConnection
+from celery_postgres.database.driver import SERIALIZATION_FAILURE, Error
+from celery_postgres.database.envelope import Envelope
+from celery_postgres.database.publish_store import (
+    Addressed,
+    AsyncCallersPublishStore,
+    CallersPublishStore,
+    PublishStore,
+)
+from celery_postgres.database.store import Runner
+from celery_postgres.errors import NotPublishedError, primary
+
+#: What one statement carries at most, when a block ends: messages, and characters of their payloads.
+MESSAGES, CHARACTERS = 5000, 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What is done beside a caller's transaction, on the broker's own connections.
+
+    Attributes:
+        declare: declares a queue that the transaction does not see.
+    """
+
+    runner: Runner
+    declare: Callable[[str], None]
+
+    def catch_up(self, table: str) -> None:
+        """Advance a sequence whose lag has failed the caller's transaction, so that the next attempt succeeds."""
+        PublishStore(self.runner).catch_up(table)
+
+
+class Transaction(Protocol):
+    """Takes the messages of a block of `publishing_on`."""
+
+    def publish(self, messages: Sequence[Addressed], aside: Aside) -> None:
+        """Publish to queues by name, all messages or none."""
+        ...
+
+    def publish_to_exchange(
+        self, exchange: str, routing_key: str, envelope: Envelope, fallback: str | None, aside: Aside
+    ) -> None:
+        """Publish to the queues that the exchange routes the message to; without one, to the queue `fallback`."""
+        ...
+
+    def end(self) -> None:
+        """Refuse every later publish: the block has ended."""
+        ...
+
+
+class WrittenAtOnce:
+    """A transaction on a synchronous connection: a message is written as it is published."""
+
+    def __init__(self, connection: CallersConnection) -> None:
+        self._store = CallersPublishStore(connection)
+        self._ended = False
+
+    def end(self) -> None:
+        self._ended = True
+
+    def publish(self, messages: Sequence[Addressed], aside: Aside) -> None:
+        """
+        Raises:
+            NotPublishedError: nothing was published, and the caller's transaction can only be rolled back, or, under
+                REPEATABLE READ, is older than the queue.
+        """
+        self.check()
+        try:
+            missing = self._store.publish_many(messages)
+            for queue in missing:
+                aside.declare(queue)
+            if missing and self._store.publish_many(messages):
+                raise _older_than_queue()
+        except NotPublishedError as error:
+            _catch_up(error, aside)
+            raise
+
+    def publish_to_exchange(
+        self, exchange: str, routing_key: str, envelope: Envelope, fallback: str | None, aside: Aside
+    ) -> None:
+        self.check()
+        try:
+            taken = self._store.publish_to_exchange(exchange, routing_key, envelope)
+        except NotPublishedError as error:
+            _catch_up(error, aside)
+            raise
+        if not taken and fallback:
+            self.publish([(fallback, envelope)], aside)
+
+    def check(self) -> None:
+        if self._ended:
+            raise _has_ended()
+
+
+@dataclass(frozen=True, slots=True)
+class _ToExchange:
+    exchange: str
+    routing_key: str
+    envelope: Envelope
+    fallback: str | None
+
+
+class WrittenAtTheEnd:
+    """A transaction on an asynchronous connection, for which publishing cannot wait: messages are collected, and
+    written when the block ends."""
+
+    def __init__(self, connection: AsyncCallersConnection) -> None:
+        self._connection = connection
+        self._collected: list[Addressed | _ToExchange] = []
+        self._asides: dict[str, Aside] = {}
+        self._aside: Aside | None = None
+        self._ended = False
+
+    def end(self) -> None:
+        self._ended = True
+
+    def publish(self, messages: Sequence[Addressed], aside: Aside) -> None:
+        self._check()
+        self._collected += messages
+        self._aside = aside
+        self._asides.update((queue, aside) for queue, _ in messages)
+
+    def publish_to_exchange(
+        self, exchange: str, routing_key: str, envelope: Envelope, fallback: str | None, aside: Aside
+    ) -> None:
+        self._check()
+        self._collected.append(_ToExchange(exchange, routing_key, envelope, fallback))
+        self._aside = aside
+        if fallback:
+            self._asides[fallback] = aside
+
+    async def write(self) -> None:
+        """Write what was collected: all of it, or nothing, and then the transaction remains usable.
+
+        Raises:
+            NotPublishedError: nothing was published.
+            SchemaError: the tables or the rights are missing.
+        """
+        import asyncio  # who writes here has loaded it
+
+        if not self._collected:
+            return
+        store = AsyncCallersPublishStore(self._connection)
+        try:
+            async with self._connection.all_or_nothing():
+                for portion in _portions(await self._addressed(store)):
+                    missing = await store.publish_many(portion)
+                    if missing:
+                        # On a connection of psycopg2, which would stop the event loop.
+                        await asyncio.to_thread(self._declare, missing)
+                        if await store.publish_many(portion):
+                            raise _older_than_queue()
+        except NotPublishedError as error:
+            if self._aside is not None:
+                await asyncio.to_thread(_catch_up, error, self._aside)
+            raise
+        finally:
+            self._collected = []
+
+    async def _addressed(self, store: AsyncCallersPublishStore) -> list[Addressed]:
+        """All messages in their order, each with its queue."""
+        routes: dict[tuple[str, str], list[str]] = {}
+        found: list[Addressed] = []
+        for one in self._collected:
+            if not isinstance(one, _ToExchange):
+                found.append(one)
+                continue
+            key = one.exchange, one.routing_key
+            if key not in routes:
+                routes[key] = await store.routes(*key)
+            queues = routes[key] or ([one.fallback] if one.fallback else [])
+            found += [(queue, one.envelope) for queue in queues]
+        return found
+
+    def _declare(self, queues: Sequence[str]) -> None:
+        try:
+            for queue in queues:
+                self._asides[queue].declare(queue)
+        except Error as error:
+            raise NotPublishedError(f"not published, because its queue cannot be declared: {primary(error)}") from None
+
+    def _check(self) -> None:
+        if self._ended:
+            raise _has_ended()
+
+
+def _portions(messages: Sequence[Addressed]) -> Iterator[Sequence[Addressed]]:
+    """The messages in as few statements as possible."""
+    begin = characters = 0
+    for at, (_, envelope) in enumerate(messages):
+        characters += len(envelope.payload)
+        if at > begin and (at - begin >= MESSAGES or characters > CHARACTERS):
+            yield messages[begin:at]
+            begin, characters = at, len(envelope.payload)
+    if messages:
+        yield messages[begin:]
+
+
+def _catch_up(error: NotPublishedError, aside: Aside) -> None:
+    if error.lagging is not None:
+        aside.catch_up(error.lagging)
+
+
+def _has_ended() -> NotPublishedError:
+    return NotPublishedError("the block of publishing_on has ended, and with it its use of the transaction")
+
+
+def _older_than_queue() -> NotPublishedError:
+    return NotPublishedError(
+        "the queue was declared just now, and the snapshot of this transaction (REPEATABLE READ or SERIALIZABLE) is "
+        "older: roll back and try again, or declare the queue beforehand",
+        SERIALIZATION_FAILURE,
+    )
