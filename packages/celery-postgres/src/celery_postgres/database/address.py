@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,8 @@ ASYNCPG_ONLY = frozenset(
         "statement_cache_size",
     }
 )
+#: Schemes of frameworks, whose settings hold the address: what returns a `postgresql://` URL for the part after `://`.
+_frameworks: dict[str, Callable[[str], str]] = {}
 #: asyncpg accepts libpq's words and booleans for `ssl` (asyncpg.connect, parameter `ssl`).
 _SSL_BOOLEANS = {
     "true": "require",
@@ -36,11 +39,20 @@ _SSL_BOOLEANS = {
 _PARAMETER = re.compile(r"([^?&=]*)=[^&]*")
 
 
+def register_framework(scheme: str, address_of: Callable[[str], str]) -> None:
+    """Read URLs with this scheme from the settings of a framework, each time a connection is made.
+
+    Args:
+        address_of: returns the `postgresql://` URL for the part after `://`.
+    """
+    _frameworks[scheme] = address_of
+
+
 def is_postgresql(url: str | None) -> bool:
     """Whether a URL, with or without an alias such as `sqla+` before it, names a PostgreSQL."""
     scheme, separator, _ = (url or "").partition("://")
     scheme = re.sub(r"^(sqla|sqlalchemy|db)\+", "", scheme.lower())
-    return bool(separator) and SCHEMES.fullmatch(scheme) is not None
+    return bool(separator) and (scheme in _frameworks or SCHEMES.fullmatch(scheme) is not None)
 
 
 def libpq_dsn(client: Any) -> str:
@@ -74,6 +86,9 @@ def parsed(url: str, whose: str) -> str:
         ValueError: libpq cannot read it. The message does not quote it.
     """
     scheme, _, rest = url.partition("://")
+    address_of = _frameworks.get(scheme.lower())
+    if address_of is not None:
+        scheme, _, rest = address_of(rest).partition("://")
     if scheme.lower().endswith("asyncpg"):
         rest = _without_asyncpg(rest, whose)
     try:
@@ -179,8 +194,13 @@ def database_of(dsn: str) -> tuple[str, ...]:
     """What identifies the database of a connection string: equal for two strings that lead to the same database."""
     parts = parse_dsn(dsn)
     user = parts.get("user", "")
-    named = ("host", ""), ("hostaddr", ""), ("port", "5432"), ("dbname", user)
+    named = ("service", ""), ("host", ""), ("hostaddr", ""), ("port", "5432"), ("dbname", user)
     return tuple(str(parts.get(name, default)) for name, default in named)
+
+
+def parameter_of(dsn: str, name: str) -> str:
+    """The value of a parameter in a connection string; "" without it."""
+    return str(parse_dsn(dsn).get(name, ""))
 
 
 def masked(url: str, mask: str = "**") -> str:

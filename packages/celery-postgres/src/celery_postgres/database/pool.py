@@ -9,7 +9,7 @@ import psycopg2
 
 from celery_postgres.database import watchdog
 from celery_postgres.database.per_process import PerProcess
-from celery_postgres.database.session import Row, Session
+from celery_postgres.database.session import Row, Session, opened
 from celery_postgres.database.statements import statements
 
 
@@ -126,3 +126,9 @@ def give_back(sessions: Sessions) -> None:
                     return
                 del shared.users[key]
     sessions.close()
+
+
+def close_all() -> None:
+    """Close all sessions of this process, so that a database can be dropped. Whoever needs one connects anew."""
+    for session in opened():
+        session.close()

@@ -293,3 +293,8 @@ class _Open:
 
 
 _open = PerProcess(_Open, _Open.leave_to_parent)
+
+
+def opened() -> list[Session]:
+    """The sessions that this process has opened and not forgotten."""
+    return list(_open.value.sessions)

@@ -1,0 +1,21 @@
+"""The Django app: `INSTALLED_APPS += ["celery_postgres.django"]`."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+from celery_postgres.django import addresses, test_databases
+
+
+class CeleryPostgresConfig(AppConfig):
+    """Has no models: the tables are those of the package, and their migrations call the package's own."""
+
+    name = "celery_postgres.django"
+    label = "celery_postgres"
+    verbose_name = "Celery on PostgreSQL"
+
+    def ready(self) -> None:
+        from celery_postgres.django import checks  # noqa: F401  # registers them
+
+        addresses.register()
+        test_databases.install()

@@ -1,0 +1,1 @@
+"""One Django migration for each number of the package's migrations."""
