@@ -13,9 +13,8 @@ then hold. An application needs no SQL on the tables of this package::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Any, Self
 from uuid import UUID
 
 from celery_postgres.broker.transport import Transport
@@ -33,13 +32,14 @@ from celery_postgres.database.operator_store import (
     TaskMessage,
     release_consumer,
 )
+from celery_postgres.database.options import Options
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.rights import WORKER_FUNCTIONS, WORKER_SEQUENCES, WORKER_TABLES
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
-from celery_postgres.results.backend import DatabaseBackend
-from celery_postgres.results.listener import listener
-from celery_postgres.results.serializer import Pickle, load
+from celery_postgres.database.task_status_store import TaskPhase, TaskStatus, TaskStatusStore
+from celery_postgres.results.elsewhere import results_elsewhere
+from celery_postgres.results.watching import load_result, watching
 
 
 class Operations:
@@ -50,10 +50,12 @@ class Operations:
 
     Args:
         sessions: made by `connect` and `of`.
+        app: the Celery application, whose results may be in another database.
     """
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, app: Any = None) -> None:
         self._sessions = sessions
+        self._app = app
         self._operator = OperatorStore(sessions)
         self._queues = QueueStore(sessions)
         self._dead_letters = DeadLetterStore(sessions)
@@ -87,6 +89,13 @@ class Operations:
         return self._queues.purge(queue)
 
     # -- tasks
+
+    def state(self, task_id: str) -> TaskStatus:
+        """Where a task is. One statement, by three indexes; its cost does not grow with the tables.
+
+        With `connect`, results in another database than the broker's are not seen.
+        """
+        return TaskStatusStore(self._sessions).of(task_id, results_elsewhere(self._app))
 
     def messages_of(self, task_id: str) -> list[TaskMessage]:
         """Where the messages of a task are, the oldest first. Those of stock producers have no id to find them by."""
@@ -126,7 +135,10 @@ class Operations:
         return self._operator.consumers()
 
     def release(self, consumer: int) -> Released:
-        """Make what a consumer has claimed ready for others. If it lives, the tasks that it runs run twice."""
+        """Make what a consumer has claimed ready for others. If it lives, the tasks that it runs run twice.
+
+        For an id that no consumer has, `Released.unknown` is true.
+        """
         session = self._sessions.connect()
         try:
             return release_consumer(session, consumer)
@@ -162,13 +174,16 @@ def connect(url: str, *, connect_timeout: int = 5, statement_timeout: str = STAT
 
     Args:
         url: with or without a driver (`postgresql+asyncpg://`).
-        connect_timeout: in seconds.
-        statement_timeout: as PostgreSQL writes it.
+        connect_timeout: in seconds, 1 or more.
+        statement_timeout: as PostgreSQL writes it (`30s`, `500ms`).
 
     Raises:
-        ValueError: libpq cannot read it. The message does not quote it.
+        OptionError: a timeout has a wrong value.
+        ValueError: libpq cannot read the URL. The message does not quote it.
     """
-    return Operations(pool.acquire(parsed(url, "broker"), {"statement_timeout": statement_timeout}, connect_timeout))
+    options = Options.of({"connect_timeout": connect_timeout, "statement_timeout": statement_timeout})
+    settings = {"statement_timeout": options.statement_timeout}
+    return Operations(pool.acquire(parsed(url, "broker"), settings, options.connect_timeout or connect_timeout))
 
 
 def of(app: Any) -> Operations:
@@ -180,7 +195,7 @@ def of(app: Any) -> Operations:
     transport = app.connection_for_write().transport
     if not isinstance(transport, Transport):
         raise TypeError(f"the application's broker is {type(transport).__module__}, not celery_postgres")
-    return Operations(transport.sessions)
+    return Operations(transport.sessions, app)
 
 
 # -- on a connection of the caller
@@ -226,51 +241,6 @@ def task_states(connection: Any, task_ids: Sequence[str]) -> dict[str, TaskState
     return MonitorStore(BorrowedConnection(connection)).task_states(task_ids)
 
 
-# -- results
-
-
-def load_result(data: bytes | None, *, pickles: Literal["write", "read", "refuse"] = "read") -> Any:
-    """The value of a stored result. Executes nothing, whatever the bytes are.
-
-    Args:
-        data: `TaskState.result`.
-        pickles: the option `pickle` of `result_backend_transport_options`; `refuse` reads no pickle.
-
-    Raises:
-        celery.exceptions.SecurityError: it is neither JSON nor a pickle of plain values.
-    """
-    return load(data, Pickle(pickles))
-
-
-@contextmanager
-def watching(app: Any, task_id: str, ended: Callable[[], None]) -> Iterator[None]:
-    """Within the block, call `ended` once when the task has a final state, from the thread that listens.
-
-    All watchers of a process share one thread and one connection. It polls where notifications do not arrive.
-
-    Args:
-        app: the Celery application.
-        task_id: of the task.
-        ended: must return at once.
-
-    Raises:
-        TypeError: the application's result backend is not this package's.
-    """
-    backend = app.backend
-    if not isinstance(backend, DatabaseBackend):
-        raise TypeError(f"the application's result backend is {type(backend).__module__}, not celery_postgres")
-    shared = listener(backend.sessions)
-
-    def sink(_: Any) -> None:
-        ended()
-
-    shared.watch([task_id], sink)
-    try:
-        yield
-    finally:
-        shared.unwatch([task_id], sink)
-
-
 __all__ = [
     "WORKER_FUNCTIONS",
     "WORKER_SEQUENCES",
@@ -288,7 +258,9 @@ __all__ = [
     "Released",
     "Requeued",
     "TaskMessage",
+    "TaskPhase",
     "TaskState",
+    "TaskStatus",
     "connect",
     "is_usable",
     "load_result",

@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_postgres import SchemaError, operations
+from celery_postgres.errors import OptionError
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.databases import engine_of
 from environment.testkit.tables import dead_letters, run
@@ -82,6 +83,25 @@ def test_a_consumer_is_released_once(broker: operations.Operations, client: Clie
     assert (consumer.queues, consumer.claimed) == ([queue], 1)
     assert broker.release(consumer.id) == operations.Released(count=1, crashed=False)
     wait_until(lambda: all(one.id != consumer.id for one in broker.consumers()), DEADLINE_S, "another consumer")
+
+
+def test_no_consumer_of_that_number_is_said_to_have_crashed(broker: operations.Operations) -> None:
+    assert broker.release(999_999) == operations.Released(count=0, crashed=False, unknown=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"connect_timeout": 0}, "connect_timeout is a number of seconds, from 1 to"),
+        ({"connect_timeout": "soon"}, "connect_timeout is a number of seconds"),
+        ({"statement_timeout": "hunter2"}, "statement_timeout is a time as PostgreSQL writes it"),
+        ({"statement_timeout": -1}, "statement_timeout is a time as PostgreSQL writes it"),
+    ],
+)
+def test_a_wrong_timeout_of_connect_is_refused_with_its_bounds(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(OptionError, match=expected) as refused:
+        operations.connect("postgresql://nobody@nowhere.invalid/db", **given)
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["psycopg2", "SQLAlchemy"])

@@ -127,3 +127,11 @@ def test_the_word_for_pickles_is_checked(caplog: pytest.LogCaptureFixture) -> No
     (record,) = caplog.records
     assert "global_keyprefix" in record.getMessage()
     assert "retry_policy" in record.getMessage()
+
+
+def test_the_word_for_waiting_tasks_is_checked() -> None:
+    assert ResultOptions.of({"waiting_state": None}) == ResultOptions()
+    assert ResultOptions.of({"waiting_state": "SENT"}).waiting_state == "SENT"
+    for wrong in ("SUCCESS", "PENDING", "STARTED", "RECEIVED", "sent", "", "S" * 51, True, 1):
+        with pytest.raises(OptionError, match="waiting_state is a state of your own, such as 'SENT'"):
+            ResultOptions.of({"waiting_state": wrong})

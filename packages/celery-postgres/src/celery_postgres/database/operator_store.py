@@ -105,10 +105,12 @@ class Released:
     Attributes:
         count: how many are ready again.
         crashed: whether the consumer had ended without releasing them: then each has one failure more.
+        unknown: whether there is no such consumer, and nothing that it has claimed.
     """
 
     count: int
     crashed: bool
+    unknown: bool = False
 
 
 class OperatorStore(Store):
@@ -194,9 +196,11 @@ def release_consumer(session: Session, consumer: int) -> Released:
     store = OperatorStore(session)
     with session.transaction():
         crashed = store.has_crashed(consumer)
-        ConsumerStore(session).remove(consumer)
+        registered = ConsumerStore(session).remove(consumer)
         # Read once: a consumer that lives claims until its next heartbeat, and could claim what it has just lost.
         # Maintenance finds that.
         messages = MessageStore(session)
-        count = messages.release(messages.claims(consumer, EVERYTHING), _NO_FAILURE_LIMIT, failed=crashed)
-    return Released(count, crashed)
+        claims = messages.claims(consumer, EVERYTHING)
+        if not registered and not claims:
+            return Released(0, crashed=False, unknown=True)
+        return Released(messages.release(claims, _NO_FAILURE_LIMIT, failed=crashed), crashed)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
+from celery import states
+
 from celery_postgres.database import keepalive
 from celery_postgres.database.address import direct_dsn
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
@@ -90,6 +92,8 @@ _REFUSED = {
     "execution_options": "the schema is set in the broker URL: ?options=-csearch_path%3D…",
 }
 
+#: As wide as the column of states.
+_STATE = re.compile(r"[A-Z][A-Z0-9_]{0,49}")
 _DURATION = re.compile(r"\s*\d+(\.\d+)?\s*(us|ms|s|min|h|d)?\s*")
 
 
@@ -151,9 +155,11 @@ class ResultOptions:
 
     Attributes:
         pickle: what is done with pickles, a word of `PICKLES`; None for the default of this release of Celery.
+        waiting_state: the state of a task that only waits, for example `SENT`; None for Celery's PENDING.
     """
 
     pickle: str | None = None
+    waiting_state: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> ResultOptions:
@@ -164,11 +170,24 @@ class ResultOptions:
         """
         given = given or {}
         other = {"retry_policy", "global_keyprefix", "result_chord_ordered"} | _REFUSED.keys() | _WITHOUT_EFFECT.keys()
-        _check_names("result_backend_transport_options", set(given) - {"pickle"} - other, {"pickle"})
+        own = {field.name for field in fields(cls)}
+        _check_names("result_backend_transport_options", set(given) - own - other, own)
         _report("result_backend_transport_options", frozenset(other & given.keys()))
         if "pickle" in given and given["pickle"] not in PICKLES:
             raise OptionError(f"`pickle` in result_backend_transport_options is one of {', '.join(PICKLES)}")
-        return cls(pickle=None if "pickle" not in given else str(given["pickle"]))
+        return cls(
+            pickle=None if "pickle" not in given else str(given["pickle"]),
+            waiting_state=_own_state("waiting_state", given.get("waiting_state")),
+        )
+
+
+def _own_state(name: str, value: Any) -> str | None:
+    """A state that is not Celery's: those would say that a task has begun or ended."""
+    if value is None or (isinstance(value, str) and _STATE.fullmatch(value) and value not in states.ALL_STATES):
+        return value
+    raise OptionError(
+        f"{name} is a state of your own, such as 'SENT': up to 50 capital letters, digits and _, and none of Celery's"
+    )
 
 
 def _check_names(setting: str, names: set[str], known: set[str] | frozenset[str]) -> None:

@@ -14,6 +14,11 @@ from celery_postgres.database.message_store import Claim
 from celery_postgres.database.session import Row
 from celery_postgres.database.store import Store
 
+#: How far a cleanup by state has come: the date and the id of the last row, as PostgreSQL writes them.
+Position = tuple[str, int]
+#: Before the first row.
+FIRST: Position = ("-infinity", 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -147,9 +152,20 @@ class ResultStore(Store):
             return _outcome(row)
         return None
 
+    def result_or_message(self, task_id: str) -> Outcome | bool | None:
+        """The outcome of a task; without one, whether its message still waits; None if it has neither. The broker must
+        be in the same database."""
+        for *row, waits in self._run("result_or_message", task_id=task_id):
+            return _outcome(tuple(row)) if waits is None else bool(waits)
+        return None
+
     def results(self, task_ids: Sequence[str]) -> list[Outcome]:
         """The outcomes of those tasks that have one."""
         return [_outcome(row) for row in self._run("results", task_ids=task_ids)]
+
+    def exists(self, task_id: str) -> bool:
+        """Whether a state is stored."""
+        return bool(self._run("result_exists", task_id=task_id))
 
     def forget(self, task_id: str) -> None:
         self._run("forget_result", task_id=task_id)
@@ -172,6 +188,21 @@ class ResultStore(Store):
     def drop_old_results(self, seconds: float) -> bool:
         """Delete one batch of the results older than `seconds`. Returns whether there may be more."""
         return self._drop_old("drop_old_results", seconds)
+
+    def drop_old_of(self, seconds: float, *, failures: bool, after: Position) -> Position | None:
+        """Look at one batch of the results older than `seconds`, from a position on, and delete the failures in it, or
+        all others. Returns the new position; None if there are no more."""
+        date, number = after
+        for date_done, last in self._run(
+            "drop_old_results_of",
+            seconds=seconds,
+            failures=failures,
+            after_date=date,
+            after_id=number,
+            batch=self.BATCH,
+        ):
+            return date_done, last
+        return None
 
     def drop_old_groups(self, seconds: float) -> bool:
         """Delete one batch of the saved groups older than `seconds`. Returns whether there may be more."""

@@ -23,6 +23,7 @@ from celery_postgres.results.maintenance import Maintenance
 from celery_postgres.results.recording import RecordingBackend
 from celery_postgres.results.serializer import dump_group, load, load_group
 from celery_postgres.results.waiting import ended
+from celery_postgres.results.waiting_state import WaitingState
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,15 @@ class DatabaseBackend(RecordingBackend):
     """
 
     supports_native_join = True
+    #: Celery 5.7 warns of `result_failure_expires` without it.
+    supports_failure_expires = True
     #: How long `cleanup` works at most; the next one goes on.
     CLEANUP_S = 300.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.maintenance = Maintenance(self)
+        self._waiting_state = WaitingState(self.options.waiting_state, self.shares_broker)
 
     # -- chords
 
@@ -81,7 +85,7 @@ class DatabaseBackend(RecordingBackend):
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         self.flush()
-        outcome = self._reading.result(text(task_id))
+        outcome = self._waiting_state.read(self._reading, text(task_id))
         if outcome is None:
             return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "date_done": None}
         return self._meta(outcome)
@@ -109,6 +113,16 @@ class DatabaseBackend(RecordingBackend):
             }
         )
         return meta
+
+    def task_result_exists(self, task_id: str) -> bool:
+        """`AsyncResult.exists()` of Celery 5.7: whether a state is stored, which a task that only waits has not."""
+
+        def exists() -> bool:
+            self.flush()
+            return self._reading.exists(text(task_id))
+
+        retried = getattr(self, "_ensure_retryable", None)  # Celery 5.7's, as for every other read
+        return exists() if retried is None else bool(retried(exists))
 
     def _forget(self, task_id: str) -> None:
         self.flush()
@@ -248,9 +262,8 @@ class DatabaseBackend(RecordingBackend):
         return self.maintenance.run()
 
     def cleanup(self) -> None:
-        """Delete what is older than `result_expires`, in batches; concurrent runs share the work."""
-        if self.expires:
-            self.maintenance.clean(self.CLEANUP_S)
+        """Delete what has expired, in batches; concurrent runs share the work."""
+        self.maintenance.clean(self.CLEANUP_S)
 
 
 ResultSet.join = reading_once(ResultSet.join, DatabaseBackend)  # type: ignore[method-assign]

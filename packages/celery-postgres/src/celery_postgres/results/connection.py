@@ -17,8 +17,11 @@ from celery_postgres.database.options import ResultOptions
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.result_store import ResultStore
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
+from celery_postgres.results.expiry import Expiry
 from celery_postgres.results.serializer import Pickle
 
+#: Results are written in the form that the stock backend of this Celery reads.
+_DEFAULT_PICKLE = Pickle.READ if celery.VERSION >= (5, 7) else Pickle.WRITE
 #: Without the types of celery-types, which describe the attributes of other backends.
 BaseBackend: Any = celery_base.BaseBackend
 
@@ -28,7 +31,9 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
 
     Attributes:
         dsn: the address in libpq's form.
+        options: `result_backend_transport_options`, checked.
         pickle: how results are serialized.
+        expiry: when a cleanup deletes them.
     """
 
     def __init__(
@@ -49,7 +54,9 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
                 "this result backend does not support database_table_names and database_table_schemas: its tables have "
                 "Celery's own names. For another schema set search_path in the address (?options=-csearch_path%3D…)"
             )
-        self.pickle = _pickle_option(conf.result_backend_transport_options)
+        self.options = ResultOptions.of(conf.result_backend_transport_options)
+        self.pickle = Pickle(self.options.pickle or _DEFAULT_PICKLE)
+        self.expiry = Expiry.of(conf, self.expires)
         self.dsn = parsed(self.url, "result backend")
         arguments = {**(conf.database_engine_options or {}), **(engine_options or {})}.get("connect_args") or {}
         self._connect_timeout = int(arguments.get("connect_timeout") or 5)
@@ -82,13 +89,3 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
     @property
     def chord_store(self) -> ChordStore:
         return ChordStore(self.sessions)
-
-
-def _pickle_option(options: Any) -> Pickle:
-    """The option `pickle`. By default results are written in the form that the stock backend of this Celery reads.
-
-    Raises:
-        OptionError: an option is unknown, or `pickle` is no word of `Pickle`.
-    """
-    default = Pickle.READ if celery.VERSION >= (5, 7) else Pickle.WRITE
-    return Pickle(ResultOptions.of(options).pickle or default)

@@ -73,8 +73,13 @@ class RecordingBackend(PersistentBackend):
         """Count a part of a chord; the process that counts the last one sends the body."""
         collected = self._collected
         write = Write() if collected is None else collected
-        stored = any(one.task_id == request.id for one in write.outcomes)
-        part = self._part(request, state, None if stored else dump(self.encode_result(result, state), self.pickle))
+        own = next((one for one in write.outcomes if one.task_id == request.id), None)
+        value: bytes | None
+        if own is None:
+            value = dump(self.encode_result(result, state), self.pickle)
+        else:  # it is in the task's own row, as long as that stays
+            value = own.result if self.expiry.chords_outlive_results else None
+        part = self._part(request, state, value)
         if part is not None:
             write.parts.append(part)
             if collected is None:

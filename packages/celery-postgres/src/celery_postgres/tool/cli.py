@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         command(name, method).add_argument("task", metavar="TASK_NAME")
     command("stopped", Operator.stopped)
     confirmed(command("purge", Operator.purge)).add_argument("queue")
+    command("state", Operator.state).add_argument("task_id")
     confirmed(command("cancel", Operator.cancel)).add_argument("task_id")
     command("consumers", Operator.consumers)
     confirmed(command("release", Operator.release)).add_argument("consumer", type=int)

@@ -20,6 +20,7 @@ from celery_postgres.database.operator_store import (
 )
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.session import Session
+from celery_postgres.database.task_status_store import TaskStatusStore
 from celery_postgres.errors import CeleryPostgresError
 from celery_postgres.tool.display import Display
 
@@ -78,6 +79,11 @@ class Operator:
         return self._display.did("deleted", self._queues.purge(given.queue), noun)
 
     # -- tasks
+
+    def state(self, given: argparse.Namespace) -> int:
+        """Show where a task is: its message, its consumer, its stored state or its dead letter."""
+        self._display.show_one(asdict(TaskStatusStore(self._session).of(given.task_id)))
+        return 0
 
     def cancel(self, given: argparse.Namespace) -> int:
         """Revoke a waiting task. The worker that claims it discards it, at once unless its queue is paused, and stores

@@ -66,6 +66,41 @@ FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.qu
 WHERE message.task_id = %(task_id)s
 ORDER BY message.id + 0
 
+-- name: status_of_task
+-- repeatable
+-- Where a task is, in one row: what is stored of it, its newest message with its queue and its consumer, and its newest
+-- dead letter. Times that Python has no word for are null.
+-- takes: task_id text
+WITH stored AS MATERIALIZED (
+    SELECT meta.status, CASE WHEN meta.date_done BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.date_done END AS at
+    FROM celery_taskmeta AS meta
+    WHERE meta.task_id = %(task_id)s
+), newest AS MATERIALIZED (
+    SELECT message.*
+    FROM kombu_message AS message
+    WHERE message.task_id = %(task_id)s
+    ORDER BY message.id + 0 DESC
+    LIMIT 1
+), dead AS MATERIALIZED (
+    SELECT letter.id, letter.died_at, letter.queue, letter.failures, letter.reason
+    FROM kombu_dead_letter AS letter
+    WHERE letter.task_id = %(task_id)s
+    ORDER BY letter.id + 0 DESC
+    LIMIT 1
+)
+SELECT
+    (SELECT stored.status FROM stored), (SELECT stored.at FROM stored),
+    newest.visible, newest.revoked, newest.available_at > now(), newest.available_at, newest.enqueued_at,
+    newest.claimed_at, newest.failures, newest.consumer_id,
+    (SELECT queue.name FROM kombu_queue AS queue WHERE queue.id = newest.queue_id),
+    (SELECT queue.paused FROM kombu_queue AS queue WHERE queue.id = newest.queue_id),
+    EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = newest.queue_id),
+    (SELECT consumer.hostname FROM kombu_consumer AS consumer WHERE consumer.id = newest.consumer_id),
+    (SELECT consumer.pid FROM kombu_consumer AS consumer WHERE consumer.id = newest.consumer_id),
+    dead.id, CASE WHEN dead.died_at BETWEEN '0001-01-02' AND '9999-12-30' THEN dead.died_at END, dead.queue, dead.failures,
+    dead.reason
+FROM (SELECT 1) AS one LEFT JOIN newest ON true LEFT JOIN dead ON true
+
 -- name: cancel_task
 -- repeatable
 -- The task is marked as revoked, and due: a worker discards it at once and stores REVOKED as its result. Claimed messages

@@ -135,6 +135,27 @@ SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, m
 FROM celery_taskmeta AS meta
 WHERE meta.task_id = %(task_id)s
 
+-- name: result_or_message
+-- repeatable
+-- `result`, or else whether the task's newest message still waits. In one snapshot: of a task that ends meanwhile either
+-- the message is there or the result.
+-- takes: task_id text
+WITH stored AS MATERIALIZED (
+    SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, meta.children, meta.name, meta.args,
+        meta.kwargs, meta.worker, meta.retries, meta.queue
+    FROM celery_taskmeta AS meta
+    WHERE meta.task_id = %(task_id)s
+)
+SELECT stored.*, NULL::boolean FROM stored
+UNION ALL
+(
+    SELECT message.task_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, message.visible
+    FROM kombu_message AS message
+    WHERE message.task_id = %(task_id)s AND NOT EXISTS (SELECT FROM stored)
+    ORDER BY message.id + 0 DESC
+    LIMIT 1
+)
+
 -- name: results
 -- repeatable
 -- The rows of the given tasks; tasks without a row are left out.
@@ -143,6 +164,11 @@ SELECT meta.task_id, meta.status, meta.result, meta.date_done, meta.traceback, m
     meta.kwargs, meta.worker, meta.retries, meta.queue
 FROM celery_taskmeta AS meta
 WHERE meta.task_id = ANY (%(task_ids)s)
+
+-- name: result_exists
+-- repeatable
+-- takes: task_id text
+SELECT meta.task_id FROM celery_taskmeta AS meta WHERE meta.task_id = %(task_id)s
 
 -- name: forget_result
 -- repeatable
@@ -183,13 +209,40 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone
 
+-- name: drop_old_results_of
+-- Looks at one batch of the results older than `seconds`, after (`after_date`, `after_id`) in the order of their dates, and
+-- deletes the failures among them, or all others. Rows that it keeps are not looked at again: the caller goes on from the
+-- last one, which is returned. No row: there are no more.
+-- takes: seconds float, failures boolean, after_date timestamp, after_id bigint, batch bigint
+WITH looked AS MATERIALIZED (
+    SELECT candidate.id, candidate.date_done
+    FROM celery_taskmeta AS candidate
+    WHERE candidate.date_done >= %(after_date)s
+      AND candidate.date_done < now() AT TIME ZONE 'UTC' - %(seconds)s * interval '1 second'
+      AND (candidate.date_done > %(after_date)s OR candidate.id > %(after_id)s)
+    ORDER BY candidate.date_done, candidate.id
+    LIMIT %(batch)s
+), gone AS (
+    DELETE FROM celery_taskmeta AS meta
+    WHERE meta.id = ANY (ARRAY(
+        SELECT old.id FROM celery_taskmeta AS old
+        WHERE old.id = ANY (ARRAY(SELECT looked.id FROM looked))
+          AND old.date_done < now() AT TIME ZONE 'UTC' - %(seconds)s * interval '1 second'
+          AND (old.status IS NOT DISTINCT FROM 'FAILURE') = %(failures)s
+        FOR UPDATE SKIP LOCKED
+    ))
+)
+SELECT looked.date_done::text, looked.id FROM looked ORDER BY looked.date_done DESC, looked.id DESC LIMIT 1
+
 -- name: drop_old_groups
+-- The shape of a chord's header is kept as long as the chord.
 -- takes: seconds float, batch bigint
 WITH gone AS (
     DELETE FROM celery_tasksetmeta AS saved
     WHERE saved.id = ANY (ARRAY(
         SELECT candidate.id FROM celery_tasksetmeta AS candidate
         WHERE candidate.date_done < now() AT TIME ZONE 'UTC' - %(seconds)s * interval '1 second'
+          AND (SELECT count(*) FROM celery_chord AS chord WHERE chord.id = candidate.taskset_id) = 0
         ORDER BY candidate.date_done
         LIMIT %(batch)s
         FOR UPDATE SKIP LOCKED
