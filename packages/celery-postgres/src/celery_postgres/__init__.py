@@ -9,6 +9,9 @@ from celery_postgres.prerequisites import require_all as _require_all
 
 _require_all()
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from celery_postgres.broker.bulk import bulk
 from celery_postgres.broker.transaction import publishing_on
 from celery_postgres.database.migrations import migrate
@@ -18,6 +21,9 @@ from celery_postgres.installation import install
 from celery_postgres.observer import Observer, observe
 from celery_postgres.results import handover as _handover  # noqa: F401  # before a worker forks its children
 
+if _TYPE_CHECKING:
+    from celery_postgres.broker.transport import Transport
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -25,6 +31,7 @@ __all__ = [
     "NotPublishedError",
     "Observer",
     "SchemaError",
+    "Transport",
     "UnstorableResultError",
     "bulk",
     "create_schema",
@@ -33,3 +40,12 @@ __all__ = [
     "observe",
     "publishing_on",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Load `Transport` when `broker_transport="celery_postgres:Transport"` first connects, and not with the package."""
+    if name == "Transport":
+        from celery_postgres.installation import transport_class
+
+        return transport_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,12 @@
-"""``python -m celery_postgres``."""
+"""``python -m celery_postgres``: the queue tool; ``python -m celery_postgres run -- PROGRAM``: the launcher."""
 
 import sys
 
-from celery_postgres.tool.cli import main
+if sys.argv[1:2] == ["run"]:
+    from celery_postgres.launcher import main
 
-sys.exit(main())
+    sys.exit(main(sys.argv[2:]))
+else:
+    from celery_postgres.tool import cli
+
+    sys.exit(cli.main())

@@ -45,6 +45,19 @@ def install() -> None:
     for alias in ALIASES:
         transports.TRANSPORT_ALIASES[alias] = "celery_postgres.broker.chooser:Chooser"
         transports._transport_cache.pop(alias, None)
+    _follow_failovers()
+
+
+def transport_class() -> Any:
+    """The transport, for `broker_transport`: it is used for a `broker_url` that has one scheme, as in `postgresql://`.
+    Kombu gives a prefix (`sqla+postgresql://`) precedence, so that one needs `install()`."""
+    from celery_postgres.broker.transport import Transport
+
+    _follow_failovers()
+    return Transport
+
+
+def _follow_failovers() -> None:
     connection_switch.install(lambda url: switched_parameters(url) if is_postgresql(url) else None)
 
 

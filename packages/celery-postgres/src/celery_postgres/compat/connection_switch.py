@@ -2,7 +2,8 @@
 
 `kombu.Connection.__init__` leaves the URL whole where the transport sets `can_parse_url`; `Connection.switch`, which a
 failover calls, takes it apart all the same, and then connects to a host without a scheme. Unnecessary once `switch`
-makes the same distinction.
+makes the same distinction. As in `__init__`, a transport that is given by its class or path (`broker_transport`) stays
+for every URL without a prefix.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from celery_postgres.compat.upstream import Connection
+from celery_postgres.compat.upstream import Connection, transports
 
 
 def install(parameters_of: Callable[[str], dict[str, str] | None]) -> None:
@@ -31,6 +32,9 @@ def _switching(original: Any, parameters_of: Callable[[str], dict[str, str] | No
         if parameters is None:
             original(self, conn_str)
             return
+        given = self._initial_params["transport"]
+        if given and given not in transports.TRANSPORT_ALIASES and "+" not in conn_str.partition("://")[0]:
+            parameters = {**parameters, "transport": given}
         self.close()
         self.declared_entities.clear()
         self._closed = False

@@ -1,9 +1,4 @@
-"""Inspect queues, consumers and dead letters; pause queues, block tasks, cancel, requeue and delete messages.
-
-The database is that of CELERY_BROKER_URL or DATABASE_URL, else libpq's default (PGHOST and the like); it is never an
-argument, which every user of the machine could read. Destructive commands are dry runs unless you pass --yes. Only
-`dead show --payload` prints a payload.
-"""
+"""The words of the queue tool, and whose database it asks."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_postgres.database import driver
@@ -29,9 +25,39 @@ if TYPE_CHECKING:
 
 #: A person waits for the answer and can interrupt it, so counting a very large backlog may take long.
 _SETTINGS = {"statement_timeout": "10min"}
+_PURPOSE = "Inspect queues, consumers and dead letters; pause queues, block tasks, cancel, requeue and delete messages."
+_CARE = (
+    "Destructive commands are dry runs unless you pass --yes. Only `dead show --payload` prints a payload. Without a "
+    "command, the queues are listed."
+)
+#: The variables that may hold the URL of the database, the first before the others.
+_VARIABLES = ("CELERY_BROKER_URL", "DATABASE_URL")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: A thousand years. PostgreSQL's Python driver has no date for what lies 2,000 years back.
 _LONGEST_AGE_S = 1_000 * 365 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The program that the tool is part of.
+
+    Attributes:
+        name: what a person types before the command.
+        database: which database it asks, for its help.
+        more: what else the program does, for its help.
+    """
+
+    name: str
+    database: str
+    more: str | None = None
+
+
+ALONE = Program(
+    "python -m celery_postgres",
+    "The database is that of CELERY_BROKER_URL or DATABASE_URL, else libpq's default (PGHOST and the like); it is "
+    "never an argument, which every user of the machine could read.",
+    "`run -- PROGRAM ...` starts a program that makes its own Celery app from a URL: see `run --help`.",
+)
 
 
 def _age(text: str) -> float:
@@ -51,10 +77,12 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m celery_postgres", description=__doc__)
+def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program.name, description=f"{_PURPOSE} {program.database} {_CARE}", epilog=program.more
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    commands = parser.add_subparsers(dest="command")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(
         name: str, method: Callable[[Operator, argparse.Namespace], int], within: Any = commands
@@ -91,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("--older-than", type=_age, default=86400.0, metavar="AGE")
     taken.add_argument("--delete", action="store_true")
     dead = commands.add_parser("dead", help="list, show, requeue or purge dead letters")
-    letters = dead.add_subparsers(dest="dead", required=True)
+    letters = dead.add_subparsers(dest="dead", required=True, metavar="COMMAND")
     listed = command("list", Operator.dead_list, letters)
     conditions(listed, several=False)
     listed.add_argument("--limit", type=_limit, default=50, help="0 for all (%(default)s)")
@@ -106,12 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, dsn: str | None = None, program: Program = ALONE) -> int:
     """Run one command.
 
     Args:
         arguments: the words of the command; those of this process by default.
         dsn: a libpq connection string, instead of the one in the environment.
+        program: the program that this is part of.
 
     Returns:
         The exit status: 0, or 1 after one line on standard error.
@@ -119,7 +148,7 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
     Raises:
         SystemExit: 2, if the words are not a command.
     """
-    given = _parser().parse_args(arguments)
+    given = _parser(program).parse_args(arguments)
     try:
         if hasattr(given, "migration"):
             return int(given.migration(_address() if dsn is None else dsn, given))
@@ -138,7 +167,8 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None) -> int:
         return 1
     except driver.Error as error:
         where = f"{describe(dsn)}: " if dsn else ""
-        print(f"celery_postgres: {where}{visible(primary(error))}", file=sys.stderr)  # noqa: T201
+        hint = "" if dsn or _chosen() else f": set {_VARIABLES[0]} to the broker's URL, unless this server is meant"
+        print(f"celery_postgres: {where}{visible(primary(error))}{hint}", file=sys.stderr)  # noqa: T201
         return 1
     except OSError as error:  # writing to standard output: the disk is full, the terminal is gone
         with contextlib.suppress(OSError, ValueError):
@@ -162,10 +192,31 @@ def _console() -> Console:
     return out
 
 
+def _chosen() -> bool:
+    """Whether the environment names a database, by a variable of ours or of libpq's."""
+    return any(os.environ.get(name) for name in _VARIABLES) or any(name.startswith("PG") for name in os.environ)
+
+
 def _address() -> str:
-    url = os.environ.get("CELERY_BROKER_URL") or os.environ.get("DATABASE_URL") or ""
-    if not url:
-        return ""
+    for name in _VARIABLES:
+        url = os.environ.get(name)
+        if url:
+            return libpq_address(name, url)
+    return ""
+
+
+def libpq_address(name: str, url: str) -> str:
+    """The libpq connection string of a broker's URL.
+
+    Args:
+        name: what the URL is called in an error. The URL is not quoted, except for its scheme.
+
+    Raises:
+        OperatorError, ValueError: it is not a PostgreSQL URL, or libpq cannot read it.
+    """
     if not is_postgresql(url):
-        raise OperatorError("CELERY_BROKER_URL (or DATABASE_URL) is not a PostgreSQL URL")
+        scheme, separator, _ = url.partition("://")
+        known = separator and re.fullmatch(r"[A-Za-z0-9+.-]{1,30}", scheme)
+        found = f"begins with {scheme}://" if known else "does not"
+        raise OperatorError(f"{name} is not a PostgreSQL URL: that begins with postgresql://, and this {found}")
     return parsed(url, "broker")
