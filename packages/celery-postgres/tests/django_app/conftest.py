@@ -38,11 +38,13 @@ class Project:
     Attributes:
         databases: DATABASES.
         settings: further settings.
+        folder: where its modules are.
     """
 
     def __init__(self, folder: Path, databases: dict[str, Any], driver: str = "psycopg") -> None:
         self.databases = databases
         self.settings: dict[str, Any] = {}
+        self.folder = PROJECT
         self._without = folder / "without"
         if driver == "psycopg2":
             self._without.mkdir()

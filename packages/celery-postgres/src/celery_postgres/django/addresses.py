@@ -74,6 +74,11 @@ def dsn_of(alias: str) -> str:
     return parsed(f"{SCHEME}://{alias}", f"{SCHEME}://{alias}")
 
 
+def address_of(settings: dict[str, Any]) -> str:
+    """The `postgresql://` URL for the settings of an alias."""
+    return f"postgresql://?{urlencode(_parameters(settings), quote_via=quote)}"
+
+
 def _address_of(rest: str) -> str:
     """The `postgresql://` URL for `ALIAS` or `ALIAS?parameter=value`.
 
@@ -81,9 +86,9 @@ def _address_of(rest: str) -> str:
         DatabaseSettingsError: there is no such alias, or it is not one of a PostgreSQL.
     """
     alias, _, query = rest.partition("?")
-    parameters = urlencode(_parameters(_settings_of(alias or "default")), quote_via=quote)
+    address = address_of(_settings_of(alias or "default"))
     # Where libpq finds a parameter twice, the last one counts.
-    return "postgresql://?" + "&".join(part for part in (parameters, query) if part)
+    return f"{address}&{query}" if query else address
 
 
 def _settings_of(alias: str) -> dict[str, Any]:

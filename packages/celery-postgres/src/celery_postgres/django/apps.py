@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 
-from celery_postgres.django import addresses, test_databases
+from celery_postgres.django import addresses, atomic, test_databases
 
 
 class CeleryPostgresConfig(AppConfig):
@@ -18,4 +18,5 @@ class CeleryPostgresConfig(AppConfig):
         from celery_postgres.django import checks  # noqa: F401  # registers them
 
         addresses.register()
+        atomic.install()
         test_databases.install()

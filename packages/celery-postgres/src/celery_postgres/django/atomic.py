@@ -2,5 +2,67 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, wraps
+from typing import Any
+
+from celery_postgres.broker.transaction import at_once, set_ambient
+from celery_postgres.database.address import parsed
+from celery_postgres.django.addresses import address_of
+from celery_postgres.django.broker import Place, place_of
+
 #: Django's setting: False publishes at once, also within `atomic`.
 SETTING = "CELERY_POSTGRES_ATOMIC"
+
+
+def install() -> None:
+    """Make open transactions of Django those that tasks are published in. Calling it again changes nothing."""
+    from celery.app.task import Task
+
+    set_ambient(open_transaction)
+    for name in ("retry", "replace"):
+        method = getattr(Task, name)
+        if not hasattr(method, "celery_postgres"):
+            setattr(Task, name, _continuing(method))
+
+
+def open_transaction(dsn: str) -> Any:
+    """This thread's Django connection that is in a transaction in the database of a connection string, or None.
+
+    Of several aliases that lead there, it is the first in DATABASES that is in a transaction.
+    """
+    from django.conf import settings
+    from django.db import connections
+
+    if not getattr(settings, SETTING, True):
+        return None
+    for connection in connections.all(initialized_only=True):
+        if _is_open(connection) and _place(address_of(connection.settings_dict)) == place_of(dsn):
+            return connection
+    return None
+
+
+def _is_open(connection: Any) -> bool:
+    """Whether what the connection executes now is part of a transaction: `atomic`, or autocommit is off."""
+    return (
+        connection.vendor == "postgresql"
+        and connection.connection is not None
+        and (connection.in_atomic_block or not connection.autocommit)
+    )
+
+
+@lru_cache
+def _place(url: str) -> Place:
+    return place_of(parsed(url, "database"))
+
+
+def _continuing(method: Any) -> Any:
+    """`Task.retry` and `Task.replace` publish what goes on with the task, and then raise an exception, which rolls an
+    `atomic` around them back. So they publish at once: otherwise the task would be lost."""
+
+    @wraps(method)
+    def publishing_at_once(*arguments: Any, **options: Any) -> Any:
+        with at_once():
+            return method(*arguments, **options)
+
+    publishing_at_once.celery_postgres = True  # type: ignore[attr-defined]
+    return publishing_at_once

@@ -1,4 +1,4 @@
-from celery import shared_task
+from celery import group, shared_task
 from django.db import transaction
 
 from things.models import Thing
@@ -24,3 +24,20 @@ def make_and_follow(name, fail):
         if fail:
             transaction.set_rollback(True)
     return name
+
+
+@shared_task(bind=True)
+def try_again(self, name):
+    """Fail once, within the transaction."""
+    with transaction.atomic():
+        Thing.objects.create(name=f"{name}, try {self.request.retries}")
+        if self.request.retries < 1:
+            raise self.retry(countdown=0)
+
+
+@shared_task(bind=True)
+def hand_over(self, name):
+    """Go on as other tasks, from within the transaction."""
+    with transaction.atomic():
+        Thing.objects.create(name=f"{name}, undone by the exception of replace")
+        raise self.replace(group(make.si(f"{name}, part {part}") for part in range(2)))
