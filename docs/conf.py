@@ -31,6 +31,8 @@ root_doc = "index"
 source_suffix = {".md": "markdown"}
 # In docstrings `name` is code, as in Markdown.
 default_role = "literal"
+# Dashes alone: quotes stay as they are typed.
+smartquotes_action = "D"
 
 nitpicky = True
 # There is no network while the site is built, so other projects' names lead nowhere; nor has the site a page for the

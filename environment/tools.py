@@ -149,8 +149,8 @@ def lint(arguments: Sequence[str]) -> int:
 
 
 def site(arguments: Sequence[str]) -> int:
-    """Build ``docs/`` into ``docs/_build/html``; every warning is an error, and all of them are shown."""
-    strict = ("-n", "-W", "--keep-going", "-q")
+    """Build ``docs/`` anew into ``docs/_build/html``; every warning is an error, and all of them are shown."""
+    strict = ("-n", "-W", "--keep-going", "-q", "-E", "-a")
     status = _tool(("sphinx-build", "-b", "html", *strict, *arguments, "docs", "docs/_build/html"))
     if not status:
         print("dev: docs/_build/html/index.html", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,15 +72,21 @@ def _usage(words: str, parser: argparse.ArgumentParser) -> str:
     return " ".join([words, *optional])
 
 
+def _inline(text: str) -> list[nodes.Node]:
+    """A help text, in which `code` stands between backticks, and options are code."""
+    parts = re.split(r"(`[^`]+`|(?<![\w-])--[a-z-]+)", text)
+    return [nodes.literal("", part.strip("`")) if odd % 2 else nodes.Text(part) for odd, part in enumerate(parts)]
+
+
 def _about(parser: argparse.ArgumentParser) -> nodes.entry:
-    entry = nodes.entry("", nodes.paragraph("", parser.description or ""))
+    entry = nodes.entry("", nodes.paragraph("", "", *_inline(parser.description or "")))
     options = [one for one in _own(parser) if one.option_strings]
     if options:
         listed = nodes.bullet_list("")
         for one in options:
             about = (one.help or "") % {"default": one.default} if one.help else ""
-            words: list[nodes.Node] = [nodes.literal("", _flags(one))]
-            listed += nodes.list_item("", nodes.paragraph("", "", *words, nodes.Text(f": {about}" if about else "")))
+            words: list[nodes.Node] = [nodes.literal("", _flags(one)), *_inline(f": {about}" if about else "")]
+            listed += nodes.list_item("", nodes.paragraph("", "", *words))
         entry += listed
     return entry
 

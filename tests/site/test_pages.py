@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from celery_postgres.database.options import Options, ResultOptions
 from tests.runbook.pages import read
 from tests.site.story import prelude, saved_as, site_blocks, site_pages
 
@@ -40,3 +42,18 @@ def test_code_stands_in_plain_fences(page: str) -> None:
 def test_preludes_belong_to_pages() -> None:
     wanted = {prelude(page) for page in PAGES if page.startswith("docs/")}
     assert set((Path(__file__).parent / "preludes").glob("*.py")) <= wanted
+
+
+def test_the_page_of_options_has_all_of_them() -> None:
+    text = read("docs/reference/options.md")
+    listed = set(re.findall(r"^\| `(\w+)` \|", text, re.M))
+    assert listed == {field.name for field in fields(Options)}
+    assert all(f"option `{field.name}`" in text for field in fields(ResultOptions))
+
+
+def test_both_pages_ask_redis_the_same() -> None:
+    """tests/runbook/test_redis.py runs the operators' block."""
+    pages = ("docs/moving/redis.md", "docs/backend/moving.md")
+    first, second = ([block.text for block in site_blocks(page) if "redis-cli" in block.text] for page in pages)
+    assert first == second
+    assert len(first) == 1

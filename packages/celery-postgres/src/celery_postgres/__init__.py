@@ -1,7 +1,6 @@
 """Celery on PostgreSQL alone: a Kombu transport and a result backend.
 
-`install()`, once, before Celery connects; then `sqla+postgresql://…` is the broker, and `db+postgresql://…` keeps the
-results.
+Call `install()` once, before Celery connects; then `postgresql://…` is the broker, and keeps the results.
 """
 
 # First of all, and in words that an old Python can read: it gets one clear line instead of a SyntaxError.

@@ -129,6 +129,6 @@ def give_back(sessions: Sessions) -> None:
 
 
 def close_all() -> None:
-    """Close all sessions of this process, so that a database can be dropped. Whoever needs one connects anew."""
+    """Close all sessions of this process, so that a database can be dropped. A thread that needs one connects anew."""
     for session in opened():
         session.close()
