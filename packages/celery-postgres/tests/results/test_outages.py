@@ -294,3 +294,26 @@ def test_pauses_double_and_are_never_cut_short() -> None:
     retry.succeeded()
     assert retry.left == 0
     assert retry.failed() >= 1.5, "what fails again at once has not been mended"
+
+
+@pytest.mark.parametrize("spawned", [True, False])
+def test_a_spawned_child_has_the_patience_that_a_client_has_not(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, spawned: bool
+) -> None:
+    """It has no main process that it could hand its result to."""
+    backend, attempts = probe.app.backend, []
+    monkeypatch.setattr(type(backend), "PATIENCE_S", -1.0)
+    monkeypatch.setattr("celery_postgres.results.persistence.is_spawned", lambda: spawned)
+
+    def work() -> str:
+        attempts.append(1)
+        if len(attempts) < 4:
+            raise psycopg2.OperationalError("unreachable")
+        return "stored"
+
+    if spawned:
+        assert backend.persistently(work) == "stored"
+    else:
+        with pytest.raises(psycopg2.OperationalError):
+            backend.persistently(work)
+    assert len(attempts) == (4 if spawned else 1)

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from billiard import current_process
 from celery import signals
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ def handover() -> Handover | None:
 def is_child() -> bool:
     """Whether this process is a prefork child of a worker."""
     return _handover is not None and _handover.pid != os.getpid()
+
+
+def is_spawned() -> bool:
+    """Whether this process is a pool child that was started anew (`worker_pool_start_method = "spawn"`, Celery 5.7): it
+    inherits no handover."""
+    return _handover is None and bool(current_process().daemon)
 
 
 @signals.worker_init.connect(weak=False)

@@ -25,7 +25,7 @@ from celery_postgres.results.batch_writer import (
     start_fallback_writer,
 )
 from celery_postgres.results.connection import ConnectedBackend
-from celery_postgres.results.handover import handover, is_child
+from celery_postgres.results.handover import handover, is_child, is_spawned
 from celery_postgres.results.write import Write, record
 
 logger = logging.getLogger(__name__)
@@ -145,17 +145,20 @@ class PersistentBackend(ConnectedBackend):
         """Call `work` until the database can do it, for `PATIENCE_S`.
 
         A prefork child waits without limit for what a person has to mend (missing tables or rights), as its worker
-        does: an error would acknowledge the task, and each one after it.
+        does: an error would acknowledge the task, and each one after it. A spawned child, which cannot hand a result
+        over, waits without limit for the database too.
         """
         begun, retry = time.monotonic(), Backoff()
+        spawned = is_spawned()
         while True:
             try:
                 return work()
             except (driver.Error, SchemaError) as error:
                 if isinstance(error, SchemaError):
-                    verb, patient = "use", is_child()
+                    verb, patient = "use", spawned or is_child()
                 else:
-                    verb, patient = "reach", self.always_retry or time.monotonic() - begun <= self.PATIENCE_S
+                    patience_s = float("inf") if spawned or self.always_retry else self.PATIENCE_S
+                    verb, patient = "reach", time.monotonic() - begun <= patience_s
                 if is_lasting(error) or not patient:
                     raise
                 pause = retry.failed()
