@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import celery_postgres
+from celery_postgres import beat, django, dsn, errors, operations
 from celery_postgres.database.options import Options, ResultOptions
 from tests.runbook.pages import read
 from tests.site.story import prelude, saved_as, site_blocks, site_pages
 
 PAGES = site_pages()
+PUBLIC = (celery_postgres, operations, errors, beat, dsn, django)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -57,3 +62,16 @@ def test_both_pages_ask_redis_the_same() -> None:
     first, second = ([block.text for block in site_blocks(page) if "redis-cli" in block.text] for page in pages)
     assert first == second
     assert len(first) == 1
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: str(module.__name__))
+def test_the_page_of_the_api_has_every_public_name(module: ModuleType) -> None:
+    """`automodule` with `:members:` takes all of `__all__`; of the package itself the page names each."""
+    page = read("docs/reference/api.md")
+    assert f".. automodule:: {module.__name__}\n" in page
+    names = getattr(module, "__all__", [])
+    if module is celery_postgres:
+        assert [name for name in names if not re.search(rf"\b{name}\b", page)] == []
+    assert [
+        name for name in names if callable(getattr(module, name)) and not inspect.getdoc(getattr(module, name))
+    ] == []
