@@ -19,7 +19,7 @@ ENTRY = "docs/backend/B0.5.1_Celery_Runbook.md"
 README = "README.md"
 
 _FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-_NOT_RUN = re.compile(r"<!-- not run: (\S.*?) -->\s*\Z", re.DOTALL)
+_NOT_RUN = re.compile(r"<!-- not run: (\S(?:(?!-->).)*?) -->\s*\Z", re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
