@@ -7,15 +7,14 @@ import os
 import secrets
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from environment.sources import CHECKOUT
 from environment.testkit import children
+from environment.testkit.distribution import declare
 
 #: ``program(words, …)``: a process of this Python, ended with the test.
 StartProgram = Callable[..., subprocess.Popen[str]]
@@ -42,17 +41,7 @@ def fail():
 @pytest.fixture(scope="session")
 def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for PYTHONPATH in which the package is installed as far as entry points go: a checkout has none."""
-    folder = tmp_path_factory.mktemp("distribution")
-    declared = tomllib.loads((CHECKOUT / "packages/celery-postgres/pyproject.toml").read_text())["project"]
-    metadata = folder / "celery_postgres-0.0.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: celery-postgres\nVersion: 0.0.0\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
-        for group, points in declared["entry-points"].items()
-    ]
-    (metadata / "entry_points.txt").write_text("\n".join(lines))
-    return folder
+    return declare(tmp_path_factory.mktemp("distribution"))
 
 
 @pytest.fixture
