@@ -79,6 +79,31 @@ def test_a_killed_worker_is_no_lost_child_and_its_late_task_is_delivered_again(p
     assert answer(sent) == tag
 
 
+# -- task_acks_on_failure, task_acks_on_timeout
+
+
+def test_a_failure_that_is_not_acknowledged_becomes_a_dead_letter(probe: Probe) -> None:
+    conf = {"task_annotations": {"probe.fail": {"acks_on_failure": False}}}
+    probe.start(conf=conf)
+    sent = probe.send("fail", unique("tag"))
+    with pytest.raises(ValueError, match="tag"):
+        answer(sent)
+    drained(probe)
+    assert dead_letters(probe.url, sent.id) == 1
+
+
+def test_a_timeout_that_is_not_acknowledged_counts_as_a_failed_delivery(probe: Probe) -> None:
+    options = {"acks_late": True, "acks_on_timeout": False, "time_limit": 1}
+    conf = {"task_annotations": {"probe.spin": options}, "broker_transport_options": {"max_failures": 2}}
+    probe.start(pool="prefork", conf=conf)
+    tag = unique("spin")
+    sent = probe.send("spin", tag)
+    probe.wait_for("start", tag, count=2)
+    wait_until(lambda: dead_letters(probe.url, sent.id) == 1, DEADLINE_S, "the dead letter")
+    assert dead_letters(probe.url, "failed 2 times") == 1
+    assert len(probe.notes("start", tag)) == 2
+
+
 # -- worker_concurrency = "auto", worker_pool_start_method = "spawn"
 
 
@@ -183,6 +208,7 @@ def test_a_scheduler_that_stands_still_makes_its_beat_silent(
 ) -> None:
     start_beat("slow@beats", beat_remote_control_max_tick_age=2.0)
     wait_until(lambda: rows_of(probe.url, "ticks") > 1, DEADLINE_S, "the first runs")
+    assert scalar(probe.url, "SELECT bool_and(payload LIKE '%celery_beat_task%') FROM kombu_message")
     wait_until(lambda: bool(answering(probe, "slow@beats")), DEADLINE_S, "an answer")
     with closing(psycopg2.connect(probe.url)) as holder, holder.cursor() as cursor:
         cursor.execute("LOCK TABLE celery_beat_entry")  # each run of an entry waits for it

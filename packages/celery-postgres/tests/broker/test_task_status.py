@@ -107,7 +107,10 @@ def test_between_an_early_ack_and_the_result_only_a_tracked_start_is_known(
     probe.wait_for_all("start", tags)
     wait_until(lambda: phase_of(ops, untracked.id) is TaskPhase.UNKNOWN, DEADLINE_S, "the acknowledgement")
     wait_until(lambda: ops.messages_of(tracked.id) == [], DEADLINE_S, "the other acknowledgement")
-    assert (ops.state(tracked.id).phase, ops.state(tracked.id).state) == (TaskPhase.RUNNING, "STARTED")
+    # The acknowledgement and the start are two writes.
+    wait_until(lambda: phase_of(ops, tracked.id) is TaskPhase.RUNNING, DEADLINE_S, "the start")
+    assert ops.state(tracked.id).state == "STARTED"
+    assert phase_of(ops, untracked.id) is TaskPhase.UNKNOWN
     probe.open(gate)
     answer(untracked)
     answer(tracked)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import celery
 import pytest
 from celery import Celery, chord, group, states
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import ImproperlyConfigured, SecurityError
 
 from celery_postgres.database.result_store import ResultStore
 from environment.testkit.canvas import answer, count, stored
@@ -200,3 +203,24 @@ def test_a_result_exists_once_a_state_is_stored(make_app: Callable[..., Celery],
         app.AsyncResult(task_id).forget()
         assert not exists(task_id)
         assert stored(url, task_id) is None
+
+
+def test_an_id_may_be_a_uuid(make_app: Callable[..., Celery], url: str) -> None:
+    app, task_id = make_app(url), uuid4()
+    app.backend.store_result(str(task_id), 7, states.SUCCESS)
+    result = app.AsyncResult(task_id)  # type: ignore[arg-type]
+    assert (result.state, result.get(timeout=1), app.backend.task_result_exists(task_id)) == (states.SUCCESS, 7, True)
+
+
+def test_children_are_read_in_each_of_stocks_forms(make_app: Callable[..., Celery], url: str) -> None:
+    """From Celery 5.7 on, stock stores them with the application's serializer."""
+    app = make_app(url)
+    for serialized in (json.dumps([[["child", None], None]]).encode(), pickle.dumps([(("child", None), None)], 4)):
+        app.backend.store_result("parent", 1, states.SUCCESS)
+        run(url, f"UPDATE celery_taskmeta SET children = '\\x{serialized.hex()}'")  # noqa: S608  # our own bytes
+        (child,) = app.AsyncResult("parent").children or []
+        assert child.id == "child"
+    evil = b"cos\nsystem\n(S'true'\ntR."
+    run(url, f"UPDATE celery_taskmeta SET children = '\\x{evil.hex()}'")  # noqa: S608
+    with pytest.raises(SecurityError):
+        app.AsyncResult("parent").children  # noqa: B018  # it is read here

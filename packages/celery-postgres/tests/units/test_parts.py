@@ -133,6 +133,15 @@ def test_an_address_that_libpq_refuses_is_not_quoted() -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("hostname", ["postgresql://u@h/d", "h"])
+def test_a_password_that_is_a_function_is_refused_instead_of_sent_as_text(hostname: str) -> None:
+    """Kombu 5.7 takes one, for tokens that expire."""
+    client = SimpleNamespace(hostname=hostname, port=1, userid="u", password=lambda: "s3cret", virtual_host="d")
+    with pytest.raises(ValueError, match=r"the broker's password is a function.*passfile") as refused:
+        libpq_dsn(client)
+    assert "s3cret" not in str(refused.value)
+
+
 # -- messages
 
 

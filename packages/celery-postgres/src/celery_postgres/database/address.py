@@ -72,8 +72,23 @@ def libpq_dsn(client: Any) -> str:
             "password": client.password,
             "dbname": client.virtual_host,
         }
+        _refuse_callable(client.password)
         return str(make_dsn(**{name: str(value) for name, value in parts.items() if value}))
+    _refuse_callable(getattr(client, "password", None))
     return parsed(url, "broker")
+
+
+def _refuse_callable(password: Any) -> None:
+    """Kombu 5.7 takes a function in place of a password, and only its own transport for AMQP calls it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if callable(password):
+        raise ValueError(  # noqa: TRY004  # as for every other address that cannot be used
+            "the broker's password is a function, which this transport does not call: put it into the URL, or let "
+            "libpq read it at each connection from a file (passfile=… in the URL, or PGPASSFILE)"
+        )
 
 
 def parsed(url: str, whose: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -103,7 +102,7 @@ class DatabaseBackend(RecordingBackend):
                 "result": load(outcome.result, self.pickle),
                 "traceback": outcome.traceback,
                 "date_done": outcome.date_done if outcome.final else None,
-                "children": None if outcome.children is None else json.loads(outcome.children),
+                "children": load(outcome.children, self.pickle),
                 "name": outcome.name,
                 "args": None if outcome.args is None else self.decode(outcome.args),
                 "kwargs": None if outcome.kwargs is None else self.decode(outcome.kwargs),
@@ -170,7 +169,7 @@ class DatabaseBackend(RecordingBackend):
         """The task's value. `on_interval` raises the error of a parent, and comes first: the error that broke a chord
         is more informative than the ChordError of its body."""
         self._ensure_not_eager()
-        for meta in self._ended([result.id], timeout, on_message, on_interval):
+        for meta in self._ended([text(result.id)], timeout, on_message, on_interval):
             result._maybe_set_cache(meta)
             self._read_parents(result)
         return result.maybe_throw(propagate=propagate, callback=callback)
@@ -185,7 +184,7 @@ class DatabaseBackend(RecordingBackend):
     ) -> dict[str, Any]:
         """The meta of a task, when it has ended."""
         self._ensure_not_eager()
-        (meta,) = self._ended([task_id], timeout, None, on_interval)
+        (meta,) = self._ended([text(task_id)], timeout, None, on_interval)
         return meta
 
     def _read_parents(self, result: Any) -> None:
