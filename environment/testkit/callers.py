@@ -171,8 +171,14 @@ def _alchemy(driver: str, kind: Callable[[Any], Any]) -> Callable[[str], Any]:
     return make
 
 
+async def _begun(caller: Caller) -> Caller:
+    """The end of an asynchronous block needs a transaction."""
+    await caller.execute("SELECT 1")
+    return caller
+
+
 async def _async_psycopg(url: str) -> Caller:
-    return AsyncPsycopg(await psycopg.AsyncConnection.connect(url))
+    return await _begun(AsyncPsycopg(await psycopg.AsyncConnection.connect(url)))
 
 
 async def _asyncpg(url: str) -> Caller:
@@ -184,7 +190,7 @@ async def _asyncpg(url: str) -> Caller:
 def _async_alchemy(driver: str, *, session: bool) -> Callable[[str], Any]:
     async def make(url: str) -> Caller:
         engine = create_async_engine(_dialect(url, driver), poolclass=NullPool)
-        return AsyncAlchemy(AsyncSession(engine) if session else await engine.connect())
+        return await _begun(AsyncAlchemy(AsyncSession(engine) if session else await engine.connect()))
 
     return make
 

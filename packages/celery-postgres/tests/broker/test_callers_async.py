@@ -1,9 +1,8 @@
-"""`async with publishing_on(connection)`: what belongs to the block, and what happens when it ends."""
+"""`async with publishing_on(connection)`: what happens when the block ends."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -15,15 +14,13 @@ from kombu import Producer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
-    AsyncSession,
-    async_scoped_session,
-    async_sessionmaker,
     create_async_engine,
 )
 from sqlalchemy.pool import NullPool
 
 from celery_postgres import NotPublishedError, publishing_on
 from celery_postgres.broker import callers_transaction
+from environment.testkit.callers import KINDS, calling
 from environment.testkit.client import Client
 from environment.testkit.tables import rows_of, run, scalar
 
@@ -56,155 +53,6 @@ def ids(url: str, queue: str) -> list[str]:
 @pytest.fixture
 def send(app: Celery, queue: str) -> Callable[[str], None]:
     return lambda name: app.send_task("a.task", queue=queue, task_id=f"{queue}-{name}")
-
-
-# -- what belongs to the block
-
-
-def test_other_tasks_and_threads_publish_at_once(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
-) -> None:
-    """Also those that were started in the block and inherit its context."""
-
-    async def main() -> None:
-        begun, done = asyncio.Event(), asyncio.Event()
-
-        async def other() -> None:
-            await begun.wait()
-            send("other")
-            done.set()
-
-        async def child() -> None:
-            send("child")
-
-        task = asyncio.create_task(other())
-        async with engine.connect() as connection:
-            async with publishing_on(connection):
-                send("mine")
-                begun.set()
-                await done.wait()
-                await asyncio.create_task(child())
-                await asyncio.to_thread(send, "inheriting thread")
-                thread = threading.Thread(target=send, args=["thread"])
-                thread.start()
-                thread.join()
-                late = asyncio.create_task(asyncio.sleep(0))
-                late.add_done_callback(lambda _: send("callback"))
-                await late
-                await asyncio.sleep(0)
-            assert "mine" not in ids(module_database.url, queue)
-            await connection.rollback()
-        await task
-        send("after")
-
-    asyncio.run(main())
-    outside = ["other", "child", "inheriting thread", "thread", "callback", "after"]
-    assert ids(module_database.url, queue) == outside
-
-
-def test_two_tasks_have_blocks_at_the_same_time(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
-) -> None:
-    async def one(name: str, barrier: asyncio.Barrier, *, commits: bool) -> None:
-        async with engine.connect() as connection:
-            async with publishing_on(connection):
-                send(name)
-                await barrier.wait()
-                send(f"{name} again")
-            await (connection.commit() if commits else connection.rollback())
-
-    async def main() -> None:
-        barrier = asyncio.Barrier(2)
-        await asyncio.gather(one("a", barrier, commits=True), one("b", barrier, commits=False))
-
-    asyncio.run(main())
-    assert ids(module_database.url, queue) == ["a", "a again"]
-
-
-def test_a_synchronous_block_in_a_task_is_that_tasks_alone(
-    send: Callable[[str], None], module_database: Any, queue: str
-) -> None:
-    async def main() -> None:
-        with psycopg.connect(module_database.url) as connection:
-            with publishing_on(connection):
-                send("mine")
-                other = asyncio.create_task(asyncio.to_thread(send, "other"))
-                await other
-            connection.rollback()
-
-    asyncio.run(main())
-    assert ids(module_database.url, queue) == ["other"]
-
-
-def test_blocks_nest_and_the_innermost_counts(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
-) -> None:
-    async def main() -> None:
-        async with engine.connect() as outer, publishing_on(outer):
-            send("outer")
-            async with engine.begin() as inner, publishing_on(inner):
-                send("inner")
-            await outer.execute(text("SELECT 1"))
-            send("outer again")
-        # The end of the connection rolled back what the block had written.
-
-    asyncio.run(main())
-    assert ids(module_database.url, queue) == ["inner"]
-
-
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-def test_within_run_sync_the_block_is_synchronous(
-    send: Callable[[str], None], module_database: Any, queue: str, driver: str
-) -> None:
-    engine = create_async_engine(
-        module_database.url.replace("postgresql://", f"postgresql+{driver}://"), poolclass=NullPool
-    )
-
-    def publish(target: Any) -> None:
-        with publishing_on(target):
-            send("one")
-            send("two")
-
-    async def main() -> None:
-        async with engine.begin() as connection:
-            await connection.run_sync(publish)
-        async with AsyncSession(engine) as session:
-            await session.run_sync(publish)
-            await session.rollback()
-
-    asyncio.run(main())
-    assert ids(module_database.url, queue) == ["one", "two"]
-
-
-def test_a_scoped_session_is_taken(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
-) -> None:
-    async def main() -> None:
-        scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
-        async with publishing_on(scoped):
-            send("one")
-        await scoped.commit()
-        await scoped.remove()
-
-    asyncio.run(main())
-    assert ids(module_database.url, queue) == ["one"]
-
-
-def test_a_connection_of_a_pool_is_taken(send: Callable[[str], None], module_database: Any, queue: str) -> None:
-    async def main() -> None:
-        async with (
-            asyncpg.create_pool(module_database.url, min_size=1, max_size=1) as pool,
-            pool.acquire() as connection,
-            connection.transaction(),
-            publishing_on(connection),
-        ):
-            send("one")
-
-    asyncio.run(main())
-    assert ids(module_database.url, queue) == ["one"]
-
-
-# -- the end of the block
 
 
 async def _asyncpg(url: str) -> Any:
@@ -274,6 +122,30 @@ def test_a_cancelled_block_publishes_nothing(
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    asyncio.run(main())
+    assert ids(module_database.url, queue) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "async" in kind])
+def test_a_transaction_that_ends_within_the_block_is_no_place_for_its_messages(
+    send: Callable[[str], None], module_database: Any, queue: str, kind: str
+) -> None:
+    """They would be in the next one, which may never be committed."""
+
+    async def main() -> None:
+        async with calling(kind, module_database.url) as caller:
+            with pytest.raises(NotPublishedError, match="ended within the block"):  # noqa: PT012
+                async with caller.publishing():
+                    send("before")
+                    await caller.commit()
+        if kind == "asyncpg":
+            return  # outside of a transaction it is in autocommit
+        async with calling(kind, module_database.url) as caller:
+            with pytest.raises(NotPublishedError, match="no transaction is open"):  # noqa: PT012
+                async with caller.publishing():
+                    await caller.commit()
+                    send("after")
 
     asyncio.run(main())
     assert ids(module_database.url, queue) == []

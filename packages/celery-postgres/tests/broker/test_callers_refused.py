@@ -160,6 +160,7 @@ def test_pipeline_mode(app: Celery, module_database: Any, queue: str) -> None:
     async def main() -> None:
         async with await psycopg.AsyncConnection.connect(module_database.url) as connection, connection.pipeline():
             async with publishing_on(connection):
+                await connection.execute("SELECT 1")
                 app.send_task("a.task", queue=queue)
             with pytest.raises(psycopg.errors.DivisionByZero):  # noqa: PT012
                 async with connection.transaction():

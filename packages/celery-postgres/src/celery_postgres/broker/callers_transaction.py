@@ -117,23 +117,23 @@ class WrittenAtTheEnd:
         self._collected: list[Addressed | _ToExchange] = []
         self._asides: dict[str, Aside] = {}
         self._aside: Aside | None = None
+        #: The one that was open when a message was published.
+        self._transaction: object = None
         self._ended = False
 
     def end(self) -> None:
         self._ended = True
 
     def publish(self, messages: Sequence[Addressed], aside: Aside) -> None:
-        self._check()
+        self._begin(aside)
         self._collected += messages
-        self._aside = aside
         self._asides.update((queue, aside) for queue, _ in messages)
 
     def publish_to_exchange(
         self, exchange: str, routing_key: str, envelope: Envelope, fallback: str | None, aside: Aside
     ) -> None:
-        self._check()
+        self._begin(aside)
         self._collected.append(_ToExchange(exchange, routing_key, envelope, fallback))
-        self._aside = aside
         if fallback:
             self._asides[fallback] = aside
 
@@ -150,6 +150,7 @@ class WrittenAtTheEnd:
             return
         store = AsyncCallersPublishStore(self._connection)
         try:
+            await self._connection.check_transaction(self._transaction)
             async with self._connection.all_or_nothing():
                 for portion in _portions(await self._addressed(store)):
                     missing = await store.publish_many(portion)
@@ -187,9 +188,12 @@ class WrittenAtTheEnd:
         except Error as error:
             raise NotPublishedError(f"not published, because its queue cannot be declared: {primary(error)}") from None
 
-    def _check(self) -> None:
+    def _begin(self, aside: Aside) -> None:
         if self._ended:
             raise _has_ended()
+        self._aside = aside
+        if self._transaction is None:
+            self._transaction = self._connection.transaction()
 
 
 def _portions(messages: Sequence[Addressed]) -> Iterator[Sequence[Addressed]]:

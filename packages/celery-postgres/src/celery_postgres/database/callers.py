@@ -82,8 +82,12 @@ class AsyncAdapter(ABC):
         """Execute one of our own words: SAVEPOINT, BEGIN and their ends."""
 
     @abstractmethod
-    async def in_transaction(self) -> bool:
-        """Whether what is executed next is part of a transaction that the caller ends; False in autocommit."""
+    def transaction(self) -> object:
+        """What tells the transaction that is open from another, as far as the driver can; None if none is open."""
+
+    @abstractmethod
+    async def autocommits(self) -> bool:
+        """Whether what is executed next is committed by itself."""
 
 
 def adapter_of(connection: Any) -> Adapter | AsyncAdapter:

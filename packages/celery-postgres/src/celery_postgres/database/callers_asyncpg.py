@@ -29,8 +29,11 @@ class Asyncpg(AsyncAdapter):
     async def execute(self, sql: str) -> None:
         await self._connection.execute(sql)
 
-    async def in_transaction(self) -> bool:
-        return bool(self._connection.is_in_transaction())
+    def transaction(self) -> object:
+        return True if self._connection.is_in_transaction() else None
+
+    async def autocommits(self) -> bool:
+        return self.transaction() is None
 
 
 def adapter(connection: Any) -> Asyncpg:

@@ -64,12 +64,38 @@ class AsyncCallersConnection:
         except self._connection.errors as error:
             raise _refused(refusal_of(error), usable=True) from None
 
+    def transaction(self) -> object:
+        """What tells the transaction that is open from another; None if none is open."""
+        return self._connection.transaction()
+
+    async def check_transaction(self, earlier: object) -> None:
+        """
+        Args:
+            earlier: what `transaction` has returned before.
+
+        Raises:
+            NotPublishedError: that transaction has ended, or none is open that the caller would end.
+        """
+        now = self._connection.transaction()
+        if earlier is not None and now is not earlier:
+            raise NotPublishedError(
+                "not published: the transaction has ended within the block of publishing_on; commit after the block"
+            )
+        try:
+            if now is None and not await self._connection.autocommits():
+                raise NotPublishedError(
+                    "not published: no transaction is open where the block of publishing_on ends; begin one before "
+                    "the block, or in it, and commit after the block"
+                )
+        except self._connection.errors as error:
+            raise _refused(refusal_of(error), usable=False) from None
+
     @contextlib.asynccontextmanager
     async def all_or_nothing(self) -> AsyncIterator[None]:
         """What is executed within the block is undone if the block ends with an error: it is a savepoint, or in
         autocommit a transaction."""
         try:
-            begin, end, undo = _WITHIN if await self._connection.in_transaction() else _ALONE
+            begin, end, undo = _ALONE if await self._connection.autocommits() else _WITHIN
             await self._connection.execute(begin)
             try:
                 yield

@@ -41,9 +41,11 @@ class AsyncPsycopg(AsyncAdapter):
         async with psycopg.AsyncCursor(self._connection) as cursor:
             await cursor.execute(sql)
 
-    async def in_transaction(self) -> bool:
-        # Outside of autocommit the first statement begins a transaction.
-        return not self._connection.autocommit or self._connection.info.transaction_status != TransactionStatus.IDLE
+    def transaction(self) -> object:
+        return None if self._connection.info.transaction_status == TransactionStatus.IDLE else True
+
+    async def autocommits(self) -> bool:
+        return bool(self._connection.autocommit) and self.transaction() is None
 
 
 def adapter(connection: Any) -> Psycopg | AsyncPsycopg:

@@ -51,8 +51,14 @@ class AsyncSqlalchemy(AsyncAdapter):
     async def execute(self, sql: str) -> None:
         await self._run(lambda connection: connection.exec_driver_sql(sql))
 
-    async def in_transaction(self) -> bool:
-        return not await self._run(lambda connection: connection.connection.dbapi_connection.autocommit)
+    def transaction(self) -> object:
+        one = self._connection
+        below = one.sync_session if hasattr(one, "sync_session") else one.sync_connection
+        transaction: object = below.get_transaction()
+        return transaction
+
+    async def autocommits(self) -> bool:
+        return bool(await self._run(lambda connection: connection.connection.dbapi_connection.autocommit))
 
     async def _run(self, function: Callable[[Any], Any]) -> Any:
         return await self._connection.run_sync(lambda one: function(_connection_of(one)))

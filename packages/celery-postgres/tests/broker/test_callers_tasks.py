@@ -1,0 +1,196 @@
+"""`publishing_on` in a program with asyncio: what belongs to a block."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from celery import Celery
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.pool import NullPool
+
+from celery_postgres import publishing_on
+from environment.testkit.tables import scalar
+
+
+@pytest.fixture
+def app(module_database: Any) -> Iterator[Celery]:
+    """An application that only publishes."""
+    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def engine(module_database: Any) -> AsyncEngine:
+    return create_async_engine(
+        module_database.url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool
+    )
+
+
+def ids(url: str, queue: str) -> list[str]:
+    statement = "SELECT coalesce(array_agg(task_id ORDER BY id), '{}') FROM kombu_message WHERE task_id LIKE :ids"
+    return [one.removeprefix(f"{queue}-") for one in scalar(url, statement, ids=f"{queue}-%")]
+
+
+@pytest.fixture
+def send(app: Celery, queue: str) -> Callable[[str], None]:
+    return lambda name: app.send_task("a.task", queue=queue, task_id=f"{queue}-{name}")
+
+
+def test_other_tasks_and_threads_publish_at_once(
+    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+) -> None:
+    """Also those that were started in the block and inherit its context."""
+
+    async def main() -> None:
+        begun, done = asyncio.Event(), asyncio.Event()
+
+        async def other() -> None:
+            await begun.wait()
+            send("other")
+            done.set()
+
+        async def child() -> None:
+            send("child")
+
+        task = asyncio.create_task(other())
+        async with engine.connect() as connection:
+            await connection.begin()
+            async with publishing_on(connection):
+                send("mine")
+                begun.set()
+                await done.wait()
+                await asyncio.create_task(child())
+                await asyncio.to_thread(send, "inheriting thread")
+                thread = threading.Thread(target=send, args=["thread"])
+                thread.start()
+                thread.join()
+                late = asyncio.create_task(asyncio.sleep(0))
+                late.add_done_callback(lambda _: send("callback"))
+                await late
+                await asyncio.sleep(0)
+            assert "mine" not in ids(module_database.url, queue)
+            await connection.rollback()
+        await task
+        send("after")
+
+    asyncio.run(main())
+    outside = ["other", "child", "inheriting thread", "thread", "callback", "after"]
+    assert ids(module_database.url, queue) == outside
+
+
+def test_two_tasks_have_blocks_at_the_same_time(
+    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+) -> None:
+    async def one(name: str, barrier: asyncio.Barrier, *, commits: bool) -> None:
+        async with engine.connect() as connection:
+            await connection.begin()
+            async with publishing_on(connection):
+                send(name)
+                await barrier.wait()
+                send(f"{name} again")
+            await (connection.commit() if commits else connection.rollback())
+
+    async def main() -> None:
+        barrier = asyncio.Barrier(2)
+        await asyncio.gather(one("a", barrier, commits=True), one("b", barrier, commits=False))
+
+    asyncio.run(main())
+    assert ids(module_database.url, queue) == ["a", "a again"]
+
+
+def test_a_synchronous_block_in_a_task_is_that_tasks_alone(
+    send: Callable[[str], None], module_database: Any, queue: str
+) -> None:
+    async def main() -> None:
+        with psycopg.connect(module_database.url) as connection:
+            with publishing_on(connection):
+                send("mine")
+                other = asyncio.create_task(asyncio.to_thread(send, "other"))
+                await other
+            connection.rollback()
+
+    asyncio.run(main())
+    assert ids(module_database.url, queue) == ["other"]
+
+
+def test_blocks_nest_and_the_innermost_counts(
+    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+) -> None:
+    async def main() -> None:
+        async with engine.connect() as outer, publishing_on(outer):
+            send("outer")
+            async with engine.begin() as inner, publishing_on(inner):
+                send("inner")
+            await outer.execute(text("SELECT 1"))
+            send("outer again")
+        # The end of the connection rolled back what the block had written.
+
+    asyncio.run(main())
+    assert ids(module_database.url, queue) == ["inner"]
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_within_run_sync_the_block_is_synchronous(
+    send: Callable[[str], None], module_database: Any, queue: str, driver: str
+) -> None:
+    engine = create_async_engine(
+        module_database.url.replace("postgresql://", f"postgresql+{driver}://"), poolclass=NullPool
+    )
+
+    def publish(target: Any) -> None:
+        with publishing_on(target):
+            send("one")
+            send("two")
+
+    async def main() -> None:
+        async with engine.begin() as connection:
+            await connection.run_sync(publish)
+        async with AsyncSession(engine) as session:
+            await session.run_sync(publish)
+            await session.rollback()
+
+    asyncio.run(main())
+    assert ids(module_database.url, queue) == ["one", "two"]
+
+
+def test_a_scoped_session_is_taken(
+    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+) -> None:
+    async def main() -> None:
+        scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
+        async with publishing_on(scoped):
+            await scoped.execute(text("SELECT 1"))
+            send("one")
+        await scoped.commit()
+        await scoped.remove()
+
+    asyncio.run(main())
+    assert ids(module_database.url, queue) == ["one"]
+
+
+def test_a_connection_of_a_pool_is_taken(send: Callable[[str], None], module_database: Any, queue: str) -> None:
+    async def main() -> None:
+        async with (
+            asyncpg.create_pool(module_database.url, min_size=1, max_size=1) as pool,
+            pool.acquire() as connection,
+            connection.transaction(),
+            publishing_on(connection),
+        ):
+            send("one")
+
+    asyncio.run(main())
+    assert ids(module_database.url, queue) == ["one"]
