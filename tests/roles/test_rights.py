@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
         "worker": ALL,
         "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at expires_at"
         " payload priority queue_id task_id tenant_id)",
+        "reader": "SELECT(id task_id visible)",
         "monitor": "SELECT(available_at consumer_id enqueued_at id priority queue_id visible)",
     },
     "kombu_queue": {
@@ -125,7 +126,12 @@ OF_PRODUCERS = {
     *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
     *("look", "size_chord", "save_group", "catch_up"),
 }
-OF_READERS = {"result", "results", "restore_group", "await_results", "stop_waiting"}
+OF_READERS = {
+    *("result", "results", "result_exists", "result_or_message"),
+    *("restore_group", "await_results", "stop_waiting"),
+}
+#: What a client that publishes and waits may ask: where a task's message is.
+OF_BOTH = {"task_states", "messages_of_task"}
 OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "dead_letter_counts", "beat_runs"),
@@ -189,7 +195,7 @@ def allowed(url: str, names: set[str]) -> set[str]:
     [
         ("runner", STATEMENTS - OF_OPERATORS),
         ("sender", OF_PRODUCERS | OF_EVERYBODY),
-        ("asker", OF_PRODUCERS | OF_READERS | OF_EVERYBODY),
+        ("asker", OF_PRODUCERS | OF_READERS | OF_BOTH | OF_EVERYBODY),
         ("watcher", OF_MONITORS | OF_EVERYBODY),
     ],
 )

@@ -102,8 +102,10 @@ BEGIN
             ('celery_producer', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_producer', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
 
-            -- Reading results and saved groups, and registering waiting clients.
+            -- Reading results and saved groups, and registering waiting clients. Of messages, whether a task's still waits:
+            -- the option `waiting_state`.
             ('celery_result_reader', 'celery_taskmeta', 'SELECT', NULL),
+            ('celery_result_reader', 'kombu_message', 'SELECT', 'id, task_id, visible'),
             ('celery_result_reader', 'celery_tasksetmeta', 'SELECT', NULL),
             ('celery_result_reader', 'celery_waiter', 'INSERT', 'task_id, listener, slot'),
             ('celery_result_reader', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
