@@ -6,9 +6,10 @@ All blocks of a page run in one new folder, with one database that has the packa
 - `python` in one interpreter for the page.
 - A block of any language that begins with a comment that is a file name (`# mine.py`) is saved under that name.
 
-`postgresql://user:password@host/database` on a page is that database. The folder has the `mine.py` of the first page.
-If `preludes/FOLDER-PAGE.py` exists, the page's interpreter runs it first: for names, files and workers that the page
-takes for granted. A `text` block directly after another one is what that one prints, with `…` for anything.
+`postgresql://user:password@host/database` on a page is that database, and so are Django's words for it (`DJANGO`). The
+folder has the `mine.py` of the first page. If `preludes/FOLDER-PAGE.py` exists, the page's interpreter runs it first:
+for names, files and workers that the page takes for granted. A `text` block directly after another one is what that one
+prints, with `…` for anything.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from psycopg2.extensions import parse_dsn
+
 from environment.sources import CHECKOUT
 from tests.runbook.pages import Block, blocks, missing, read
 
@@ -38,6 +41,8 @@ OPERATORS = "docs/backend/"
 _SHOWN = re.compile(r"|text|\{.*")
 _SAVED = re.compile(r"\s*(?:#|--|//)\s*([\w./-]+\.\w+)\s*\n")
 URL = "postgresql://user:password@host/database"
+DJANGO = '"NAME": "database", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "5432"'
+_DJANGO_NAMES = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
 DEADLINE_S = 90
 
 
@@ -114,7 +119,9 @@ class Story:
                 self.run(block)
 
     def here(self, text: str) -> str:
-        return text.replace(URL, self._url)
+        given = parse_dsn(self._url)
+        django = ", ".join(f'"{_DJANGO_NAMES[name]}": "{value}"' for name, value in given.items())
+        return text.replace(URL, self._url).replace(DJANGO, django)
 
     def run(self, block: Block) -> None:
         """One block; its output must have the lines that the page shows."""
