@@ -14,6 +14,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from celery_postgres.errors import CeleryPostgresError
@@ -23,8 +24,8 @@ _USAGE = """usage: python -m celery_postgres run [--] PROGRAM [ARGUMENT ...]
        python -m celery_postgres run [--] -m MODULE [ARGUMENT ...]
 
 Use celery_postgres in a program that makes its own Celery app from a URL, such as Flower or an exporter of metrics.
-PROGRAM is a Python program of the same environment: a name, or the path of a script. What it forks is included; what
-it starts as a new process is not.
+PROGRAM is a Python program of the same environment: its name, the path of a script, or a command that a package adds to
+`celery`, such as flower. What it forks is included; what it starts as a new process is not.
 
 Arguments can be read by every account of the machine: give the URL in the variable that the program reads, such as
 CELERY_BROKER_URL (Flower, celery), CE_BROKER_URL or BROKER_URL (exporters).
@@ -74,18 +75,24 @@ def _found(words: list[str]) -> Callable[[], object]:
         return _module(words[1:])
     if not words or words[0].startswith("-"):
         raise LaunchError("which program? write `python -m celery_postgres run -- PROGRAM [ARGUMENT ...]`")
-    return _script(_path(words[0]), words[1:])
+    path = _path(words[0])
+    if path is not None:
+        return _script(path, words[1:])
+    if entry_points(group="celery.commands", name=words[0]):  # Flower has no script of its own
+        return _module(["celery", *words])
+    raise LaunchError(
+        f"there is no program {words[0]!r} in {os.path.dirname(sys.executable)} or on the PATH: install it beside "
+        "celery_postgres"
+    )
 
 
-def _path(name: str) -> Path:
+def _path(name: str) -> Path | None:
     """The file of a program: a path, or a name beside this Python, which need not be on the PATH, or on the PATH."""
     if os.sep in name:
         return Path(name)
     beside = os.path.dirname(sys.executable)
     found = shutil.which(name, path=beside) or shutil.which(name)
-    if found is None:
-        raise LaunchError(f"there is no program {name!r} in {beside} or on the PATH: install it beside celery_postgres")
-    return Path(found)
+    return None if found is None else Path(found)
 
 
 def _script(path: Path, arguments: list[str]) -> Callable[[], object]:

@@ -95,6 +95,12 @@ def test_a_module(run: Ended, tmp_path: Path, words: list[str]) -> None:
     )
 
 
+def test_a_command_of_celery(run: Ended) -> None:
+    """`queues` is one, by the package's own entry point."""
+    done = run("queues", "--help")
+    assert done.stdout.startswith("usage: celery -A APP queues"), done.stderr
+
+
 def test_a_script_finds_what_lies_beside_it(write: Callable[..., Path], ended: Ended, mine: Any) -> None:
     path = write("exporter", "import beside; print(beside.__name__)")
     (path.parent / "beside.py").write_text("")
