@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kombu import Exchange, Queue
+from kombu import Queue
 
-from celery_postgres.database.queue_store import QueueStore
 from environment.testkit.client import Client
 from environment.testkit.deadlines import SWEPT_S
 from environment.testkit.probe import Probe
@@ -71,9 +70,7 @@ def listen(start: Start, mine: Any, probe: Probe) -> Callable[..., tuple[Any, st
 
     def begin(program: str = RECEIVER, word: str = "celeryev.", **settings: Any) -> tuple[Any, str]:
         process = start(["-c", program], mine(broker_url=probe.url, broker_transport=TRANSPORT, **settings))
-        wait_until(
-            lambda: any(word in name for name in queues_of(probe.url, process.pid)), DEADLINE_S, "it to consume"
-        )
+        wait_until(lambda: any(word in name for name in queues_of(probe.url, process.pid)), DEADLINE_S, "it to consume")
         (queue,) = queues_of(probe.url, process.pid)
         return process, queue
 
@@ -87,9 +84,7 @@ def listen(start: Start, mine: Any, probe: Probe) -> Callable[..., tuple[Any, st
     ("program", "word"), [(RECEIVER, "celeryev."), (QUESTION, "reply.celery.pidbox")], ids=["events", "a reply"]
 )
 @pytest.mark.parametrize("expires", [True, False], ids=["with an expiry", "without an expiry"])
-def test_the_queue_of_a_killed_program_goes(
-    probe: Probe, listen: Any, program: str, word: str, expires: bool
-) -> None:
+def test_the_queue_of_a_killed_program_goes(probe: Probe, listen: Any, program: str, word: str, expires: bool) -> None:
     probe.start()
     settings = {} if expires else {"event_queue_expires": None, "control_queue_expires": None}
     process, queue = listen(program, word, **settings)
@@ -99,9 +94,7 @@ def test_the_queue_of_a_killed_program_goes(
     assert scalar(probe.url, "SELECT count(*) FROM kombu_binding WHERE routing_key = :queue", queue=queue) == 0
 
 
-def test_the_queue_of_a_program_that_was_killed_before_it_consumed_goes(
-    probe: Probe, start: Start, mine: Any
-) -> None:
+def test_the_queue_of_a_program_that_was_killed_before_it_consumed_goes(probe: Probe, start: Start, mine: Any) -> None:
     probe.start()
     settings = {"broker_url": probe.url, "broker_transport": TRANSPORT, "event_queue_expires": 2}
     process = start(["-c", DECLARATION], mine(**settings))
@@ -132,6 +125,43 @@ def test_a_durable_queue_of_a_killed_consumer_stays(probe: Probe) -> None:
 
 
 # -- not gone
+
+
+@pytest.mark.parametrize("kind", [{"expires": 3600}, {"auto_delete": True}, {"exclusive": True, "expires": 3600}])
+def test_the_time_of_a_queue_counts_from_the_end_of_its_consumer(
+    plain_database: Any, start: Start, mine: Any, installed: None, kind: dict[str, Any]
+) -> None:
+    """It was consumed for longer than its expiry when its consumer was killed: what waits in it stays for the time that
+    its declaration promises. An auto-delete queue stays for 10 s, in which the consumer can come back."""
+    url = plain_database.url
+    program = f"""
+import mine
+from kombu import Queue
+with mine.app.connection_for_read() as connection:
+    queue = Queue("jobs", **{kind!r})(connection.default_channel)
+    with connection.Consumer(queue, callbacks=[lambda *_: None], prefetch_count=1):
+        while True:
+            connection.drain_events()
+"""
+    process = start(["-c", program], mine(broker_url=url, broker_transport=TRANSPORT))
+    wait_until(lambda: queues_of(url, process.pid) == {"jobs"}, DEADLINE_S, "it to consume")
+    run(url, "UPDATE kombu_queue SET used_at = now() - interval '2 hours' WHERE name = 'jobs'")
+    client, watcher = Client(url), Client(url)
+    try:
+        for number in range(2):
+            client.publish(number, exchange="", routing_key="jobs")  # one of them is claimed
+        wait_until(lambda: client.count("jobs") == 1, DEADLINE_S, "a claim")
+        inbox = watcher.consume("watched")  # runs maintenance
+        process.kill()
+        wait_until(lambda: (inbox.drain(0.1), not queues_of(url, process.pid))[1], DEADLINE_S, "its removal")
+        assert scalar(url, "SELECT used_at > now() - interval '9 seconds' FROM kombu_queue WHERE name = 'jobs'")
+        if "expires" in kind:
+            client.declare(Queue("short", expires=0.1))
+            wait_until(lambda: (inbox.drain(0.1), "short" not in queues(url))[1], SWEPT_S, "maintenance")
+            assert rows_of(url, "jobs") == 2
+    finally:
+        client.close()
+        watcher.close()
 
 
 def frozen_for(process: Any, seconds: float, check: Callable[[], object]) -> None:

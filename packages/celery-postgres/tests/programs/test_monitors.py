@@ -1,4 +1,4 @@
-"""Programs that watch workers, unmodified, started with the launcher: Flower, and an exporter of metrics for Prometheus."""
+"""Programs that watch workers, unmodified, started with the launcher: Flower, and an exporter for Prometheus."""
 
 from __future__ import annotations
 

@@ -76,9 +76,22 @@ FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s
 
 -- name: remove_consumer
--- Remove a consumer whose counter still is `beat`; null removes it in any case. Its claims are orphaned. Auto-delete
--- queues go with their last consumer.
+-- Remove a consumer whose counter still is `beat`; null removes it in any case. Its claims are orphaned. The expiry of its
+-- queues counts from now: until now they were in use. A queue that another session changes is in use by that session, and
+-- waiting for it could end in a deadlock.
 -- takes: consumer bigint, beat bigint
+WITH unused AS MATERIALIZED (
+    SELECT queue.id
+    FROM kombu_consumer AS consumer
+    JOIN kombu_subscription AS subscription ON subscription.consumer_id = consumer.id
+    JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
+    WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
+      AND (queue.expires_ms IS NOT NULL OR queue.auto_delete)
+    FOR NO KEY UPDATE OF queue SKIP LOCKED
+), since AS (
+    UPDATE kombu_queue AS queue SET used_at = now()
+    WHERE queue.id = ANY (ARRAY(SELECT unused.id FROM unused))
+)
 DELETE FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
 RETURNING consumer.id
