@@ -52,6 +52,10 @@ class OptionError(CeleryPostgresError, ImproperlyConfigured, ValueError):
     """A transport option is unknown, or its value is wrong. The text never quotes a value, which may be a secret."""
 
 
+class AddressError(CeleryPostgresError, ImproperlyConfigured, ValueError):
+    """An address of the broker or the result backend has a typing error. The text quotes its scheme alone."""
+
+
 class NotPublishedError(CeleryPostgresError):
     """A message was not published in the caller's transaction (`publishing_on`). Its text quotes nothing.
 

@@ -11,9 +11,10 @@ from typing import Any
 from celery import signals
 from celery.app.backends import BACKEND_ALIASES
 
-from celery_postgres.compat import connection_switch
+from celery_postgres.compat import connection_switch, mistyped_addresses
 from celery_postgres.compat.upstream import transports
 from celery_postgres.database.address import is_postgresql, switched_parameters
+from celery_postgres.database.mistyped import verify
 
 ALIASES = ("sqla", "sqlalchemy", "postgresql", "postgres")
 RESULT_ALIASES = ("db", "database", "postgresql", "postgres")
@@ -28,6 +29,7 @@ class ResultChooser:
             from celery_postgres.results.backend import DatabaseBackend
 
             return DatabaseBackend(app=app, url=url, **options)
+        verify(address or "", "result backend", ())
         from celery.backends.database import DatabaseBackend as Stock
 
         return Stock(app=app, url=url, **options)
@@ -59,6 +61,7 @@ def transport_class() -> Any:
 
 def _follow_failovers() -> None:
     connection_switch.install(lambda url: switched_parameters(url) if is_postgresql(url) else None)
+    mistyped_addresses.install(verify)
 
 
 @signals.worker_ready.connect(weak=False)
