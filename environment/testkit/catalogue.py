@@ -37,6 +37,12 @@ _PARTS = {
           AND relkind IN ('r', 'S')
         ORDER BY 1
     """,
+    "triggers": """
+        SELECT c.relname, t.tgname, pg_get_triggerdef(t.oid), t.tgenabled::text
+        FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = CAST(:schema AS regnamespace) AND c.relname ~ '^(kombu|celery)_' AND NOT t.tgisinternal
+        ORDER BY 1, 2
+    """,
     "functions": """
         SELECT oid::regprocedure::text, prosrc, prosecdef, proconfig, proacl::text FROM pg_proc
         WHERE pronamespace = CAST(:schema AS regnamespace) AND proname ~ '^(kombu|celery)_' ORDER BY 1

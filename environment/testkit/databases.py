@@ -14,6 +14,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from app.core.dsn import PostgresDSN
+from celery_postgres import migrate
 
 CELERY_TABLES = {"kombu_queue", "kombu_message", "celery_taskmeta", "celery_tasksetmeta"}
 
@@ -90,6 +91,11 @@ def stock_create_all(url: str) -> None:
         _ = broker.channel().session
     _forget(url)
     ResultModelBase.metadata.create_all(engine_of(url))
+
+
+def allow_stock(url: str) -> None:
+    """Let stock's consumers take messages, as ``migrate --allow-stock`` does."""
+    migrate(PostgresDSN.parse(url).libpq(), allow_stock=True)
 
 
 def stock_publish(url: str, *messages: str, queue: str = "stock") -> None:

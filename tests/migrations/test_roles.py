@@ -8,6 +8,7 @@ import pytest
 from alembic.util import CommandError
 
 from environment.testkit.databases import (
+    allow_stock,
     as_role,
     rows,
     run,
@@ -34,6 +35,7 @@ def test_app_user_works_on_tables_of_another_owner(foreign_database: Any, alembi
 
     stock_create_all(database.url)
     stock_publish(database.url, "one")
+    allow_stock(owner_url)
     assert stock_consume(database.url, 1) == ["one"]
     results = stock_results(database.url)
     results.store_result("a", 1, "SUCCESS")

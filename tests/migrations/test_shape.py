@@ -13,6 +13,7 @@ from alembic.util import CommandError
 from environment.sources import CHECKOUT
 from environment.testkit.databases import (
     CELERY_TABLES,
+    allow_stock,
     engine_of,
     rows,
     run,
@@ -109,6 +110,7 @@ def test_stock_works_on_them(empty_database: Any, alembic: Any) -> None:
     results = stock_results(empty_database.url)
     results.store_result("a-task", {"answer": 42}, "SUCCESS")
 
+    allow_stock(empty_database.url)
     assert stock_consume(empty_database.url, 2) == ["one", "two"]
     assert results.get_result("a-task") == {"answer": 42}
 

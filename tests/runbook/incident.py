@@ -43,8 +43,11 @@ _RESULTS = """
 """
 #: A message taken by stock Kombu two days ago, and a dead letter that can be requeued.
 _TAKEN = """
-    UPDATE kombu_message SET visible = false, "timestamp" = now() - interval '2 days'
-    WHERE id = (SELECT max(id) FROM kombu_message)
+    WITH message AS (
+        DELETE FROM kombu_message WHERE id = (SELECT max(id) FROM kombu_message) RETURNING payload, queue_id
+    )
+    INSERT INTO kombu_message (visible, "timestamp", payload, version, queue_id)
+    SELECT false, now() - interval '2 days', message.payload, 2, message.queue_id FROM message
 """
 _DEAD = """
     INSERT INTO kombu_dead_letter (message_id, failures, queue, task_id, reason, payload)

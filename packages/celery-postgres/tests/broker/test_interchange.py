@@ -11,12 +11,19 @@ import pytest
 from kombu import Queue
 
 from environment.testkit.client import DEADLINE_S, Client
+from environment.testkit.databases import allow_stock
 from environment.testkit.kombu_programs import run_stock
 from environment.testkit.probe import Probe, unique
 from environment.testkit.tables import rows_of, run, scalar
 from environment.waiting import wait_until
 
 PAST = (1 << 31) + 5
+
+
+def consume_with_stock(url: str, queue: str, count: str) -> Any:
+    """Stock's consumer where an operator has allowed it."""
+    allow_stock(url)
+    return run_stock("consume", url, queue, count)
 
 
 @pytest.mark.parametrize("body", ["x", {"ü": [1, None, "a\x00b"]}, "x" * (1 << 20)], ids=["text", "object", "1 MB"])
@@ -38,7 +45,7 @@ def test_what_we_publish_stock_delivers(module_database: Any, connect: Callable[
     client = connect()
     for number in range(3):
         client.publish({"number": number}, queue, headers={"id": str(number)}, priority=number)
-    taken = run_stock("consume", module_database.url, queue, "3")
+    taken = consume_with_stock(module_database.url, queue, "3")
     assert sorted(one["payload"]["number"] for one in taken) == [0, 1, 2]
     assert client.consume(queue).nothing()
 
@@ -49,7 +56,7 @@ def test_what_we_give_back_stock_delivers(module_database: Any, connect: Callabl
     client.consume(queue).take()
     client.close()
     wait_until(lambda: _visible(module_database.url, queue) == 1, DEADLINE_S, "the message to be free")
-    assert run_stock("consume", module_database.url, queue, "1")[0]["payload"] == "x"
+    assert consume_with_stock(module_database.url, queue, "1")[0]["payload"] == "x"
 
 
 def test_both_consume_one_queue_and_nothing_comes_twice(
@@ -59,7 +66,7 @@ def test_both_consume_one_queue_and_nothing_comes_twice(
     for number in range(40):
         client.publish(number, queue)
     mine = client.consume(queue, prefetch=1).take(1)
-    theirs = [one["payload"] for one in run_stock("consume", module_database.url, queue, "10")]
+    theirs = [one["payload"] for one in consume_with_stock(module_database.url, queue, "10")]
     inbox = connect().consume(queue, prefetch=1)
     rest = inbox.take_acked(29)
     assert sorted([mine[0].payload, *theirs, *rest]) == list(range(40))
@@ -69,7 +76,7 @@ def test_both_consume_one_queue_and_nothing_comes_twice(
 def test_what_stock_has_taken_is_left_alone(module_database: Any, connect: Callable[..., Client], queue: str) -> None:
     """Stock never deletes rows and has acknowledged them long ago: rescuing one would run it again."""
     connect().publish("x", queue)
-    run_stock("consume", module_database.url, queue, "1")
+    consume_with_stock(module_database.url, queue, "1")
     assert rows_of(module_database.url, queue) == 1
     other = connect()
     inbox = other.consume(queue)
@@ -117,7 +124,7 @@ def test_ids_past_two_to_the_31_are_published_and_consumed(
     run_stock("publish", database.url, queue, '"stock"')
     assert client.consume(queue).take_acked() == ["stock"]
     client.publish("to stock", f"{queue}-2")
-    assert run_stock("consume", database.url, f"{queue}-2", "1")[0]["payload"] == "to stock"
+    assert consume_with_stock(database.url, f"{queue}-2", "1")[0]["payload"] == "to stock"
     assert scalar(database.url, "SELECT last_value FROM pg_sequences WHERE sequencename = :s", s=sequence) > PAST
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from celery_postgres.tool import cli
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.clock import CLOCK_AHEAD
-from environment.testkit.databases import engine_of, rows
+from environment.testkit.databases import allow_stock, engine_of, rows
 from environment.testkit.kombu_programs import environment, run_stock
 from environment.testkit.probe import unique
 from environment.testkit.queue_tool import Tool, start, typed
@@ -385,6 +385,7 @@ def test_what_stock_consumers_took_is_counted_and_deleted_by_age(
     tool: Tool, client: Client, plain_database: Any, queue: str
 ) -> None:
     client.publish("x", queue)
+    allow_stock(plain_database.url)
     run_stock("consume", plain_database.url, queue, "1")
     assert tool("taken") == []
     assert tool("taken", "--older-than", "0") == [{"queue": queue, "taken_by_stock": 1}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from environment.testkit.client import DEADLINE_S
-from environment.testkit.databases import rows
+from environment.testkit.databases import allow_stock, rows
 from environment.testkit.kombu_programs import run_stock, spawn
 from environment.testkit.queue_tool import Tool, typed
 from environment.testkit.tables import run, scalar
@@ -38,6 +38,7 @@ def test_what_a_killed_worker_held_is_ready_when_the_command_returns_though_no_w
     assert (done["count"], done["crashed"]) == (1, True)
     assert rows(probe.url, MESSAGES, id=task) == [(True, 1, None)], "a crash is a failure of its messages"
     assert tool("consumers") == []
+    allow_stock(probe.url)
     (taken,) = run_stock("consume", probe.url, "celery", "1")
     assert taken["headers"]["id"] == task
     assert "a stock consumer has taken it" in typed(probe.url, "cancel", task).stderr

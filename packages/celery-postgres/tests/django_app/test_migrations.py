@@ -65,6 +65,14 @@ def test_a_database_that_the_package_has_migrated_is_adopted(project: Any, empty
     assert rows(empty_database.url, "SELECT name FROM kombu_queue") == [("of before",)]
 
 
+def test_stock_consumers_are_refused_unless_they_were_allowed_before(project: Any, empty_database: Any) -> None:
+    celery_postgres.migrate(empty_database.url, allow_stock=True)
+    project.manage("migrate")
+    assert "celery_postgres.I002" in project.manage("check", "--database", "default")
+    celery_postgres.migrate(empty_database.url, allow_stock=False)
+    assert "no issues" in project.manage("check", "--database", "default")
+
+
 def test_a_schema_that_is_lower_than_django_has_recorded_goes_down_only(project: Any, empty_database: Any) -> None:
     project.manage("migrate")
     migrations.migrate(empty_database.url, 3)

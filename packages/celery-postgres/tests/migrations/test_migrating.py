@@ -49,6 +49,7 @@ RELEASED = {
     6: "5fa23df2fe71e9dbfb61676c1542fff2f3cf26b4a5a96ddc046673318548691e",
     7: "2e3dc63a1d973ffaeb6094acddee48b3203b9286063860502a3ff07710d7ced7",
     8: "23f6fdb5885b803331c82b9898086d86db8edbd0036c533290a22e9065c50b37",
+    9: "e0b0cf0a4c89c7602fcf7be6222dba826ac10eeee1b6154add27cf1e5367d2f0",
 }
 
 KILLED = """
@@ -257,15 +258,15 @@ def test_a_changed_file_is_an_error(empty: str) -> None:
 
 def test_a_newer_release_was_here(empty: str) -> None:
     migrate(empty)
-    run(empty, "INSERT INTO celery_postgres_migration VALUES (9, 'of_the_future', 'x', now())")
-    assert migrate(empty) == 9  # the schema goes first, and the old release must not stop over it
+    run(empty, "INSERT INTO celery_postgres_migration VALUES (10, 'of_the_future', 'x', now())")
+    assert migrate(empty) == 10  # the schema goes first, and the old release must not stop over it
     assert check(empty).current
-    with pytest.raises(MigrationError, match="is at 9 and this release knows 8"):
+    with pytest.raises(MigrationError, match="is at 10 and this release knows 9"):
         migrate(empty, 5)
 
 
 def test_the_command(empty: str) -> None:
-    assert "not recorded as migrated; this release needs version 8" in typed(empty, "version").stdout
+    assert "not recorded as migrated; this release needs version 9" in typed(empty, "version").stdout
     assert typed(empty, "check").returncode == 1
     done = typed(empty, "migrate", "--to", "3")
     assert (done.returncode, done.stdout) == (0, "the schema is at version 3\n")
@@ -273,7 +274,7 @@ def test_the_command(empty: str) -> None:
     assert json.loads(typed(empty, "--json", "version").stdout) == {"version": 3, "newest": NEWEST}
     assert "migration 0004 broker_tables is not applied" in typed(empty, "check").stdout
     assert typed(empty, "migrate").returncode == 0
-    assert typed(empty, "check").stdout == "the schema is at version 8, as it should be\n"
+    assert typed(empty, "check").stdout == "the schema is at version 9, as it should be\n"
     assert typed(empty, "migrate", "--to", "99").returncode == 1
 
 

@@ -123,6 +123,12 @@ def _tables(alias: str) -> Iterator[CheckMessage]:
             hint="Install the release of celery-postgres that has migrated them.",
             id="celery_postgres.I001",
         )
+    if status.stock_allowed:
+        yield Info(
+            f"In the database {alias!r} stock Kombu's consumers are allowed, and lose the tasks of a killed worker.",
+            hint="When the last one has ended, run `python -m celery_postgres migrate --refuse-stock`.",
+            id="celery_postgres.I002",
+        )
 
 
 def _cure(alias: str, pending: Sequence[str]) -> str:

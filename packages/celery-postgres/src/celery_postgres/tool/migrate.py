@@ -10,7 +10,7 @@ from typing import Any
 
 from celery_postgres.database import migrations
 from celery_postgres.database.advisory_locks import LockHeldError
-from celery_postgres.database.migrations import NEWEST, MigrationError
+from celery_postgres.database.migrations import NEWEST, MigrationError, stock_consumers
 from celery_postgres.prerequisites import both_drivers
 from celery_postgres.tool.operator import OperatorError
 
@@ -34,6 +34,21 @@ def register(commands: Any) -> None:
                 action="store_true",
                 help="go down also where messages, dead letters, results or chords would be deleted",
             )
+            stock = made.add_mutually_exclusive_group()
+            stock.add_argument(
+                "--allow-stock",
+                dest="allow_stock",
+                action="store_true",
+                default=None,
+                help="let workers with stock Kombu consume, while you move to this package or back",
+            )
+            stock.add_argument(
+                "--refuse-stock",
+                dest="allow_stock",
+                action="store_false",
+                default=None,
+                help="refuse them again; without either option it stays as it is",
+            )
 
 
 def _number(text: str) -> int:
@@ -54,7 +69,14 @@ def _reporting(method: Any) -> Any:
 
 def _migrate(dsn: str, given: argparse.Namespace) -> int:
     """Create the broker's and the results' tables, or bring them to a version, while workers go on."""
-    number = migrations.migrate(dsn, given.to, schema=given.schema, allow_data_loss=given.allow_data_loss, tell=_say)
+    number = migrations.migrate(
+        dsn,
+        given.to,
+        schema=given.schema,
+        allow_data_loss=given.allow_data_loss,
+        allow_stock=given.allow_stock,
+        tell=_say,
+    )
     _answer(given, {"version": number}, f"the schema is at version {number}")
     return 0
 
@@ -74,14 +96,17 @@ def _check(dsn: str, given: argparse.Namespace) -> int:
     status = migrations.check(dsn, schema=given.schema)
     lines = [*status.problems, *(f"migration {one} is not applied" for one in status.pending)]
     newer = [f"a newer release has applied the migrations {', '.join(map(str, status.newer))}"] if status.newer else []
+    stock = [stock_consumers.ALLOWED] if status.stock_allowed else []
     told = {
         "version": status.version,
         "newest": status.newest,
         "pending": status.pending,
         "problems": status.problems,
         "newer": status.newer,
+        "stock_allowed": status.stock_allowed,
     }
-    _answer(given, told, "\n".join([*lines, *newer]) or f"the schema is at version {status.version}, as it should be")
+    fitting = [f"the schema is at version {status.version}, as it should be"]
+    _answer(given, told, "\n".join([*([*lines, *newer] or fitting), *stock]))
     return 0 if status.current else 1
 
 

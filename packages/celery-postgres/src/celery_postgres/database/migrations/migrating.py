@@ -13,6 +13,7 @@ from psycopg2 import errorcodes
 
 from celery_postgres.database import advisory_locks
 from celery_postgres.database.address import direct_dsn
+from celery_postgres.database.migrations import stock_consumers
 from celery_postgres.database.migrations.executing import Executor
 from celery_postgres.database.migrations.files import NEWEST, Migration, MigrationError, migrations
 from celery_postgres.database.migrations.record import Entry, Record, changed, verify, version_of
@@ -58,6 +59,7 @@ class Status:
         problems: one line for each thing that is wrong: a file that was changed, an invalid index, a migration that was
             cut off.
         newer: numbers that a newer release has applied.
+        stock_allowed: stock Kombu's consumers are allowed, as while a project moves over.
     """
 
     version: int | None
@@ -65,6 +67,7 @@ class Status:
     pending: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     newer: list[int] = field(default_factory=list)
+    stock_allowed: bool = False
 
     @property
     def current(self) -> bool:
@@ -79,6 +82,7 @@ def migrate(
     schema: str | None = None,
     only_up: bool = False,
     allow_data_loss: bool = False,
+    allow_stock: bool | None = None,
     tell: Callable[[str], object] | None = None,
 ) -> int:
     """Migrate up or down. Workers may go on meanwhile; only one migration of a database runs at a time.
@@ -92,7 +96,10 @@ def migrate(
         schema: the schema of the tables; by default where the search_path finds them, or where it creates tables.
         only_up: leave a schema that is at a greater number as it is, as the migrations of a project want it.
         allow_data_loss: go down also where messages, dead letters, results or chords would be deleted.
-        tell: receives a line for each migration and for each wait; by default both are logged, a wait as a warning.
+        allow_stock: whether stock Kombu's consumers may take messages. None leaves that as it is; a schema that gets
+            there from below 9 then refuses them, unless one has taken a message in the last seven days.
+        tell: receives a line for each migration and for each wait, and one if stock consumers are allowed; by default
+            they are logged, the latter two as warnings.
 
     Returns:
         The number that the schema has now.
@@ -104,11 +111,17 @@ def migrate(
     """
     if to is not None and not 0 <= to <= NEWEST:
         raise MigrationError(f"there is no migration {to}: this release knows 0 to {NEWEST}")
+    stock_consumers.verify(allow_stock, to)
     with _connected(target) as connection, _prepared(connection, schema) as cursor:
         advisory_locks.take(connection, LOCK, tell=tell or logger.warning)
         try:
             executor = Executor(cursor, tell or logger.warning)
-            return _migrate(executor, Record(cursor), to, only_up or to is None, allow_data_loss, tell or logger.info)
+            with stock_consumers.asked(cursor, allow_stock):
+                reached = _migrate(
+                    executor, Record(cursor), to, only_up or to is None, allow_data_loss, tell or logger.info
+                )
+            stock_consumers.switch(executor, cursor, allow_stock, tell or logger.warning)
+            return reached
         finally:
             if not connection.closed:
                 cursor.execute(_UNLOCK, (LOCK,))
@@ -183,6 +196,7 @@ def check(target: Any, *, schema: str | None = None) -> Status:
         entries = Record(cursor).entries()
         cursor.execute(_INVALID)
         invalid = [name for (name,) in cursor.fetchall()]
+        refused = stock_consumers.refused(cursor)
     known: tuple[Migration, ...] = migrations()
     applied = {entry.number for entry in entries if entry.applied}
     return Status(
@@ -195,6 +209,7 @@ def check(target: Any, *, schema: str | None = None) -> Status:
             *(f"the index {name} is invalid" for name in invalid),
         ],
         [entry.number for entry in entries if entry.number > NEWEST],
+        refused is False,
     )
 
 
