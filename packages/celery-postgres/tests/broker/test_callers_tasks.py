@@ -127,6 +127,24 @@ def test_a_synchronous_block_in_a_task_is_that_tasks_alone(
     assert ids(module_database.url, queue) == ["other"]
 
 
+def test_an_event_loop_within_a_block_is_part_of_it(
+    send: Callable[[str], None], module_database: Any, queue: str
+) -> None:
+    async def main() -> None:
+        send("main")
+        await asyncio.gather(asyncio.create_task(child()))
+
+    async def child() -> None:
+        send("child")
+
+    for end in ("rollback", "commit"):
+        with psycopg.connect(module_database.url) as connection:
+            with publishing_on(connection):
+                asyncio.run(main())
+            getattr(connection, end)()
+    assert ids(module_database.url, queue) == ["main", "child"]
+
+
 def test_blocks_nest_and_the_innermost_counts(
     send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:

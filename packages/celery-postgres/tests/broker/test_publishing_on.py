@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
+import psycopg
 import psycopg2
 import pytest
 from celery import Celery
@@ -104,6 +105,24 @@ def test_a_worker_runs_the_task_after_the_commit(probe: Probe) -> None:
     with engine.begin() as connection, publishing_on(connection):
         sent = probe.app.send_task("probe.add", (20, 22))
     assert sent.get(timeout=20) == 42
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "sqlalchemy"])
+def test_in_autocommit_each_message_is_visible_at_once(
+    app: Celery, engine: Engine, module_database: Any, queue: str, driver: str
+) -> None:
+    connection: Any
+    if driver == "psycopg2":
+        connection = psycopg2.connect(module_database.url)
+        connection.autocommit = True
+    elif driver == "psycopg":
+        connection = psycopg.connect(module_database.url, autocommit=True)
+    else:
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    with closing(connection), publishing_on(connection):
+        for count in (1, 2):
+            app.send_task("a.task", queue=queue)
+            assert rows_of(module_database.url, queue) == count
 
 
 # -- who is woken

@@ -26,18 +26,20 @@ class _Block:
     def __init__(self, transaction: Transaction | None) -> None:
         self.transaction = transaction
         self._outer = _block.get()
-        self._place: tuple[int, Any] | None = _place()
+        self._thread: int | None = threading.get_ident()
+        self._task = _task()
         _block.set(self)
 
     @property
     def is_here(self) -> bool:
-        """A task or a thread that was begun within a block inherits the variable, and not the block."""
-        return self._place == _place()
+        """A task or a thread that was begun within a block inherits the variable, and not the block. But an event loop
+        that runs within the block, from its beginning to its end, is part of it with all its tasks."""
+        return self._thread == threading.get_ident() and (self._task is None or self._task is _task())
 
     def end(self) -> None:
         if self.transaction is not None:
             self.transaction.end()
-        self._place = None
+        self._thread = self._task = None
         _block.set(self._outer)  # not by a token: a generator's end may be in another context than its beginning
 
 
@@ -161,10 +163,10 @@ class _Ambient(WrittenAtOnce):
             raise NotPublishedError("the transaction that these messages were part of has ended")
 
 
-def _place() -> tuple[int, Any]:
-    """The thread, and the asyncio task if there is one."""
+def _task() -> Any:
+    """The asyncio task that runs here; None if none does."""
     asyncio: Any = sys.modules.get("asyncio")
     try:
-        return threading.get_ident(), asyncio and asyncio.current_task()
+        return asyncio and asyncio.current_task()
     except RuntimeError:  # no event loop runs here
-        return threading.get_ident(), None
+        return None
