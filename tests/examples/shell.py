@@ -48,7 +48,7 @@ def follow(page: str, folder: Path, variables: Mapping[str, str]) -> None:
         f"{_PORT.sub(lambda found: ports[found[0]], one.text)}\necho '{_MARK} {number}'"
         for number, one in enumerate(run)
     )
-    done = _shell(script, folder, variables)
+    done = type_commands(script, folder, variables)
     logs = _logs(folder)
     assert done.status == 0, f"{done.out}\n--- stderr\n{done.errors}{logs}"
     outputs = re.split(rf"^{_MARK} \d+\n", done.out, flags=re.MULTILINE)
@@ -66,7 +66,7 @@ class Done:
     errors: str
 
 
-def _shell(script: str, folder: Path, variables: Mapping[str, str]) -> Done:
+def type_commands(script: str, folder: Path, variables: Mapping[str, str]) -> Done:
     """Everything that it leaves in the background ends with it."""
     shell = subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -97,7 +97,11 @@ def _logs(folder: Path) -> str:
 
 def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """As a person has it after `pip install -r requirements.txt`: the programs of this Python come first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "PG", "PYTHON"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CELERY_", "DATABASE_URL", "PG", "PYTHON"))
+    }
     path = [str(Path(sys.executable).parent), kept["PATH"], "/usr/sbin"]
     return {
         **kept,
