@@ -16,16 +16,16 @@ def send_many(numbers):
 
 async def main():
     result = await asyncio.to_thread(square.delay, 7)
-    print(await ended(result, timeout=30))
+    print(await ended(result, timeout=60))
 
     results = await asyncio.to_thread(send_many, range(200))
-    print(sum(await asyncio.gather(*(ended(one, timeout=30) for one in results))))
+    print(sum(await asyncio.gather(*(ended(one, timeout=60) for one in results))))
 
     for coroutine in asyncio.as_completed([ended(sleep.delay(1)), ended(sleep.delay(0))]):
         await coroutine  # the one that ends first comes first
 
     try:
-        await ended(fail.delay(), timeout=30)
+        await ended(fail.delay(), timeout=60)
     except ValueError as error:
         print(error)
 

@@ -12,4 +12,4 @@ if sys.argv[1] == "send":
 else:
     with open("tasks") as file:
         for line in file:
-            print(app.AsyncResult(line.strip()).get(timeout=30))
+            print(app.AsyncResult(line.strip()).get(timeout=60))

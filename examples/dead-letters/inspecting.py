@@ -8,7 +8,7 @@ from celery_postgres import operations
 from shop import app
 
 with operations.of(app) as broker:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(letters := broker.dead_letters()) < 3 and time.monotonic() < deadline:
         time.sleep(0.1)
     for reason, count in sorted(Counter(letter.reason for letter in letters).items()):

@@ -3,4 +3,4 @@
 from mine import add
 
 results = [add.delay(number, 1) for number in range(100)]
-print(sum(result.get(timeout=30) for result in results))
+print(sum(result.get(timeout=60) for result in results))

@@ -50,5 +50,5 @@ def connection(app):
 @pytest.fixture(scope="session")
 def worker(app):
     """A worker in a thread of this process: real messages, real results."""
-    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=30) as worker:
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60) as worker:
         yield worker

@@ -41,4 +41,4 @@ def test_all_of_it(worker, connection):
     """With a worker: published, run, and the result read."""
     published = place(connection, 7)
     connection.commit()
-    assert published.get(timeout=30) == "parcel-7"
+    assert published.get(timeout=60) == "parcel-7"

@@ -23,4 +23,4 @@ def test_a_task(celery_session_app, celery_session_worker):
         return 2 * number
 
     celery_session_worker.reload()
-    assert double.apply_async((21,), queue="plugin").get(timeout=30) == 42
+    assert double.apply_async((21,), queue="plugin").get(timeout=60) == 42
