@@ -41,8 +41,6 @@ WHOLE = {
     "dead_letters": {"ix_kombu_dead_letter_died_at"},
     "count_taken_by_stock": {"ix_kombu_message_taken"},
     "delete_taken_by_stock": {"ix_kombu_message_taken"},
-    # Dead letters by task, for which there is no index yet.
-    "status_of_task": {"kombu_dead_letter"},
     # What is claimed, once, when a queue has ended.
     "drop_messages": {"ix_kombu_message_claimed"},
     # The first entry of each queue, by the order of the index.

@@ -50,6 +50,7 @@ RELEASED = {
     7: "2e3dc63a1d973ffaeb6094acddee48b3203b9286063860502a3ff07710d7ced7",
     8: "23f6fdb5885b803331c82b9898086d86db8edbd0036c533290a22e9065c50b37",
     9: "e0b0cf0a4c89c7602fcf7be6222dba826ac10eeee1b6154add27cf1e5367d2f0",
+    10: "d1adf33f30391d041fbe117a1fa701abef40c8037a34dbbc650cd108edd16fdd",
 }
 
 KILLED = """
@@ -258,15 +259,15 @@ def test_a_changed_file_is_an_error(empty: str) -> None:
 
 def test_a_newer_release_was_here(empty: str) -> None:
     migrate(empty)
-    run(empty, "INSERT INTO celery_postgres_migration VALUES (10, 'of_the_future', 'x', now())")
-    assert migrate(empty) == 10  # the schema goes first, and the old release must not stop over it
+    run(empty, "INSERT INTO celery_postgres_migration VALUES (11, 'of_the_future', 'x', now())")
+    assert migrate(empty) == 11  # the schema goes first, and the old release must not stop over it
     assert check(empty).current
-    with pytest.raises(MigrationError, match="is at 10 and this release knows 9"):
+    with pytest.raises(MigrationError, match="is at 11 and this release knows 10"):
         migrate(empty, 5)
 
 
 def test_the_command(empty: str) -> None:
-    assert "not recorded as migrated; this release needs version 9" in typed(empty, "version").stdout
+    assert "not recorded as migrated; this release needs version 10" in typed(empty, "version").stdout
     assert typed(empty, "check").returncode == 1
     done = typed(empty, "migrate", "--to", "3")
     assert (done.returncode, done.stdout) == (0, "the schema is at version 3\n")
@@ -274,7 +275,7 @@ def test_the_command(empty: str) -> None:
     assert json.loads(typed(empty, "--json", "version").stdout) == {"version": 3, "newest": NEWEST}
     assert "migration 0004 broker_tables is not applied" in typed(empty, "check").stdout
     assert typed(empty, "migrate").returncode == 0
-    assert typed(empty, "check").stdout == "the schema is at version 9, as it should be\n"
+    assert typed(empty, "check").stdout == "the schema is at version 10, as it should be\n"
     assert typed(empty, "migrate", "--to", "99").returncode == 1
 
 
