@@ -306,6 +306,20 @@ def progress(self: Any, tag: str, gate: str, state: str = "PROGRESS", end: str =
     return tag
 
 
+class ReadsItself(app.Task):  # type: ignore[name-defined, misc]
+    """A task that asks for its own state when it has ended."""
+
+    def on_success(self, _: Any, task_id: str, arguments: Any, __: Any) -> None:
+        note("own state", tag=arguments[0], state=app.AsyncResult(task_id).state)
+
+    def after_return(self, _: Any, __: Any, task_id: str, arguments: Any, *___: Any) -> None:
+        note("own state", tag=arguments[0], state=app.AsyncResult(task_id).state)
+
+
+app.task(_run, name="probe.read_itself", bind=True, base=ReadsItself)
+app.task(_run, name="probe.read_itself_late", bind=True, base=ReadsItself, acks_late=True)
+
+
 @app.task(name="probe.retry_slowly", bind=True, max_retries=3)
 def retry_slowly(self: Any, tag: str) -> int:
     """Fail, with the next attempt far away."""

@@ -69,6 +69,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
     def restore_unacked(self) -> list[Any]:
         """Release the messages whose tasks this process will not finish."""
+        self._claims.collect()
         busy = tasks_to_finish()
         back = []
         for tag, message in list(self._delivered.items()):

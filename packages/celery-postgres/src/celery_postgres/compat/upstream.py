@@ -5,6 +5,7 @@ The classes are untyped here: celery-types describes the attributes of other tra
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -12,9 +13,11 @@ import celery
 import kombu
 import kombu.transport
 import kombu.transport.base
+from billiard import util as _billiard
 from kombu.transport import virtual as _virtual
 
 virtual: Any = _virtual
+billiard_util: Any = _billiard
 base: Any = kombu.transport.base
 transports: Any = kombu.transport
 Connection: Any = kombu.Connection
@@ -42,6 +45,15 @@ def tasks_to_finish() -> set[str]:
     if "celery.concurrency.thread" in sys.modules:
         busy |= {request.id for request in reserved if getattr(request, "_apply_result", None) is not None}
     return busy
+
+
+def outlive_main_process() -> None:
+    """In a prefork child on Linux: have the kernel no longer kill this process when its worker's main process ends, as
+    Celery asks it to. The caller sees to it instead.
+
+    Linux keeps that request with the thread that has made it: the main thread, which also runs the tasks."""
+    with contextlib.suppress(OSError):
+        billiard_util.set_pdeathsig(0)
 
 
 def acks_early(task: Any) -> bool:

@@ -11,10 +11,19 @@ from celery_postgres.consumer.pending_acks import PendingAcks
 from celery_postgres.database import driver
 from celery_postgres.database.dead_letter import REJECTED, DeadLetterReason
 from celery_postgres.database.message_store import Claim, MessageStore
+from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import SchemaError
 
 logger = logging.getLogger(__name__)
+
+#: What finds the tasks that prefork children have finished, and carries their claims.
+_collectors: PerProcess[list[Callable[[], None]]] = PerProcess(list)
+
+
+def collect_with(collector: Callable[[], None]) -> None:
+    """Call `collector` in this process before it is decided what becomes of a claim."""
+    _collectors.value.append(collector)
 
 
 class Claims:
@@ -64,6 +73,8 @@ class Claims:
         Args:
             mark: of a task that is acknowledged before it runs: what its publisher has put into the message.
         """
+        if mark is None:  # a task that is acknowledged early has not begun
+            self.collect()
         if claim in self._carried:
             return
         self._delivered.discard(claim)
@@ -83,6 +94,11 @@ class Claims:
             return False
         self._carried.add(claim)
         return True
+
+    def collect(self) -> None:
+        """Carry the claims of the tasks that children have finished."""
+        for collector in _collectors.value:
+            collector()
 
     def is_carried(self, claim: Claim) -> bool:
         return claim in self._carried

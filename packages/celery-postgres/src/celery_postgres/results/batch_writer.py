@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-from celery import signals
+from typing import TYPE_CHECKING
 
 from celery_postgres.compat.upstream import worker_state
-from celery_postgres.consumer import registry  # noqa: F401  # its atexit function must be registered before ours
 from celery_postgres.database import driver
 from celery_postgres.database.backoff import Backoff
-from celery_postgres.database.per_process import PerProcess
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.results.write import Write, record
 
 if TYPE_CHECKING:
     from celery_postgres.database.message_store import Claim
     from celery_postgres.database.result_store import ResultStore
+    from celery_postgres.results.inlet import Inlet
 
 logger = logging.getLogger(__name__)
 
-#: As `address.database_of` names it.
-Database = tuple[str, ...]
-
 
 class BatchWriter:
-    """One per worker process and database, in pools that run tasks in the worker's own process.
+    """One per worker process and database.
 
     The first result after a quiet moment is stored at once; those that follow within `INTERVAL_S` are stored together.
     So a lone task waits for nothing, a finished task never waits for a running one, and 3,000 tasks a second are 250
@@ -74,24 +67,48 @@ class BatchWriter:
         self._urgent = self._flushing = self._stopping = self._given_up = False
         self._patient_until: float | None = None
         self._added = self._written = 0
+        self._inlet: Inlet | None = None
         self._thread = threading.Thread(target=self._run, name="celery_postgres results", daemon=True)
         self._thread.start()
 
-    def add(self, write: Write) -> None:
-        """Store it soon. Any thread may call this."""
+    def read_from(self, inlet: Inlet) -> None:
+        """Also store what prefork children have finished."""
         with self._changed:
+            if self._inlet is None:
+                self._inlet = inlet
+                self._changed.notify_all()
+
+    def take_in(self) -> None:
+        """Add what children have finished. Any thread may call this."""
+        if self._inlet is not None:
+            with self._changed:
+                for write in self._inlet.read():
+                    self._append(write)
+
+    def _append(self, write: Write) -> None:
+        if not self._waiting:
+            self._oldest = time.monotonic()
+        self._waiting.append(write)
+        self._added += 1
+        if write.urgent and not self._urgent:
+            self._urgent = True
+            self._notify()
+        elif self._added - self._written == 1:
+            self._notify()
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        if self._inlet is not None:
+            self._inlet.wake()
+
+    def add(self, write: Write) -> None:
+        """Store it soon, after what children have finished. Any thread may call this."""
+        with self._changed:
+            self.take_in()
             # Not the writer's own thread, which fails a body that is a part of another chord.
             if len(self._waiting) >= self.MOST_WAITING and threading.current_thread() is not self._thread:
                 self._wait_patiently(lambda: len(self._waiting) < self.MOST_WAITING or self._stopping)
-            if not self._waiting:
-                self._oldest = time.monotonic()
-            self._waiting.append(write)
-            self._added += 1
-            if write.urgent and not self._urgent:
-                self._urgent = True
-                self._changed.notify_all()
-            elif self._added - self._written == 1:
-                self._changed.notify_all()
+            self._append(write)
 
     def keep(self, write: Write, wait: bool) -> bool:
         """`add` it; with `wait`, return only when it is stored, and False if it is not, because the worker ends."""
@@ -101,7 +118,7 @@ class BatchWriter:
         with self._changed:
             if not write.stored:
                 self._flushing = True
-                self._changed.notify_all()
+                self._notify()
                 self._wait_patiently(lambda: write.stored or self._given_up)
             return write.stored
 
@@ -118,13 +135,15 @@ class BatchWriter:
     def flush(self, seconds: float = 30.0) -> bool:
         """Wait until everything that was added is stored. Returns whether it is."""
         if threading.current_thread() is self._thread:  # an errback reads the result of the chord that has just failed
+            self.take_in()
             while self._waiting:
                 self._store_batch([self._waiting.popleft()])
             return True
         with self._changed:
+            self.take_in()
             target = self._added
             self._flushing = True
-            self._changed.notify_all()
+            self._notify()
             return self._changed.wait_for(lambda: self._written >= target, seconds)
 
     def stop(self) -> None:
@@ -132,7 +151,7 @@ class BatchWriter:
         with self._changed:
             self._stopping = True
             self._patient_until = time.monotonic() + self.PATIENCE_S
-            self._changed.notify_all()
+            self._notify()
         self._thread.join(self.PATIENCE_S + 1)
 
     # -- the thread
@@ -141,9 +160,7 @@ class BatchWriter:
         next_maintenance = time.monotonic() + self._maintain_safely()
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._waiting or self._stopping, max(0.0, next_maintenance - time.monotonic())
-                )
+                self._wait_for_work(next_maintenance)
                 self._wait_for_company()
                 batch = self._take_batch()
                 self._urgent = any(write.urgent for write in self._waiting)
@@ -164,6 +181,14 @@ class BatchWriter:
             size += batch[-1].size
         return batch
 
+    def _wait_for_work(self, until: float) -> None:
+        while True:
+            self.take_in()
+            pause = until - time.monotonic()
+            if self._waiting or self._stopping or pause <= 0:
+                return
+            self._pause(pause, for_records=True)
+
     def _wait_for_company(self) -> None:
         if self._urgent and len(self._waiting) == self._last_size == 1:
             return
@@ -172,7 +197,21 @@ class BatchWriter:
             pause = ready - time.monotonic()
             if pause <= 0:
                 return
-            self._changed.wait(pause)
+            # Not for records of children: those are the company.
+            self._pause(pause, for_records=False)
+            self.take_in()
+
+    def _pause(self, seconds: float, *, for_records: bool) -> None:
+        """Wait until something changes. Needs the lock, and releases it meanwhile."""
+        inlet = self._inlet
+        if inlet is None:
+            self._changed.wait(seconds)
+            return
+        self._changed.release()
+        try:
+            inlet.wait(seconds, for_records=for_records)
+        finally:
+            self._changed.acquire()
 
     def _store_batch(self, batch: list[Write]) -> None:
         retry = Backoff()
@@ -190,6 +229,8 @@ class BatchWriter:
                 with self._changed:
                     # Shutdown causes one more try, and no more.
                     self._changed.wait_for(_changes(lambda: self._stopping), pause)
+        if stored and self._inlet is not None:
+            self._inlet.confirm(batch)
         self._settled([write.claim for write in batch if write.claim is not None])
         with self._changed:
             for write in batch:
@@ -215,59 +256,3 @@ class BatchWriter:
 def _changes(value: Callable[[], bool]) -> Callable[[], bool]:
     before = value()
     return lambda: value() != before
-
-
-# -- the writers of this process
-
-
-class _Writers:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.known: dict[tuple[str, Database], BatchWriter] = {}
-
-
-_writers = PerProcess(_Writers)
-
-
-def batch_writer(database: Database) -> BatchWriter | None:
-    """The writer of this process for a database from which it also consumes."""
-    return _writers.value.known.get(("batches", database))
-
-
-def fallback_writer(database: Database) -> BatchWriter | None:
-    """The writer of a worker whose broker is elsewhere: for maintenance, and for results that cannot be stored now."""
-    return _writers.value.known.get(("fallback", database))
-
-
-def start_batch_writer(database: Database, *arguments: Any) -> BatchWriter:
-    """The same as `batch_writer`, made of the arguments of `BatchWriter` if there is none yet."""
-    return _start(("batches", database), *arguments)
-
-
-def start_fallback_writer(database: Database, *arguments: Any) -> BatchWriter:
-    """The same as `fallback_writer`, made of the arguments of `BatchWriter` if there is none yet."""
-    return _start(("fallback", database), *arguments)
-
-
-def _start(key: tuple[str, Database], *arguments: Any) -> BatchWriter:
-    writers = _writers.value
-    with writers.lock:
-        if key not in writers.known:
-            writers.known[key] = BatchWriter(*arguments)
-        return writers.known[key]
-
-
-def stop_all() -> None:
-    for writer in list(_writers.value.known.values()):
-        writer.stop()
-
-
-def flush_all(**_: Any) -> None:
-    """HUP replaces the process before any function of atexit but Celery's own."""
-    for writer in list(_writers.value.known.values()):
-        writer.flush(BatchWriter.PATIENCE_S)
-
-
-# Registered after the registry's function, so called before it: results are stored while their claims still live.
-atexit.register(stop_all)
-signals.worker_shutdown.connect(flush_all, weak=False)

@@ -1,4 +1,7 @@
-"""How a prefork child hands a result that it cannot store itself to its worker's main process.
+"""How a prefork child hands a result to its worker's main process.
+
+Most go through the result pipe, which takes the ends of tasks. This module is for all others that the child cannot
+store itself.
 
 A child that waits for the database keeps its task from ending: the task's time limit kills it, a shutdown waits for it,
 and where all of a role's connections are taken it waits without end. The main process has connections of its own, and a
@@ -21,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from billiard import current_process
 from celery import signals
 
+from celery_postgres.results.result_pipe import ResultPipe
+
 if TYPE_CHECKING:
     from celery_postgres.results.write import Write
 
@@ -31,11 +36,16 @@ Keep = Callable[["Write", bool], bool]
 
 
 class Handover:
-    """Created before the pool forks; the main process and its children each use one end."""
+    """Created before the pool forks; the main process and its children each use one end.
+
+    Attributes:
+        results: for the ends of tasks, while the database can be reached.
+    """
 
     def __init__(self) -> None:
         self._main, self._children = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._keepers: dict[Database, Keep] = {}
+        self.results = ResultPipe()
         self.pid = os.getpid()
 
     # -- in a child
@@ -43,6 +53,7 @@ class Handover:
     def after_fork(self) -> None:
         """Close the main process' end, so that a child notices when the main process is gone."""
         self._main.close()
+        self.results.after_fork()
 
     def keep(self, database: Database, write: Write, wait: bool) -> bool:
         """Hand a write to the main process.
@@ -124,9 +135,20 @@ def _prepare(**_: Any) -> None:
         _handover = Handover()
 
 
+@signals.worker_process_shutdown.connect(weak=False)
+def _end_child(**_: Any) -> None:
+    if is_child() and _handover is not None:
+        _handover.results.end()
+
+
+def _before_fork() -> None:
+    if _handover is not None:
+        _handover.results.before_fork()
+
+
 def _after_fork_in_child() -> None:
     if _handover is not None:
         _handover.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

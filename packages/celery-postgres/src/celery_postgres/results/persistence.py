@@ -11,22 +11,24 @@ from typing import Any
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from celery_postgres.consumer import registry
-from celery_postgres.consumer.claims import Claims
+from celery_postgres.consumer.claims import Claims, collect_with
 from celery_postgres.database import driver, watchdog
 from celery_postgres.database.address import database_of
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.message_store import Claim
 from celery_postgres.errors import SchemaError, is_lasting, loggable, primary
-from celery_postgres.results.batch_writer import (
-    BatchWriter,
+from celery_postgres.results.batch_writer import BatchWriter
+from celery_postgres.results.connection import ConnectedBackend
+from celery_postgres.results.handover import Handover, handover, is_child, is_spawned
+from celery_postgres.results.inlet import Inlet
+from celery_postgres.results.result_pipe import ResultPipe
+from celery_postgres.results.write import Write, record
+from celery_postgres.results.writers import (
     batch_writer,
     fallback_writer,
     start_batch_writer,
     start_fallback_writer,
 )
-from celery_postgres.results.connection import ConnectedBackend
-from celery_postgres.results.handover import handover, is_child, is_spawned
-from celery_postgres.results.write import Write, record
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +65,43 @@ class PersistentBackend(ConnectedBackend):
         claims = self.claims()
         writer = self.writer(claims)
         if writer is None:
-            watchdog.start()
             write.claim = claim
-            self._store(write, ends)
+            if not (is_child() and self._pass_on(write, ends)):
+                watchdog.start()
+                self._store(write, ends)
             return
         if claim is not None and claims is not None and claims.carry(claim):
             write.claim = claim
         writer.add(write)
+
+    def _pass_on(self, write: Write, ends: bool) -> bool:
+        """In a prefork child: whether the main process has the write now, which stores it within milliseconds."""
+        pipe = _pipe()
+        task_ids = {one.task_id for one in write.outcomes}
+        if any(one.outcomes[0].task_id in task_ids for one in pipe.unconfirmed()):
+            self.flush()  # or this state would be stored first
+        if not write.is_end or (ends and write.claim is None):
+            return False
+        try:
+            return pipe.offer(database_of(self.dsn), write, self._recover)
+        except SoftTimeLimitExceeded:  # of the task, which has ended
+            return False
+
+    def _recover(self) -> None:
+        """In a prefork child: store what the main process was given and has not stored, for `BatchWriter.PATIENCE_S` at
+        most."""
+        pipe, retry, begun = _pipe(), Backoff(), time.monotonic()
+        while writes := pipe.unconfirmed():
+            try:
+                for write in writes:
+                    record(self.result_store, [write])
+            except (driver.Error, SchemaError) as error:
+                if time.monotonic() - begun > BatchWriter.PATIENCE_S:
+                    logger.error("Could not store %d results: %s", len(writes), loggable(error))  # noqa: TRY400
+                    return
+                self._sleep(retry.failed())
+            else:
+                pipe.forget()
 
     def _store(self, write: Write, ends: bool) -> None:
         """Store it at once. What cannot be stored now, the worker keeps (see `keep`)."""
@@ -114,8 +146,7 @@ class PersistentBackend(ConnectedBackend):
         return writer.keep
 
     def _hand_over(self, write: Write, wait: bool) -> bool:
-        here, retry = handover(), Backoff()
-        assert here is not None  # noqa: S101
+        here, retry = _handover(), Backoff()
         while True:
             try:
                 return here.keep(database_of(self.dsn), write, wait)
@@ -193,11 +224,16 @@ class PersistentBackend(ConnectedBackend):
         """Called in every worker, also in one that never stores a result. Maintenance runs in the batch writer; in a
         worker whose broker is elsewhere it runs in a fallback writer."""
         database = database_of(self.dsn)
-        if self.writer(self.claims()) is None:
-            start_fallback_writer(database, *self._writers_arguments())
+        writer = self.writer(self.claims())
+        if writer is None:
+            writer = start_fallback_writer(database, *self._writers_arguments())
         here = handover()
-        if here is not None:
-            here.serve(database, self.keep)
+        if here is None:
+            return
+        here.serve(database, self.keep)
+        if "celery.concurrency.prefork" in sys.modules and here.results.serve(database):
+            writer.read_from(Inlet(here.results, self.claims))
+            collect_with(writer.take_in)
 
     def _writers_arguments(self) -> tuple[Any, ...]:
         return self.result_store, self._settled, self.send_body, self.maintain
@@ -213,6 +249,19 @@ class PersistentBackend(ConnectedBackend):
         writer = batch_writer(database_of(self.dsn))
         if writer is not None:
             writer.flush()
+        elif is_child() and _pipe().unconfirmed():
+            self._flush_pipe()
+
+    def _flush_pipe(self) -> None:
+        try:
+            # Stored after everything that has come through the pipe.
+            stored = _handover().keep(database_of(self.dsn), Write(), wait=True)
+        except OSError:  # the main process is gone
+            stored = False
+        if stored:
+            _pipe().forget()
+        else:
+            self._recover()
 
     def send_body(self, chord_id: str) -> None:
         """Called when the last part of a chord is stored."""
@@ -221,3 +270,13 @@ class PersistentBackend(ConnectedBackend):
     def maintain(self) -> float:
         """Called in a worker now and then; returns the seconds until the next call."""
         raise NotImplementedError
+
+
+def _handover() -> Handover:
+    here = handover()
+    assert here is not None  # noqa: S101  # `is_child` is only true with one
+    return here
+
+
+def _pipe() -> ResultPipe:
+    return _handover().results

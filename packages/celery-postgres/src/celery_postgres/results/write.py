@@ -24,6 +24,7 @@ class Write:
         claim: the message that it acknowledges.
         stored: set when it has been stored.
         pickle: how a failure is serialized that replaces a refused result.
+        origin: of a write that came through the pipe: the child's number, and the number of its record.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -31,12 +32,18 @@ class Write:
     claim: Claim | None = None
     stored: bool = False
     pickle: Pickle = Pickle.WRITE
+    origin: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
         """About how many bytes it has."""
         values = [value for one in self.outcomes for value in (one.result, one.traceback, one.args, one.kwargs)]
         return sum(len(value) for value in (*values, *(one.result for one in self.parts)) if value)
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is the end of one task, and nothing else."""
+        return len(self.outcomes) == 1 and self.outcomes[0].final and not self.parts
 
     @property
     def urgent(self) -> bool:

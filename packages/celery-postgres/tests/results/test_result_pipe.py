@@ -1,0 +1,217 @@
+"""What prefork children have finished is stored by the main process, and by themselves where that is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+
+from celery_postgres.database.message_store import Claim
+from celery_postgres.database.result_store import Outcome, Part
+from celery_postgres.results.result_pipe import ResultPipe
+from celery_postgres.results.write import Write
+from environment.testkit.databases import rows
+from environment.testkit.probe import DEADLINE_S, Probe, ProbeWorker, unique
+from environment.testkit.tables import rows_of
+from environment.waiting import wait_until
+
+RESCUE_S = 40
+HERE = ("this", "database")
+
+
+@contextlib.contextmanager
+def results_locked(url: str) -> Iterator[None]:
+    """No result can be stored in the block."""
+    connection = psycopg2.connect(url)
+    try:
+        connection.cursor().execute("LOCK TABLE celery_taskmeta IN ACCESS EXCLUSIVE MODE")
+        yield
+    finally:
+        connection.close()
+
+
+def finish(probe: Probe, worker: ProbeWorker, task: str, number: int) -> tuple[str, list[Any]]:
+    """Run tasks until a child has passed each on. Needs `results_locked`."""
+    tag = unique("work")
+    sent = [probe.send(task, f"{tag}-{one}") for one in range(number)]
+    wait_until(lambda: worker.log_text().count("succeeded in") >= number, DEADLINE_S, f"{number} tasks to end")
+    assert len(probe.notes("end", f"{tag}-*")) == number
+    if task == "run":  # a killed worker's messages would run again
+        wait_until(lambda: rows_of(probe.url) == 0, DEADLINE_S, "the messages to be acknowledged")
+    return tag, sent
+
+
+def children_of(probe: Probe, worker: ProbeWorker) -> list[int]:
+    children: list[int] = probe.inspect(worker, "stats")["pool"]["processes"]
+    assert len(children) == 2
+    return children
+
+
+def all_stored(probe: Probe, tag: str, number: int) -> None:
+    statement = "SELECT status, count(*) FROM celery_taskmeta GROUP BY status"
+    wait_until(lambda: rows(probe.url, statement) == [("SUCCESS", number)], RESCUE_S, f"{number} results")
+    wait_until(lambda: rows_of(probe.url) == 0, RESCUE_S, "the messages to be acknowledged")
+    assert len(probe.notes("start", f"{tag}-*")) == number
+
+
+@pytest.mark.parametrize("task", ["run", "run_late"])
+def test_children_store_what_their_killed_worker_had_not_stored(probe: Probe, task: str) -> None:
+    worker = probe.start(pool="prefork")
+    with results_locked(probe.url):
+        tag, _ = finish(probe, worker, task, 30)
+        os.kill(worker.pid, signal.SIGKILL)
+    all_stored(probe, tag, 30)
+
+
+@pytest.mark.parametrize("task", ["run", "run_late"])
+def test_the_worker_stores_what_a_killed_child_has_finished(probe: Probe, task: str) -> None:
+    worker = probe.start(pool="prefork")
+    children = children_of(probe, worker)
+    with results_locked(probe.url):
+        tag, _ = finish(probe, worker, task, 30)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+    all_stored(probe, tag, 30)
+
+
+def test_children_that_are_replaced_lose_no_result(probe: Probe) -> None:
+    worker = probe.start(pool="prefork", args=["--max-tasks-per-child", "3"])
+    with results_locked(probe.url):
+        tag, _ = finish(probe, worker, "run", 30)
+    all_stored(probe, tag, 30)
+
+
+def test_a_worker_that_is_told_to_stop_stores_what_its_children_have_finished(probe: Probe) -> None:
+    worker = probe.start(pool="prefork")
+    with results_locked(probe.url):
+        tag, _ = finish(probe, worker, "run", 30)
+        os.kill(worker.pid, signal.SIGTERM)
+        wait_until(lambda: "Warm shutdown" in worker.log_text(), DEADLINE_S, "the worker to stop")
+    all_stored(probe, tag, 30)
+
+
+@pytest.mark.parametrize("task", ["read_itself", "read_itself_late"])
+def test_a_task_reads_its_own_final_state(pool: Probe, task: str) -> None:
+    """In `on_success` and `after_return`, which run when the result has been passed on."""
+    tag = unique("own")
+    pool.send(task, tag).get(timeout=DEADLINE_S)
+    notes = pool.wait_for("own state", tag, 2)
+    assert [note["state"] for note in notes] == ["SUCCESS", "SUCCESS"]
+
+
+def test_results_that_do_not_fit_are_stored_by_the_child(probe: Probe) -> None:
+    worker = probe.start(pool="prefork")
+    sizes = [select.PIPE_BUF - 400, select.PIPE_BUF, 200_000]
+    sent = [probe.send("echo", "x" * size) for size in sizes]
+    assert [len(one.get(timeout=DEADLINE_S)) for one in sent] == sizes
+    assert worker.process.poll() is None
+
+
+# -- the pipe itself
+
+
+def ended(task_id: str, size: int = 2, claim: Claim | None = None) -> Write:
+    return Write([Outcome(task_id, "SUCCESS", b"1" * size, None)], claim=claim)
+
+
+@contextlib.contextmanager
+def forked(pipe: ResultPipe, work: Callable[[], bool]) -> Iterator[int]:
+    """A child that ends with 0 if `work` returns True. It waits to be killed before, if `work` does."""
+    pipe.before_fork()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            pipe.after_fork()
+            status = 0 if work() else 2
+        os._exit(status)
+    yield pid
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def read(pipe: ResultPipe, number: int) -> list[Write]:
+    found: list[Write] = []
+
+    def complete() -> bool:
+        found.extend(pipe.read())
+        return len(found) >= number
+
+    wait_until(complete, DEADLINE_S, f"{number} records")
+    return found
+
+
+def test_records_arrive_complete_and_in_order_from_several_children() -> None:
+    pipe, claim = ResultPipe(), (7, 9)
+    assert pipe.serve(HERE)
+
+    def send(name: str) -> bool:
+        sent = [pipe.offer(HERE, ended(f"{name}-{one}", one, claim), lambda: None) for one in range(500)]
+        return all(sent)
+
+    with forked(pipe, lambda: send("a")), forked(pipe, lambda: send("b")):
+        found = read(pipe, 1000)
+    for name in "ab":
+        mine = [one for one in found if one.outcomes[0].task_id.startswith(name)]
+        assert [one.outcomes[0] for one in mine] == [ended(f"{name}-{one}", one).outcomes[0] for one in range(500)]
+        assert {one.claim for one in mine} == {claim}
+
+
+def test_a_child_forgets_what_is_confirmed_and_remembers_the_rest() -> None:
+    pipe = ResultPipe()
+    pipe.serve(HERE)
+    confirmed, seen = os.pipe(), os.pipe()
+
+    def work() -> bool:
+        for one in range(5):
+            pipe.offer(HERE, ended(str(one)), lambda: None)
+        os.write(seen[1], b"x")
+        os.read(confirmed[0], 1)
+        return [one.outcomes[0].task_id for one in pipe.unconfirmed()] == ["3", "4"]
+
+    with forked(pipe, work):
+        os.read(seen[0], 1)
+        pipe.confirm(read(pipe, 5)[:3])
+        os.write(confirmed[1], b"x")
+    for end in (*confirmed, *seen):
+        os.close(end)
+
+
+@pytest.mark.parametrize("reason", ["another database", "no database", "too large"])
+def test_what_the_main_process_cannot_take_is_refused(reason: str) -> None:
+    pipe = ResultPipe()
+    if reason != "no database":
+        pipe.serve(HERE if reason == "too large" else ("another",))
+    write = ended("a", select.PIPE_BUF if reason == "too large" else 2)
+    with forked(pipe, lambda: not pipe.offer(HERE, write, lambda: None) and not pipe.unconfirmed()):
+        pass
+    assert pipe.read() == []
+
+
+def test_the_child_of_a_child_stores_its_results_itself() -> None:
+    pipe = ResultPipe()
+    pipe.serve(HERE)
+
+    def work() -> bool:
+        grandchild = os.fork()
+        if grandchild == 0:
+            pipe.after_fork()
+            os._exit(1 if pipe.offer(HERE, ended("a"), lambda: None) else 0)
+        return os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) == 0
+
+    with forked(pipe, work):
+        pass
+
+
+def test_a_write_that_is_more_than_the_end_of_one_task_is_none() -> None:
+    part = Part("chord", "a", 0, "SUCCESS", None, "{}")
+    started = Outcome("a", "STARTED", None, None)
+    assert ended("a").is_end
+    assert not Write([started]).is_end
+    assert not Write([*ended("a").outcomes, *ended("b").outcomes]).is_end
+    assert not Write(ended("a").outcomes, [part]).is_end
