@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def test_the_package_readme_has_the_same_first_task() -> None:
         return block.language, block.text
 
     assert list(map(text, site_blocks(PACKAGE_README))) == list(map(text, blocks))
+
+
+def test_the_package_readme_has_all_extras() -> None:
+    declared = tomllib.loads((CHECKOUT / "packages/celery-postgres/pyproject.toml").read_text())["project"]
+    extras = read(PACKAGE_README).partition("## Extras")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", extras, re.M)) == set(declared["optional-dependencies"])
 
 
 def test_the_package_readme_leads_nowhere_on_pypi() -> None:
