@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg2.extensions import parse_dsn
 
+#: Django is an extra.
+collect_ignore_glob = [] if find_spec("django") else ["test_*.py"]
+
 PROJECT = Path(__file__).parent / "project"
-#: Django uses psycopg 3 where it can be imported, else psycopg2.
-DRIVERS = ("psycopg", "psycopg2")
 
 
 def settings_of(url: str, **more: Any) -> dict[str, Any]:

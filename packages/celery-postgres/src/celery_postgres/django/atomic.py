@@ -33,10 +33,9 @@ def open_transaction(dsn: str) -> Any:
     from django.conf import settings
     from django.db import connections
 
-    if not getattr(settings, SETTING, True):
-        return None
     for connection in connections.all(initialized_only=True):
-        if _is_open(connection) and _place(address_of(connection.settings_dict)) == place_of(dsn):
+        # The cheapest question first: most publishes are outside of a transaction.
+        if _is_open(connection) and getattr(settings, SETTING, True) and _leads_to(connection, dsn):
             return connection
     return None
 
@@ -48,6 +47,10 @@ def _is_open(connection: Any) -> bool:
         and connection.connection is not None
         and (connection.in_atomic_block or not connection.autocommit)
     )
+
+
+def _leads_to(connection: Any, dsn: str) -> bool:
+    return _place(address_of(connection.settings_dict)) == place_of(dsn)
 
 
 @lru_cache
