@@ -14,13 +14,14 @@ from environment.testkit.databases import rows
 COUNT = 27
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_atomic(make_project: Callable[..., Any], empty_database: Any, driver: str) -> None:
+@pytest.mark.parametrize(("driver", "processes"), [("psycopg", "1"), ("psycopg2", "2")])
+def test_atomic(make_project: Callable[..., Any], empty_database: Any, driver: str, processes: str) -> None:
+    """With two processes Django copies the test database, to which nobody may be connected then."""
     project = make_project(driver, default=empty_database.url)
     # A second way to the same database; in tests it is a connection of its own.
     project.databases["again"] = {**project.databases["default"]}
     project.manage("migrate")
-    done = project.call("manage.py", "test", "--verbosity", "2", "things")
+    done = project.call("manage.py", "test", "--parallel", processes, "things")
     assert done.returncode == 0, done.stdout + done.stderr
     ran = re.search(r"Ran (\d+) tests", done.stderr)
     assert ran is not None

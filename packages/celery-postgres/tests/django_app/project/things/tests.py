@@ -46,8 +46,6 @@ class BrokenError(Exception):
 class Empty(TransactionTestCase):
     """Begins without a message. Django empties the tables of models, and these have none."""
 
-    databases = {"default", "again"}
-
     def setUp(self):
         with connection.cursor() as cursor:
             cursor.execute("TRUNCATE kombu_message")
@@ -61,6 +59,8 @@ class TestDatabase(Empty):
 
 
 class TestAtomic(Empty):
+    databases = {"default", "again"}
+
     def test_a_commit_publishes(self):
         with transaction.atomic():
             send("a")
