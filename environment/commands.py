@@ -48,6 +48,12 @@ COMMANDS = {
         "test",
         "tools:conformance",
     ),
+    "matrix": Command(
+        "[--list] [-- pytest options]", "the package's wheel on other versions, with nox", None, "tools:matrix"
+    ),
+    "release": Command(
+        "check TAG|build|sbom|publish", "make what a release of the package uploads", "lint", "releasing:release"
+    ),
     "bench": Command("[--quick] [options]", "measure this project beside other systems", None, "tools:bench"),
     "fuzz": Command("[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),

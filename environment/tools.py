@@ -106,6 +106,26 @@ def _newest_python(name: str, extra: str) -> str:
     return str(folder / "bin" / "python")
 
 
+def matrix(arguments: Sequence[str]) -> int:
+    """Become nox, which tests the package's wheel in the cells of its ``versions.toml``: without ``--session`` in those
+    of ``.ci/run``.
+    """
+    from environment.bootstrap import install, make_venv
+
+    folder = CHECKOUT / ".venv-nox"
+    wanted = [*declared()["optional-dependencies"]["matrix"], *declared()["optional-dependencies"]["embedded"]]
+    stamp = folder / "installed"
+    if not stamp.exists() or stamp.read_text() != "\n".join(wanted):
+        shutil.rmtree(folder, ignore_errors=True)
+        make_venv(folder)
+        install(folder, wanted)
+        stamp.write_text("\n".join(wanted))
+    os.chdir(CHECKOUT)
+    os.environ.pop("PYTHONPATH", None)
+    nox = str(folder / "bin" / "nox")
+    os.execv(nox, [nox, *arguments])  # noqa: S606  no shell is wanted
+
+
 def declared() -> dict[str, Any]:
     """The table ``project`` of pyproject.toml: the dependencies and the extras."""
     project: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
