@@ -1,20 +1,28 @@
-"""Databases: statements without an engine's pool, what stock Celery does on one, and the shape of its tables."""
+"""Databases: statements without a pool, what stock Celery does on one, and the shape of its tables.
+
+Statements need the driver alone. An engine, and all that stock Celery does, needs SQLAlchemy: a test that asks for them
+is skipped where the package is tested without it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
 
+import psycopg2
+import pytest
 from celery import Celery
-from celery.backends.database import DatabaseBackend
-from celery.backends.database.models import ResultModelBase
 from kombu import Connection
-from kombu.transport.sqlalchemy import Channel
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.pool import NullPool
 
 from app.core.dsn import PostgresDSN
 from celery_postgres import migrate
+
+if TYPE_CHECKING:
+    from celery.backends.database import DatabaseBackend
+    from sqlalchemy import Engine
 
 CELERY_TABLES = {"kombu_queue", "kombu_message", "celery_taskmeta", "celery_tasksetmeta"}
 
@@ -48,20 +56,43 @@ SEQUENCES = """
 """
 
 
+def need_sqlalchemy() -> None:
+    """Skip the test that calls this where SQLAlchemy is not installed."""
+    pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy, which is not installed here")
+
+
 def engine_of(url: str) -> Engine:
     """An engine without a pool, so that a database can be dropped at any time."""
-    return create_engine(PostgresDSN.parse(url).url(), poolclass=NullPool)
+    need_sqlalchemy()
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    # The driver is named: from SQLAlchemy 2.1 on a plain postgresql:// means psycopg 3.
+    address = PostgresDSN.parse(url).url().replace("postgresql://", "postgresql+psycopg2://", 1)
+    return create_engine(address, poolclass=NullPool)
 
 
 def run(url: str, *statements: str) -> None:
-    with engine_of(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    """Execute statements, each in a transaction of its own."""
+    with _cursor(url, autocommit=True) as cursor:
         for statement in statements:
-            connection.execute(text(statement))
+            cursor.execute(statement)
 
 
 def rows(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-    with engine_of(url).connect() as connection:
-        return [tuple(row) for row in connection.execute(text(statement), parameters)]
+    """The rows of one statement, which is rolled back. Its parameters are written ``:name``."""
+    escaped = re.sub(r"(?<![:\w]):([a-z_]\w*)", r"%(\1)s", statement.replace("%", "%%"))
+    with _cursor(url) as cursor:
+        cursor.execute(escaped, parameters)
+        return list(cursor.fetchall())
+
+
+@contextmanager
+def _cursor(url: str, *, autocommit: bool = False) -> Iterator[Any]:
+    with closing(psycopg2.connect(PostgresDSN.parse(url).libpq())) as connection:
+        connection.autocommit = autocommit
+        with connection.cursor() as cursor:
+            yield cursor
 
 
 def tables(url: str) -> set[str]:
@@ -90,6 +121,8 @@ def stock_create_all(url: str) -> None:
     with _broker(url) as broker:
         _ = broker.channel().session
     _forget(url)
+    from celery.backends.database.models import ResultModelBase
+
     ResultModelBase.metadata.create_all(engine_of(url))
 
 
@@ -122,17 +155,29 @@ def stock_consume(url: str, count: int, queue: str = "stock") -> list[str]:
 
 def stock_results(url: str) -> DatabaseBackend:
     """Stock's result backend, with the extended columns in use."""
+    need_sqlalchemy()
+    from celery.backends.database import DatabaseBackend
+    from sqlalchemy.pool import NullPool
+
     app = Celery("stock", set_as_current=False)
     app.conf.result_extended = True
-    return DatabaseBackend(app=app, dburi=PostgresDSN.parse(url).url(), engine_options={"poolclass": NullPool})
+    return DatabaseBackend(app=app, dburi=_stock_url(url), engine_options={"poolclass": NullPool})
 
 
 def _broker(url: str) -> Connection:
+    need_sqlalchemy()
     # By its full name: the alias may mean our own transport by now.
-    return Connection(PostgresDSN.parse(url).url(), transport="kombu.transport.sqlalchemy:Transport")
+    return Connection(_stock_url(url), transport="kombu.transport.sqlalchemy:Transport")
+
+
+def _stock_url(url: str) -> str:
+    """As stock reads it.  With the driver's name: from SQLAlchemy 2.1 on a plain postgresql:// means psycopg 3."""
+    return PostgresDSN.parse(url).url().replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
 def _forget(url: str) -> None:
     """Kombu keeps its engines forever."""
-    engine, _ = Channel._engines.pop(PostgresDSN.parse(url).url())
+    from kombu.transport.sqlalchemy import Channel
+
+    engine, _ = Channel._engines.pop(_stock_url(url))
     engine.dispose()

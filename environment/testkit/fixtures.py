@@ -12,6 +12,7 @@ Fixtures: ``server``, ``database`` and ``module_database``, ``start_worker`` and
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import os
 import secrets
@@ -34,7 +35,7 @@ from environment.checkout import locate_state
 from environment.cluster import APP_ROLE, INITIALISED, Cluster
 from environment.errors import UserError
 from environment.installation import DEFAULT_MAJOR
-from environment.sources import CHECKOUT
+from environment.sources import CHECKOUT, INSTALLED_PACKAGE
 from environment.temporary import TemporaryCluster
 from environment.testkit.machine import uninstalled
 from environment.waiting import wait_until as _wait_until
@@ -110,6 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Have a server before anything imports the application, whose Celery app needs DATABASE_URL."""
     # Registered here too, so that -p no:xdist works with --strict-markers.
     config.addinivalue_line("markers", "xdist_group(name): tests that share one process")
+    _assert_installed_package()
     handed = getattr(config, "workerinput", None)
     if handed is not None:
         given = handed["skeldir_server"]
@@ -137,6 +139,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["DATABASE_URL"] = cluster.url()
     tcp = ("127.0.0.1", cluster.port)
     config.stash[_server_key] = Server(cluster.url(), cluster.superuser_url, tcp, cluster.password)
+
+
+def _assert_installed_package() -> None:
+    """Refuse to test the package of this checkout where the installed one is meant."""
+    import celery_postgres
+
+    if os.environ.get(INSTALLED_PACKAGE) and "site-packages" not in Path(celery_postgres.__file__).parts:
+        raise pytest.UsageError(f"{INSTALLED_PACKAGE} is set, and celery_postgres is {celery_postgres.__file__}")
 
 
 def _keep_initialized(cluster: Cluster) -> None:
@@ -245,7 +255,14 @@ def make_template(server: Server, pytestconfig: pytest.Config) -> Callable[[str,
 
 @pytest.fixture(scope="session")
 def template_database(make_template: Callable[[str, Callable[[str], None]], str]) -> str:
-    """The name of a migrated database to make others from."""
+    """The name of a migrated database to make others from.
+
+    Where Alembic is not installed, the package is tested alone: on what ``create_schema`` makes, as any project has.
+    """
+    if importlib.util.find_spec("alembic.config") is None:
+        from celery_postgres import create_schema
+
+        return make_template("plain", create_schema)
     return make_template("migrated", _migrate)
 
 

@@ -12,8 +12,6 @@ from typing import Any
 import celery.app.backends
 import kombu.transport
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
 
 import celery_postgres
 from environment.testkit.probe import POOLS, Probe
@@ -38,9 +36,7 @@ def plain_template(make_template: Callable[[str, Callable[[str], None]], str]) -
     """The name of a database with what ``celery_postgres.create_schema`` makes: what any Celery project has."""
 
     def fill(url: str) -> None:
-        engine = create_engine(url, poolclass=NullPool)
-        celery_postgres.create_schema(engine)
-        engine.dispose()
+        celery_postgres.create_schema(url)
 
     return make_template("plain", fill)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from environment.sources import CHECKOUT
 pytest.importorskip("check_jsonschema", reason="nixpkgs has no Python package check-jsonschema")
 yaml = pytest.importorskip("ruamel.yaml")
 
+PACKAGE = CHECKOUT / "packages/celery-postgres"
 WORKFLOWS = {path.name: path for path in (CHECKOUT / ".github/workflows").glob("*.yml")}
 
 
@@ -27,8 +29,8 @@ def steps(name: str) -> list[dict[str, Any]]:
     return [step for job in load(name)["jobs"].values() for step in job["steps"]]
 
 
-def test_both_workflows_are_there() -> None:
-    assert set(WORKFLOWS) == {"ci.yml", "empirical-validation.yml"}
+def test_all_workflows_are_there() -> None:
+    assert set(WORKFLOWS) == {"ci.yml", "empirical-validation.yml", "matrix.yml", "release.yml"}
     assert set(load("ci.yml")["jobs"]) == {"celery-foundation", "flake", "tests"}
 
 
@@ -58,7 +60,10 @@ def test_its_one_service_is_postgresql_and_its_dsn_is_ours(name: str) -> None:
         if "services" not in job:
             continue
         assert list(job["services"]) == ["postgres"]
-        assert job["env"]["DATABASE_URL"] == f"postgresql+asyncpg://{APP_ROLE}:app_user@localhost:5432/{APP_DATABASE}"
+        ours = f"postgresql+asyncpg://{APP_ROLE}:app_user@localhost:5432/{APP_DATABASE}"
+        # The cells of the package make their own databases.
+        expected = "postgresql://postgres:postgres@localhost:5432/postgres" if name == "matrix.yml" else ours
+        assert job["env"]["DATABASE_URL"] == expected
         assert job["services"]["postgres"]["ports"] == ["5432:5432"]
 
 
@@ -108,6 +113,44 @@ def test_the_jobs_do_what_the_contract_says() -> None:
         "nix flake check --print-build-logs",
     ]
     assert "./dev test" in [step.get("run") for step in jobs["tests"]["steps"]]
+
+
+def test_the_matrix_has_every_cell_that_the_package_names() -> None:
+    versions = tomllib.loads((PACKAGE / "versions.toml").read_text())
+    expected = [
+        {
+            "cell": "-".join(f"{part}{cell[part]}" for part in ("python", "celery", "sqlalchemy", "postgresql")),
+            "python": cell["python"],
+            "postgresql": cell["postgresql"],
+        }
+        for cell in versions["cells"]
+    ]
+    job = load("matrix.yml")["jobs"]["cell"]
+    assert job["strategy"]["matrix"] == {"include": expected}
+    assert job["strategy"]["fail-fast"] is False
+    assert job["services"]["postgres"]["image"] == "postgres:${{ matrix.postgresql }}"
+
+
+def test_only_the_upload_has_an_identity_and_a_reviewer() -> None:
+    jobs = load("release.yml")["jobs"]
+    assert {name for name, job in jobs.items() if "permissions" in job} == {"publish"}
+    publish = jobs["publish"]
+    assert publish["permissions"] == {"contents": "read", "id-token": "write", "attestations": "write"}
+    assert publish["environment"] == "pypi"
+    assert not re.search("secrets|password|token:", WORKFLOWS["release.yml"].read_text().replace("id-token:", ""))
+
+
+def test_a_release_uploads_what_was_built_and_tested() -> None:
+    jobs = load("release.yml")["jobs"]
+    assert (jobs["test"]["needs"], jobs["publish"]["needs"]) == ("build", "test")
+    commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert commands["build"] == [f"./dev release {word}" for word in ("check ${{ github.ref_name }}", "build", "sbom")]
+    assert commands["publish"] == ["./dev release publish"]
+    cells = [set(cell.values()) for cell in tomllib.loads((PACKAGE / "versions.toml").read_text())["cells"]]
+    assert len(cells) >= len(commands["test"][0].split("--session ")[1].split())
+    for name in ("test", "publish"):
+        (download,) = (s for s in jobs[name]["steps"] if s.get("uses", "").startswith("actions/download-artifact@"))
+        assert download["with"] == {"name": "dist", "path": "dist/"}
 
 
 def test_the_validation_is_a_command_of_the_project() -> None:

@@ -11,7 +11,7 @@ import pytest
 from kombu import Connection
 
 from environment.testkit.client import DEADLINE_S, Client
-from environment.testkit.databases import as_role
+from environment.testkit.databases import as_role, engine_of
 from environment.testkit.probe import Probe, unique
 from environment.testkit.stock_rows import insert_raw, payload
 from environment.testkit.tables import dead_letters, rows_of, run, scalar
@@ -59,14 +59,11 @@ def test_a_worker_without_our_tables_ends_with_a_clear_error(
 
 
 def test_create_schema_twice_and_over_stock_tables_keeps_what_is_there(empty_url: str, queue: str) -> None:
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
-
     import celery_postgres
     from environment.testkit.kombu_programs import run_stock
 
     run_stock("publish", empty_url, queue, '"from before"')
-    engine = create_engine(empty_url, poolclass=NullPool)
+    engine = engine_of(empty_url)
     celery_postgres.create_schema(engine)
     celery_postgres.create_schema(engine)
     connection = Connection("sqla+" + empty_url)
@@ -90,14 +87,12 @@ def test_tables_that_come_later_are_found(empty_url: str, queue: str) -> None:
 
 
 def _stock_tables(url: str) -> None:
+    engine = engine_of(url)
     from kombu.transport import sqlalchemy as stock
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
 
     channel_class = type("Loose", (stock.Channel,), {"__init__": lambda self: None})
     channel = channel_class()
     channel._configure_entity_tablenames({})
-    engine = create_engine(url, poolclass=NullPool)
     stock.metadata.create_all(engine)
     engine.dispose()
 

@@ -242,12 +242,9 @@ def own_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
     """A server of this test alone that keeps what it has confirmed, whatever happens to it."""
     private_cluster.options["synchronous_commit"] = "on"
     private_cluster.restart()
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
-
     import celery_postgres
 
-    celery_postgres.create_schema(create_engine(private_cluster.url(), poolclass=NullPool))
+    celery_postgres.create_schema(private_cluster.url())
     return private_cluster
 
 

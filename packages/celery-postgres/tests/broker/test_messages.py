@@ -477,10 +477,10 @@ def test_a_message_with_an_eta_is_held_until_then(client: Client, queue: str) ->
 
 def test_due_messages_come_in_the_order_in_which_they_fall_due(client: Client, queue: str) -> None:
     now = datetime.now(UTC)
-    for delay in (0.6, 0.2, 0.4, -60):
+    for delay in (1.6, 1.2, 1.4, -60):
         eta = (now + timedelta(seconds=delay)).isoformat()
         client.publish(delay, queue, headers={"task": "t", "id": "i", "eta": eta})
-    assert client.consume(queue, prefetch=1).take_acked(4) == [-60, 0.2, 0.4, 0.6]
+    assert client.consume(queue, prefetch=1).take_acked(4) == [-60, 1.2, 1.4, 1.6]
 
 
 def test_an_eta_far_away_stands_in_nobodys_way(client: Client, queue: str) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from celery_postgres.tool import cli
 from environment.testkit.client import DEADLINE_S, Client
@@ -197,7 +196,7 @@ def test_what_cannot_go_back_stays_and_says_why(tool: Tool, client: Client, plai
 
 LETTERS = """
     INSERT INTO kombu_dead_letter (message_id, failures, queue, reason, payload)
-    SELECT n, 0, :queue, 'rejected', '{"body": "", "properties": {}}' FROM generate_series(1, :count) AS n
+    SELECT n, 0, %(queue)s, 'rejected', '{"body": "", "properties": {}}' FROM generate_series(1, %(count)s) AS n
 """
 
 
@@ -209,7 +208,7 @@ def test_two_operators_at_once_share_the_dead_letters(
     url, count = plain_database.url, 1_001
     client.publish("x", queue)
     with engine_of(url).begin() as connection:
-        connection.execute(text(LETTERS), {"queue": queue, "count": count})
+        connection.exec_driver_sql(LETTERS, {"queue": queue, "count": count})
     with engine_of(url).connect() as other, start(url, "dead", verb, "--all", "--yes") as process:
         other.exec_driver_sql("DELETE FROM kombu_dead_letter WHERE message_id IN (1, 1001)")
         waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

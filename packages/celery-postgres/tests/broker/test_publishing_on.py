@@ -12,7 +12,8 @@ import psycopg2
 import pytest
 from celery import Celery
 from kombu import Exchange, Producer, Queue
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 

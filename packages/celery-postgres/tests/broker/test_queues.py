@@ -13,10 +13,10 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import psycopg2
 import pytest
 from kombu import Connection, Exchange, Queue
 from kombu.pools import producers, reset
-from sqlalchemy.exc import DBAPIError
 
 from celery_postgres.database.queue_store import QueueStore
 from environment.testkit.awkward_names import AWKWARD, UNPRINTABLE
@@ -277,7 +277,7 @@ def test_the_tables_refuse_what_a_client_of_ours_would_not_send(module_database:
         "INSERT INTO kombu_binding (exchange, type, routing_key, queue_id) VALUES ('x', 'topic', :name, 1) RETURNING 1",
         "INSERT INTO kombu_consumer (hostname, pid) VALUES (:name, 1) RETURNING 1",
     ):
-        with pytest.raises(DBAPIError, match="printable characters"):
+        with pytest.raises(psycopg2.Error, match="printable characters"):
             rows(module_database.url, statement, name=UNPRINTABLE[kind])
 
 

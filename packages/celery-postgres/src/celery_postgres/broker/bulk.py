@@ -145,7 +145,11 @@ def _quick(producer: Any, bulk: Bulk) -> Iterator[None]:
     def declare_once(entity: Any, retry: bool = False, **policy: Any) -> Any:
         if entity and entity.can_cache_declaration and hash(entity) in bulk.client.declared_entities:
             return False
-        return declare(entity, bulk.retry_policy is not None, **(bulk.retry_policy or {}))
+        if bulk.retry_policy is None:
+            return declare(entity)
+        # Kombu binds it only from 5.6 on.
+        bound = entity if not entity or entity.is_bound else entity.bind(producer.channel)
+        return declare(bound, True, **bulk.retry_policy)
 
     producer.publish, producer.maybe_declare = publish_quickly, declare_once
     try:
