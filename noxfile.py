@@ -11,7 +11,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import nox
 
@@ -30,6 +30,8 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 
 #: What the tests import beside the package, in the versions that the workspace allows.
 TOOLS = ("hypothesis", "packaging", "pydantic", "pydantic-settings", "pytest", "pytest-xdist", "rich")
+#: The drivers of callers' transactions.
+DRIVERS = ("asyncpg", "psycopg")
 #: Where Celery, Kombu and SQLAlchemy can differ: the tests of a cell, unless others are given.
 CORE = (
     "broker/test_messages.py",
@@ -56,12 +58,8 @@ def requirements(cell: dict[str, str]) -> list[str]:
     """What pip installs beside the wheel."""
     declared = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
     tools = [one for one in declared if one.partition(">")[0] in TOOLS]
-    versions = [
-        f"celery~={cell['celery']}.0",
-        f"kombu~={cell['celery']}.0",
-        "psycopg[binary]>=3.2,<4",
-        "asyncpg>=0.30,<1",
-    ]
+    versions = [f"{name}~={cell['celery']}.0" for name in ("celery", "kombu")]
+    versions += [one for one in PROJECT["optional-dependencies"]["integrations"] if one.startswith(DRIVERS)]
     if cell["sqlalchemy"] != "none":
         versions.append(f"sqlalchemy[asyncio]~={cell['sqlalchemy']}.0")
     return [*versions, *tools]
@@ -73,6 +71,13 @@ def paths(cell: dict[str, str]) -> list[str]:
     return [str(PACKAGE / "tests" / path) for path in CORE if path not in left_out]
 
 
+def missing(session: nox.Session, reason: str) -> NoReturn:
+    """Skip the cell, unless SKELDIR_REQUIRE_PROGRAMS says that everything must be there."""
+    if os.environ.get("SKELDIR_REQUIRE_PROGRAMS"):
+        session.error(reason)
+    session.skip(reason)
+
+
 def server(session: nox.Session, cell: dict[str, str]) -> dict[str, str]:
     """The variables that name the PostgreSQL of a cell: DATABASE_URL's, or programs of this machine."""
     if os.environ.get("DATABASE_URL"):
@@ -80,7 +85,7 @@ def server(session: nox.Session, cell: dict[str, str]) -> dict[str, str]:
     try:
         found = find_installation(int(cell["postgresql"])).reachable_by(server_account())
     except UserError as error:
-        session.skip(str(error))
+        missing(session, str(error))
     return {"SKELDIR_POSTGRES_BIN": str(found.bin), "SKELDIR_POSTGRES_MAJOR": cell["postgresql"]}
 
 
@@ -104,11 +109,13 @@ def built_wheel(session: nox.Session, folder: Path) -> Path:
 def test(session: nox.Session, cell: dict[str, str]) -> None:
     """Install the wheel and what the cell names, and run its tests."""
     if session.python is False:
-        session.skip(f"this machine has no Python {cell['python']}")
+        missing(session, f"this machine has no Python {cell['python']}")
     variables = server(session, cell)
     with tempfile.TemporaryDirectory(prefix="celery-postgres-wheel-") as folder:
         wheel = given_wheel() or built_wheel(session, Path(folder))
         session.install(f"{wheel}[binary]", *requirements(cell))
+        # With --reuse-venv there is one of the same version already.
+        session.install("--no-deps", "--force-reinstall", str(wheel))
     session.run("python", "-c", "import celery, kombu; print('Celery', celery.__version__, 'Kombu', kombu.__version__)")
     session.run(
         *("python", "-m", "pytest", "-o", "pythonpath=backend .", "-n", "4", "--dist", "loadgroup"),

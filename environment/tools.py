@@ -12,7 +12,7 @@ from typing import Any
 
 from environment.commands import LOCKS
 from environment.errors import UserError
-from environment.sources import CHECKOUT, python_path
+from environment.sources import CHECKOUT, INSTALLED_PACKAGE, PACKAGE_FOLDER, python_path
 
 #: The extras of pyproject.toml that each lock contains beside the dependencies.
 _TESTED = ("embedded", "test", "workflows", "flower", "integrations")
@@ -22,6 +22,9 @@ EXTRAS = {
     "test": _TESTED,
     "lint": (*_TESTED, "site", "release", "lint"),
 }
+
+#: The package, as pip builds it.
+PACKAGE = (CHECKOUT / PACKAGE_FOLDER).parent
 
 #: Processes of a test run for each core.  Tests mostly wait: for workers, leases and time limits.
 PER_CORE = 2
@@ -47,6 +50,7 @@ def test(arguments: Sequence[str]) -> int:
     if "--newest" in words:
         words.remove("--newest")
         python = _newest_python("newest", "gevent")
+        words += _with_the_wheel(python)
     if "--faults" in words:
         words = _of_faults(words)
     spread = _spread(words)
@@ -92,6 +96,23 @@ def conformance(arguments: Sequence[str]) -> int:
     os.chdir(CHECKOUT)
     os.environ["PYTHONPATH"] = python_path()
     os.execv(sys.executable, [sys.executable, "-m", "tests.conformance", *given])  # noqa: S606  no shell is wanted
+
+
+def _with_the_wheel(python: str) -> list[str]:
+    """Install the package's wheel, as other projects do; return the options with which pytest finds it, and not the
+    sources of this checkout.
+    """
+    from environment.bootstrap import install
+
+    with tempfile.TemporaryDirectory(prefix="skeldir-wheel-") as folder:
+        build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", folder, str(PACKAGE)]
+        if subprocess.run(build, check=False).returncode:
+            raise UserError("pip cannot build the package's wheel")
+        (wheel,) = Path(folder).glob("*.whl")
+        install(Path(python).parent.parent, ["--no-deps", "--force-reinstall", str(wheel)])
+    os.environ[INSTALLED_PACKAGE] = "1"
+    os.environ["PYTHONPATH"] = python_path({})
+    return ["-o", "pythonpath=backend ."]
 
 
 def _newest_python(name: str, extra: str) -> str:

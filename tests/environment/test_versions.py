@@ -25,7 +25,7 @@ def rows() -> list[list[str]]:
 
 
 def test_the_page_lists_them() -> None:
-    named = {row[0].split(",")[0].lower(): row[1:] for row in rows()}
+    named = {row[0].partition(",")[0].lower(): row[1:] for row in rows() if len(row) == 3}
     for subject in SUBJECTS:
         assert named[subject] == [", ".join(numbers(subject, tested)) for tested in ("ci", "github")]
 
@@ -49,7 +49,7 @@ def test_the_metadata_promises_what_each_run_tests() -> None:
     found = [one.rpartition(" ")[2] for one in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", one)]
     assert found == numbers("python", "ci")
     assert PROJECT["requires-python"] == f">={next(iter(VERSIONS['python']))}"
-    first, last = list(VERSIONS["celery"])[0], list(VERSIONS["celery"])[-1]
+    first, last = next(iter(VERSIONS["celery"])), list(VERSIONS["celery"])[-1]
     end = f"5.{int(last.partition('.')[2]) + 1}"
     assert PROJECT["dependencies"] == [f"celery>={first},<{end}", f"kombu>={first},<{end}"]
     assert PROJECT["optional-dependencies"]["sqlalchemy"] == ["sqlalchemy>=1.4,<2.2"]
