@@ -28,7 +28,7 @@ from environment.waiting import wait_until
 
 @pytest.fixture
 def engine(module_database: Any) -> Iterator[Engine]:
-    engine = create_engine(module_database.url, poolclass=NullPool)
+    engine = create_engine(module_database.url, poolclass=NullPool, future=True)
     yield engine
     engine.dispose()
 
@@ -102,7 +102,7 @@ def test_the_connection_of_a_session_is_accepted(app: Celery, engine: Engine, mo
 
 def test_a_worker_runs_the_task_after_the_commit(probe: Probe) -> None:
     probe.start(pool="solo")
-    engine = create_engine(probe.url, poolclass=NullPool)
+    engine = create_engine(probe.url, poolclass=NullPool, future=True)
     with engine.begin() as connection, publishing_on(connection):
         sent = probe.app.send_task("probe.add", (20, 22))
     assert sent.get(timeout=20) == 42
@@ -313,7 +313,7 @@ def test_a_snapshot_that_is_older_than_the_queue_raises(
 
 
 def test_a_database_without_the_brokers_tables_is_named(app: Celery, server: Any, queue: str) -> None:
-    engine = create_engine(server.database("postgres").url, poolclass=NullPool)
+    engine = create_engine(server.database("postgres").url, poolclass=NullPool, future=True)
     missing = pytest.raises(celery_postgres.SchemaError, match="tables are missing")
     with engine.connect() as connection, publishing_on(connection), missing:
         app.send_task("a.task", queue=queue)
@@ -321,7 +321,11 @@ def test_a_database_without_the_brokers_tables_is_named(app: Celery, server: Any
 
 def test_another_driver_is_refused() -> None:
     refused = pytest.raises(TypeError, match=r"this one is sqlite\+pysqlite")
-    with create_engine("sqlite://", poolclass=NullPool).connect() as connection, refused, publishing_on(connection):
+    with (
+        create_engine("sqlite://", poolclass=NullPool, future=True).connect() as connection,
+        refused,
+        publishing_on(connection),
+    ):
         pytest.fail("the block was entered")
 
 
