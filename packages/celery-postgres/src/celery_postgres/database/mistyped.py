@@ -1,7 +1,7 @@
 """Addresses that were meant for this package, and would reach another transport or none.
 
 Kombu answers an unknown scheme with a KeyError, takes an address without `://` for the host of a RabbitMQ, to which it
-tries to connect for ever, and leaves an unknown driver to SQLAlchemy, and so to stock's own transport.
+tries to connect forever, and leaves an unknown driver to SQLAlchemy, and so to stock's own transport.
 """
 
 from __future__ import annotations
