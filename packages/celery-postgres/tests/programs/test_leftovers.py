@@ -124,6 +124,18 @@ def test_a_durable_queue_of_a_killed_consumer_stays(probe: Probe) -> None:
     assert rows_of(probe.url, "other") == 1
 
 
+def test_a_program_that_ends_without_closing_its_connection_leaves_nothing(probe: Probe, listen: Any) -> None:
+    """As Flower does, whose thread for events is a daemon. No other consumer lives that would clean after it."""
+    program = (
+        f"import signal, sys, threading\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprogram = {RECEIVER!r}"
+    )
+    program += "\nthreading.Thread(target=exec, args=(program,), daemon=True).start()\nthreading.Event().wait(300)"
+    process, queue = listen(program)
+    process.terminate()
+    assert process.wait(DEADLINE_S) == 0
+    assert queue not in queues(probe.url)
+
+
 # -- not gone
 
 

@@ -25,6 +25,7 @@ from celery_postgres.database.consumer_store import ConsumerStore, EndedSubscrip
 from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.notifications import Notifications
 from celery_postgres.database.pool import Sessions
+from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.service import Service
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, loggable
@@ -287,3 +288,5 @@ class Heartbeat(Service):
         self.claims.do_postponed(messages)
         if ConsumerStore(session).remove(self.consumer):
             messages.release_all(self.consumer, self.claims.max_failures, failed=False)
+            # A program that ends without closing its connection, such as Flower: nobody may run maintenance after it.
+            QueueStore(session).drop_unused(self._subscriptions.queue_ids())

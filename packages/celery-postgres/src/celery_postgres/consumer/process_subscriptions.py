@@ -44,6 +44,11 @@ class ProcessSubscriptions:
             del self._connections[queue]
             return self._store.unsubscribe(consumer, self._ids.pop(queue, 0))
 
+    def queue_ids(self) -> list[int]:
+        """The ids of the queues that this process still consumes."""
+        with self._lock:
+            return list(self._ids.values())
+
     def clear(self) -> None:
         """The consumer is gone, and its subscriptions with it."""
         self._connections.clear()

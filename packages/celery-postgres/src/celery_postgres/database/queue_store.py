@@ -77,6 +77,11 @@ class QueueStore(Store):
         """Delete a queue, and then its messages. `clear_orphans` deletes what a crash or a late publish leaves."""
         self._clear(self._run("drop_queue", queue=queue, if_unused=if_unused, if_empty=if_empty))
 
+    def drop_unused(self, queue_ids: list[int]) -> None:
+        """Delete those of some queues that are auto-delete and have no consumer left, and then their messages."""
+        if queue_ids:
+            self._clear(self._run("drop_unused_queues", queue_ids=queue_ids))
+
     def drop_if_expired(self, queue: str) -> None:
         """Delete one queue, if it is past its expiry, and then its messages."""
         self._clear(self._run("drop_if_abandoned", queue=queue))

@@ -108,6 +108,22 @@ WHERE queue.name = %(queue)s
   ))
 RETURNING queue.id
 
+-- name: drop_unused_queues
+-- Delete those of some queues that are auto-delete and have no consumer left. Returns their ids; `drop_messages` deletes
+-- their messages. A queue in an uncommitted transaction is left for maintenance.
+-- takes: queue_ids bigint[]
+WITH unused AS MATERIALIZED (
+    SELECT queue.id
+    FROM kombu_queue AS queue
+    WHERE queue.id = ANY (%(queue_ids)s) AND queue.auto_delete
+      AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+    FOR UPDATE OF queue SKIP LOCKED
+)
+DELETE FROM kombu_queue AS queue
+WHERE queue.id = ANY (ARRAY(SELECT unused.id FROM unused))
+  AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+RETURNING queue.id
+
 -- name: drop_messages
 -- repeatable
 -- Delete at most `limit` messages of a queue that is gone, each kind by the index that it is in. Returns how many, and
