@@ -10,7 +10,7 @@ import asyncpg
 import psycopg
 import pytest
 from celery import Celery
-from kombu import Producer
+from kombu import Exchange, Producer, Queue
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -215,3 +215,22 @@ def test_messages_of_an_unbound_exchange_go_to_the_dead_letter_queue(
 
     asyncio.run(main())
     assert rows_of(module_database.url, queue) == 2
+
+
+def test_an_event_of_sending_is_part_of_the_transaction(
+    connect: Callable[..., Client], app: Celery, engine: AsyncEngine, module_database: Any, queue: str
+) -> None:
+    app.conf.task_send_sent_event = True
+    connect().declare(Queue(f"events-{queue}", Exchange("celeryev", type="topic"), routing_key="task.#"))
+
+    async def main(end: str) -> None:
+        async with engine.connect() as connection:
+            await connection.begin()
+            async with publishing_on(connection):
+                app.send_task("a.task", queue=queue)
+            await getattr(connection, end)()
+
+    for end, count in (("rollback", 0), ("commit", 1)):
+        asyncio.run(main(end))
+        assert rows_of(module_database.url, queue) == count
+        assert rows_of(module_database.url, f"events-{queue}") == count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -24,6 +25,7 @@ from celery_postgres.database.statements import statements
 from environment.cluster import APP_ROLE
 from environment.errors import UserError
 from environment.temporary import TemporaryCluster
+from environment.testkit.callers import KINDS, calling
 from environment.testkit.databases import rows
 from environment.testkit.probe import DEADLINE_S, Probe, unique
 from environment.testkit.tables import rows_of, run, scalar
@@ -162,3 +164,19 @@ def test_every_statement_that_wakes_somebody_has_a_form_that_does_not() -> None:
     within = [statement for name, statement in statements().items() if name.endswith("_within")]
     assert len(within) == 3
     assert all("(SELECT pg_notification_queue_usage()) < 0.5" in one.direct for one in within)
+
+
+def test_the_transaction_of_a_caller_of_every_kind_commits(probe: Probe, full: Callable[[], Any]) -> None:
+    probe.start(pool="solo")
+
+    async def publish(kind: str) -> Any:
+        async with calling(kind, probe.url) as caller:
+            async with caller.publishing():
+                sent = [probe.send("echo", one) for one in range(2)]
+            await caller.commit()
+            return sent
+
+    with full():
+        sent = {kind: asyncio.run(publish(kind)) for kind in KINDS}
+        for kind, results in sent.items():
+            assert (kind, [one.get(timeout=DEADLINE_S) for one in results]) == (kind, [0, 1])
