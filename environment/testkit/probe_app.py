@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from celery import Celery, bootsteps, group, signals
 from celery.exceptions import Ignore, Reject
 from celery.worker.request import Request
@@ -149,6 +150,20 @@ def again(self: Any, tag: str, countdown: float = 0) -> int:
     if self.request.retries < 2:
         raise self.retry(countdown=countdown)
     return int(self.request.retries)
+
+
+@app.task(name="probe.again_within", bind=True)
+def again_within(self: Any, tag: str, how: str) -> str:
+    """Go on with the task within a transaction of its own, which that rolls back."""
+    note("start", tag=tag, retries=self.request.retries)
+    if self.request.retries:
+        return tag
+    connection = psycopg2.connect(os.environ["PROBE_BROKER"].removeprefix("sqla+"))
+    with contextlib.closing(connection), connection, celery_postgres.publishing_on(connection):
+        app.send_task("probe.echo", ("rolled back",), queue=f"within-{tag}")
+        if how == "retry":
+            raise self.retry(countdown=0)
+        raise self.replace(app.signature("probe.echo", (tag,)))
 
 
 @app.task(name="probe.die", bind=True, acks_late=True, reject_on_worker_lost=True)

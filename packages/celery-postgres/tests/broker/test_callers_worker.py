@@ -9,8 +9,8 @@ import pytest
 from celery import chain, chord, group, signature
 
 from environment.testkit.callers import KINDS, calling
-from environment.testkit.probe import DEADLINE_S, Probe
-from environment.testkit.tables import scalar
+from environment.testkit.probe import DEADLINE_S, Probe, unique
+from environment.testkit.tables import rows_of, scalar
 
 
 def test_a_worker_runs_the_tasks_of_every_kind_of_connection(probe: Probe) -> None:
@@ -56,3 +56,12 @@ def test_a_sleeping_worker_finds_by_polling_what_notified_nobody(probe: Probe, k
 
     for _ in range(2):
         assert asyncio.run(publish()).get(timeout=DEADLINE_S) == 42
+
+
+def test_a_task_that_goes_on_within_its_transaction_is_not_rolled_back_with_it(probe: Probe) -> None:
+    worker = probe.start(pool="solo")
+    for how in ("retry", "replace"):
+        tag = unique(how)
+        assert probe.send("again_within", tag, how).get(timeout=DEADLINE_S) == tag
+        assert rows_of(probe.url, f"within-{tag}") == 0
+    assert "Traceback" not in worker.log_text()

@@ -6,7 +6,15 @@ from typing import Any
 
 from kombu.exceptions import OperationalError
 
-from celery_postgres.compat import error_isolation, eta, inspect_stats, publish_retry, transport_names
+from celery_postgres.broker.transaction import at_once
+from celery_postgres.compat import (
+    error_isolation,
+    eta,
+    inspect_stats,
+    publish_retry,
+    task_continuation,
+    transport_names,
+)
 from celery_postgres.consumer import poison
 from celery_postgres.database import driver
 from celery_postgres.database.address import is_postgresql, masked
@@ -22,6 +30,7 @@ def fit(transport: Any) -> None:
     """
     error_isolation.install(poison.settle)
     publish_retry.install(transport, _is_temporary, _loggable, Backoff)
+    task_continuation.install(at_once)
     transport_names.install(transport.driver_type)
     inspect_stats.install(_shown)
     eta.install()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, wraps
+from functools import lru_cache
 from typing import Any
 
-from celery_postgres.broker.transaction import at_once, set_ambient
+from celery_postgres.broker.transaction import set_ambient
 from celery_postgres.database.address import parsed
 from celery_postgres.django.addresses import address_of
 from celery_postgres.django.broker import Place, place_of
@@ -16,13 +16,7 @@ SETTING = "CELERY_POSTGRES_ATOMIC"
 
 def install() -> None:
     """Make open transactions of Django those that tasks are published in. Calling it again changes nothing."""
-    from celery.app.task import Task
-
     set_ambient(open_transaction)
-    for name in ("retry", "replace"):
-        method = getattr(Task, name)
-        if not hasattr(method, "celery_postgres"):
-            setattr(Task, name, _continuing(method))
 
 
 def open_transaction(dsn: str) -> Any:
@@ -56,16 +50,3 @@ def _leads_to(connection: Any, dsn: str) -> bool:
 @lru_cache
 def _place(url: str) -> Place:
     return place_of(parsed(url, "database"))
-
-
-def _continuing(method: Any) -> Any:
-    """`Task.retry` and `Task.replace` publish what goes on with the task, and then raise an exception, which rolls an
-    `atomic` around them back. So they publish at once: otherwise the task would be lost."""
-
-    @wraps(method)
-    def publishing_at_once(*arguments: Any, **options: Any) -> Any:
-        with at_once():
-            return method(*arguments, **options)
-
-    publishing_at_once.celery_postgres = True  # type: ignore[attr-defined]
-    return publishing_at_once
