@@ -33,6 +33,11 @@ def test_guides_show_parts() -> None:
     assert len(PARTS) > 5
 
 
+def test_the_coroutine_to_copy_is_the_same_in_both_examples() -> None:
+    first, second = (CHECKOUT / "examples" / name / "awaiting.py" for name in ("asyncio", "fastapi"))
+    assert first.read_text() == second.read_text()
+
+
 def test_what_an_excerpt_is() -> None:
     text = "a\n    b\n        c\nd\n"
     assert is_excerpt("b\n    c\n", text)
