@@ -167,7 +167,8 @@ RETURNING queue.name, queue.auto_delete
 -- name: look
 -- repeatable
 -- Fails unless the tables that this release needs exist, and the rights to publish and consume. It reads no row: a row
--- with an absurd value would keep every process from connecting.
+-- with an absurd value would keep every process from connecting. A migration that a release cannot work with takes away
+-- something that the release names here (decision 0035).
 SELECT kombu_refuse(queue.name), queue.used_at, message.expires_at, subscription.queue_id
 FROM kombu_queue AS queue, kombu_message AS message, kombu_subscription AS subscription
 WHERE false
