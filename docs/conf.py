@@ -53,7 +53,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 # The pages in the repository that the site does not have: where they are, once the package names an address.
-repository = _declared.get("urls", {}).get("Repository", "")
+repository = _declared.get("urls", {}).get("Source", "")
 
 html_theme = "furo"
 html_title = f"celery-postgres {release}"
