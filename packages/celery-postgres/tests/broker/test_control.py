@@ -184,10 +184,21 @@ def test_orders_reach_every_worker_of_every_pool(probe: Probe) -> None:
 
 def test_workers_of_one_broker_know_each_other(probe: Probe) -> None:
     """Mingle and gossip run only for transports that Celery knows to be able to."""
-    first = probe.start()
-    second = probe.start()
+    conf = {"broker_transport_options": {"gossip": True}}
+    first = probe.start(conf=conf)
+    second = probe.start(conf=conf)
     assert "mingle: sync with 1 nodes" in second.log_text()
     wait_until(lambda: second.name in first.log_text(), DEADLINE_S, "the first to hear of the second")
+
+
+def test_idle_workers_send_each_other_nothing(probe: Probe) -> None:
+    """Or each would get a row of each heartbeat of every other."""
+    subscribed = "SELECT count(*) FROM kombu_binding WHERE exchange = 'celeryev'"
+    probe.start()
+    probe.start()
+    assert scalar(probe.url, subscribed) == 0
+    probe.start(conf={"broker_transport_options": {"gossip": True}})
+    assert scalar(probe.url, subscribed) == 1
 
 
 def test_nothing_is_left_of_a_question(probe: Probe) -> None:

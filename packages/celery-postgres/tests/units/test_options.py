@@ -38,8 +38,9 @@ def test_every_option_reaches_its_field() -> None:
         "max_failures": 1,
         "max_decompressed": 1 << 20,
         "unresponsive_timeout": 30,
+        "gossip": True,
     }
-    assert checked(given) == Options(2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0)
+    assert checked(given) == Options(2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0, True)
 
 
 def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
@@ -57,6 +58,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
         ("connect_timeout", 0, "number of seconds, from 1 to 2147483"),
         ("connect_timeout", "5", "number of seconds"),
         ("connect_args", {"sslmode": "require"}, "belong into the broker URL"),
+        ("gossip", "yes", "gossip is True or False"),
         ("connect_args", {"connect_timeout": -1}, "connect_timeout is a number of seconds"),
         ("statement_timeout", "soon", "as PostgreSQL writes it"),
         ("statement_timeout", -1, "as PostgreSQL writes it"),

@@ -19,19 +19,21 @@ from celery_postgres.consumer import poison
 from celery_postgres.database import driver
 from celery_postgres.database.address import is_postgresql, masked
 from celery_postgres.database.backoff import Backoff
+from celery_postgres.database.options import Options
 from celery_postgres.errors import SchemaError, is_lasting, loggable
 
 
-def fit(transport: Any) -> None:
+def fit(transport: Any, options: Options) -> None:
     """Patch the parts of Celery's worker that are loaded. Calling it again changes nothing.
 
     Args:
         transport: the class.
+        options: those of this connection.
     """
     error_isolation.install(poison.settle)
     publish_retry.install(transport, _is_temporary, _loggable, Backoff)
     task_continuation.install(at_once)
-    transport_names.install(transport.driver_type)
+    transport_names.install(transport.driver_type, gossip=options.gossip)
     inspect_stats.install(_shown)
     eta.install()
 

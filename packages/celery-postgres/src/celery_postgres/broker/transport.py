@@ -52,7 +52,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         self._buffer: PrefetchBuffer | None = None
         self._heartbeat: Heartbeat | None = None
         self._event_loop: EventLoop | None = None
-        celery_worker.fit(Transport)
+        celery_worker.fit(Transport, self.options)
 
     def driver_version(self) -> str:
         return driver.libpq_version()

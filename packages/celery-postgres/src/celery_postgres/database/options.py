@@ -110,6 +110,7 @@ class Options:
         max_failures: after so many failed deliveries a message becomes a dead letter.
         max_decompressed: the largest body in bytes, decompressed.
         unresponsive_timeout: seconds until a process counts as dead that holds its session and raises no heartbeat.
+        gossip: whether workers send each other their heartbeats.
     """
 
     connect_timeout: int | None = None
@@ -118,6 +119,7 @@ class Options:
     max_failures: int = 5
     max_decompressed: int = MAX_DECOMPRESSED
     unresponsive_timeout: float = UNRESPONSIVE_S
+    gossip: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -146,6 +148,8 @@ class Options:
             checked["unresponsive_timeout"] = _seconds(
                 "unresponsive_timeout", given["unresponsive_timeout"], keepalive.LEASE_S
             )
+        if "gossip" in given:
+            checked["gossip"] = _switch("gossip", given["gossip"])
         return cls(**checked)
 
 
@@ -236,6 +240,12 @@ def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
         return value
     bounds = f"{least} or more" if most is None else f"from {least} to {most}"
     raise OptionError(f"{name} is a whole number, {bounds}")
+
+
+def _switch(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise OptionError(f"{name} is True or False")
 
 
 def _seconds(name: str, value: Any, least: float) -> float:
