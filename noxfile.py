@@ -38,13 +38,14 @@ CORE = (
     "broker/test_control.py",
     "broker/test_bulk.py",
     "broker/test_publishing_on.py",
+    "broker/test_callers.py",
     "broker/test_beat.py",
     "results/test_states.py",
     "results/test_recording.py",
     "results/test_canvas.py",
 )
 #: What cannot be imported without SQLAlchemy, because it is about SQLAlchemy.
-ABOUT_SQLALCHEMY = ("broker/test_publishing_on.py", "migrations/test_migrating.py")
+ABOUT_SQLALCHEMY = ("broker/test_publishing_on.py", "broker/test_callers.py", "migrations/test_migrating.py")
 
 nox.options.default_venv_backend = "virtualenv"
 

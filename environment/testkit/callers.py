@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
 import psycopg
 import psycopg2
+import sqlalchemy
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -166,9 +168,13 @@ async def _blocks(url: str) -> Caller:
 
 def _alchemy(driver: str, kind: Callable[[Any], Any]) -> Callable[[str], Any]:
     async def make(url: str) -> Caller:
-        return Alchemy(kind(create_engine(_dialect(url, driver), poolclass=NullPool)))
+        return Alchemy(kind(create_engine(_dialect(url, driver), poolclass=NullPool, future=True)))
 
     return make
+
+
+def _session(engine: Any) -> Session:
+    return Session(engine, future=True)
 
 
 async def _begun(caller: Caller) -> Caller:
@@ -201,8 +207,8 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "psycopg-blocks": _blocks,
     "connection-psycopg2": _alchemy("psycopg2", lambda engine: engine.connect()),
     "connection-psycopg": _alchemy("psycopg", lambda engine: engine.connect()),
-    "session-psycopg2": _alchemy("psycopg2", Session),
-    "session-psycopg": _alchemy("psycopg", Session),
+    "session-psycopg2": _alchemy("psycopg2", _session),
+    "session-psycopg": _alchemy("psycopg", _session),
     "async-psycopg": _async_psycopg,
     "asyncpg": _asyncpg,
     "async-connection-psycopg": _async_alchemy("psycopg", session=False),
@@ -210,6 +216,8 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "async-session-psycopg": _async_alchemy("psycopg", session=True),
     "async-session-asyncpg": _async_alchemy("asyncpg", session=True),
 }
+if sqlalchemy.__version__.startswith("1."):  # it does not know psycopg 3
+    KINDS = {kind: make for kind, make in KINDS.items() if not re.search(r"(connection|session)-psycopg$", kind)}
 
 
 @contextlib.asynccontextmanager
