@@ -11,6 +11,7 @@ from benchmarks.cells import (
     crash,
     drain,
     enqueue,
+    fleet,
     front,
     get,
     idle,
@@ -34,6 +35,6 @@ QUICK = [enqueue.CELL, drain.CELL, latency.CELL, chord.CELL]
 
 #: What is asked only by ``--only``: the figures of docs/benchmarks/broker-and-results.md and front.md that the page has
 #: not, and those of ``--against``.
-MORE = [module.CELL for module in (get, crash, connections, statements, memory, imports, front)]
+MORE = [module.CELL for module in (get, fleet, crash, connections, statements, memory, imports, front)]
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in [*PAGE, *MORE]}
