@@ -67,9 +67,7 @@ def engine_of(url: str) -> Engine:
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
-    # The driver is named: from SQLAlchemy 2.1 on a plain postgresql:// means psycopg 3.
-    address = PostgresDSN.parse(url).url().replace("postgresql://", "postgresql+psycopg2://", 1)
-    return create_engine(address, poolclass=NullPool)
+    return create_engine(_psycopg2_url(url), poolclass=NullPool)
 
 
 def run(url: str, *statements: str) -> None:
@@ -161,17 +159,18 @@ def stock_results(url: str) -> DatabaseBackend:
 
     app = Celery("stock", set_as_current=False)
     app.conf.result_extended = True
-    return DatabaseBackend(app=app, dburi=_stock_url(url), engine_options={"poolclass": NullPool})
+    return DatabaseBackend(app=app, dburi=_psycopg2_url(url), engine_options={"poolclass": NullPool})
 
 
 def _broker(url: str) -> Connection:
     need_sqlalchemy()
     # By its full name: the alias may mean our own transport by now.
-    return Connection(_stock_url(url), transport="kombu.transport.sqlalchemy:Transport")
+    # Without the driver's name: Kombu would take what is before it for the transport.
+    return Connection(PostgresDSN.parse(url).url(), transport="kombu.transport.sqlalchemy:Transport")
 
 
-def _stock_url(url: str) -> str:
-    """As stock reads it.  With the driver's name: from SQLAlchemy 2.1 on a plain postgresql:// means psycopg 3."""
+def _psycopg2_url(url: str) -> str:
+    """The driver is named: from SQLAlchemy 2.1 on a plain postgresql:// means psycopg 3."""
     return PostgresDSN.parse(url).url().replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
@@ -179,5 +178,5 @@ def _forget(url: str) -> None:
     """Kombu keeps its engines forever."""
     from kombu.transport.sqlalchemy import Channel
 
-    engine, _ = Channel._engines.pop(_stock_url(url))
+    engine, _ = Channel._engines.pop(PostgresDSN.parse(url).url())
     engine.dispose()
