@@ -330,5 +330,5 @@ def test_another_driver_is_refused() -> None:
 
 
 def test_an_engine_is_refused(engine: Engine) -> None:
-    with pytest.raises(TypeError, match=r"not sqlalchemy\.(engine\.base|future\.engine)\.Engine"), publishing_on(engine):
+    with pytest.raises(TypeError, match=r"not sqlalchemy\.(\w+\.)+Engine"), publishing_on(engine):
         pytest.fail("the block was entered")
