@@ -159,7 +159,7 @@ def test_a_release_uploads_what_was_built_and_tested() -> None:
     jobs = load("release.yml")["jobs"]
     assert (jobs["test"]["needs"], jobs["publish"]["needs"]) == ("build", "test")
     commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
-    assert commands["build"] == [f"./dev release {word}" for word in ("check ${{ github.ref_name }}", "build", "sbom")]
+    assert commands["build"] == [f"./dev release {word}" for word in ('check "$GITHUB_REF_NAME"', "build", "sbom")]
     assert commands["publish"] == ["./dev release publish"]
     cells = [set(cell.values()) for cell in tomllib.loads((PACKAGE / "versions.toml").read_text())["cells"]]
     assert len(cells) >= len(commands["test"][0].split("--session ")[1].split())
