@@ -11,7 +11,7 @@ import pytest
 from environment.testkit.databases import rows
 
 #: `project/things/tests.py`, which Django's test runner runs in a test database.
-COUNT = 27
+COUNT = 28
 
 
 @pytest.mark.parametrize(("driver", "processes"), [("psycopg", "1"), ("psycopg2", "2")])

@@ -33,6 +33,7 @@ class Django(Adapter):
         try:
             return adapted.fetch(statement, parameters)
         except adapted.errors:
+            connection.errors_occurred = True  # or Django would keep a connection that is lost
             # PostgreSQL would answer the COMMIT of a failed transaction with a ROLLBACK, and Django would not notice.
             if connection.in_atomic_block:
                 connection.needs_rollback = True

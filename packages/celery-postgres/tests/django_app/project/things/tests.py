@@ -259,6 +259,19 @@ class TestAsync(Empty):
         asyncio.run(sync_to_async(work)("b", False))
         assert outside() == ["b"]
 
+    def test_a_lost_connection_is_replaced(self):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            (pid,) = cursor.fetchone()
+        with closing(psycopg2.connect(dsn_of("default"))) as other, other.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+        with celery_postgres.publishing_on(connection):
+            with self.assertRaises(celery_postgres.NotPublishedError):
+                send("a")
+            connection.close_if_unusable_or_obsolete()  # Django calls it between two requests
+            send("b")
+        assert outside() == ["b"]
+
     def test_a_coroutine_publishes_at_once(self):
         async def work():
             await Thing.objects.acreate(name="of a coroutine")
