@@ -35,9 +35,9 @@ class WaitingState:
             self._checked = True
             if not self._possible():
                 self._give_up("the broker is not this package's, or not in the database of the results")
-        if self._word is None:
+        word = self._word  # once: another thread may give it up meanwhile
+        if word is None:
             return store.result(task_id)
-        word = self._word
         try:
             found = store.result_or_message(task_id)
         except SchemaError as error:
