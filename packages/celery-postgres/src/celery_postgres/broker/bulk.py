@@ -102,6 +102,9 @@ def bulk(producer: Any) -> Iterator[Any]:
     The messages are durable when the block ends, or, if it began within `publishing_on`, when that transaction commits.
     If the block ends with an error, messages that still wait are not sent.
 
+    Savepoints of that transaction belong around the block and not into it: a message is written with the others that
+    wait, and so not within the savepoint in which it was published.
+
     Raises:
         kombu.exceptions.OperationalError: the last 500 may or may not have been published, as with `apply_async`
             alone: Celery has tried again, and may have published some of them twice.
