@@ -23,7 +23,7 @@ class TaskPhase(StrEnum):
     SCHEDULED = "scheduled"
     #: Its message is ready, and nobody has claimed it.
     WAITING = "waiting"
-    #: It was cancelled while it waited; a worker will discard the message and store REVOKED.
+    #: It was canceled while it waited; a worker will discard the message and store REVOKED.
     REVOKED = "revoked"
     #: A consumer has claimed its message, and no start is stored.
     CLAIMED = "claimed"
