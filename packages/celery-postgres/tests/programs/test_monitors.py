@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from environment.cluster import free_port
 from environment.testkit.machine import unavailable
 from environment.testkit.probe import Probe
 from environment.testkit.tables import rows, scalar
@@ -24,14 +24,6 @@ DEADLINE_S = 60
 #: Event and reply queues, and those of remote control.
 QUEUES = "SELECT name FROM kombu_queue WHERE name LIKE 'celeryev.%' OR name LIKE '%.pidbox' ORDER BY name"
 Start = Callable[..., subprocess.Popen[str]]
-
-
-def free_port() -> int:
-    """A port of loopback that is free; these programs accept no 0."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def queues(url: str) -> set[str]:
