@@ -13,6 +13,7 @@ from celery.app.backends import BACKEND_ALIASES
 
 from celery_postgres.compat.upstream import transports
 from celery_postgres.database.address import parsed, register_framework
+from celery_postgres.django import isolation
 from celery_postgres.installation import install
 
 SCHEME = "django"
@@ -66,12 +67,25 @@ def register() -> None:
 
 
 def dsn_of(alias: str) -> str:
-    """The libpq connection string of an alias.
+    """The libpq connection string of an alias; in tests that of its test database.
 
     Raises:
         ValueError: it has none; the text says why and quotes no value.
     """
-    return parsed(f"{SCHEME}://{alias}", f"{SCHEME}://{alias}")
+    return parsed(address_of(_settings_of(alias)), f"{SCHEME}://{alias}")
+
+
+def configured_dsn(url: str) -> str:
+    """The libpq connection string of a URL with any scheme; also in tests that of the real database.
+
+    Raises:
+        ValueError: it has none; the text says why and quotes no value.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() != SCHEME:
+        return parsed(url, "broker")
+    alias, query = _split(rest)
+    return parsed(address_of(isolation.as_configured(alias, _settings_of(alias))) + query, f"{SCHEME}://{alias}")
 
 
 def address_of(settings: dict[str, Any]) -> str:
@@ -80,15 +94,22 @@ def address_of(settings: dict[str, Any]) -> str:
 
 
 def _address_of(rest: str) -> str:
-    """The `postgresql://` URL for `ALIAS` or `ALIAS?parameter=value`.
+    """The `postgresql://` URL for `ALIAS` or `ALIAS?parameter=value`, for Celery to connect to.
 
     Raises:
         DatabaseSettingsError: there is no such alias, or it is not one of a PostgreSQL.
+        NotPublishedError: tests run, and the alias has no test database.
     """
+    alias, query = _split(rest)
+    address = address_of(_settings_of(alias)) + query
+    isolation.verify(alias)
+    return address
+
+
+def _split(rest: str) -> tuple[str, str]:
+    """The alias, and what is to be added to its address. Where libpq finds a parameter twice, the last one counts."""
     alias, _, query = rest.partition("?")
-    address = address_of(_settings_of(alias or "default"))
-    # Where libpq finds a parameter twice, the last one counts.
-    return f"{address}&{query}" if query else address
+    return alias or "default", f"&{query}" if query else ""
 
 
 def _settings_of(alias: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 
-from celery_postgres.django import addresses, atomic, test_databases
+from celery_postgres.django import addresses, atomic, isolation, test_databases
 
 
 class CeleryPostgresConfig(AppConfig):
@@ -17,6 +17,7 @@ class CeleryPostgresConfig(AppConfig):
     def ready(self) -> None:
         from celery_postgres.django import checks  # noqa: F401  # registers them
 
+        isolation.remember()
         addresses.register()
         atomic.install()
         test_databases.install()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from celery import Celery, current_app
 
-from celery_postgres.database.address import database_of, is_postgresql, parameter_of, parsed
-from celery_postgres.django.addresses import dsn_of
+from celery_postgres.database.address import database_of, is_postgresql, parameter_of
+from celery_postgres.django import isolation
+from celery_postgres.django.addresses import SCHEME, configured_dsn, dsn_of
 
 #: A database, and what its sessions set: `?options=-csearch_path%3D…` leads to other tables.
 Place = tuple[tuple[str, ...], str]
@@ -49,28 +50,43 @@ def place_of(dsn: str) -> Place:
 
 
 def aliases_of(url: str) -> list[str]:
-    """The aliases of DATABASES that lead to the tables of a URL.
+    """The aliases of DATABASES that lead to the tables of a URL, by the settings as they are outside of tests.
+
+    While Django makes test databases, some aliases lead to a test database and others not yet.
 
     Raises:
         ValueError: the URL cannot be read; the text quotes no value.
     """
-    wanted = place_of(parsed(url, "broker"))
-    return [alias for alias, place in _places() if place == wanted]
+    return configured_aliases(place_of(configured_dsn(url)))
+
+
+def configured_aliases(place: Place) -> list[str]:
+    """The aliases of DATABASES that lead to a place outside of tests."""
+    return _leading_to(place, lambda alias: configured_dsn(f"{SCHEME}://{alias}"))
+
+
+def current_aliases(place: Place) -> list[str]:
+    """The aliases of DATABASES that lead to a place now; in tests to a test database."""
+    return _leading_to(place, dsn_of)
 
 
 def used_aliases() -> list[str]:
-    """The aliases of the databases that the broker or the result backend uses.
+    """The aliases of the databases that the broker or the result backend uses; in tests also those that stand for them.
 
     Raises:
         ValueError: the URL of one cannot be read.
     """
-    return list(dict.fromkeys(alias for url in urls(celery_app()) for alias in aliases_of(url)))
+    used = [alias for url in urls(celery_app()) for alias in aliases_of(url)]
+    return list(dict.fromkeys([*used, *(isolation.mirrored(used) if isolation.is_testing() else [])]))
 
 
-def _places() -> Iterator[tuple[str, Place]]:
+def _leading_to(place: Place, dsn: Callable[[str], str]) -> list[str]:
     from django.db import connections
 
+    found = []
     for alias in connections:
         if connections[alias].vendor == "postgresql":
             with suppress(ValueError):  # another's settings, which Django cannot use either
-                yield alias, place_of(dsn_of(alias))
+                if place_of(dsn(alias)) == place:
+                    found.append(alias)
+    return found
