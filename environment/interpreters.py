@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -18,7 +19,8 @@ def find_python(version: str) -> Path | None:
     name = f"python{version}"
     candidates = [Path(found)] if (found := shutil.which(name)) else []
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates += sorted(root.glob(f"{version}.*/bin/{name}"), reverse=True)
+    with suppress(OSError):  # another account's
+        candidates += sorted(root.glob(f"{version}.*/bin/{name}"), reverse=True)
     for candidate in candidates:
         if _runs(candidate, version):
             return candidate

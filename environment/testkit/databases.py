@@ -16,6 +16,7 @@ import psycopg2
 import pytest
 from celery import Celery
 from kombu import Connection
+from psycopg2.extras import register_uuid
 
 from app.core.dsn import PostgresDSN
 from celery_postgres import migrate
@@ -89,6 +90,7 @@ def rows(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
 def _cursor(url: str, *, autocommit: bool = False) -> Iterator[Any]:
     with closing(psycopg2.connect(PostgresDSN.parse(url).libpq())) as connection:
         connection.autocommit = autocommit
+        register_uuid(conn_or_curs=connection)
         with connection.cursor() as cursor:
             yield cursor
 

@@ -44,7 +44,7 @@ def of_a_superuser(cluster: TemporaryCluster) -> str:
 
 def of_an_owner(cluster: TemporaryCluster) -> str:
     """A role that owns its database and may nothing else."""
-    name = quoted(AWKWARD).replace(":", r"\:")
+    name = quoted(AWKWARD)
     run(cluster.superuser_url, f"CREATE ROLE {name} LOGIN", f"CREATE DATABASE of_an_owner OWNER {name}")
     return cluster.url(AWKWARD, "of_an_owner")
 

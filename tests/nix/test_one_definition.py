@@ -43,10 +43,15 @@ def test_the_default_major_is_that_of_the_definition() -> None:
     assert int(POSTGRESQL[1]) == DEFAULT_MAJOR
 
 
+#: Tries the package on every version that it supports, which packages/celery-postgres/versions.toml lists.
+MATRIX = ".github/workflows/matrix.yml"
+
+
 def test_every_image_of_postgres_is_of_that_major() -> None:
     wrong = [
         (name, found[0])
         for name, text in tracked_text().items()
+        if name != MATRIX
         for found in re.finditer(r"\bimage:\s*postgres:(\S+)", text)
         if found[1] != str(DEFAULT_MAJOR)
     ]
@@ -60,6 +65,7 @@ def test_every_python_that_a_workflow_installs_is_of_that_minor() -> None:
     found = {
         line.split(":", 1)[1].strip()
         for workflow in workflows
+        if not str(workflow).endswith(MATRIX)
         for line in workflow.read_text().splitlines()
         if "python-version:" in line
     }

@@ -133,7 +133,7 @@ def test_hup_stores_what_waits_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> 
     """It replaces the process before what is registered for its end."""
     from celery import signals
 
-    from celery_postgres.results import batch_writer
+    from celery_postgres.results import writers
 
     class Waiting:
         flushed = 0.0
@@ -143,9 +143,9 @@ def test_hup_stores_what_waits_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> 
             return True
 
     waiting = Waiting()
-    monkeypatch.setattr(batch_writer._writers.value, "known", {("batches", ("a", "database")): waiting})
+    monkeypatch.setattr(writers._writers.value, "known", {("batches", ("a", "database")): waiting})
     signals.worker_shutdown.send(sender=None)
-    assert waiting.flushed == batch_writer.BatchWriter.PATIENCE_S
+    assert waiting.flushed == writers.BatchWriter.PATIENCE_S
 
 
 @pytest.mark.parametrize("no_ack", [True, False])

@@ -76,7 +76,7 @@ def _queues(url: str, like: str) -> list[str]:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_worker_outlives_every_event_and_command(probe: Probe, pool: str) -> None:
-    worker = probe.start(pool=pool)
+    worker = probe.start(pool=pool, conf={"broker_transport_options": {"gossip": True}})
     wait_until(lambda: _queues(probe.url, "celeryev.%"), DEADLINE_S, "its queue of events")
     (events,) = _queues(probe.url, "celeryev.%")
     (commands,) = _queues(probe.url, f"{worker.name}%pidbox")  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ def backlog(url: str, queue: str, **columns: str) -> None:
     visible = columns.pop("visible", "true")
     names = "".join(f", {name}" for name in columns)
     values = "".join(f", {value}" for value in columns.values())
-    text = payload("backlog", queue).replace("'", "''").replace(":", r"\:")
+    text = payload("backlog", queue).replace("'", "''")
     run(
         url,
         f"INSERT INTO kombu_message (id, visible, payload, version, queue_id{names})"  # noqa: S608

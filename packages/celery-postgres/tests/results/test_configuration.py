@@ -168,7 +168,7 @@ def test_results_work_in_another_database_than_the_broker(
     run(
         module_database.url,
         "INSERT INTO celery_chord (id, due_at, size, done, body)"  # noqa: S608
-        f" VALUES ('lost', now() - interval '1 hour', 1, 1, '{lost}')".replace(":", r"\:"),
+        f" VALUES ('lost', now() - interval '1 hour', 1, 1, '{lost}')",
         "INSERT INTO celery_chord_part (chord_id, task_id, status) VALUES ('lost', 'a', 'SUCCESS')",
     )
     probe.start(pool=pool_name, env={"PROBE_RESULTS": results(module_database.url)})

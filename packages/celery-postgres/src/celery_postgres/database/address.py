@@ -51,7 +51,7 @@ def register_framework(scheme: str, address_of: Callable[[str], str]) -> None:
 def is_postgresql(url: str | None) -> bool:
     """Whether a URL, with or without an alias such as `sqla+` before it, names a PostgreSQL."""
     scheme, separator, _ = (url or "").partition("://")
-    scheme = re.sub(r"^(sqla|sqlalchemy|db)\+", "", scheme.lower())
+    scheme = re.sub(r"^(sqla|sqlalchemy|db|database)\+", "", scheme.lower())
     return bool(separator) and (scheme in _frameworks or SCHEMES.fullmatch(scheme) is not None)
 
 

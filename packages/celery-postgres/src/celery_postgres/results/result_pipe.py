@@ -18,6 +18,7 @@ import select
 import signal
 import struct
 import threading
+import time
 from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ Database = tuple[str, ...]
 _HEAD = struct.Struct("=HIQ")
 _fields = attrgetter(*Outcome.__slots__)  # dataclasses.astuple takes 12 us, this 0.2
 _READ_BYTES = 1 << 20
+_UNTIL_RESTARTED_S = 1.0
 _SLOTS = 4096
 _NUMBER_BITS = 40
 
@@ -163,6 +165,9 @@ class ResultPipe:
         try:
             data = os.read(self._read_end, _READ_BYTES)
         except BlockingIOError:
+            return []
+        except OSError:  # a worker that is about to restart (HUP) has closed every descriptor
+            time.sleep(_UNTIL_RESTARTED_S)
             return []
         data = self._rest + data
         writes: list[Write] = []
