@@ -90,7 +90,7 @@ def rows(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
 def _cursor(url: str, *, autocommit: bool = False) -> Iterator[Any]:
     with closing(psycopg2.connect(PostgresDSN.parse(url).libpq())) as connection:
         connection.autocommit = autocommit
-        register_uuid(conn_or_curs=connection)
+        register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
         with connection.cursor() as cursor:
             yield cursor
 

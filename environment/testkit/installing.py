@@ -66,7 +66,7 @@ def would_install(python: Path, *requirements: str) -> tuple[dict[str, str], str
 
 
 def other_python(version: str) -> Path:
-    """A Python of this machine in another version, or skip: it comes from no package that .ci/programs could install."""
+    """A Python of this machine in another version, or skip: .ci/programs could install none."""
     found = find_python(version)
     if found is None:
         pytest.skip(f"this machine has no Python {version}")

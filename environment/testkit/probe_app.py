@@ -331,6 +331,14 @@ class ReadsItself(app.Task):  # type: ignore[name-defined, misc]
         note("own state", tag=arguments[0], state=app.AsyncResult(task_id).state)
 
 
+class DiesAfterwards(app.Task):  # type: ignore[name-defined, misc]
+    """A task whose process is killed when its result has been passed on, and before its end is reported."""
+
+    def after_return(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+app.task(_run, name="probe.die_afterwards", bind=True, base=DiesAfterwards, acks_late=True, reject_on_worker_lost=True)
 app.task(_run, name="probe.read_itself", bind=True, base=ReadsItself)
 app.task(_run, name="probe.read_itself_late", bind=True, base=ReadsItself, acks_late=True)
 

@@ -51,7 +51,7 @@ def test_every_image_of_postgres_is_of_that_major() -> None:
     wrong = [
         (name, found[0])
         for name, text in tracked_text().items()
-        if name != MATRIX
+        if name != MATRIX and not name.startswith("examples/")
         for found in re.finditer(r"\bimage:\s*postgres:(\S+)", text)
         if found[1] != str(DEFAULT_MAJOR)
     ]
@@ -65,7 +65,7 @@ def test_every_python_that_a_workflow_installs_is_of_that_minor() -> None:
     found = {
         line.split(":", 1)[1].strip()
         for workflow in workflows
-        if not str(workflow).endswith(MATRIX)
+        if not str(workflow).endswith((MATRIX, "release.yml"))
         for line in workflow.read_text().splitlines()
         if "python-version:" in line
     }

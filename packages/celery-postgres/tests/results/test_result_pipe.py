@@ -7,6 +7,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -18,7 +19,7 @@ from celery_postgres.results.result_pipe import ResultPipe
 from celery_postgres.results.write import Write
 from environment.testkit.databases import rows
 from environment.testkit.probe import DEADLINE_S, Probe, ProbeWorker, unique
-from environment.testkit.tables import rows_of
+from environment.testkit.tables import rows_of, scalar
 from environment.waiting import wait_until
 
 RESCUE_S = 40
@@ -81,10 +82,11 @@ def test_the_worker_stores_what_a_killed_child_has_finished(probe: Probe, task: 
 
 
 def test_children_that_are_replaced_lose_no_result(probe: Probe) -> None:
+    """Each waits before it ends, 10 s at most."""
     worker = probe.start(pool="prefork", args=["--max-tasks-per-child", "3"])
     with results_locked(probe.url):
-        tag, _ = finish(probe, worker, "run", 30)
-    all_stored(probe, tag, 30)
+        tag, _ = finish(probe, worker, "run", 9)
+    all_stored(probe, tag, 9)
 
 
 def test_a_worker_that_is_told_to_stop_stores_what_its_children_have_finished(probe: Probe) -> None:
@@ -125,10 +127,12 @@ def forked(pipe: ResultPipe, work: Callable[[], bool]) -> Iterator[int]:
     """A child that ends with 0 if `work` returns True. It waits to be killed before, if `work` does."""
     pipe.before_fork()
     pid = os.fork()
-    if pid == 0:
+    if pid:
+        pipe.after_fork_in_parent()
+    else:
         status = 1
         with contextlib.suppress(BaseException):
-            pipe.after_fork()
+            pipe.after_fork_in_child()
             status = 0 if work() else 2
         os._exit(status)
     yield pid
@@ -146,13 +150,56 @@ def read(pipe: ResultPipe, number: int) -> list[Write]:
     return found
 
 
+def test_a_child_that_ends_leaves_nothing_to_a_killed_worker(probe: Probe) -> None:
+    """It ends after three tasks, and waits until the main process has stored them, or is gone."""
+    worker = probe.start(pool="prefork", concurrency=1, args=["--max-tasks-per-child", "3"])
+    with results_locked(probe.url):
+        tag, _ = finish(probe, worker, "run", 3)
+        os.kill(worker.pid, signal.SIGKILL)
+    all_stored(probe, tag, 3)
+
+
+@pytest.mark.parametrize("task", ["run", "run_late"])
+def test_a_worker_that_cannot_store_still_ends(probe: Probe, task: str) -> None:
+    """More results than the pipe holds: the children store the others themselves, and so wait as they always did."""
+    worker = probe.start(pool="prefork", conf={"worker_prefetch_multiplier": 500})
+    tag = unique("work")
+    with results_locked(probe.url):
+        for one in range(600):
+            probe.send(task, f"{tag}-{one}")
+        probe.wait_for("end", f"{tag}-*", 100)
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.process.wait(100)
+    if task == "run_late":
+        probe.start(pool="prefork")
+        statement = "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'"
+        wait_until(lambda: scalar(probe.url, statement) == 600, RESCUE_S, "600 results")
+
+
+def test_a_child_that_dies_after_its_task_has_ended_does_not_repeat_it(probe: Probe) -> None:
+    """Its result is in the pipe when the main process learns of its death."""
+    probe.start(pool="prefork", concurrency=1)
+    tag = unique("work")
+    with results_locked(probe.url):
+        sent = probe.send("die_afterwards", tag)
+        wait_until(lambda: len(probe.notes("start", tag)) == 1, DEADLINE_S, "the task to start")
+        again = probe.send("run", f"{tag}-next")
+        probe.wait_for("end", f"{tag}-next")
+    assert sent.get(timeout=DEADLINE_S) == tag
+    assert again.get(timeout=DEADLINE_S) == f"{tag}-next"
+    wait_until(lambda: rows_of(probe.url) == 0, DEADLINE_S, "the messages to be acknowledged")
+    assert len(probe.notes("start", tag)) == 1
+
+
 def test_records_arrive_complete_and_in_order_from_several_children() -> None:
     pipe, claim = ResultPipe(), (7, 9)
     assert pipe.serve(HERE)
 
     def send(name: str) -> bool:
-        sent = [pipe.offer(HERE, ended(f"{name}-{one}", one, claim), lambda: None) for one in range(500)]
-        return all(sent)
+        for one in range(500):
+            # It does not wait where it is full; this test does.
+            wait_until(partial(pipe.offer, HERE, ended(f"{name}-{one}", one, claim), lambda: None), DEADLINE_S, "room")
+        return True
 
     with forked(pipe, lambda: send("a")), forked(pipe, lambda: send("b")):
         found = read(pipe, 1000)
@@ -160,6 +207,21 @@ def test_records_arrive_complete_and_in_order_from_several_children() -> None:
         mine = [one for one in found if one.outcomes[0].task_id.startswith(name)]
         assert [one.outcomes[0] for one in mine] == [ended(f"{name}-{one}", one).outcomes[0] for one in range(500)]
         assert {one.claim for one in mine} == {claim}
+
+
+def test_a_full_pipe_takes_no_more_and_says_so() -> None:
+    pipe = ResultPipe()
+    pipe.serve(HERE)
+
+    def fill() -> bool:
+        passed = 0
+        while pipe.offer(HERE, ended(str(passed), 1000), lambda: None):
+            passed += 1
+        return 10 < passed == len(pipe.unconfirmed())
+
+    with forked(pipe, fill):
+        pass
+    assert pipe.read()
 
 
 def test_a_child_forgets_what_is_confirmed_and_remembers_the_rest() -> None:
@@ -182,11 +244,12 @@ def test_a_child_forgets_what_is_confirmed_and_remembers_the_rest() -> None:
         os.close(end)
 
 
-@pytest.mark.parametrize("reason", ["another database", "no database", "too large"])
+@pytest.mark.parametrize("reason", ["another database", "no database", "too large", "behind"])
 def test_what_the_main_process_cannot_take_is_refused(reason: str) -> None:
     pipe = ResultPipe()
     if reason != "no database":
-        pipe.serve(HERE if reason == "too large" else ("another",))
+        pipe.serve(("another",) if reason == "another database" else HERE)
+    pipe.accept(reason != "behind")
     write = ended("a", select.PIPE_BUF if reason == "too large" else 2)
     with forked(pipe, lambda: not pipe.offer(HERE, write, lambda: None) and not pipe.unconfirmed()):
         pass
@@ -200,7 +263,7 @@ def test_the_child_of_a_child_stores_its_results_itself() -> None:
     def work() -> bool:
         grandchild = os.fork()
         if grandchild == 0:
-            pipe.after_fork()
+            pipe.after_fork_in_child()
             os._exit(1 if pipe.offer(HERE, ended("a"), lambda: None) else 0)
         return os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) == 0
 

@@ -110,12 +110,19 @@ class Claims:
         self._carried.difference_update(claims)
 
     def reject(self, claim: Claim) -> None:
-        """Make the message a dead letter; later, if the database cannot be reached now."""
+        """Make the message a dead letter, unless its claim is carried; later, if the database cannot be reached now."""
+        self.collect()
+        if claim in self._carried:
+            return
         self._delivered.discard(claim)
         self._now_or_later(lambda messages: messages.bury([(claim, REJECTED)]))
 
     def requeue(self, claim: Claim) -> None:
-        """Release the claim as a failure of the message; later, if the database cannot be reached now."""
+        """Release the claim as a failure of the message, unless it is carried: its child died after its task had ended.
+        Later, if the database cannot be reached now."""
+        self.collect()
+        if claim in self._carried:
+            return
         self._delivered.discard(claim)
         self._now_or_later(lambda messages: self.release([claim], messages, failed=True))
 

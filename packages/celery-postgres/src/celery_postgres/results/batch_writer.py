@@ -64,10 +64,11 @@ class BatchWriter:
         self._waiting: deque[Write] = deque()
         self._oldest = self._last = 0.0
         self._last_size = 0
-        self._urgent = self._flushing = self._stopping = self._given_up = False
+        self._urgent = self._flushing = self._stopping = self._given_up = self._failing = False
         self._patient_until: float | None = None
         self._added = self._written = 0
         self._inlet: Inlet | None = None
+        self._next_maintenance = 0.0
         self._thread = threading.Thread(target=self._run, name="celery_postgres results", daemon=True)
         self._thread.start()
 
@@ -84,6 +85,10 @@ class BatchWriter:
             with self._changed:
                 for write in self._inlet.read():
                     self._append(write)
+                self._accept_if_keeping_up(self._inlet)
+
+    def _accept_if_keeping_up(self, inlet: Inlet) -> None:
+        inlet.accept(not self._failing and len(self._waiting) < self.MOST_WAITING)
 
     def _append(self, write: Write) -> None:
         if not self._waiting:
@@ -157,21 +162,30 @@ class BatchWriter:
     # -- the thread
 
     def _run(self) -> None:
-        next_maintenance = time.monotonic() + self._maintain_safely()
-        while True:
-            with self._changed:
-                self._wait_for_work(next_maintenance)
-                self._wait_for_company()
-                batch = self._take_batch()
-                self._urgent = any(write.urgent for write in self._waiting)
-                if not self._waiting:
-                    self._flushing = False
-                if not batch and self._stopping:
-                    return
-            if batch:
-                self._store_batch(batch)
-            if time.monotonic() >= next_maintenance and not self._stopping:
-                next_maintenance = time.monotonic() + self._maintain_safely()
+        self._next_maintenance = time.monotonic() + self._maintain_safely()
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = self._turn()
+            except Exception:  # the thread must live: all results of this worker go through it
+                logger.exception("The thread that stores results goes on after an error")
+
+    def _turn(self) -> bool:
+        """Store one batch. Returns False when it has stopped."""
+        with self._changed:
+            self._wait_for_work(self._next_maintenance)
+            self._wait_for_company()
+            batch = self._take_batch()
+            self._urgent = any(write.urgent for write in self._waiting)
+            if not self._waiting:
+                self._flushing = False
+            if not batch and self._stopping:
+                return False
+        if batch:
+            self._store_batch(batch)
+        if time.monotonic() >= self._next_maintenance and not self._stopping:
+            self._next_maintenance = time.monotonic() + self._maintain_safely()
+        return True
 
     def _take_batch(self) -> list[Write]:
         batch: list[Write] = []
@@ -224,6 +238,8 @@ class BatchWriter:
                     logger.error("Could not store %d results: %s", len(batch), loggable(error))  # noqa: TRY400
                     due, stored = [], False
                     break
+                self._failing = True
+                self.take_in()  # and tell the children
                 pause = retry.failed()
                 logger.warning("Cannot store results (%s); next try in %.2f s", loggable(error), pause)
                 with self._changed:
@@ -233,6 +249,9 @@ class BatchWriter:
             self._inlet.confirm(batch)
         self._settled([write.claim for write in batch if write.claim is not None])
         with self._changed:
+            self._failing = not stored
+            if self._inlet is not None:
+                self._accept_if_keeping_up(self._inlet)
             for write in batch:
                 write.stored = stored
             self._given_up = not stored

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How long a child that ends waits until the main process has stored its results.
+_END_PATIENCE_S = 10.0
+
 Database = tuple[str, ...]
 Keep = Callable[["Write", bool], bool]
 
@@ -53,7 +56,7 @@ class Handover:
     def after_fork(self) -> None:
         """Close the main process' end, so that a child notices when the main process is gone."""
         self._main.close()
-        self.results.after_fork()
+        self.results.after_fork_in_child()
 
     def keep(self, database: Database, write: Write, wait: bool) -> bool:
         """Hand a write to the main process.
@@ -138,7 +141,7 @@ def _prepare(**_: Any) -> None:
 @signals.worker_process_shutdown.connect(weak=False)
 def _end_child(**_: Any) -> None:
     if is_child() and _handover is not None:
-        _handover.results.end()
+        _handover.results.end(_END_PATIENCE_S)
 
 
 def _before_fork() -> None:
@@ -146,9 +149,14 @@ def _before_fork() -> None:
         _handover.results.before_fork()
 
 
+def _after_fork_in_parent() -> None:
+    if _handover is not None:
+        _handover.results.after_fork_in_parent()
+
+
 def _after_fork_in_child() -> None:
     if _handover is not None:
         _handover.after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

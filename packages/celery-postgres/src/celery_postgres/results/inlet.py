@@ -42,6 +42,10 @@ class Inlet:
                     write.claim = None
         return writes
 
+    def accept(self, accepting: bool) -> None:
+        """Tell the children whether to pass on more."""
+        self._pipe.accept(accepting)
+
     def confirm(self, writes: list[Write]) -> None:
         """Tell the children that these are stored."""
         self._pipe.confirm(writes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -66,9 +67,10 @@ class PersistentBackend(ConnectedBackend):
         writer = self.writer(claims)
         if writer is None:
             write.claim = claim
-            if not (is_child() and self._pass_on(write, ends)):
-                watchdog.start()
-                self._store(write, ends)
+            with _pipe().storing if is_child() else contextlib.nullcontext():
+                if not (is_child() and self._pass_on(write, ends)):
+                    watchdog.start()
+                    self._store(write, ends)
             return
         if claim is not None and claims is not None and claims.carry(claim):
             write.claim = claim
@@ -78,11 +80,11 @@ class PersistentBackend(ConnectedBackend):
         """In a prefork child: whether the main process has the write now, which stores it within milliseconds."""
         pipe = _pipe()
         task_ids = {one.task_id for one in write.outcomes}
-        if any(one.outcomes[0].task_id in task_ids for one in pipe.unconfirmed()):
-            self.flush()  # or this state would be stored first
-        if not write.is_end or (ends and write.claim is None):
-            return False
         try:
+            if any(one.outcomes[0].task_id in task_ids for one in pipe.unconfirmed()):
+                self.flush()  # or this state would be stored first
+            if not write.is_end or (ends and write.claim is None):
+                return False
             return pipe.offer(database_of(self.dsn), write, self._recover)
         except SoftTimeLimitExceeded:  # of the task, which has ended
             return False

@@ -6,10 +6,13 @@ The main process stores hundreds in one commit, together with the acknowledgemen
 A write of at most `PIPE_BUF` bytes arrives complete or not at all (POSIX, write()), also from a child that is killed;
 and what a killed child has written is read. A child remembers what it has passed on until the main process confirms
 that it is stored, in memory that the two share: so nothing is lost when the main process is killed either.
+
+A child never waits here: while the pipe is full, or the main process does not keep up, it stores its results itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -37,8 +40,15 @@ _HEAD = struct.Struct("=HIQ")
 _fields = attrgetter(*Outcome.__slots__)  # dataclasses.astuple takes 12 us, this 0.2
 _READ_BYTES = 1 << 20
 _UNTIL_RESTARTED_S = 1.0
+_ACCEPTING = b"\1"
+#: How often a child that ends looks whether its results are stored.
+_LOOK_MS = 5
+#: How long a child whose main process is gone lets its task store a result.
+_STORING_S = 10.0
 _SLOTS = 4096
 _NUMBER_BITS = 40
+_MOST_CHILDREN = (1 << 24) - 1
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class ResultPipe:
@@ -46,13 +56,17 @@ class ResultPipe:
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        #: Shared: the database that the main process reads for, and for each child the last record that it has stored.
-        self._served = mmap.mmap(-1, hashlib.sha256().digest_size)
+        for end in (self._read_end, self._write_end):
+            os.set_blocking(end, False)
+        #: Shared: the database that the main process reads for and whether it does now, and for each child the last
+        #: record that it has stored.
+        self._served = mmap.mmap(-1, _DIGEST_BYTES + 1)
         self._shared = mmap.mmap(-1, 8 * _SLOTS)
         self._confirmed = memoryview(self._shared).cast("Q")
         self._rest = b""
-        self._children = 0
+        self._reading = False
+        self._forks = 0
+        self._forking = threading.Lock()
         self._pid = os.getpid()
         self._begin_child(0)
 
@@ -61,54 +75,60 @@ class ResultPipe:
         self._sent = 0
         self._unconfirmed: deque[tuple[int, Write]] = deque()
         self._lock = threading.RLock()  # a soft time limit raises in the middle of it
+        #: Held by the thread that stores or passes on a result.
+        self.storing = threading.RLock()
         self._watcher: threading.Thread | None = None
+        self._main_process: int | None = None
 
     def before_fork(self) -> None:
-        self._children += 1
+        self._forking.acquire()  # two threads may fork
+        self._forks += 1
 
-    def after_fork(self) -> None:
+    def after_fork_in_parent(self) -> None:
+        self._forking.release()
+
+    def after_fork_in_child(self) -> None:
         """Become the end of a child. A child's child has none: the main process would not know it."""
+        self._forking = threading.Lock()
         if self._child == 0:
             os.close(self._read_end)
-            self._begin_child(self._children if os.getppid() == self._pid else -1)
+            with contextlib.suppress(OSError, AttributeError):  # macOS, and Linux before 5.3
+                self._main_process = os.pidfd_open(self._pid)
+            self._begin_child(self._forks % _MOST_CHILDREN + 1 if os.getppid() == self._pid else -1)
         else:
             self._begin_child(-1)
 
     # -- in a child
 
     def offer(self, database: Database, write: Write, recover: Callable[[], None]) -> bool:
-        """Pass on the end of a task. Waits while the pipe is full.
+        """Pass on the end of a task, without waiting.
 
         Args:
             recover: stores what is unconfirmed. If the main process is killed, it is called in a thread of its own, and
                 then this child is killed too.
 
         Returns:
-            False if the main process does not read for this database, or is gone, or the write does not fit.
+            False if the main process does not read for this database, does not keep up or is gone, or if the write does
+            not fit.
         """
-        if self._child <= 0 or self._served[:] != _digest(database):
+        if self._child <= 0 or self._served[:] != _digest(database) + _ACCEPTING:
             return False
         data = pickle.dumps((*_fields(write.outcomes[0]), write.claim), protocol=5)
         size = _HEAD.size + len(data)
         if size > select.PIPE_BUF:
             return False
         with self._lock:
+            if self._watcher is None and not self._begin_watching(recover):
+                return False
             self._sent += 1
             # Before it is written: if something raises in between, it is stored twice and not never.
             self._unconfirmed.append((self._sent, write))
             self._forget_confirmed()
             try:
                 os.write(self._write_end, _HEAD.pack(len(data), self._child, self._sent) + data)
-            except OSError:
+            except OSError:  # it is full, or has no reader any more
                 self._unconfirmed.pop()
                 return False
-            if self._watcher is None:
-                # Celery has the kernel kill a child together with its main process. The thread does, a moment later.
-                outlive_main_process()
-                self._watcher = threading.Thread(
-                    target=self._watch, args=(recover,), name="celery_postgres result pipe", daemon=True
-                )
-                self._watcher.start()
         return True
 
     def unconfirmed(self) -> list[Write]:
@@ -130,14 +150,30 @@ class ResultPipe:
             while self._unconfirmed and self._unconfirmed[0][0] <= number:
                 self._unconfirmed.popleft()
 
-    def end(self) -> None:
-        """Called when this child is about to end. If the main process was killed, the watching thread ends it."""
-        if self._watcher is not None and self._main_is_gone(0):
-            self._watcher.join()
+    def end(self, patience_s: float) -> None:
+        """Called when this child is about to end: wait until everything is stored. If the main process is killed
+        meanwhile, the watching thread stores it and ends this child."""
+        until = time.monotonic() + patience_s
+        while self._watcher is not None and self.unconfirmed() and time.monotonic() < until:
+            if self._main_is_gone(_LOOK_MS):
+                self._watcher.join()
+
+    def _begin_watching(self, recover: Callable[[], None]) -> bool:
+        watcher = threading.Thread(target=self._watch, args=(recover,), name="celery_postgres result pipe", daemon=True)
+        try:
+            watcher.start()
+        except RuntimeError:  # this process may have no more threads
+            return False
+        # Celery has the kernel kill a child together with its main process. The thread does, a moment later.
+        outlive_main_process()
+        self._watcher = watcher
+        return True
 
     def _main_is_gone(self, wait_ms: int | None) -> bool:
         poller = select.poll()
         poller.register(self._write_end, 0)  # an error is always reported: there is no reader any more
+        if self._main_process is not None:  # another program may have inherited the reader's end
+            poller.register(self._main_process, select.POLLIN)
         return bool(poller.poll(wait_ms))
 
     def _watch(self, recover: Callable[[], None]) -> None:
@@ -145,6 +181,7 @@ class ResultPipe:
         self._main_is_gone(None)
         try:
             recover()
+            self.storing.acquire(timeout=_STORING_S)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -152,16 +189,28 @@ class ResultPipe:
 
     def serve(self, database: Database) -> bool:
         """Read for this database from now on; whether it is the first one, or the same."""
-        if any(self._served[:]):
-            return self._served[:] == _digest(database)
-        self._served[:] = _digest(database)
-        return True
+        if not any(self._served[:_DIGEST_BYTES]):
+            self._served[:] = _digest(database) + _ACCEPTING
+        return self._served[:_DIGEST_BYTES] == _digest(database)
+
+    def accept(self, accepting: bool) -> None:
+        """Tell the children whether this process keeps up."""
+        self._served[_DIGEST_BYTES:] = _ACCEPTING if accepting else b"\0"
 
     def fileno(self) -> int:
         return self._read_end
 
     def read(self) -> list[Write]:
-        """Everything that the pipe contains. By one thread at a time."""
+        """Everything that the pipe contains, or nothing in a signal handler that interrupts it. For one thread."""
+        if self._reading:
+            return []
+        self._reading = True
+        try:
+            return self._read()
+        finally:
+            self._reading = False
+
+    def _read(self) -> list[Write]:
         try:
             data = os.read(self._read_end, _READ_BYTES)
         except BlockingIOError:
