@@ -266,7 +266,7 @@ class TestAsync(Empty):
         with closing(psycopg2.connect(dsn_of("default"))) as other, other.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
         with celery_postgres.publishing_on(connection):
-            with self.assertRaises(celery_postgres.NotPublishedError):  # noqa: PT027  # Django's own runner
+            with self.assertRaises(celery_postgres.NotPublishedError):
                 send("a")
             connection.close_if_unusable_or_obsolete()  # Django calls it between two requests
             send("b")
