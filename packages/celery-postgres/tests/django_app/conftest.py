@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from environment.testkit.distribution import declare
+
 #: Django is an extra.
 collect_ignore_glob = [] if find_spec("django") else ["test_*.py"]
 
@@ -48,6 +50,9 @@ class Project:
         self.settings: dict[str, Any] = {}
         self.folder = PROJECT
         self._without = folder / "without"
+        installed = folder / "installed"
+        installed.mkdir(exist_ok=True)
+        self._installed = installed if any(installed.iterdir()) else declare(installed)
         if driver == "psycopg2":
             self._without.mkdir()
             (self._without / "psycopg.py").write_text("raise ImportError('this test is about psycopg2')\n")
@@ -56,7 +61,7 @@ class Project:
     def environment(self) -> dict[str, str]:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "DATABASE_URL"))},
-            "PYTHONPATH": os.pathsep.join([str(self._without), str(PROJECT), *sys.path]),
+            "PYTHONPATH": os.pathsep.join([str(self._without), str(self._installed), str(PROJECT), *sys.path]),
             "PYTHONWARNINGS": "error",
             "DJANGO_SETTINGS_MODULE": "shop.settings",
             "PROJECT_DATABASES": json.dumps(self.databases),

@@ -159,6 +159,24 @@ def test_commands_of_celery_that_set_django_not_up(project: Any) -> None:
     assert "No nodes replied" in done.stdout + done.stderr
 
 
+def test_the_tool_alone_names_the_command_that_reads_the_settings(project: Any) -> None:
+    project.manage("migrate")
+    done = subprocess.run(
+        [sys.executable, "-m", "celery_postgres", "check"],
+        env={**project.environment, "CELERY_BROKER_URL": "django://default"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "CELERY_BROKER_URL names a database of Django's settings" in done.stderr
+    assert "`celery -A PROJECT queues`" in done.stderr
+    named = project.call("-m", "celery", "-A", "shop", "queues", "check")
+    assert named.returncode == 0, named.stderr
+
+
 def test_the_settings_need_no_django() -> None:
     """`celery_postgres`, and what a settings file imports, load where Django is missing."""
     program = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ def test_a_database_that_the_package_has_migrated_is_adopted(project: Any, empty
 def test_stock_consumers_are_refused_unless_they_were_allowed_before(project: Any, empty_database: Any) -> None:
     celery_postgres.migrate(empty_database.url, allow_stock=True)
     project.manage("migrate")
-    assert "celery_postgres.I002" in project.manage("check", "--database", "default")
-    celery_postgres.migrate(empty_database.url, allow_stock=False)
+    told = project.manage("check", "--database", "default")
+    assert "celery_postgres.I002" in told
+    assert "`celery -A PROJECT queues migrate --refuse-stock`" in told
+    done = project.call("-m", "celery", "-A", "shop", "queues", "migrate", "--refuse-stock")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "no issues" in project.manage("check", "--database", "default")
 
 
@@ -87,8 +91,36 @@ def test_nothing_is_lost_without_a_word(project: Any, empty_database: Any) -> No
     refused = project.refused("migrate", "celery_postgres", "zero")
     assert refused.startswith("CommandError: "), refused
     assert len(refused.splitlines()) == 1
-    assert "python -m celery_postgres migrate --to" in refused
     assert rows(empty_database.url, "SELECT count(*) FROM kombu_message") == [(1,)]
+    assert migrations.check(empty_database.url).current
+    assert recorded(empty_database.url)[-1].startswith(f"{migrations.NEWEST:04}_")
+    follow_the_cure(project, refused, "zero")
+    assert tables(empty_database.url) == DJANGOS
+
+
+def follow_the_cure(project: Any, refused: str, target: str) -> None:
+    """Type the command that a refusal names, and then the refused one again."""
+    found = re.search(r"`celery -A PROJECT (queues migrate [^`]*)`", refused)
+    assert found is not None, refused
+    done = project.call("-m", "celery", "-A", "shop", *found[1].split())
+    assert done.returncode == 0, done.stdout + done.stderr
+    project.manage("migrate", "celery_postgres", target)
+
+
+def test_the_whole_way_down_is_looked_at_first(project: Any, empty_database: Any) -> None:
+    """A refusal half way would leave workers with the tables of an older release."""
+    project.manage("migrate")
+    run(empty_database.url, "INSERT INTO celery_chord (id) VALUES ('c')")
+    refused = project.refused("migrate", "celery_postgres", "0003")
+    assert "chords are under way in celery_chord (1): " in refused
+    assert len(refused.splitlines()) == 1
+    assert migrations.check(empty_database.url).current
+    project.manage("migrate", "celery_postgres", "0005")
+    assert migrations.version(empty_database.url) == 5
+    project.manage("migrate", "celery_postgres", "zero", "--fake")
+    project.manage("migrate", "celery_postgres", "0005", "--fake")
+    follow_the_cure(project, project.refused("migrate", "celery_postgres", "0003"), "0003")
+    assert migrations.version(empty_database.url) == 3
 
 
 def test_the_plan_and_the_statements(project: Any, empty_database: Any) -> None:

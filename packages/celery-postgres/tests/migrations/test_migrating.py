@@ -172,10 +172,10 @@ def test_what_a_way_down_would_lose_is_named_first(empty: str) -> None:
         " VALUES (1, 1, 'r', 'p'), (2, 1, 'r', 'p')",
         "INSERT INTO celery_chord (id) VALUES ('c')",
     )
-    with pytest.raises(MigrationError, match=r"1 chords are under way in celery_chord.*--allow-data-loss"):
+    with pytest.raises(MigrationError, match=r"chords are under way in celery_chord \(1\).*--allow-data-loss"):
         migrate(empty, 4)
     run(empty, "DELETE FROM celery_chord")
-    with pytest.raises(MigrationError, match="2 dead letters are in kombu_dead_letter"):
+    with pytest.raises(MigrationError, match=r"dead letters are in kombu_dead_letter \(2\)"):
         migrate(empty, 0)
     assert version(empty) == NEWEST
     assert migrate(empty, 0, allow_data_loss=True) == 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.db.models.signals import pre_migrate
 
-from celery_postgres.django import addresses, atomic, isolation, test_databases
+from celery_postgres.django import addresses, atomic, isolation, test_databases, way_down
 
 
 class CeleryPostgresConfig(AppConfig):
@@ -21,3 +22,4 @@ class CeleryPostgresConfig(AppConfig):
         addresses.register()
         atomic.install()
         test_databases.install()
+        pre_migrate.connect(way_down.note, sender=self)

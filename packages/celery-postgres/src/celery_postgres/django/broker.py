@@ -13,6 +13,8 @@ from celery_postgres.database.address import database_of, is_postgresql, paramet
 from celery_postgres.django import isolation
 from celery_postgres.django.addresses import SCHEME, configured_dsn, dsn_of
 
+#: The queue tool on the project's broker. `python -m celery_postgres` knows nothing of Django's settings.
+TOOL = "celery -A PROJECT queues"
 #: A database, and what its sessions set: `?options=-csearch_path%3D…` leads to other tables.
 Place = tuple[tuple[str, ...], str]
 

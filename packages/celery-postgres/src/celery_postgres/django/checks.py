@@ -15,7 +15,7 @@ from celery_postgres.database import driver, migrations
 from celery_postgres.database.address import is_postgresql
 from celery_postgres.django.addresses import SCHEME, dsn_of
 from celery_postgres.django.atomic import SETTING
-from celery_postgres.django.broker import aliases_of, broker_urls, celery_app, urls, used_aliases
+from celery_postgres.django.broker import TOOL, aliases_of, broker_urls, celery_app, urls, used_aliases
 from celery_postgres.errors import CeleryPostgresError, primary
 
 _USE = 'CELERY_BROKER_URL = celery_postgres.django.database_url("default")'
@@ -68,8 +68,8 @@ def _addresses() -> Iterator[CheckMessage]:
             yield Warning(
                 "Celery uses a PostgreSQL that is not in DATABASES: tasks that are published within "
                 "transaction.atomic() are no part of it, and manage.py migrate does not create the tables.",
-                hint=f"Set {_USE}; or run `python -m celery_postgres migrate` for that database and silence this "
-                "check.",
+                hint=f"Set {_USE}; or create the tables with `{TOOL} migrate`, or with `python -m celery_postgres "
+                "migrate` if only the results are there, and silence this check.",
                 id="celery_postgres.W002",
             )
         elif not any(router.allow_migrate(alias, "celery_postgres") for alias in aliases):
@@ -113,8 +113,7 @@ def _tables(alias: str) -> Iterator[CheckMessage]:
     for problem in status.problems:
         yield Warning(
             f"Celery's tables in the database {alias!r}: {problem}.",
-            hint="`python -m celery_postgres check` shows the same; `python -m celery_postgres migrate` continues a "
-            "migration that was cut off.",
+            hint=f"`{TOOL} check` shows the same; `{TOOL} migrate` continues a migration that was cut off.",
             id="celery_postgres.W005",
         )
     if status.newer:
@@ -126,7 +125,7 @@ def _tables(alias: str) -> Iterator[CheckMessage]:
     if status.stock_allowed:
         yield Info(
             f"In the database {alias!r} stock Kombu's consumers are allowed, and lose the tasks of a killed worker.",
-            hint="When the last one has ended, run `python -m celery_postgres migrate --refuse-stock`.",
+            hint=f"When the last one has ended, run `{TOOL} migrate --refuse-stock`.",
             id="celery_postgres.I002",
         )
 

@@ -12,8 +12,9 @@ from django.db.migrations.operations.base import Operation, OperationCategory
 from celery_postgres.database import migrations
 from celery_postgres.database.advisory_locks import LockHeldError
 from celery_postgres.database.migrations.files import Step
+from celery_postgres.django import way_down
 from celery_postgres.django.addresses import dsn_of
-from celery_postgres.django.broker import used_aliases
+from celery_postgres.django.broker import TOOL, used_aliases
 from celery_postgres.errors import CeleryPostgresError
 
 
@@ -53,13 +54,15 @@ class Number(Operation):
             schema_editor.collected_sql += _as_sql(migration.up if up else migration.down)
             return
         dsn = dsn_of(alias)
+        target = way_down.target(alias, self.number)
         try:
             if up:
                 migrations.migrate(dsn, self.number, only_up=True)
             elif (migrations.version(dsn) or 0) >= self.number:
+                migrations.verify_down(dsn, target)
                 migrations.migrate(dsn, self.number - 1)
         except (CeleryPostgresError, LockHeldError) as error:
-            raise CommandError(_for_django(str(error), self.number - 1)) from None
+            raise CommandError(_for_django(str(error), target)) from None
 
 
 def _as_sql(steps: Iterable[Step]) -> list[str]:
@@ -76,5 +79,5 @@ def _as_sql(steps: Iterable[Step]) -> list[str]:
 def _for_django(text: str, number: int) -> str:
     return text.replace(
         "or pass --allow-data-loss",
-        f"or run `python -m celery_postgres migrate --to {number} --allow-data-loss` and then this command again",
-    )
+        f"or run `{TOOL} migrate --to {number} --allow-data-loss` and then this command again",
+    ).replace("python -m celery_postgres", TOOL)

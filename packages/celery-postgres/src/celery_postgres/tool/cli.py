@@ -216,6 +216,11 @@ def libpq_address(name: str, url: str) -> str:
     """
     if not is_postgresql(url):
         scheme, separator, _ = url.partition("://")
+        if scheme.lower() == "django":
+            raise OperatorError(
+                f"{name} names a database of Django's settings, which this command does not read: use "
+                "`celery -A PROJECT queues` in its place, with the same words after it"
+            )
         known = separator and re.fullmatch(r"[A-Za-z0-9+.-]{1,30}", scheme)
         found = f"begins with {scheme}://" if known else "does not"
         raise OperatorError(f"{name} is not a PostgreSQL URL: that begins with postgresql://, and this {found}")

@@ -1,11 +1,11 @@
 -- Only what 0001 created is dropped. Adopted tables stay: they were there before.
 
--- guard: %s undelivered messages are in kombu_message: let a worker consume them
+-- guard: undelivered messages are in kombu_message (%s): let a worker consume them
 -- unless: to_regclass('kombu_message') IS NULL
 SELECT count(*) FROM kombu_message
 WHERE visible AND obj_description('kombu_message'::regclass, 'pg_class') = 'made by celery_postgres migration 0001';
 
--- guard: %s results are in celery_taskmeta: let them expire, or run `celery backend_cleanup`
+-- guard: results are in celery_taskmeta (%s): let them expire, or run `celery backend_cleanup`
 -- unless: to_regclass('celery_taskmeta') IS NULL
 SELECT count(*) FROM celery_taskmeta
 WHERE obj_description('celery_taskmeta'::regclass, 'pg_class') = 'made by celery_postgres migration 0001';

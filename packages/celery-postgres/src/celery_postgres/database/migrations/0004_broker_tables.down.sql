@@ -1,4 +1,4 @@
--- guard: %s dead letters are in kombu_dead_letter, for which stock has no table: requeue or purge them
+-- guard: dead letters are in kombu_dead_letter (%s), for which stock has no table: requeue or purge them
 -- unless: to_regclass('kombu_dead_letter') IS NULL
 SELECT count(*) FROM kombu_dead_letter;
 

@@ -1,6 +1,6 @@
 -- Back to stock Celery's tables. Results stay; chords that are under way lose their bodies.
 
--- guard: %s chords are under way in celery_chord: let their tasks end
+-- guard: chords are under way in celery_chord (%s): let their tasks end; what a rolled-back transaction left there expires as results do
 -- unless: to_regclass('celery_chord') IS NULL
 SELECT count(*) FROM celery_chord;
 

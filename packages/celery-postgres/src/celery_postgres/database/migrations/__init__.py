@@ -5,6 +5,16 @@ release. The files never change once released; `celery_postgres_migration` recor
 """
 
 from celery_postgres.database.migrations.files import NEWEST, Migration, MigrationError, migrations
-from celery_postgres.database.migrations.migrating import Status, check, migrate, version
+from celery_postgres.database.migrations.migrating import Status, check, migrate, verify_down, version
 
-__all__ = ["NEWEST", "Migration", "MigrationError", "Status", "check", "migrate", "migrations", "version"]
+__all__ = [
+    "NEWEST",
+    "Migration",
+    "MigrationError",
+    "Status",
+    "check",
+    "migrate",
+    "migrations",
+    "verify_down",
+    "version",
+]

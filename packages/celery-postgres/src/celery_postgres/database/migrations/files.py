@@ -5,7 +5,7 @@ A file is a list of steps. A step begins with one of these lines, and ends where
     -- step: what it does                      statements that are one transaction
     -- concurrently: index on table            one CREATE INDEX CONCURRENTLY, outside of a transaction
     -- drop concurrently: index                one DROP INDEX CONCURRENTLY, outside of a transaction
-    -- guard: %s things would be lost          a query for a count, which must be 0
+    -- guard: things would be lost (%s)        a query for a count, which must be 0
 
 `-- unless: condition`, continued on lines that begin with `--   `, names when a step has nothing to do. Every step may
 be executed again: a migration that was cut off begins again at its first step.

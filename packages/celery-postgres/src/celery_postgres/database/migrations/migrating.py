@@ -148,7 +148,7 @@ def _migrate(
     to = NEWEST if to is None else to
     to = max(to, version_of(entries)) if only_up else to
     applied = {entry.number for entry in entries if entry.applied}
-    down = [one for one in reversed(migrations()) if one.number > to and one.number in {e.number for e in entries}]
+    down = _down(entries, to)
     up = [one for one in migrations() if one.number <= to and one.number not in applied]
     if not allow_data_loss:
         for migration in down:
@@ -168,6 +168,22 @@ def _migrate(
     if to == 0 and record.exists():
         record.drop()
     return to
+
+
+def _down(entries: list[Entry], to: int) -> list[Migration]:
+    recorded = {entry.number for entry in entries}
+    return [one for one in reversed(migrations()) if one.number > to and one.number in recorded]
+
+
+def verify_down(target: Any, to: int) -> None:
+    """Raise an error if the way down to a number would delete something. Changes nothing.
+
+    Raises:
+        MigrationError: it would.
+    """
+    with _connected(target) as connection, _prepared(connection, None) as cursor:
+        for migration in _down(Record(cursor).entries(), to):
+            Executor(cursor, logger.info).guard(migration.down)
 
 
 def version(target: Any, *, schema: str | None = None) -> int | None:
