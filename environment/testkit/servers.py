@@ -30,7 +30,7 @@ POSTGRES = {
     "full_page_writes": "on",
     "shared_buffers": "512MB",
     "max_wal_size": "8GB",
-    "max_connections": "100",
+    "max_connections": "500",  # a hundred workers
     "log_line_prefix": "%d|%p|%a|",
     "log_checkpoints": "off",
 }

@@ -178,15 +178,13 @@ def test_a_worker_that_cannot_store_still_ends(probe: Probe, task: str) -> None:
 
 def test_a_child_that_dies_after_its_task_has_ended_does_not_repeat_it(probe: Probe) -> None:
     """Its result is in the pipe when the main process learns of its death."""
-    probe.start(pool="prefork", concurrency=1)
+    worker = probe.start(pool="prefork", concurrency=1)
     tag = unique("work")
     with results_locked(probe.url):
         sent = probe.send("die_afterwards", tag)
-        wait_until(lambda: len(probe.notes("start", tag)) == 1, DEADLINE_S, "the task to start")
-        again = probe.send("run", f"{tag}-next")
-        probe.wait_for("end", f"{tag}-next")
+        wait_until(lambda: "SIGKILL" in worker.log_text(), DEADLINE_S, "the main process to learn of its death")
     assert sent.get(timeout=DEADLINE_S) == tag
-    assert again.get(timeout=DEADLINE_S) == f"{tag}-next"
+    assert probe.send("run", f"{tag}-next").get(timeout=DEADLINE_S) == f"{tag}-next"
     wait_until(lambda: rows_of(probe.url) == 0, DEADLINE_S, "the messages to be acknowledged")
     assert len(probe.notes("start", tag)) == 1
 
