@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from celery_postgres import publishing_on
+from environment.testkit.tables import scalar
 
 
 class Undone(Exception):  # noqa: N818  nothing went wrong
@@ -228,3 +229,9 @@ async def calling(kind: str, url: str) -> AsyncIterator[Caller]:
         yield caller
     finally:
         await caller.close()
+
+
+def sent_ids(url: str, queue: str) -> list[str]:
+    """What the fixture `send` has sent to the queue and others see, in its order."""
+    statement = "SELECT coalesce(array_agg(task_id ORDER BY id), '{}') FROM kombu_message WHERE task_id LIKE :ids"
+    return [one.removeprefix(f"{queue}-") for one in scalar(url, statement, ids=f"{queue}-%")]

@@ -7,15 +7,19 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
+from celery import Celery
 
 from celery_postgres.database.session import Session
 from celery_postgres.tool import cli
 from environment.testkit.client import Client
 from environment.testkit.queue_tool import Tool
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +54,30 @@ def client(connect: Callable[..., Client]) -> Client:
 def queue() -> str:
     """The name of a queue that nothing else uses."""
     return f"q-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def app(module_database: Any) -> Iterator[Celery]:
+    """An application that only publishes."""
+    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def send(app: Celery, queue: str) -> Callable[[str], None]:
+    """``send(name)``: publishes a task whose id is the queue's name, a hyphen, and this."""
+    return lambda name: app.send_task("a.task", queue=queue, task_id=f"{queue}-{name}")
+
+
+@pytest.fixture
+def async_engine(module_database: Any) -> AsyncEngine:
+    from sqlalchemy.ext.asyncio import create_async_engine  # not everywhere installed
+    from sqlalchemy.pool import NullPool
+
+    return create_async_engine(
+        module_database.url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool
+    )
 
 
 @pytest.fixture

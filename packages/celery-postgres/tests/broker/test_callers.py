@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,14 +26,6 @@ Steps = Callable[[Caller], Coroutine[Any, Any, None]]
 Act = Callable[[Steps], None]
 
 TENANT = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
-
-
-@pytest.fixture
-def app(module_database: Any) -> Iterator[Celery]:
-    """An application that only publishes."""
-    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
-    yield app
-    app.close()
 
 
 @pytest.fixture(params=KINDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -20,39 +20,14 @@ from sqlalchemy.pool import NullPool
 
 from celery_postgres import NotPublishedError, publishing_on
 from celery_postgres.broker import callers_transaction
-from environment.testkit.callers import KINDS, calling
+from environment.testkit.callers import KINDS, calling, sent_ids
 from environment.testkit.client import Client
-from environment.testkit.tables import rows_of, run, scalar
+from environment.testkit.tables import rows_of, run
 
 LAG = """
     INSERT INTO kombu_message (id, visible, payload, version, queue_id)
     SELECT n, true, '', 1, -1 FROM generate_series(1, 3000) n ON CONFLICT DO NOTHING
 """
-
-
-@pytest.fixture
-def app(module_database: Any) -> Iterator[Celery]:
-    """An application that only publishes."""
-    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def engine(module_database: Any) -> AsyncEngine:
-    return create_async_engine(
-        module_database.url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool
-    )
-
-
-def ids(url: str, queue: str) -> list[str]:
-    statement = "SELECT coalesce(array_agg(task_id ORDER BY id), '{}') FROM kombu_message WHERE task_id LIKE :ids"
-    return [one.removeprefix(f"{queue}-") for one in scalar(url, statement, ids=f"{queue}-%")]
-
-
-@pytest.fixture
-def send(app: Celery, queue: str) -> Callable[[str], None]:
-    return lambda name: app.send_task("a.task", queue=queue, task_id=f"{queue}-{name}")
 
 
 async def _asyncpg(url: str) -> Any:
@@ -96,22 +71,22 @@ def test_in_autocommit_a_block_is_a_transaction(
             async with publishing_on(connection):
                 for name in ("1", "2", "3", "4", "refused"):
                     send(name)
-        assert ids(module_database.url, queue) == []
+        assert sent_ids(module_database.url, queue) == []
         async with publishing_on(connection):
             for name in "abcde":
                 send(name)
-        assert ids(module_database.url, queue) == list("abcde")
+        assert sent_ids(module_database.url, queue) == list("abcde")
         await connection.close()
 
     asyncio.run(main())
 
 
 def test_a_cancelled_block_publishes_nothing(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+    send: Callable[[str], None], async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     async def main() -> None:
         async def publish() -> None:
-            async with engine.begin() as connection, publishing_on(connection):
+            async with async_engine.begin() as connection, publishing_on(connection):
                 send("cancelled")
                 await asyncio.Event().wait()
 
@@ -124,7 +99,7 @@ def test_a_cancelled_block_publishes_nothing(
             await task
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == []
+    assert sent_ids(module_database.url, queue) == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "async" in kind])
@@ -148,7 +123,7 @@ def test_a_transaction_that_ends_within_the_block_is_no_place_for_its_messages(
                     send("after")
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == []
+    assert sent_ids(module_database.url, queue) == []
 
 
 def test_an_empty_block_executes_nothing(module_database: Any) -> None:
@@ -163,10 +138,10 @@ def test_an_empty_block_executes_nothing(module_database: Any) -> None:
 
 
 def test_a_snapshot_that_is_older_than_the_queue_raises(
-    app: Celery, engine: AsyncEngine, module_database: Any, queue: str
+    app: Celery, async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     async def main() -> None:
-        async with engine.connect() as connection:
+        async with async_engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             await connection.execute(text("SELECT 1"))
             with pytest.raises(NotPublishedError, match="older") as caught:
@@ -203,13 +178,13 @@ def test_a_lagging_sequence_is_advanced_and_the_next_block_succeeds(
 
 
 def test_messages_of_an_unbound_exchange_go_to_the_dead_letter_queue(
-    connect: Callable[..., Client], engine: AsyncEngine, module_database: Any, queue: str
+    connect: Callable[..., Client], async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     client = connect()
     client.channel.deadletter_queue = queue
 
     async def main() -> None:
-        async with engine.begin() as connection, publishing_on(connection):
+        async with async_engine.begin() as connection, publishing_on(connection):
             for _ in range(2):
                 Producer(client.channel, auto_declare=False).publish("x", exchange=f"x-{queue}", routing_key="a.key")
 
@@ -218,13 +193,13 @@ def test_messages_of_an_unbound_exchange_go_to_the_dead_letter_queue(
 
 
 def test_an_event_of_sending_is_part_of_the_transaction(
-    connect: Callable[..., Client], app: Celery, engine: AsyncEngine, module_database: Any, queue: str
+    connect: Callable[..., Client], app: Celery, async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     app.conf.task_send_sent_event = True
     connect().declare(Queue(f"events-{queue}", Exchange("celeryev", type="topic"), routing_key="task.#"))
 
     async def main(end: str) -> None:
-        async with engine.connect() as connection:
+        async with async_engine.connect() as connection:
             await connection.begin()
             async with publishing_on(connection):
                 app.send_task("a.task", queue=queue)

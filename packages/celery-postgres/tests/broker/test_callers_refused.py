@@ -25,13 +25,6 @@ from celery_postgres.broker.transaction import set_ambient
 from environment.testkit.tables import rows_of
 
 
-@pytest.fixture
-def app(module_database: Any) -> Any:
-    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
-    yield app
-    app.close()
-
-
 @pytest.mark.parametrize("given", [None, 7, "postgresql://host/db", object(), psycopg2, type("Connection", (), {})()])
 def test_what_is_no_connection(given: Any) -> None:
     with pytest.raises(TypeError, match=r"^publishing_on takes a connection of psycopg2, .*, not [\w.-]+$"):

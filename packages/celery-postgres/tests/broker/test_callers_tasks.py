@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
-from celery import Celery
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -22,36 +21,11 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.pool import NullPool
 
 from celery_postgres import publishing_on
-from environment.testkit.tables import scalar
-
-
-@pytest.fixture
-def app(module_database: Any) -> Iterator[Celery]:
-    """An application that only publishes."""
-    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def engine(module_database: Any) -> AsyncEngine:
-    return create_async_engine(
-        module_database.url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool
-    )
-
-
-def ids(url: str, queue: str) -> list[str]:
-    statement = "SELECT coalesce(array_agg(task_id ORDER BY id), '{}') FROM kombu_message WHERE task_id LIKE :ids"
-    return [one.removeprefix(f"{queue}-") for one in scalar(url, statement, ids=f"{queue}-%")]
-
-
-@pytest.fixture
-def send(app: Celery, queue: str) -> Callable[[str], None]:
-    return lambda name: app.send_task("a.task", queue=queue, task_id=f"{queue}-{name}")
+from environment.testkit.callers import sent_ids
 
 
 def test_other_tasks_and_threads_publish_at_once(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+    send: Callable[[str], None], async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     """Also those that were started in the block and inherit its context."""
 
@@ -67,7 +41,7 @@ def test_other_tasks_and_threads_publish_at_once(
             send("child")
 
         task = asyncio.create_task(other())
-        async with engine.connect() as connection:
+        async with async_engine.connect() as connection:
             await connection.begin()
             async with publishing_on(connection):
                 send("mine")
@@ -82,21 +56,21 @@ def test_other_tasks_and_threads_publish_at_once(
                 late.add_done_callback(lambda _: send("callback"))
                 await late
                 await asyncio.sleep(0)
-            assert "mine" not in ids(module_database.url, queue)
+            assert "mine" not in sent_ids(module_database.url, queue)
             await connection.rollback()
         await task
         send("after")
 
     asyncio.run(main())
     outside = ["other", "child", "inheriting thread", "thread", "callback", "after"]
-    assert ids(module_database.url, queue) == outside
+    assert sent_ids(module_database.url, queue) == outside
 
 
 def test_two_tasks_have_blocks_at_the_same_time(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+    send: Callable[[str], None], async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     async def one(name: str, barrier: asyncio.Barrier, *, commits: bool) -> None:
-        async with engine.connect() as connection:
+        async with async_engine.connect() as connection:
             await connection.begin()
             async with publishing_on(connection):
                 send(name)
@@ -109,7 +83,36 @@ def test_two_tasks_have_blocks_at_the_same_time(
         await asyncio.gather(one("a", barrier, commits=True), one("b", barrier, commits=False))
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == ["a", "a again"]
+    assert sent_ids(module_database.url, queue) == ["a", "a again"]
+
+
+def test_two_tasks_share_one_object(send: Callable[[str], None], module_database: Any, queue: str) -> None:
+    """The end of one block is not that of the other."""
+
+    async def main() -> None:
+        connection = await asyncpg.connect(module_database.url)
+        shared = publishing_on(connection)
+        first, second = asyncio.Event(), asyncio.Event()
+
+        async def ends_first() -> None:
+            async with shared:
+                send("first")
+                await second.wait()
+            first.set()
+
+        async def ends_second() -> None:
+            async with shared:
+                second.set()
+                await first.wait()
+                send("second")
+
+        async with connection.transaction():
+            await asyncio.gather(ends_first(), ends_second())
+            assert sent_ids(module_database.url, queue) == []
+        await connection.close()
+
+    asyncio.run(main())
+    assert sent_ids(module_database.url, queue) == ["first", "second"]
 
 
 def test_a_synchronous_block_in_a_task_is_that_tasks_alone(
@@ -124,7 +127,7 @@ def test_a_synchronous_block_in_a_task_is_that_tasks_alone(
             connection.rollback()
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == ["other"]
+    assert sent_ids(module_database.url, queue) == ["other"]
 
 
 def test_an_event_loop_within_a_block_is_part_of_it(
@@ -142,23 +145,23 @@ def test_an_event_loop_within_a_block_is_part_of_it(
             with publishing_on(connection):
                 asyncio.run(main())
             getattr(connection, end)()
-    assert ids(module_database.url, queue) == ["main", "child"]
+    assert sent_ids(module_database.url, queue) == ["main", "child"]
 
 
 def test_blocks_nest_and_the_innermost_counts(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+    send: Callable[[str], None], async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     async def main() -> None:
-        async with engine.connect() as outer, publishing_on(outer):
+        async with async_engine.connect() as outer, publishing_on(outer):
             send("outer")
-            async with engine.begin() as inner, publishing_on(inner):
+            async with async_engine.begin() as inner, publishing_on(inner):
                 send("inner")
             await outer.execute(text("SELECT 1"))
             send("outer again")
         # The end of the connection rolled back what the block had written.
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == ["inner"]
+    assert sent_ids(module_database.url, queue) == ["inner"]
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
@@ -182,14 +185,14 @@ def test_within_run_sync_the_block_is_synchronous(
             await session.rollback()
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == ["one", "two"]
+    assert sent_ids(module_database.url, queue) == ["one", "two"]
 
 
 def test_a_scoped_session_is_taken(
-    send: Callable[[str], None], engine: AsyncEngine, module_database: Any, queue: str
+    send: Callable[[str], None], async_engine: AsyncEngine, module_database: Any, queue: str
 ) -> None:
     async def main() -> None:
-        scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
+        scoped = async_scoped_session(async_sessionmaker(async_engine), asyncio.current_task)
         async with publishing_on(scoped):
             await scoped.execute(text("SELECT 1"))
             send("one")
@@ -197,7 +200,7 @@ def test_a_scoped_session_is_taken(
         await scoped.remove()
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == ["one"]
+    assert sent_ids(module_database.url, queue) == ["one"]
 
 
 def test_a_connection_of_a_pool_is_taken(send: Callable[[str], None], module_database: Any, queue: str) -> None:
@@ -211,4 +214,4 @@ def test_a_connection_of_a_pool_is_taken(send: Callable[[str], None], module_dat
             send("one")
 
     asyncio.run(main())
-    assert ids(module_database.url, queue) == ["one"]
+    assert sent_ids(module_database.url, queue) == ["one"]

@@ -33,14 +33,6 @@ def engine(module_database: Any) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture
-def app(module_database: Any) -> Iterator[Celery]:
-    """An application that only publishes."""
-    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
-    yield app
-    app.close()
-
-
 # -- COMMIT and ROLLBACK
 
 

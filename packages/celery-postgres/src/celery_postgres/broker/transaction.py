@@ -62,7 +62,7 @@ class PublishingOn:
         self._blocks.append(_Block(WrittenAtOnce(CallersConnection(self._connection, notify=self._notify))))
 
     def __exit__(self, *_: object) -> None:
-        self._blocks.pop().end()
+        self._leave().end()
 
     async def __aenter__(self) -> None:
         if not isinstance(self._connection, AsyncAdapter):
@@ -70,10 +70,18 @@ class PublishingOn:
         self._blocks.append(_Block(WrittenAtTheEnd(AsyncCallersConnection(self._connection, notify=self._notify))))
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        block = self._blocks.pop()
+        block = self._leave()
         block.end()
         if kind is None and isinstance(block.transaction, WrittenAtTheEnd):
             await block.transaction.write()
+
+    def _leave(self) -> _Block:
+        """The block that ends: the innermost of this asyncio task, as several may use one object. A generator may be
+        ended by another task than began it, and then it is the innermost of all."""
+        mine = [block for block in self._blocks if block.is_here]
+        block = (mine or self._blocks)[-1]
+        self._blocks.remove(block)
+        return block
 
 
 def publishing_on(connection: Any, *, notify: bool = True) -> PublishingOn:
