@@ -26,6 +26,7 @@ class _Server:
 
     socket: socket.socket
     settings: list[bytes] = field(default_factory=list)
+    key: bytes = b""
 
 
 class Pooler:
@@ -37,13 +38,25 @@ class Pooler:
     Args:
         url: the database, over a socket on which the server asks for no password.
         per_session: lend for a client's session, and not for a transaction.
+        own_ids: give clients process ids of its own, and not those of the server.
+        pins: a client that listens keeps its session, as with Amazon's RDS Proxy.
+        delivers: listen for its clients on a session of its own, as PgDog does.
 
     Attributes:
         idle: the sessions that are not lent.
     """
 
-    def __init__(self, url: str, *, per_session: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        per_session: bool = False,
+        own_ids: bool = True,
+        pins: bool = False,
+        delivers: bool = False,
+    ) -> None:
         self._per_session = per_session
+        self._own_ids, self._pins, self._delivers = own_ids, pins, delivers
         self._target = psycopg2.extensions.parse_dsn(url)
         self.idle: list[_Server] = []
         self._open: list[socket.socket] = []
@@ -92,7 +105,7 @@ class Pooler:
     def _relay(self, client: socket.socket) -> None:
         server = self._lend()
         self.idle.append(server)
-        made_up = struct.pack("!II", secrets.randbits(31), secrets.randbits(31))
+        made_up = struct.pack("!II", secrets.randbits(31), secrets.randbits(31)) if self._own_ids else server.key
         client.sendall(
             _packed(b"R", bytes(4)) + b"".join(server.settings) + _packed(b"K", made_up) + _packed(b"Z", _IDLE)
         )
@@ -103,6 +116,16 @@ class Pooler:
         kind, content = _message(client)
         while kind != b"X":
             lent = lent or self._lend()
+            if content.startswith(b"LISTEN") and (self._pins or self._delivers):
+                # Amazon pins the session; PgDog has a session that listens. To a client both are one that is its own.
+                if self._delivers:
+                    self._listen(client, content)
+                    client.sendall(_packed(b"C", b"LISTEN\0") + _packed(b"Z", _IDLE))
+                    kind, content = _message(client)
+                    continue
+                lent.socket.sendall(_packed(kind, content))
+                self._bind(client, lent)
+                return
             lent.socket.sendall(_packed(kind, content))
             while kind != b"Z":
                 kind, content = _message(lent.socket)
@@ -111,6 +134,20 @@ class Pooler:
                 self.idle.append(lent)
                 lent = None
             kind, content = _message(client)
+
+    def _listen(self, client: socket.socket, statement: bytes) -> None:
+        """Listen on a session of this pooler's, and pass its notifications on."""
+        listening = self._lend()
+        listening.socket.sendall(_packed(b"Q", statement))
+
+        def deliver() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    kind, content = _message(listening.socket)
+                    if kind == b"A":
+                        client.sendall(_packed(kind, content))
+
+        threading.Thread(target=deliver, name="pooler's notifications", daemon=True).start()
 
     def _bind(self, client: socket.socket, server: _Server) -> None:
         """Relay bytes in both directions.  The server's session ends with its client's."""
@@ -143,6 +180,8 @@ class Pooler:
             kind, content = _message(one)
             if kind == b"S":
                 server.settings.append(_packed(kind, content))
+            if kind == b"K":
+                server.key = content
         return server
 
 

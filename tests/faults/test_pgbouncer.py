@@ -10,6 +10,7 @@ import pytest
 
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.session import Session
+from celery_postgres.errors import UnsupportedServerError
 from environment.temporary import TemporaryCluster
 from environment.testkit.pgbouncer import PgBouncer
 from tests.faults.conftest import broker_variables
@@ -73,3 +74,32 @@ def test_a_pooler_is_known_by_what_it_does(
                 assert session.pooled
                 assert hears(session, pgbouncer.url, lambda: Session(pgbouncer.url)) == (mode == "session")
                 assert session.run("find_queue", queue="none") == []
+
+
+def test_a_pool_of_one_session_in_transaction_mode(cluster: TemporaryCluster, program: Callable[[str], str]) -> None:
+    """What the second client sends arrives at the only session, which is lent to the second client then."""
+    with (
+        PgBouncer(program("pgbouncer"), cluster, settings="default_pool_size = 1") as pgbouncer,
+        closing(Session(pgbouncer.url)) as session,
+    ):
+        assert not hears(session, pgbouncer.url, lambda: Session(pgbouncer.url))
+
+
+def test_a_pool_of_one_session_in_session_mode_is_too_small(
+    cluster: TemporaryCluster, program: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = "default_pool_size = 1\nquery_wait_timeout = 1"
+    with (
+        PgBouncer(program("pgbouncer"), cluster, mode="session", settings=settings) as pgbouncer,
+        closing(Session(pgbouncer.url)) as session,
+    ):
+        assert not hears(session, pgbouncer.url, lambda: Session(pgbouncer.url))
+    assert "its pool is too small for a worker: " in caplog.text
+
+
+def test_statement_mode_is_refused(cluster: TemporaryCluster, program: Callable[[str], str]) -> None:
+    with (
+        PgBouncer(program("pgbouncer"), cluster, mode="statement") as pgbouncer,
+        pytest.raises(UnsupportedServerError, match="as in statement mode: set its mode"),
+    ):
+        Session(pgbouncer.url)

@@ -25,6 +25,11 @@ class SchemaError(CeleryPostgresError):
     outdated = False
 
 
+class UnsupportedServerError(SchemaError):
+    """The server is no PostgreSQL that this package can use, or a pooler before it allows no transactions. The text
+    says what it lacks, and what to use."""
+
+
 class LeaseLost(CeleryPostgresError, psycopg2.OperationalError):  # noqa: N818  a path that stays
     """Other workers took over the messages that this process had claimed, because it was silent for too long.
 

@@ -9,6 +9,8 @@ from typing import Any
 import psycopg2
 import pytest
 
+from celery_postgres import migrate
+from celery_postgres.database.migrations import MigrationError
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.session import Session
 from environment.testkit.client import Client
@@ -51,6 +53,35 @@ def test_whether_notifications_arrive_is_found_out(pooler: Pooler, faithful_pool
         assert hears(session, faithful_pooler.url, lambda: Session(faithful_pooler.url))
         session.script("SELECT pg_listening_channels()")
         assert session._cursor.fetchall() == []
+
+
+@pytest.mark.parametrize("kind", ["pins", "delivers"])
+def test_a_transaction_pooler_that_delivers_notifications_is_listened_through(
+    server: Any, plain_database: Any, kind: str
+) -> None:
+    """Amazon's RDS Proxy, which gives a client that listens a session of its own, and PgDog, which listens for it."""
+    if server.tcp is None:
+        pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
+    with Pooler(plain_database.url, **{kind: True}) as pooler:
+        assert listens(pooler.url)
+
+
+def test_a_pooler_that_passes_on_the_servers_process_id(server: Any, plain_database: Any) -> None:
+    """What sessions share is found out by the first prepared statement that is another's."""
+    if server.tcp is None:
+        pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
+    with Pooler(plain_database.url, own_ids=False) as pooler, ExitStack() as stack:
+        sessions = [stack.enter_context(closing(Session(pooler.url))) for _ in range(3)]
+        for _ in range(2):
+            for session in sessions:
+                assert session.run("find_queue", queue="none") == []
+        assert [session.pooled for session in sessions] == [False, True, True]
+
+
+def test_a_migration_needs_a_session_of_its_own(pooler: Pooler, faithful_pooler: Pooler) -> None:
+    with pytest.raises(MigrationError, match="a transaction pooler stands before the database"):
+        migrate(pooler.url)
+    assert migrate(faithful_pooler.url)
 
 
 def test_a_session_pooler_is_listened_through(

@@ -7,6 +7,7 @@ session, unless the pooler resets it, so nothing else depends on this distinctio
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import psycopg2
 
 from celery_postgres.database.session import Session
 from celery_postgres.database.wake import Wake
+from celery_postgres.errors import primary
+
+logger = logging.getLogger(__name__)
 
 #: Within one data center it takes a few milliseconds.
 PATIENCE_S = 0.5
@@ -44,9 +48,10 @@ def hears(session: Session, dsn: str, connect: Callable[[], Session]) -> bool:
             other.close()
         if _comes(session, word):
             return True
-    except psycopg2.Error:
+    except psycopg2.Error as error:
         if session.closed:
             raise
+        logger.warning("The pooler lends no second session, so its pool is too small for a worker: %s", primary(error))
     finally:
         if not session.closed:
             session.script(f"UNLISTEN celery_postgres_{word}")

@@ -8,8 +8,9 @@ from typing import Any
 import psycopg2
 
 from celery_postgres.database import watchdog
+from celery_postgres.database.opened import opened
 from celery_postgres.database.per_process import PerProcess
-from celery_postgres.database.session import Row, Session, opened
+from celery_postgres.database.session import Row, Session
 from celery_postgres.database.statements import statements
 
 

@@ -11,7 +11,6 @@ import logging
 import os
 import select
 import time
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,12 +18,11 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import errorcodes
 
-from celery_postgres.database import keepalive, watchdog
+from celery_postgres.database import keepalive, opened, server, watchdog
 from celery_postgres.database.array_literals import numbers
-from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.session_settings import SETTINGS
 from celery_postgres.database.statements import Statement, statements
-from celery_postgres.errors import lagging, primary, restated, translate
+from celery_postgres.errors import UnsupportedServerError, lagging, primary, restated, translate
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +31,8 @@ Row = tuple[Any, ...]
 #: PostgreSQL undid the transaction and asks for another attempt.
 _CONFLICTS = frozenset({errorcodes.SERIALIZATION_FAILURE, errorcodes.DEADLOCK_DETECTED})
 _ATTEMPTS = 6
+#: A prepared statement is gone, or is there and not this session's.
+_OTHERS_STATEMENTS = frozenset({errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.DUPLICATE_PREPARED_STATEMENT})
 #: How long a session sends no wake-ups after its server's NOTIFY queue was full, or each statement would be sent twice.
 _QUIET_S = 1.0
 #: How often a process warns of that.
@@ -50,11 +50,10 @@ class Session:
 
         Raises:
             psycopg2.OperationalError: the server cannot be reached, or refuses this login.
+            UnsupportedServerError: it cannot be used.
         """
         options: dict[str, Any] = {"client_encoding": "utf8", "fallback_application_name": "celery_postgres"}
-        options |= keepalive.completed(dsn)
-        if "connect_timeout" not in dsn:
-            options["connect_timeout"] = str(connect_timeout)
+        options |= keepalive.completed(dsn) | ({} if "connect_timeout" in dsn else {"connect_timeout": connect_timeout})
         try:
             self._connection = psycopg2.connect(dsn, **options)
         except psycopg2.Error as error:
@@ -71,6 +70,7 @@ class Session:
         watchdog.watch(self)
         try:
             self._connection.autocommit = True
+            server.verify(self._connection, dsn)
             self._cursor = self._connection.cursor()
             if self._connection.info.dsn_parameters.get("application_name"):
                 wanted.pop("application_name", None)
@@ -82,21 +82,21 @@ class Session:
                 + ", ".join(["set_config(%s, %s, pg_backend_pid() <> %s)"] * len(wanted)),
                 [word for name, value in wanted.items() for word in (name, value, claimed)],
             )
-            backend, *client = self._cursor.fetchone()[:3]
+            self._backend, *client = self._cursor.fetchone()[:3]
             #: A transaction pooler makes up a process id of its own for its clients.
-            self.pooled = backend != claimed
+            self.pooled = self._backend != claimed
             #: The server has this very socket at the other end, and no proxy's: then the two kernels ask each other.
             self.direct = not self.pooled and client == keepalive.local_address(self.fileno())
             for own in ("application_name", *keepalive.SETTINGS):  # of a pooler's client, and of its own connection
                 wanted.pop(own, None)
-            self._bring_along = self._local_settings(wanted) if self.pooled else ""
-        except psycopg2.Error as error:
-            told = self._told(error)
+            self._bring_along = self._local_settings(wanted)
+        except (psycopg2.Error, UnsupportedServerError) as error:
+            told = self._told(error) if isinstance(error, psycopg2.Error) else error
             self.close()
             raise told from None
         finally:
             self.asked = 0.0
-        _open.value.sessions.add(self)
+        opened.note(self)
 
     @property
     def closed(self) -> bool:
@@ -155,8 +155,9 @@ class Session:
         """Remove the cause of an error; the statement to try next, or None if the error is the caller's to handle."""
         if error.pgcode in _CONFLICTS:
             return statement
-        if error.pgcode == errorcodes.INVALID_SQL_STATEMENT_NAME:
+        if error.pgcode in _OTHERS_STATEMENTS:
             self._prepared.clear()  # DISCARD ALL, or another server behind the same address
+            self._doubt_ownership(error)
             return statement
         if error.pgcode == errorcodes.FEATURE_NOT_SUPPORTED:
             self._forget(statement.name)  # "cached plan must not change result type": a migration ran
@@ -180,6 +181,12 @@ class Session:
         """Move the sequence of a table's ids beyond the greatest of them."""
         logger.warning("The sequence of %s lags behind its ids (logical replication copies none): advancing it", table)
         self.run("catch_up", relation=table)
+
+    def _doubt_ownership(self, error: psycopg2.Error) -> None:
+        """Share the server's session from now on if others use it too: a pooler may pass on the server's process id."""
+        self._cursor.execute("SELECT pg_backend_pid()")
+        if error.pgcode == errorcodes.DUPLICATE_PREPARED_STATEMENT or self._cursor.fetchone() != (self._backend,):
+            self.pooled, self.direct = True, False
 
     def script(self, text: str) -> None:
         """Execute several statements as one transaction."""
@@ -279,22 +286,3 @@ def _warn_quiet(error: psycopg2.Error) -> None:
     if time.monotonic() >= _next_warning:
         _next_warning = time.monotonic() + _WARNING_S
         logger.warning("Sleeping consumers are not notified, and poll (%s)", primary(error))
-
-
-class _Open:
-    """The sessions that this process has opened."""
-
-    def __init__(self) -> None:
-        self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-    def leave_to_parent(self) -> None:
-        for session in list(self.sessions):
-            session.leave_to_parent()
-
-
-_open = PerProcess(_Open, _Open.leave_to_parent)
-
-
-def opened() -> list[Session]:
-    """The sessions that this process has opened and not forgotten."""
-    return list(_open.value.sessions)

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg2
-from psycopg2 import errorcodes
-
 from celery_postgres.database import advisory_locks
-from celery_postgres.database.address import direct_dsn
 from celery_postgres.database.migrations import stock_consumers
 from celery_postgres.database.migrations.executing import Executor
 from celery_postgres.database.migrations.files import NEWEST, Migration, MigrationError, migrations
 from celery_postgres.database.migrations.record import Entry, Record, changed, verify, version_of
-from celery_postgres.errors import SchemaError, primary, translate
+from celery_postgres.database.migrations.target import connected, prepared
 
 logger = logging.getLogger(__name__)
 
 LOCK = "celery_postgres.schema"
 _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
-#: The schema of the tables, if there are any, else the one where tables would be created.
-_SCHEMA = """
-    SELECT coalesce(
-        (SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE c.oid = coalesce(to_regclass('celery_postgres_migration'), to_regclass('kombu_message'),
-                                to_regclass('kombu_queue'), to_regclass('celery_taskmeta'))),
-        current_schema()
-    )
-"""
-_SETTINGS = (
-    "SELECT current_setting('search_path'), current_setting('statement_timeout'), current_setting('lock_timeout')"
-)
-_SET = """
-    SELECT set_config('search_path', %s, false), set_config('statement_timeout', %s, false),
-        set_config('lock_timeout', %s, false)
-"""
-_ONLY = "SELECT quote_ident(%s) FROM pg_namespace WHERE nspname = %s"
 _INVALID = """
     SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
@@ -112,7 +90,7 @@ def migrate(
     if to is not None and not 0 <= to <= NEWEST:
         raise MigrationError(f"there is no migration {to}: this release knows 0 to {NEWEST}")
     stock_consumers.verify(allow_stock, to)
-    with _connected(target) as connection, _prepared(connection, schema) as cursor:
+    with connected(target) as connection, prepared(connection, schema) as cursor:
         advisory_locks.take(connection, LOCK, tell=tell or logger.warning)
         try:
             executor = Executor(cursor, tell or logger.warning)
@@ -181,7 +159,7 @@ def verify_down(target: Any, to: int) -> None:
     Raises:
         MigrationError: it would.
     """
-    with _connected(target) as connection, _prepared(connection, None) as cursor:
+    with connected(target) as connection, prepared(connection, None) as cursor:
         for migration in _down(Record(cursor).entries(), to):
             Executor(cursor, logger.info).guard(migration.down)
 
@@ -193,7 +171,7 @@ def version(target: Any, *, schema: str | None = None) -> int | None:
         target: as for `migrate`.
         schema: as for `migrate`.
     """
-    with _connected(target) as connection, _prepared(connection, schema) as cursor:
+    with connected(target) as connection, prepared(connection, schema) as cursor:
         return _found(Record(cursor).entries())
 
 
@@ -208,7 +186,7 @@ def check(target: Any, *, schema: str | None = None) -> Status:
         target: as for `migrate`.
         schema: as for `migrate`.
     """
-    with _connected(target) as connection, _prepared(connection, schema) as cursor:
+    with connected(target) as connection, prepared(connection, schema) as cursor:
         entries = Record(cursor).entries()
         cursor.execute(_INVALID)
         invalid = [name for (name,) in cursor.fetchall()]
@@ -227,73 +205,3 @@ def check(target: Any, *, schema: str | None = None) -> Status:
         [entry.number for entry in entries if entry.number > NEWEST],
         refused is False,
     )
-
-
-@contextmanager
-def _connected(target: Any) -> Iterator[Any]:
-    """The psycopg2 connection of a target."""
-    if isinstance(target, str):
-        try:
-            dsn = direct_dsn(target, "address")
-        except ValueError as error:
-            raise MigrationError(str(error)) from None  # libpq's own text quotes the address, password included
-        connection = psycopg2.connect(dsn)
-        try:
-            yield connection
-        finally:
-            connection.close()
-    elif hasattr(target, "raw_connection"):
-        pooled = target.raw_connection()
-        try:
-            yield pooled.driver_connection
-        finally:
-            pooled.close()
-    else:
-        yield target
-
-
-@contextmanager
-def _prepared(connection: Any, schema: str | None) -> Iterator[Any]:
-    """A cursor in autocommit mode that sees the schema alone; afterwards the connection is as it was.
-
-    A role's own statement_timeout would end the building of a large index.
-    """
-    if connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
-        raise MigrationError("the connection is in a transaction: migrations have transactions of their own")
-    autocommit, connection.autocommit = connection.autocommit, True
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(_SETTINGS)
-            before = cursor.fetchone()
-            cursor.execute(_SET, (_schema(cursor, schema), "0", "0"))
-            try:
-                yield cursor
-            finally:
-                if not connection.closed:
-                    cursor.execute(_SET, before)
-    except psycopg2.Error as error:
-        if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
-            raise SchemaError(
-                f"the role {connection.info.user} may not migrate ({primary(error)}): migrate as the role that owns "
-                "the tables, or that may create tables in the schema"
-            ) from None
-        translated = translate(error)
-        if getattr(translated, "outdated", False):
-            raise MigrationError(f"the tables that exist cannot be adopted: {primary(error)}") from None
-        raise translated from None
-    finally:
-        if not connection.closed:
-            connection.autocommit = autocommit
-
-
-def _schema(cursor: Any, schema: str | None) -> str:
-    if schema is None:
-        cursor.execute(_SCHEMA)
-        schema = cursor.fetchone()[0]
-        if schema is None:
-            raise MigrationError("the search_path leads to no schema: name one, or ALTER ROLE … SET search_path")
-    cursor.execute(_ONLY, (schema, schema))
-    found = cursor.fetchone()
-    if found is None:
-        raise MigrationError(f"there is no schema {schema!r}")
-    return str(found[0])
