@@ -18,12 +18,11 @@ from celery_postgres.consumer.early_acks import EarlyAcks
 from celery_postgres.consumer.failure_detector import FailureDetector
 from celery_postgres.consumer.pending_acks import PendingAcks
 from celery_postgres.consumer.polling import PollingBackoff
-from celery_postgres.consumer.scan_position import ScanPosition
 from celery_postgres.database import watchdog
 from celery_postgres.database.address import is_postgresql, libpq_dsn, masked, parsed
 from celery_postgres.database.consumer_store import Other
 from celery_postgres.database.envelope import Envelope, decode, is_due
-from celery_postgres.database.message_store import PRIORITIES, new_fence
+from celery_postgres.database.message_store import new_fence
 from celery_postgres.database.statements import statements
 
 
@@ -40,7 +39,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("scan_position", "failure_detector", "batch_size", "polling", "early_acks", "pending_acks"):
+    for module in ("failure_detector", "batch_size", "polling", "early_acks", "pending_acks"):
         monkeypatch.setattr(f"celery_postgres.consumer.{module}.time", clock)
     return clock
 
@@ -215,18 +214,6 @@ def test_looks_come_after_2_10_50_and_250_ms(clock: Clock) -> None:
     assert pauses == [0.002, 0.01, 0.05, 0.25, 10.0]
     polling.found_nothing(0.5)
     assert polling.next - clock.now == pytest.approx(0.501)
-
-
-def test_the_cursor_trails(clock: Clock) -> None:
-    position = ScanPosition()
-    position.claimed(0, 100)
-    assert set(position.lowest_ids(full_scan=False)) == {0}
-    clock.now += 1.9
-    position.claimed(0, 200)
-    assert position.lowest_ids(full_scan=False)[-1] == 0
-    clock.now += 0.2
-    assert position.lowest_ids(full_scan=False) == [0] * (len(PRIORITIES) - 1) + [100]
-    assert set(position.lowest_ids(full_scan=True)) == {0}
 
 
 # -- who lives

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from celery_postgres.consumer.batch_size import BatchSize
+from celery_postgres.consumer.ended_transactions import EndedTransactions
 from celery_postgres.consumer.outlet import Subscription
 from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.consumer.scan_position import ScanPosition
@@ -49,12 +50,15 @@ class ClaimPolicy:
     #: Where dead index entries make a full scan slow, it may take one part in so many of the time; the scan position
     #: has to suffice in between.
     FULL_SCAN_SHARE = 20
+    #: The same while there is nothing that it should find: no long transaction has ended since the last one.
+    IDLE_SCAN_SHARE = 100
 
     def __init__(self) -> None:
         self.batch_size = BatchSize()
         self.retry = Backoff()
         self._polling = PollingBackoff()
         self._positions: dict[int, ScanPosition] = {}
+        self._ended = EndedTransactions()
         self._rotation = 0
         #: The database has reported that there may be messages.
         self._notified = False
@@ -125,12 +129,14 @@ class ClaimPolicy:
         """The claim to send now."""
         now = time.monotonic()
         # After a notification, or after a claim that brought nothing, from the lowest id on: for late commits.
-        affordable = now - self._last_full_scan >= self.FULL_SCAN_SHARE * self._full_scan_took
+        since = now - self._last_full_scan
+        affordable = since >= self.FULL_SCAN_SHARE * self._full_scan_took
         full_scan = affordable and (
             self._scan_fully
             or self._notified
             or not self._expecting
-            or any(self._positions[one.queue_id].full_scan_due for one in queues)
+            or (self._ended.long_ended or since >= self.IDLE_SCAN_SHARE * self._full_scan_took)
+            and any(self._positions[one.queue_id].full_scan_due for one in queues)
         )
         self._last_claim = now
         self._notified = False
@@ -160,21 +166,37 @@ class ClaimPolicy:
             self._last_full_scan = time.monotonic()
             self._full_scan_took = self._last_full_scan - plan.begun
         with_acks = [one for one in result.messages if one.queue_id in plan.queues]
+        if result.snapshot.next_id < self._ended.next_id:
+            # This is another server, or a restored database: nothing holds that was known.
+            self._ended = EndedTransactions()
+            self.replace_queues(list(self._positions))
+        self._ended.note(result.snapshot, plan.begun, full_scan=plan.full_scan)
+        self._advance(plan, with_acks, complete=not result.one_had_failed)
         if with_acks:
             self._expecting, self._scan_fully = True, False
             self._polling.restart()
-            self._advance(with_acks)
         elif plan.polls:
             # Publishers of queues without acks always notify, so only a full batch means that there are more.
             full_batch = len(result.messages) >= BatchSize.AUTO_ACK_LIMIT
             self._expecting, self._scan_fully = not plan.may_sleep or full_batch, True
             self._polling.found_nothing(result.due_in_s)
 
-    def _advance(self, messages: list[ClaimedMessage]) -> None:
-        highest: dict[tuple[int, int], int] = {}
+    def _advance(self, plan: Plan, messages: list[ClaimedMessage], *, complete: bool) -> None:
+        """Tell the positions what a claim has brought.
+
+        Args:
+            complete: no message that has failed before has kept others back.
+        """
+        by_queue: dict[int, list[ClaimedMessage]] = {queue_id: [] for queue_id in plan.queues}
         for one in messages:
-            if one.available_at is None:  # a scheduled message says nothing about the ids of ready ones
-                key = one.queue_id, one.priority
-                highest[key] = max(highest.get(key, 0), one.id)
-        for (queue_id, priority), message in highest.items():
-            self._positions[queue_id].claimed(priority, message)
+            by_queue[one.queue_id].append(one)
+        # Ready messages are read queue by queue. Scheduled ones, which are read apart, may take the places of some.
+        in_order = complete and all(one.available_at is None for one in messages)
+        room = complete and len(messages) < plan.limit
+        last = next((queue_id for queue_id in reversed(by_queue) if by_queue[queue_id]), None)
+        before_last = in_order and last is not None
+        for queue_id, brought in by_queue.items():
+            before_last = before_last and queue_id != last
+            self._positions[queue_id].claimed(
+                brought, self._ended, begun=plan.begun, all_of_them=room or before_last, in_order=in_order
+            )

@@ -10,6 +10,7 @@ from datetime import datetime
 import psycopg2
 
 from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason
+from celery_postgres.database.snapshot import Snapshot
 from celery_postgres.database.store import Store
 
 #: The id of a message, and the fence under which this process has claimed it.
@@ -67,10 +68,14 @@ class ClaimResult:
     Attributes:
         due_in_s: if it has brought nothing, the seconds until the next scheduled message of the coming day, if there
             is one.
+        one_had_failed: a message that has failed before was there, and kept others from being claimed.
+        snapshot: the transactions whose messages the claim could see.
     """
 
     messages: list[ClaimedMessage]
     due_in_s: float | None
+    one_had_failed: bool
+    snapshot: Snapshot
 
 
 class MessageStore(Store):
@@ -102,7 +107,7 @@ class MessageStore(Store):
             may_sleep: publishers have to notify this consumer from now on, if nothing was claimed.
         """
         queues = list(lowest_ids)
-        rows = self._run(
+        (snapshot, due_in_s, one_had_failed, *_), *rows = self._run(
             "claim",
             consumer=consumer,
             fence=new_fence(),
@@ -117,7 +122,8 @@ class MessageStore(Store):
             auto_ack_limit=auto_ack_limit,
             may_sleep=may_sleep,
         )
-        return ClaimResult([ClaimedMessage(*row[1:-1]) for row in rows if row[1] is not None], rows[0][-1])
+        messages = [ClaimedMessage(*row[3:]) for row in rows]
+        return ClaimResult(messages, due_in_s, one_had_failed, Snapshot.parse(snapshot))
 
     def claims(self, consumer: int, limit: int) -> list[Claim]:
         """What a consumer has claimed."""

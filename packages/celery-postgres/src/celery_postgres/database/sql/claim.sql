@@ -14,9 +14,10 @@
 -- before comes first among those of its priority in its queue, and alone.
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on.
 --
--- Returns at least one row; its id is null if nothing was claimed. `due_in` is then the number of seconds to the next
--- scheduled message of the coming day. The commit is not waited for: a message whose claim or ack a crashing server
--- forgets runs again.
+-- Returns one row for the claim, and one for each message. The first has the snapshot in which the claim saw the table;
+-- `due_in`, if nothing was claimed: the number of seconds to the next scheduled message of the coming day; and whether a
+-- message that has failed before was there, and kept others from being claimed. The commit is not waited for: a message
+-- whose claim or ack a crashing server forgets runs again.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
 --   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], limit bigint,
 --   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean
@@ -120,9 +121,8 @@ WITH settled AS (
       )
 )
 SELECT
-    sooner.set_config,
-    message.*,
-    CASE WHEN message.id IS NULL THEN (
+    CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN pg_current_snapshot()::text END AS snapshot,
+    CASE WHEN NOT EXISTS (SELECT FROM chosen) AND NOT EXISTS (SELECT FROM auto_ack) AND NOT EXISTS (SELECT FROM due) THEN (
         SELECT extract(epoch FROM min(following.available_at) - now())::float
         FROM unnest(%(queues)s || %(auto_ack_queues)s) AS asked (queue_id)
         CROSS JOIN LATERAL (
@@ -133,9 +133,14 @@ SELECT
             ORDER BY candidate.available_at
             LIMIT 1
         ) AS following
-    ) END AS due_in
-FROM (SELECT set_config('synchronous_commit', 'off', true)) AS sooner
-LEFT JOIN (SELECT * FROM claimed UNION ALL SELECT * FROM auto_acked) AS message ON true
+    ) END AS due_in,
+    EXISTS (SELECT FROM failed_before) AS one_had_failed,
+    NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
+    NULL AS revoked, NULL AS payload
+UNION ALL
+SELECT NULL, NULL, NULL, claimed.* FROM claimed
+UNION ALL
+SELECT NULL, NULL, NULL, auto_acked.* FROM auto_acked
 
 -- name: settle
 -- repeatable
