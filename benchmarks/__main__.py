@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks import against, report
 from benchmarks.about import MismatchError, remember
 from benchmarks.cells.all import CELLS, PAGE, QUICK
+from benchmarks.pace import minutes, until
 from benchmarks.run import Run, measure
 from benchmarks.samples import Samples
 from benchmarks.systems.registry import NAMES, open_systems
@@ -24,12 +25,14 @@ from environment.sources import CHECKOUT
 from environment.testkit import measuring, servers
 
 _QUICK = CHECKOUT / ".bench"
+#: A full run takes no longer.
+_PAGE_MINUTES = 100
 
 
 def main() -> int:
     """Run what is asked for; 1 if some of it could not be measured."""
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes, with more spread; always starts anew")
+    parser.add_argument("--quick", action="store_true", help="one short sample of each; without --minutes it starts anew")
     parser.add_argument("--only", action="append", choices=list(CELLS), help="this cell; repeatable")
     parser.add_argument("--systems", help=f"these, separated by commas: {','.join(NAMES)}")
     parser.add_argument(
@@ -37,6 +40,10 @@ def main() -> int:
     )
     parser.add_argument(
         "--postgres", type=int, default=DEFAULT_MAJOR, metavar="MAJOR", help="on this PostgreSQL (default: %(default)s)"
+    )
+    parser.add_argument("--anew", action="store_true", help="throw away the samples that the folder has")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="end within N minutes; the same command continues (a full run: 100)"
     )
     parser.add_argument("--report", action="store_true", help="only write tables and plots of what has been measured")
     parser.add_argument(
@@ -78,10 +85,12 @@ def _against(given: argparse.Namespace) -> int:
 
 def _systems(given: argparse.Namespace, names: list[str]) -> int:
     folder: Path = given.out or (_QUICK if given.quick else report.OWN)
-    if given.quick and not given.report:
+    if (given.anew or (given.quick and not given.minutes)) and not given.report:
         shutil.rmtree(folder / "raw", ignore_errors=True)
     samples = Samples(folder / "raw")
     cells = [CELLS[name] for name in given.only] if given.only else QUICK if given.quick else PAGE
+    page = not given.only and not given.quick
+    end = until(given.minutes or (_PAGE_MINUTES if page else None))
     failed = 0
     if not given.report:
         with ExitStack() as stack:
@@ -90,8 +99,13 @@ def _systems(given: argparse.Namespace, names: list[str]) -> int:
             for name, reason in missing.items():
                 print(f"bench: without {name}: {reason}", file=sys.stderr)
             remember(samples.folder, systems, missing)
-            failed = measure(cells, Run(given.quick, systems, samples), revision=measuring.describe()["revision"])
+            run = Run(given.quick, systems, samples)
+            outcome = measure(cells, run, page=page, until=end, revision=measuring.describe()["revision"])
+            failed = outcome.failed
         print(f"\n{report.measured(samples, cells)}\n")
+        if outcome.left:
+            left = minutes(outcome.left, samples.took_s())
+            print(f"bench: out of time; {len(outcome.left)} samples are left, about {left:.0f} minutes: run it again")
     print(f"bench: wrote {report.write(folder, samples)}")
     return failed
 

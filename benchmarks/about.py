@@ -11,6 +11,15 @@ from benchmarks.systems import System
 from environment.testkit import measuring, servers
 
 _NAME = "about.json"
+#: Abilities of a system, and what the page says where one is missing.
+_CANNOT = {
+    "bulk": "publish many tasks in one call",
+    "results": "store the results of tasks",
+    "late": "acknowledge both early and late",
+    "prefork": "run tasks in children of one worker",
+    "chords": "run a chord",
+}
+
 #: What must be the same for all parts of a run.
 _SAME = ("processor", "processors", "memory_gb")
 
@@ -71,5 +80,7 @@ def _system(system: System) -> dict[str, Any]:
         "durable": system.durable,
         "settings": system.settings,
         "concurrency": system.concurrency,
+        "cannot": [reason for ability, reason in _CANNOT.items() if not getattr(system, ability)],
+        "skips": dict(system.skips),
         "versions": system.versions(),
     }

@@ -13,6 +13,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from benchmarks.cells.backlog import LENGTHS
+from benchmarks.cells.fleet import GROWN
 from benchmarks.figures import middle
 from benchmarks.run import CEILINGS
 from benchmarks.samples import Samples
@@ -24,7 +25,7 @@ _OURS = "#c2410c"
 #: Colour-blind safe (Okabe and Ito), without the orange that is near ours.
 _OTHERS = (
     "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00", "#555555", "#7b3fa0", "#5f9e2f", "#1b3f8b", "#a0522d",
-    "#d4a017", "#c51b7d",
+    "#d4a017", "#c51b7d", "#e7298a", "#66a61e", "#377eb8",
 )  # fmt: skip
 _STYLE = {
     "svg.fonttype": "none",
@@ -50,6 +51,7 @@ def write(folder: Path, samples: Samples, order: Order) -> dict[str, str]:
         ("latency", _latency),
         ("backlog", _backlog),
         ("pinned", _pinned),
+        ("fleet", _fleet),
         ("soak", _soak),
     ):
         figure = draw(samples, order)
@@ -68,22 +70,25 @@ def _colours(order: Order) -> dict[str, str]:
 
 def _glance(samples: Samples, order: Order) -> Any:
     """Tasks a second, publishes a second and latency, as bars: the longest on top."""
+    pools, late = samples.of("processes"), "with results and late acks"
     panels = [
-        ("tasks/s, one worker process, no-op", samples.of("drain"), "0ms plain", "rate", "{:,.0f}"),
-        ("published/s, one producer, one by one", samples.of("enqueue"), "one_by_one", "rate", "{:,.0f}"),
-        ("ms from publish to start, idle, p50 (log)", samples.of("latency"), "idle", "p50", "{:,.1f}"),
+        (f"tasks/s, prefork with 2 children, {late}", pools, ("late-results",), "rate", "{:,.0f}"),
+        ("tasks/s, two processes, no results (log)", pools, ("plain", "late", "two"), "rate", "{:,.0f}"),
+        ("published/s, one producer, one by one", samples.of("enqueue"), ("one_by_one",), "rate", "{:,.0f}"),
+        ("ms from publish to start, idle, p50 (log)", samples.of("latency"), ("idle",), "p50", "{:,.1f}"),
     ]
     labels, colours = dict(order), _colours(order)
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4.2))
+    figure, grid = pyplot.subplots(2, 2, figsize=(11, 8))
     some = False
-    for axis, (title, results, kind, key, form) in zip(axes, panels, strict=True):
-        bars = [
-            (found, name)
-            for name, _ in order
-            if name not in CEILINGS and (found := middle(results, f"{name} {kind}", key)) is not None
-        ]
+    for axis, (title, results, kinds, key, form) in zip(grid.flat, panels, strict=True):
+        bars = []
+        for name, _ in order:
+            medians = (middle(results, f"{name} {kind}", key) for kind in kinds)
+            if name not in CEILINGS and (found := next((value for value in medians if value), None)) is not None:
+                bars.append((found, name))
         bars.sort(reverse=key == "p50")
         some = some or bool(bars)
+        axis.set_visible(bool(bars))
         positions = range(len(bars))
         axis.barh(positions, [found for found, _ in bars], color=[colours[name] for _, name in bars])
         axis.set_yticks(positions, [labels[name] for _, name in bars])
@@ -98,7 +103,7 @@ def _glance(samples: Samples, order: Order) -> Any:
                 fontsize=8,
                 fontweight=weight,
             )
-        if key == "p50":
+        if "log" in title and bars:
             axis.set_xscale("log")
         axis.margins(x=0.18)
         axis.set_title(title, fontsize=10, loc="left")
@@ -158,6 +163,36 @@ def _pinned(samples: Samples, order: Order) -> Any:
         pyplot.close(figure)
         return None
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _fleet(samples: Samples, order: Order) -> Any:
+    results = samples.of("fleet")
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    some = False
+    panels = [
+        ("all of them with the server, % of a core (log)", ("worker_ms", "server_ms"), 0.1),
+        ("operations of the server a second (log)", ("operations_each_s",), 1.0),
+    ]
+    for axis, (title, keys, scale) in zip(axes, panels, strict=True):
+        for name, label in order:
+            points = []
+            for count in GROWN:
+                found = [middle(results, f"{name} grown", f"{key} {count}") for key in keys]
+                if None not in found:
+                    points.append((count, count * scale * sum(value for value in found if value is not None)))
+            if points:
+                _line(axis, [x for x, _ in points], [y for _, y in points], name, label, order, marker="o")
+                some = True
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("idle workers")
+        axis.set_xticks(GROWN, [str(count) for count in GROWN])
+        axis.set_title(title, fontsize=10, loc="left")
+    if not some:
+        pyplot.close(figure)
+        return None
+    axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import about
-from benchmarks.cells import Cell, ceiling, front, number
+from benchmarks import about, faster
+from benchmarks.cells import Cell, ceiling, front, number, processes, soak
 from benchmarks.cells.all import PAGE
 from benchmarks.figures import shown, with_spread
 from benchmarks.run import CEILINGS
@@ -41,7 +41,11 @@ def write(folder: Path, samples: Samples) -> Path:
 def texts(samples: Samples) -> dict[str, str]:
     """Return the contents of the page's places, except the plots."""
     known = about.read(samples.folder)
-    return {"about": _about(known, samples), **all_tables(samples, _order(known), known)}
+    return {
+        "about": _about(known, samples),
+        "left out": _left_out(known, samples),
+        **all_tables(samples, _order(known), known),
+    }
 
 
 def fill(page: Path, places: Mapping[str, str], template: Path | None = None) -> None:
@@ -70,7 +74,7 @@ def measured(samples: Samples, cells: Sequence[Cell]) -> str:
 
 
 def table(head: Sequence[str], order: Order, row: Callable[[str], Sequence[str]], figures: slice = slice(None)) -> str:
-    """Return a table with a row for each system that has a figure.
+    """Return a table with a row for each system that has a figure; nothing without one.
 
     Args:
         head: of all columns.
@@ -84,12 +88,17 @@ def table(head: Sequence[str], order: Order, row: Callable[[str], Sequence[str]]
         if any(cell.strip("-, /·→") for cell in cells[figures]):
             bold = f"**{label}**" if name == "ours" else label
             lines.append(f"| {' | '.join([bold, *cells])} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def all_tables(samples: Samples, order: Order, known: dict[str, Any], cells: Sequence[Cell] = PAGE) -> dict[str, str]:
     """Return every table by the name of its place on the page."""
-    found = {"glance": _glance(samples, order, known.get("systems", {}))} if cells is PAGE else {}
+    found = {}
+    if cells is PAGE:
+        found["glance"] = _glance(samples, order, known.get("systems", {}))
+        found["slower"] = faster.slower(samples, order)
+        found["targets"] = faster.targets(samples)
+        found["soak"] = _soak(samples, order)
     for cell in cells:
         results = samples.of(cell.name)
         for place, columns in {**cell.tables, **({} if cells is PAGE else cell.printed)}.items():
@@ -97,7 +106,7 @@ def all_tables(samples: Samples, order: Order, known: dict[str, Any], cells: Seq
             found[place] = table(head, order, lambda name, c=columns, r=results: [column(r, name) for _, column in c])
         if cell is ceiling.CELL:
             found["ceiling"] = _ceiling(samples)
-        if cell.name == "soak":
+        if cell is soak.CELL:
             found["soak"] = _soak(samples, order)
         if cell is front.CELL:
             found["front"] = front.table(results)
@@ -105,14 +114,20 @@ def all_tables(samples: Samples, order: Order, known: dict[str, Any], cells: Seq
 
 
 def _glance(samples: Samples, order: Order, systems: dict[str, Any]) -> str:
-    enqueue, drain, latency = (samples.of(cell) for cell in ("enqueue", "drain", "latency"))
+    enqueue, drain, pools, latency = (samples.of(cell) for cell in ("enqueue", "drain", "processes", "latency"))
     return table(
-        ["", "durable", "publish/s", "in bulk/s", "tasks/s", "with results/s", "ms to start, idle p50 / p99"],
+        [
+            *("", "durable", "publish/s", "in bulk/s", "two processes: tasks/s", "with results/s", "… and late acks/s"),
+            *("one process: tasks/s", "with results/s", "ms to start, idle p50 / p99"),
+        ],
         [(name, label) for name, label in order if name not in CEILINGS],
         lambda name: [
             str(systems.get(name, {}).get("durable", "")).partition(":")[0],
             number("one_by_one", "rate")(enqueue, name),
             number("in_bulk", "rate")(enqueue, name),
+            processes.plain(pools, name),
+            number("results", "rate")(pools, name),
+            number("late-results", "rate")(pools, name),
             number("0ms plain", "rate")(drain, name),
             number("0ms results", "rate")(drain, name),
             number("idle", "p50", "p99")(latency, name),
@@ -190,5 +205,19 @@ def _about(known: dict[str, Any], samples: Samples) -> str:
                 f"| {system['label']} | {versions} | {system['durable']} | {system['concurrency']:,} "
                 f"| {system['settings']} |"
             )
-    lines += [f"\nNot measured: {name} ({reason})." for name, reason in known["missing"].items()]
+    return "\n".join(lines)
+
+
+def _left_out(known: dict[str, Any], samples: Samples) -> str:
+    """What a system cannot do, what was left out by rule, and what failed."""
+    systems: dict[str, Any] = {name: known["systems"][name] for name in NAMES if name in known.get("systems", {})}
+    reasons: dict[str, list[str]] = {}
+    for name, system in systems.items():
+        for ability in () if name in CEILINGS else system.get("cannot", ()):
+            reasons.setdefault(f"Cannot {ability}", []).append(system["label"])
+    lines = [f"- {reason}: {', '.join(labels)}." for reason, labels in reasons.items()]
+    for system in systems.values():
+        lines += [f"- {system['label']}, `{what}`: {why}." for what, why in system.get("skips", {}).items()]
+    lines += [f"- Not measured: {name} ({reason})." for name, reason in known.get("missing", {}).items()]
+    lines += [f"- Failed: `{what}` ({found['reason']})." for what, found in samples.failures().items()]
     return "\n".join(lines)

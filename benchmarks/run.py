@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures import middle
+from benchmarks.pace import Question, begin_again, deadline, expected, minutes
 from benchmarks.samples import Samples
 from benchmarks.systems import Broker, System
 from environment.testkit import measuring
@@ -24,6 +26,10 @@ CEILINGS = ("memory", "psycopg2-one", "psycopg2-batch")
 
 #: The systems in PostgreSQL that are watched over minutes.
 OVER_TIME = ("ours", "stock", "pgqueuer", "procrastinate")
+
+
+#: How often a sample is tried that fails; then the page says so.
+_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,14 @@ class Run:
         """Return the systems that have an ability: ``results``, ``late``, ``prefork`` or ``chords``."""
         return [name for name, system in self.systems.items() if getattr(system, ability)]
 
-    def peers(self, *, ceilings: bool = False) -> list[str]:
+    def peers(self, *, ceilings: bool = False, once: bool = False) -> list[str]:
         """Return all systems, RabbitMQ only once.
 
         Args:
             ceilings: include the loops that do less than a task queue must.
+            once: Redis only once, too.
         """
-        again = ("rabbitmq-db", "rabbitmq-confirm")
+        again = ("rabbitmq-db", "rabbitmq-confirm", *(("redis-always",) if once else ()))
         return [name for name in self.systems if name not in again and (ceilings or name not in CEILINGS)]
 
     def pick(self, quick: float, full: float) -> float:
@@ -146,33 +153,93 @@ class Feeder:
             self.given += missing
 
 
-def measure(cells: Sequence[Cell], run: Run, **about: Any) -> int:
-    """Make the samples that are missing, variants interleaved; return how many could not be made.
+@dataclass
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        failed: samples that could not be made.
+        left: questions for which there was no time.
+    """
+
+    failed: int = 0
+    left: list[Question] = field(default_factory=list)
+
+
+def missing(cells: Sequence[Cell], run: Run, *, page: bool = False) -> list[tuple[Cell, str, int]]:
+    """Return the samples that are not there: cell, variant, and which one.
+
+    Round by round, in each of them cell by cell and variant by variant: neighbors can be compared, and a run that is
+    cut short has something of everything.
+
+    Args:
+        cells: what is asked.
+        run: of what; what a system cannot do by its ``skips``, and what has failed twice, is left out.
+        page: in those variants alone that the page shows.
+    """
+    made = {cell.name: run.samples.of(cell.name) for cell in cells}
+    failed = {name for name, found in run.samples.failures().items() if found["times"] >= _TRIES}
+    found = []
+    for repetition in range(1 if run.quick else max((cell.repetitions for cell in cells), default=0)):
+        for cell in cells:
+            if repetition >= (1 if run.quick else cell.repetitions):
+                continue
+            for variant in cell.asked(run, page=page):
+                if len(made[cell.name].get(variant, [])) > repetition or f"{cell.name} {variant}" in failed:
+                    continue
+                found.append((cell, variant, repetition))
+    return found
+
+
+def measure(
+    cells: Sequence[Cell], run: Run, *, page: bool = False, until: float = float("inf"), **about: Any
+) -> Outcome:
+    """Make the samples that are missing.
 
     Args:
         cells: what is asked.
         run: on what.
+        page: in those variants alone that the page shows.
+        until: the monotonic time at which it must have ended: a sample that would take longer is not begun.
         about: kept with each sample.
     """
-    failed = 0
-    for cell in cells:
-        for repetition in range(1 if run.quick else cell.repetitions):
-            for variant in cell.variants(run):
-                failed += not sample(cell, run, variant, repetition, **about)
-    return failed
+    outcome = Outcome()
+    tried = 0
+    # What failed is tried once more, after all others.
+    while tried < _TRIES and (questions := missing(cells, run, page=page)):
+        tried += 1
+        took_s = run.samples.took_s()
+        names = [(cell.name, variant) for cell, variant, _ in questions]
+        print(f"bench: {len(names)} samples to make, about {minutes(names, took_s):.0f} minutes", flush=True)
+        outcome.failed = 0
+        for position, (cell, variant, repetition) in enumerate(questions):
+            if time.monotonic() + expected(names[position], took_s) > until:
+                outcome.left = names[position:]
+                return outcome
+            outcome.failed += not sample(cell, run, variant, repetition, **about)
+            took_s = run.samples.took_s()
+    return outcome
 
 
 def sample(cell: Cell, run: Run, variant: str, repetition: int, **about: Any) -> bool:
     """Make a sample, unless there are more than ``repetition`` of its variant; return whether there is one."""
     if len(run.samples.of(cell.name).get(variant, [])) > repetition:
         return True
-    load = measuring.wait_calm(run.pick(2, 20))
+    load = measuring.wait_calm(2)
     began = time.monotonic()
+
+    def give_up() -> None:
+        print(f"{cell.name} {variant}: hangs; what it has started is killed, and the run begins again", flush=True)
+        run.samples.fail(cell.name, variant, "it hung")
+        begin_again([word for word in sys.argv[1:] if word != "--anew"], lambda: measuring.tree([os.getpid()]))
+
     try:
-        result = cell.sample(run, variant)
-    except Exception:
-        # One that fails must not cost the figures of the others; the next run tries again.
+        with deadline(cell.deadline_s, give_up):
+            result = cell.sample(run, variant)
+    except Exception as error:
+        # One that fails must not cost the figures of the others; the run tries again at its end.
         print(f"{cell.name} {variant}: failed\n{traceback.format_exc()}", flush=True)
+        run.samples.fail(cell.name, variant, str(error).strip().splitlines()[0][:200] if str(error) else repr(error))
         return False
     seconds = round(time.monotonic() - began, 1)
     run.samples.add(cell.name, variant, result, **about, quick=run.quick, others_before=load, took_s=seconds)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+_FAILURES = "failures.json"
+
 #: Variant → its samples in the order of their repetitions.
 Results = dict[str, list[dict[str, Any]]]
 
@@ -40,6 +42,35 @@ class Samples:
             return []
         return [found for line in text.splitlines() if (found := _whole(line)) is not None]
 
+    def took_s(self) -> dict[tuple[str, str], float]:
+        """Return how long the last sample of each cell and variant took."""
+        return {
+            (path.stem, line["variant"]): line["took_s"]
+            for path in sorted(self.folder.glob("*.jsonl"))
+            for line in self.lines(path.stem)
+            if "took_s" in line
+        }
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Return what could not be measured: ``CELL VARIANT`` → how many ``times`` in a row, and the ``reason``."""
+        try:
+            found: dict[str, dict[str, Any]] = json.loads((self.folder / _FAILURES).read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def fail(self, cell: str, variant: str, reason: str) -> None:
+        """Note that a sample could not be made."""
+        found = self.failures()
+        name = f"{cell} {variant}"
+        found[name] = {"times": found.get(name, {}).get("times", 0) + 1, "reason": reason}
+        self._keep(found)
+
+    def _keep(self, failures: dict[str, dict[str, Any]]) -> None:
+        new = self.folder / f"{_FAILURES}.new"
+        new.write_text(json.dumps(failures, indent=1) + "\n")
+        new.replace(self.folder / _FAILURES)
+
     def add(self, cell: str, variant: str, result: dict[str, Any], **about: Any) -> None:
         """Add a sample."""
         made = datetime.now(UTC).isoformat(timespec="seconds")
@@ -49,6 +80,9 @@ class Samples:
         begun = path.exists() and not path.read_bytes().endswith(b"\n")
         with path.open("a") as file:
             file.write("\n" * begun + line + "\n")
+        failures = self.failures()
+        if failures.pop(f"{cell} {variant}", None):
+            self._keep(failures)
 
     def _path(self, cell: str) -> Path:
         return self.folder / f"{cell}.jsonl"

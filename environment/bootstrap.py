@@ -91,12 +91,20 @@ def _install_lock(lock: str) -> None:
     _say(f"installed in {time.monotonic() - begun:.0f} s; this is done again only when requirements/ changes")
 
 
-def make_venv(folder: Path) -> None:
+def make_venv(folder: Path, python: Path | None = None) -> None:
     """Create a virtual environment that ``install`` can fill, whatever the distribution has split off from Python.
+
+    Args:
+        folder: where.
+        python: another than this one; it must have ensurepip.
 
     Raises:
         UserError: there is neither ensurepip nor pip, and we may not install them.
     """
+    if python is not None:
+        if subprocess.run([python, "-m", "venv", folder], check=False).returncode:
+            raise UserError(f"{python} cannot make a virtual environment in {folder}")
+        return
     if not _has("ensurepip") and not _has("pip"):
         if os.geteuid() != 0 or not shutil.which("apt-get"):
             raise UserError(

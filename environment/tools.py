@@ -12,6 +12,7 @@ from typing import Any
 
 from environment.commands import LOCKS
 from environment.errors import UserError
+from environment.interpreters import find_python
 from environment.sources import CHECKOUT, INSTALLED_PACKAGE, PACKAGE_FOLDER, python_path
 
 #: The extras of pyproject.toml that each lock contains beside the dependencies.
@@ -30,6 +31,9 @@ PACKAGE = (CHECKOUT / PACKAGE_FOLDER).parent
 PER_CORE = 2
 #: Processes at most: all tests share one server with PostgreSQL's default of 100 connections.
 MOST_PROCESSES = 4
+
+#: Pythons for the peer of the benchmarks that needs a newer one than this project, the newest first.
+_NEWER = ("3.14", "3.13", "3.12")
 
 _LINTERS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("lint-imports",))
 
@@ -153,8 +157,14 @@ def declared() -> dict[str, Any]:
     return project
 
 
-def locked_venv(name: str, lock: str) -> Path:
-    """``.venv-NAME`` with the packages of ``requirements/LOCK.txt``, created again when that file has changed."""
+def locked_venv(name: str, lock: str, python: Path | None = None) -> Path:
+    """``.venv-NAME`` with the packages of ``requirements/LOCK.txt``, created again when that file has changed.
+
+    Args:
+        name: of the folder.
+        lock: which one.
+        python: another than this.
+    """
     from environment.bootstrap import install, make_venv
 
     folder = CHECKOUT / f".venv-{name}"
@@ -162,26 +172,44 @@ def locked_venv(name: str, lock: str) -> Path:
     stamp = folder / "locked"
     if not stamp.exists() or stamp.read_bytes() != locked.read_bytes():
         shutil.rmtree(folder, ignore_errors=True)
-        make_venv(folder)
-        install(folder, ["--require-hashes", "--requirement", str(locked)])
+        make_venv(folder, python)
+        # The lock is whole. Asked to find dependencies, pip would refuse one that another names with an extra.
+        install(folder, ["--no-deps", "--require-hashes", "--requirement", str(locked)])
         stamp.write_bytes(locked.read_bytes())
     return folder
 
 
 def bench(arguments: Sequence[str]) -> int:
-    """Become ``python -m benchmarks`` on the packages of ``requirements/bench.txt``."""
+    """Become ``python -m benchmarks`` on the packages of ``requirements/bench.txt``.
+
+    One peer needs a newer Python than this project: where there is one, it gets an environment of its own.  That, and
+    what Node's peers need, is not made for a run that names other systems.
+    """
     folder = locked_venv("bench", "bench")
-    node = CHECKOUT / "benchmarks" / "node"
-    if (
-        (npm := shutil.which("npm"))
-        and not (node / "node_modules").exists()
-        and subprocess.run([npm, "ci", "--silent", "--no-fund", "--no-audit"], cwd=node, check=False).returncode
-    ):
-        print("dev: npm ci failed in benchmarks/node: its systems will be missing", file=sys.stderr)
+    named = set(",".join(arguments).replace("=", ",").split(","))
+    some = any(word.startswith(("--systems", "--against", "--report")) for word in arguments)
+    if (not some or "oban" in named) and (newer := next(filter(None, map(find_python, _NEWER)), None)):
+        try:
+            locked_venv("bench-newer", "bench", newer)
+        except UserError as error:
+            print(f"dev: {error}: the peer that needs a newer Python will be missing", file=sys.stderr)
+    if not some or named & {"graphile", "pgboss"}:
+        _install_node_packages(CHECKOUT / "benchmarks" / "node")
     os.chdir(CHECKOUT)
     os.environ["PYTHONPATH"] = python_path()
     python = str(folder / "bin" / "python")
     os.execv(python, [python, "-m", "benchmarks", *arguments])  # noqa: S606  no shell is wanted
+
+
+def _install_node_packages(folder: Path) -> None:
+    """``npm ci``, again when the lock has changed.  Node itself is one of the packages: the peers need a new one."""
+    locked, stamp = folder / "package-lock.json", folder / "node_modules" / "locked"
+    if (npm := shutil.which("npm")) is None or (stamp.exists() and stamp.read_bytes() == locked.read_bytes()):
+        return
+    if subprocess.run([npm, "ci", "--loglevel=error", "--no-fund", "--no-audit"], cwd=folder, check=False).returncode:
+        print("dev: npm ci failed in benchmarks/node: its systems will be missing", file=sys.stderr)
+    else:
+        stamp.write_bytes(locked.read_bytes())
 
 
 def lint(arguments: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from benchmarks.cells import (
     memory,
     payload,
     pinned,
+    processes,
     soak,
     statements,
     workers,
@@ -27,14 +28,14 @@ from benchmarks.cells import (
 
 #: What a full run asks: the page.
 PAGE = [
-    module.CELL for module in (enqueue, drain, ceiling, latency, chord, workers, payload, idle, backlog, pinned, soak)
+    module.CELL
+    for module in (enqueue, drain, processes, latency, get, chord, payload, backlog, idle, fleet, pinned, ceiling)
 ]
 
 #: What a quick run asks.
-QUICK = [enqueue.CELL, drain.CELL, latency.CELL, chord.CELL]
+QUICK = [enqueue.CELL, drain.CELL, processes.CELL, latency.CELL, chord.CELL]
 
-#: What is asked only by ``--only``: the figures of docs/benchmarks/broker-and-results.md and front.md that the page has
-#: not, and those of ``--against``.
-MORE = [module.CELL for module in (get, fleet, crash, connections, statements, memory, imports, front)]
+#: What is asked only by ``--only``: half an hour, figures of docs/benchmarks/front.md, and those of ``--against``.
+MORE = [module.CELL for module in (soak, workers, crash, connections, statements, memory, imports, front)]
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in [*PAGE, *MORE]}

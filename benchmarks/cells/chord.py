@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 from statistics import median
 from typing import Any
 
 from benchmarks.cells import Cell, spread
 from benchmarks.run import Run, worker_of
 from benchmarks.systems import System
-from benchmarks.systems.celery_systems import PROGRAM
-from environment.testkit.children import call
+from environment.testkit.children import answer, spawn
 
 _PARTS = 100
 
 
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     """Milliseconds from the end of the last part to the start of the body, and of the whole with ``get()``."""
-    count = int(run.pick(1, 3) if system.name in ("stock", "rabbitmq-db") else run.pick(4, 15))
+    count = int(run.pick(1, 1) if system.name in ("stock", "rabbitmq-db") else run.pick(4, 10))
     with system.fresh(results=True) as broker, worker_of(broker, 1, count * _PARTS * 2, ready=True):
-        took = call(PROGRAM, "chords", count, _PARTS, variables=broker.variables)
+        command = [*broker.program, "chords", str(count), str(_PARTS)]
+        took = answer(spawn(command, broker.variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     gaps, wholes = zip(*took, strict=True)
     return {"gap": median(gaps), "worst_gap": max(gaps), "whole": median(wholes), "chords": count}
 
@@ -27,7 +28,6 @@ CELL = Cell(
     "chord",
     lambda run: [f"{name} solo" for name in run.that("chords")],
     measure,
-    repetitions=2,
     tables={
         "chord": [
             ("last part to body, ms", spread("solo", "gap")),

@@ -15,15 +15,18 @@ _COUNT = {"one_by_one": 20_000, "in_bulk": 100_000}
 def variants(run: Run) -> list[str]:
     """Modes."""
     names = [*run.peers(), *run.present("rabbitmq-confirm", "psycopg2-one")]
-    # Celery's own part of a publish: there is no server behind it.
-    return [f"{name} {mode}" for mode in _COUNT for name in names] + [
-        f"{name} one_by_one" for name in run.present("memory")
+    many = set(run.that("bulk"))
+    return [
+        *(f"{name} one_by_one" for name in names),
+        *(f"{name} in_bulk" for name in names if name in many),
+        # Celery's own part of a publish: there is no server behind it.
+        *(f"{name} one_by_one" for name in run.present("memory")),
     ]
 
 
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     """Tasks published a second; processor time and transactions of each."""
-    count, limit_s = _COUNT[how], run.pick(1.5, 3)
+    count, limit_s = _COUNT[how], run.pick(1.5, 2)
     with system.fresh() as broker:
         meter, before = run.meter(system), broker.operations()
         done = broker.publish(how, 1, count, limit_s, 0, *([0.0] if how == "in_bulk" else []))
@@ -44,7 +47,6 @@ CELL = Cell(
     "enqueue",
     variants,
     measure,
-    repetitions=3,
     tables={
         "enqueue": [
             ("one by one/s", spread("one_by_one", "rate")),

@@ -8,11 +8,17 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from benchmarks.cells import Cell, number
+from benchmarks.cells import Cell, Column, number
+from benchmarks.figures import middle, shown
 from benchmarks.run import Run, worker_of
+from benchmarks.samples import Results
 from benchmarks.systems import System
+from environment.testkit.journal_worker import JournalWorker
 
 _STARTED_AT_ONCE = 4
+#: The fleets of the page; the last, which takes half a minute to start, of these systems alone.
+GROWN = (1, 10, 40, 100)
+_LARGEST = ("ours", "redis", "rabbitmq")
 
 
 def variants(run: Run) -> list[str]:
@@ -25,31 +31,55 @@ def _compared(run: Run) -> list[str]:
 
 
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
-    """Transactions or commands a second, and milliseconds of processor time a second, of each worker."""
-    count, seconds = int(how), run.pick(10, 30)
+    """Transactions or commands a second, and milliseconds of processor time a second, of each worker.
+
+    ``how``: the number of workers, or ``grown``, the page's: one fleet that grows from each number to the next.
+    """
+    grown = how == "grown"
+    counts = GROWN[: None if system.name in _LARGEST else -1] if grown else [int(how)]
+    found: dict[str, Any] = {}
     with system.fresh() as broker, ExitStack() as stack:
         # For as long as the workers live: Linux kills them when the thread that has started them ends.
         starters = stack.enter_context(ThreadPoolExecutor(_STARTED_AT_ONCE))
         start = partial(worker_of, broker, system.concurrency, 100, ready=True)
-        workers = list(starters.map(lambda _: stack.enter_context(start()), range(count)))
-        # Workers ask each other at their start, and some poll quickly for a moment before they sleep.
-        time.sleep(run.pick(5, 15))
-        meter, before = run.meter(system, *workers), broker.operations()
-        time.sleep(seconds)
-        spent, after = meter.stop(), broker.operations()
-        operations = None if before is None or after is None else (after - before) / seconds / count
-        return {
-            "operations_each_s": operations,
-            "worker_ms": spent["worker"] / seconds / count * 1000,
-            "server_ms": spent["server"] / seconds / count * 1000,
-        }
+        workers: list[JournalWorker] = []
+        for count in counts:
+            workers += starters.map(lambda _: stack.enter_context(start()), range(count - len(workers)))
+            # Workers ask each other at their start, and some poll quickly for a moment before they sleep.
+            time.sleep(6 if grown else run.pick(5, 15))
+            seconds = 8 if grown else run.pick(10, 30)
+            meter, before = run.meter(system, *workers), broker.operations()
+            time.sleep(seconds)
+            spent, after = meter.stop(), broker.operations()
+            found |= {
+                f"operations_each_s{f' {count}' * grown}": None
+                if before is None or after is None
+                else (after - before) / seconds / count,
+                f"worker_ms{f' {count}' * grown}": spent["worker"] / seconds / count * 1000,
+                f"server_ms{f' {count}' * grown}": spent["server"] / seconds / count * 1000,
+            }
+    return found
+
+
+def _each(count: int) -> Column:
+    """The operations of each worker, and the processor time of a worker with its part of the server's."""
+
+    def column(results: Results, name: str) -> str:
+        keys = ("operations_each_s", "worker_ms", "server_ms")
+        operations, worker, server = (middle(results, f"{name} grown", f"{key} {count}") for key in keys)
+        total = None if worker is None or server is None else worker + server
+        return f"{shown(operations)} · {shown(total)}"
+
+    return column
 
 
 CELL = Cell(
     "fleet",
     variants,
     measure,
-    repetitions=3,
+    page=lambda run: [f"{name} grown" for name in (*_compared(run), *run.present("rabbitmq"))],
+    deadline_s=400,
+    tables={"fleet": [(f"{count}: operations/s · ms/s", _each(count)) for count in GROWN]},
     printed={
         f"{count} idle workers, each": [
             ("server operations/s", number(f"{count}", "operations_each_s")),

@@ -39,7 +39,6 @@ CELL = Cell(
     "get",
     variants,
     measure,
-    repetitions=5,
     tables={
         "get": [
             ("get() of a task, p50 ms", spread("one", "p50")),

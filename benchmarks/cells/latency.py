@@ -21,11 +21,11 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     rate = None
     with system.fresh() as broker:
         if how == "idle":
-            count = int(run.pick(25, 200))
-            arguments: list[object] = ["paced", 1, count, 0.02, run.pick(0.15, 0.3)]
+            count = int(run.pick(25, 80))
+            arguments: list[object] = ["paced", 1, count, 0.02, 0.15]
         else:
             rate = float(STEADY) if how == STEADY else _half(run, system.name)
-            seconds = run.pick(3, 10)
+            seconds = run.pick(3, 5)
             count = int(rate * seconds)
             arguments = ["steady", 1, rate, seconds]
         with worker_of(broker, system.concurrency, count + 1_000, ready=True) as worker:
@@ -53,10 +53,10 @@ CELL = Cell(
         f"{name} {load}" for load in (("idle",) if run.quick else ("idle", STEADY, "half")) for name in run.peers()
     ],
     measure,
+    page=lambda run: [f"{name} {load}" for load in ("idle", "half") for name in run.peers()],
     tables={
         "latency": [
             ("idle: p50 / p99 ms", number("idle", "p50", "p99")),
-            (f"{STEADY} a second: p50 / p99 ms", number(STEADY, "p50", "p99")),
             ("half load: p50 / p99 ms", number("half", "p50", "p99")),
             ("that load, tasks/s", number("half", "load")),
             ("its publish, p50 ms", number("half", "call_p50")),

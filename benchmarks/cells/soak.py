@@ -92,4 +92,11 @@ def measure(run: Run, variant: str) -> dict[str, Any]:
         return {name: lane.end() for name, lane in lanes.items()}
 
 
-CELL = Cell("soak", lambda run: ["together"] if run.present(*OVER_TIME) else [], measure, per_system=False)
+CELL = Cell(
+    "soak",
+    lambda run: ["together"] if run.present(*OVER_TIME) else [],
+    measure,
+    per_system=False,
+    repetitions=1,
+    deadline_s=2_400,
+)

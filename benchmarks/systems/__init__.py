@@ -34,8 +34,9 @@ from __future__ import annotations
 
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 from environment.temporary import TemporaryCluster
@@ -108,10 +109,12 @@ class System(ABC):
         concurrency: how many tasks at a time its worker process runs when it is fastest with tasks that take no time.
         rough: tasks a second, roughly, on two processors of 2026: as many are filled in that the fastest sample does
             not run out, and no more, since a long queue is a question of its own (``backlog``).
+        bulk: whether it has a call that publishes many tasks.
         results: whether it stores what a task returns, and ``drain`` measures that.
         late: whether it can acknowledge a task before or after it runs.
         prefork: whether it has Celery's prefork pool.
         chords: whether it can run a chord.
+        skips: ``CELL`` or ``CELL HOW`` → why the system is not measured there, for the page.
         cluster: the PostgreSQL that stores its tasks, if one does.
     """
 
@@ -121,7 +124,9 @@ class System(ABC):
     settings: str
     concurrency = 1
     rough = 2_000
+    bulk = True
     results = late = prefork = chords = False
+    skips: Mapping[str, str] = MappingProxyType({})
     cluster: TemporaryCluster | None = None
 
     @abstractmethod

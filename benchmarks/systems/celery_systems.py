@@ -60,6 +60,8 @@ class CeleryBroker(Broker):
 class CelerySystem(System):
     """Celery on a broker whose messages can be copied: a sample of each shape is published once."""
 
+    bulk = False
+
     @cached_property
     def _samples(self) -> dict[Shape, Any]:
         return {}
@@ -181,7 +183,7 @@ class PostgresSystem(InPostgres, CelerySystem):
     def __init__(
         self, cluster: TemporaryCluster, *, ours: bool, name: str | None = None, checkout: Path | None = None
     ) -> None:
-        self.ours = self.late = ours
+        self.ours = self.late = self.bulk = ours
         self.name = name or ("ours" if ours else "stock")
         self.label = "celery_postgres" if ours else "Celery, Kombu's sqla"
         self.rough = 11_000 if ours else 700

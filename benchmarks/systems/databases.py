@@ -38,7 +38,8 @@ class DatabaseBroker(Broker):
         padding = sized(size)
         for start in range(first, first + count, _CHUNK):
             end = min(start + _CHUNK, first + count) - 1
-            self._execute(self._system.filling, {"first": start, "last": end, "seconds": seconds, "padding": padding})
+            numbers = {"first": start, "last": end, "plain": "BENCH_RESULTS" not in self.variables}
+            self._execute(self._system.filling, {**numbers, "seconds": seconds, "padding": padding})
         analyze(self._connection, count, self._system.tables)
 
     def waiting(self) -> int | None:
@@ -72,7 +73,8 @@ class DatabaseSystem(InPostgres):
         program: its command line, without the command.
         tables: with their schema, the first being that of the tasks.
         counting: the statement that counts the tasks that are not done.
-        filling: the statement that adds tasks ``%(first)s`` to ``%(last)s`` with ``%(seconds)s`` and ``%(padding)s``.
+        filling: the statement that adds tasks ``%(first)s`` to ``%(last)s`` with ``%(seconds)s`` and ``%(padding)s``;
+            ``%(plain)s`` where they store no results.
     """
 
     variables: ClassVar[dict[str, str]] = {}

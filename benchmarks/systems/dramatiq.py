@@ -88,6 +88,7 @@ class DramatiqSystem(System):
     concurrency = 2
     rough = 4_500
     results = True
+    bulk = False
 
     def __init__(self, server: servers.Redis) -> None:
         self.server = server

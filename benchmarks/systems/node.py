@@ -12,6 +12,18 @@ from benchmarks.systems.databases import DatabaseSystem
 from environment.sources import CHECKOUT
 
 _FOLDER = CHECKOUT / "benchmarks" / "node"
+#: The oldest that both packages run on.
+_OLDEST = (22, 18)
+
+
+def _node() -> str:
+    """Return the program: that of the package, which brings one for Linux, else the one on PATH."""
+    packed = sorted(_FOLDER.glob("node_modules/node-linux-*/bin/node"))
+    return str(packed[0]) if packed else "node"
+
+
+def _version() -> str:
+    return subprocess.run([_node(), "--version"], capture_output=True, text=True, check=True).stdout.strip()[1:]
 
 
 class _OnNode(DatabaseSystem):
@@ -22,16 +34,17 @@ class _OnNode(DatabaseSystem):
     package: ClassVar[str]
 
     def versions(self) -> dict[str, str]:
-        node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
         described = json.loads((_FOLDER / "node_modules" / self.package / "package.json").read_text())
-        return {**super().versions(), "Node.js": node.removeprefix("v"), self.package: described["version"]}
+        return {**super().versions(), "Node.js": _version(), self.package: described["version"]}
 
     @classmethod
     def missing(cls) -> str | None:
-        if shutil.which("node") is None:
-            return "there is no node on PATH (apt-get install nodejs npm)"
         if not (_FOLDER / "node_modules" / cls.package).is_dir():
-            return f"{cls.package} is not installed (npm ci in benchmarks/node)"
+            return f"{cls.package} is not installed (npm ci in benchmarks/node; npm: apt-get install npm)"
+        if shutil.which(_node()) is None:
+            return "there is no node on PATH (apt-get install nodejs)"
+        if tuple(map(int, _version().split(".")[:2])) < _OLDEST:
+            return f"it needs Node.js {'.'.join(map(str, _OLDEST))} or newer, here is {_version()}"
         return None
 
 
@@ -47,7 +60,7 @@ class GraphileWorker(_OnNode):
     )
     concurrency = 24
     rough = 60_000
-    program = ("node", str(_FOLDER / "graphile.mjs"))
+    program = (_node(), str(_FOLDER / "graphile.mjs"))
     tables = ("graphile_worker._private_jobs",)
     counting = "SELECT count(*) FROM graphile_worker._private_jobs"
     filling = """
@@ -69,17 +82,16 @@ class PgBoss(_OnNode):
     label = "pg-boss"
     package = "pg-boss"
     settings = (
-        "version 10, the last for Node 20; batchSize=5000: each fetch sorts all that waits, so that with 100,000 "
-        "waiting 1,000 are half as fast, while with 3,000 waiting 250 are nearly twice as fast; "
-        "pollingIntervalSeconds=0.5, the least, and notifyWorker after each fetch that found something, so that it "
-        "sleeps only when there was nothing; done jobs stay in the table until they are archived"
+        "batchSize=5000, burstWhenBatchFull, and notifyWorker after each fetch that found something; LISTEN "
+        "(useListenNotify, and notify of the queue), and a poll every 30 s, the default with it; the queue has a table "
+        "of its own; done jobs stay in it until they are archived"
     )
     concurrency = 5_000
     # 40,000 where no more than 20,000 wait, which it has done in half a second: its page says what a long queue costs.
     # Its results are not measured: 5,000 tasks begin at once and are completed one by one in the seconds after, so that
     # their starts show no rate.
     rough = 15_000
-    program = ("node", str(_FOLDER / "pgboss.mjs"))
+    program = (_node(), str(_FOLDER / "pgboss.mjs"))
     # The partition of the queue ``work``.
     tables = ("pgboss.j" + hashlib.sha224(b"work").hexdigest(),)
     counting = "SELECT count(*) FROM pgboss.job WHERE state < 'completed'"

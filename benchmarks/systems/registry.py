@@ -8,10 +8,13 @@ from contextlib import ExitStack
 from benchmarks.systems import System
 from benchmarks.systems.celery_systems import MemorySystem, PostgresSystem, RedisSystem
 from benchmarks.systems.databases import Psycopg2Batch, Psycopg2One
+from benchmarks.systems.dbos import Dbos
 from benchmarks.systems.dramatiq import DramatiqSystem
 from benchmarks.systems.node import GraphileWorker, PgBoss
+from benchmarks.systems.oban import Oban
 from benchmarks.systems.pgmq import PgmqSystem
 from benchmarks.systems.pgqueuer import PgQueuer
+from benchmarks.systems.potatoq import Potatoq
 from benchmarks.systems.procrastinate import Procrastinate
 from benchmarks.systems.rabbitmq import RabbitMQSystem
 from environment.temporary import TemporaryCluster
@@ -35,8 +38,11 @@ _SYSTEMS: dict[str, tuple[type[System], Opener]] = {
         lambda cluster, stack: RabbitMQSystem(stack.enter_context(RabbitMQ()), confirm=True),
     ),
     "pgmq": (PgmqSystem, lambda cluster, stack: PgmqSystem(cluster)),
+    "potatoq": (Potatoq, lambda cluster, stack: Potatoq(cluster)),
     "procrastinate": (Procrastinate, lambda cluster, stack: Procrastinate(cluster)),
     "pgqueuer": (PgQueuer, lambda cluster, stack: PgQueuer(cluster)),
+    "oban": (Oban, lambda cluster, stack: Oban(cluster)),
+    "dbos": (Dbos, lambda cluster, stack: Dbos(cluster)),
     "graphile": (GraphileWorker, lambda cluster, stack: GraphileWorker(cluster)),
     "pgboss": (PgBoss, lambda cluster, stack: PgBoss(cluster)),
     "dramatiq": (DramatiqSystem, lambda cluster, stack: DramatiqSystem(stack.enter_context(Redis()))),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report
+from benchmarks import faster, report
 from benchmarks.about import MismatchError, remember
 from benchmarks.samples import Samples
 from environment.sources import CHECKOUT
@@ -28,9 +28,10 @@ def test_the_page_shows_the_samples_beside_it_and_the_readme_shows_its_plot() ->
     for name, content in made.items():
         assert part(page, name) == content.rstrip(), name
     assert "](docs/benchmarks/glance.svg)" in (CHECKOUT / "README.md").read_text()
-    for name in ("glance", "latency", "backlog", "pinned", "soak"):
-        assert part(page, f"plot {name}") == f"![{name}]({name}.svg)"
-        assert (report.OWN / f"{name}.svg").stat().st_size > 10_000
+    for name in ("glance", "latency", "backlog", "pinned", "fleet", "soak"):
+        if shown := part(page, f"plot {name}"):
+            assert shown == f"![{name}]({name}.svg)"
+            assert (report.OWN / f"{name}.svg").stat().st_size > 10_000
 
 
 def test_the_page_has_a_place_for_every_table(tmp_path: Path) -> None:
@@ -75,7 +76,13 @@ def test_samples_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
 def test_samples_of_two_versions_are_not_mixed(tmp_path: Path) -> None:
     def system(postgres: str) -> Any:
         return SimpleNamespace(
-            label="Ours", durable="yes", settings="", concurrency=1, versions=lambda: {"PostgreSQL": postgres}
+            label="Ours",
+            durable="yes",
+            settings="",
+            concurrency=1,
+            skips={},
+            **dict.fromkeys(("bulk", "results", "late", "prefork", "chords"), True),
+            versions=lambda: {"PostgreSQL": postgres},
         )
 
     remember(tmp_path, {"ours": system("16.14")}, {})
@@ -93,7 +100,58 @@ def test_a_table_shows_medians_and_spreads_and_leaves_out_who_has_no_figure(tmp_
     order = [("ours", "celery_postgres"), ("redis", "Celery on Redis")]
     found = report.all_tables(samples, order, {"systems": {"ours": {"durable": "yes: fsync"}}})
 
-    assert "| **celery_postgres** | 1,000 <sub>900 … 1,100</sub> | - | - | - |" in found["drain"]
-    assert "| **celery_postgres** | yes | 2,000 | - | 1,000 | - | - / - |" in found["glance"]
+    assert "| **celery_postgres** | 1,000 <sub>900 … 1,100</sub> | - | - |" in found["drain"]
+    assert "| **celery_postgres** | yes | 2,000 | - | - | - | - | 1,000 | - | - / - |" in found["glance"]
     assert "| **celery_postgres** | 80.0 | 20.0 | 0.02 |" in found["cost"]
     assert all("Redis" not in table for table in found.values())
+
+
+def test_where_others_are_faster_is_found_in_the_samples(tmp_path: Path) -> None:
+    samples = Samples(tmp_path)
+    for name, published, started_ms in (("ours", 1_000, 4.0), ("redis", 2_000, 3.95), ("stock", 500, 2.0)):
+        samples.add("enqueue", f"{name} one_by_one", {"rate": published})
+        samples.add("latency", f"{name} idle", {"p50": started_ms})
+        samples.add("drain", f"{name} 1ms plain", {"rate": 1_000 - published})
+    samples.add("enqueue", "memory one_by_one", {"rate": 9_000})  # a ceiling is no rival
+    samples.add("chord", "redis solo", {"gap": 1.0})  # without ours there is nothing to compare
+    order = [("ours", "celery_postgres"), ("redis", "Redis"), ("stock", "Stock"), ("memory", "Memory")]
+    rows = faster.slower(samples, order).splitlines()[2:]
+
+    assert len(rows) == 2
+    assert rows[0].startswith("| published one by one | 1,000/s | Redis 2.0 x |")
+    assert rows[1].startswith("| publish to start, idle, p50 | 4.0 ms | Stock 2.0 x |")
+
+
+def test_a_target_that_is_missed_is_bold(tmp_path: Path) -> None:
+    samples = Samples(tmp_path)
+    samples.add("processes", "ours results", {"rate": 2_000})
+    samples.add("processes", "redis results", {"rate": 1_000})
+    samples.add("processes", "ours late-results", {"worker_us": 400.0})
+    samples.add("fleet", "ours grown", {"worker_ms 40": 2.0, "server_ms 40": 1.0})
+    assert faster.targets(samples).splitlines()[2:] == [
+        "| prefork, results, early acks, against Redis | ≥ 2.7 x | **2.0 x** |",
+        "| … processor time of a task in its worker | ≤ 480 µs | 400 µs |",
+        "| 40 idle workers, each with its part of the server | ≤ 0.5 % of a core | 0.30 % of a core |",
+    ]
+
+
+def test_what_is_left_out_is_said_with_its_reason(tmp_path: Path) -> None:
+    samples = Samples(tmp_path)
+    system = SimpleNamespace(
+        label="Half a system",
+        durable="yes",
+        settings="",
+        concurrency=1,
+        skips={"fleet": "it has no workers"},
+        versions=dict,
+        **{**dict.fromkeys(("bulk", "results", "late", "prefork"), True), "chords": False},
+    )
+    remember(tmp_path, {"stock": system}, {"redis": "it is not installed"})  # type: ignore[dict-item]
+    samples.fail("drain", "stock 0ms plain", "the worker ended with 1")
+
+    assert report.texts(samples)["left out"].splitlines() == [
+        "- Cannot run a chord: Half a system.",
+        "- Half a system, `fleet`: it has no workers.",
+        "- Not measured: redis (it is not installed).",
+        "- Failed: `drain stock 0ms plain` (the worker ended with 1).",
+    ]

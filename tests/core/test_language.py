@@ -23,6 +23,7 @@ SOURCES = [
     path
     for folder in ("alembic", "backend", "benchmarks", "environment", "fuzz", "packages", "tests")
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
+    if "node_modules" not in path.parts
 ]
 #: The folders whose comments and docstrings were rewritten. Add one when it is clean.
 PLAIN = [
