@@ -185,6 +185,17 @@ def private_cluster() -> Iterator[TemporaryCluster]:
         yield cluster
 
 
+@pytest.fixture
+def durable_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
+    """The same with the package's tables in it. It keeps what it has confirmed, whatever happens to it."""
+    import celery_postgres
+
+    private_cluster.options["synchronous_commit"] = "on"
+    private_cluster.restart()
+    celery_postgres.create_schema(private_cluster.url())
+    return private_cluster
+
+
 # -- a database per test
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,52 +19,21 @@ from celery.schedules import crontab
 
 from app.core.dsn import PostgresDSN
 from celery_postgres.beat import Scheduler
-from environment.sources import CHECKOUT
+from environment.testkit.beats import EVERY_S, SCHEDULE, Beat, beating
 from environment.testkit.databases import rows
 from environment.testkit.kombu_programs import environment
-from environment.testkit.probe import DEADLINE_S, broker, results
+from environment.testkit.probe import DEADLINE_S, broker
 from environment.testkit.tables import rows_of, run, scalar, terminate
 from environment.waiting import wait_until
 
-EVERY_S = 0.2
-SCHEDULE = {"tick": {"task": "probe.echo", "schedule": EVERY_S, "args": [1], "options": {"queue": "ticks"}}}
 STATE = "SELECT last_run_at, runs FROM celery_beat_entry WHERE name = 'tick'"
-Beat = subprocess.Popen[bytes]
 
 
 @pytest.fixture
 def start_beat(plain_database: Any, tmp_path: Path) -> Iterator[Callable[..., Beat]]:
     """``start_beat(schedule, **conf)``: a `celery beat`; its log is `tmp_path / "beat.log"`."""
-    beats: list[Beat] = []
-
-    def start(schedule: dict[str, Any] = SCHEDULE, **conf: Any) -> Beat:
-        with (tmp_path / "beat.log").open("ab") as log:
-            beats.append(
-                subprocess.Popen(
-                    [
-                        *(sys.executable, "-P", "-m", "environment.celery", "-A", "environment.testkit.probe_app"),
-                        *("beat", "--pidfile="),
-                        *("--scheduler", "celery_postgres.beat:Scheduler", "--loglevel=INFO"),
-                    ],
-                    env={
-                        **environment(),
-                        "PROBE_BROKER": broker(plain_database.url, f"beat-{len(beats)}"),
-                        "PROBE_RESULTS": results(plain_database.url),
-                        "PROBE_FOLDER": str(tmp_path),
-                        "PROBE_CONF": json.dumps({"beat_schedule": schedule, "result_expires": None, **conf}),
-                    },
-                    cwd=CHECKOUT,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-        return beats[-1]
-
-    yield start
-    for one in beats:
-        one.kill()
-        one.wait()
-    print((tmp_path / "beat.log").read_text())  # noqa: T201  pytest shows it with a failure
+    with beating(plain_database.url, tmp_path) as beats:
+        yield lambda schedule=SCHEDULE, **conf: beats.start(schedule=schedule, **conf)
 
 
 def sent(url: str, more_than: int) -> int:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,11 +14,10 @@ import psycopg2
 import pytest
 from celery.exceptions import WorkerLostError
 
-from environment.sources import CHECKOUT
+from environment.testkit.beats import Beat, beating
 from environment.testkit.canvas import answer, drained
 from environment.testkit.databases import rows
-from environment.testkit.kombu_programs import environment
-from environment.testkit.probe import DEADLINE_S, Probe, broker, every_slot_works, results, unique
+from environment.testkit.probe import DEADLINE_S, Probe, every_slot_works, unique
 from environment.testkit.tables import backends, dead_letters, rows_of, scalar
 from environment.waiting import wait_until
 
@@ -141,44 +137,12 @@ def test_children_that_are_spawned_and_not_forked(probe: Probe) -> None:
 
 # -- beat's remote control
 
-Beat = subprocess.Popen[bytes]
-EVERY_S = 0.2
-SCHEDULE = {"tick": {"task": "probe.echo", "schedule": EVERY_S, "args": [1], "options": {"queue": "ticks"}}}
-
 
 @pytest.fixture
 def start_beat(probe: Probe, tmp_path: Path) -> Iterator[Callable[..., Beat]]:
     """``start_beat(name, **conf)``: a `celery beat` that answers as `name`; its log is `tmp_path / "beat.log"`."""
-    beats: list[Beat] = []
-
-    def start(name: str, **conf: Any) -> Beat:
-        with (tmp_path / "beat.log").open("ab") as log:
-            beats.append(
-                subprocess.Popen(
-                    [
-                        *(sys.executable, "-P", "-m", "environment.celery", "-A", "environment.testkit.probe_app"),
-                        *("beat", "--pidfile=", "--scheduler", "celery_postgres.beat:Scheduler", "--loglevel=INFO"),
-                        *("--enable-remote-control", "-n", name),
-                    ],
-                    env={
-                        **environment(),
-                        "PROBE_BROKER": broker(probe.url, name.partition("@")[0]),
-                        "PROBE_RESULTS": results(probe.url),
-                        "PROBE_FOLDER": str(tmp_path),
-                        "PROBE_CONF": json.dumps({"beat_schedule": SCHEDULE, "result_expires": None, **conf}),
-                    },
-                    cwd=CHECKOUT,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-        return beats[-1]
-
-    yield start
-    for one in beats:
-        one.kill()
-        one.wait()
-    print((tmp_path / "beat.log").read_text())  # noqa: T201  pytest shows it with a failure
+    with beating(probe.url, tmp_path) as beats:
+        yield lambda name, **conf: beats.start("--enable-remote-control", "-n", name, **conf)
 
 
 def answering(probe: Probe, *names: str, timeout: float = 1.0) -> set[str]:

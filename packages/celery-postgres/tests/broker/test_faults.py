@@ -237,17 +237,6 @@ def test_a_running_task_survives_all_connections(probe: Probe, name: str) -> Non
 # -- the server
 
 
-@pytest.fixture
-def own_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
-    """A server of this test alone that keeps what it has confirmed, whatever happens to it."""
-    private_cluster.options["synchronous_commit"] = "on"
-    private_cluster.restart()
-    import celery_postgres
-
-    celery_postgres.create_schema(private_cluster.url())
-    return private_cluster
-
-
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
@@ -260,9 +249,9 @@ def own_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
     ],
 )
 def test_a_server_that_restarts_under_load_costs_nothing(
-    own_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str, mode: str
+    durable_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str, mode: str
 ) -> None:
-    probe = make_probe(own_cluster.url())
+    probe = make_probe(durable_cluster.url())
     worker = probe.start(pool=name, conf={"worker_cancel_long_running_tasks_on_connection_loss": False})
     tag = unique("load")
     tags = load(probe, tag, 300)
@@ -270,8 +259,8 @@ def test_a_server_that_restarts_under_load_costs_nothing(
     for done in (20, 120):
         begun(probe, tag, done)
         stopped.append(time.time())
-        own_cluster.stop(mode)
-        own_cluster.start()
+        durable_cluster.stop(mode)
+        durable_cluster.start()
     again = repeated(probe.wait_for_all("end", tags, LEASE_S))
     if mode == "immediate":
         # Acks are written without waiting for the disk: a crash forgets those of the last 0.6 s (three times
@@ -288,18 +277,18 @@ def test_a_server_that_restarts_under_load_costs_nothing(
 
 @pytest.mark.parametrize("name", LONG_BUT["threads"])
 def test_a_crash_of_the_server_repeats_no_task_that_was_acknowledged_before_it_ran(
-    own_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str
+    durable_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str
 ) -> None:
     """The server forgets the claim and the ack, which do not wait for its disk; the worker does not."""
-    own_cluster.options["wal_writer_delay"] = "10s"
-    own_cluster.restart()
-    probe = make_probe(own_cluster.url())
+    durable_cluster.options["wal_writer_delay"] = "10s"
+    durable_cluster.restart()
+    probe = make_probe(durable_cluster.url())
     worker = probe.start(pool=name)
     gate, tag = unique("gate"), unique("early")
     probe.send("run_quiet", tag, gate)
     probe.wait_for("start", tag)
-    own_cluster.stop("immediate")
-    own_cluster.start()
+    durable_cluster.stop("immediate")
+    durable_cluster.start()
     wait_until(lambda: "The broker is reachable again" in worker.log_text(), RESCUE_S, "the worker to be back")
     probe.open(gate)
     others = load(probe, unique("later"), 5, "run_quiet")
@@ -309,30 +298,32 @@ def test_a_crash_of_the_server_repeats_no_task_that_was_acknowledged_before_it_r
 
 
 def test_a_publisher_waits_for_a_server_that_restarts(
-    own_cluster: TemporaryCluster, make_probe: Callable[..., Probe]
+    durable_cluster: TemporaryCluster, make_probe: Callable[..., Probe]
 ) -> None:
     """apply_async retries.  A publish whose answer was lost may be there twice, with one task id."""
-    probe = make_probe(own_cluster.url())
+    probe = make_probe(durable_cluster.url())
     probe.start()
     tag = unique("before")
     probe.wait_for_all("end", load(probe, tag, 5))
-    own_cluster.stop("immediate")
-    own_cluster.start()
+    durable_cluster.stop("immediate")
+    durable_cluster.start()
     after = load(probe, unique("after"), 20, retry=True)
     assert set(probe.wait_for_all("end", after, LEASE_S).values()) == {1}
 
 
-def test_a_publisher_on_a_dead_server_is_told(own_cluster: TemporaryCluster, make_probe: Callable[..., Probe]) -> None:
-    probe = make_probe(own_cluster.url())
+def test_a_publisher_on_a_dead_server_is_told(
+    durable_cluster: TemporaryCluster, make_probe: Callable[..., Probe]
+) -> None:
+    probe = make_probe(durable_cluster.url())
     probe.send("run", "x")
-    own_cluster.stop()
+    durable_cluster.stop()
     from kombu.exceptions import OperationalError
 
     with pytest.raises(OperationalError):
         probe.send("run", "y", retry=False)
-    own_cluster.start()
+    durable_cluster.start()
     probe.send("run", "z", retry=False)
-    assert rows_of(own_cluster.url()) == 2
+    assert rows_of(durable_cluster.url()) == 2
 
 
 # -- the network

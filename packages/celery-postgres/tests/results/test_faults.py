@@ -175,17 +175,6 @@ def test_terminated_connections_lose_no_result(probe: Probe, name: str) -> None:
     assert worker.process.poll() is None
 
 
-@pytest.fixture
-def own_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
-    """A server for this test alone, with durable commits."""
-    import celery_postgres
-
-    private_cluster.options["synchronous_commit"] = "on"
-    private_cluster.restart()
-    celery_postgres.create_schema(private_cluster.url())
-    return private_cluster
-
-
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
@@ -198,9 +187,9 @@ def own_cluster(private_cluster: TemporaryCluster) -> TemporaryCluster:
     ],
 )
 def test_a_server_restart_loses_no_result(
-    own_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str, mode: str
+    durable_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str, mode: str
 ) -> None:
-    probe = make_probe(own_cluster.url())
+    probe = make_probe(durable_cluster.url())
     worker = probe.start(pool=name, conf={"worker_cancel_long_running_tasks_on_connection_loss": False})
     tag, gate = unique("load"), unique("gate")
     task_ids = send(probe, tag, 200)
@@ -214,8 +203,8 @@ def test_a_server_restart_loses_no_result(
         waiter.start()
     for done in (20, 90):
         wait_until(lambda done=done: successes(probe) >= done, RESCUE_S, "some results")
-        own_cluster.stop(mode)
-        own_cluster.start()
+        durable_cluster.stop(mode)
+        durable_cluster.start()
         if mode == "immediate":
             # A crash forgets the claims of its last 0.6 s. Tasks that run under them end, and run once more.
             wait_until(lambda: scalar(probe.url, BOTH) == 0, RESCUE_S, "what ran under a forgotten claim to run again")
