@@ -32,7 +32,9 @@ _PAGE_MINUTES = 100
 def main() -> int:
     """Run what is asked for; 1 if some of it could not be measured."""
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short sample of each; without --minutes it starts anew")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short sample of each; without --minutes it starts anew"
+    )
     parser.add_argument("--only", action="append", choices=list(CELLS), help="this cell; repeatable")
     parser.add_argument("--systems", help=f"these, separated by commas: {','.join(NAMES)}")
     parser.add_argument(

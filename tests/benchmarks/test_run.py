@@ -44,7 +44,9 @@ def test_a_run_goes_round_by_round_and_continues_where_it_ended(tmp_path: Path) 
     cells = [asking("one", nothing, repetitions=2), asking("two", nothing, repetitions=1)]
     asked = [(cell.name, variant, repetition) for cell, variant, repetition in missing(cells, run)]
     assert asked[:4] == [("one", "ours a", 0), ("one", "other a", 0), ("one", "ours b", 0), ("one", "other b", 0)]
-    assert [(name, repetition) for name, _, repetition in asked] == [("one", 0)] * 4 + [("two", 0)] * 4 + [("one", 1)] * 4
+    assert [(name, repetition) for name, _, repetition in asked] == [("one", 0)] * 4 + [("two", 0)] * 4 + [
+        ("one", 1)
+    ] * 4
 
     run.samples.add("one", "ours a", {"rate": 1.0})
     assert [(cell.name, variant, number) for cell, variant, number in missing(cells, run)] == asked[1:]

@@ -135,8 +135,10 @@ class ClaimPolicy:
             self._scan_fully
             or self._notified
             or not self._expecting
-            or (self._ended.long_ended or since >= self.IDLE_SCAN_SHARE * self._full_scan_took)
-            and any(self._positions[one.queue_id].full_scan_due for one in queues)
+            or (
+                (self._ended.long_ended or since >= self.IDLE_SCAN_SHARE * self._full_scan_took)
+                and any(self._positions[one.queue_id].full_scan_due for one in queues)
+            )
         )
         self._last_claim = now
         self._notified = False
