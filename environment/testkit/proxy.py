@@ -26,6 +26,9 @@ class Proxy:
         self.swallowed = 0
         self._selector = selectors.DefaultSelector()
         self._pairs: dict[socket.socket, tuple[socket.socket, bool]] = {}
+        #: What a peer has not read yet; until it has, nothing more is read for it.  One slow connection must not hold up
+        #: the others: pg_basebackup reads its first connection only after it has opened its second.
+        self._unsent: dict[socket.socket, bytes] = {}
         self._lock = threading.RLock()
         self._running = threading.Event()
         self._running.set()
@@ -75,7 +78,7 @@ class Proxy:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._waker, selectors.EVENT_READ)
         while not self._closed:
-            for key, _ in self._selector.select():
+            for key, events in self._selector.select():
                 self._running.wait()
                 if self._closed:
                     return
@@ -84,8 +87,8 @@ class Proxy:
                 with self._lock:
                     if one is self._listener:
                         self._accept()
-                    elif one in self._pairs:
-                        self._pass_on(one)
+                    else:
+                        self._move(one, events)
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
@@ -99,27 +102,55 @@ class Proxy:
             return
         for one, other, is_client in ((client, server, True), (server, client, False)):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one.setblocking(False)
             self._pairs[one] = (other, is_client)
             self._selector.register(one, selectors.EVENT_READ)
 
-    def _pass_on(self, one: socket.socket) -> None:
-        other, is_client = self._pairs[one]
+    def _move(self, one: socket.socket, events: int) -> None:
         try:
-            data = one.recv(1 << 16)
-            if not data:
-                self._drop(one)
-            elif self._swallowing and not is_client:
-                self.swallowed += len(data)
-            else:
-                other.sendall(data)
+            if events & selectors.EVENT_WRITE and one in self._unsent:
+                self._send(one, self._unsent.pop(one))
+            if events & selectors.EVENT_READ and one in self._pairs:
+                self._pass_on(one)
         except OSError:
             self._drop(one)
 
+    def _pass_on(self, one: socket.socket) -> None:
+        other, is_client = self._pairs[one]
+        data = one.recv(1 << 16)
+        if not data:
+            self._drop(one)
+        elif self._swallowing and not is_client:
+            self.swallowed += len(data)
+        else:
+            self._send(other, data)
+
+    def _send(self, one: socket.socket, data: bytes) -> None:
+        with contextlib.suppress(BlockingIOError):
+            data = data[one.send(data) :]
+        if data:
+            self._unsent[one] = data
+        for end in (one, self._pairs[one][0]):
+            self._watch(end)
+
+    def _watch(self, one: socket.socket) -> None:
+        wanted = 0 if self._pairs[one][0] in self._unsent else selectors.EVENT_READ
+        wanted |= selectors.EVENT_WRITE if one in self._unsent else 0
+        key = self._selector.get_map().get(one)
+        if key is not None and key.events != wanted:
+            self._selector.unregister(one)
+        if wanted and (key is None or key.events != wanted):
+            self._selector.register(one, wanted)
+
     def _drop(self, one: socket.socket, *, reset: bool = False) -> None:
+        if one not in self._pairs:
+            return
         other, _ = self._pairs[one]
         for end in (one, other):
             self._pairs.pop(end, None)
-            self._selector.unregister(end)
+            self._unsent.pop(end, None)
+            if end in self._selector.get_map():
+                self._selector.unregister(end)
             if reset:
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -101,10 +101,11 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """Connect to the server and check the tables.
 
         Raises:
-            psycopg2.OperationalError: the server cannot be reached.
+            psycopg2.OperationalError: the server cannot be reached, or takes no writes.
             SchemaError: the tables are missing, or of another release.
         """
         schema.verify(self.sessions)
+        registry.verify_listening(self.options.listen_dsn)
         return super().establish_connection()  # type: ignore[no-any-return]
 
     def close_connection(self, connection: Any) -> None:

@@ -92,8 +92,6 @@ class Heartbeat(Service):
         self._registered = threading.Event()
         self._session: Session | None = None
         watchdog.start()
-        if listen is not sessions:
-            listen.connect().close()  # a wrong address or certificate is an error here, not a line in a log
         self._enter()
         self.start()
 

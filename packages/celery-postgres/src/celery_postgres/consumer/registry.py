@@ -14,6 +14,8 @@ class _Registry:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.heartbeats: dict[tuple[Sessions, str | None], Heartbeat] = {}
+        #: The `listen_dsn`s to which the latest attempt to connect has failed.
+        self.unreachable: set[str] = set()
 
     def clear(self) -> list[Heartbeat]:
         with self.lock:
@@ -37,9 +39,25 @@ def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unres
     with registry.lock:
         heartbeat = registry.heartbeats.get(key)
         if heartbeat is None:
-            listen = Sessions(listen_dsn) if listen_dsn else sessions
+            listen = sessions
+            if listen_dsn:
+                listen = Sessions(listen_dsn)
+                registry.unreachable.add(listen_dsn)
+                listen.connect().close()  # a wrong address or certificate is an error here, not a line in a log
+                registry.unreachable.discard(listen_dsn)
             heartbeat = registry.heartbeats[key] = Heartbeat(sessions, listen, max_failures, unresponsive_s)
         return heartbeat
+
+
+def verify_listening(listen_dsn: str | None) -> None:
+    """Connect to a `listen_dsn` to which the latest attempt has failed. Celery pauses between two attempts to connect,
+    and not after an error that comes later: a worker would begin anew, with a traceback, several times a second.
+
+    Raises:
+        psycopg2.OperationalError: it still cannot be reached.
+    """
+    if listen_dsn in _registry.value.unreachable:
+        Sessions(str(listen_dsn)).connect().close()
 
 
 def heartbeats() -> list[Heartbeat]:

@@ -41,7 +41,8 @@ class Notifications(Service):
     #: sends them; from then on this process polls for a while.
     LIMIT, LIMIT_BYTES = 2_000, 1 << 20
     FLOODED_S = 10.0
-    #: A lost connection makes itself readable; this pause is for whatever else may be lost.
+    #: A statement after so long a silence: a proxy such as HAProxy closes a connection on which nothing is sent for a
+    #: minute or an hour, and a server that answers no more makes nothing readable.
     REST_S = 10.0
 
     def __init__(self, sessions: Sessions, notify: Callable[[], None]) -> None:
@@ -85,6 +86,8 @@ class Notifications(Service):
             self._useless = True
             return
         session.listen(self._listening)
+        if self.retry.failing:
+            logger.info("Notifications arrive again")
         self.arrive = True
         self._began, self._count, self._size = time.monotonic(), 0, 0
         self._notify()  # what was sent before was not heard
@@ -109,8 +112,10 @@ class Notifications(Service):
         if time.monotonic() - self._began > 1:
             self._began, self._count, self._size = time.monotonic(), 0, 0
         if not heard:
-            self.wake.wait(self.REST_S, session.fileno())
+            readable = self.wake.wait(self.REST_S, session.fileno())
             self.wake.clear()
+            if session.fileno() not in readable:
+                session.script("SELECT 1")
 
     def disconnect(self) -> None:
         self.arrive = False

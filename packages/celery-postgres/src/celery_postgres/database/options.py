@@ -160,10 +160,13 @@ class ResultOptions:
     Attributes:
         pickle: what is done with pickles, a word of `PICKLES`; None for the default of this release of Celery.
         waiting_state: the state of a task that only waits, for example `SENT`; None for Celery's PENDING.
+        listen_dsn: a direct address of the database, on which `get()` waits, if the backend's is that of a pooler; here
+            as libpq's connection string.
     """
 
     pickle: str | None = None
     waiting_state: str | None = None
+    listen_dsn: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> ResultOptions:
@@ -182,6 +185,7 @@ class ResultOptions:
         return cls(
             pickle=None if "pickle" not in given else str(given["pickle"]),
             waiting_state=_own_state("waiting_state", given.get("waiting_state")),
+            listen_dsn=None if given.get("listen_dsn") is None else _address("listen_dsn", given["listen_dsn"]),
         )
 
 

@@ -83,6 +83,14 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
         return self._sessions
 
     @property
+    def listening(self) -> Sessions | None:
+        """New connections that notifications reach; None unless those of `sessions` go through a pooler."""
+        if self.options.listen_dsn is None:
+            return None
+        settings = {"statement_timeout": STATEMENT_TIMEOUT}
+        return Sessions(self.options.listen_dsn, settings, connect_timeout=self._connect_timeout)
+
+    @property
     def result_store(self) -> ResultStore:
         return ResultStore(self.sessions)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_postgres.database import watchdog
+from celery_postgres.database import driver, watchdog
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.notifications import FloodError
 from celery_postgres.database.per_process import PerProcess
@@ -51,9 +51,13 @@ class Listener(Service):
     #: With more notifications at once the listener moves to another channel and polls everything.
     MOST_NOTIFICATIONS = 10_000
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, listening: Sessions | None = None) -> None:
+        """
+        Args:
+            listening: connections that notifications reach, if those of `sessions` go through a pooler.
+        """
         super().__init__("listener")
-        self._sessions = sessions
+        self._sessions, self._listening = sessions, listening
         self._lock = threading.Lock()
         self._awaited: dict[str, _Awaited] = {}
         self._tasks: dict[int, str] = {}
@@ -103,16 +107,25 @@ class Listener(Service):
         return self._session is not None
 
     def connect(self) -> None:
-        session = self._session = self._sessions.connect()
+        session, sessions = self._connect()
+        self._session = session
         # Who may not read the number cannot guess the channel, and a flood does not follow us to the next one.
         self._number = secrets.randbits(62)
-        self._no_notifications = not hears(session, self._sessions.dsn, self._sessions.connect)
+        self._no_notifications = not hears(session, sessions.dsn, sessions.connect)
         if not self._no_notifications:
             session.listen(f"celery_result_{self._number}")
         self._polls.clear()
         with self._lock:
             self._new = list(self._awaited)
             self._dropped.clear()
+
+    def _connect(self) -> tuple[Session, Sessions]:
+        if self._listening is not None:
+            try:
+                return self._listening.connect(), self._listening
+            except driver.Error as error:
+                logger.warning("Waiting for results without listen_dsn (%s)", loggable(error))
+        return self._sessions.connect(), self._sessions
 
     def disconnect(self) -> None:
         if self._session is not None:
@@ -227,10 +240,10 @@ class _Listeners:
 _listeners = PerProcess(_Listeners)
 
 
-def listener(sessions: Sessions) -> Listener:
-    """The listener of this process for a database."""
+def listener(sessions: Sessions, listening: Sessions | None = None) -> Listener:
+    """The listener of this process for a database; `listening` as for `Listener`, if there is none yet."""
     listeners = _listeners.value
     with listeners.lock:
         if sessions not in listeners.known:
-            listeners.known[sessions] = Listener(sessions)
+            listeners.known[sessions] = Listener(sessions, listening)
         return listeners.known[sessions]

@@ -168,7 +168,11 @@ RETURNING queue.name, queue.auto_delete
 -- repeatable
 -- Fails unless the tables that this release needs exist, and the rights to publish and consume. It reads no row: a row
 -- with an absurd value would keep every process from connecting. A migration that a release cannot work with takes away
--- something that the release names here (decision 0035).
+-- something that the release names here (decision 0035). It writes none either, and still fails where the server takes no
+-- writes: a worker would find out only after it has connected, where Celery begins anew at once.
+WITH written AS (
+    INSERT INTO kombu_message (queue_id, payload) SELECT 0, '' WHERE false
+)
 SELECT kombu_refuse(queue.name), queue.used_at, message.expires_at, subscription.queue_id
 FROM kombu_queue AS queue, kombu_message AS message, kombu_subscription AS subscription
 WHERE false
