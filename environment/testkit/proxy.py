@@ -26,8 +26,8 @@ class Proxy:
         self.swallowed = 0
         self._selector = selectors.DefaultSelector()
         self._pairs: dict[socket.socket, tuple[socket.socket, bool]] = {}
-        #: What a peer has not read yet; until it has, nothing more is read for it.  One slow connection must not hold up
-        #: the others: pg_basebackup reads its first connection only after it has opened its second.
+        #: What a peer has not read yet; until it has, nothing more is read for it.  One slow connection must not hold
+        #: up the others: pg_basebackup reads its first connection only after it has opened its second.
         self._unsent: dict[socket.socket, bytes] = {}
         self._lock = threading.RLock()
         self._running = threading.Event()

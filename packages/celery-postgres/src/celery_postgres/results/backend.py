@@ -225,7 +225,8 @@ class DatabaseBackend(RecordingBackend):
         wait: bool = True,
     ) -> Iterator[dict[str, Any]]:
         """The meta of each task, as soon as it has ended; see `waiting.ended`."""
-        outcomes = ended(self._final, listener(self.sessions, self.listening), task_ids, timeout, on_interval, wait=wait)
+        shared = listener(self.sessions, self.listening)
+        outcomes = ended(self._final, shared, task_ids, timeout, on_interval, wait=wait)
         with contextlib.closing(outcomes):
             for outcome in outcomes:
                 meta = self._meta(outcome)
