@@ -41,14 +41,14 @@ def remember(folder: Path, systems: Mapping[str, System], missing: Mapping[str, 
             if known["machine"][key] != now[key]:
                 raise MismatchError(
                     f"{folder} was measured on {known['machine'][key]}, this is {now[key]}: figures of two machines "
-                    "cannot be compared; remove the folder or choose another with --out"
+                    "cannot be compared; begin --anew, or choose another folder with --out"
                 )
     for name, system in systems.items():
         before, here = known.get("systems", {}).get(name), system.versions()
         if before and before["versions"] != here:
             raise MismatchError(
                 f"{folder} has samples of {system.label} with {_listed(before['versions'])}, here it has "
-                f"{_listed(here)}: remove the folder or choose another with --out"
+                f"{_listed(here)}: begin --anew, or choose another folder with --out"
             )
     described = {**known.get("systems", {}), **{name: _system(system) for name, system in systems.items()}}
     absent = {**known.get("missing", {}), **missing}

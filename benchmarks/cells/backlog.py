@@ -39,7 +39,7 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
 
 
 #: A million takes long to fill: for ours, and one of each kind.
-_LONG = ("ours", "redis", "procrastinate", "pgqueuer", "graphile")
+_LONG = ("ours", "redis", "pgqueuer")
 
 
 def _page(run: Run) -> list[str]:

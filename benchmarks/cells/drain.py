@@ -59,7 +59,7 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
 
 def _page(run: Run) -> list[str]:
     """Without what ``processes`` shows, and with tasks of one length beside empty ones."""
-    return [variant for variant in variants(run) if " 10ms " not in variant]
+    return [variant for variant in variants(run) if " 10ms " not in variant and "late-results" not in variant]
 
 
 _COSTS = (("worker µs", "worker_us"), ("server µs", "server_us"), ("server operations", "operations"))

@@ -46,8 +46,8 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
         for count in counts:
             workers += starters.map(lambda _: stack.enter_context(start()), range(count - len(workers)))
             # Workers ask each other at their start, and some poll quickly for a moment before they sleep.
-            time.sleep(6 if grown else run.pick(5, 15))
-            seconds = 8 if grown else run.pick(10, 30)
+            time.sleep(4 if grown else run.pick(5, 15))
+            seconds = 7 if grown else run.pick(10, 30)
             meter, before = run.meter(system, *workers), broker.operations()
             time.sleep(seconds)
             spent, after = meter.stop(), broker.operations()
@@ -58,6 +58,9 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
                 f"worker_ms{f' {count}' * grown}": spent["worker"] / seconds / count * 1000,
                 f"server_ms{f' {count}' * grown}": spent["server"] / seconds / count * 1000,
             }
+        # All at once: one after the other takes a minute.
+        for worker in workers:
+            worker.process.terminate()
     return found
 
 

@@ -15,11 +15,11 @@ from environment.testkit.measuring import memory
 
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     """Transactions or commands a second, milliseconds of processor time a second, megabytes of the worker."""
-    seconds = run.pick(5, 15)
+    seconds = run.pick(5, 10)
     calm = without_autovacuum(system.cluster) if system.cluster else nullcontext()
     with calm, system.fresh() as broker, worker_of(broker, system.concurrency, 100, ready=True) as worker:
         # Some poll quickly for a moment before they sleep.
-        time.sleep(run.pick(2, 4))
+        time.sleep(run.pick(2, 3))
         meter, before = run.meter(system, worker), broker.operations()
         time.sleep(seconds)
         spent, after = meter.stop(), broker.operations()

@@ -21,7 +21,7 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     rate = None
     with system.fresh() as broker:
         if how == "idle":
-            count = int(run.pick(25, 80))
+            count = int(run.pick(25, 60))
             arguments: list[object] = ["paced", 1, count, 0.02, 0.15]
         else:
             rate = float(STEADY) if how == STEADY else _half(run, system.name)

@@ -34,11 +34,11 @@ CELL = Cell(
     "payload",
     lambda run: [f"{name} {size}" for size in list(_SIZES)[: 2 if run.quick else 3] for name in run.peers()],
     measure,
-    page=lambda run: [f"{name} {size}" for size in list(_SIZES)[1:] for name in run.peers(once=True)],
+    page=lambda run: [f"{name} {size}" for size in list(_SIZES)[2:] for name in run.peers(once=True)],
     tables={
         "payload": [
             (f"{label} publish/s · done/s", number(str(size), "publish_rate", "drain_rate", mark=" · "))
-            for label, size in list(zip(_LABELS, _SIZES, strict=True))[1:]
+            for label, size in list(zip(_LABELS, _SIZES, strict=True))[2:]
         ]
     },
 )

@@ -342,7 +342,7 @@ class MemorySystem(System):
     label = "Celery in memory"
     durable = "no: inside the process"
     settings = "no queue for others: what Celery's own worker costs"
-    rough = 15_000
+    rough = 9_000
     late = True
 
     @contextmanager

@@ -142,7 +142,7 @@ class Psycopg2Batch(_Psycopg2):
     label = "psycopg2, batches"
     settings = "the same for 1,000 tasks at a time: 100 are a fifth slower, 10,000 are not faster"
     variables = {"BENCH_BATCH": "1000"}
-    rough = 180_000
+    rough = 100_000
 
 
 class PgBench(_Psycopg2):

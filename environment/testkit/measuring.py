@@ -43,7 +43,7 @@ class Meter:
     def stop(self) -> dict[str, float]:
         """Return the seconds of each name, ``total`` of the machine, ``others`` and ``wall``."""
         after = self._read()
-        spent = {name: round(max(0.0, after[name] - self._before[name]), 3) for name in after}
+        spent = {name: round(max(0.0, after[name] - self._before[name]), 4) for name in after}
         own = sum(seconds for name, seconds in spent.items() if name not in ("total", "stolen"))
         spent["others"] = round(max(0.0, spent["total"] - own), 3)
         spent["wall"] = round(time.monotonic() - self._at, 3)
