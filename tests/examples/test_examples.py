@@ -16,7 +16,7 @@ from tests.runbook.pages import blocks
 
 EXAMPLES = CHECKOUT / "examples"
 #: With tests of their own.
-ELSEWHERE = {"django", "first", "poolers"}
+ELSEWHERE = {"django", "first", "poolers", "several-databases"}
 #: Each in a process of its own, so that they share the machine.
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/README.md") if path.parent.name not in ELSEWHERE)
 

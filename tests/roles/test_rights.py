@@ -119,6 +119,7 @@ OF_OPERATORS = {"delete_dead_letters", "requeue_dead_letters", "block_task", "un
 OF_EVERYBODY = {
     *("open_session", "monitor_begin", "broker_usable"),
     *("find_migrations", "migrated_to"),
+    *("hold_key", "sees_held_key", "moves"),
     *("find_queue", "subscriptions", "orphaned_queues", "gone_consumers"),
 }
 OF_PRODUCERS = {

@@ -14,6 +14,7 @@ from typing import Any as _Any
 from celery_postgres.broker.bulk import bulk
 from celery_postgres.broker.transaction import publishing_on
 from celery_postgres.database.migrations import migrate
+from celery_postgres.database.placement import Databases
 from celery_postgres.database.schema import create_schema
 from celery_postgres.errors import LeaseLost, NotPublishedError, SchemaError, UnstorableResultError
 from celery_postgres.installation import install
@@ -26,6 +27,7 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Databases",
     "LeaseLost",
     "NotPublishedError",
     "Observer",

@@ -11,6 +11,7 @@ from celery_postgres.broker.declaring import DeclaringChannel
 from celery_postgres.broker.qos import QoS
 from celery_postgres.consumer import decompression
 from celery_postgres.consumer.outlet import Subscription
+from celery_postgres.errors import OptionError
 
 
 class ConsumingChannel(DeclaringChannel):
@@ -29,6 +30,12 @@ class ConsumingChannel(DeclaringChannel):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **_: Any
     ) -> None:
+        name = self._elsewhere(queue)
+        if name is not None:
+            raise OptionError(
+                f"the queue {queue!r} is in the database {name}, and this worker's broker is another: start it with "
+                f"the broker_url of {name}, or name its own queues with -Q"
+            )
         self._tag_to_queue[consumer_tag] = queue
         self._active_queues.append(queue)
         self._consumers.add(consumer_tag)

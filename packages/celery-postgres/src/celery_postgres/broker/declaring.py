@@ -10,6 +10,7 @@ from kombu.exceptions import ChannelError
 from kombu.utils.uuid import uuid
 
 from celery_postgres.broker.carrier import Carrier
+from celery_postgres.broker.placing import Placing
 from celery_postgres.broker.topic import MAX_HASHES, pattern
 from celery_postgres.compat.upstream import base, virtual
 from celery_postgres.consumer.prefetch import PrefetchBuffer
@@ -65,6 +66,22 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
     def queues(self) -> QueueStore:
         return QueueStore(self.sessions)
 
+    def queues_at(self, queue: str) -> QueueStore:
+        """The queues of the database that a queue of this name is in."""
+        name = self._elsewhere(queue)
+        return self.queues if name is None else QueueStore(self._placing.sessions(name))
+
+    @property
+    def _placing(self) -> Placing:
+        placing = self._transport.placing
+        assert placing is not None  # noqa: S101
+        return placing
+
+    def _elsewhere(self, queue: str) -> str | None:
+        """The name of the database of a queue; None if it is this channel's own."""
+        placing = self._transport.placing
+        return None if placing is None else placing.elsewhere(queue)
+
     @property
     def buffer(self) -> PrefetchBuffer:
         return self._transport.buffer
@@ -79,7 +96,7 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         """Declare the queue, or, with `passive`, check that it exists. The answer counts ready messages, as in AMQP."""
         queue = queue or f"amq.gen-{uuid()}"
         if passive:
-            size = self.queues.count_ready(queue)
+            size = self.queues_at(queue).count_ready(queue)
             if size is None:
                 raise ChannelError(f"NOT_FOUND - no queue {queue!r}", (50, 10), "Channel.queue_declare", 404)
             return queue_declare_ok_t(queue, size, 0)
@@ -90,8 +107,8 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         names.check("a queue", queue, names.MAX_QUEUE_LENGTH, (50, 10), "Channel.queue_declare")
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
-            self.queues.drop_if_expired(queue)
-        self.queues.declare(
+            self.queues_at(queue).drop_if_expired(queue)
+        self.queues_at(queue).declare(
             queue,
             auto_delete=bool(auto_delete),
             expires_ms=arguments.get("x-expires"),
@@ -99,20 +116,20 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         )
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
-        return self.queues.find(queue) is not None
+        return self.queues_at(queue).find(queue) is not None
 
     def _size(self, queue: str) -> int:
-        return self.queues.count_ready(queue) or 0
+        return self.queues_at(queue).count_ready(queue) or 0
 
     def _purge(self, queue: str) -> int:
         if self._transport.consumes:
             self.buffer.release_queue(queue)
-        return self.queues.purge(queue)
+        return self.queues_at(queue).purge(queue)
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **_: Any) -> None:
         if self._transport.consumes:
             self.buffer.release_queue(queue)
-        self.queues.drop(queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
+        self.queues_at(queue).drop(queue, if_unused=bool(if_unused), if_empty=bool(if_empty))
         self.state.queue_bindings_delete(queue)
         # Kombu declares nothing again that it has declared once.
         self._transport.client.declared_entities.clear()
@@ -129,7 +146,7 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         kind = self._type_name(exchange)
         names.check("an exchange", exchange, names.MAX_LENGTH, (50, 20), "Channel.queue_bind")
         names.check("a routing key", routing_key or "", names.MAX_LENGTH, (50, 20), "Channel.queue_bind")
-        self.queues.bind(
+        self.queues_at(queue).bind(
             queue,
             exchange,
             kind=kind,
@@ -148,7 +165,7 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         self, queue: str, exchange: str | None = None, routing_key: str = "", arguments: Any = None, **_: Any
     ) -> None:
         exchange = exchange or "amq.direct"
-        self.queues.unbind(queue, exchange, routing_key or "")
+        self.queues_at(queue).unbind(queue, exchange, routing_key or "")
         self.state.binding_delete(queue, exchange, routing_key)
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:

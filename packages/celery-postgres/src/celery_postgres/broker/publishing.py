@@ -11,9 +11,11 @@ from celery_postgres.broker.callers_transaction import Aside
 from celery_postgres.broker.collecting import collecting
 from celery_postgres.broker.declaring import DeclaringChannel
 from celery_postgres.broker.destinations import AtOnce, Collecting, Destination, WithinTransaction
-from celery_postgres.broker.transaction import callers_transaction
+from celery_postgres.broker.placing import note_part
+from celery_postgres.broker.transaction import callers_transaction, is_within_block
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.message_store import MessageStore
+from celery_postgres.errors import NotPublishedError
 
 #: How the exchanges of remote control end. Their messages are neither collected nor part of a transaction.
 REMOTE_CONTROL = ".pidbox"
@@ -38,16 +40,21 @@ class PublishingChannel(DeclaringChannel):
         self._inplace_augment_message(message, exchange, routing_key)
         envelope = Envelope.of(message, self._get_message_priority(message))
         if exchange.endswith(REMOTE_CONTROL):
-            self._note_revoke(message)
-        destination = self._destination(exchange)
+            self._pass_on_revoke(message, exchange, routing_key, envelope)
+        destination = self._destination(exchange, routing_key, message)
         if not exchange:
             destination.to_queue(routing_key, envelope)
         elif not destination.to_exchange(exchange, routing_key, envelope) and self.deadletter_queue:
             destination.to_queue(self.deadletter_queue, envelope)
 
-    def _destination(self, exchange: str) -> Destination:
+    def _destination(self, exchange: str, queue: str, message: dict[str, Any]) -> Destination:
         if exchange.endswith(REMOTE_CONTROL):
             return AtOnce(self.sessions, self._new_queue)
+        if self._transport.placing is not None and not exchange:
+            name = self._elsewhere(queue)
+            note_part((message.get("headers") or {}).get("group"), name)
+            if name is not None:
+                return self._destination_at(name, queue)
         sessions, bulk = self.sessions, self._transport.bulk
         transaction = callers_transaction(sessions)
         # A bulk that began outside of the transaction is not part of it.
@@ -58,6 +65,21 @@ class PublishingChannel(DeclaringChannel):
             return Collecting(collected, self._routes)
         if transaction is not None:
             return WithinTransaction(transaction, Aside(sessions, self._new_queue), self.deadletter_queue)
+        return AtOnce(sessions, self._new_queue)
+
+    def _destination_at(self, name: str, queue: str) -> Destination:
+        """Another database of the fleet, in a transaction of its own: whatever collects messages collects those of this
+        channel's database."""
+        if is_within_block():
+            raise NotPublishedError(
+                f"the queue {queue!r} is in the database {name}, and the transaction of publishing_on is in another: "
+                "publish when it has committed",
+                lasting=True,
+            )
+        sessions = self._placing.sessions(name)
+        transaction = callers_transaction(sessions)
+        if transaction is not None:
+            return WithinTransaction(transaction, Aside(sessions, self._new_queue), None)
         return AtOnce(sessions, self._new_queue)
 
     def _routes(self, exchange: str, routing_key: str) -> list[str]:
@@ -82,16 +104,22 @@ class PublishingChannel(DeclaringChannel):
         properties.update(body_encoding=encoding, delivery_tag=self._next_delivery_tag())
         properties["delivery_info"].update(exchange=exchange, routing_key=routing_key)
 
-    def _note_revoke(self, message: dict[str, Any]) -> None:
-        """Mark the waiting messages of revoked tasks in the database: workers forget a revoke after three hours."""
+    def _pass_on_revoke(self, message: dict[str, Any], exchange: str, routing_key: str, envelope: Envelope) -> None:
+        """Mark the waiting messages of revoked tasks in the database: workers forget a revoke after three hours. Of
+        several databases it is not known which has the task, so the workers of all others are sent the command too."""
         try:
             command = json.loads(message["body"])
         except ValueError:
             return
         if not isinstance(command, dict) or command.get("method") != "revoke":
             return
+        placing = self._transport.placing
+        others = [] if placing is None else placing.others()
+        for sessions in others:
+            AtOnce(sessions, self._new_queue).to_exchange(exchange, routing_key, envelope)
         arguments = command.get("arguments")
         ids = arguments.get("task_id") if isinstance(arguments, dict) else None
         ids = [ids] if isinstance(ids, str) else ids
         if isinstance(ids, list) and ids:
-            MessageStore(self.sessions).mark_revoked([str(one) for one in ids])
+            for sessions in (self.sessions, *others):
+                MessageStore(sessions).mark_revoked([str(one) for one in ids])

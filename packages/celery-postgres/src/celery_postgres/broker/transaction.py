@@ -150,6 +150,12 @@ def callers_transaction(sessions: Sessions) -> Transaction | None:
     return None if connection is None else _Ambient(connection, sessions.dsn)
 
 
+def is_within_block() -> bool:
+    """Whether what is published here is part of the transaction of a `publishing_on`."""
+    block = _block.get()
+    return block is not None and block.is_here and block.transaction is not None
+
+
 class _Ambient(WrittenAtOnce):
     """A transaction that an ambient provider has found. Two of the same connection are equal."""
 

@@ -11,6 +11,7 @@ from celery_postgres.broker import celery_worker
 from celery_postgres.broker.bulk import Bulk
 from celery_postgres.broker.channel import Channel
 from celery_postgres.broker.event_loop import EventLoop
+from celery_postgres.broker.placing import Placing
 from celery_postgres.compat.upstream import virtual
 from celery_postgres.consumer import registry
 from celery_postgres.consumer.heartbeat import Heartbeat
@@ -52,6 +53,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         self._buffer: PrefetchBuffer | None = None
         self._heartbeat: Heartbeat | None = None
         self._event_loop: EventLoop | None = None
+        self.placing = self._placing()
         celery_worker.fit(Transport, self.options)
 
     def driver_version(self) -> str:
@@ -69,10 +71,17 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._sessions = self._buffer = self._heartbeat = self._event_loop = None
+            self.placing = self._placing()
         if self._sessions is None:
             settings = {"statement_timeout": self.options.statement_timeout}
             self._sessions = pool.acquire(libpq_dsn(self.client), settings, self._connect_timeout())
         return self._sessions
+
+    def _placing(self) -> Placing | None:
+        databases, settings = self.options.databases, {"statement_timeout": self.options.statement_timeout}
+        if databases is None:
+            return None
+        return Placing(databases, lambda: self.sessions, settings, self._connect_timeout())
 
     def _connect_timeout(self) -> int:
         return self.options.connect_timeout or int(self.client.connect_timeout or 5)
@@ -124,6 +133,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             self._heartbeat = None
         if sessions is not None:
             pool.give_back(sessions)
+        if self.placing is not None:
+            self.placing.close()
 
     def verify_connection(self, connection: Any) -> bool:
         return self._sessions is not None and self._pid == os.getpid()

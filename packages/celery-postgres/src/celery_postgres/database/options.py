@@ -13,6 +13,7 @@ from celery import states
 
 from celery_postgres.database import keepalive
 from celery_postgres.database.address import direct_dsn
+from celery_postgres.database.placement import Databases
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.errors import OptionError
 
@@ -111,6 +112,7 @@ class Options:
         max_decompressed: the largest body in bytes, decompressed.
         unresponsive_timeout: seconds until a process counts as dead that holds its session and raises no heartbeat.
         gossip: whether workers send each other their heartbeats.
+        databases: those of the whole fleet; None if there is one.
     """
 
     connect_timeout: int | None = None
@@ -120,6 +122,7 @@ class Options:
     max_decompressed: int = MAX_DECOMPRESSED
     unresponsive_timeout: float = UNRESPONSIVE_S
     gossip: bool = False
+    databases: Databases | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -150,6 +153,10 @@ class Options:
             )
         if "gossip" in given:
             checked["gossip"] = _switch("gossip", given["gossip"])
+        if given.get("databases") is not None:
+            if not isinstance(given["databases"], Databases):
+                raise OptionError("databases is a celery_postgres.Databases")
+            checked["databases"] = given["databases"]
         return cls(**checked)
 
 

@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import errorcodes
 
-from celery_postgres.database import keepalive, opened, server, watchdog
+from celery_postgres.database import advisory_locks, keepalive, opened, server, watchdog
 from celery_postgres.database.array_literals import numbers
 from celery_postgres.database.session_settings import SETTINGS
 from celery_postgres.database.statements import Statement, statements
@@ -209,6 +209,14 @@ class Session:
                 self.script("ROLLBACK")
             raise
         self.script("COMMIT")
+
+    def keep_lock(self, name: str) -> None:
+        """Hold an advisory lock for as long as this session lasts, which no pooler may lend to others.
+
+        Raises:
+            LockHeldError: another session kept it for a minute; the text names it.
+        """
+        advisory_locks.take(self._connection, name, tell=logger.warning)
 
     def listen(self, channel: str) -> None:
         """`channel` is one of our own plain names."""

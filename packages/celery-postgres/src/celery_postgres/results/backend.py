@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from celery import states
 from celery.result import GroupResult, ResultSet, result_from_tuple
 
+from celery_postgres.broker.placing import begin_chord
 from celery_postgres.database import driver
+from celery_postgres.database.chord_store import ChordStore
 from celery_postgres.database.result_store import Outcome, ResultStore, SavedGroup
 from celery_postgres.database.store import InTurn
 from celery_postgres.errors import SchemaError, loggable
@@ -59,7 +62,11 @@ class DatabaseBackend(RecordingBackend):
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Called before the last part is published."""
         chord_id = text(group_id)
-        if self.persistently(lambda: self.chord_store.size(chord_id, chord_size)):
+        homes = begin_chord(chord_id) if self.elsewhere else [None]
+        # With one part alone it is not known yet which database will count it. Its row in another one expires.
+        for sessions in self.elsewhere.sessions(homes or None):
+            self.persistently(partial(ChordStore(sessions).size, chord_id, chord_size))
+        if (not homes or None in homes) and self.persistently(lambda: self.chord_store.size(chord_id, chord_size)):
             self.send_body(chord_id)
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
@@ -82,9 +89,17 @@ class DatabaseBackend(RecordingBackend):
         own, need one connection."""
         return ResultStore(InTurn(self.sessions))
 
+    @property
+    def _all_reading(self) -> list[ResultStore]:
+        return [self._reading, *(ResultStore(InTurn(sessions)) for sessions in self.elsewhere.sessions())]
+
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         self.flush()
         outcome = self._waiting_state.read(self._reading, text(task_id))
+        for sessions in self.elsewhere.sessions():
+            if outcome is not None and outcome.final:
+                break
+            outcome = self._waiting_state.read(ResultStore(InTurn(sessions)), text(task_id)) or outcome
         if outcome is None:
             return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "date_done": None}
         return self._meta(outcome)
@@ -118,14 +133,15 @@ class DatabaseBackend(RecordingBackend):
 
         def exists() -> bool:
             self.flush()
-            return self._reading.exists(text(task_id))
+            return any(store.exists(text(task_id)) for store in self._all_reading)
 
         retried = getattr(self, "_ensure_retryable", None)  # Celery 5.7's, as for every other read
         return exists() if retried is None else bool(retried(exists))
 
     def _forget(self, task_id: str) -> None:
         self.flush()
-        self._reading.forget(text(task_id))
+        for store in self._all_reading:
+            store.forget(text(task_id))
 
     def get_many(
         self,
@@ -225,8 +241,8 @@ class DatabaseBackend(RecordingBackend):
         wait: bool = True,
     ) -> Iterator[dict[str, Any]]:
         """The meta of each task, as soon as it has ended; see `waiting.ended`."""
-        shared = listener(self.sessions, self.listening)
-        outcomes = ended(self._final, shared, task_ids, timeout, on_interval, wait=wait)
+        watched = self.elsewhere.watchers(listener(self.sessions, self.listening))
+        outcomes = ended(self._final, watched, task_ids, timeout, on_interval, wait=wait)
         with contextlib.closing(outcomes):
             for outcome in outcomes:
                 meta = self._meta(outcome)
@@ -237,14 +253,24 @@ class DatabaseBackend(RecordingBackend):
     def _final(self, task_ids: list[str]) -> list[Outcome]:
         """The outcomes of those tasks that have ended."""
         self.flush()
-        return [outcome for outcome in self._reading.results(task_ids) if outcome.final]
+        found = self._reading.results(task_ids)
+        if self.elsewhere:
+            found = self.elsewhere.complete(found, task_ids, lambda one, ids: ResultStore(InTurn(one)).results(ids))
+        return [outcome for outcome in found if outcome.final]
 
     # -- groups
 
     def _save_group(self, group_id: str, result: GroupResult) -> GroupResult:
-        group = SavedGroup(text(group_id), dump_group(result, self.pickle), utc(self.app.now()))
-        self._reading.save_group(group)
+        self._reading.save_group(self._saved(group_id, result))
         return result
+
+    def _saved(self, group_id: str | None, result: GroupResult) -> SavedGroup:
+        return SavedGroup(text(group_id), dump_group(result, self.pickle), utc(self.app.now()))
+
+    def save_shape_elsewhere(self, header: GroupResult) -> None:
+        """Save the shape of a chord's header in the other databases: one of them may count the chord."""
+        for sessions in self.elsewhere.sessions():
+            ResultStore(sessions).save_group(self._saved(header.id, header))
 
     def _restore_group(self, group_id: str) -> dict[str, Any] | None:
         group = self._reading.group(text(group_id))

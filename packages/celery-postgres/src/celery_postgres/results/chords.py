@@ -38,6 +38,7 @@ def remember_shape(backend: RecordingBackend, header_result_args: Any) -> None:
     header = backend.app.GroupResult(identity, list(results))
     if any(isinstance(one, ResultSet) for one in header.results):
         header.save(backend=backend)
+        backend.save_shape_elsewhere(header)
         backend.set_chord_size(identity, _size(header))
 
 

@@ -19,6 +19,7 @@ from celery_postgres.database.result_store import ResultStore
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.results.expiry import Expiry
 from celery_postgres.results.serializer import Pickle
+from celery_postgres.results.several import OtherDatabases
 
 #: Results are written in the form that the stock backend of this Celery reads.
 _DEFAULT_PICKLE = Pickle.READ if celery.VERSION >= (5, 7) else Pickle.WRITE
@@ -33,6 +34,7 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
         dsn: the address in libpq's form.
         options: `result_backend_transport_options`, checked.
         pickle: how results are serialized.
+        elsewhere: the other databases of the fleet.
         expiry: when a cleanup deletes them.
     """
 
@@ -62,6 +64,9 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
         self._connect_timeout = int(arguments.get("connect_timeout") or 5)
         self._pid = 0
         self._sessions: Sessions | None = None
+        databases = (conf.broker_transport_options or {}).get("databases")
+        settings = {"statement_timeout": STATEMENT_TIMEOUT}
+        self.elsewhere = OtherDatabases(databases, self.dsn, settings, self._connect_timeout)
 
     def as_uri(self, include_password: bool = False) -> str:
         return str(self.url) if include_password else masked(str(self.url))

@@ -13,12 +13,12 @@ from celery_postgres.database import driver
 from celery_postgres.database.result_store import Outcome
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results.columns import LONGEST_ID
-from celery_postgres.results.listener import Listener
+from celery_postgres.results.several import Watcher
 
 
 def ended(
     read: Callable[[list[str]], list[Outcome]],
-    listener: Listener,
+    listener: Watcher,
     task_ids: list[str],
     timeout: float | None,
     on_interval: Callable[[], Any] | None,

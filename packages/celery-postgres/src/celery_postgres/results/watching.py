@@ -41,7 +41,7 @@ def watching(app: Any, task_id: str, ended: Callable[[], None]) -> Iterator[None
     backend = app.backend
     if not isinstance(backend, DatabaseBackend):
         raise TypeError(f"the application's result backend is {type(backend).__module__}, not celery_postgres")
-    shared = listener(backend.sessions, backend.listening)
+    shared = backend.elsewhere.watchers(listener(backend.sessions, backend.listening))
 
     def sink(_: Any) -> None:
         ended()

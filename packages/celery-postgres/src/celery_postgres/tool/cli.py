@@ -71,6 +71,16 @@ def _age(text: str) -> float:
     return age_s
 
 
+def _variable(name: str) -> str:
+    """The connection string of the URL in a variable of the environment."""
+    if not re.fullmatch(r"[A-Za-z_]\w{0,99}", name) or not os.environ.get(name):
+        raise argparse.ArgumentTypeError("it is the name of a variable of the environment with the URL in it")
+    try:
+        return libpq_address(name, os.environ[name])
+    except (OperatorError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _limit(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of dead letters")
@@ -111,6 +121,9 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
         command(name, method).add_argument("task", metavar="TASK_NAME")
     command("stopped", Operator.stopped)
     confirmed(command("purge", Operator.purge)).add_argument("queue")
+    moved = confirmed(command("move", Operator.move))
+    moved.add_argument("queue")
+    moved.add_argument("--to", type=_variable, required=True, metavar="VARIABLE", help="it has the other URL")
     command("state", Operator.state).add_argument("task_id")
     confirmed(command("cancel", Operator.cancel)).add_argument("task_id")
     command("consumers", Operator.consumers)

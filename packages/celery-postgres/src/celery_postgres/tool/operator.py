@@ -7,6 +7,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from celery_postgres.database.advisory_locks import LockHeldError
 from celery_postgres.database.dead_letter_store import DeadLetter, DeadLetterFilter, DeadLetterStore
 from celery_postgres.database.envelope import decode
 from celery_postgres.database.operator_store import (
@@ -23,6 +24,7 @@ from celery_postgres.database.session import Session
 from celery_postgres.database.task_status_store import TaskStatusStore
 from celery_postgres.errors import CeleryPostgresError
 from celery_postgres.tool.display import Display
+from celery_postgres.tool.mover import MoveError, Mover
 
 _TAKEN = "message of stock consumers"
 
@@ -77,6 +79,26 @@ class Operator:
             waiting = sum(row.ready + row.scheduled for row in self._store.queues(given.queue))
             return self._display.would("delete", waiting, noun)
         return self._display.did("deleted", self._queues.purge(given.queue), noun)
+
+    def move(self, given: argparse.Namespace) -> int:
+        """Move the waiting messages of a queue to another database, whose URL is in the variable that --to names. It
+        may be killed and run again: nothing is lost, and nothing is copied twice."""
+        target = Session(given.to, {"statement_timeout": "10min"})
+        try:
+            mover = Mover(self._session, target, given.queue)
+            noun = f"message of {given.queue}"
+            if not given.yes:
+                return self._display.would("move", mover.waiting(), noun)
+            moved = mover.run()
+        except (MoveError, LockHeldError) as error:
+            raise OperatorError(str(error)) from None
+        finally:
+            target.close()
+        parts = f"; {moved.parts} parts of chords stay until they have run" if moved.parts else ""
+        claimed = (
+            f"; {moved.claimed} claimed by consumers: run this again when they have ended" if moved.claimed else ""
+        )
+        return self._display.did("moved", moved.count, noun, parts + claimed, parts=moved.parts, claimed=moved.claimed)
 
     # -- tasks
 

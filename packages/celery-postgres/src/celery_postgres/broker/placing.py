@@ -1,0 +1,112 @@
+"""The databases of a fleet, as one connection of Kombu uses them: its own, and the others that it publishes to."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from celery_postgres.database import pool
+from celery_postgres.database.per_process import PerProcess
+from celery_postgres.database.placement import Databases
+from celery_postgres.database.pool import Sessions
+from celery_postgres.errors import NotPublishedError
+
+#: The groups whose databases a process remembers, from the first part that it publishes to the last.
+GROUPS = 10_000
+
+
+class _Groups:
+    """Where this process has published the parts of its latest groups."""
+
+    def __init__(self) -> None:
+        self.names: OrderedDict[str, set[str | None]] = OrderedDict()
+        self.chords: OrderedDict[str, None] = OrderedDict()
+
+
+_groups = PerProcess(_Groups)
+
+
+class Placing:
+    """Finds the sessions of the database of a queue."""
+
+    def __init__(
+        self, databases: Databases, own: Callable[[], Sessions], settings: dict[str, str], timeout: int
+    ) -> None:
+        """
+        Args:
+            own: the sessions of the connection's own database.
+            settings: those of each session.
+            timeout: seconds until a server that does not answer counts as unreachable.
+        """
+        self._databases = databases
+        self._own = own
+        self._settings, self._timeout = settings, timeout
+        self._open: dict[str, Sessions] = {}
+        self._names: dict[str, str | None] = {}
+
+    def elsewhere(self, queue: str) -> str | None:
+        """The name of the database that a queue is in; None if it is this connection's own."""
+        if queue not in self._names:
+            name = self._databases.of_queue(queue)
+            here = name is None or name == self._databases.name_of(self._own().dsn)
+            self._names[queue] = None if here else name
+        return self._names[queue]
+
+    def sessions(self, name: str) -> Sessions:
+        """The sessions of the database of that name, shared with all connections of this process to it."""
+        if name not in self._open:
+            self._open[name] = pool.acquire(self._databases.dsn(name), self._settings, self._timeout)
+        return self._open[name]
+
+    def others(self) -> list[Sessions]:
+        """The sessions of all databases but this connection's own."""
+        own = self._databases.name_of(self._own().dsn)
+        return [self.sessions(name) for name in self._databases.names if name != own]
+
+    def close(self) -> None:
+        """Give all sessions back."""
+        opened, self._open = self._open, {}
+        for sessions in opened.values():
+            pool.give_back(sessions)
+
+
+def note_part(group: object, name: str | None) -> None:
+    """A part of a group is about to be published to the database of that name; None for the connection's own.
+
+    Raises:
+        NotPublishedError: the group is the header of a chord, and other parts of it are in another database.
+    """
+    if not isinstance(group, str):
+        return
+    groups = _groups.value
+    names = groups.names.setdefault(group, set())
+    names.add(name)
+    if group in groups.chords and len(names) > 1:
+        raise _divided()
+    while len(groups.names) > GROUPS:
+        groups.names.popitem(last=False)
+
+
+def begin_chord(group: str) -> list[str | None]:
+    """The databases of the parts that this process has published of a group, which now turns out to be a chord's
+    header. There are none yet if it has one part alone.
+
+    Raises:
+        NotPublishedError: there are several. Each database counts the parts that it has seen end.
+    """
+    groups = _groups.value
+    groups.chords[group] = None
+    while len(groups.chords) > GROUPS:
+        groups.chords.popitem(last=False)
+    names = groups.names.get(group, set())
+    if len(names) > 1:
+        raise _divided()
+    return list(names)
+
+
+def _divided() -> NotPublishedError:
+    return NotPublishedError(
+        "the parts of a chord are counted in one database, and the queues of these parts are in several: route the "
+        "whole header into one (its body may be in any)",
+        lasting=True,
+    )

@@ -1,0 +1,205 @@
+"""A fleet with several databases: what is published is in the database of its queue, and results are found in all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import psycopg2
+import pytest
+from celery import Celery, chord, group
+
+from celery_postgres import Databases, NotPublishedError, bulk, publishing_on
+from celery_postgres.errors import OptionError
+from environment.testkit.databases import rows
+from environment.testkit.tables import scalar
+from environment.waiting import wait_until
+
+QUEUES = "SELECT string_agg(name, ' ' ORDER BY name) FROM kombu_queue WHERE name ~ '^(eu|us|free)'"
+MESSAGES = (
+    "SELECT count(*) FROM kombu_message AS m JOIN kombu_queue AS q ON q.id = m.queue_id WHERE q.name ~ '^(eu|us)'"
+)
+REVOKED = "SELECT count(*) FROM kombu_message WHERE revoked"
+CHORDS = "SELECT string_agg(size::text, ' ') FROM celery_chord"
+DEADLINE_S = 30
+
+
+def make_app(url: str, databases: Databases) -> Celery:
+    app = Celery("several", broker=url, backend=url, set_as_current=False)
+    app.conf.broker_transport_options = {"databases": databases}
+    app.conf.task_routes = {"eu.*": {"queue": "eu.q"}, "us.*": {"queue": "us.q"}, "free": {"queue": "free"}}
+    return app
+
+
+@dataclass
+class Fleet:
+    """Two databases, an application at each, and how to look into them."""
+
+    eu_url: str
+    us_url: str
+    eu: Celery
+    us: Celery
+
+    def count(self, statement: str) -> tuple[Any, Any]:
+        return scalar(self.eu_url, statement), scalar(self.us_url, statement)
+
+    def both_wait_for(self, task_id: str) -> bool:
+        return [
+            row
+            for url in (self.eu_url, self.us_url)
+            for row in rows(url, "SELECT 1 FROM celery_waiter WHERE task_id = :task", task=task_id)
+        ] == [(1,), (1,)]
+
+
+@pytest.fixture
+def fleet(installed: None, fresh: Any, plain_template: str) -> Iterator[Fleet]:
+    with fresh(plain_template) as eu, fresh(plain_template) as us:
+        databases = Databases({"eu": eu.url, "us": us.url}, queues={"eu.*": "eu", "us.*": "us"})
+        apps = [make_app(url, databases) for url in (eu.url, us.url)]
+        yield Fleet(eu.url, us.url, *apps)
+        for app in apps:
+            app.close()
+
+
+def test_a_message_is_in_the_database_of_its_queue(fleet: Fleet) -> None:
+    fleet.eu.send_task("us.task")
+    fleet.eu.send_task("eu.task")
+    fleet.us.send_task("eu.task")
+    assert fleet.count(QUEUES) == ("eu.q", "us.q")
+    assert fleet.count(MESSAGES) == (2, 1)
+
+
+def test_a_queue_that_no_pattern_names_is_the_publishers_own(fleet: Fleet) -> None:
+    fleet.us.send_task("free")
+    assert fleet.count(QUEUES) == (None, "free")
+
+
+def test_a_bulk_reaches_both_databases(fleet: Fleet) -> None:
+    with fleet.eu.producer_or_acquire() as producer, bulk(producer):
+        for number in range(6):
+            fleet.eu.send_task("us.task" if number % 2 else "eu.task", producer=producer)
+    assert fleet.count(MESSAGES) == (3, 3)
+
+
+def test_a_transaction_takes_no_message_of_another_database(fleet: Fleet) -> None:
+    with closing(psycopg2.connect(fleet.eu_url)) as connection:
+        with publishing_on(connection):
+            fleet.eu.send_task("eu.task")
+            with pytest.raises(
+                NotPublishedError, match=r"'us.q' is in the database us, .* publish when it has committed"
+            ):
+                fleet.eu.send_task("us.task")
+        connection.commit()
+    assert fleet.count(MESSAGES) == (1, 0)
+
+
+def test_a_worker_consumes_from_its_own_database_alone(fleet: Fleet) -> None:
+    with fleet.eu.connection_for_read() as connection, pytest.raises(OptionError, match="the broker_url of us"):
+        connection.SimpleQueue("us.q").consumer.consume()
+
+
+def test_a_result_is_found_where_it_was_stored(fleet: Fleet) -> None:
+    for app, other in ((fleet.eu, fleet.us), (fleet.us, fleet.eu)):
+        result = other.AsyncResult(f"of {app.conf.broker_url[-9:]}")
+        assert result.state == "PENDING"
+        app.backend.store_result(result.id, "value", "SUCCESS")
+        assert result.get(timeout=DEADLINE_S) == "value"
+        assert other.AsyncResult(result.id).state == "SUCCESS"
+        other.AsyncResult(result.id).forget()
+        assert app.AsyncResult(result.id).state == "PENDING"
+
+
+def test_one_that_waits_is_told_by_either_database(fleet: Fleet) -> None:
+    ids = {"in eu": fleet.eu, "in us": fleet.us}
+    found: dict[str, Any] = {}
+
+    def wait() -> None:
+        results = [fleet.eu.AsyncResult(task_id) for task_id in ids]
+        for result in results:
+            result.then(lambda one: found.update({one.id: one.result}))
+            result.get(timeout=DEADLINE_S)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    for number, (task_id, app) in enumerate(ids.items()):
+        wait_until(partial(fleet.both_wait_for, task_id), DEADLINE_S, "a waiter in each")
+        app.backend.store_result(task_id, number, "SUCCESS")
+    waiting.join(DEADLINE_S)
+    assert found == {"in eu": 0, "in us": 1}
+
+
+def test_a_database_that_cannot_be_reached_delays_no_other(installed: None, fresh: Any, plain_template: str) -> None:
+    with fresh(plain_template) as eu:
+        nowhere = "postgresql://u@127.0.0.1:1/gone"
+        app = make_app(eu.url, Databases({"eu": eu.url, "us": nowhere}, queues={"eu.*": "eu", "us.*": "us"}))
+        app.backend.store_result("here", 7, "SUCCESS")
+        assert app.AsyncResult("here").get(timeout=DEADLINE_S) == 7
+        app.send_task("eu.task")
+        app.close()
+
+
+def test_a_chord_is_counted_where_its_parts_are(fleet: Fleet) -> None:
+    parts = [fleet.eu.signature("us.part", immutable=True) for _ in range(3)]
+    chord(parts, app=fleet.eu)(fleet.eu.signature("eu.body"))
+    assert fleet.count(MESSAGES) == (0, 3)
+    assert fleet.count(CHORDS) == (None, "3")
+    chord(parts[:1], app=fleet.eu)(fleet.eu.signature("eu.body"))  # where, is not known before it is published
+    assert fleet.count("SELECT count(*) FROM celery_chord WHERE size = 1") == (1, 1)
+
+
+def test_a_chord_in_two_databases_is_refused(fleet: Fleet) -> None:
+    for names in (("us.part", "eu.part", "eu.part"), ("eu.part", "eu.part", "us.part")):
+        parts = [fleet.eu.signature(name, immutable=True) for name in names]
+        with pytest.raises(NotPublishedError, match="the parts of a chord are counted in one database"):
+            chord(parts, app=fleet.eu)(fleet.eu.signature("eu.body"))
+    group([fleet.eu.signature("us.part"), fleet.eu.signature("eu.part")], app=fleet.eu).apply_async()
+
+
+def test_a_revoke_reaches_all_databases(fleet: Fleet) -> None:
+    fleet.eu.send_task("us.task", countdown=600).revoke()
+    fleet.eu.send_task("eu.task", countdown=600).revoke()
+    assert fleet.count(REVOKED) == (1, 1)
+
+
+def test_a_key_stays_where_it_is() -> None:
+    urls = {name: f"postgresql://u@{name}/d" for name in ("a", "b", "c", "d")}
+    three = Databases({name: urls[name] for name in ("a", "b", "c")}, keys={"pinned": "c"})
+    four = Databases(urls, keys={"pinned": "c"})
+    keys = [f"tenant {number}" for number in range(1000)]
+    moved = [key for key in keys if three.of_key(key) != four.of_key(key)]
+    assert {four.of_key(key) for key in moved} == {"d"}
+    assert 200 < len(moved) < 300
+    assert all(sum(three.of_key(key) == name for key in keys) > 280 for name in three.names)
+    assert three.of_key("pinned") == four.of_key("pinned") == "c"
+    assert [three.of_key(key) for key in keys[:6]] == ["a", "c", "c", "a", "b", "a"]
+
+
+def test_addresses_are_shown_nowhere() -> None:
+    databases = Databases({"eu": "postgresql://u:hunter2@h/d"}, queues={"*": "eu"})
+    app = Celery(set_as_current=False)
+    app.conf.broker_transport_options = {"databases": databases}
+    assert "hunter2" not in repr(databases)
+    assert "hunter2" not in app.conf.humanize()
+    assert "hunter2" not in repr(app.conf.table(with_defaults=True, censored=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Databases({}), "names no database"),
+        (lambda: Databases({"eu": "postgresql://u:one/hunter2@h/d"}), "the address of the database eu"),
+        (
+            lambda: Databases({"eu": "postgresql://h/d"}, queues={"us.*": "us"}),
+            "'us.\\*' is in the database 'us', which is",
+        ),
+        (lambda: Databases({"eu": "postgresql://h/d"}).url("us"), "there is no database 'us': there are eu"),
+    ],
+)
+def test_a_typing_error_is_one_line(make: Any, text: str) -> None:
+    with pytest.raises(OptionError, match=text) as refused:
+        make()
+    assert "hunter2" not in str(refused.value)
