@@ -158,7 +158,7 @@ def flow(consumer: Consumer, publisher: Callable[[], Publisher]) -> Callable[[fl
             busy.publish(consumer.queue if queue is None else queue, priority=priority)
             busy.commit()
             consumer.clock.now += 0.1
-            taken += consumer.ids()
+            taken += consumer.ids(1)  # a claim that had room for more would be followed by a full scan
         return taken
 
     return run
@@ -379,6 +379,28 @@ def test_which_transactions_are_waited_for(clock: Clock) -> None:
 def test_a_snapshot_is_read_from_postgresqls_text() -> None:
     assert Snapshot.parse("10:20:10,14,15") == Snapshot(20, (10, 14, 15))
     assert Snapshot.parse("10:10:") == Snapshot(10, ())
+
+
+def test_a_claim_that_had_room_is_followed_by_one_after_which_the_consumer_sleeps(
+    consumer: Consumer, publisher: Any
+) -> None:
+    one = publisher()
+    one.publish(consumer.queue, 3)
+    one.commit()
+    consumer.clock.now += 1
+    consumer.ids()
+    consumer.policy._scan_fully = False
+    one.publish(consumer.queue, 3)
+    one.commit()
+    consumer.ids(3)
+    assert consumer.ids() == []
+    assert not consumer.full_scan, "the claim before was full"
+    one.publish(consumer.queue, 3)
+    one.commit()
+    assert len(consumer.ids()) == 3
+    assert consumer.ids() == []
+    assert consumer.full_scan
+    assert not consumer.policy.is_due(polls=True)
 
 
 # -- all of it, in any order

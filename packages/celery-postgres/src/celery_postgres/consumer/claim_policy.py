@@ -173,9 +173,11 @@ class ClaimPolicy:
             self._ended = EndedTransactions()
             self.replace_queues(list(self._positions))
         self._ended.note(result.snapshot, plan.begun, full_scan=plan.full_scan)
-        self._advance(plan, with_acks, complete=not result.one_had_failed)
+        had_room = len(with_acks) < plan.limit and not result.one_had_failed
+        self._advance(plan, with_acks, had_room=had_room, complete=not result.one_had_failed)
         if with_acks:
-            self._expecting, self._scan_fully = True, False
+            # A claim that had room for more was probably the last: the next one scans fully, so that it may sleep.
+            self._expecting, self._scan_fully = True, had_room
             self._polling.restart()
         elif plan.polls:
             # Publishers of queues without acks always notify, so only a full batch means that there are more.
@@ -183,10 +185,11 @@ class ClaimPolicy:
             self._expecting, self._scan_fully = not plan.may_sleep or full_batch, True
             self._polling.found_nothing(result.due_in_s)
 
-    def _advance(self, plan: Plan, messages: list[ClaimedMessage], *, complete: bool) -> None:
+    def _advance(self, plan: Plan, messages: list[ClaimedMessage], *, had_room: bool, complete: bool) -> None:
         """Tell the positions what a claim has brought.
 
         Args:
+            had_room: the claim has left no ready message.
             complete: no message that has failed before has kept others back.
         """
         by_queue: dict[int, list[ClaimedMessage]] = {queue_id: [] for queue_id in plan.queues}
@@ -194,11 +197,10 @@ class ClaimPolicy:
             by_queue[one.queue_id].append(one)
         # Ready messages are read queue by queue. Scheduled ones, which are read apart, may take the places of some.
         in_order = complete and all(one.available_at is None for one in messages)
-        room = complete and len(messages) < plan.limit
         last = next((queue_id for queue_id in reversed(by_queue) if by_queue[queue_id]), None)
         before_last = in_order and last is not None
         for queue_id, brought in by_queue.items():
             before_last = before_last and queue_id != last
             self._positions[queue_id].claimed(
-                brought, self._ended, begun=plan.begun, all_of_them=room or before_last, in_order=in_order
+                brought, self._ended, begun=plan.begun, all_of_them=had_room or before_last, in_order=in_order
             )
