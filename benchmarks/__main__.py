@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import against, report
+from benchmarks import against, report, scale
 from benchmarks.about import MismatchError, remember
 from benchmarks.cells.all import CELLS, PAGE, QUICK
 from benchmarks.pace import minutes, until
@@ -31,7 +31,13 @@ _PAGE_MINUTES = 100
 
 def main() -> int:
     """Run what is asked for; 1 if some of it could not be measured."""
-    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    # TERM ends a run as Ctrl-C does: with everything stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.argv[1:2] == ["scale"]:
+        return scale.main(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="./dev bench", description=__doc__, epilog="./dev bench scale: where one server ends (--help after it)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="one short sample of each; without --minutes it starts anew"
     )
@@ -56,8 +62,6 @@ def main() -> int:
     names = given.systems.split(",") if given.systems else list(NAMES)
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"no system {unknown[0]!r}; there are {', '.join(NAMES)}")
-    # TERM ends a run as Ctrl-C does: with everything stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failed = _against(given) if given.against else _systems(given, names)
     except (UserError, MismatchError) as error:

@@ -54,7 +54,9 @@ COMMANDS = {
     "release": Command(
         "check TAG|build|sbom|publish", "make what a release of the package uploads", "lint", "releasing:release"
     ),
-    "bench": Command("[--quick] [options]", "measure this project beside other systems", None, "tools:bench"),
+    "bench": Command(
+        "[scale] [--quick] [options]", "this project beside others; scale: one server", None, "tools:bench"
+    ),
     "fuzz": Command("[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz"),
     "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
     "site": Command("[Sphinx options]", "build the documentation into docs/_build/html", "lint", "tools:site"),

@@ -33,41 +33,42 @@ _INSERT = f"""
 def variants(run: Run) -> list[str]:
     """Connections at a time."""
     system = run.systems.get(_SERVER)
-    return [f"pgbench {clients}" for clients in CLIENTS] if system and _program(system.cluster) else []
+    return [f"pgbench {clients}" for clients in CLIENTS] if system and program(system.cluster) else []
 
 
 def measure(run: Run, variant: str) -> dict[str, Any]:
     """Durable transactions a second, each of one row: those that insert it, and those that take it by deleting it."""
     cluster, seconds, clients = run.systems[_SERVER].cluster, int(run.pick(2, 3)), int(variant.split()[1])
     assert cluster is not None
-    program = _program(cluster)
+    found = program(cluster)
     with PgBench(cluster).fresh() as broker:
-        inserted = _pgbench(program, broker.url, _INSERT, seconds, clients)
+        inserted = pgbench(found, broker.url, _INSERT, seconds, clients)
         with closing(psycopg2.connect(broker.url)) as connection, connection.cursor() as cursor:
             cursor.execute("TRUNCATE kombu_message")
             connection.commit()
         broker.fill(1, seconds * clients * _ROWS_PER_S)
-        claimed = _pgbench(program, broker.url, CLAIM.format(count=1) + ";", seconds, clients)
+        claimed = pgbench(found, broker.url, CLAIM.format(count=1) + ";", seconds, clients)
         if not broker.waiting():
             raise RuntimeError(f"{_ROWS_PER_S} rows for each second of a client were not enough")
     return {"insert_tps": inserted, "claim_delete_tps": claimed}
 
 
-def _program(cluster: TemporaryCluster | None) -> Path | None:
+def program(cluster: TemporaryCluster | None) -> Path | None:
     """Return the pgbench of the server's installation, else that on PATH."""
     beside = cluster.installation.program("pgbench") if cluster else None
     found = shutil.which("pgbench")
     return beside if beside and beside.exists() else Path(found) if found else None
 
 
-def _pgbench(program: Path | None, url: str, statement: str, seconds: int, clients: int) -> float:
+def pgbench(found: Path | None, url: str, statement: str, seconds: int, clients: int) -> float:
+    """Return the transactions a second of a statement that so many clients repeat."""
     server = parse_dsn(url)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(statement)
         script.flush()
         done = subprocess.run(
             [
-                *(str(program), "--no-vacuum", "--protocol=prepared", f"--time={seconds}", f"--client={clients}"),
+                *(str(found), "--no-vacuum", "--protocol=prepared", f"--time={seconds}", f"--client={clients}"),
                 *(f"--file={script.name}", f"--host={server['host']}", f"--port={server['port']}"),
                 *(f"--username={server['user']}", server["dbname"]),
             ],
