@@ -48,7 +48,7 @@ def test_one_fragment_inserts_into_the_tables_of_messages(table: str) -> None:
     inserts = [
         path.name
         for path in sorted(SQL.glob("*.sql"))
-        for _ in re.finditer(rf"INSERT INTO {table}\b", path.read_text(encoding="utf-8"))
+        for _ in re.finditer(rf"INSERT INTO {table}\b(?!.* WHERE false)", path.read_text(encoding="utf-8"))
     ]
     assert inserts == ["fragments.sql", *(["moving.sql"] if table == "kombu_message" else [])]
     assert sum(f"INSERT INTO {table}" in one.direct for one in loader.statements().values()) > 3
