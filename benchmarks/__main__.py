@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import against, report, scale
 from benchmarks.about import MismatchError, remember
 from benchmarks.cells.all import CELLS, PAGE, QUICK
-from benchmarks.pace import minutes, until
+from benchmarks.pace import begun_again, minutes, until
 from benchmarks.run import Run, measure
 from benchmarks.samples import Samples
 from benchmarks.systems.registry import NAMES, open_systems
@@ -91,7 +91,7 @@ def _against(given: argparse.Namespace) -> int:
 
 def _systems(given: argparse.Namespace, names: list[str]) -> int:
     folder: Path = given.out or (_QUICK if given.quick else report.OWN)
-    if (given.anew or (given.quick and not given.minutes)) and not given.report:
+    if (given.anew or (given.quick and not given.minutes)) and not given.report and not begun_again():
         shutil.rmtree(folder / "raw", ignore_errors=True)
     samples = Samples(folder / "raw")
     cells = [CELLS[name] for name in given.only] if given.only else QUICK if given.quick else PAGE
@@ -105,8 +105,8 @@ def _systems(given: argparse.Namespace, names: list[str]) -> int:
             for name, reason in missing.items():
                 print(f"bench: without {name}: {reason}", file=sys.stderr)
             remember(samples.folder, systems, missing)
-            run = Run(given.quick, systems, samples)
-            outcome = measure(cells, run, page=page, until=end, revision=measuring.describe()["revision"])
+            run = Run(given.quick, systems, samples, end)
+            outcome = measure(cells, run, page=page, revision=measuring.describe()["revision"])
             failed = outcome.failed
         print(f"\n{report.measured(samples, cells)}\n")
         if outcome.left:

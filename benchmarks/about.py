@@ -11,13 +11,13 @@ from benchmarks.systems import System
 from environment.testkit import measuring, servers
 
 _NAME = "about.json"
-#: Abilities of a system, and what the page says where one is missing.
+#: Abilities of a system, and what the page says is not measured where one is missing.
 _CANNOT = {
-    "bulk": "publish many tasks in one call",
-    "results": "store the results of tasks",
-    "late": "acknowledge both early and late",
-    "prefork": "run tasks in children of one worker",
-    "chords": "run a chord",
+    "bulk": "publishing in bulk",
+    "results": "results",
+    "late": "late acks beside early ones",
+    "prefork": "children of one worker",
+    "chords": "a chord",
 }
 
 #: What must be the same for all parts of a run.

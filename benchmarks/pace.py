@@ -19,6 +19,9 @@ _BETWEEN_S = 0.5
 #: Seconds that a sample gets to stop what it has started.
 _ENDING_S = 90.0
 
+#: Where a process that begins again finds when its run must end.
+_UNTIL = "BENCH_UNTIL"
+
 #: (cell, variant)
 Question = tuple[str, str]
 
@@ -70,13 +73,15 @@ def deadline(seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
         watchdog.cancel()
 
 
-def begin_again(arguments: Sequence[str], started: Callable[[], set[int]]) -> None:
+def begin_again(arguments: Sequence[str], end: float, started: Callable[[], set[int]]) -> None:
     """Kill what this process has started, and become the same command: it continues after the sample that hung.
 
     Args:
         arguments: of the command.
+        end: what ``until`` has returned.
         started: returns the process ids of all that runs below this one.
     """
+    os.environ[_UNTIL] = str(end)
     for pid in started() - {os.getpid()}:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -86,6 +91,12 @@ def begin_again(arguments: Sequence[str], started: Callable[[], set[int]]) -> No
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *arguments])  # noqa: S606  no shell is wanted
 
 
+def begun_again() -> bool:
+    """Return whether this process continues a run that hung."""
+    return _UNTIL in os.environ
+
+
 def until(limit_minutes: float | None) -> float:
-    """Return the monotonic time at which a run must have ended."""
-    return float("inf") if limit_minutes is None else time.monotonic() + limit_minutes * 60
+    """Return the monotonic time at which a run must have ended: the same after it has begun again."""
+    limit = float("inf") if limit_minutes is None else time.monotonic() + limit_minutes * 60
+    return float(os.environ.get(_UNTIL, limit))

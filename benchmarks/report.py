@@ -214,7 +214,7 @@ def _left_out(known: dict[str, Any], samples: Samples) -> str:
     reasons: dict[str, list[str]] = {}
     for name, system in systems.items():
         for ability in () if name in CEILINGS else system.get("cannot", ()):
-            reasons.setdefault(f"Cannot {ability}", []).append(system["label"])
+            reasons.setdefault(f"Not measured with {ability}", []).append(system["label"])
     lines = [f"- {reason}: {', '.join(labels)}." for reason, labels in reasons.items()]
     for system in systems.values():
         lines += [f"- {system['label']}, `{what}`: {why}." for what, why in system.get("skips", {}).items()]

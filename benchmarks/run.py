@@ -40,11 +40,13 @@ class Run:
         quick: minutes instead of hours.
         systems: by name; a system that lacks something is absent.
         samples: what has been measured so far.
+        until: the monotonic time at which it must have ended: a sample that would take longer is not begun.
     """
 
     quick: bool
     systems: dict[str, System]
     samples: Samples
+    until: float = float("inf")
 
     def present(self, *names: str) -> list[str]:
         """Return the named systems that are there."""
@@ -191,16 +193,13 @@ def missing(cells: Sequence[Cell], run: Run, *, page: bool = False) -> list[tupl
     return found
 
 
-def measure(
-    cells: Sequence[Cell], run: Run, *, page: bool = False, until: float = float("inf"), **about: Any
-) -> Outcome:
+def measure(cells: Sequence[Cell], run: Run, *, page: bool = False, **about: Any) -> Outcome:
     """Make the samples that are missing.
 
     Args:
         cells: what is asked.
         run: on what.
         page: in those variants alone that the page shows.
-        until: the monotonic time at which it must have ended: a sample that would take longer is not begun.
         about: kept with each sample.
     """
     outcome = Outcome()
@@ -213,7 +212,7 @@ def measure(
         print(f"bench: {len(names)} samples to make, about {minutes(names, took_s):.0f} minutes", flush=True)
         outcome.failed = 0
         for position, (cell, variant, repetition) in enumerate(questions):
-            if time.monotonic() + expected(names[position], took_s) > until:
+            if time.monotonic() + expected(names[position], took_s) > run.until:
                 outcome.left = names[position:]
                 return outcome
             outcome.failed += not sample(cell, run, variant, repetition, **about)
@@ -231,7 +230,7 @@ def sample(cell: Cell, run: Run, variant: str, repetition: int, **about: Any) ->
     def give_up() -> None:
         print(f"{cell.name} {variant}: hangs; what it has started is killed, and the run begins again", flush=True)
         run.samples.fail(cell.name, variant, "it hung")
-        begin_again([word for word in sys.argv[1:] if word != "--anew"], lambda: measuring.tree([os.getpid()]))
+        begin_again(sys.argv[1:], run.until, lambda: measuring.tree([os.getpid()]))
 
     try:
         with deadline(cell.deadline_s, give_up):

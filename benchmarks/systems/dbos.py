@@ -23,6 +23,7 @@ class Dbos(DatabaseSystem):
     concurrency = 300
     rough = 1_500
     bulk = False
+    results = True
     skips = MappingProxyType({"drain 1ms plain": "a worker that runs one task at a time takes one in each poll"})
     program = (sys.executable, "-m", "benchmarks.programs.dbos_program")
     tables = ("dbos.workflow_status", "dbos.workflow_input", "dbos.workflow_output")

@@ -150,7 +150,7 @@ def test_what_is_left_out_is_said_with_its_reason(tmp_path: Path) -> None:
     samples.fail("drain", "stock 0ms plain", "the worker ended with 1")
 
     assert report.texts(samples)["left out"].splitlines() == [
-        "- Cannot run a chord: Half a system.",
+        "- Not measured with a chord: Half a system.",
         "- Half a system, `fleet`: it has no workers.",
         "- Not measured: redis (it is not installed).",
         "- Failed: `drain stock 0ms plain` (the worker ended with 1).",

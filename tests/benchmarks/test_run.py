@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,10 +67,10 @@ def test_a_run_leaves_out_what_a_system_skips_and_on_the_page_what_it_does_not_s
 
 
 def test_a_run_ends_in_time_and_names_what_is_left(tmp_path: Path) -> None:
-    run = run_of(tmp_path, ours={})
+    run = replace(run_of(tmp_path, ours={}), until=time.monotonic() + 20)
     cell = asking("one", nothing, repetitions=2)
     run.samples.add("one", "ours a", {"rate": 1.0}, took_s=50.0)
-    outcome = measure([cell], run, until=time.monotonic() + 20)
+    outcome = measure([cell], run)
     assert outcome.left == [("one", "ours b"), ("one", "ours a"), ("one", "ours b")]
 
 
@@ -120,10 +121,10 @@ if (folder / "begun").read_text() == "x":
     child = subprocess.Popen(["sleep", "60"])
     (folder / "child").write_text(str(child.pid))
     pace._ENDING_S = 0.1
-    pace.os.execv = lambda python, words: os._exit(17)
+    pace.os.execv = lambda python, words: os._exit(17 if pace.begun_again() and pace.until(1) == 123.0 else 1)
     from environment.testkit import measuring
     signal = __import__("signal")
-    with pace.deadline(0.1, lambda: pace.begin_again([], lambda: measuring.tree([os.getpid()]))):
+    with pace.deadline(0.1, lambda: pace.begin_again([], 123.0, lambda: measuring.tree([os.getpid()]))):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
         signal.sigwait([signal.SIGUSR1])
 """
