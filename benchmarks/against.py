@@ -53,7 +53,7 @@ _MEMORY = (
 _KEPT = ("plain", "results", "late-results")
 
 QUESTIONS = (
-    *(Question(drain.CELL, f"0ms {kept}{pool}", _DRAIN) for pool in ("", " prefork") for kept in _KEPT),
+    *(Question(drain.CELL, f"0ms {kept}{pool}", _DRAIN) for pool in ("", " prefork", " prefork-8") for kept in _KEPT),
     Question(enqueue.CELL, "one_by_one", _PUBLISH),
     Question(enqueue.CELL, "in_bulk", _PUBLISH),
     Question(latency.CELL, "idle", (("p50", "p50 ms"), ("p99", "p99 ms"))),

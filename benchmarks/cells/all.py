@@ -20,6 +20,7 @@ from benchmarks.cells import (
     memory,
     payload,
     pinned,
+    prefork,
     processes,
     soak,
     statements,
@@ -36,6 +37,6 @@ PAGE = [
 QUICK = [enqueue.CELL, drain.CELL, processes.CELL, latency.CELL, chord.CELL]
 
 #: What is asked only by ``--only``: half an hour, figures of docs/benchmarks/front.md, and those of ``--against``.
-MORE = [module.CELL for module in (soak, workers, crash, connections, statements, memory, imports, front)]
+MORE = [module.CELL for module in (soak, workers, prefork, crash, connections, statements, memory, imports, front)]
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in [*PAGE, *MORE]}

@@ -8,6 +8,8 @@ from benchmarks.cells import Cell, number, spread
 from benchmarks.figures import rate
 from benchmarks.run import Run, distinct, operations_each, waiting, worker_of
 from benchmarks.systems import System
+from environment.testkit import measuring
+from environment.waiting import wait_until
 
 
 def variants(run: Run) -> list[str]:
@@ -26,7 +28,8 @@ def variants(run: Run) -> list[str]:
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     """Tasks a second by the worker's own clock, and the processor time of worker and server for each.
 
-    ``how``: the length; ``plain``, ``results``, ``late`` or ``late-results``; perhaps ``prefork``, with two children.
+    ``how``: the length; ``plain``, ``results``, ``late`` or ``late-results``; perhaps ``prefork``, with two children,
+    or ``prefork-8``.  ``children_us`` is the part of a prefork worker's time that its children spend.
     """
     length, kept, *pool = how.split()
     seconds = int(length.removesuffix("ms")) / 1000
@@ -37,12 +40,19 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     count = int((1 / seconds if seconds else system.rough * 1.2) * limit_s)
     with system.fresh(results="results" in kept) as broker:
         broker.fill(1, count, seconds)
-        children = 2 if pool else concurrency
+        children = int("".join(pool).partition("-")[2] or 2) if pool else concurrency
         with worker_of(broker, children, count + 1_000, late="late" in kept, **pools) as worker:
             worker.run_until(1, 60)
+            # A child starts for 150 ms, which is not what a task costs.
+            wait_until(
+                lambda: worker.journal.refresh() and len(worker.journal.by_process) >= (children if pool else 1),
+                60,
+                "the children",
+            )
             meter, before, seen = run.meter(system, worker), broker.operations(), worker.journal.refresh()
+            inner = measuring.Meter({"children": sorted(measuring.tree([worker.pid]) - {worker.pid})})
             reached = worker.run_until(count, limit_s)
-            spent, after = meter.stop(), broker.operations()
+            spent, after = {**inner.stop(), **meter.stop()}, broker.operations()
             measured = list(worker.journal.records)
         metered = max(1, reached - seen)
         return {
@@ -50,6 +60,7 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
             **distinct(worker),
             "waiting": waiting(broker),
             "filled": count,
+            **({"children_us": spent["children"] / metered * 1e6} if pool else {}),
             "worker_us": spent["worker"] / metered * 1e6,
             "server_us": spent["server"] / metered * 1e6,
             "operations": operations_each(before, after, metered),
