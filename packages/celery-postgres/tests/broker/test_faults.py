@@ -151,9 +151,7 @@ def test_a_worker_that_is_told_to_stop_leaves_the_rest_at_once(probe: Probe, sig
     probe.send("run_late_quiet", tags[-1], gate, priority=9)
     probe.open(gate)
     os.kill(worker.pid, getattr(signal, f"SIG{signal_name}"))
-    # With any broker a prefork child may wait 30 s for a parent that reads no more results: billiard's
-    # GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT, 300 pauses of 0.1 s, which take longer on a busy machine.
-    wait_until(lambda: worker.process.poll() is not None, 120, "the worker to end")
+    wait_until(lambda: worker.process.poll() is not None, RESCUE_S, "the worker to end")
     probe.start()
     counts = probe.wait_for_all("end", tags, RESCUE_S)
     if signal_name == "TERM":

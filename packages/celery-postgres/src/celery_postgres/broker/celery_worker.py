@@ -11,6 +11,7 @@ from celery_postgres.compat import (
     error_isolation,
     eta,
     inspect_stats,
+    prefork_shutdown,
     publish_retry,
     task_continuation,
     transport_names,
@@ -36,6 +37,7 @@ def fit(transport: Any, options: Options) -> None:
     transport_names.install(transport.driver_type, gossip=options.gossip)
     inspect_stats.install(_shown)
     eta.install()
+    prefork_shutdown.install()
 
 
 def _is_temporary(error: Any) -> bool:
