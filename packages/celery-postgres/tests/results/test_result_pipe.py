@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from celery import chord, signature
 
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.result_store import Outcome, Part
@@ -109,10 +110,46 @@ def test_a_task_reads_its_own_final_state(pool: Probe, task: str) -> None:
 
 def test_results_that_do_not_fit_are_stored_by_the_child(probe: Probe) -> None:
     worker = probe.start(pool="prefork")
-    sizes = [select.PIPE_BUF - 400, select.PIPE_BUF, 200_000]
+    sizes = [select.PIPE_BUF - 400, select.PIPE_BUF, 50_000, 200_000]
     sent = [probe.send("echo", "x" * size) for size in sizes]
     assert [len(one.get(timeout=DEADLINE_S)) for one in sent] == sizes
     assert worker.process.poll() is None
+
+
+def test_children_open_no_connection(probe: Probe) -> None:
+    """Eight children: with a connection each there would be eight more than these."""
+    worker = probe.start(pool="prefork", concurrency=8)
+    tag = unique("busy")
+    names = [f"{tag}-{one}" for one in range(8)]
+    sent = [probe.send(task, name, gate) for name in names for task, gate in [("run", tag), ("run_late", None)]]
+    probe.wait_for_all("start", names)
+    (probe.folder / "gates" / tag).touch()
+    assert {one.get(timeout=DEADLINE_S) for one in sent} == set(names)
+    body = chord([signature("probe.add", (one, 1), app=probe.app) for one in range(20)])(
+        signature("probe.total", app=probe.app)
+    )
+    assert body.get(timeout=DEADLINE_S) == sum(range(20)) + 20
+    assert len({note["pid"] for note in probe.notes("end", f"{tag}-*")}) > 4
+    statement = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name IN ('probe-0', 'probe-results')"
+    )
+    assert 1 < scalar(probe.url, statement) < 8
+    assert worker.process.poll() is None
+
+
+def test_a_killed_worker_loses_no_chord(probe: Probe) -> None:
+    """Its children store the parts. They send the body, or the next worker does, where the server has still executed
+    the killed worker's statement."""
+    worker = probe.start(pool="prefork")
+    with results_locked(probe.url):
+        parts = [signature("probe.run_late", (f"part-{one}",), app=probe.app) for one in range(4)]
+        body = chord(parts)(signature("probe.body", ("chord",), app=probe.app))
+        wait_until(lambda: worker.log_text().count("succeeded in") >= 4, DEADLINE_S, "the parts to end")
+        os.kill(worker.pid, signal.SIGKILL)
+    probe.start()
+    assert body.get(timeout=RESCUE_S) == [f"part-{one}" for one in range(4)]
+    assert len(probe.notes("start", "part-*")) == 4
 
 
 # -- the pipe itself
@@ -207,6 +244,50 @@ def test_records_arrive_complete_and_in_order_from_several_children() -> None:
         assert {one.claim for one in mine} == {claim}
 
 
+def test_large_records_of_several_children_arrive_in_pieces() -> None:
+    pipe = ResultPipe()
+    pipe.serve(HERE)
+    sizes = [2, select.PIPE_BUF, 3 * select.PIPE_BUF, 15 * select.PIPE_BUF] * 20
+
+    def send(name: str) -> bool:
+        for number, size in enumerate(sizes):
+            one = ended(f"{name}-{number}", size)
+            wait_until(partial(pipe.offer, HERE, one, lambda: None), DEADLINE_S, "room")
+        return True
+
+    with forked(pipe, lambda: send("a")), forked(pipe, lambda: send("b")):
+        found = read(pipe, 2 * len(sizes))
+    for name in "ab":
+        mine = [one.outcomes[0] for one in found if one.outcomes[0].task_id.startswith(name)]
+        assert mine == [ended(f"{name}-{number}", size).outcomes[0] for number, size in enumerate(sizes)]
+
+
+def test_a_child_that_dies_within_a_record_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = ResultPipe()
+    pipe.serve(HERE)
+
+    def die_after_two_pieces() -> bool:
+        write, pieces = os.write, iter(range(2))
+
+        def die(descriptor: int, data: bytes) -> int:
+            if next(pieces, None) is None:
+                os._exit(0)
+            return write(descriptor, data)
+
+        monkeypatch.setattr(os, "write", die)
+        pipe.offer(HERE, ended("torn", 5 * select.PIPE_BUF), lambda: None)
+        return False
+
+    def pass_on() -> bool:
+        return all(pipe.offer(HERE, ended(str(size), size), lambda: None) for size in (2, 9000))
+
+    with forked(pipe, die_after_two_pieces):
+        pass
+    with forked(pipe, pass_on):
+        found = read(pipe, 2)
+    assert [one.outcomes[0].task_id for one in found] == ["2", "9000"]
+
+
 def test_a_full_pipe_takes_no_more_and_says_so() -> None:
     pipe = ResultPipe()
     pipe.serve(HERE)
@@ -248,7 +329,7 @@ def test_what_the_main_process_cannot_take_is_refused(reason: str) -> None:
     if reason != "no database":
         pipe.serve(("another",) if reason == "another database" else HERE)
     pipe.accept(reason != "behind")
-    write = ended("a", select.PIPE_BUF if reason == "too large" else 2)
+    write = ended("a", 16 * select.PIPE_BUF if reason == "too large" else 2)
     with forked(pipe, lambda: not pipe.offer(HERE, write, lambda: None) and not pipe.unconfirmed()):
         pass
     assert pipe.read() == []
@@ -269,10 +350,47 @@ def test_the_child_of_a_child_stores_its_results_itself() -> None:
         pass
 
 
-def test_a_write_that_is_more_than_the_end_of_one_task_is_none() -> None:
-    part = Part("chord", "a", 0, "SUCCESS", None, "{}")
+def test_a_chord_part_arrives_with_its_result_or_without() -> None:
+    pipe = ResultPipe()
+    pipe.serve(HERE)
+    part = Part("chord", "a", 3, "SUCCESS", b"1", '{"task": "body"}')
+    writes = [Write(ended("a").outcomes, [part], (7, 9)), Write([], [part])]
+    with forked(pipe, lambda: all(pipe.offer(HERE, one, lambda: None) for one in writes)):
+        found = read(pipe, 2)
+    assert [(one.outcomes, one.parts, one.claim) for one in found] == [
+        (one.outcomes, one.parts, one.claim) for one in writes
+    ]
+
+
+def test_a_state_of_a_task_whose_end_is_unconfirmed_is_found() -> None:
+    pipe = ResultPipe()
+    pipe.serve(HERE)
+    confirmed, seen = os.pipe(), os.pipe()
+
+    def work() -> bool:
+        pipe.offer(HERE, ended("a"), lambda: None)
+        pipe.offer(HERE, ended("b"), lambda: None)
+        before = [pipe.includes(ended(one)) for one in "abc"]
+        os.write(seen[1], b"x")
+        os.read(confirmed[0], 1)
+        after = [pipe.includes(ended(one)) for one in "abc"]
+        return (before, after) == ([True, True, False], [False, True, False])
+
+    with forked(pipe, work):
+        os.read(seen[0], 1)
+        pipe.confirm(read(pipe, 2)[:1])
+        os.write(confirmed[1], b"x")
+    for end in (*confirmed, *seen):
+        os.close(end)
+
+
+def test_what_another_process_may_not_end_is_stored_by_the_child() -> None:
+    """States that are not final, and parts of a chord with errbacks, which may be a task's own code."""
     started = Outcome("a", "STARTED", None, None)
+    quiet = Part("chord", "a", 0, "SUCCESS", None, '{"task": "body", "options": {}}')
+    loud = Part("chord", "a", 0, "SUCCESS", None, '{"task": "body", "options": {"link_error": [{"task": "errback"}]}}')
     assert ended("a").is_end
+    assert Write(ended("a").outcomes, [quiet]).is_end
+    assert Write([], [quiet]).is_end
     assert not Write([started]).is_end
-    assert not Write([*ended("a").outcomes, *ended("b").outcomes]).is_end
-    assert not Write(ended("a").outcomes, [part]).is_end
+    assert not Write(ended("a").outcomes, [loud]).is_end

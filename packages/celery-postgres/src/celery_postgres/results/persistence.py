@@ -79,9 +79,8 @@ class PersistentBackend(ConnectedBackend):
     def _pass_on(self, write: Write, ends: bool) -> bool:
         """In a prefork child: whether the main process has the write now, which stores it within milliseconds."""
         pipe = _pipe()
-        task_ids = {one.task_id for one in write.outcomes}
         try:
-            if any(one.outcomes[0].task_id in task_ids for one in pipe.unconfirmed()):
+            if pipe.includes(write):
                 self.flush()  # or this state would be stored first
             if not write.is_end or (ends and write.claim is None):
                 return False
@@ -92,11 +91,11 @@ class PersistentBackend(ConnectedBackend):
     def _recover(self) -> None:
         """In a prefork child: store what the main process was given and has not stored, for `BatchWriter.PATIENCE_S` at
         most."""
-        pipe, retry, begun = _pipe(), Backoff(), time.monotonic()
+        pipe, retry, begun, due = _pipe(), Backoff(), time.monotonic(), set[str]()
         while writes := pipe.unconfirmed():
             try:
                 for write in writes:
-                    record(self.result_store, [write])
+                    due.update(record(self.result_store, [write]))
             except (driver.Error, SchemaError) as error:
                 if time.monotonic() - begun > BatchWriter.PATIENCE_S:
                     logger.error("Could not store %d results: %s", len(writes), loggable(error))  # noqa: TRY400
@@ -104,6 +103,8 @@ class PersistentBackend(ConnectedBackend):
                 self._sleep(retry.failed())
             else:
                 pipe.forget()
+        for chord_id in due:
+            self.send_body(chord_id)
 
     def _store(self, write: Write, ends: bool) -> None:
         """Store it at once. What cannot be stored now, the worker keeps (see `keep`)."""

@@ -4,8 +4,9 @@ A child that stores its results itself needs a commit for each: 450 us of proces
 The main process stores hundreds in one commit, together with the acknowledgement of their messages.
 
 A write of at most `PIPE_BUF` bytes arrives complete or not at all (POSIX, write()), also from a child that is killed;
-and what a killed child has written is read. A child remembers what it has passed on until the main process confirms
-that it is stored, in memory that the two share: so nothing is lost when the main process is killed either.
+and what a killed child has written is read. A larger record comes in pieces of that size, between which those of other
+children may lie. A child remembers what it has passed on until the main process confirms that it is stored, in memory
+that the two share: so nothing is lost when the main process is killed either.
 
 A child never waits here: while the pipe is full, or the main process does not keep up, it stores its results itself.
 """
@@ -13,31 +14,30 @@ A child never waits here: while the pipe is full, or the main process does not k
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import hashlib
 import mmap
 import os
-import pickle
 import select
 import signal
-import struct
 import threading
 import time
 from collections import deque
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from celery_postgres.compat.upstream import outlive_main_process
-from celery_postgres.database.result_store import Outcome
-from celery_postgres.results.write import Write
+from celery_postgres.results.records import LONGEST, Assembly, pack, pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery_postgres.results.write import Write
+
 Database = tuple[str, ...]
 
-#: Of a record: its length, the child's number, and the number of the record among those of this child.
-_HEAD = struct.Struct("=HIQ")
-_fields = attrgetter(*Outcome.__slots__)  # dataclasses.astuple takes 12 us, this 0.2
+#: 1,000 records: the 64 kB of a new pipe were full when the main process waited 80 ms for the disk.
+_PIPE_BYTES = 1 << 18
 _READ_BYTES = 1 << 20
 _UNTIL_RESTARTED_S = 1.0
 _ACCEPTING = b"\1"
@@ -58,12 +58,14 @@ class ResultPipe:
         self._read_end, self._write_end = os.pipe()
         for end in (self._read_end, self._write_end):
             os.set_blocking(end, False)
+        with contextlib.suppress(OSError, AttributeError):  # a user's pipes have a limit; macOS grows them itself
+            fcntl.fcntl(self._write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         #: Shared: the database that the main process reads for and whether it does now, and for each child the last
         #: record that it has stored.
         self._served = mmap.mmap(-1, _DIGEST_BYTES + 1)
         self._shared = mmap.mmap(-1, 8 * _SLOTS)
         self._confirmed = memoryview(self._shared).cast("Q")
-        self._rest = b""
+        self._assembly = Assembly()
         self._reading = False
         self._forks = 0
         self._forking = threading.Lock()
@@ -74,6 +76,8 @@ class ResultPipe:
         self._child = child
         self._sent = 0
         self._unconfirmed: deque[tuple[int, Write]] = deque()
+        #: The last record of each task among them.
+        self._tasks: dict[str, int] = {}
         self._lock = threading.RLock()  # a soft time limit raises in the middle of it
         #: Held by the thread that stores or passes on a result.
         self.storing = threading.RLock()
@@ -113,23 +117,33 @@ class ResultPipe:
         """
         if self._child <= 0 or self._served[:] != _digest(database) + _ACCEPTING:
             return False
-        data = pickle.dumps((*_fields(write.outcomes[0]), write.claim), protocol=5)
-        size = _HEAD.size + len(data)
-        if size > select.PIPE_BUF:
+        record = pack(write)
+        if len(record) > LONGEST:
             return False
         with self._lock:
             if self._watcher is None and not self._begin_watching(recover):
                 return False
+            self._forget_confirmed()
             self._sent += 1
             # Before it is written: if something raises in between, it is stored twice and not never.
             self._unconfirmed.append((self._sent, write))
-            self._forget_confirmed()
             try:
-                os.write(self._write_end, _HEAD.pack(len(data), self._child, self._sent) + data)
-            except OSError:  # it is full, or has no reader any more
+                for piece in pieces_of(record, self._child, self._sent):
+                    os.write(self._write_end, piece)
+            except OSError:  # it is full, or has no reader any more; the pieces that are in it are dropped
                 self._unconfirmed.pop()
                 return False
+            for one in write.outcomes:
+                self._tasks[one.task_id] = self._sent
         return True
+
+    def includes(self, write: Write) -> bool:
+        """Whether a state of the same task is unconfirmed."""
+        if not self._tasks:
+            return False
+        with self._lock:
+            self._forget_confirmed()
+            return any(one.task_id in self._tasks for one in write.outcomes)
 
     def unconfirmed(self) -> list[Write]:
         """What this child has passed on and the main process has not stored yet, in its order."""
@@ -143,12 +157,16 @@ class ResultPipe:
         """This child has stored what was unconfirmed."""
         with self._lock:
             self._unconfirmed.clear()
+            self._tasks.clear()
 
     def _forget_confirmed(self) -> None:
         child, number = divmod(self._confirmed[self._child % _SLOTS], 1 << _NUMBER_BITS)
         if child == self._child:
             while self._unconfirmed and self._unconfirmed[0][0] <= number:
-                self._unconfirmed.popleft()
+                record, write = self._unconfirmed.popleft()
+                for one in write.outcomes:
+                    if self._tasks.get(one.task_id) == record:
+                        del self._tasks[one.task_id]
 
     def end(self, patience_s: float) -> None:
         """Called when this child is about to end: wait until everything is stored. If the main process is killed
@@ -218,19 +236,7 @@ class ResultPipe:
         except OSError:  # a worker that is about to restart (HUP) has closed every descriptor
             time.sleep(_UNTIL_RESTARTED_S)
             return []
-        data = self._rest + data
-        writes: list[Write] = []
-        begin = 0
-        while len(data) - begin >= _HEAD.size:
-            length, child, number = _HEAD.unpack_from(data, begin)
-            end = begin + _HEAD.size + length
-            if end > len(data):
-                break
-            *outcome, claim = pickle.loads(data[begin + _HEAD.size : end])  # noqa: S301  # from our own child
-            writes.append(Write([Outcome(*outcome)], claim=claim, origin=(child, number)))
-            begin = end
-        self._rest = data[begin:]
-        return writes
+        return self._assembly.add(data)
 
     def confirm(self, writes: list[Write]) -> None:
         """These are stored, and all that came before them."""
@@ -240,5 +246,6 @@ class ResultPipe:
                 self._confirmed[child % _SLOTS] = child << _NUMBER_BITS | number
 
 
+@functools.lru_cache(maxsize=8)
 def _digest(database: Database) -> bytes:
     return hashlib.sha256(repr(database).encode()).digest()

@@ -15,6 +15,9 @@ from celery_postgres.results.serializer import Pickle, dump
 
 logger = logging.getLogger(__name__)
 
+#: In the signature of a chord's body, at any depth.
+_LINK_ERROR = '"link_error"'
+
 
 @dataclass(slots=True)
 class Write:
@@ -42,8 +45,9 @@ class Write:
 
     @property
     def is_end(self) -> bool:
-        """Whether it is the end of one task, and nothing else."""
-        return len(self.outcomes) == 1 and self.outcomes[0].final and not self.parts
+        """Whether it is the end of a task, of which another process may do the rest: with a chord part, that is to send
+        the body, and not to call errbacks, which a task may have in place of its own code."""
+        return all(one.final for one in self.outcomes) and all(_LINK_ERROR not in one.body for one in self.parts)
 
     @property
     def urgent(self) -> bool:
