@@ -17,9 +17,10 @@ from kombu import Connection
 from celery_postgres import install, migrate
 from celery_postgres.database import server
 from celery_postgres.database.session import Session
-from celery_postgres.errors import UnsupportedServerError
+from celery_postgres.errors import ReadOnlyError, UnsupportedServerError
 from environment.temporary import TemporaryCluster
 from environment.testkit.engine import ENGINES, Engine, EngineServer
+from environment.testkit.standby import Standby
 
 
 def publish(url: str) -> None:
@@ -110,6 +111,16 @@ def test_a_database_without_unicode_is_refused(private_cluster: TemporaryCluster
         pytest.raises(UnsupportedServerError, match=f"the database has the encoding {encoding}.*ENCODING 'UTF8'"),
     ):
         migrate(dsn)
+
+
+def test_a_standby_can_be_read(private_cluster: TemporaryCluster) -> None:
+    migrate(private_cluster.url())
+    with Standby(private_cluster) as standby:
+        for _ in range(2):
+            with closing(Session(standby.url())) as session:
+                assert session.run("find_queue", queue="none") == []
+                with pytest.raises(ReadOnlyError, match="connect to the primary"):
+                    session.run("block_task", task="any")
 
 
 def test_trying_out_leaves_nothing_behind(module_database: Any) -> None:

@@ -79,7 +79,10 @@ def verify(connection: Any, address: str | None = None) -> None:
                 _need_transactions(cursor, address)
         except psycopg2.Error as error:
             if error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION:
-                return  # a standby: it can be read, and refuses a write in its own words
+                cursor.execute("ROLLBACK")
+                # A standby: it can be read, and refuses a write in its own words. Asking again would log an error.
+                _verified.update([address] if address else [])
+                return
             _explain(connection, cursor, error, known)
             raise
     _refuse_by_name(known or _name(str(version)))
