@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -74,6 +75,13 @@ class PgBouncer(Lifetime):
         assert self._process is not None
         self._process.send_signal(number)
         self._process.wait(10)
+
+    def change_mode(self, mode: str) -> None:
+        """Write another ``pool_mode`` into its configuration, and have it read that."""
+        assert self._process is not None
+        file = Path(self._command[-1])
+        file.write_text(re.sub(r"^pool_mode = \w+$", f"pool_mode = {mode}", file.read_text(), flags=re.MULTILINE))
+        self._process.send_signal(signal.SIGHUP)
 
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):

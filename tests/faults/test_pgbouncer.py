@@ -50,6 +50,24 @@ def test_a_pooler_that_restarts_under_load(
     verify(load.finish("PgBouncer (transaction mode) restarted"))
 
 
+def test_a_pooler_that_changes_its_mode_under_load(
+    cluster: TemporaryCluster, program: Callable[[str], str], verify: Verify
+) -> None:
+    with (
+        PgBouncer(program("pgbouncer"), cluster, mode="session", settings="default_pool_size = 40") as pgbouncer,
+        Load(broker_variables(pgbouncer.url)) as load,
+    ):
+        load.worker("threads")
+        load.worker("prefork", 2)
+        load.publish()
+        for mode in ("transaction", "session", "transaction"):
+            load.wait_for_tasks(40)
+            with load.fault():
+                pgbouncer.change_mode(mode)
+        load.wait_for_tasks(40)
+        verify(load.finish("PgBouncer reloaded with another `pool_mode`"))
+
+
 def test_a_worker_that_is_killed_behind_a_pooler(pooled_load: Load, verify: Verify, quick: bool) -> None:
     """Without a session lock nothing shows that the worker is gone: its tasks wait until the lease expires."""
     if quick:
