@@ -9,6 +9,7 @@ The environment configures it:
 ``BENCH_PREFETCH``   ``worker_prefetch_multiplier``
 ``BENCH_TRANSPORT``  Kombu's transport options, as JSON
 ``BENCH_JOURNAL``    the folder of a worker's journal, with ``BENCH_CAPACITY`` records at most
+``BENCH_BEAT``       the seconds between two runs of a beat's only task
 ``BENCH_READY``      the file that a worker creates when it takes tasks
 """
 
@@ -27,6 +28,16 @@ from celery.signals import worker_ready
 from environment.testkit.journal import Journal
 
 QUEUE = "celery"
+#: Where a beat sends its task.
+TICKS = "ticks"
+
+
+def _schedule(seconds: str | None) -> dict[str, dict[str, object]]:
+    """A task every so many seconds, for a queue that no worker consumes."""
+    if not seconds:
+        return {}
+    entry = {"task": "benchmarks.stamp", "schedule": float(seconds), "args": (0,), "options": {"queue": TICKS}}
+    return {"tick": entry}
 
 
 def _create_app() -> Celery:
@@ -48,6 +59,7 @@ def _create_app() -> Celery:
         broker_connection_retry_on_startup=True,
         # Celery's default, made explicit: no system starts with another worker to mingle with.
         worker_send_task_events=False,
+        beat_schedule=_schedule(os.environ.get("BENCH_BEAT")),
     )
     return app
 
@@ -77,8 +89,9 @@ def nap(number: int, seconds: float) -> None:
 
 
 @app.task(name="benchmarks.stamp")
-def stamp(number: int) -> float:
-    """A part of a chord: returns when it ended, by the wall clock that all processes share."""
+def stamp(number: int, seconds: float = 0.0) -> float:
+    """A part of a chord: takes ``seconds``, and returns when it ended, by the wall clock that all processes share."""
+    threading.Event().wait(seconds)
     return time.time()
 
 

@@ -93,16 +93,20 @@ def verify(record: Callable[[Outcome], None], cluster: TemporaryCluster) -> Call
     """
 
     def verify(outcome: Outcome, url: str | None = None, may_lose: int = 0) -> Outcome:
-        where = url or cluster.url()
         record(outcome)
-        assert outcome.lost <= may_lose
-        wait_until(lambda: rows_of(where, QUEUE) == 0, RECOVERY_S, "every message to be acknowledged", 0.2)
-        assert dead_letters(where) == 0
-        stored = scalar(where, "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'")
-        assert stored >= outcome.tasks_out - may_lose
+        assert_settled(outcome, url or cluster.url(), may_lose)
         return outcome
 
     return verify
+
+
+def assert_settled(outcome: Outcome, url: str, may_lose: int = 0) -> None:
+    """Fail unless every task was done and acknowledged and has its result, and none became a dead letter."""
+    assert outcome.lost <= may_lose
+    wait_until(lambda: rows_of(url, QUEUE) == 0, RECOVERY_S, "every message to be acknowledged", 0.2)
+    assert dead_letters(url) == 0
+    stored = scalar(url, "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'")
+    assert stored >= outcome.tasks_out - may_lose
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ class Load(Lifetime):
         self.notes: dict[str, Any] = {}
         self._python = python
         self._stack = ExitStack()
-        self._publisher: subprocess.Popen[str] | None = None
+        self._others: dict[str, subprocess.Popen[str]] = {}
         self._faults_ns: list[tuple[int, int]] = []
 
     # -- load
@@ -126,26 +126,42 @@ class Load(Lifetime):
 
     def publish(self, *, rate: float = RATE, seconds: float = TASK_S, countdown: float = 0.0) -> None:
         """Publish from now until ``finish``; return when the first tasks are done."""
-        with (self.folder / "publisher.log").open("w") as log:
-            words = ["load", str(self.folder), str(rate), str(seconds), str(countdown)]
-            self._publisher = children.spawn(
-                [self._python, "-m", "tests.faults.publisher", *words],
-                self.variables,
+        self._start("publisher", "-m", "tests.faults.publisher", "load", str(self.folder), rate, seconds, countdown)
+        self.wait_for_tasks(10)
+
+    def ask(self, timeout_s: float = RECOVERY_S) -> None:
+        """Let a client send tasks and wait for their results, from now until ``finish``."""
+        self._start("client", "-m", "tests.faults.publisher", "client", str(self.folder), timeout_s)
+        wait_until(self.answers, RECOVERY_S, "an answer", 0.1)
+
+    def beat(self) -> None:
+        """Run a beat that sends a task to the queue ``TICKS`` each second."""
+        words = ["--scheduler", "celery_postgres.beat:Scheduler", "-l", "WARNING", "--pidfile="]
+        self._start("beat", "-m", "celery", "-q", "-A", "environment.testkit.journal_app", "beat", *words)
+
+    def _start(self, name: str, *words: object) -> None:
+        with (self.folder / f"{name}.log").open("w") as log:
+            self._others[name] = children.spawn(
+                [self._python, *map(str, words)],
+                {**self.variables, "BENCH_BEAT": "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self._stack.callback(self.end_publishing)
-        self.wait_for_tasks(10)
+        if len(self._others) == 1:
+            self._stack.callback(self.end_publishing)
 
     def end_publishing(self) -> None:
-        """Stop the publisher and wait for its end; a second call does nothing."""
+        """Stop what publishes and wait for its end; a second call does nothing."""
         (self.folder / "stop").touch()
-        if self._publisher is not None:
-            try:
-                self._publisher.wait(RECOVERY_S)
-            finally:
-                self._publisher.kill()
-                self._publisher.wait()
+        if (beat := self._others.get("beat")) is not None:
+            beat.terminate()
+        try:
+            for process in self._others.values():
+                process.wait(RECOVERY_S)
+        finally:
+            for process in self._others.values():
+                process.kill()
+                process.wait()
 
     def wait_for_tasks(self, count: int, deadline_s: float = RECOVERY_S) -> None:
         """Wait until ``count`` more tasks are done."""
@@ -173,9 +189,19 @@ class Load(Lifetime):
         lines = [line.split() for line in text[: text.rfind("\n") + 1].splitlines()]
         return {int(number): Published(int(at), int(tries)) for number, at, tries in lines}
 
+    def answers(self) -> dict[str, float]:
+        """Return what the client was answered: task id → the result."""
+        path = self.folder / "answers"
+        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return {line[0]: float(line[1]) for line in lines if len(line) > 1}
+
+    def log_of(self, name: str) -> str:
+        """Return what the ``publisher``, the ``client`` or the ``beat`` has logged."""
+        return (self.folder / f"{name}.log").read_text()
+
     def refusals(self) -> int:
         """Return how many publishes failed."""
-        return len((self.folder / "publisher.log").read_text().splitlines())
+        return len(self.log_of("publisher").splitlines())
 
     def done(self) -> int:
         """Return how many times a task finished; one that finished twice counts twice."""
@@ -184,6 +210,14 @@ class Load(Lifetime):
     def ends(self) -> dict[int, list[int]]:
         """Return when each task finished: number → ns of CLOCK_MONOTONIC, in order."""
         return self._times(1)
+
+    def ended_ns(self) -> list[int]:
+        """Return when tasks finished."""
+        return [at for times in self.ends().values() for at in times]
+
+    def accepted_ns(self) -> list[int]:
+        """Return when the broker accepted tasks."""
+        return [one.at_ns for one in self.published().values()]
 
     def begins(self) -> dict[int, list[int]]:
         """Return when each task began, in the same form."""

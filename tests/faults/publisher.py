@@ -9,7 +9,9 @@ import itertools
 import sys
 import time
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
+
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from environment.testkit.journal_app import app, nap, stamp
 
@@ -51,6 +53,27 @@ def clock(queue: str) -> None:
     shown = stamp.apply_async((0,), queue=queue, ignore_result=False).get(timeout=30)
     print(shown - time.time())  # noqa: T201
     app.close()
+
+
+def client(folder: str, timeout: str) -> None:
+    """Send a task and wait for its result, again and again, until the file ``stop`` exists.
+
+    Each answer is appended to the file ``answers``, with the task's id; what did not answer in ``timeout`` seconds is
+    written to standard output.
+    """
+    with Path(folder, "answers").open("a", buffering=1) as answers:
+        while not Path(folder, "stop").exists():
+            task_id = str(uuid4())
+            while True:
+                try:
+                    result = stamp.apply_async((0, 0.2), task_id=task_id, ignore_result=False, retry=False)
+                    break
+                except Exception:  # whatever a broker's driver raises
+                    time.sleep(_AGAIN_S)
+            try:
+                answers.write(f"{task_id} {result.get(timeout=float(timeout))!r}\n")
+            except CeleryTimeoutError:
+                print(f"{task_id}: no answer", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
