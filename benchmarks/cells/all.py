@@ -9,6 +9,7 @@ from benchmarks.cells import (
     chord,
     connections,
     crash,
+    deep,
     drain,
     enqueue,
     fleet,
@@ -37,6 +38,8 @@ PAGE = [
 QUICK = [enqueue.CELL, drain.CELL, processes.CELL, latency.CELL, chord.CELL]
 
 #: What is asked only by ``--only``: half an hour, figures of docs/benchmarks/front.md, and those of ``--against``.
-MORE = [module.CELL for module in (soak, workers, prefork, crash, connections, statements, memory, imports, front)]
+MORE = [
+    module.CELL for module in (deep, soak, workers, prefork, crash, connections, statements, memory, imports, front)
+]
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in [*PAGE, *MORE]}

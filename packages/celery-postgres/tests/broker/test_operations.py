@@ -44,6 +44,14 @@ def test_queues_are_counted_paused_and_purged(broker: operations.Operations, cli
     assert broker.purge(queue) == 2
 
 
+def test_counting_stops_at_a_cap(broker: operations.Operations, client: Client, queue: str) -> None:
+    for _ in range(5):
+        client.publish("now", queue)
+        client.publish("later", queue, headers=LATER)
+    assert [(one.ready, one.scheduled) for one in broker.queues(cap=3)] == [(3, 3)]
+    assert [(one.ready, one.scheduled) for one in broker.queues()] == [(5, 5)]
+
+
 def test_a_waiting_task_is_cancelled(broker: operations.Operations, client: Client, queue: str) -> None:
     client.publish("x", queue, headers={"id": "mine", "task": "t"})
     (message,) = broker.messages_of("mine")

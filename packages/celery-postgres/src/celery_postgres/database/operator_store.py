@@ -122,9 +122,14 @@ class OperatorStore(Store):
 
     # -- queues
 
-    def queues(self, queue: str | None = None) -> list[QueueOverview]:
-        """Every queue, or the one of that name, in the order of their names."""
-        return [QueueOverview(*row) for row in self._run("queues_overview", queue=queue, cap=None)]
+    def queues(self, queue: str | None = None, *, cap: int | None = None) -> list[QueueOverview]:
+        """Every queue, or the one of that name, in the order of their names.
+
+        Args:
+            queue: its name; all by default.
+            cap: where counting stops, for each queue and state; everything is counted by default.
+        """
+        return [QueueOverview(*row) for row in self._run("queues_overview", queue=queue, cap=cap)]
 
     def set_paused(self, queue: str, *, paused: bool) -> bool:
         """Pause or resume a queue. Returns False if there is no such queue."""

@@ -16,8 +16,11 @@ SELECT
     AS scheduled,
     coalesce((SELECT claimed.messages FROM claimed WHERE claimed.queue_id = queue.id), 0) AS claimed,
     (
-        SELECT count(*) FROM kombu_message AS message
-        WHERE message.queue_id = queue.id AND NOT message.visible AND message.consumer_id IS NULL
+        SELECT count(*) FROM (
+            SELECT FROM kombu_message AS message
+            WHERE message.queue_id = queue.id AND NOT message.visible AND message.consumer_id IS NULL
+            LIMIT %(cap)s
+        ) AS part
     ) AS taken_by_stock,
     extract(epoch FROM now() -
         -- include: ready_since
