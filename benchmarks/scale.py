@@ -24,7 +24,7 @@ from benchmarks.cells import (
     scale_queues,
     scale_workers,
 )
-from benchmarks.pace import until
+from benchmarks.pace import begun_again, until
 from benchmarks.run import Run, measure
 from benchmarks.samples import Samples
 from benchmarks.systems.celery_systems import PostgresSystem
@@ -61,6 +61,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="./dev bench scale", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under 5 minutes, and fewer sizes; always starts anew")
     parser.add_argument("--only", action="append", choices=list(CELLS), help="this cell; repeatable")
+    parser.add_argument("--anew", action="store_true", help="throw away the samples that the folder has")
     parser.add_argument("--minutes", type=float, metavar="N", help="end within N minutes (default: 60)")
     parser.add_argument(
         "--out", type=Path, help=f"the folder (default: {OWN.relative_to(CHECKOUT)}, --quick: .bench/scale)"
@@ -71,7 +72,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--report", action="store_true", help="only write tables and plots of what has been measured")
     given = parser.parse_args(words)
     folder: Path = given.out or (_QUICK if given.quick else OWN)
-    if given.quick and not given.report:
+    if (given.anew or given.quick) and not given.report and not begun_again():
         shutil.rmtree(folder / "raw", ignore_errors=True)
     samples, left = Samples(folder / "raw"), 0
     if not given.report:
@@ -108,6 +109,6 @@ def missing(cells: Sequence[Cell], samples: Samples, *, quick: bool, major: int,
     with cluster:
         system = PostgresSystem(cluster, ours=True)
         remember(samples.folder, {system.name: system}, {})
-        run = Run(quick, {system.name: system}, samples)
-        outcome = measure(cells, run, until=until, revision=measuring.describe()["revision"])
+        run = Run(quick, {system.name: system}, samples, until)
+        outcome = measure(cells, run, revision=measuring.describe()["revision"])
     return outcome.failed + len(outcome.left)

@@ -122,7 +122,7 @@ PLOTS: dict[str, Sequence[Panel]] = {
         Panel(
             "tasks/s of one worker",
             "queues, tenants",
-            scale_queues.TENANTS,
+            sorted({*scale_queues.TENANTS, *scale_queues.IN_WORKER}),
             [
                 Curve("queues in the database", "queues", "database {}", "rate"),
                 Curve("queues that the worker consumes", "queues", "worker {}", "rate"),

@@ -46,6 +46,10 @@ class Deployment:
         worker = MAIN + SLOT["prefork"] * self.children
         return self.workers * worker + self.beats * BEAT + self.web * CLIENT
 
+    def without_slots(self) -> int:
+        """Return the same where no slot has a connection of its own."""
+        return self.workers * MAIN + self.beats * BEAT + self.web * CLIENT
+
     def max_connections(self) -> int:
         """Return what the server should be set to: a quarter more for a rollout, and ten for people and replication."""
         return int(1.25 * self.connections() + 10.5)
@@ -172,6 +176,7 @@ def example_rows(figures: Figures) -> Iterable[Row]:
 
     return [
         ("connections at most", lambda one: f"{one.connections():,}"),
+        ("… where tasks send no tasks", lambda one: f"{one.without_slots():,}"),
         ("`max_connections`", lambda one: f"{one.max_connections():,}"),
         ("memory of the server for these connections", lambda one: _size(session, 1e6 * one.connections())),
         (

@@ -21,6 +21,8 @@ COUNTS = (10, 50, 100, 250, 500)
 MAX_CONNECTIONS = 700
 #: Clients that work beside the idle connections.
 _BESIDE = 4
+#: Connections whose time is taken before pgbench opens its own.
+_TRIED = 5
 #: Connections whose memory is read.
 _READ = 20
 
@@ -37,15 +39,14 @@ def measure(run: Run, variant: str) -> dict[str, Any]:
     milliseconds that a new one takes, and the private memory of its server process in MB."""
     how, number = variant.split()
     clients = _BESIDE if how == "idle" else int(number)
-    # pgbench connects one client after the other, within its time.
-    seconds = int(run.pick(2, 5) + clients / 50)
     cluster = ours(run).cluster
     program = ceiling.program(cluster)
-    found: dict[str, float] = {}
     with PgBench(cluster).fresh() as broker, ExitStack() as stack:
-        if how == "idle":
-            found = _idle(stack, broker.url, int(number))
-        return {**found, "tps": ceiling.pgbench(program, broker.url, STATEMENTS["plain"], seconds, clients)}
+        found = _idle(stack, broker.url, int(number) if how == "idle" else _TRIED)
+        # pgbench connects one client after the other, within its time.
+        seconds = round(run.pick(2, 5) + 1.5 * clients * found["connect_ms"] / 1000)
+        tps = ceiling.pgbench(program, broker.url, STATEMENTS["plain"], seconds, clients)
+        return {**(found if how == "idle" else {}), "tps": tps}
 
 
 def _idle(stack: ExitStack, url: str, count: int) -> dict[str, float]:
