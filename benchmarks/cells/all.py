@@ -23,6 +23,7 @@ from benchmarks.cells import (
     pinned,
     prefork,
     processes,
+    publishers,
     soak,
     statements,
     workers,
@@ -39,7 +40,8 @@ QUICK = [enqueue.CELL, drain.CELL, processes.CELL, latency.CELL, chord.CELL]
 
 #: What is asked only by ``--only``: half an hour, figures of docs/benchmarks/front.md, and those of ``--against``.
 MORE = [
-    module.CELL for module in (deep, soak, workers, prefork, crash, connections, statements, memory, imports, front)
+    module.CELL
+    for module in (deep, soak, workers, prefork, publishers, crash, connections, statements, memory, imports, front)
 ]
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in [*PAGE, *MORE]}

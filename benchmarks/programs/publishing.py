@@ -49,6 +49,9 @@ def answer(words: Sequence[str], one: One, many: Many | None) -> Any:
     if mode == "steady":
         each_second, seconds = rest
         return steady(int(first), float(each_second), float(seconds), one)
+    if mode == "together":
+        begin, seconds = rest
+        return together(int(first), float(begin), float(seconds), one)
     raise SystemExit(f"publish: no mode {mode!r}")
 
 
@@ -94,6 +97,20 @@ def steady(first: int, rate: float, seconds: float, one: One) -> list[tuple[int,
         one(first + position, 0.0, "")
         published.append((first + position, due, time.monotonic_ns()))
     return published
+
+
+def together(first: int, begin: float, seconds: float, one: One) -> Any:
+    """One by one for so long, from ``begin`` on by the monotonic clock, which all processes of a machine share."""
+    first = _settle(first, one)
+    time.sleep(max(0.0, begin - time.monotonic()))
+    cpu, started = time.process_time(), time.monotonic()
+    done = 0
+    while time.monotonic() < begin + seconds:
+        one(first + done, 0.0, "")
+        done += 1
+    took = time.monotonic() - started
+    late = started - begin
+    return {"published": done, "rate": done / took, "cpu_s": time.process_time() - cpu, "late_s": late}
 
 
 def _settle(first: int, one: One) -> int:

@@ -26,6 +26,9 @@ Node (``benchmarks/node``), with two commands:
     ``steady FIRST RATE SECONDS``
         One by one on a schedule of RATE a second that does not wait for late calls: the same list, with the time at
         which the call was due as ``begin_ns``.
+    ``together FIRST BEGIN SECONDS``
+        One by one for SECONDS, from BEGIN on by the monotonic clock: as ``one_by_one``, and ``late_s``, how long after
+        BEGIN it began.  Python's programs alone.
 
 Both find the server in ``BENCH_BROKER``; with ``BENCH_RESULTS=1`` the results of tasks (their number) are stored.
 """

@@ -5,6 +5,7 @@ A new table, sequence or statement fails here until somebody has decided who may
 
 from __future__ import annotations
 
+import io
 import re
 from contextlib import closing
 from typing import Any
@@ -120,10 +121,10 @@ OF_EVERYBODY = {
     *("open_session", "monitor_begin", "broker_usable"),
     *("find_migrations", "migrated_to"),
     *("hold_key", "sees_held_key", "moves"),
-    *("find_queue", "subscriptions", "orphaned_queues", "gone_consumers"),
+    *("find_queue", "subscriptions", "orphaned_queues", "gone_consumers", "address", "wake"),
 }
 OF_PRODUCERS = {
-    *("publish", "publish_to_exchange", "publish_many", "routes"),
+    *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),
     *("publish_within", "publish_many_within", "publish_to_exchange_within"),
     *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
     *("look", "size_chord", "save_group", "catch_up"),
@@ -173,6 +174,10 @@ def test_a_worker_asks_at_its_start_for_what_it_was_given(databases: Databases) 
     assert asked == of_workers
 
 
+#: A COPY in the binary format of no row.
+NO_ROW = b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\xff\xff"
+
+
 def allowed(url: str, names: set[str]) -> set[str]:
     """Those of the named statements that a login may execute. PostgreSQL checks the rights for an EXPLAIN too."""
     may = set()
@@ -182,9 +187,12 @@ def allowed(url: str, names: set[str]) -> set[str]:
         cursor.execute("SET plan_cache_mode = force_generic_plan")
         for name in names:
             statement = statements()[name]
-            cursor.execute(statement.prepare)
             try:
-                cursor.execute("EXPLAIN " + statement.execute, dict.fromkeys(statement.parameters))
+                if statement.copied:
+                    cursor.copy_expert(statement.direct, io.BytesIO(NO_ROW))
+                else:
+                    cursor.execute(statement.prepare)
+                    cursor.execute("EXPLAIN " + statement.execute, dict.fromkeys(statement.parameters))
             except psycopg2.errors.InsufficientPrivilege:
                 continue
             may.add(name)

@@ -104,6 +104,8 @@ def test_every_plan_reads_by_an_index_whatever_the_statistics_say(url: str) -> N
     try:
         with session.transaction() as connection, connection.cursor() as cursor:
             for name, statement in statements().items():
+                if statement.copied:
+                    continue  # it reads nothing
                 cursor.execute(statement.prepare)
                 nothing = ", ".join(["NULL"] * len(statement.parameters))
                 arguments = sql.SQL(f"({nothing})" if nothing else "")

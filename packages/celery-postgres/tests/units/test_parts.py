@@ -216,6 +216,26 @@ def test_looks_come_after_2_10_50_and_250_ms(clock: Clock) -> None:
     assert polling.next - clock.now == pytest.approx(0.501)
 
 
+def test_a_poll_is_promised_while_messages_are_dense(clock: Clock) -> None:
+    polling = PollingBackoff()
+    for number in range(1, 101):
+        clock.now += 0.01
+        polling.found(1, number)
+    assert polling.promise() == 0  # 100 a second
+    for number in range(101, 201):
+        clock.now += 0.01
+        polling.found(1, number * 10)  # others get nine of ten
+    assert polling.promise() == 0.002
+    polling.found_nothing(None, polling.promise())
+    assert polling.promised_s() == pytest.approx(0.002)
+    assert polling.promise() == 0  # the poll after that one comes too late
+    clock.now += 0.002
+    assert polling.promised_s() == pytest.approx(0)
+    clock.now += 60
+    polling.found(1, 2001)
+    assert polling.promise() == 0
+
+
 # -- who lives
 
 

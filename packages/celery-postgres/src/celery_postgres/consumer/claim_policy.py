@@ -26,6 +26,8 @@ class Plan:
         full_scan: the scan begins at the lowest id.
         may_sleep: after this claim nothing is left behind, so publishers have to notify this consumer.
         polls: see `ClaimPolicy.polls`.
+        polls_in_s: if it brings nothing, the next claim comes so many seconds later and no sooner; publishers rely on
+            that. 0: they rely on nothing.
         begun: when the claim began, by the monotonic clock.
     """
 
@@ -36,6 +38,7 @@ class Plan:
     full_scan: bool
     may_sleep: bool
     polls: bool
+    polls_in_s: float
     begun: float
 
 
@@ -70,7 +73,7 @@ class ClaimPolicy:
 
     @property
     def notified(self) -> bool:
-        return self._notified
+        return self._notified and not self._polling.promised_s()
 
     def notify(self) -> None:
         self._notified = True
@@ -108,7 +111,11 @@ class ClaimPolicy:
     def is_due(self, *, polls: bool) -> bool:
         """Whether to claim now. `polls`: otherwise an ack is what to wait for, which returns credit."""
         now = time.monotonic()
-        if self._notified or self.retry.failing:
+        if self.retry.failing:
+            return True
+        if self._polling.promised_s():
+            return False
+        if self._notified:
             return True
         if polls:
             return self._expecting or now >= self._polling.next
@@ -118,6 +125,8 @@ class ClaimPolicy:
         """Seconds until a claim is due by itself."""
         if self.retry.failing:
             return self.retry.left
+        if promised_s := self._polling.promised_s():
+            return promised_s
         if polls and self._expecting:
             return 0.0
         following = self._polling.next if polls else self._last_claim + PollingBackoff.REST_S
@@ -125,8 +134,14 @@ class ClaimPolicy:
             following = min(following, self._last_claim + PollingBackoff.WITHOUT_NOTIFICATIONS_S)
         return max(0.0, following - time.monotonic())
 
-    def plan(self, queues: list[Subscription], credit: int, auto_ack: list[Subscription], *, polls: bool) -> Plan:
-        """The claim to send now."""
+    def plan(
+        self, queues: list[Subscription], credit: int, auto_ack: list[Subscription], *, polls: bool, due: bool = True
+    ) -> Plan:
+        """The claim to send now.
+
+        Args:
+            due: it is sent because it is due, and so will the next one be.
+        """
         now = time.monotonic()
         # After a notification, or after a claim that brought nothing, from the lowest id on: for late commits.
         since = now - self._last_full_scan
@@ -153,6 +168,7 @@ class ClaimPolicy:
             full_scan=full_scan,
             may_sleep=full_scan or not affordable,
             polls=polls,
+            polls_in_s=self._polling.promise() if polls and due else 0.0,
             begun=now,
         )
 
@@ -178,12 +194,12 @@ class ClaimPolicy:
         if with_acks:
             # A claim that had room for more was probably the last: the next one scans fully, so that it may sleep.
             self._expecting, self._scan_fully = True, had_room
-            self._polling.restart()
+            self._polling.found(len(with_acks), max(one.id for one in with_acks))
         elif plan.polls:
             # Publishers of queues without acks always notify, so only a full batch means that there are more.
             full_batch = len(result.messages) >= BatchSize.AUTO_ACK_LIMIT
             self._expecting, self._scan_fully = not plan.may_sleep or full_batch, True
-            self._polling.found_nothing(result.due_in_s)
+            self._polling.found_nothing(result.due_in_s, plan.polls_in_s if plan.may_sleep else 0.0)
 
     def _advance(self, plan: Plan, messages: list[ClaimedMessage], *, had_room: bool, complete: bool) -> None:
         """Tell the positions what a claim has brought.

@@ -29,6 +29,7 @@ def send(consumer: int, claims: Claims, policy: ClaimPolicy, messages: MessageSt
                 auto_ack_limit=policy.batch_size.AUTO_ACK_LIMIT,
                 acks=acks,
                 may_sleep=plan.may_sleep,
+                polls_in_s=plan.polls_in_s,
             )
     except (driver.Error, SchemaError) as error:
         # Repaired here, while the lease is valid: Celery's own reconnect would throw away what it has reserved.

@@ -20,21 +20,52 @@ class PollingBackoff:
     #: `control` wait one second.
     WITHOUT_NOTIFICATIONS_S = 0.4
 
+    #: While messages are published more often than this, a consumer promises to poll: then it need not be notified.
+    DENSE_S = 0.0025
+    _LONGEST_S, _WEIGHT = 0.05, 0.1
+
     def __init__(self) -> None:
         self._step = 0
         self.next = 0.0
+        self._promised = self._found = 0.0
+        self._highest_id = 0
+        #: Seconds between two messages that are published, a moving average.
+        self._between = self._LONGEST_S
 
     def restart(self) -> None:
         """Poll at once, and from the first step on."""
         self._step = 0
         self.next = 0.0
 
-    def found_nothing(self, due_in_s: float | None) -> None:
+    def promise(self) -> float:
+        """In how many seconds to poll, if the next claim brings nothing and publishers may rely on it; 0 if not."""
+        return self.STEPS_S[0] if self._step == 0 and self._between < self.DENSE_S else 0.0
+
+    def promised_s(self) -> float:
+        """Seconds until a promised poll, before which there is none: a message that a poll sent too early does not see
+        would wait while the messages that it does see are worked on."""
+        return max(0.0, self._promised - time.monotonic()) if self._promised else 0.0
+
+    def found(self, count: int, highest_id: int) -> None:
+        """A claim has brought messages: poll at once, and from the first step on.
+
+        Ids count what was published to all queues: of several consumers each sees how often it happens.
+        """
+        now = time.monotonic()
+        published = max(count, highest_id - self._highest_id if self._highest_id else 0)
+        between = min((now - self._found) / published, self._LONGEST_S)
+        self._between = between + (self._between - between) * (1 - self._WEIGHT) ** min(published, 1000)
+        self._found, self._promised, self._highest_id = now, 0.0, max(highest_id, self._highest_id)
+        self.restart()
+
+    def found_nothing(self, due_in_s: float | None, promised_s: float = 0.0) -> None:
         """A claim has brought nothing.
 
         Args:
             due_in_s: the seconds until the next scheduled message, if there is one.
+            promised_s: publishers rely on a poll so many seconds from now.
         """
+        self._promised = time.monotonic() + promised_s if promised_s else 0.0
         if self._step < len(self.STEPS_S):
             pause = self.STEPS_S[self._step]
             self._step += 1

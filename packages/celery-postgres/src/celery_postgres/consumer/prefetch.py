@@ -266,7 +266,7 @@ class PrefetchBuffer:
         polls = self._polls(queues)
         if not (force or self.policy.is_due(polls=polls)):
             return 0
-        plan = self.policy.plan(queues, credit, auto_ack, polls=polls)
+        plan = self.policy.plan(queues, credit, auto_ack, polls=polls, due=not force)
         result = send(consumer, heartbeat.claims, self.policy, self._messages, plan)
         if result is None:
             return 0

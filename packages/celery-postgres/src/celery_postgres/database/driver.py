@@ -17,6 +17,11 @@ def libpq_version() -> str:
     return str(psycopg2.extensions.libpq_version())
 
 
+def can_copy() -> bool:
+    """Whether COPY works: not while another library (gevent's psycogreen) waits for the answers."""
+    return psycopg2.extensions.get_wait_callback() is None
+
+
 __all__ = [
     "LOST_CONNECTION",
     "NAME",
@@ -24,5 +29,6 @@ __all__ = [
     "Error",
     "InterfaceError",
     "OperationalError",
+    "can_copy",
     "libpq_version",
 ]

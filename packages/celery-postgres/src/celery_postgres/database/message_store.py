@@ -96,6 +96,7 @@ class MessageStore(Store):
         auto_ack_limit: int = 0,
         acks: Sequence[Claim] = (),
         may_sleep: bool = False,
+        polls_in_s: float = 0.0,
     ) -> ClaimResult:
         """Acknowledge `acks` and claim up to `limit` messages, in one round trip.
 
@@ -104,7 +105,8 @@ class MessageStore(Store):
                 ready message can have there, by the order of `PRIORITIES`.
             auto_ack_queues: the queues to consume without acks; their messages are deleted as they are claimed.
             auto_ack_limit: the limit for each of them.
-            may_sleep: publishers have to notify this consumer from now on, if nothing was claimed.
+            may_sleep: publishers have to notify this consumer, if nothing was claimed.
+            polls_in_s: they have to from so many seconds on, because until then it claims again.
         """
         queues = list(lowest_ids)
         (snapshot, due_in_s, one_had_failed, *_), *rows = self._run(
@@ -121,6 +123,7 @@ class MessageStore(Store):
             auto_ack_queues=list(auto_ack_queues),
             auto_ack_limit=auto_ack_limit,
             may_sleep=may_sleep,
+            polls_in=polls_in_s,
         )
         messages = [ClaimedMessage(*row[3:]) for row in rows]
         return ClaimResult(messages, due_in_s, one_had_failed, Snapshot.parse(snapshot))

@@ -2,23 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from celery_postgres.database import driver
 from celery_postgres.database.callers_connection import AsyncCallersConnection
 from celery_postgres.database.envelope import Envelope, columns
+from celery_postgres.database.session import Row
 from celery_postgres.database.store import Store
+from celery_postgres.errors import SchemaError
 
 #: A message, and the queue that it goes to.
 Addressed = tuple[str, Envelope]
 
 
 class PublishStore(Store):
-    """Publish messages. Each call is one statement and one commit."""
+    """Publish messages. Each call is one statement and one commit, and one more that wakes consumers, if some sleep.
+
+    NOTIFY takes a lock of the whole server until its commit has reached the disk. So it has a commit of its own, which
+    does not wait for the disk; and it is sent only if no consumer is about to poll by itself.
+    """
+
+    #: From this length on a payload is copied into the table.
+    LONG = 1 << 16
+    #: A consumer that polls by itself does so within this time; a longer one is a clock that was set back.
+    _POLLS_WITHIN_S = 0.01
+
+    def _publish(self, name: str, **parameters: Any) -> int:
+        """Publish by the named statement, then wake sleepers; returns how many messages were written."""
+        begun = time.monotonic()
+        rows = self._run(name, **parameters)
+        self._wake(rows, time.monotonic() - begun)
+        return len(rows)
+
+    def _wake(self, rows: Iterable[Row], waited_s: float) -> None:
+        """Wake consumers for messages that are committed.
+
+        Args:
+            rows: (queue, seconds until its last sleeper fell asleep or None), as of `waited_s` ago at most.
+        """
+        # A poll that begins after the commit finds the message.
+        queues = [queue for queue, sleep in rows if sleep is not None and not waited_s < sleep < self._POLLS_WITHIN_S]
+        if queues:
+            # Whatever happens now, the messages are published. Who is not woken polls after 1.2 s at most.
+            with contextlib.suppress(driver.Error, SchemaError):
+                self._run("wake", queues=queues)
+
+    def _copy(self, queue: str, envelope: Envelope) -> bool:
+        """Publish one message with a long payload."""
+        begun = time.monotonic()
+        rows = self._run("address", queue=queue, eta=envelope.eta, ttl_ms=envelope.ttl_ms, durable=envelope.durable)
+        for queue_id, sleep, available_at, expires_at in rows:
+            self._run(
+                "copy_message",
+                queue_id=queue_id,
+                payload=envelope.payload,
+                priority=envelope.priority,
+                task_id=envelope.task_id,
+                tenant_id=envelope.tenant_id,
+                available_at=available_at,
+                expires_at=expires_at,
+            )
+            self._wake([(queue_id, sleep)], time.monotonic() - begun)
+        return bool(rows)
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
         """Publish one message. Returns whether the queue exists; if not, nothing was published."""
+        # A transient message is one statement, with a commit that does not wait.
+        if len(envelope.payload) >= self.LONG and envelope.durable == "yes" and driver.can_copy():
+            return self._copy(queue, envelope)
         return bool(
-            self._run(
+            self._publish(
                 "publish",
                 queue=queue,
                 payload=envelope.payload,
@@ -33,19 +89,17 @@ class PublishStore(Store):
 
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
         """Publish one message to all queues that the exchange routes it to. Returns the number of queues."""
-        return len(
-            self._run(
-                "publish_to_exchange",
-                exchange=exchange,
-                routing_key=routing_key,
-                payload=envelope.payload,
-                priority=envelope.priority,
-                task_id=envelope.task_id,
-                tenant_id=envelope.tenant_id,
-                eta=envelope.eta,
-                ttl_ms=envelope.ttl_ms,
-                durable=envelope.durable,
-            )
+        return self._publish(
+            "publish_to_exchange",
+            exchange=exchange,
+            routing_key=routing_key,
+            payload=envelope.payload,
+            priority=envelope.priority,
+            task_id=envelope.task_id,
+            tenant_id=envelope.tenant_id,
+            eta=envelope.eta,
+            ttl_ms=envelope.ttl_ms,
+            durable=envelope.durable,
         )
 
     def publish_many(self, messages: Sequence[Addressed]) -> list[str]:

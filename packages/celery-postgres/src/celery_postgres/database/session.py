@@ -7,6 +7,7 @@ statement at its first use: a prepared insert is 2,600 durable commits/s where a
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import select
@@ -20,6 +21,7 @@ from psycopg2 import errorcodes
 
 from celery_postgres.database import advisory_locks, keepalive, opened, server, watchdog
 from celery_postgres.database.array_literals import numbers
+from celery_postgres.database.binary_row import COPIED_AT_ONCE, binary_row
 from celery_postgres.database.session_settings import SETTINGS
 from celery_postgres.database.statements import Statement, statements
 from celery_postgres.errors import UnsupportedServerError, lagging, primary, restated, translate
@@ -141,7 +143,10 @@ class Session:
         raise AssertionError("unreachable")
 
     def _execute(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
-        if self.pooled:
+        if statement.copied:
+            row = binary_row([(kind, parameters[name]) for name, kind in statement.copied])
+            self._cursor.copy_expert(statement.direct, io.BytesIO(row), COPIED_AT_ONCE)
+        elif self.pooled:
             # Several statements in one message are one transaction.
             self._cursor.execute(self._bring_along + statement.direct, parameters)
         else:

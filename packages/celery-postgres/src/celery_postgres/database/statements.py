@@ -37,6 +37,7 @@ class Statement:
         numbered: `direct` with `$1` for a driver that has no names for parameters; PostgreSQL knows their types.
         repeatable: it may be sent again when its answer was lost.
         quietly: the same statement without its wake-up, if it has one.
+        copied: of a COPY (`-- copies: name type, …`), its columns and their types; it is sent as it is.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Statement:
     numbered: str
     repeatable: bool = False
     quietly: Statement | None = None
+    copied: tuple[tuple[str, str], ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -102,10 +104,15 @@ def _with_quiet_form(name: str, text: str) -> Statement:
     return replace(statement, quietly=_parse(f"{name}_quietly", text.replace("pg_notify(", "concat(")))
 
 
+def _declared(what: str, text: str) -> dict[str, str]:
+    """The types that a comment of the statement declares, by name."""
+    found = re.search(rf"^-- {what}: ((?:.*\n)(?:--   .*\n)*)", text, flags=re.MULTILINE)
+    declared = re.sub(r"\n--\s*", " ", found[1]).strip() if found else ""
+    return dict(entry.strip().split(" ", 1) for entry in declared.split(",") if entry.strip())
+
+
 def _parse(name: str, text: str) -> Statement:
-    takes = re.search(r"^-- takes: ((?:.*\n)(?:--   .*\n)*)", text, flags=re.MULTILINE)
-    declared = re.sub(r"\n--\s*", " ", takes[1]).strip() if takes else ""
-    typed = dict(entry.strip().split(" ", 1) for entry in declared.split(",") if entry.strip())
+    typed = _declared("takes", text)
     body = uncommented(text).rstrip(";")
     numbers = {parameter: f"${number}" for number, parameter in enumerate(typed, 1)}
     if wrong := misplaced(body):
@@ -125,4 +132,5 @@ def _parse(name: str, text: str) -> Statement:
         direct=direct,
         numbered=re.sub(r"%\((\w+)\)s", lambda match: numbers[match[1]], direct),
         repeatable=re.search(r"^-- repeatable$", text, flags=re.MULTILINE) is not None,
+        copied=tuple(_declared("copies", text).items()),
     )

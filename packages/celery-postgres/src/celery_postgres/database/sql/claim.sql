@@ -12,7 +12,8 @@
 -- claim at that id keeps 23,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
 -- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
 -- before comes first among those of its priority in its queue, and alone.
--- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on.
+-- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, or, if nothing was
+-- claimed, from `polls_in` seconds on: until then it claims again by itself.
 --
 -- Returns one row for the claim, and one for each message. The first has the snapshot in which the claim saw the table;
 -- `due_in`, if nothing was claimed: the number of seconds to the next scheduled message of the coming day; and whether a
@@ -20,7 +21,7 @@
 -- whose claim or ack a crashing server forgets runs again.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
 --   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], limit bigint,
---   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean
+--   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_in float
 WITH settled AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
@@ -109,7 +110,8 @@ WITH settled AS (
         message.expires_at <= now() AS expired, message.revoked, message.payload
 ), marked AS (
     UPDATE kombu_subscription AS subscription
-    SET asleep = NOT subscription.asleep, slept_at = now()
+    SET asleep = NOT subscription.asleep,
+        slept_at = now() + (CASE WHEN EXISTS (SELECT FROM chosen) THEN 0 ELSE %(polls_in)s END) * interval '1 second'
     WHERE %(may_sleep)s
       AND subscription.consumer_id = %(consumer)s
       AND (

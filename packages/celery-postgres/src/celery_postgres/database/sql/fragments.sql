@@ -2,7 +2,7 @@
 
 -- fragment: insert_message
 -- Whatever publishes a message fills these columns; the others have defaults.
-INSERT INTO kombu_message (
+INSERT INTO kombu_message AS message (
     queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
 )
 
@@ -37,11 +37,10 @@ AND CASE binding.type
     ELSE binding.routing_key = %(routing_key)s
 END
 
--- fragment: commit_and_wake_two
--- Always true. Transient messages do not wait for the disk; of the consumers of `queue` that sleep, the two that fell
--- asleep last are notified, unless the message is scheduled for later.
-CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) IS NOT NULL ELSE true END
-AND (
+-- fragment: commit_of_transient
+-- Always true. The commit of a transient message does not wait for the disk, so it may notify as well: the two consumers
+-- of `queue` that fell asleep last, unless the message is scheduled for later.
+CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) IS NOT NULL AND (
     SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
     FROM (
         SELECT subscription.consumer_id
@@ -51,7 +50,19 @@ AND (
         ORDER BY subscription.slept_at DESC
         LIMIT 2
     ) AS sleeper
-) >= 0
+) >= 0 ELSE true END
+
+-- fragment: queue_and_sleep
+-- The queue of `message`, which is published, and the seconds until the last of its sleepers fell asleep: no more than
+-- 0, or above while that one still polls; null if none sleeps, or if the message is transient or scheduled for later.
+message.queue_id, (
+    SELECT extract(epoch FROM subscription.slept_at - now())::float
+    FROM kombu_subscription AS subscription
+    WHERE subscription.queue_id = message.queue_id AND subscription.asleep AND %(durable)s <> 'no'
+      AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
+    ORDER BY subscription.slept_at DESC
+    LIMIT 1
+)
 
 -- fragment: wake_sleepers
 -- Notify all sleeping consumers of the queues in `touched`.
