@@ -109,6 +109,34 @@ def test_a_leader_that_goes(
         assert load.count_logged("Traceback") + load.log_of("beat").count("Traceback") == 0
 
 
+def test_a_leader_whose_patroni_is_gone(
+    patroni: Patroni, program: Callable[[str], str], record: Record, quick: bool
+) -> None:
+    """Its PostgreSQL goes on as a second primary. HAProxy moves clients to the new leader all the same; with
+    synchronous replication the old one has accepted nothing that the new one lacks."""
+    if quick:
+        pytest.skip("without --quick only")
+    patroni.repair()
+    patroni.configure("synchronous")
+    database = patroni.create_database()
+    with ExitStack() as stack:
+        url = stack.enter_context(HAProxy(program("haproxy"), patroni)).url(database)
+        celery_postgres.create_schema(url)
+        load = stack.enter_context(Load(broker_variables(url)))
+        load.worker("solo", 1)
+        load.publish()
+        load.wait_for_tasks(30)
+        leader = patroni.leader()
+        with load.fault():
+            leader.kill_patroni()
+            patroni.leader(but=leader)
+        load.wait_for_tasks(30)
+        assert scalar(leader.superuser_url, "SELECT NOT pg_is_in_recovery()"), "only one primary is left"
+        outcome = load.finish("Patroni killed, its PostgreSQL goes on, by haproxy")
+        record(outcome)
+        assert_settled(outcome, url)
+
+
 def test_commits_that_wait_for_a_standby(patroni: Patroni, record: Record, quick: bool) -> None:
     """In strict mode without a standby nothing is accepted, and nothing is lost: publishers and workers wait. Their
     attempts do not use up the server's connections."""
