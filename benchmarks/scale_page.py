@@ -239,7 +239,7 @@ def _about(samples: Samples) -> str:
     if loads and median(loads) >= 0.1:
         busy = (
             f" **The machine was busy**: before the samples, other programs used {median(loads):.0%} of its processors "
-            "(median). Trust the processor time and the bytes; the rates are too low."
+            "(median). Trust bytes and connections; the rates are too low, and the processor time of a task too high."
         )
     return (
         f"{machine['processors']} x {machine['processor']}, {machine['memory_gb']} GB, {machine['system']}, Python "

@@ -99,9 +99,10 @@ class Figures:
         """Return the server's processor time of a publish, of eight publishers without workers."""
         return self.of("publishers", "8 alone", "server_us")
 
-    def run_us(self) -> float | None:
-        """Return the server's processor time of a run with result and late acknowledgement, of ten workers."""
-        return self.of("workers", "10", "server_us")
+    def run_us(self, workers: int = 1) -> float | None:
+        """Return the server's processor time of a run with result and late acknowledgement, of so many workers: one
+        has the largest batches."""
+        return self.of("workers", str(workers), "server_us")
 
     def idle_us(self) -> float | None:
         """Return the server's processor time of an idle worker, in a second."""
@@ -138,9 +139,9 @@ def task_rates(figures: Figures) -> list[tuple[str, float | None, str]]:
         (
             "the server's processors",
             server,
-            f"computed: {figures.cores} cores, one publish and one run of a task, workers and publishers elsewhere",
+            f"computed: {figures.cores} cores, a publish and a run in large batches, workers and publishers elsewhere",
         ),
-        ("… when tasks come in bulk", bulk, "computed: the run alone"),
+        ("the server's processors, tasks published in bulk", bulk, "computed: the run alone"),
         ("commits of single rows", figures.best("notify", "plain", "tps"), "pgbench, the best number of clients"),
         (
             "the disk: bytes of WAL",
@@ -166,7 +167,12 @@ def example_rows(figures: Figures) -> Iterable[Row]:
     few = _sum(figures.payload("publish_wal"), figures.payload("run_wal"))
     many = _sum(figures.payload("publish_wal", "on"), figures.payload("run_wal", "on"))
     kept, waiting = figures.payload("result_bytes"), figures.payload("message_bytes")
-    publish, run, idle = figures.publish_us(), figures.run_us(), figures.idle_us()
+    publish, idle, runs = figures.publish_us(), figures.idle_us(), (figures.run_us(1), figures.run_us(10))
+
+    def cores(deployment: Deployment, run: float | None) -> str:
+        if publish is None or run is None or idle is None:
+            return "-"
+        return f"{(deployment.rate * (publish + run) + deployment.workers * idle) / 1e6:.2f}"
 
     def wal(deployment: Deployment, seconds: int) -> str:
         if few is None or many is None:
@@ -191,11 +197,7 @@ def example_rows(figures: Figures) -> Iterable[Row]:
         ("disk for an hour's tasks that wait", lambda one: _size(waiting, one.rate * 3_600)),
         (
             "server's processor cores",
-            lambda one: (
-                "-"
-                if publish is None or run is None or idle is None
-                else f"{(one.rate * (publish + run) + one.workers * idle) / 1e6:.2f}"
-            ),
+            lambda one: f"{cores(one, runs[0])} … {cores(one, runs[1])}",
         ),
     ]
 
