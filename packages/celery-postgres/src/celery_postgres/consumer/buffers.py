@@ -26,6 +26,10 @@ class Buffers:
         self._buffers.discard(buffer)
 
     @property
+    def hold_messages(self) -> bool:
+        return any(buffer.holds_messages for buffer in list(self._buffers))
+
+    @property
     def any_resting(self) -> bool:
         return any(buffer.is_resting for buffer in list(self._buffers))
 

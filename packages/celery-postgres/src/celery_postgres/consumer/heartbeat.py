@@ -108,6 +108,11 @@ class Heartbeat(Service):
         return not self._buffers and not self.claims.any_delivered
 
     @property
+    def holds_messages(self) -> bool:
+        """Whether messages are claimed that Celery has not seen yet."""
+        return self._buffers.hold_messages
+
+    @property
     def without_notifications(self) -> bool:
         """Whether notifications do not arrive, so that this process has to poll."""
         return not self._notifications.arrive

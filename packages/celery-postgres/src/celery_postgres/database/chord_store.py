@@ -23,10 +23,12 @@ class DueChord:
 
     Attributes:
         body: the signature of its body, as JSON.
+        shaped: the shape of the header is saved, as a group under the chord's id.
         parts: in the order of the header.
     """
 
     body: str
+    shaped: bool
     parts: list[ChordPart]
 
 
@@ -52,9 +54,10 @@ class ChordStore(Store):
             return None
         return DueChord(
             body=rows[0][0],
+            shaped=rows[0][1],
             parts=[
                 ChordPart(task_id, status, None if result is None else bytes(result))
-                for _, task_id, status, result in rows
+                for _, _, task_id, status, result in rows
             ],
         )
 
@@ -62,22 +65,22 @@ class ChordStore(Store):
         """The ids of up to 100 chords that have been due for longer than `seconds`."""
         return [chord_id for (chord_id,) in self._run("overdue_chords", seconds=seconds)]
 
-    def finish(self, chord_id: str, messages: list[tuple[str, Envelope]]) -> bool:
-        """Publish the messages of the body and delete the chord, in one commit.
+    def finish(self, chord_id: str, messages: list[tuple[str, Envelope]]) -> list[str]:
+        """Publish the messages of the body and delete the chord, in one commit. Of several processes that try, one does.
 
         Args:
-            messages: each with the name of its queue, which must exist.
+            messages: each with the name of its queue.
 
         Returns:
-            Whether this call did it; of several processes that try, one does.
+            The queues that do not exist; if there is one, nothing has happened.
         """
-        ((finished, _),) = self._run(
+        ((missing, _),) = self._run(
             "finish_chord",
             chord=chord_id,
             queues=[queue for queue, _ in messages],
             **columns([envelope for _, envelope in messages]),
         )
-        return bool(finished)
+        return missing or []
 
     def end(self, chord_id: str) -> bool:
         """Delete a chord whose body was published in another database. Returns whether it was still there."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from celery import states
-from celery.result import GroupResult, ResultSet, result_from_tuple
+from celery.result import AsyncResult, GroupResult, ResultSet, result_from_tuple
 
 from celery_postgres.broker.placing import begin_chord
 from celery_postgres.database import driver
@@ -19,7 +19,7 @@ from celery_postgres.database.store import InTurn
 from celery_postgres.errors import SchemaError, loggable
 from celery_postgres.results import chords
 from celery_postgres.results.columns import text, utc
-from celery_postgres.results.group_members import Members, reading_once, unknown_parents
+from celery_postgres.results.group_members import Members, parents_read_once, reading_once, unknown_parents
 from celery_postgres.results.listener import listener
 from celery_postgres.results.maintenance import Maintenance
 from celery_postgres.results.recording import RecordingBackend
@@ -187,7 +187,6 @@ class DatabaseBackend(RecordingBackend):
         self._ensure_not_eager()
         for meta in self._ended([text(result.id)], timeout, on_message, on_interval):
             result._maybe_set_cache(meta)
-            self._read_parents(result)
         return result.maybe_throw(propagate=propagate, callback=callback)
 
     def wait_for(
@@ -203,15 +202,17 @@ class DatabaseBackend(RecordingBackend):
         (meta,) = self._ended([text(task_id)], timeout, None, on_interval)
         return meta
 
-    def _read_parents(self, result: Any) -> None:
-        """Read the results of all parents in one statement; Celery would send one for each part of a chord."""
+    def read_parents(self, result: Any) -> bool:
+        """Read the outcomes of all tasks before a result in one statement. Returns whether that was possible."""
         unknown = unknown_parents(result)
-        if len(unknown) > 1:
-            with contextlib.suppress(*driver.LOST_CONNECTION):  # then Celery reads them
-                known = {outcome.task_id: outcome for outcome in self._final([one.id for one in unknown])}
-                for one in unknown:
-                    if one.id in known:
-                        one._maybe_set_cache(self._meta(known[one.id]))
+        try:
+            known = {one.task_id: one for one in self._final([text(one.id) for one in unknown])} if unknown else {}
+        except driver.LOST_CONNECTION:  # Celery reads them, with its own retries
+            return False
+        for one in unknown:
+            if one.id in known:
+                one._maybe_set_cache(self._meta(known[one.id]))
+        return True
 
     def iter_native(
         self,
@@ -293,3 +294,6 @@ class DatabaseBackend(RecordingBackend):
 
 
 ResultSet.join = reading_once(ResultSet.join, DatabaseBackend)  # type: ignore[method-assign]
+AsyncResult._maybe_reraise_parent_error = parents_read_once(  # type: ignore[method-assign]
+    AsyncResult._maybe_reraise_parent_error, DatabaseBackend
+)

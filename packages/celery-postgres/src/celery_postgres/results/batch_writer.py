@@ -13,6 +13,7 @@ from celery_postgres.compat.upstream import worker_state
 from celery_postgres.database import driver
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.errors import SchemaError, loggable
+from celery_postgres.results.unfinished import includes_all
 from celery_postgres.results.write import Write, record
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class BatchWriter:
     The first result after a quiet moment is stored at once; those that follow within `INTERVAL_S` are stored together.
     So a lone task waits for nothing, a finished task never waits for a running one, and 3,000 tasks a second are 250
     commits. A batch of one that follows a batch of one is stored at once too: a client that sends one task after the
-    other waits for each result, and would wait 4 ms longer.
+    other waits for each result, and would wait 4 ms longer. So is a batch that includes the result of each task that
+    this worker has: the last part of a chord, or of a group that a client waits for.
     """
 
     INTERVAL_S = 0.004
@@ -68,7 +70,7 @@ class BatchWriter:
         self._waiting: deque[Write] = deque()
         self._oldest = self._last = 0.0
         self._last_size = 0
-        self._urgent = self._flushing = self._stopping = self._given_up = self._failing = False
+        self._urgent = self._complete = self._flushing = self._stopping = self._given_up = self._failing = False
         self._patient_until: float | None = None
         self._added = self._written = 0
         self._inlet: Inlet | None = None
@@ -99,7 +101,8 @@ class BatchWriter:
             self._oldest = time.monotonic()
         self._waiting.append(write)
         self._added += 1
-        if write.urgent and not self._urgent:
+        complete, self._complete = self._complete, includes_all(len(self._waiting))
+        if write.urgent and (self._complete > complete or not self._urgent):
             self._urgent = True
             self._notify()
         elif self._added - self._written == 1:
@@ -181,6 +184,7 @@ class BatchWriter:
             self._wait_for_company()
             batch = self._take_batch()
             self._urgent = any(write.urgent for write in self._waiting)
+            self._complete = False
             if not self._waiting:
                 self._flushing = False
             if not batch and self._stopping:
@@ -211,6 +215,8 @@ class BatchWriter:
         if self._urgent and len(self._waiting) == self._last_size == 1:
             return
         while self._waiting and not (self._stopping or self._flushing or len(self._waiting) >= self.MOST):
+            if self._urgent and self._complete:
+                return
             ready = (self._last if self._urgent else self._oldest) + self._interval()
             pause = ready - time.monotonic()
             if pause <= 0:

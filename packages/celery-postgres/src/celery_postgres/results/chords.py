@@ -13,10 +13,10 @@ from celery.utils import functional
 from kombu.exceptions import OperationalError
 from kombu.utils import json
 
-from celery_postgres.broker.collecting import Collected, collected
+from celery_postgres.broker.collecting import collected
 from celery_postgres.broker.transaction import at_once
 from celery_postgres.database import driver
-from celery_postgres.database.chord_store import ChordPart
+from celery_postgres.database.chord_store import DueChord
 from celery_postgres.errors import SchemaError, is_lasting
 from celery_postgres.results.canvas import contexts_of, errbacks_of, last_of, without
 from celery_postgres.results.recording import RecordingBackend
@@ -58,32 +58,25 @@ def finish(backend: RecordingBackend, chord_id: str) -> None:
     callback = maybe_signature(json.loads(chord.body), app=backend.app)
     if not backend.shares_broker():
         with at_once():  # the chord ends now, even if a caller's transaction is rolled back
-            _call(backend, chord_id, callback, chord.parts)
+            _call(backend, chord_id, callback, chord)
         backend.chord_store.end(chord_id)
         return
     with collected() as sent:
-        _call(backend, chord_id, callback, chord.parts)
-    _publish(backend, chord_id, sent)
-
-
-def _publish(backend: RecordingBackend, chord_id: str, sent: Collected) -> None:
-    if sent.messages:
+        _call(backend, chord_id, callback, chord)
+    while missing := backend.chord_store.finish(chord_id, sent.messages):
         with backend.app.connection_for_write() as connection:
-            channel = connection.default_channel
-            for queue in dict.fromkeys(queue for queue, _ in sent.messages):
-                if not channel._has_queue(queue):
-                    channel._new_queue(queue)
-    backend.chord_store.finish(chord_id, sent.messages)
+            for queue in missing:
+                connection.default_channel._new_queue(queue)
 
 
-def _call(backend: RecordingBackend, chord_id: str, callback: Any, parts: list[ChordPart]) -> None:
+def _call(backend: RecordingBackend, chord_id: str, callback: Any, chord: DueChord) -> None:
     """Call the body with the results of the parts, or fail it with the first part that failed.
 
     Raises:
         Exception: the database or the broker cannot do it now; the chord stays due.
     """
     try:
-        values = _joined(backend, chord_id, parts)
+        values = _joined(backend, chord_id, chord)
     except ChordError as error:
         _fail(backend, callback, error)
         return
@@ -140,14 +133,14 @@ def _errbacks(backend: RecordingBackend, body: Any) -> list[Any]:
     return errbacks_of(last_of(maybe_signature(body, app=backend.app)))
 
 
-def _joined(backend: RecordingBackend, chord_id: str, parts: list[ChordPart]) -> list[Any]:
+def _joined(backend: RecordingBackend, chord_id: str, chord: DueChord) -> list[Any]:
     """The values of the parts, in the shape of the header.
 
     Raises:
         ChordError: a part has failed.
     """
     values: dict[str, Any] = {}
-    for part in parts:
+    for part in chord.parts:
         value = load(part.result, backend.pickle)
         if part.status in backend.EXCEPTION_STATES:
             value = backend.exception_to_python(value)
@@ -156,7 +149,7 @@ def _joined(backend: RecordingBackend, chord_id: str, parts: list[ChordPart]) ->
             raised.__cause__ = value if isinstance(value, BaseException) else None
             raise raised
         values[part.task_id] = value
-    shape = backend.restore_group(chord_id)
+    shape = backend.restore_group(chord_id) if chord.shaped else None
     return list(values.values()) if shape is None else _shaped(shape, values)
 
 

@@ -18,6 +18,23 @@ def leaves(result: Any) -> Iterator[Any]:
         yield result
 
 
+def parents_read_once(reraise: Callable[..., Any], backend: type) -> Callable[..., Any]:
+    """`AsyncResult._maybe_reraise_parent_error`, with one statement for all parents. `get()` of a chord calls it at once
+    and then each second, and Celery reads the state of each part alone: 10 ms for a chord of a hundred."""
+
+    @functools.wraps(reraise)
+    def reraised(self: Any) -> None:
+        if not isinstance(self.backend, backend) or not self.backend.read_parents(self):
+            reraise(self)
+            return
+        for node in reversed(list(self._parents())):
+            for one in leaves(node):
+                if one._cache:
+                    one.maybe_throw()
+
+    return reraised
+
+
 def unknown_parents(result: Any) -> list[Any]:
     """The tasks before a result whose outcomes this process has not read."""
     unknown: list[Any] = []

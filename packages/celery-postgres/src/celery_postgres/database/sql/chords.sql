@@ -14,12 +14,13 @@ INSERT INTO celery_chord AS chord (id, added) VALUES (%(chord)s, 1)
 ON CONFLICT (id) DO UPDATE SET added = chord.added + 1
 
 -- name: chord_parts
--- The body of a chord that is due, with the results of its parts in their order. No row if another process has already
--- ended the chord.
+-- The body of a chord that is due, whether the shape of its header is saved, and the results of its parts in their
+-- order. No row if another process has already ended the chord.
 -- takes: chord text
-SELECT chord.body, part.task_id, part.status, coalesce(part.result, (
-    SELECT meta.result FROM celery_taskmeta AS meta WHERE meta.task_id = part.task_id
-))
+SELECT chord.body, EXISTS (SELECT FROM celery_tasksetmeta AS saved WHERE saved.taskset_id = %(chord)s),
+    part.task_id, part.status, coalesce(part.result, (
+        SELECT meta.result FROM celery_taskmeta AS meta WHERE meta.task_id = part.task_id
+    ))
 FROM celery_chord AS chord
 JOIN celery_chord_part AS part ON part.chord_id = %(chord)s
 WHERE chord.id = %(chord)s AND (chord.due_at IS NOT NULL) IS TRUE
@@ -39,31 +40,30 @@ LIMIT 100
 -- name: finish_chord
 -- repeatable
 -- Publishes the messages of the body and deletes the chord, in one commit. Of two processes that try, one does both and
--- the other nothing. Returns whether this one did. The queues must exist.
+-- the other nothing. Returns the names of the queues that do not exist; if there is one, nothing was written.
 -- takes: chord text, queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
 --   etas timestamptz[], ttls_ms bigint[]
-WITH finished AS (
+WITH given AS MATERIALIZED (
+    -- include: given
+), finished AS (
     DELETE FROM celery_chord AS chord
     WHERE chord.id = %(chord)s AND chord.due_at IS NOT NULL
+      AND NOT EXISTS (SELECT FROM given WHERE given.queue_id IS NULL)
     RETURNING chord.id
 ), cleared AS (
     DELETE FROM celery_chord_part AS part WHERE part.chord_id = (SELECT finished.id FROM finished)
 ), touched AS (
     -- include: insert_message
     SELECT
-        queue.id, one.payload, one.priority, one.task_id, one.tenant_id,
-        CASE WHEN one.eta > now() THEN one.eta END,
-        now() + least(one.ttl_ms, queue.message_ttl_ms) * interval '1 millisecond'
-    FROM finished
-    CROSS JOIN unnest(
-        %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s
-    ) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, number)
-    JOIN kombu_queue AS queue ON queue.name = one.queue
-    ORDER BY one.number
+        given.queue_id, given.payload, given.priority, given.task_id,
+        given.tenant_id, CASE WHEN given.eta > now() THEN given.eta END,
+        now() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond'
+    FROM finished CROSS JOIN given
+    ORDER BY given.number
     RETURNING queue_id
 )
 SELECT
-    EXISTS (SELECT FROM finished),
+    (SELECT array_agg(DISTINCT given.queue) FROM given WHERE given.queue_id IS NULL),
     -- include: wake_sleepers
 
 -- name: end_chord
