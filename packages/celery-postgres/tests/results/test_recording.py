@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -132,6 +133,29 @@ def test_a_lone_result_after_a_lone_result_is_stored_at_once(
     monkeypatch.setattr(BatchWriter, "INTERVAL_S", 3600.0)
     writer.add(Write([outcome("second")]))
     wait_until(lambda: stored(url, "second") == "SUCCESS", DEADLINE_S, "the second result")
+    writer.stop()
+
+
+def test_the_last_result_of_a_worker_takes_its_batch_along(
+    store: ResultStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last part of a chord: there is no task left whose result could join the batch."""
+    from celery.worker import state
+
+    class Request:
+        pass
+
+    monkeypatch.setattr(BatchWriter, "INTERVAL_S", 3600.0)
+    running = [Request(), Request()]
+    monkeypatch.setattr(state, "reserved_requests", running)
+    writer = BatchWriter(store, lambda claims: None, lambda chord: None, lambda: 3600.0)
+    writer._last = time.monotonic()
+    writer.add(Write([outcome("first")]))
+    with pytest.raises(TimeoutError):
+        wait_until(lambda: stored(url, "first") == "SUCCESS", 0.2, "a result that is to wait for another")
+    writer.add(Write([outcome("last")]))
+    wait_until(lambda: stored(url, "last") == "SUCCESS", DEADLINE_S, "both results")
+    assert stored(url, "first") == "SUCCESS"
     writer.stop()
 
 
@@ -388,6 +412,26 @@ def test_a_body_for_an_exchange_is_sent_once(app: Celery, url: str, body: Any, m
     monkeypatch.setattr(ChordStore, "due", lambda self, chord_id: found)
     chords.finish(app.backend, "chord")
     assert bodies(url) == 1
+
+
+def test_a_body_whose_queue_was_deleted_is_sent_once_to_a_new_one(
+    app: Celery, url: str, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due(app, url, body)
+    finish = ChordStore.finish
+    missing: list[list[str]] = []
+
+    def deleted_before(self: ChordStore, chord_id: str, messages: Any) -> list[str]:
+        if not missing:
+            run(url, "DELETE FROM kombu_queue WHERE name = 'bodies'")
+        missing.append(finish(self, chord_id, messages))
+        return missing[-1]
+
+    monkeypatch.setattr(ChordStore, "finish", deleted_before)
+    chords.finish(app.backend, "chord")
+    assert missing == [["bodies"], []]
+    assert bodies(url) == 1
+    assert count(url, "celery_chord") + count(url, "celery_chord_part") == 0
 
 
 def test_a_chord_whose_body_cannot_be_read_does_not_hold_up_the_others(app: Celery, url: str, body: Any) -> None:

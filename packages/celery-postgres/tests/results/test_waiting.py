@@ -16,6 +16,7 @@ from celery import Celery, states
 from celery.exceptions import TimeoutError
 from celery.result import GroupResult, ResultSet
 
+from celery_postgres.database.session import Session
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results.listener import Listener, listener
 from environment.testkit.canvas import count
@@ -405,3 +406,28 @@ def test_a_client_that_waits_for_an_unreachable_server_retries_with_a_backoff(ma
 def _until_late(result: Any, seconds: float) -> None:
     with pytest.raises(TimeoutError):
         result.get(timeout=seconds)
+
+
+def test_a_client_reads_all_parts_of_a_chord_in_one_statement(
+    named: tuple[Celery, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, _, url = named
+    parts = [app.AsyncResult(f"part-{number}") for number in range(20)]
+    body = app.AsyncResult("body", parent=GroupResult("chord", [*parts[:10], GroupResult("inner", parts[10:])]))
+    run_statement, read = Session.run, []
+
+    def run_noted(self: Session, name: str, **parameters: Any) -> Any:
+        read.append(name)
+        return run_statement(self, name, **parameters)
+
+    monkeypatch.setattr(Session, "run", run_noted)
+    app.backend.store_result("part-3", 1, states.SUCCESS)
+    with pytest.raises(TimeoutError):
+        body.get(timeout=0.01)
+    assert "result" not in read
+    assert read.count("results") <= 10
+    app.backend.store_result("part-13", ValueError("of a part"), states.FAILURE)
+    with pytest.raises(ValueError, match="of a part"):
+        body.get(timeout=DEADLINE_S)
+    assert "result" not in read
+    assert count(url, "celery_taskmeta") == 2

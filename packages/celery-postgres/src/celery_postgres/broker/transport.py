@@ -39,6 +39,9 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         batch_publish=True,
     )
 
+    #: A `drain_events` with a shorter timeout claims at once.
+    BRIEF_S = 0.1
+
     def __init__(self, client: Any, **_: Any) -> None:
         """
         Raises:
@@ -149,7 +152,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         buffer = self.buffer
-        force = True
+        # A caller that does not wait wants to know what is there now. Another is notified, or polls here.
+        force = timeout is not None and timeout < self.BRIEF_S
         while not buffer.deliver_next(force):
             force = False
             buffer.wake.clear()

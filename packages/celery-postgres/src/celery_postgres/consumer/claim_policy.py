@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from celery_postgres.consumer.batch_size import BatchSize
 from celery_postgres.consumer.ended_transactions import EndedTransactions
+from celery_postgres.consumer.event_pace import EventPace
 from celery_postgres.consumer.outlet import Subscription
 from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.consumer.scan_position import ScanPosition
@@ -28,6 +29,7 @@ class Plan:
         polls: see `ClaimPolicy.polls`.
         polls_in_s: if it brings nothing, the next claim comes so many seconds later and no sooner; publishers rely on
             that. 0: they rely on nothing.
+        only_events: the connection consumes nothing but events.
         begun: when the claim began, by the monotonic clock.
     """
 
@@ -39,6 +41,7 @@ class Plan:
     may_sleep: bool
     polls: bool
     polls_in_s: float
+    only_events: bool
     begun: float
 
 
@@ -60,6 +63,7 @@ class ClaimPolicy:
         self.batch_size = BatchSize()
         self.retry = Backoff()
         self._polling = PollingBackoff()
+        self._events = EventPace()
         self._positions: dict[int, ScanPosition] = {}
         self._ended = EndedTransactions()
         self._rotation = 0
@@ -74,6 +78,11 @@ class ClaimPolicy:
     @property
     def notified(self) -> bool:
         return self._notified and not self._polling.promised_s()
+
+    @property
+    def events_left_s(self) -> float:
+        """Seconds for which also a notification is no reason to claim."""
+        return self._events.left
 
     def notify(self) -> None:
         self._notified = True
@@ -113,7 +122,7 @@ class ClaimPolicy:
         now = time.monotonic()
         if self.retry.failing:
             return True
-        if self._polling.promised_s():
+        if self._polling.promised_s() or self.events_left_s:
             return False
         if self._notified:
             return True
@@ -135,12 +144,20 @@ class ClaimPolicy:
         return max(0.0, following - time.monotonic())
 
     def plan(
-        self, queues: list[Subscription], credit: int, auto_ack: list[Subscription], *, polls: bool, due: bool = True
+        self,
+        queues: list[Subscription],
+        credit: int,
+        auto_ack: list[Subscription],
+        *,
+        polls: bool,
+        due: bool = True,
+        only_events: bool = False,
     ) -> Plan:
         """The claim to send now.
 
         Args:
             due: it is sent because it is due, and so will the next one be.
+            only_events: see `Plan`.
         """
         now = time.monotonic()
         # After a notification, or after a claim that brought nothing, from the lowest id on: for late commits.
@@ -168,7 +185,8 @@ class ClaimPolicy:
             full_scan=full_scan,
             may_sleep=full_scan or not affordable,
             polls=polls,
-            polls_in_s=self._polling.promise() if polls and due else 0.0,
+            polls_in_s=self._polling.promise() if polls and due and not only_events else 0.0,
+            only_events=only_events,
             begun=now,
         )
 
@@ -200,6 +218,8 @@ class ClaimPolicy:
             full_batch = len(result.messages) >= BatchSize.AUTO_ACK_LIMIT
             self._expecting, self._scan_fully = not plan.may_sleep or full_batch, True
             self._polling.found_nothing(result.due_in_s, plan.polls_in_s if plan.may_sleep else 0.0)
+            if plan.only_events:
+                self._polling.sooner(self._events.claimed(len(result.messages)))
 
     def _advance(self, plan: Plan, messages: list[ClaimedMessage], *, had_room: bool, complete: bool) -> None:
         """Tell the positions what a claim has brought.

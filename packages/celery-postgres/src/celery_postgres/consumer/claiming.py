@@ -8,6 +8,7 @@ import time
 from celery_postgres import observer
 from celery_postgres.consumer.claim_policy import ClaimPolicy, Plan
 from celery_postgres.consumer.claims import Claims
+from celery_postgres.consumer.event_pace import EventPace
 from celery_postgres.consumer.outlet import Delivery
 from celery_postgres.consumer.screening import screen, without_ended
 from celery_postgres.database import driver
@@ -30,6 +31,7 @@ def send(consumer: int, claims: Claims, policy: ClaimPolicy, messages: MessageSt
                 acks=acks,
                 may_sleep=plan.may_sleep,
                 polls_in_s=plan.polls_in_s,
+                awake_from=EventPace.MANY if plan.only_events else None,
             )
     except (driver.Error, SchemaError) as error:
         # Repaired here, while the lease is valid: Celery's own reconnect would throw away what it has reserved.

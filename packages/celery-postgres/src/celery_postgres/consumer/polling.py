@@ -74,3 +74,8 @@ class PollingBackoff:
         if due_in_s is not None:
             pause = min(pause, max(due_in_s, 0.0) + 0.001)
         self.next = time.monotonic() + pause
+
+    def sooner(self, seconds: float | None) -> None:
+        """Poll after so long, unless a poll comes before; None changes nothing."""
+        if seconds is not None:
+            self.next = min(self.next, time.monotonic() + seconds)

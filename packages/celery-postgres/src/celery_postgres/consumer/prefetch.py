@@ -207,7 +207,7 @@ class PrefetchBuffer:
         if self._buffer:
             return None if self._awaits_credit else 0.0
         if self.policy.notified and not self.policy.retry.failing:
-            return 0.0
+            return self.policy.events_left_s
         queues, _ = self._with_credit()
         if not queues and not self.subscriptions.auto_ack():
             return None  # an ack wakes us, and the heartbeat when a queue is no longer paused
@@ -266,7 +266,8 @@ class PrefetchBuffer:
         polls = self._polls(queues)
         if not (force or self.policy.is_due(polls=polls)):
             return 0
-        plan = self.policy.plan(queues, credit, auto_ack, polls=polls, due=not force)
+        only_events = not queues and self.subscriptions.only_events
+        plan = self.policy.plan(queues, credit, auto_ack, polls=polls, due=not force, only_events=only_events)
         result = send(consumer, heartbeat.claims, self.policy, self._messages, plan)
         if result is None:
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from celery_postgres.consumer import message_checks
 from celery_postgres.consumer.batch_size import BatchSize
 from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.consumer.outlet import Outlet, Subscription
@@ -74,6 +75,11 @@ class Subscriptions:
         """The subscriptions without acks whose queues are open."""
         paused = self._heartbeat.paused
         return [one for one in self._by_queue.values() if one.auto_ack and one.queue_id not in paused]
+
+    @property
+    def only_events(self) -> bool:
+        """Whether this is a monitor."""
+        return all(one.auto_ack and message_checks.kind_for(one) == message_checks.EVENT for one in self)
 
     @property
     def all_auto_ack(self) -> bool:

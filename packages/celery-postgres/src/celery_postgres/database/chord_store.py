@@ -66,7 +66,7 @@ class ChordStore(Store):
         return [chord_id for (chord_id,) in self._run("overdue_chords", seconds=seconds)]
 
     def finish(self, chord_id: str, messages: list[tuple[str, Envelope]]) -> list[str]:
-        """Publish the messages of the body and delete the chord, in one commit. Of several processes that try, one does.
+        """Publish the messages of the body and delete the chord, in one commit. Of several processes one does it.
 
         Args:
             messages: each with the name of its queue.

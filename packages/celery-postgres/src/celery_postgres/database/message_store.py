@@ -97,6 +97,7 @@ class MessageStore(Store):
         acks: Sequence[Claim] = (),
         may_sleep: bool = False,
         polls_in_s: float = 0.0,
+        awake_from: int | None = None,
     ) -> ClaimResult:
         """Acknowledge `acks` and claim up to `limit` messages, in one round trip.
 
@@ -107,6 +108,7 @@ class MessageStore(Store):
             auto_ack_limit: the limit for each of them.
             may_sleep: publishers have to notify this consumer, if nothing was claimed.
             polls_in_s: they have to from so many seconds on, because until then it claims again.
+            awake_from: those of queues that are consumed without acks do not if so many of their messages were claimed.
         """
         queues = list(lowest_ids)
         (snapshot, due_in_s, one_had_failed, *_), *rows = self._run(
@@ -124,6 +126,7 @@ class MessageStore(Store):
             auto_ack_limit=auto_ack_limit,
             may_sleep=may_sleep,
             polls_in=polls_in_s,
+            awake_from=awake_from,
         )
         messages = [ClaimedMessage(*row[3:]) for row in rows]
         return ClaimResult(messages, due_in_s, one_had_failed, Snapshot.parse(snapshot))

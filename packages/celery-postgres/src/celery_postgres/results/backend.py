@@ -294,6 +294,5 @@ class DatabaseBackend(RecordingBackend):
 
 
 ResultSet.join = reading_once(ResultSet.join, DatabaseBackend)  # type: ignore[method-assign]
-AsyncResult._maybe_reraise_parent_error = parents_read_once(  # type: ignore[method-assign]
-    AsyncResult._maybe_reraise_parent_error, DatabaseBackend
-)
+_result: Any = AsyncResult
+_result._maybe_reraise_parent_error = parents_read_once(_result._maybe_reraise_parent_error, DatabaseBackend)

@@ -19,12 +19,13 @@ def leaves(result: Any) -> Iterator[Any]:
 
 
 def parents_read_once(reraise: Callable[..., Any], backend: type) -> Callable[..., Any]:
-    """`AsyncResult._maybe_reraise_parent_error`, with one statement for all parents. `get()` of a chord calls it at once
-    and then each second, and Celery reads the state of each part alone: 10 ms for a chord of a hundred."""
+    """`AsyncResult._maybe_reraise_parent_error`, with one statement for all parents. `get()` of a chord calls it at
+    once and then each second, and Celery reads the state of each part alone: 10 ms for a chord of a hundred."""
 
     @functools.wraps(reraise)
     def reraised(self: Any) -> None:
-        if not isinstance(self.backend, backend) or not self.backend.read_parents(self):
+        here: Any = self.backend if isinstance(self.backend, backend) else None
+        if here is None or not here.read_parents(self):
             reraise(self)
             return
         for node in reversed(list(self._parents())):

@@ -13,7 +13,8 @@
 -- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
 -- before comes first among those of its priority in its queue, and alone.
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, or, if nothing was
--- claimed, from `polls_in` seconds on: until then it claims again by itself.
+-- claimed, from `polls_in` seconds on: until then it claims again by itself. Those of a queue without acks always have
+-- to, unless `awake_from` is given and so many of its messages were claimed.
 --
 -- Returns one row for the claim, and one for each message. The first has the snapshot in which the claim saw the table;
 -- `due_in`, if nothing was claimed: the number of seconds to the next scheduled message of the coming day; and whether a
@@ -21,7 +22,7 @@
 -- whose claim or ack a crashing server forgets runs again.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
 --   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], limit bigint,
---   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_in float
+--   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_in float, awake_from bigint
 WITH settled AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
@@ -119,7 +120,10 @@ WITH settled AS (
           AND subscription.asleep = (
               subscription.queue_id IN (SELECT chosen.queue_id FROM chosen) OR EXISTS (SELECT FROM failed_before)
           )
-          OR subscription.queue_id = ANY (%(auto_ack_queues)s) AND NOT subscription.asleep
+          OR subscription.queue_id = ANY (%(auto_ack_queues)s)
+          AND subscription.asleep = ((
+              (SELECT count(*) FROM auto_ack WHERE auto_ack.queue_id = subscription.queue_id) >= %(awake_from)s
+          ) IS TRUE)
       )
 )
 SELECT
