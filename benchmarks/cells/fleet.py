@@ -13,9 +13,13 @@ from benchmarks.figures import middle, shown
 from benchmarks.run import Run, worker_of
 from benchmarks.samples import Results
 from benchmarks.systems import System
+from benchmarks.systems.celery_systems import PROGRAM
+from environment.testkit.children import end
+from environment.testkit.children import start as start_program
 from environment.testkit.journal_worker import JournalWorker
 
 _STARTED_AT_ONCE = 4
+_MONITORED = 40
 #: The fleets of the page; the last, which takes half a minute to start, of these systems alone.
 GROWN = (1, 10, 40, 100)
 _LARGEST = ("ours", "redis", "rabbitmq")
@@ -23,7 +27,11 @@ _LARGEST = ("ours", "redis", "rabbitmq")
 
 def variants(run: Run) -> list[str]:
     """Workers; stock and Redis beside ours."""
-    return [f"{name} {count}" for count in ((1, 10) if run.quick else (1, 10, 40, 100)) for name in _compared(run)]
+    counts = (1, 10) if run.quick else (1, 10, 40, 100)
+    return [
+        *(f"{name} {count}" for count in counts for name in _compared(run)),
+        *(f"{name} {_MONITORED} monitored" for name in run.present("ours", "redis")),
+    ]
 
 
 def _compared(run: Run) -> list[str]:
@@ -33,14 +41,18 @@ def _compared(run: Run) -> list[str]:
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     """Transactions or commands a second, and milliseconds of processor time a second, of each worker.
 
-    ``how``: the number of workers, or ``grown``, the page's: one fleet that grows from each number to the next.
+    ``how``: the number of workers, or ``grown``, the page's: one fleet that grows from each number to the next. With
+    ``monitored`` one monitor receives their events.
     """
+    how, _, monitored = how.partition(" ")
     grown = how == "grown"
     counts = GROWN[: None if system.name in _LARGEST else -1] if grown else [int(how)]
     found: dict[str, Any] = {}
     with system.fresh() as broker, ExitStack() as stack:
         # For as long as the workers live: Linux kills them when the thread that has started them ends.
         starters = stack.enter_context(ThreadPoolExecutor(_STARTED_AT_ONCE))
+        if monitored:
+            stack.callback(end, start_program(["-m", PROGRAM, "monitor"], broker.variables), 5)
         start = partial(worker_of, broker, system.concurrency, 100, ready=True)
         workers: list[JournalWorker] = []
         for count in counts:
@@ -90,5 +102,12 @@ CELL = Cell(
             ("server ms/s", number(f"{count}", "server_ms")),
         ]
         for count in (1, 10, 40, 100)
+    }
+    | {
+        f"{_MONITORED} idle workers with events and one monitor, each": [
+            ("server operations/s", number(f"{_MONITORED} monitored", "operations_each_s")),
+            ("worker ms/s", number(f"{_MONITORED} monitored", "worker_ms")),
+            ("server ms/s", number(f"{_MONITORED} monitored", "server_ms")),
+        ]
     },
 )

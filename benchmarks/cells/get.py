@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from benchmarks.cells import Cell, spread
+from benchmarks.cells import Cell, number, spread
 from benchmarks.figures import percentile
 from benchmarks.run import Run, worker_of
 from benchmarks.systems import System
@@ -13,11 +13,20 @@ from benchmarks.systems.celery_systems import PROGRAM
 from environment.testkit.children import call
 
 _PARTS = 1000
+_POOLS = ("solo", "threads", "prefork")
 
 
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
-    """Milliseconds; ``one``: of ``apply_async().get()`` on an idle worker, with pauses from 10 to 60 ms between."""
-    with system.fresh(results=True) as broker, worker_of(broker, 1, 100_000, ready=True, late=True):
+    """Milliseconds; ``one``: of ``apply_async().get()`` on an idle worker, with pauses from 10 to 60 ms between.
+
+    A pool's name: the same without pauses, with a worker of this pool.
+    """
+    pool = how if how in _POOLS else None
+    tasks = 2 if how in ("threads", "prefork") else 1
+    with system.fresh(results=True) as broker, worker_of(broker, tasks, 100_000, ready=True, late=True, pool=pool):
+        if pool:
+            took = call(PROGRAM, "gets", int(run.pick(100, 400)), 0.0, 0.0, variables=broker.variables)
+            return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99), "worst": max(took)}
         if how == "one":
             count = run.pick(3, 12) if system.name == "stock" else run.pick(50, 150)
             took = call(PROGRAM, "gets", int(count), 0.01, 0.06, variables=broker.variables)
@@ -28,6 +37,11 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
 
 
 def variants(run: Run) -> list[str]:
+    """The page's, and back to back with each pool."""
+    return [*page(run), *(f"{name} {pool}" for pool in _POOLS for name in run.present("ours", "redis"))]
+
+
+def page(run: Run) -> list[str]:
     """Groups only where ``get()`` does not poll."""
     return [
         *(f"{name} one" for name in run.present("ours", "redis", "stock")),
@@ -39,6 +53,7 @@ CELL = Cell(
     "get",
     variants,
     measure,
+    page=page,
     tables={
         "get": [
             ("get() of a task, p50 ms", spread("one", "p50")),
@@ -46,5 +61,8 @@ CELL = Cell(
             (f"get() of a group of {_PARTS:,}, ms", spread("group", "get")),
             ("with its publishing, ms", spread("group", "whole")),
         ]
+    },
+    printed={
+        "get() back to back, ms": [(f"{pool}, p50 · p99", number(pool, "p50", "p99", mark=" · ")) for pool in _POOLS]
     },
 )

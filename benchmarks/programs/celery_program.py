@@ -1,7 +1,7 @@
 """Celery on any broker: what publishes, waits for results and prepares a database.  Its worker is Celery's own.
 
 ``python -m benchmarks.programs.celery_program COMMAND …``; the broker is in the environment.  Each command prints one
-line of JSON, except ``fill_and_work``, which runs until TERM.
+line of JSON, except ``fill_and_work`` and ``monitor``, which run until TERM.
 """
 
 from __future__ import annotations
@@ -137,6 +137,12 @@ def fill_and_work(count: str) -> None:
         app.Worker(pool="solo", concurrency=1, loglevel="WARNING", hostname="ceiling@bench").start()
 
 
+def monitor() -> None:
+    """Receive all events, as Flower does, until TERM."""
+    with app.connection_for_read() as connection:
+        app.events.Receiver(connection, handlers={"*": lambda event: None}).capture()
+
+
 def create_schema(url: str) -> Any:
     """Create the package's tables in an empty database, as another Celery project would."""
     sqlalchemy: Any = importlib.import_module("sqlalchemy")
@@ -148,7 +154,7 @@ def create_schema(url: str) -> Any:
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     command.__name__: command
-    for command in (publish, sample, naps, gets, chords, groups, waiters, fill_and_work, create_schema)
+    for command in (publish, sample, naps, gets, chords, groups, waiters, fill_and_work, monitor, create_schema)
 }
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ class EventPace:
 
     Forty workers send twenty heartbeats a second, and thousands of events with tasks. A monitor that claims for each of
     them costs the server more than the events do, and a notification of each would take the lock that all commits with
-    a notification share. So while a claim brings `MANY` events or more, the monitor is awake: nobody notifies it, and
-    it polls. With fewer it is notified of the first event, and of those that come before it has claimed.
+    a notification share. So while a claim brings `MANY` events or more, the monitor is awake: publishers do not notify
+    it, and it polls. With fewer each event notifies it.
     """
 
     PAUSE_S = 0.05
