@@ -142,12 +142,8 @@ def test_the_last_result_of_a_worker_takes_its_batch_along(
     """The last part of a chord: there is no task left whose result could join the batch."""
     from celery.worker import state
 
-    class Request:
-        pass
-
     monkeypatch.setattr(BatchWriter, "INTERVAL_S", 3600.0)
-    running = [Request(), Request()]
-    monkeypatch.setattr(state, "reserved_requests", running)
+    monkeypatch.setattr(state, "reserved_requests", [Context(id="first"), Context(id="last")])
     writer = BatchWriter(store, lambda claims: None, lambda chord: None, lambda: 3600.0)
     writer._last = time.monotonic()
     writer.add(Write([outcome("first")]))

@@ -101,7 +101,7 @@ class BatchWriter:
             self._oldest = time.monotonic()
         self._waiting.append(write)
         self._added += 1
-        complete, self._complete = self._complete, includes_all(len(self._waiting))
+        complete, self._complete = self._complete, includes_all(self._waiting)
         if write.urgent and (self._complete > complete or not self._urgent):
             self._urgent = True
             self._notify()
