@@ -18,6 +18,7 @@ from celery.utils import uuid
 
 from celery_postgres.database.chord_store import ChordStore
 from celery_postgres.database.result_store import Outcome, Part, ResultStore
+from celery_postgres.database.session import Session
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results import chords
 from celery_postgres.results.backend import DatabaseBackend
@@ -428,6 +429,32 @@ def test_a_body_whose_queue_was_deleted_is_sent_once_to_a_new_one(
     assert missing == [["bodies"], []]
     assert bodies(url) == 1
     assert count(url, "celery_chord") + count(url, "celery_chord_part") == 0
+
+
+def test_a_body_wakes_two_of_many_sleeping_consumers(app: Celery, url: str, body: Any) -> None:
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_declare("bodies")
+    session = Session(url)
+    try:
+        for number in range(1, 6):
+            session.listen(f"kombu_{number}")
+            run(
+                url,
+                f"INSERT INTO kombu_consumer (id, hostname, pid) OVERRIDING SYSTEM VALUE VALUES ({number}, 'h', 1)",  # noqa: S608
+            )
+        run(
+            url,
+            "INSERT INTO kombu_subscription (queue_id, consumer_id, asleep)"
+            " SELECT queue.id, consumer.id, true FROM kombu_queue AS queue, kombu_consumer AS consumer"
+            " WHERE queue.name = 'bodies' AND consumer.hostname = 'h'",
+        )
+        due(app, url, body)
+        chords.finish(app.backend, "chord")
+        session.script("SELECT 1")
+        assert len(session.notifications()) == 2
+    finally:
+        session.close()
+    assert bodies(url) == 1
 
 
 def test_a_chord_whose_body_cannot_be_read_does_not_hold_up_the_others(app: Celery, url: str, body: Any) -> None:

@@ -65,14 +65,17 @@ message.queue_id, (
 )
 
 -- fragment: wake_sleepers
--- Notify all sleeping consumers of the queues in `touched`.
+-- For each row of `touched`, notify two sleeping consumers of its queue, those that fell asleep last: one message does not
+-- wake forty workers.
 (
     SELECT count(pg_notify('kombu_' || sleeper.consumer_id, ''))
-    FROM (SELECT DISTINCT queue_id FROM touched) AS woken
+    FROM (SELECT queue_id, count(*) AS messages FROM touched GROUP BY queue_id) AS woken
     CROSS JOIN LATERAL (
         SELECT subscription.consumer_id
         FROM kombu_subscription AS subscription
         WHERE subscription.queue_id = woken.queue_id AND subscription.asleep
+        ORDER BY subscription.slept_at DESC
+        LIMIT 2 * woken.messages
     ) AS sleeper
 )
 
