@@ -177,6 +177,8 @@ def test_a_proxy_that_closes_idle_connections(
 ) -> None:
     """HAProxy with a timeout of a few seconds: a worker that waits for notifications loses its connection again and
     again, and goes on."""
+    if quick:
+        pytest.skip("without --quick only")
     patroni.repair()
     patroni.configure("synchronous")
     database = patroni.create_database()
