@@ -35,10 +35,6 @@ class BatchWriter:
     """
 
     INTERVAL_S = 0.004
-    #: While prefork children finish more than a thousand a second, so that 20 results share a commit and its wake-ups
-    #: and not 8. The children remember them meanwhile.
-    LONG_INTERVAL_S = 0.01
-    BUSY = 6
     MOST = 500
     #: A statement has at most 1 GB, and a byte takes two there.
     MOST_BYTES = 32 << 20
@@ -217,18 +213,13 @@ class BatchWriter:
         while self._waiting and not (self._stopping or self._flushing or len(self._waiting) >= self.MOST):
             if self._urgent and self._complete:
                 return
-            ready = (self._last if self._urgent else self._oldest) + self._interval()
+            ready = (self._last if self._urgent else self._oldest) + self.INTERVAL_S
             pause = ready - time.monotonic()
             if pause <= 0:
                 return
             # Not for records of children: those are the company.
             self._pause(pause, for_records=False)
             self.take_in()
-
-    def _interval(self) -> float:
-        if self._inlet is None or self._last_size < self.BUSY or any(write.parts for write in self._waiting):
-            return self.INTERVAL_S  # a chord's body may wait for the part
-        return self.LONG_INTERVAL_S
 
     def _pause(self, seconds: float, *, for_records: bool) -> None:
         """Wait until something changes. Needs the lock, and releases it meanwhile."""
