@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -153,6 +154,33 @@ def test_the_last_result_of_a_worker_takes_its_batch_along(
     writer.add(Write([outcome("last")]))
     wait_until(lambda: stored(url, "last") == "SUCCESS", DEADLINE_S, "both results")
     assert stored(url, "first") == "SUCCESS"
+    writer.stop()
+
+
+def test_the_batch_writer_survives_a_task_that_begins_while_it_counts_them(
+    store: ResultStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's main thread adds to the set of its tasks while the writer's thread reads it."""
+    from celery.worker import state
+
+    kept = [Context(id="first"), Context(id="second")]
+
+    class Growing(weakref.WeakSet[Context]):
+        def __iter__(self) -> Iterator[Context]:
+            for one in super().__iter__():
+                kept.append(Context(id="meanwhile"))
+                self.add(kept[-1])
+                yield one
+
+    reserved = Growing(kept)
+    with pytest.raises(RuntimeError, match="changed size"):
+        list(reserved)
+    monkeypatch.setattr(state, "reserved_requests", reserved)
+    writer = BatchWriter(store, lambda claims: None, lambda chord: None, lambda: 3600.0)
+    writer.add(Write([outcome("first")]))
+    writer.add(Write([outcome("second")]))
+    assert writer.flush(DEADLINE_S)
+    assert (stored(url, "first"), stored(url, "second")) == ("SUCCESS", "SUCCESS")
     writer.stop()
 
 

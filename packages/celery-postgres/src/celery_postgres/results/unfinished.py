@@ -18,8 +18,12 @@ def includes_all(writes: Collection[Write]) -> bool:
     state = worker_state()
     if state is None or not 0 < len(state.reserved_requests) <= _FEW:
         return False
-    if any(heartbeat.holds_messages for heartbeat in registry.heartbeats()):
+    try:
+        if any(heartbeat.holds_messages for heartbeat in registry.heartbeats()):
+            return False
+        requests = list(state.reserved_requests)
+    except RuntimeError:  # another thread begins or ends a task at this moment, in a set that refuses to be read then
         return False
     ended = {one.task_id for write in writes for one in write.outcomes}
     ended |= {one.task_id for write in writes for one in write.parts}
-    return all(request.id in ended for request in list(state.reserved_requests))
+    return all(request.id in ended for request in requests)
