@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery import Celery
 
+from celery_postgres.consumer.batch_size import BatchSize
+from celery_postgres.consumer.claim_policy import ClaimPolicy
 from celery_postgres.consumer.event_pace import EventPace
+from celery_postgres.consumer.outlet import Subscription
+from celery_postgres.database.message_store import ClaimedMessage, ClaimResult
 from celery_postgres.database.session import Session
+from celery_postgres.database.snapshot import Snapshot
 from environment.testkit.client import DEADLINE_S
 from environment.testkit.tables import scalar
 from environment.waiting import wait_until
@@ -93,6 +98,19 @@ def test_a_monitor_that_gets_many_events_is_awake_and_then_sleeps_again(
         wait_until(lambda: monitor.sees(0) and asleep(url), DEADLINE_S, "the monitor to sleep again")
         dispatcher.send("worker-heartbeat", freq=2)
         wait_until(lambda: monitor.sees(EventPace.MANY + 1), DEADLINE_S, "an event after that")
+
+
+@pytest.mark.parametrize("events", [1, BatchSize.AUTO_ACK_LIMIT])
+def test_a_monitor_waits_until_the_next_claim_is_due(events: int) -> None:
+    """Its loop would turn without a pause otherwise: after a full batch, and in the first moments."""
+    policy = ClaimPolicy()
+    subscription = Subscription("celeryev", cast(Any, None), auto_ack=True, queue_id=1)
+    plan = policy.plan([], 0, [subscription], polls=True, only_events=True)
+    messages = [ClaimedMessage(number, 1, 1, 0, 0, None, False, False, "") for number in range(1, events + 1)]
+    policy.succeeded(plan, ClaimResult(messages, None, False, Snapshot(1)))
+    policy._polling.next = 0.0
+    assert not policy.is_due(polls=True)
+    assert 0 < policy.pause(polls=True, without_notifications=False) <= EventPace.PAUSE_S
 
 
 def test_a_monitor_costs_one_row_for_each_event(app: Celery, monitor: Monitor, plain_database: Any) -> None:

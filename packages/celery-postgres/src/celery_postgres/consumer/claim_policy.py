@@ -137,11 +137,11 @@ class ClaimPolicy:
         if promised_s := self._polling.promised_s():
             return promised_s
         if polls and self._expecting:
-            return 0.0
+            return self.events_left_s
         following = self._polling.next if polls else self._last_claim + PollingBackoff.REST_S
         if without_notifications:
             following = min(following, self._last_claim + PollingBackoff.WITHOUT_NOTIFICATIONS_S)
-        return max(0.0, following - time.monotonic())
+        return max(self.events_left_s, following - time.monotonic())
 
     def plan(
         self,
