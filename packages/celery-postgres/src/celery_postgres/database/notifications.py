@@ -114,7 +114,7 @@ class Notifications(Service):
         if not heard:
             readable = self.wake.wait(self.REST_S, session.fileno())
             self.wake.clear()
-            if session.fileno() not in readable:
+            if not readable:
                 session.script("SELECT 1")
 
     def disconnect(self) -> None:
