@@ -9,7 +9,7 @@
 -- which was claimed before is one more. Messages of `auto_ack_queues` (consumed without acks) are deleted as they are
 -- claimed. No lock is waited for.
 -- `lanes` are queue, priority and the lowest id that can still be ready there, in order of preference: beginning each
--- claim at that id keeps 23,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
+-- claim at that id keeps 20,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
 -- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
 -- before comes first among those of its priority in its queue, and alone.
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, or, if nothing was
