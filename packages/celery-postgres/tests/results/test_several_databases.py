@@ -187,6 +187,12 @@ def test_addresses_are_shown_nowhere() -> None:
     assert "hunter2" not in repr(app.conf.table(with_defaults=True, censored=True))
 
 
+def with_addresses(app: Celery) -> Celery:
+    """What someone may write in the place of a `Databases`."""
+    app.conf.broker_transport_options = {"databases": {"eu": "postgresql://u:hunter2@h/d"}}
+    return app
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -197,6 +203,14 @@ def test_addresses_are_shown_nowhere() -> None:
             "'us.\\*' is in the database 'us', which is",
         ),
         (lambda: Databases({"eu": "postgresql://h/d"}).url("us"), "there is no database 'us': there are eu"),
+        (
+            lambda: with_addresses(Celery(backend="db+postgresql://h/d", set_as_current=False)).backend,
+            "is a celery_postgres.Databases",
+        ),
+        (
+            lambda: with_addresses(Celery(broker="sqla+postgresql://h/d", set_as_current=False)).connection().transport,
+            "is a celery_postgres.Databases",
+        ),
     ],
 )
 def test_a_typing_error_is_one_line(make: Any, text: str) -> None:

@@ -13,7 +13,7 @@ from celery import states
 
 from celery_postgres.database import keepalive
 from celery_postgres.database.address import direct_dsn
-from celery_postgres.database.placement import Databases
+from celery_postgres.database.placement import Databases, databases_of
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.errors import OptionError
 
@@ -153,10 +153,7 @@ class Options:
             )
         if "gossip" in given:
             checked["gossip"] = _switch("gossip", given["gossip"])
-        if given.get("databases") is not None:
-            if not isinstance(given["databases"], Databases):
-                raise OptionError("databases is a celery_postgres.Databases")
-            checked["databases"] = given["databases"]
+        checked["databases"] = databases_of(given)
         return cls(**checked)
 
 

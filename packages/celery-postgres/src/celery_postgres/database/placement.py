@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from celery_postgres.database.address import database_of, direct_dsn
 from celery_postgres.errors import OptionError
@@ -94,6 +95,18 @@ class Databases:
         """The name of the database that a connection string leads to; None if it is none of these."""
         mine = database_of(dsn)
         return next((name for name, other in self._dsns.items() if database_of(other) == mine), None)
+
+
+def databases_of(options: Mapping[str, Any] | None) -> Databases | None:
+    """The option `databases` of `broker_transport_options`; None if there is one database.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    given = (options or {}).get("databases")
+    if given is not None and not isinstance(given, Databases):
+        raise OptionError("databases in broker_transport_options is a celery_postgres.Databases")
+    return given
 
 
 def _weight(name: str, key: str) -> bytes:

@@ -14,6 +14,7 @@ from celery_postgres.database import pool
 from celery_postgres.database.address import masked, parsed
 from celery_postgres.database.chord_store import ChordStore
 from celery_postgres.database.options import ResultOptions
+from celery_postgres.database.placement import databases_of
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.result_store import ResultStore
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
@@ -64,8 +65,7 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
         self._connect_timeout = int(arguments.get("connect_timeout") or 5)
         self._pid = 0
         self._sessions: Sessions | None = None
-        databases = (conf.broker_transport_options or {}).get("databases")
-        settings = {"statement_timeout": STATEMENT_TIMEOUT}
+        databases, settings = databases_of(conf.broker_transport_options), {"statement_timeout": STATEMENT_TIMEOUT}
         self.elsewhere = OtherDatabases(databases, self.dsn, settings, self._connect_timeout)
 
     def as_uri(self, include_password: bool = False) -> str:
