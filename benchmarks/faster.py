@@ -74,7 +74,7 @@ FIGURES = (
         "latency",
         ("half",),
         "p99",
-        "the disk's slowest commits; every system has its own load",
+        "mostly the producer's delay, which counts from when a call was due; every system has its own load",
         less=True,
         unit=" ms",
     ),
