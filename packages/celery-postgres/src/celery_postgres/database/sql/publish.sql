@@ -1,13 +1,14 @@
--- How messages come in. Each is one statement and one commit; a message is durable when its publish returns.
+-- How messages come in. Each is one statement and one commit (a long one has a statement before it that reads); a message
+-- is durable when its publish returns.
 --
--- All wake sleeping consumers in the same way: NOTIFY takes a database-wide lock at commit, so it is sent only where a
--- consumer of the queue has recorded that it sleeps, to the two that fell asleep last (they are the most likely to
--- live), and carries nothing. A consumer that falls asleep at this very moment polls again.
+-- NOTIFY takes a lock of the whole server at its commit, so it is sent only where a consumer of the queue has recorded
+-- that it sleeps, and carries nothing. `publish` and `publish_to_exchange` return whether one does, and `wake` notifies in
+-- a commit of its own (decision 0049). `publish_many` and transient messages notify in theirs. All notify the consumers
+-- that fell asleep last, which are the most likely to live. A consumer that falls asleep at this very moment polls again.
 --
--- `publish` and `publish_to_exchange` return no rows, only how many they wrote; so they wake, and choose not to wait
--- for the disk, in conditions that are always true. To insert in a WITH and to return what a query around it found was
--- 332 us a publish and not 279, a bare prepared insert being 235: more for the executor to set up, and a result whose
--- columns psycopg2 describes each time.
+-- `publish` and `publish_to_exchange` choose not to wait for the disk, and notify for transient messages, in conditions
+-- that are always true. To insert in a WITH and to return what a query around it found was 332 us a publish and not 279,
+-- a bare prepared insert being 235: more for the executor to set up.
 
 -- name: publish
 -- One message to the queue of that name. Writes nothing if there is no such queue.
