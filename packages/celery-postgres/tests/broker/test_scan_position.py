@@ -205,6 +205,21 @@ def test_a_publisher_that_commits_late_is_not_passed(consumer: Consumer, publish
     assert not consumer.full_scan
 
 
+def test_a_publisher_with_the_latest_number_is_not_passed(consumer: Consumer, publisher: Any, flow: Any) -> None:
+    """No snapshot lists it before a later transaction has ended."""
+    first, late = publisher(), publisher()
+    flow(0.5)
+    first.run("SELECT txid_current()")
+    (message,) = late.publish(consumer.queue)
+    seen = first.publish(consumer.queue)
+    first.commit()
+    assert consumer.ids(1) == seen
+    flow(1.5)
+    late.commit()
+    assert message in flow(0.1)
+    assert not consumer.full_scan
+
+
 def test_a_bulk_that_commits_late_comes_before_what_followed(consumer: Consumer, publisher: Any, flow: Any) -> None:
     late = publisher()
     flow(0.5)

@@ -16,7 +16,7 @@ class EndedTransactions:
 
     Attributes:
         below: every transaction with a lower number has ended or is long.
-        next_id: the first number that was not given when the latest claim began.
+        next_id: of the latest claim's snapshot.
         long_ended: a long transaction has ended since the last full scan, and may have published below the position.
     """
 

@@ -24,13 +24,22 @@ class _Lane:
     Attributes:
         lowest: the scan begins here.
         resumed: it begins here instead, below `lowest`: the last full scan has not read all between the two.
-        seen: when a claim brought a higher id than all before, that id, and the first transaction that had no number
-            yet.
+        newest: when the latest claim brought a higher id than all before, and that id.
+        seen: the same of earlier claims, and `EndedTransactions.next_id` of the claim after each. A snapshot does not
+            list the transactions that began after the latest that has ended. That of the next claim does, because the
+            claim that brought the id has ended, and has a number itself.
     """
 
     lowest: int = 0
     resumed: int | None = None
+    newest: tuple[float, int] | None = None
     seen: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    def note(self, next_id: int) -> None:
+        """The claim after the one that brought `newest` has begun."""
+        if self.newest is not None:
+            self.seen.append((*self.newest, next_id))
+            self.newest = None
 
 
 class ScanPosition:
@@ -92,6 +101,7 @@ class ScanPosition:
         # A claim takes the messages of a priority in the order of their ids, and before those of a lower one.
         last = min(highest, default=PRIORITIES[0])
         for priority, lane in self._lanes.items():
+            lane.note(ended.next_id)
             if all_of_them or priority > last:
                 self._read(lane, inf, begun, ended)
             elif priority in highest:
@@ -101,7 +111,7 @@ class ScanPosition:
         for priority, message in highest.items():
             lane = self._lanes.setdefault(priority, _Lane())
             if message > (lane.seen[-1][1] if lane.seen else lane.lowest):
-                lane.seen.append((time.monotonic(), message, ended.next_id))
+                lane.newest = time.monotonic(), message
 
     def _read(self, lane: _Lane, to: float, begun: float, ended: EndedTransactions) -> None:
         """All ready messages up to this id are claimed."""

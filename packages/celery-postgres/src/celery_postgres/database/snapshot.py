@@ -10,8 +10,9 @@ class Snapshot:
     """PostgreSQL's `pg_snapshot`. A transaction has a number from its first write on; one that only reads has none.
 
     Attributes:
-        next_id: the first number that was not given yet (`xmax`).
-        running: the numbers of the transactions that had not ended.
+        next_id: the number after the greatest of those that had ended (`xmax`). Transactions with this number and
+            greater ones may run, too.
+        running: the lower numbers of transactions that had not ended.
     """
 
     next_id: int
