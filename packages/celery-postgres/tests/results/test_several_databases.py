@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 import pytest
 from celery import Celery, chord, group
 
 from celery_postgres import Databases, NotPublishedError, bulk, publishing_on
+from celery_postgres.database.result_store import Outcome
 from celery_postgres.errors import OptionError
+from celery_postgres.results.several import Listeners
 from environment.testkit.databases import rows
 from environment.testkit.tables import scalar
 from environment.waiting import wait_until
@@ -185,6 +187,31 @@ def test_addresses_are_shown_nowhere() -> None:
     assert "hunter2" not in repr(databases)
     assert "hunter2" not in app.conf.humanize()
     assert "hunter2" not in repr(app.conf.table(with_defaults=True, censored=True))
+
+
+def test_a_task_that_ends_at_once_is_watched_nowhere() -> None:
+    """In the first database, before the second one is asked to watch it."""
+    outcome = Outcome("ended", "SUCCESS", b"1", None)
+
+    class Watching:
+        def __init__(self, *outcomes: Outcome) -> None:
+            self.outcomes = outcomes
+            self.tasks: set[str] = set()
+
+        def watch(self, task_ids: Iterable[str], sink: Any) -> None:
+            self.tasks.update(task_ids)
+            for one in self.outcomes:
+                self.tasks.remove(one.task_id)
+                sink(one)
+
+        def unwatch(self, task_ids: Iterable[str], sink: Any) -> None:
+            self.tasks.difference_update(task_ids)
+
+    first, second = Watching(outcome), Watching()
+    seen: list[Any] = []
+    Listeners(cast(Any, [first, second])).watch(["ended", "other"], seen.append)
+    assert seen == [outcome]
+    assert first.tasks == second.tasks == {"other"}
 
 
 def with_addresses(app: Celery) -> Celery:

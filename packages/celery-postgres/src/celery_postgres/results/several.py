@@ -31,13 +31,17 @@ class Listeners:
 
     def watch(self, task_ids: Iterable[str], sink: Sink) -> None:
         """Call `sink` once for each task, as soon as it has ended in one of the databases."""
-        watched = list(task_ids)
-        self._sinks[sink] = [self._passing(number, sink) for number in range(len(self._listeners))]
+        watched, ended = list(task_ids), set[str]()
+        self._sinks[sink] = [self._passing(number, sink, ended) for number in range(len(self._listeners))]
         for one, passing in zip(self._listeners, self._sinks[sink], strict=True):
             one.watch(watched, passing)
+        if early := list(ended):  # before the last of them watched: it would watch such a task without end
+            for one, passing in zip(self._listeners, self._sinks[sink], strict=True):
+                one.unwatch(early, passing)
 
-    def _passing(self, number: int, sink: Sink) -> Sink:
+    def _passing(self, number: int, sink: Sink, ended: set[str]) -> Sink:
         def passing(outcome: Outcome) -> None:
+            ended.add(outcome.task_id)
             others = self._sinks.get(sink, ())
             for other, (one, its) in enumerate(zip(self._listeners, others, strict=False)):
                 if other != number:
