@@ -295,6 +295,23 @@ def test_a_crash_of_the_server_repeats_no_task_that_was_acknowledged_before_it_r
     assert repeated(counts) == {}
 
 
+@pytest.mark.parametrize("name", LONG_BUT["solo"])
+def test_a_worker_is_stopped_while_its_server_is_away(
+    durable_cluster: TemporaryCluster, make_probe: Callable[..., Probe], name: str
+) -> None:
+    """Its main thread has begun to send a heartbeat event, and Kombu tries that without end."""
+    probe = make_probe(durable_cluster.url())
+    worker = probe.start(pool=name)
+    tag = unique("before")
+    probe.send("run_late_quiet", tag)
+    probe.wait_for("end", tag)
+    durable_cluster.stop()
+    # With pauses that grow to 2 s: more than the 2 s between two events.
+    wait_until(lambda: worker.log_text().count("Cannot reach the broker") >= 7, DEADLINE_S, "several attempts")
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(DEADLINE_S) == 0
+
+
 def test_a_publisher_waits_for_a_server_that_restarts(
     durable_cluster: TemporaryCluster, make_probe: Callable[..., Probe]
 ) -> None:

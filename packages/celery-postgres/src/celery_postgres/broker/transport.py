@@ -13,6 +13,7 @@ from celery_postgres.broker.channel import Channel
 from celery_postgres.broker.event_loop import EventLoop
 from celery_postgres.broker.placing import Placing
 from celery_postgres.compat.upstream import virtual
+from celery_postgres.compat.worker_stop import stop_if_told
 from celery_postgres.consumer import registry
 from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.consumer.prefetch import PrefetchBuffer
@@ -115,9 +116,14 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         Raises:
             psycopg2.OperationalError: the server cannot be reached, or takes no writes.
             SchemaError: the tables are missing, or of another release.
+            SystemExit: the server cannot be reached, and this is a worker that was told to stop.
         """
-        schema.verify(self.sessions)
-        registry.verify_listening(self.options.listen_dsn)
+        try:
+            schema.verify(self.sessions)
+            registry.verify_listening(self.options.listen_dsn)
+        except driver.Error:
+            stop_if_told()
+            raise
         return super().establish_connection()  # type: ignore[no-any-return]
 
     def close_connection(self, connection: Any) -> None:
