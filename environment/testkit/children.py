@@ -97,9 +97,14 @@ def end(process: subprocess.Popen[Any], patience_s: float) -> None:
     process.wait()
 
 
-def dies_with_us() -> Callable[[], None] | None:
-    """For ``preexec_fn``: have Linux kill the child when this process dies."""
-    if sys.platform != "linux":
-        return None
-    prctl, number = ctypes.CDLL(None).prctl, int(signal.SIGKILL)
-    return lambda: prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
+def dies_with_us() -> Callable[[], None]:
+    """For ``preexec_fn``: have Linux kill the child when this process dies, and let it obey SIGINT: a shell starts what
+    runs in its background with SIGINT ignored, and children inherit that."""
+    prctl, number = (ctypes.CDLL(None).prctl if sys.platform == "linux" else None), int(signal.SIGKILL)
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if prctl is not None:
+            prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+    return prepare
