@@ -56,8 +56,9 @@ def test_active_and_reserved(pool: Probe) -> None:
     size = 3 if pool.name == "threads" else 2
     try:
         pool.wait_for("start", f"{name}-*", size)
+        # A child's task has begun before its main process has read so.
+        wait_until(lambda: len(ids(pool.inspect(pool.worker, "active"))) == size, DEADLINE_S, "the tasks to be active")
         active = ids(pool.inspect(pool.worker, "active"))
-        assert len(active) == size
         assert active <= {result.id for result in results}
         wait_until(
             lambda: len(ids(pool.inspect(pool.worker, "reserved")) - active) == min(8, 4 * size) - size,
