@@ -184,6 +184,23 @@ def test_a_move_that_is_killed_before_it_deletes_copies_nothing_twice(move: Move
     assert sorted(there + ended) == sorted(f"task-{n}" for n in range(1, 3001))
 
 
+def test_a_message_that_ends_while_it_is_set_aside_is_not_counted(move: Move) -> None:
+    for number in range(3):
+        move.app.send_task(f"number {number}")
+    run(
+        move.source,
+        """
+        CREATE FUNCTION expire() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN DELETE FROM kombu_message WHERE id = (SELECT min(id) FROM moved) AND pg_trigger_depth() = 1; RETURN NULL;
+        END $$
+        """,
+        "CREATE TRIGGER expire AFTER UPDATE ON kombu_message REFERENCING NEW TABLE AS moved"
+        " FOR EACH STATEMENT EXECUTE FUNCTION expire()",
+    )
+    assert move.finish("--yes")["count"] == 2
+    assert scalar(move.target, COUNT, queue="q") == 2
+
+
 def test_an_unfinished_move_goes_nowhere_else(move: Move) -> None:
     move.app.send_task("first")
     aside = f"celery_postgres.moving.{hashlib.blake2b(b'q', digest_size=8).hexdigest()}.0 q"

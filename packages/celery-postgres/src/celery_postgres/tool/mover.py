@@ -140,11 +140,12 @@ class Mover:
             if not ids:
                 continue
             text = _record(ids, record.text)
-            if not self._to.move_in(into, record, text, self._from.aside(aside, sorted(ids))):
+            rows = self._from.aside(aside, sorted(ids))  # without those that have expired there
+            if not self._to.move_in(into, record, text, rows):
                 raise MoveError("another process goes on with this move")
             record = Record(record.id, text)
             self._from.delete(aside, ids)
-            moved.count += len(ids)
+            moved.count += len(rows)
         return record
 
 
