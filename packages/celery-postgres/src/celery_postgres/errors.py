@@ -62,7 +62,8 @@ class AddressError(CeleryPostgresError, ImproperlyConfigured, ValueError):
 
 
 class NotPublishedError(CeleryPostgresError):
-    """A message was not published in the caller's transaction (`publishing_on`). Its text quotes nothing.
+    """A message was not published: in the caller's transaction (`publishing_on`), or in one of several databases. Its
+    text quotes nothing.
 
     Attributes:
         sqlstate: PostgreSQL's code, or None if PostgreSQL did not refuse it. After 40001 and 40P01 the caller may
@@ -175,6 +176,13 @@ def lagging_table(sqlstate: str | None, table: str | None, constraint: str | Non
     """The table, if this is the violation of the key that its sequence fills."""
     is_key = sqlstate == errorcodes.UNIQUE_VIOLATION and table in _NUMBERED and constraint == f"{table}_pkey"
     return table if is_key else None
+
+
+def name_database(error: Exception, name: str | None) -> None:
+    """Put the name of a fleet's database before the text of an error, once."""
+    if name is not None and getattr(error, "database", None) is None:
+        error.args = (f"the database {name}: {error}",)
+        error.database = name  # type: ignore[attr-defined]
 
 
 def is_lasting(error: BaseException) -> bool:

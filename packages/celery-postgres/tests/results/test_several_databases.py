@@ -7,13 +7,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import psycopg2
 import pytest
 from celery import Celery, chord, group
+from celery.exceptions import TimeoutError as NotInTime
 
 from celery_postgres import Databases, NotPublishedError, bulk, publishing_on
+from celery_postgres.broker import placing
+from celery_postgres.broker.collecting import collected
+from celery_postgres.broker.destinations import AtOnce, publish_declaring
+from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.result_store import Outcome
 from celery_postgres.errors import OptionError
 from celery_postgres.results.several import Listeners
@@ -134,14 +140,96 @@ def test_one_that_waits_is_told_by_either_database(fleet: Fleet) -> None:
     assert found == {"in eu": 0, "in us": 1}
 
 
-def test_a_database_that_cannot_be_reached_delays_no_other(installed: None, fresh: Any, plain_template: str) -> None:
+@pytest.fixture
+def half(installed: None, fresh: Any, plain_template: str) -> Iterator[tuple[str, Celery]]:
+    """The database ``eu`` of a fleet whose database ``us`` cannot be reached."""
     with fresh(plain_template) as eu:
-        nowhere = "postgresql://u@127.0.0.1:1/gone"
+        nowhere = "postgresql://u:hunter2@127.0.0.1:1/gone"
         app = make_app(eu.url, Databases({"eu": eu.url, "us": nowhere}, queues={"eu.*": "eu", "us.*": "us"}))
-        app.backend.store_result("here", 7, "SUCCESS")
-        assert app.AsyncResult("here").get(timeout=DEADLINE_S) == 7
-        app.send_task("eu.task")
+        yield eu.url, app
         app.close()
+
+
+def test_a_database_that_cannot_be_reached_delays_no_other(half: tuple[str, Celery]) -> None:
+    url, app = half
+    app.backend.store_result("here", 7, "SUCCESS")
+    assert app.AsyncResult("here").get(timeout=DEADLINE_S) == 7
+    app.send_task("eu.task")
+    chord([app.signature("eu.part", immutable=True)], app=app)(app.signature("eu.body"))
+    assert scalar(url, CHORDS) == "1"
+
+
+def test_a_revoke_marks_its_own_database_first(half: tuple[str, Celery]) -> None:
+    url, app = half
+    bind = "INSERT INTO kombu_queue (name) VALUES ('eu.workers')"
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(bind)
+        connection.commit()
+    with app.connection_for_write() as connection:
+        connection.default_channel.exchange_declare("celery.pidbox", "fanout")
+        connection.default_channel.queue_bind("eu.workers", "celery.pidbox")
+    waiting = app.send_task("eu.task", countdown=600)
+    with pytest.raises(NotPublishedError, match="the revoke did not reach the database us: ") as refused:
+        waiting.revoke()
+    assert "hunter2" not in str(refused.value)
+    assert "127.0.0.1" not in str(refused.value)
+    assert scalar(url, REVOKED) == 1
+    told = "SELECT count(*) FROM kombu_message m JOIN kombu_queue q ON q.id = m.queue_id WHERE q.name = 'eu.workers'"
+    assert scalar(url, told) == 1
+
+
+def test_an_error_names_the_database(half: tuple[str, Celery], caplog: pytest.LogCaptureFixture) -> None:
+    _, app = half
+    databases = app.conf.broker_transport_options["databases"]
+    with pytest.raises(psycopg2.OperationalError, match="the database us: "):
+        _ = make_app(databases.url("us"), databases).AsyncResult("unknown").state
+    with pytest.raises(psycopg2.OperationalError, match="the database us: "):
+        _ = app.AsyncResult("unknown").state
+    with pytest.raises(NotInTime):
+        app.AsyncResult("unknown").get(timeout=1)
+    assert "Cannot wait for results (the database us: " in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_what_no_queue_takes_is_in_the_database_of_the_deadletter_queue(fleet: Fleet) -> None:
+    with fleet.eu.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.deadletter_queue = "us.lost"
+        with connection.Producer() as producer:
+            producer.publish({}, exchange="nowhere", routing_key="none")
+            assert fleet.count(MESSAGES) == (0, 1)
+            with bulk(producer):
+                producer.publish({}, exchange="nowhere", routing_key="none")
+            assert fleet.count(MESSAGES) == (0, 2)
+            with collected() as sent:
+                producer.publish({}, exchange="nowhere", routing_key="none")
+            assert sent.messages == []
+            assert fleet.count(MESSAGES) == (0, 3)
+            with (
+                closing(psycopg2.connect(fleet.eu_url)) as callers,
+                publishing_on(callers),
+                pytest.raises(NotPublishedError, match=r"'us.lost' is in the database us"),
+            ):
+                producer.publish({}, exchange="nowhere", routing_key="none")
+
+
+def test_a_queue_that_stays_missing_is_an_error() -> None:
+    declared: list[str] = []
+    with pytest.raises(NotPublishedError, match="'q' is missing although it was declared"):
+        publish_declaring(lambda: ["q"], declared.append)
+    assert 0 < len(declared) < 10
+    runner = cast(Any, SimpleNamespace(run=lambda name, **_: []))
+    envelope = Envelope("{}", 0, None, None, None, None, "yes")
+    with pytest.raises(NotPublishedError, match="'q' is missing although it was declared"):
+        AtOnce(runner, declared.append).to_queue("q", envelope)
+
+
+def test_the_queues_that_a_connection_remembers_are_bounded(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "GROUPS", 10)
+    with fleet.eu.connection_for_write() as connection:
+        one = connection.transport.placing
+        assert [one.elsewhere(f"{name}.{n}") for n in range(40) for name in ("us", "eu")] == ["us", None] * 40
+        assert len(one._names) == 10
 
 
 def test_a_chord_is_counted_where_its_parts_are(fleet: Fleet) -> None:
@@ -149,8 +237,19 @@ def test_a_chord_is_counted_where_its_parts_are(fleet: Fleet) -> None:
     chord(parts, app=fleet.eu)(fleet.eu.signature("eu.body"))
     assert fleet.count(MESSAGES) == (0, 3)
     assert fleet.count(CHORDS) == (None, "3")
-    chord(parts[:1], app=fleet.eu)(fleet.eu.signature("eu.body"))  # where, is not known before it is published
-    assert fleet.count("SELECT count(*) FROM celery_chord WHERE size = 1") == (1, 1)
+
+
+def test_a_chord_of_one_task_is_counted_where_that_is(fleet: Fleet) -> None:
+    chord([fleet.eu.signature("us.part", immutable=True)], app=fleet.eu)(fleet.eu.signature("eu.body"))
+    assert fleet.count(CHORDS) == (None, "1")
+    chord([fleet.eu.signature("eu.part", immutable=True)], app=fleet.eu)(fleet.eu.signature("eu.body"))
+    assert fleet.count(CHORDS) == ("1", "1")
+
+
+def test_a_chord_of_one_chain_is_counted_wherever_that_ends(fleet: Fleet) -> None:
+    one = fleet.eu.signature("eu.part", immutable=True) | fleet.eu.signature("us.part", immutable=True)
+    chord([one], app=fleet.eu)(fleet.eu.signature("eu.body"))
+    assert fleet.count(CHORDS) == ("1", "1")
 
 
 def test_a_chord_in_two_databases_is_refused(fleet: Fleet) -> None:
@@ -224,6 +323,9 @@ def with_addresses(app: Celery) -> Celery:
     ("make", "text"),
     [
         (lambda: Databases({}), "names no database"),
+        (lambda: Databases({"us": " "}), "the address of the database us is empty: write it as"),
+        (lambda: Databases({"us": "postgresql://u:hunter2@h:notaport/x"}), r"the database us .* has a port that is no"),
+        (lambda: Databases({"us": "host=h port=70000 password=hunter2"}), "the database us has a port that is no"),
         (lambda: Databases({"eu": "postgresql://u:one/hunter2@h/d"}), "the address of the database eu"),
         (
             lambda: Databases({"eu": "postgresql://h/d"}, queues={"us.*": "us"}),

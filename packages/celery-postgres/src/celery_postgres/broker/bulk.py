@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery_postgres.broker.callers_transaction import Aside
+from celery_postgres.broker.destinations import publish_declaring
 from celery_postgres.broker.transaction import callers_transaction
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.publish_store import Addressed, PublishStore
@@ -41,7 +42,7 @@ class Bulk:
 
         Raises:
             psycopg2.OperationalError: these may or may not have been published. Kombu's error, if Kombu tried again.
-            NotPublishedError: these were not published in the caller's transaction.
+            NotPublishedError: these were not published.
         """
         if not self._waiting:
             return
@@ -55,9 +56,7 @@ class Bulk:
 
     def _send(self) -> None:
         waiting, store = self._waiting, PublishStore(self.client.transport.sessions)
-        while missing := store.publish_many(waiting):
-            for queue in missing:
-                self._declare(queue)
+        publish_declaring(lambda: store.publish_many(waiting), self._declare)
         self._waiting = []
 
     def _declare(self, queue: str) -> None:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from celery_postgres.broker.callers_transaction import Aside, Transaction
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.publish_store import PublishStore
 from celery_postgres.database.store import Runner
+from celery_postgres.errors import NotPublishedError
 
 Declare = Callable[[str], None]
+
+#: How often a queue is declared for a message. One that is deleted at once, or that this database does not have, would
+#: otherwise be declared without end.
+DECLARATIONS = 3
+
+
+def publish_declaring(publish: Callable[[], Sequence[str]], declare: Declare) -> None:
+    """Publish, and declare the queues that do not exist.
+
+    Args:
+        publish: publishes all or nothing, and returns the queues that are missing.
+
+    Raises:
+        NotPublishedError: a queue is missing although it was declared. Nothing was published.
+    """
+    for _ in range(DECLARATIONS):
+        missing = publish()
+        if not missing:
+            return
+        for queue in missing:
+            declare(queue)
+    if missing := publish():
+        raise NotPublishedError(
+            f"not published: the queue {missing[0]!r} is missing although it was declared. It is deleted again and "
+            "again, or the processes of this fleet have different Databases"
+        )
 
 
 class Destination(Protocol):
@@ -35,9 +62,10 @@ class AtOnce:
         self._declare = declare
 
     def to_queue(self, queue: str, envelope: Envelope) -> None:
-        if not self._store.publish(queue, envelope):
-            self._declare(queue)
-            self._store.publish(queue, envelope)
+        if self._store.publish(queue, envelope):
+            return
+        self._declare(queue)
+        publish_declaring(lambda: [] if self._store.publish(queue, envelope) else [queue], self._declare)
 
     def to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> bool:
         return self._store.publish_to_exchange(exchange, routing_key, envelope) > 0

@@ -11,8 +11,13 @@ from celery_postgres.database.placement import Databases
 from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import NotPublishedError
 
-#: The groups whose databases a process remembers, from the first part that it publishes to the last.
+#: The groups whose databases a process remembers, from the first part that it publishes to the last; and the queues
+#: whose databases a connection remembers.
 GROUPS = 10_000
+
+
+#: Writes the size of a chord into the database of that name; None for the backend's own.
+Sized = Callable[[str | None], None]
 
 
 class _Groups:
@@ -21,6 +26,8 @@ class _Groups:
     def __init__(self) -> None:
         self.names: OrderedDict[str, set[str | None]] = OrderedDict()
         self.chords: OrderedDict[str, None] = OrderedDict()
+        #: Of chords that have one part: what writes the size, once it is known.
+        self.single: OrderedDict[str, Sized | None] = OrderedDict()
 
 
 _groups = PerProcess(_Groups)
@@ -42,7 +49,7 @@ class Placing:
         self._own = own
         self._settings, self._timeout = settings, timeout
         self._open: dict[str, Sessions] = {}
-        self._names: dict[str, str | None] = {}
+        self._names: OrderedDict[str, str | None] = OrderedDict()
 
     def elsewhere(self, queue: str) -> str | None:
         """The name of the database that a queue is in; None if it is this connection's own."""
@@ -50,18 +57,21 @@ class Placing:
             name = self._databases.of_queue(queue)
             here = name is None or name == self._databases.name_of(self._own().dsn)
             self._names[queue] = None if here else name
-        return self._names[queue]
+        found = self._names[queue]
+        while len(self._names) > GROUPS:
+            self._names.popitem(last=False)
+        return found
 
     def sessions(self, name: str) -> Sessions:
         """The sessions of the database of that name, shared with all connections of this process to it."""
         if name not in self._open:
-            self._open[name] = pool.acquire(self._databases.dsn(name), self._settings, self._timeout)
+            self._open[name] = pool.acquire(self._databases.dsn(name), self._settings, self._timeout, name)
         return self._open[name]
 
-    def others(self) -> list[Sessions]:
-        """The sessions of all databases but this connection's own."""
+    def others(self) -> list[tuple[str, Sessions]]:
+        """All databases but this connection's own: the name, and the sessions."""
         own = self._databases.name_of(self._own().dsn)
-        return [self.sessions(name) for name in self._databases.names if name != own]
+        return [(name, self.sessions(name)) for name in self._databases.names if name != own]
 
     def close(self) -> None:
         """Give all sessions back."""
@@ -85,11 +95,31 @@ def note_part(group: object, name: str | None) -> None:
         raise _divided()
     while len(groups.names) > GROUPS:
         groups.names.popitem(last=False)
+    if (write := groups.single.get(group)) is not None:
+        write(name)
+        del groups.single[group]
+
+
+def expect_one_part(group: str) -> None:
+    """A chord is about to be sent whose header is one task."""
+    groups = _groups.value
+    groups.single[group] = None
+    while len(groups.single) > GROUPS:
+        groups.single.popitem(last=False)
+
+
+def size_later(group: str, write: Sized) -> bool:
+    """Whether this is a chord of one task, which is published next: then `write` is called before it is."""
+    groups = _groups.value
+    if group not in groups.single:
+        return False
+    groups.single[group] = write
+    return True
 
 
 def begin_chord(group: str) -> list[str | None]:
     """The databases of the parts that this process has published of a group, which now turns out to be a chord's
-    header. There are none yet if it has one part alone.
+    header. There are none yet if its parts are chains, whose last tasks are published later, or if it is one part.
 
     Raises:
         NotPublishedError: there are several. Each database counts the parts that it has seen end.

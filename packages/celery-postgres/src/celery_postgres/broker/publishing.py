@@ -13,9 +13,10 @@ from celery_postgres.broker.declaring import DeclaringChannel
 from celery_postgres.broker.destinations import AtOnce, Collecting, Destination, WithinTransaction
 from celery_postgres.broker.placing import note_part
 from celery_postgres.broker.transaction import callers_transaction, is_within_block
+from celery_postgres.database.driver import Error
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.message_store import MessageStore
-from celery_postgres.errors import NotPublishedError
+from celery_postgres.errors import NotPublishedError, SchemaError
 
 #: How the exchanges of remote control end. Their messages are neither collected nor part of a transaction.
 REMOTE_CONTROL = ".pidbox"
@@ -34,24 +35,29 @@ class PublishingChannel(DeclaringChannel):
 
         Raises:
             psycopg2.OperationalError: it may or may not have been published; Celery tries again.
-            NotPublishedError: it was not published in the caller's transaction.
+            NotPublishedError: it was not published; or, of a revoke, some databases of the fleet were not told.
         """
         exchange, routing_key = exchange or "", routing_key or ""
         self._inplace_augment_message(message, exchange, routing_key)
         envelope = Envelope.of(message, self._get_message_priority(message))
-        if exchange.endswith(REMOTE_CONTROL):
-            self._pass_on_revoke(message, exchange, routing_key, envelope)
+        revoked = _revoked(message) if exchange.endswith(REMOTE_CONTROL) else None
+        if revoked:  # in the database, because workers forget a revoke after three hours
+            MessageStore(self.sessions).mark_revoked(revoked)
         destination = self._destination(exchange, routing_key, message)
         if not exchange:
             destination.to_queue(routing_key, envelope)
         elif not destination.to_exchange(exchange, routing_key, envelope) and self.deadletter_queue:
+            if (name := self._elsewhere(self.deadletter_queue)) is not None:
+                destination = self._destination_at(name, self.deadletter_queue)
             destination.to_queue(self.deadletter_queue, envelope)
+        if revoked is not None:
+            self._revoke_elsewhere(revoked, exchange, routing_key, envelope)
 
     def _destination(self, exchange: str, queue: str, message: dict[str, Any]) -> Destination:
         if exchange.endswith(REMOTE_CONTROL):
             return AtOnce(self.sessions, self._new_queue)
-        if self._transport.placing is not None and not exchange:
-            name = self._elsewhere(queue)
+        if self._transport.placing is not None:
+            name = None if exchange else self._elsewhere(queue)
             note_part((message.get("headers") or {}).get("group"), name)
             if name is not None:
                 return self._destination_at(name, queue)
@@ -64,23 +70,25 @@ class PublishingChannel(DeclaringChannel):
         if collected is not None:
             return Collecting(collected, self._routes)
         if transaction is not None:
-            return WithinTransaction(transaction, Aside(sessions, self._new_queue), self.deadletter_queue)
+            return WithinTransaction(transaction, Aside(sessions, self._declare_here), self.deadletter_queue)
         return AtOnce(sessions, self._new_queue)
 
     def _destination_at(self, name: str, queue: str) -> Destination:
         """Another database of the fleet, in a transaction of its own: whatever collects messages collects those of this
         channel's database."""
         if is_within_block():
-            raise NotPublishedError(
-                f"the queue {queue!r} is in the database {name}, and the transaction of publishing_on is in another: "
-                "publish when it has committed",
-                lasting=True,
-            )
+            raise _in_another(queue, name)
         sessions = self._placing.sessions(name)
         transaction = callers_transaction(sessions)
         if transaction is not None:
             return WithinTransaction(transaction, Aside(sessions, self._new_queue), None)
         return AtOnce(sessions, self._new_queue)
+
+    def _declare_here(self, queue: str) -> None:
+        """For a caller's transaction in this channel's database."""
+        if (name := self._elsewhere(queue)) is not None:
+            raise _in_another(queue, name)
+        self._new_queue(queue)
 
     def _routes(self, exchange: str, routing_key: str) -> list[str]:
         return list(self.queues.routes(exchange, routing_key))
@@ -90,7 +98,9 @@ class PublishingChannel(DeclaringChannel):
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         envelope = Envelope.of(message, self._get_message_priority(message))
-        AtOnce(self.sessions, self._new_queue).to_queue(queue, envelope)
+        name = self._elsewhere(queue)
+        sessions = self.sessions if name is None else self._placing.sessions(name)
+        AtOnce(sessions, self._new_queue).to_queue(queue, envelope)
 
     def _next_delivery_tag(self) -> str:
         # Only stock's consumers use it, and need a unique one; a UUID takes 2.2 us, of the 13 us of a publish that are
@@ -104,22 +114,47 @@ class PublishingChannel(DeclaringChannel):
         properties.update(body_encoding=encoding, delivery_tag=self._next_delivery_tag())
         properties["delivery_info"].update(exchange=exchange, routing_key=routing_key)
 
-    def _pass_on_revoke(self, message: dict[str, Any], exchange: str, routing_key: str, envelope: Envelope) -> None:
-        """Mark the waiting messages of revoked tasks in the database: workers forget a revoke after three hours. Of
-        several databases it is not known which has the task, so the workers of all others are sent the command too."""
-        try:
-            command = json.loads(message["body"])
-        except ValueError:
+    def _revoke_elsewhere(self, revoked: list[str], exchange: str, routing_key: str, envelope: Envelope) -> None:
+        """Mark the waiting messages of revoked tasks in the other databases too, and tell their workers: it is not
+        known which database has the task. One that cannot be reached keeps it from no other.
+
+        Raises:
+            NotPublishedError: some of them could not be told. The text names them.
+        """
+        if self._transport.placing is None:
             return
-        if not isinstance(command, dict) or command.get("method") != "revoke":
-            return
-        placing = self._transport.placing
-        others = [] if placing is None else placing.others()
-        for sessions in others:
-            AtOnce(sessions, self._new_queue).to_exchange(exchange, routing_key, envelope)
-        arguments = command.get("arguments")
-        ids = arguments.get("task_id") if isinstance(arguments, dict) else None
-        ids = [ids] if isinstance(ids, str) else ids
-        if isinstance(ids, list) and ids:
-            for sessions in (self.sessions, *others):
-                MessageStore(sessions).mark_revoked([str(one) for one in ids])
+        untold: dict[str, Exception] = {}
+        for name, sessions in self._placing.others():
+            try:
+                if revoked:
+                    MessageStore(sessions).mark_revoked(revoked)
+                AtOnce(sessions, self._new_queue).to_exchange(exchange, routing_key, envelope)
+            except (Error, SchemaError) as error:
+                untold[name] = error
+        if untold:
+            raise NotPublishedError(
+                f"the revoke did not reach the database {', '.join(untold)}: it is marked everywhere else. Revoke the "
+                "task again when that can be reached"
+            ) from next(iter(untold.values()))
+
+
+def _revoked(message: dict[str, Any]) -> list[str] | None:
+    """The ids of the tasks that a command of remote control revokes; None if it is another command."""
+    try:
+        command = json.loads(message["body"])
+    except ValueError:
+        return None
+    if not isinstance(command, dict) or command.get("method") != "revoke":
+        return None
+    arguments = command.get("arguments")
+    ids = arguments.get("task_id") if isinstance(arguments, dict) else None
+    ids = [ids] if isinstance(ids, str) else ids
+    return [str(one) for one in ids] if isinstance(ids, list) else []
+
+
+def _in_another(queue: str, name: str) -> NotPublishedError:
+    return NotPublishedError(
+        f"the queue {queue!r} is in the database {name}, and the transaction of publishing_on is in another: publish "
+        "when it has committed",
+        lasting=True,
+    )

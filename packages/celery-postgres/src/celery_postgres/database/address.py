@@ -108,7 +108,7 @@ def parsed(url: str, whose: str) -> str:
         rest = _without_asyncpg(rest, whose)
     try:
         # libpq's own URI parser: it knows every form and parameter that libpq knows.
-        return _read("postgresql://" + rest)
+        return _with_ports(_read("postgresql://" + rest), f"{whose} URL")
     except _UNREADABLE:
         wrong = _unreadable_parameter(rest)
         raise ValueError(
@@ -157,7 +157,7 @@ def direct_dsn(given: str, whose: str = "listen_dsn") -> str:
     if is_postgresql(given):
         return parsed(given, whose)
     try:
-        return _read(given)
+        return _with_ports(_read(given), whose)
     except _UNREADABLE:
         raise ValueError(f"the {whose} is not one that libpq understands: write it as postgresql://…") from None
 
@@ -171,6 +171,18 @@ def _read(given: str) -> str:
     if "\0" in given or (separator and is_unencoded(rest)):  # libpq ends at a NUL
         raise psycopg2.ProgrammingError
     return str(make_dsn(**parse_dsn(given)))
+
+
+def _with_ports(dsn: str, whose: str) -> str:
+    """The same connection string. libpq itself reads the ports when it connects.
+
+    Raises:
+        ValueError: one is no port. It is not quoted, because it may be the end of a password.
+    """
+    ports = [port.strip() for port in str(parse_dsn(dsn).get("port", "")).split(",")]
+    if all(not port or (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16) for port in ports):
+        return dsn
+    raise ValueError(f"the {whose} has a port that is no number from 1 to 65535")
 
 
 def is_unencoded(rest: str) -> bool:

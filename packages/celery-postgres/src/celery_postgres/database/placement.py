@@ -47,6 +47,9 @@ class Databases:
         if not addresses:
             raise OptionError("Databases names no database: give the address of each by its name")
         self._urls = dict(addresses)
+        for name, url in addresses.items():
+            if not (isinstance(url, str) and url.strip()):
+                raise OptionError(f"the address of the database {name} is empty: write it as postgresql://…")
         try:
             self._dsns = {name: direct_dsn(url, f"address of the database {name}") for name, url in addresses.items()}
         except ValueError as error:

@@ -12,6 +12,7 @@ from celery_postgres.database.opened import opened
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.session import Row, Session
 from celery_postgres.database.statements import statements
+from celery_postgres.errors import SchemaError, name_database
 
 
 class Sessions:
@@ -22,6 +23,8 @@ class Sessions:
 
     def __init__(self, dsn: str, settings: dict[str, str] | None = None, *, connect_timeout: int = 5) -> None:
         self.dsn = dsn
+        #: What the fleet calls the database; None if that has one alone. Errors about its connections quote it.
+        self.name: str | None = None
         self._settings = settings
         self._connect_timeout = connect_timeout
         self._idle: list[Session] = []
@@ -32,7 +35,11 @@ class Sessions:
         """A new session, which belongs to the caller."""
         if watchdog.hopeless(self.dsn):
             raise psycopg2.OperationalError("the server does not answer, and this process is to stop")
-        return Session(self.dsn, self._settings, connect_timeout=self._connect_timeout)
+        try:
+            return Session(self.dsn, self._settings, connect_timeout=self._connect_timeout)
+        except (psycopg2.Error, SchemaError) as error:
+            name_database(error, self.name)
+            raise
 
     def _borrow(self) -> Session:
         """An idle session, or a new one. A session that was closed while it was idle costs no attempt."""
@@ -61,6 +68,7 @@ class Sessions:
             session.close()
             self.discard_dead()
             if not (statements()[name].repeatable or getattr(error, "safe", False)):
+                name_database(error, self.name)
                 raise
         except BaseException:
             if session.closed:
@@ -106,13 +114,18 @@ class _Shared:
 _shared = PerProcess(_Shared, _Shared.leave_to_parent)
 
 
-def acquire(dsn: str, settings: dict[str, str], connect_timeout: int) -> Sessions:
-    """The sessions that all Kombu connections of this process to `dsn` share. Call `give_back` when done."""
+def acquire(dsn: str, settings: dict[str, str], connect_timeout: int, name: str | None = None) -> Sessions:
+    """The sessions that all Kombu connections of this process to `dsn` share. Call `give_back` when done.
+
+    Args:
+        name: what the fleet calls the database.
+    """
     key = (dsn, tuple(sorted(settings.items())), connect_timeout)
     shared = _shared.value
     with shared.lock:
         sessions, users = shared.users.get(key) or (Sessions(dsn, settings, connect_timeout=connect_timeout), 0)
         shared.users[key] = sessions, users + 1
+        sessions.name = name or sessions.name
     return sessions
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 from celery import states
 from celery.result import AsyncResult, GroupResult, ResultSet, result_from_tuple
 
-from celery_postgres.broker.placing import begin_chord
 from celery_postgres.database import driver
-from celery_postgres.database.chord_store import ChordStore
 from celery_postgres.database.result_store import Outcome, ResultStore, SavedGroup
 from celery_postgres.database.store import InTurn
 from celery_postgres.errors import SchemaError, loggable
@@ -55,19 +52,13 @@ class DatabaseBackend(RecordingBackend):
     # -- chords
 
     def apply_chord(self, header_result_args: Any, body: Any, **_: Any) -> None:
-        """Called before the header is published. Only a header that contains groups has to be remembered: the body gets
-        the values in its shape."""
+        """Called before the header is published. One that contains groups has to be remembered, as the body gets the
+        values in its shape; and one that is a single task, whose queue decides where it is counted."""
         chords.remember_shape(self, header_result_args)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Called before the last part is published."""
-        chord_id = text(group_id)
-        homes = begin_chord(chord_id) if self.elsewhere else [None]
-        # With one part alone it is not known yet which database will count it. Its row in another one expires.
-        for sessions in self.elsewhere.sessions(homes or None):
-            self.persistently(partial(ChordStore(sessions).size, chord_id, chord_size))
-        if (not homes or None in homes) and self.persistently(lambda: self.chord_store.size(chord_id, chord_size)):
-            self.send_body(chord_id)
+        chords.set_size(self, text(group_id), chord_size)
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         self.chord_store.enlarge(text(chord_id))

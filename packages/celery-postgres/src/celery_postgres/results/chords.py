@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from celery import states
@@ -14,11 +15,14 @@ from kombu.exceptions import OperationalError
 from kombu.utils import json
 
 from celery_postgres.broker.collecting import collected
+from celery_postgres.broker.destinations import publish_declaring
+from celery_postgres.broker.placing import begin_chord, expect_one_part, size_later
 from celery_postgres.broker.transaction import at_once
 from celery_postgres.database import driver
-from celery_postgres.database.chord_store import DueChord
+from celery_postgres.database.chord_store import ChordStore, DueChord
 from celery_postgres.errors import SchemaError, is_lasting
 from celery_postgres.results.canvas import contexts_of, errbacks_of, last_of, without
+from celery_postgres.results.columns import text
 from celery_postgres.results.recording import RecordingBackend
 from celery_postgres.results.serializer import load
 
@@ -36,10 +40,35 @@ def remember_shape(backend: RecordingBackend, header_result_args: Any) -> None:
     if isinstance(results, functional._regen):  # type: ignore[attr-defined]
         return
     header = backend.app.GroupResult(identity, list(results))
+    if backend.elsewhere and backend.shares_broker() and _is_one_task(header.results):
+        expect_one_part(text(identity))
     if any(isinstance(one, ResultSet) for one in header.results):
         header.save(backend=backend)
         backend.save_shape_elsewhere(header)
         backend.set_chord_size(identity, _size(header))
+
+
+def _is_one_task(parts: list[Any]) -> bool:
+    """Whether a header is one task, which this process publishes. A worker publishes the last task of a chain, which
+    has a parent."""
+    return len(parts) == 1 and not isinstance(parts[0], ResultSet) and parts[0].parent is None
+
+
+def set_size(backend: RecordingBackend, chord_id: str, size: int) -> None:
+    """Write the number of a chord's parts into the database that counts them, before the last one is published."""
+    homes: list[str | None] = begin_chord(chord_id) if backend.elsewhere else [None]
+    if homes or not size_later(chord_id, lambda home: _write_size(backend, chord_id, size, [home])):
+        # Without homes all parts are chains, and where their last tasks will be counted is not known yet. A row in
+        # another database expires.
+        _write_size(backend, chord_id, size, homes)
+
+
+def _write_size(backend: RecordingBackend, chord_id: str, size: int, homes: list[str | None]) -> None:
+    """In the databases of these names; in all without any."""
+    for sessions in backend.elsewhere.sessions(homes or None):
+        backend.persistently(partial(ChordStore(sessions).size, chord_id, size))
+    if (not homes or None in homes) and backend.persistently(partial(backend.chord_store.size, chord_id, size)):
+        backend.send_body(chord_id)
 
 
 def _size(result: Any) -> int:
@@ -63,10 +92,12 @@ def finish(backend: RecordingBackend, chord_id: str) -> None:
         return
     with collected() as sent:
         _call(backend, chord_id, callback, chord)
-    while missing := backend.chord_store.finish(chord_id, sent.messages):
+
+    def declare(queue: str) -> None:
         with backend.app.connection_for_write() as connection:
-            for queue in missing:
-                connection.default_channel._new_queue(queue)
+            connection.default_channel._new_queue(queue)
+
+    publish_declaring(lambda: backend.chord_store.finish(chord_id, sent.messages), declare)
 
 
 def _call(backend: RecordingBackend, chord_id: str, callback: Any, chord: DueChord) -> None:

@@ -84,7 +84,8 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
         """Shared with the broker if that has the same address; a forked child acquires its own."""
         if self._sessions is None or self._pid != os.getpid():
             self._pid = os.getpid()
-            self._sessions = pool.acquire(self.dsn, {"statement_timeout": STATEMENT_TIMEOUT}, self._connect_timeout)
+            settings = {"statement_timeout": STATEMENT_TIMEOUT}
+            self._sessions = pool.acquire(self.dsn, settings, self._connect_timeout, self.elsewhere.own)
         return self._sessions
 
     @property

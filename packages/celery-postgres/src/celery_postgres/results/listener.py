@@ -19,7 +19,7 @@ from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.result_store import Outcome, ResultStore
 from celery_postgres.database.service import Service
 from celery_postgres.database.session import Session
-from celery_postgres.errors import loggable
+from celery_postgres.errors import loggable, name_database
 
 if TYPE_CHECKING:
     from celery_postgres.database.pool import Sessions
@@ -134,6 +134,7 @@ class Listener(Service):
 
     def log_failure(self, error: Exception, pause: float, *, first: bool) -> None:
         if self._awaited:
+            name_database(error, self._sessions.name)
             logger.warning("Cannot wait for results (%s); next try in %.2f s", loggable(error), pause)
 
     def is_needed(self) -> bool:

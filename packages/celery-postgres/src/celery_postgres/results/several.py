@@ -61,7 +61,8 @@ class OtherDatabases:
     """The databases of a fleet but the backend's own."""
 
     def __init__(self, databases: Databases | None, dsn: str, settings: dict[str, str], timeout: int) -> None:
-        own = None if databases is None else databases.name_of(dsn)
+        #: The name of the backend's own.
+        self.own = own = None if databases is None else databases.name_of(dsn)
         self._dsns = {} if databases is None else {n: databases.dsn(n) for n in databases.names if n != own}
         self._settings, self._timeout = settings, timeout
         self._pid = 0
@@ -79,7 +80,7 @@ class OtherDatabases:
         if self._pid != os.getpid():
             self._pid, self._open = os.getpid(), {}
         if name not in self._open:
-            self._open[name] = pool.acquire(self._dsns[name], self._settings, self._timeout)
+            self._open[name] = pool.acquire(self._dsns[name], self._settings, self._timeout, name)
         return self._open[name]
 
     def watchers(self, own: Listener) -> Watcher:
