@@ -24,6 +24,7 @@ from celery.worker.request import Request
 from kombu import Consumer, Queue
 
 import celery_postgres
+from celery_postgres.compat import publish_patience
 from celery_postgres.consumer.failure_detector import FailureDetector
 from celery_postgres.database import keepalive
 from environment.testkit.values import VALUES
@@ -38,6 +39,12 @@ FOLDER = Path(os.environ["PROBE_FOLDER"])
 if lease := os.environ.get("PROBE_LEASE_S"):  # tests wait seconds instead of half a minute
     keepalive.LEASE_S = int(lease)  # the least unresponsive_timeout
     FailureDetector.LEASE_S = float(lease)
+if patience := os.environ.get("PROBE_PATIENCE_S"):  # instead of half a minute
+    publish_patience.PATIENCE_S = float(patience)
+if addresses := os.environ.get("PROBE_DATABASES"):  # by name, each with the queues `<name>.*`
+    urls = json.loads(addresses)
+    placed = celery_postgres.Databases(urls, queues={f"{name}.*": name for name in urls})
+    app.conf.broker_transport_options = {**(app.conf.broker_transport_options or {}), "databases": placed}
 
 
 def note(event: str, **what: Any) -> None:
@@ -348,6 +355,22 @@ def retry_slowly(self: Any, tag: str) -> int:
     """Fail, with the next attempt far away."""
     note("start", tag=tag, id=self.request.id)
     raise self.retry(exc=ProbeError(tag, "again"), countdown=3600)
+
+
+@app.task(name="probe.retry_to", bind=True, acks_late=True)
+def retry_to(self: Any, tag: str, queue: str) -> str:
+    """Ask for a second attempt, in another queue."""
+    note("start", tag=tag, id=self.request.id)
+    if self.request.retries:
+        return tag
+    raise self.retry(countdown=0, queue=queue)
+
+
+@app.task(name="probe.replace_to", bind=True, acks_late=True)
+def replace_to(self: Any, tag: str, queue: str) -> Any:
+    """Be replaced by a task in another queue."""
+    note("start", tag=tag, id=self.request.id)
+    raise self.replace(app.signature("probe.echo", (tag,), queue=queue))
 
 
 @app.task(name="probe.retry_late", bind=True, acks_late=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import psycopg2
+from amqp.exceptions import RecoverableConnectionError
 from celery.exceptions import ImproperlyConfigured
-from kombu.exceptions import EncodeError
+from kombu.exceptions import EncodeError, OperationalError
 from psycopg2 import errorcodes
 
 
@@ -105,6 +106,8 @@ _NUMBERED = frozenset({"kombu_message", "kombu_queue", "kombu_dead_letter", "cel
 #: The SQLSTATEs that a migration repairs: undefined table, column, function, unique index.
 _SCHEMA_CODES = frozenset({"42P01", "42703", "42883", "42P10"})
 _NO_RIGHT = "42501"
+#: Kombu and Celery raise the last two: the broker is unreachable, and a channel has lost its connection.
+_UNREACHABLE = (psycopg2.Error, SchemaError, OperationalError, RecoverableConnectionError)
 #: libpq (15 to 17) reports an expired certificate and an unknown CA in the same words.
 _UNVERIFIED = "certificate verify failed"
 
@@ -156,7 +159,10 @@ def explained(line: str) -> str:
 
 
 def loggable(error: BaseException) -> BaseException | str:
-    """The argument for a log line. A `SchemaError` is logged whole: it quotes nothing, and says what to do."""
+    """The argument for a log line. A `SchemaError` is logged whole: it quotes nothing, and says what to do. Of Kombu's
+    error it is the reason."""
+    if isinstance(error, OperationalError) and error.__cause__ is not None:
+        error = error.__cause__
     return error if isinstance(error, SchemaError) else primary(error)
 
 
@@ -200,6 +206,11 @@ def is_lasting(error: BaseException) -> bool:
     if error.pgcode is None:
         return isinstance(error, psycopg2.DataError | psycopg2.ProgrammingError | psycopg2.NotSupportedError)
     return lagging(error) is None and refuses_value(error.pgcode, error.diag.source_function)
+
+
+def is_temporary(error: BaseException | None) -> bool:
+    """Whether a database, or the broker, cannot do now what it may do later: no failure of a task or of a message."""
+    return isinstance(error, _UNREACHABLE) and not is_lasting(error)
 
 
 def refuses_value(sqlstate: str, source_function: str | None) -> bool:

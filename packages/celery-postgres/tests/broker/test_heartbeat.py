@@ -35,11 +35,11 @@ def test_what_could_not_be_given_back_is_given_back_later(
     refused: list[int] = []
     release = MessageStore.release
 
-    def cut_once(self: MessageStore, claims: Sequence[Claim], max_failures: int, *, failed: bool = False) -> int:
+    def cut_once(self: MessageStore, claims: Sequence[Claim], max_failures: int, **options: Any) -> int:
         if claims and not refused:
             refused.append(len(claims))
             raise psycopg2.OperationalError("the link was cut")
-        return release(self, claims, max_failures, failed=failed)
+        return release(self, claims, max_failures, **options)
 
     for number in range(5):
         client.publish(number, queue)

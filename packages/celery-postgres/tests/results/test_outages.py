@@ -124,10 +124,10 @@ def test_a_worker_that_stops_in_an_outage_leaves_its_late_tasks_to_run_again(
 @pytest.mark.parametrize(
     "pool", ["threads", *(pytest.param(one, marks=pytest.mark.long) for one in ("solo", "prefork"))]
 )
-def test_a_task_whose_chain_cannot_continue_runs_again(
+def test_a_task_whose_chain_cannot_continue_has_not_failed(
     own: Probe, private_cluster: TemporaryCluster, pool: str
 ) -> None:
-    """The task has not failed. What follows it could not be sent, and is sent after it has run again."""
+    """What follows it could not be sent, and is sent later."""
     gate, tag = unique("gate"), unique("work")
     worker = own.start(pool=pool, conf=STAYS)
     app = own.app
@@ -137,7 +137,7 @@ def test_a_task_whose_chain_cannot_continue_runs_again(
     private_cluster.stop("fast")
     own.open(gate)
     own.wait_for("end", f"{tag}-first")
-    wait_until(lambda: "what follows task" in worker.log_text(), RESCUE_S, "the worker to give up sending")
+    wait_until(lambda: "Cannot send what follows a task" in worker.log_text(), RESCUE_S, "the first try")
     private_cluster.start()
     assert come([result.parent, result]) == [("SUCCESS", f"{tag}-first")] * 2
     wait_until(lambda: rows_of(own.url) == 0, DEADLINE_S, "the messages to be acknowledged")
@@ -154,7 +154,7 @@ def test_a_retry_that_cannot_be_published_is_published_later(
     own.wait_for("start", tag)
     private_cluster.stop("fast")
     own.open(gate)
-    wait_until(lambda: "Cannot publish a retry" in worker.log_text(), RESCUE_S, "the retry to be refused")
+    wait_until(lambda: "Cannot send what follows a task" in worker.log_text(), RESCUE_S, "the retry to be refused")
     private_cluster.start()
     assert come([result]) == [("SUCCESS", tag)]
     wait_until(lambda: rows_of(own.url) == 0, DEADLINE_S, "the messages to be acknowledged")

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu.exceptions import OperationalError
-
 from celery_postgres.broker.transaction import at_once
 from celery_postgres.compat import (
     error_isolation,
     eta,
     inspect_stats,
     prefork_shutdown,
-    publish_retry,
+    publish_patience,
     task_continuation,
     transport_names,
 )
 from celery_postgres.consumer import poison
-from celery_postgres.database import driver
 from celery_postgres.database.address import is_postgresql, masked
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.options import Options
-from celery_postgres.errors import SchemaError, is_lasting, loggable
+from celery_postgres.errors import is_temporary, loggable
 
 
 def fit(transport: Any, options: Options) -> None:
@@ -32,21 +29,12 @@ def fit(transport: Any, options: Options) -> None:
         options: those of this connection.
     """
     error_isolation.install(poison.settle)
-    publish_retry.install(transport, _is_temporary, _loggable, Backoff)
+    publish_patience.install(transport, is_temporary, loggable, Backoff)
     task_continuation.install(at_once)
     transport_names.install(transport.driver_type, gossip=options.gossip)
     inspect_stats.install(_shown)
     eta.install()
     prefork_shutdown.install()
-
-
-def _is_temporary(error: Any) -> bool:
-    """Whether a publish failed because the broker is unreachable, and not because of the message."""
-    return isinstance(error, driver.Error | SchemaError | OperationalError) and not is_lasting(error)
-
-
-def _loggable(error: BaseException) -> Any:
-    return loggable(error.__cause__ or error)
 
 
 def _shown(broker: dict[str, Any]) -> dict[str, Any]:

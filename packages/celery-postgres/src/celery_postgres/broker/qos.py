@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+from celery_postgres.compat.publish_patience import AFTER_A_PAUSE
 from celery_postgres.compat.upstream import acks_early, tasks_to_finish, virtual
 from celery_postgres.database.envelope import text_or_none
 from celery_postgres.database.message_store import claim_of
@@ -55,14 +56,14 @@ class QoS(virtual.QoS):  # type: ignore[misc]
             self._claims.ack(claim_of(delivery_tag), _mark_if_early(message))
             self._buffer.credit_returned()
 
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Reject a message. With `requeue` it is available again immediately and its failure count goes up by one;
-        otherwise it is dead-lettered."""
+    def reject(self, delivery_tag: str, requeue: bool | str = False) -> None:
+        """Reject a message. With `requeue` it is available again immediately and its failure count goes up by one, or,
+        with `AFTER_A_PAUSE`, it is available then and has not failed; otherwise it is dead-lettered."""
         if self._delivered.pop(delivery_tag, None) is None:
             return
         claim = claim_of(delivery_tag)
         if requeue:
-            self._claims.requeue(claim)
+            self._claims.requeue(claim, pauses=requeue == AFTER_A_PAUSE)
         else:
             self._claims.reject(claim)
         self._buffer.credit_returned()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from celery_postgres.consumer.early_acks import EarlyAcks
 from celery_postgres.consumer.pending_acks import PendingAcks
 from celery_postgres.database import driver
+from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.dead_letter import REJECTED, DeadLetterReason
 from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.per_process import PerProcess
@@ -40,6 +41,8 @@ class Claims:
     #: How many maintenance rounds reconcile after an answer was lost, so that the youngest claim is old enough to be
     #: found.
     _RECONCILIATIONS = 3
+    #: Between two runs of a task after which something could not be sent: the first pause, and the longest.
+    _PAUSES_S = 1.0, 30.0
 
     def __init__(self, sessions: Sessions, max_failures: int, wake: Callable[[], None]) -> None:
         """No claims yet.
@@ -57,6 +60,7 @@ class Claims:
         self._carried: set[Claim] = set()
         self._postponed: deque[Callable[[MessageStore], None]] = deque()
         self._reconciliations = 0
+        self._runs_again = Backoff(*self._PAUSES_S)
 
     @property
     def any_delivered(self) -> bool:
@@ -117,21 +121,28 @@ class Claims:
         self._delivered.discard(claim)
         self._now_or_later(lambda messages: messages.bury([(claim, REJECTED)]))
 
-    def requeue(self, claim: Claim) -> None:
+    def requeue(self, claim: Claim, *, pauses: bool = False) -> None:
         """Release the claim as a failure of the message, unless it is carried: its child died after its task had ended.
-        Later, if the database cannot be reached now."""
+        Later, if the database cannot be reached now.
+
+        Args:
+            pauses: it is no failure: a database was unreachable. The message is available after a pause, which grows
+                while that goes on.
+        """
         self.collect()
         if claim in self._carried:
             return
         self._delivered.discard(claim)
-        self._now_or_later(lambda messages: self.release([claim], messages, failed=True))
+        pause_s = self._pause() if pauses else 0.0
+        self._now_or_later(lambda messages: self.release([claim], messages, failed=not pauses, pause_s=pause_s))
 
     def requeue_later(self, claim: Claim) -> None:
-        """The same in the heartbeat's thread; until then an ack of this claim has no effect."""
+        """The same with a pause, in the heartbeat's thread; until then an ack of this claim has no effect."""
         self._carried.add(claim)
+        pause_s = self._pause()
 
         def requeue(messages: MessageStore) -> None:
-            self.release([claim], messages, failed=True)
+            self.release([claim], messages, pause_s=pause_s)
             self.settled([claim])
 
         self._later(requeue)
@@ -146,14 +157,21 @@ class Claims:
         self._messages.bury([(claim, reason)])
         self._delivered.discard(claim)
 
-    def release(self, claims: list[Claim], messages: MessageStore | None = None, *, failed: bool = False) -> None:
+    def _pause(self) -> float:
+        """What is left of the pause before, so that all that end in it run again at its end. The next is longer."""
+        return self._runs_again.left or self._runs_again.failed()
+
+    def release(
+        self, claims: list[Claim], messages: MessageStore | None = None, *, failed: bool = False, pause_s: float = 0.0
+    ) -> None:
         """Release claims, now.
 
         Args:
             failed: Celery had the messages, and this counts as a failure of each.
+            pause_s: the seconds until the messages are available.
         """
         try:
-            (messages or self._messages).release(claims, self.max_failures, failed=failed)
+            (messages or self._messages).release(claims, self.max_failures, failed=failed, pause_s=pause_s)
         except BaseException:
             self.reconcile_soon()  # no buffer and no channel has them any more
             raise

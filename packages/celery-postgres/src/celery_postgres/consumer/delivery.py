@@ -12,8 +12,13 @@ from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import message_checks, poison
 from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.outlet import Delivery, Subscription
-from celery_postgres.consumer.screening import log_dead_letter, screen
-from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
+from celery_postgres.consumer.screening import screen
+from celery_postgres.database.dead_letter import (
+    DeadLetterKind,
+    DeadLetterReason,
+    FlawedMessageError,
+    log_dead_letter,
+)
 from celery_postgres.database.envelope import encode, is_due
 from celery_postgres.database.message_store import PRIORITIES, MessageStore, tag_of
 

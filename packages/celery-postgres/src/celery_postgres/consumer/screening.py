@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.outlet import Delivery, Subscription
-from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason, FlawedMessageError
+from celery_postgres.database.dead_letter import (
+    EXPIRED,
+    DeadLetterKind,
+    DeadLetterReason,
+    FlawedMessageError,
+    log_dead_letter,
+)
 from celery_postgres.database.envelope import decode, parse_time
 from celery_postgres.database.message_store import Claim, ClaimedMessage, MessageStore
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -111,14 +114,3 @@ def without_ended(claims: Claims, deliveries: list[Delivery]) -> list[Delivery]:
         else:
             left.append(one)
     return left
-
-
-def log_dead_letter(message: int, queue: str, reason: DeadLetterReason) -> None:
-    """Report a dead letter. Without a stack, which could quote the message."""
-    logger.error(
-        "Message %d of queue %s becomes a dead letter: %s",
-        message,
-        queue,
-        reason,
-        extra={"message_id": message, "queue": queue, "reason": str(reason)},
-    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
+
+logger = logging.getLogger(__name__)
 
 
 class DeadLetterKind(StrEnum):
@@ -52,6 +55,17 @@ class FlawedMessageError(ValueError):
     def __init__(self, reason: DeadLetterReason) -> None:
         super().__init__(str(reason))
         self.reason = reason
+
+
+def log_dead_letter(message: int, queue: str, reason: DeadLetterReason) -> None:
+    """Report a dead letter. Without a stack, which could quote the message."""
+    logger.error(
+        "Message %d of queue %s becomes a dead letter: %s",
+        message,
+        queue,
+        reason,
+        extra={"message_id": message, "queue": queue, "reason": str(reason)},
+    )
 
 
 EXPIRED = DeadLetterReason(DeadLetterKind.EXPIRED)

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import psycopg2
 
-from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason
+from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason, log_dead_letter
 from celery_postgres.database.snapshot import Snapshot
 from celery_postgres.database.store import Store
 
@@ -154,11 +154,12 @@ class MessageStore(Store):
         """
         self._run("settle_forgotten", ids=list(marks), marks=list(marks.values()))
 
-    def release(self, claims: Sequence[Claim], max_failures: int, *, failed: bool = False) -> int:
+    def release(self, claims: Sequence[Claim], max_failures: int, *, failed: bool = False, pause_s: float = 0.0) -> int:
         """Release claims, so that their messages are available again. Returns how many of the claims were still held.
 
         Args:
             failed: Celery had the messages, and this counts as a failure of each.
+            pause_s: the seconds until they are available.
 
         Raises:
             psycopg2.Error: if it is about the values of a row, the other claims have been released.
@@ -168,15 +169,18 @@ class MessageStore(Store):
         while parts:
             part = parts.pop()
             try:
-                ((_, released),) = self._run(
+                ((_, released, dead),) = self._run(
                     "release",
                     ids=[message for message, _ in part],
                     fences=[fence for _, fence in part],
                     failed=failed,
                     max_failures=max_failures,
                     reason=DeadLetterKind.FAILED.value,
+                    pause=pause_s,
                 )
                 count += released
+                for message, queue, failures in dead or ():
+                    log_dead_letter(int(message), queue, DeadLetterReason(DeadLetterKind.FAILED, failures))
             except psycopg2.Error as error:
                 if (error.pgcode or "")[:2] not in _OF_A_ROW:
                     raise

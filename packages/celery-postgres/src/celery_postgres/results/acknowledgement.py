@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-import traceback
 from typing import Any
 
 from celery.exceptions import Reject, TimeLimitExceeded
-from kombu.exceptions import OperationalError
 
-from celery_postgres.database import driver
+from celery_postgres.compat.publish_patience import was_sending
 from celery_postgres.database.message_store import Claim, claim_of
-from celery_postgres.errors import SchemaError, is_lasting
+from celery_postgres.errors import is_temporary
 
 _TAG = re.compile(r"\d+\.\d+")
 
@@ -40,9 +37,6 @@ def is_acknowledged(task: Any, error: BaseException | None) -> bool:
 
 
 def continuation_not_sent(error: BaseException) -> bool:
-    """Whether the task itself succeeded, but Celery could not send what follows it (a link, or the rest of its chain),
-    because the broker was unreachable."""
-    if is_lasting(error) or not isinstance(error, driver.Error | SchemaError | OperationalError):
-        return False
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code.co_name == "_dispatch_callbacks_and_chain" for frame, _ in itertools.islice(frames, 3))
+    """Whether the task itself succeeded, but Celery could not send what follows it (a link, the rest of its chain, what
+    replaces it), because a database was unreachable."""
+    return is_temporary(error) and was_sending(error)

@@ -13,7 +13,7 @@ from celery.result import AsyncResult, GroupResult, ResultSet, result_from_tuple
 from celery_postgres.database import driver
 from celery_postgres.database.result_store import Outcome, ResultStore, SavedGroup
 from celery_postgres.database.store import InTurn
-from celery_postgres.errors import SchemaError, loggable
+from celery_postgres.errors import is_temporary, loggable
 from celery_postgres.results import chords
 from celery_postgres.results.columns import text, utc
 from celery_postgres.results.group_members import Members, parents_read_once, reading_once, unknown_parents
@@ -67,9 +67,10 @@ class DatabaseBackend(RecordingBackend):
         """In the writer's thread. Whatever goes wrong, maintenance finds the chord again later."""
         try:
             chords.finish(self, chord_id)
-        except (driver.Error, SchemaError) as error:
-            logger.warning("Could not send the body of a chord (%s); a worker tries again", loggable(error))
-        except Exception:
+        except Exception as error:
+            if is_temporary(error):
+                logger.warning("Could not send the body of a chord (%s); a worker tries again", loggable(error))
+                return
             logger.exception("Could not send the body of chord %s; a worker tries again", chord_id)
 
     # -- reading

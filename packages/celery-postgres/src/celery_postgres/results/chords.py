@@ -11,16 +11,14 @@ from celery.canvas import group, maybe_signature
 from celery.exceptions import ChordError
 from celery.result import ResultSet
 from celery.utils import functional
-from kombu.exceptions import OperationalError
 from kombu.utils import json
 
 from celery_postgres.broker.collecting import collected
 from celery_postgres.broker.destinations import publish_declaring
 from celery_postgres.broker.placing import begin_chord, expect_one_part, size_later
 from celery_postgres.broker.transaction import at_once
-from celery_postgres.database import driver
 from celery_postgres.database.chord_store import ChordStore, DueChord
-from celery_postgres.errors import SchemaError, is_lasting
+from celery_postgres.errors import is_temporary
 from celery_postgres.results.canvas import contexts_of, errbacks_of, last_of, without
 from celery_postgres.results.columns import text
 from celery_postgres.results.recording import RecordingBackend
@@ -112,7 +110,7 @@ def _call(backend: RecordingBackend, chord_id: str, callback: Any, chord: DueCho
         _fail(backend, callback, error)
         return
     except Exception as error:
-        if _is_temporary(error):
+        if is_temporary(error):
             raise
         logger.exception("Cannot join the parts of chord %s", chord_id)
         _fail(backend, callback, ChordError(f"Join error: {error!r}"))
@@ -120,15 +118,10 @@ def _call(backend: RecordingBackend, chord_id: str, callback: Any, chord: DueCho
     try:
         callback.delay(values)
     except Exception as error:
-        if _is_temporary(error):
+        if is_temporary(error):
             raise
         logger.exception("Cannot call the body of chord %s", chord_id)
         _fail(backend, callback, ChordError(f"Callback error: {error!r}"))
-
-
-def _is_temporary(error: Exception) -> bool:
-    """Whether the database, or the broker, cannot do it now and may do it later."""
-    return isinstance(error, driver.Error | SchemaError | OperationalError) and not is_lasting(error)
 
 
 def _fail(backend: RecordingBackend, callback: Any, error: ChordError) -> None:

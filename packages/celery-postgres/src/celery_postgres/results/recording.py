@@ -14,17 +14,16 @@ from typing import Any
 from celery import states
 from celery.canvas import maybe_signature
 from celery.exceptions import Reject
-from kombu.exceptions import OperationalError
 from kombu.utils import json as kombu_json
 from kombu.utils.encoding import ensure_bytes
 
 from celery_postgres.broker import transport
+from celery_postgres.compat.publish_patience import AFTER_A_PAUSE
 from celery_postgres.consumer.poison import described
-from celery_postgres.database import driver
 from celery_postgres.database.address import database_of, libpq_dsn
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.result_store import Outcome, Part
-from celery_postgres.errors import SchemaError, UnstorableResultError
+from celery_postgres.errors import UnstorableResultError, is_temporary, loggable
 from celery_postgres.results.acknowledgement import claim_of_task, continuation_not_sent, is_acknowledged
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of
 from celery_postgres.results.columns import LONGEST_ID, LONGEST_STATE, integer, short, text
@@ -116,8 +115,8 @@ class RecordingBackend(PersistentBackend):
         A failure is also stored when the exception, the rest of the chain, the chord or an errback cannot be processed:
         an exception from here would end the worker, or leak one of its slots.
 
-        A task that succeeded but whose callbacks could not be sent, because the broker was unreachable, has not failed:
-        if its message is acknowledged late, it runs again.
+        A task whose callbacks or errbacks could not be sent, because a database was unreachable, has not ended: if its
+        message is acknowledged late, it runs again after a pause.
         """
         if self._is_late(request) and continuation_not_sent(exc):
             self._run_again(request, exc)
@@ -143,10 +142,13 @@ class RecordingBackend(PersistentBackend):
             self.flush()
             try:
                 self._call_task_errbacks(request, exc, traceback)
-            except (driver.Error, SchemaError, OperationalError):
-                raise
             except Exception as error:
-                logger.error("Cannot call an errback: %s", described(error))  # noqa: TRY400  # a traceback may quote
+                temporary = is_temporary(error)
+                if temporary and self._is_late(request):
+                    self._run_again(request, error)
+                    return
+                why = loggable(error) if temporary else described(error)
+                logger.error("Cannot call an errback: %s", why)  # noqa: TRY400  # a traceback may quote
 
     def _fail_rest_of_chain(self, request: Any, exc: BaseException, traceback: Any, state: str) -> None:
         """Celery fails the single tasks in the rest of the chain. Clients would wait without end for the body of a
@@ -253,9 +255,12 @@ class RecordingBackend(PersistentBackend):
     def _run_again(self, request: Any, exc: BaseException) -> None:
         """Have the message of a task that ends now run again, although Celery will acknowledge it."""
         claims, claim = self.claims(), claim_of_task(request)
-        logger.warning("Could not send what follows task %s: it runs again", request.id, extra={"task_id": request.id})
+        logger.warning(
+            "Could not send what follows task %s (%s): it runs again", request.id, loggable(exc),
+            extra={"task_id": request.id},
+        )  # fmt: skip
         if claims is None or claim is None or not self.shares_broker():
-            raise Reject("what follows the task could not be sent", requeue=True) from exc
+            raise Reject("what follows the task could not be sent", requeue=AFTER_A_PAUSE) from exc
         claims.requeue_later(claim)
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:

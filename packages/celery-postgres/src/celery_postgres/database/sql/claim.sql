@@ -171,10 +171,11 @@ WHERE message.id = ANY (%(ids)s) AND message.visible AND EXISTS (
 )
 
 -- name: release
--- Release claims: the messages are available at once, under a new fence. `failed`: Celery had them, and this counts as
--- a failure of each; a message that reaches `max_failures` becomes a dead letter instead, whose reason is `reason` with
--- the number of its failures. Returns how many sleepers were woken, and how many of the claims were still held.
--- takes: ids bigint[], fences bigint[], failed boolean, max_failures smallint, reason text
+-- Release claims: the messages are available at once, or `pause` seconds from now, under a new fence. `failed`: Celery
+-- had them, and this counts as a failure of each; a message that reaches `max_failures` becomes a dead letter instead,
+-- whose reason is `reason` with the number of its failures. Returns how many sleepers were woken, how many of the claims
+-- were still held, and the dead letters: id, queue (empty if it is gone) and number of failures.
+-- takes: ids bigint[], fences bigint[], failed boolean, max_failures smallint, reason text, pause float
 WITH given AS MATERIALIZED (
     SELECT message.id, least(message.failures + %(failed)s::integer, 32767) AS failures
     FROM unnest(%(ids)s, %(fences)s) AS given (id, fence)
@@ -193,12 +194,18 @@ WITH given AS MATERIALIZED (
     UPDATE kombu_message AS message
     SET visible = true, consumer_id = NULL, claimed_at = NULL,
         fence = CASE WHEN message.fence < 9223372036854775807 THEN message.fence + 1 ELSE 2 END,
-        failures = given.failures, available_at = now()
+        failures = given.failures, available_at = now() + %(pause)s * interval '1 second'
     FROM given
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures < %(max_failures)s
     RETURNING message.queue_id
 )
-SELECT count(pg_notify('kombu_' || sleeper.consumer_id, '')), (SELECT count(*) FROM given)
+SELECT
+    count(pg_notify('kombu_' || sleeper.consumer_id, '')),
+    (SELECT count(*) FROM given),
+    (
+        SELECT array_agg(ARRAY[dead.id::text, coalesce(queue.name, ''), dead.failures::text])
+        FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
+    )
 FROM (SELECT DISTINCT released.queue_id FROM released) AS touched
 CROSS JOIN LATERAL (
     SELECT subscription.consumer_id
