@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from app.core.dsn import PostgresDSN
 from celery_postgres.broker.transaction import publishing_on
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.errors import NotPublishedError, is_lasting
+from celery_postgres.results.records import LONGEST
 from environment.temporary import TemporaryCluster
 from environment.testkit.databases import rows
 from environment.testkit.probe import DEADLINE_S, POOLS, Probe, unique
@@ -161,7 +161,7 @@ def test_a_retry_that_cannot_be_published_is_published_later(
     assert scalar(own.url, "SELECT count(*) FROM kombu_dead_letter") == 0
 
 
-@pytest.mark.parametrize("longer", [0, select.PIPE_BUF], ids=["passed on", "stored by the child"])
+@pytest.mark.parametrize("longer", [0, LONGEST], ids=["passed on", "stored by the child"])
 def test_children_without_a_connection_fail_no_task(own: Probe, private_cluster: TemporaryCluster, longer: int) -> None:
     """The role has so few connections that the main process and one or two children take them all."""
     gate, tag = unique("gate"), unique("work")
