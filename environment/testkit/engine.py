@@ -6,21 +6,13 @@ one clear line, and not that an engine has been tried.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
 import socket
 import struct
-import tempfile
-import threading
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
-from urllib.parse import quote
 
-from environment.testkit.pooler import _IDLE, _exactly, _message, _packed
+from environment.testkit.protocol_server import IDLE, ProtocolServer, message, packed
 
-_SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
 _PROCESS = 4711
 
 
@@ -41,7 +33,7 @@ class Engine:
     reports: dict[str, str] = field(default_factory=dict)
 
 
-class EngineServer:
+class EngineServer(ProtocolServer):
     """A context manager: an engine behind a socket.
 
     Attributes:
@@ -49,81 +41,51 @@ class EngineServer:
     """
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__("engine")
         self._engine = engine
         self.asked: list[str] = []
-        self._open: list[socket.socket] = []
-        self._folder = tempfile.mkdtemp(prefix="engine-")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{self._folder}/.s.PGSQL.5432")
-        self._listener.listen()
 
     @property
     def url(self) -> str:
-        return f"postgresql://u@/d?host={quote(self._folder)}"
+        return self.address("u", "d")
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, name="engine", daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for one in (self._listener, *self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                self._open.append(client)
-                threading.Thread(target=self._serve, args=[client], name="engine's client", daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            length, version = struct.unpack("!II", _exactly(client, 8))
-            while version in (_SSL_REQUEST, _GSS_REQUEST):
-                client.sendall(b"N")
-                length, version = struct.unpack("!II", _exactly(client, 8))
-            _exactly(client, length - 8)
-            reported = {
-                "server_version": self._engine.number,
-                "client_encoding": "UTF8",
-                "server_encoding": "UTF8",
-                "DateStyle": "ISO, MDY",
-                "standard_conforming_strings": "on",
-            } | self._engine.reports
-            words = b"".join(_packed(b"S", f"{name}\0{value}\0".encode()) for name, value in reported.items())
-            key = _packed(b"K", struct.pack("!II", _PROCESS, 0))
-            client.sendall(_packed(b"R", bytes(4)) + words + key + _packed(b"Z", _IDLE))
-            while True:
-                kind, content = _message(client)
-                if kind != b"Q":
-                    return
-                client.sendall(self._answers(content.rstrip(b"\0").decode()) + _packed(b"Z", _IDLE))
+    def _answer(self, client: socket.socket) -> None:
+        reported = {
+            "server_version": self._engine.number,
+            "client_encoding": "UTF8",
+            "server_encoding": "UTF8",
+            "DateStyle": "ISO, MDY",
+            "standard_conforming_strings": "on",
+        } | self._engine.reports
+        words = b"".join(packed(b"S", f"{name}\0{value}\0".encode()) for name, value in reported.items())
+        key = packed(b"K", struct.pack("!II", _PROCESS, 0))
+        client.sendall(packed(b"R", bytes(4)) + words + key + packed(b"Z", IDLE))
+        while True:
+            kind, content = message(client)
+            if kind != b"Q":
+                return
+            client.sendall(self._answers(content.rstrip(b"\0").decode()) + packed(b"Z", IDLE))
 
     def _answers(self, query: str) -> bytes:
         """The answers to the statements of one message, up to the first that is refused."""
         self.asked.append(query)
         answers = b""
         for statement in filter(None, map(str.strip, query.split(";"))):
-            for pattern, (code, message) in self._engine.refuses.items():
+            for pattern, (code, words) in self._engine.refuses.items():
                 if re.search(pattern, statement, re.IGNORECASE):
-                    fields = f"SERROR\0VERROR\0C{code}\0M{message}\0\0".encode()
-                    return answers + _packed(b"E", fields)
-            answers += self._answer(statement)
+                    fields = f"SERROR\0VERROR\0C{code}\0M{words}\0\0".encode()
+                    return answers + packed(b"E", fields)
+            answers += self._result(statement)
         return answers
 
-    def _answer(self, statement: str) -> bytes:
+    def _result(self, statement: str) -> bytes:
         if not statement.upper().startswith("SELECT"):
-            return _packed(b"C", f"{statement.split()[0].upper()}\0".encode())
+            return packed(b"C", f"{statement.split()[0].upper()}\0".encode())
         values = [self._engine.version if "version()" in statement else "1", str(_PROCESS)]
         columns = b"".join(b"c\0" + struct.pack("!IHIhih", 0, 0, kind, -1, -1, 0) for kind in (25, 23))
         row = b"".join(struct.pack("!I", len(value)) + value.encode() for value in values)
         head = struct.pack("!H", len(values))
-        return _packed(b"T", head + columns) + _packed(b"D", head + row) + _packed(b"C", b"SELECT 1\0")
+        return packed(b"T", head + columns) + packed(b"D", head + row) + packed(b"C", b"SELECT 1\0")
 
 
 _SYNTAX = "42601", "syntax error"

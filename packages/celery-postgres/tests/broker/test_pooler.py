@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from celery_postgres import migrate
+from celery_postgres.database import watchdog
 from celery_postgres.database.migrations import MigrationError
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.session import Session
@@ -76,6 +77,27 @@ def test_a_pooler_that_passes_on_the_servers_process_id(server: Any, plain_datab
             for session in sessions:
                 assert session.run("find_queue", queue="none") == []
         assert [session.pooled for session in sessions] == [False, True, True]
+
+
+def test_a_long_message_is_copied_with_the_sessions_own_settings(server: Any, plain_database: Any) -> None:
+    if server.tcp is None:
+        pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
+    migrate(plain_database.url)
+    watchdog.start()  # which would end the connection instead
+    row = dict.fromkeys(("task_id", "tenant_id", "available_at", "expires_at"))
+    locked = "LOCK TABLE kombu_message IN SHARE MODE"
+    with Pooler(plain_database.url) as pooler, closing(Session(pooler.url, {"statement_timeout": "50ms"})) as session:
+        queue_id = scalar(plain_database.url, "INSERT INTO kombu_queue (name) VALUES ('q') RETURNING id")
+
+        def copy() -> list[Any]:
+            return session.run("copy_message", queue_id=queue_id, payload="100 %" * 20_000, priority=0, **row)
+
+        with closing(psycopg2.connect(plain_database.url)) as other:
+            other.cursor().execute(locked)
+            with pytest.raises(psycopg2.errors.QueryCanceled):
+                copy()
+        assert copy() == [()]
+    assert scalar(plain_database.url, "SELECT sum(length(payload)) FROM kombu_message") == 100_000
 
 
 def test_a_migration_needs_a_session_of_its_own(pooler: Pooler, faithful_pooler: Pooler) -> None:

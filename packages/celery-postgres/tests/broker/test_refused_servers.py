@@ -45,7 +45,7 @@ def test_an_engine_is_refused_by_what_it_lacks(name: str) -> None:
 
 
 @pytest.mark.parametrize("use", [publish, ask_for_a_result, migrate, Session], ids=lambda use: use.__name__)
-def test_whoever_connects_first_is_told(use: Callable[[str], object]) -> None:
+def test_the_first_to_connect_is_told(use: Callable[[str], object]) -> None:
     install()
     with EngineServer(ENGINES["Amazon Aurora DSQL"]) as engine, pytest.raises(UnsupportedServerError) as refused:
         use(engine.url)

@@ -143,11 +143,12 @@ class Session:
         raise AssertionError("unreachable")
 
     def _execute(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
+        # What a pooled session brings along is sent in one message with its statement: they are one transaction.
         if statement.copied:
             row = binary_row([(kind, parameters[name]) for name, kind in statement.copied])
-            self._cursor.copy_expert(statement.direct, io.BytesIO(row), COPIED_AT_ONCE)
+            text = (self._bring_along + statement.direct) % () if self.pooled else statement.direct
+            self._cursor.copy_expert(text, io.BytesIO(row), COPIED_AT_ONCE)
         elif self.pooled:
-            # Several statements in one message are one transaction.
             self._cursor.execute(self._bring_along + statement.direct, parameters)
         else:
             if statement.name not in self._prepared:
@@ -158,11 +159,13 @@ class Session:
 
     def _mend(self, error: psycopg2.Error, statement: Statement) -> Statement | None:
         """Remove the cause of an error; the statement to try next, or None if the error is the caller's to handle."""
-        if error.pgcode in _CONFLICTS:
-            return statement
         if error.pgcode in _OTHERS_STATEMENTS:
             self._prepared.clear()  # DISCARD ALL, or another server behind the same address
+        if self._connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+            return None  # in a failed transaction the server executes nothing more, and without a connection neither
+        if error.pgcode in _OTHERS_STATEMENTS:
             self._doubt_ownership(error)
+        if error.pgcode in _OTHERS_STATEMENTS | _CONFLICTS:
             return statement
         if error.pgcode == errorcodes.FEATURE_NOT_SUPPORTED:
             self._forget(statement.name)  # "cached plan must not change result type": a migration ran
@@ -173,14 +176,10 @@ class Session:
             _warn_quiet(error)
             return statement.quietly
         table = lagging(error)
-        if table is not None and not self._in_transaction:
+        if table is not None:
             self.catch_up(table)
             return statement
         return None
-
-    @property
-    def _in_transaction(self) -> bool:
-        return bool(self._connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE)
 
     def catch_up(self, table: str) -> None:
         """Move the sequence of a table's ids beyond the greatest of them."""
@@ -189,7 +188,7 @@ class Session:
 
     def _doubt_ownership(self, error: psycopg2.Error) -> None:
         """Share the server's session from now on if others use it too: a pooler may pass on the server's process id."""
-        self._cursor.execute("SELECT pg_backend_pid()")
+        self.script("SELECT pg_backend_pid()")
         if error.pgcode == errorcodes.DUPLICATE_PREPARED_STATEMENT or self._cursor.fetchone() != (self._backend,):
             self.pooled, self.direct = True, False
 
@@ -263,7 +262,7 @@ class Session:
         return told
 
     def _forget(self, name: str) -> None:
-        self._cursor.execute(f"DEALLOCATE {name}")
+        self.script(f"DEALLOCATE {name}")
         self._prepared.discard(name)
 
     @property
