@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
+from celery_postgres.consumer import registry
+from celery_postgres.database.driver import OperationalError
 from celery_postgres.database.notifications import Notifications
 from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import ReadOnlyError
@@ -46,6 +49,32 @@ def test_a_direct_address_that_is_unreachable_is_an_error_of_connecting(
     third = connect(listen_dsn=listen)
     third.publish("x", queue)
     assert third.consume(queue).take_acked() == ["x"]
+
+
+def test_other_threads_do_not_wait_for_an_address_that_does_not_answer(module_database: Any, proxy: Proxy) -> None:
+    """A thread that stores results asks for the heartbeats."""
+    proxy.stall()
+    sessions, listen = Sessions(module_database.url), proxy.url(module_database.tcp_url)
+    with ThreadPoolExecutor() as threads:
+        connecting = threads.submit(registry.acquire, sessions, listen, 1, 60.0)
+        wait_until(registry._registry.value.lock.locked, DEADLINE_S, "it to connect")
+        assert threads.submit(registry.heartbeats).result(1) == registry.heartbeats()
+        assert not connecting.done()
+        proxy.refuse()
+        proxy.cut()
+        with pytest.raises(OperationalError):
+            connecting.result(DEADLINE_S)
+
+
+def test_threads_that_connect_at_once_have_one_heartbeat(module_database: Any) -> None:
+    sessions = Sessions(module_database.url)
+    with ThreadPoolExecutor(4) as threads:
+        made = set(threads.map(lambda _: registry.acquire(sessions, None, 1, 60.0), range(4)))
+    (heartbeat,) = made
+    assert registry.heartbeats().count(heartbeat) == 1
+    registry.release(heartbeat)
+    assert heartbeat not in registry.heartbeats()
+    sessions.close()
 
 
 def test_a_database_that_takes_no_writes_is_an_error_of_connecting(database: Any) -> None:

@@ -12,16 +12,17 @@ from celery_postgres.database.pool import Sessions
 
 class _Registry:
     def __init__(self) -> None:
+        #: Held while a heartbeat connects, for seconds if its server does not answer: to read takes no lock.
         self.lock = threading.Lock()
+        #: Replaced and never changed, so that it can be read without the lock.
         self.heartbeats: dict[tuple[Sessions, str | None], Heartbeat] = {}
         #: The `listen_dsn`s to which the latest attempt to connect has failed.
         self.unreachable: set[str] = set()
 
     def clear(self) -> list[Heartbeat]:
         with self.lock:
-            heartbeats = list(self.heartbeats.values())
-            self.heartbeats.clear()
-        return heartbeats
+            heartbeats, self.heartbeats = self.heartbeats, {}
+        return list(heartbeats.values())
 
 
 _registry = PerProcess(_Registry)
@@ -45,7 +46,8 @@ def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unres
                 registry.unreachable.add(listen_dsn)
                 listen.connect().close()  # a wrong address or certificate is an error here, not a line in a log
                 registry.unreachable.discard(listen_dsn)
-            heartbeat = registry.heartbeats[key] = Heartbeat(sessions, listen, max_failures, unresponsive_s)
+            heartbeat = Heartbeat(sessions, listen, max_failures, unresponsive_s)
+            registry.heartbeats = {**registry.heartbeats, key: heartbeat}
         return heartbeat
 
 
@@ -62,8 +64,7 @@ def verify_listening(listen_dsn: str | None) -> None:
 
 def heartbeats() -> list[Heartbeat]:
     """The heartbeats of this process; a process that does not consume has none."""
-    with _registry.value.lock:
-        return list(_registry.value.heartbeats.values())
+    return list(_registry.value.heartbeats.values())
 
 
 def release(heartbeat: Heartbeat) -> None:
@@ -72,9 +73,7 @@ def release(heartbeat: Heartbeat) -> None:
     with registry.lock:
         if not heartbeat.is_idle:
             return
-        for key, known in list(registry.heartbeats.items()):
-            if known is heartbeat:
-                del registry.heartbeats[key]
+        registry.heartbeats = {key: known for key, known in registry.heartbeats.items() if known is not heartbeat}
     heartbeat.stop()
 
 
