@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import select
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ import pytest
 
 from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.database.binary_row import COPIED_AT_ONCE, binary_row
-from celery_postgres.database.envelope import Envelope
+from celery_postgres.database.envelope import Envelope, parameters
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.publish_store import PublishStore
 from celery_postgres.database.session import Session
@@ -49,8 +50,7 @@ def of(payload: str = "{}", eta: datetime | None = None, durable: str = "yes") -
 
 def envelope(*given: Any, **different: Any) -> dict[str, Any]:
     """The parameters of a publish, without its queue."""
-    one = of(*given, **different)
-    return {name: getattr(one, name) for name in Envelope.__slots__}
+    return parameters(of(*given, **different))
 
 
 # -- long messages
@@ -249,7 +249,7 @@ def test_a_message_whose_publisher_died_before_it_woke_a_consumer_is_found(
 
 
 def test_a_consumer_in_dense_traffic_sleeps_from_its_next_poll_on(
-    module_database: Any, client: Client, queue: str
+    module_database: Any, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And does poll then: so a publisher need not wake it before."""
     inbox = client.consume(queue)
@@ -270,8 +270,38 @@ def test_a_consumer_in_dense_traffic_sleeps_from_its_next_poll_on(
     # It polls then by itself, and not before.
     client.publish("x", queue)
     policy.notify()
-    assert not policy.is_due(polls=True) or not policy._polling.promised_s()
+    with monkeypatch.context() as stopped:
+        stopped.setattr(time, "monotonic", lambda: policy._polling._promised - 1e-6)
+        assert not policy.is_due(polls=True)
+        stopped.setattr(time, "monotonic", lambda: policy._polling._promised)
+        assert policy.is_due(polls=True)
     inbox.take_acked()
+
+
+@pytest.mark.parametrize(("polls_for_s", "woken"), [(PublishStore._POLLS_FOR_S, 0), (0.0, 1)], ids=["polls", "rests"])
+def test_who_fell_asleep_while_a_message_was_copied_is_woken_unless_it_still_polls(
+    session: Session,
+    listener: Callable[[str], Session],
+    sleep: Callable[[str], None],
+    heard: Callable[..., list[int]],
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    polls_for_s: float,
+    woken: int,
+) -> None:
+    class Slow:
+        def run(self, name: str, **parameters: Any) -> list[Any]:
+            if name == "copy_message":
+                sleep("-1 second")
+            return session.run(name, **parameters)
+
+    consumer = listener(queue)
+    monkeypatch.setattr(PublishStore, "_POLLS_FOR_S", polls_for_s)
+    assert PublishStore(Slow()).publish(queue, of("x" * PublishStore.LONG))
+    assert heard(consumer) == [woken]
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert PublishStore(session).publish(queue, of("x" * PublishStore.LONG, eta=later))
+    assert heard(consumer) == [0]
 
 
 def _payload() -> str:

@@ -59,6 +59,19 @@ class Envelope:
         )
 
 
+def parameters(envelope: Envelope) -> dict[str, Any]:
+    """The parameters of a statement that takes one message, without its queue."""
+    return {
+        "payload": envelope.payload,
+        "priority": envelope.priority,
+        "task_id": envelope.task_id,
+        "tenant_id": envelope.tenant_id,
+        "eta": envelope.eta,
+        "ttl_ms": envelope.ttl_ms,
+        "durable": envelope.durable,
+    }
+
+
 def columns(envelopes: list[Envelope]) -> dict[str, list[Any]]:
     """The parameters of a statement that takes many messages, without their queues."""
     return {

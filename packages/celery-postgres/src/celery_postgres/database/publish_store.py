@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_postgres.database import driver
 from celery_postgres.database.callers_connection import AsyncCallersConnection
-from celery_postgres.database.envelope import Envelope, columns
+from celery_postgres.database.envelope import Envelope, columns, parameters
 from celery_postgres.database.session import Row
 from celery_postgres.database.store import Store
 from celery_postgres.errors import SchemaError
@@ -29,11 +29,13 @@ class PublishStore(Store):
     LONG = 1 << 16
     #: A consumer that polls by itself does so within this time; a longer one is a clock that was set back.
     _POLLS_WITHIN_S = 0.01
+    #: A consumer that falls asleep polls for this long, and finds what is committed until then.
+    _POLLS_FOR_S = 0.3
 
-    def _publish(self, name: str, **parameters: Any) -> int:
+    def _publish(self, name: str, **given: Any) -> int:
         """Publish by the named statement, then wake sleepers; returns how many messages were written."""
         begun = time.monotonic()
-        rows = self._run(name, **parameters)
+        rows = self._run(name, **given)
         self._wake(rows, time.monotonic() - begun)
         return len(rows)
 
@@ -65,7 +67,10 @@ class PublishStore(Store):
                 available_at=available_at,
                 expires_at=expires_at,
             )
-            self._wake([(queue_id, sleep)], time.monotonic() - begun)
+            took_s = time.monotonic() - begun
+            if took_s > self._POLLS_FOR_S and available_at is None:
+                sleep = 0.0  # one may have fallen asleep meanwhile, and polled for the last time
+            self._wake([(queue_id, sleep)], took_s)
         return bool(rows)
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
@@ -73,34 +78,11 @@ class PublishStore(Store):
         # A transient message is one statement, with a commit that does not wait.
         if len(envelope.payload) >= self.LONG and envelope.durable == "yes" and driver.can_copy():
             return self._copy(queue, envelope)
-        return bool(
-            self._publish(
-                "publish",
-                queue=queue,
-                payload=envelope.payload,
-                priority=envelope.priority,
-                task_id=envelope.task_id,
-                tenant_id=envelope.tenant_id,
-                eta=envelope.eta,
-                ttl_ms=envelope.ttl_ms,
-                durable=envelope.durable,
-            )
-        )
+        return bool(self._publish("publish", queue=queue, **parameters(envelope)))
 
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
         """Publish one message to all queues that the exchange routes it to. Returns the number of queues."""
-        return self._publish(
-            "publish_to_exchange",
-            exchange=exchange,
-            routing_key=routing_key,
-            payload=envelope.payload,
-            priority=envelope.priority,
-            task_id=envelope.task_id,
-            tenant_id=envelope.tenant_id,
-            eta=envelope.eta,
-            ttl_ms=envelope.ttl_ms,
-            durable=envelope.durable,
-        )
+        return self._publish("publish_to_exchange", exchange=exchange, routing_key=routing_key, **parameters(envelope))
 
     def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
         """Publish all messages, in their order, or none. Returns the queues that do not exist; with one it was none."""
@@ -121,31 +103,12 @@ class CallersPublishStore(Store):
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
         """Publish one message. Returns whether this transaction sees the queue; if not, nothing was published."""
-        return bool(
-            self._run(
-                "publish_within",
-                queue=queue,
-                payload=envelope.payload,
-                priority=envelope.priority,
-                task_id=envelope.task_id,
-                tenant_id=envelope.tenant_id,
-                eta=envelope.eta,
-                ttl_ms=envelope.ttl_ms,
-            )
-        )
+        return bool(self._run("publish_within", queue=queue, **parameters(envelope)))
 
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
         """Publish one message to all queues that the exchange routes it to. Returns the number of queues."""
         ((taken, _),) = self._run(
-            "publish_to_exchange_within",
-            exchange=exchange,
-            routing_key=routing_key,
-            payload=envelope.payload,
-            priority=envelope.priority,
-            task_id=envelope.task_id,
-            tenant_id=envelope.tenant_id,
-            eta=envelope.eta,
-            ttl_ms=envelope.ttl_ms,
+            "publish_to_exchange_within", exchange=exchange, routing_key=routing_key, **parameters(envelope)
         )
         return int(taken)
 
