@@ -61,6 +61,15 @@ _PUBLISHERS = scale_publishers.COUNTS
 #: The argument of a task that has no padding, for a logarithmic axis.
 _SIZES = tuple(size for size in scale_payload.SIZES if size)
 
+
+def _looks(below: str, counts: Sequence[int], cell: str, variant: str) -> Panel:
+    """How long an operator waits for an overview."""
+    return Panel("ms of one look", below, counts, [
+        Curve("overview of the queue tool", cell, variant, "overview_ms"),
+        Curve("scrape of the metrics", cell, variant, "scrape_ms"),
+    ])  # fmt: skip
+
+
 #: Name of the file → its panels.
 PLOTS: dict[str, Sequence[Panel]] = {
     "workers": [
@@ -130,15 +139,7 @@ PLOTS: dict[str, Sequence[Panel]] = {
             ],
             log=False,
         ),
-        Panel(
-            "ms of one look",
-            "queues in the database",
-            scale_queues.IN_DATABASE,
-            [
-                Curve("overview of the queue tool", "queues", "database {}", "overview_ms"),
-                Curve("scrape of the metrics", "queues", "database {}", "scrape_ms"),
-            ],
-        ),
+        _looks("queues in the database", scale_queues.IN_DATABASE, "queues", "database {}"),
     ],
     "backlog": [
         Panel(
@@ -151,15 +152,7 @@ PLOTS: dict[str, Sequence[Panel]] = {
             ],
             log=False,
         ),
-        Panel(
-            "ms of one look",
-            "messages that wait",
-            scale_backlog.LENGTHS,
-            [
-                Curve("overview of the queue tool", "backlog", "{}", "overview_ms"),
-                Curve("scrape of the metrics", "backlog", "{}", "scrape_ms"),
-            ],
-        ),
+        _looks("messages that wait", scale_backlog.LENGTHS, "backlog", "{}"),
     ],
     "payload": [
         Panel(

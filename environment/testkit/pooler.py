@@ -84,9 +84,11 @@ class Pooler(ProtocolServer):
                 self._bind(client, lent)
                 return
             lent.socket.sendall(packed(kind, content))
-            if _answered(client, lent.socket) == IDLE:
-                self.idle.append(lent)
+            state = _answered(client, lent.socket)
+            if state == IDLE:
+                self.idle.append(lent)  # before its client knows, so that the next one borrows it
                 lent = None
+            client.sendall(packed(b"Z", state))
             kind, content = message(client)
 
     def _listen(self, client: socket.socket, statement: bytes) -> None:
@@ -127,12 +129,12 @@ class Pooler(ProtocolServer):
 
 
 def _answered(client: socket.socket, server: socket.socket) -> bytes:
-    """Relay the answers to one message, and what a COPY asks for; returns the state of the transaction then."""
+    """Relay the answers to one message but the last, and what a COPY asks for; returns the state that is the last."""
     while True:
         kind, content = message(server)
-        client.sendall(packed(kind, content))
         if kind == b"Z":
             return content
+        client.sendall(packed(kind, content))
         while kind == _COPY_BEGINS:
             part, content = message(client)
             server.sendall(packed(part, content))

@@ -1,5 +1,4 @@
-"""The server's side of PostgreSQL's protocol, on a socket in a folder of its own: what stands in for a server, or before
-one."""
+"""The server's side of PostgreSQL's protocol, on a socket in a folder of its own: what stands in for a server."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -49,6 +50,12 @@ def patroni(program: Callable[[str], str], quick: bool) -> Iterator[Patroni]:
         yield patroni
 
 
+@pytest.fixture
+def thorough(quick: bool) -> None:
+    if quick:
+        pytest.skip("without --quick only")
+
+
 @contextmanager
 def address(patroni: Patroni, way: str, database: str, program: Callable[[str], str]) -> Iterator[str]:
     """The URL by which clients follow the leader."""
@@ -57,6 +64,20 @@ def address(patroni: Patroni, way: str, database: str, program: Callable[[str], 
     else:
         with HAProxy(program("haproxy"), patroni) as haproxy:
             yield haproxy.url(database)
+
+
+@contextmanager
+def by_haproxy(patroni: Patroni, program: Callable[[str], str], **options: Any) -> Iterator[tuple[Load, str]]:
+    """A worker that follows the leader of a synchronous cluster through HAProxy; what it does, and its URL."""
+    patroni.repair()
+    patroni.configure("synchronous")
+    database = patroni.create_database()
+    with HAProxy(program("haproxy"), patroni, **options) as haproxy:
+        url = haproxy.url(database)
+        celery_postgres.create_schema(url)
+        with Load(broker_variables(url)) as load:
+            load.worker("solo", 1)
+            yield load, url
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -109,21 +130,11 @@ def test_a_leader_that_goes(
         assert load.count_logged("Traceback") + load.log_of("beat").count("Traceback") == 0
 
 
-def test_a_leader_whose_patroni_is_gone(
-    patroni: Patroni, program: Callable[[str], str], record: Record, quick: bool
-) -> None:
+@pytest.mark.usefixtures("thorough")
+def test_a_leader_whose_patroni_is_gone(patroni: Patroni, program: Callable[[str], str], record: Record) -> None:
     """Its PostgreSQL goes on as a second primary. HAProxy moves clients to the new leader all the same; with
     synchronous replication the old one has accepted nothing that the new one lacks."""
-    if quick:
-        pytest.skip("without --quick only")
-    patroni.repair()
-    patroni.configure("synchronous")
-    database = patroni.create_database()
-    with ExitStack() as stack:
-        url = stack.enter_context(HAProxy(program("haproxy"), patroni)).url(database)
-        celery_postgres.create_schema(url)
-        load = stack.enter_context(Load(broker_variables(url)))
-        load.worker("solo", 1)
+    with by_haproxy(patroni, program) as (load, url):
         load.publish()
         load.wait_for_tasks(30)
         leader = patroni.leader()
@@ -137,11 +148,10 @@ def test_a_leader_whose_patroni_is_gone(
         assert_settled(outcome, url)
 
 
-def test_commits_that_wait_for_a_standby(patroni: Patroni, record: Record, quick: bool) -> None:
+@pytest.mark.usefixtures("thorough")
+def test_commits_that_wait_for_a_standby(patroni: Patroni, record: Record) -> None:
     """In strict mode without a standby nothing is accepted, and nothing is lost: publishers and workers wait. Their
     attempts do not use up the server's connections."""
-    if quick:
-        pytest.skip("without --quick only")
     patroni.repair()
     patroni.configure("strict")
     url = patroni.url(patroni.create_database())
@@ -172,21 +182,11 @@ def test_commits_that_wait_for_a_standby(patroni: Patroni, record: Record, quick
         assert load.notes["connections"] < 40
 
 
-def test_a_proxy_that_closes_idle_connections(
-    patroni: Patroni, program: Callable[[str], str], record: Record, quick: bool
-) -> None:
+@pytest.mark.usefixtures("thorough")
+def test_a_proxy_that_closes_idle_connections(patroni: Patroni, program: Callable[[str], str], record: Record) -> None:
     """HAProxy with a timeout of a few seconds: a worker that waits for notifications loses its connection again and
     again, and goes on."""
-    if quick:
-        pytest.skip("without --quick only")
-    patroni.repair()
-    patroni.configure("synchronous")
-    database = patroni.create_database()
-    with ExitStack() as stack:
-        url = stack.enter_context(HAProxy(program("haproxy"), patroni, idle_s=2)).url(database)
-        celery_postgres.create_schema(url)
-        load = stack.enter_context(Load(broker_variables(url)))
-        load.worker("solo", 1)
+    with by_haproxy(patroni, program, idle_s=2) as (load, url):
         with load.fault():
             wait_until(lambda: load.count_logged("Notifications do not arrive") >= 2, RECOVERY_S, "idle closes", 0.2)
         load.ask()

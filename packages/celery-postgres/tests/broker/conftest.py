@@ -6,7 +6,7 @@ import io
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -57,11 +57,16 @@ def queue() -> str:
 
 
 @pytest.fixture
-def app(module_database: Any) -> Iterator[Celery]:
+def make_app() -> Iterator[Callable[[str], Celery]]:
+    """``make_app(url)``: an application without a task, on that database."""
+    with ExitStack() as apps:
+        yield lambda url: apps.enter_context(Celery("publisher", broker="sqla+" + url, set_as_current=False))
+
+
+@pytest.fixture
+def app(make_app: Callable[[str], Celery], module_database: Any) -> Celery:
     """An application that only publishes."""
-    app = Celery("publisher", broker="sqla+" + module_database.url, set_as_current=False)
-    yield app
-    app.close()
+    return make_app(module_database.url)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -41,11 +41,9 @@ class Monitor:
 
 
 @pytest.fixture
-def app(plain_database: Any) -> Iterator[Celery]:
+def app(make_app: Callable[[str], Celery], plain_database: Any) -> Celery:
     """An application with a database of its own."""
-    app = Celery("monitored", broker="sqla+" + plain_database.url, set_as_current=False)
-    yield app
-    app.close()
+    return make_app(plain_database.url)
 
 
 @pytest.fixture
