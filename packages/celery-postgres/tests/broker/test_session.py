@@ -50,4 +50,5 @@ def test_a_connection_that_is_lost_while_an_error_is_mended_is_told(
     with pytest.raises(psycopg2.OperationalError) as told:
         session.run("find_queue", queue="secret")
     assert session.closed
+    assert told.value.__suppress_context__  # nor is the first error shown, with its statement
     assert "EXECUTE" not in text(told.value)
