@@ -45,9 +45,10 @@ def test_a_worker_has_as_many_connections_as_the_page_says(probe: Probe, pool: s
     slots = SLOTS[pool]
     count = start(probe, pool, slots)
     waited([probe.send("echo", number) for number in range(60)])
-    # Neither tasks nor their results need a slot's own connection.
+    # Neither tasks nor their results need a slot's own connection. Threads that need one at the same moment may open it.
     ready = fixed if pool != "gevent" else fixed - 1
-    wait_until(lambda: count() == ready, DEADLINE_S, f"{ready} connections, of which there are {count()}")
+    most = ready + (each * slots if pool == "threads" else 0)
+    wait_until(lambda: ready <= count() <= most, DEADLINE_S, f"{ready} connections, of which there are {count()}")
 
     tag, gate = unique("own"), unique("gate")
     running = [probe.send("progress", f"{tag}-{number}", gate) for number in range(slots)]
