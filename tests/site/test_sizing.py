@@ -45,7 +45,7 @@ def test_a_worker_has_as_many_connections_as_the_page_says(probe: Probe, pool: s
     slots = SLOTS[pool]
     count = start(probe, pool, slots)
     waited([probe.send("echo", number) for number in range(60)])
-    # Neither tasks nor their results need a slot's own connection. Threads that need one at the same moment may open it.
+    # Neither tasks nor their results need a connection of their slot. Threads that need one at the same moment open it.
     ready = fixed if pool != "gevent" else fixed - 1
     most = ready + (each * slots if pool == "threads" else 0)
     wait_until(lambda: ready <= count() <= most, DEADLINE_S, f"{ready} connections, of which there are {count()}")
