@@ -25,14 +25,6 @@ from environment.testkit.tables import backends, run, scalar, terminate
 from environment.waiting import wait_until
 
 
-@pytest.fixture
-def proxy(server: Any) -> Iterator[Proxy]:
-    if server.tcp is None:
-        pytest.skip("the server of DATABASE_URL is not ours: it may listen on a socket only")
-    with Proxy(server.tcp) as proxy:
-        yield proxy
-
-
 def test_a_direct_address_that_is_unreachable_is_an_error_of_connecting(
     connect: Any, module_database: Any, proxy: Proxy, queue: str
 ) -> None:

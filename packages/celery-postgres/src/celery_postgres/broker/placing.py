@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from celery_postgres.database import pool
 from celery_postgres.database.per_process import PerProcess
@@ -57,10 +58,8 @@ class Placing:
             name = self._databases.of_queue(queue)
             here = name is None or name == self._databases.name_of(self._own().dsn)
             self._names[queue] = None if here else name
-        found = self._names[queue]
-        while len(self._names) > GROUPS:
-            self._names.popitem(last=False)
-        return found
+            _forget_oldest(self._names)
+        return self._names[queue]
 
     def sessions(self, name: str) -> Sessions:
         """The sessions of the database of that name, shared with all connections of this process to it."""
@@ -93,8 +92,7 @@ def note_part(group: object, name: str | None) -> None:
     names.add(name)
     if group in groups.chords and len(names) > 1:
         raise _divided()
-    while len(groups.names) > GROUPS:
-        groups.names.popitem(last=False)
+    _forget_oldest(groups.names)
     if (write := groups.single.get(group)) is not None:
         write(name)
         del groups.single[group]
@@ -104,8 +102,7 @@ def expect_one_part(group: str) -> None:
     """A chord is about to be sent whose header is one task."""
     groups = _groups.value
     groups.single[group] = None
-    while len(groups.single) > GROUPS:
-        groups.single.popitem(last=False)
+    _forget_oldest(groups.single)
 
 
 def size_later(group: str, write: Sized) -> bool:
@@ -126,12 +123,16 @@ def begin_chord(group: str) -> list[str | None]:
     """
     groups = _groups.value
     groups.chords[group] = None
-    while len(groups.chords) > GROUPS:
-        groups.chords.popitem(last=False)
+    _forget_oldest(groups.chords)
     names = groups.names.get(group, set())
     if len(names) > 1:
         raise _divided()
     return list(names)
+
+
+def _forget_oldest(remembered: OrderedDict[str, Any]) -> None:
+    while len(remembered) > GROUPS:
+        remembered.popitem(last=False)
 
 
 def _divided() -> NotPublishedError:
