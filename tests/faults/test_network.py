@@ -54,7 +54,7 @@ def test_a_link_that_is_cut_for_longer_than_the_lease(
 ) -> None:
     """A worker on the server's side takes over the claims of the far one, which starts afresh once the link is back.
     The server closes the sessions of the unreachable host, which would occupy connection slots for two hours."""
-    near = load.worker("threads")
+    near = load.worker("threads", 2)  # three tasks run at a time, so the far one has to run one of them
     wait_until(lambda: busy(far), RECOVERY_S, "the worker to run a task")
     with load.fault():
         host.cut()
