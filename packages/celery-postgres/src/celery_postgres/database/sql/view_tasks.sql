@@ -1,0 +1,289 @@
+-- Lists of tasks as the console shows them: pages by keyset, and each statement reads at most `scanned` rows of a table.
+
+-- name: view_messages
+-- Messages in any state, the last published first. Reads at most `scanned` of them, whatever the conditions leave out.
+-- takes: before bigint, state text, tenant uuid, since timestamptz, until timestamptz, task text, scanned integer,
+--   limit integer
+SELECT
+    -- include: message_columns
+FROM (
+    SELECT candidate.* FROM kombu_message AS candidate
+    WHERE candidate.id < %(before)s
+    ORDER BY candidate.id DESC
+    LIMIT %(scanned)s
+) AS message
+WHERE
+    -- include: message_filter
+LIMIT %(limit)s
+
+-- name: view_messages_end
+-- The last of the messages that `view_messages` reads; no row if there are fewer than `scanned`.
+-- takes: before bigint, scanned integer
+SELECT candidate.id, candidate.enqueued_at FROM kombu_message AS candidate
+WHERE candidate.id < %(before)s
+ORDER BY candidate.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_messages_of_queue
+-- The same of one queue, through its own indexes: of each priority, of those with a time and of the claimed ones at most
+-- `scanned` are read.
+-- takes: queue text, before bigint, state text, tenant uuid, since timestamptz, until timestamptz, task text,
+--   scanned integer, limit integer
+WITH queue AS MATERIALIZED (
+    SELECT one.id FROM kombu_queue AS one WHERE one.name = %(queue)s
+)
+SELECT
+    -- include: message_columns
+FROM (
+    SELECT candidate.* FROM (
+        SELECT part.*
+        FROM queue CROSS JOIN generate_series(0, 9) AS lane (priority)
+        CROSS JOIN LATERAL (
+            SELECT message.*
+            -- include: from_untimed
+              AND message.priority = lane.priority AND message.id + 0 < %(before)s
+            ORDER BY message.id + 0 DESC
+            LIMIT %(scanned)s
+        ) AS part
+        UNION ALL
+        SELECT part.*
+        FROM queue CROSS JOIN LATERAL (
+            SELECT message.*
+            -- include: from_timed
+            LIMIT %(scanned)s
+        ) AS part
+        WHERE part.id < %(before)s
+        UNION ALL
+        SELECT part.*
+        FROM (
+            SELECT message.* FROM kombu_message AS message WHERE message.consumer_id IS NOT NULL LIMIT %(scanned)s
+        ) AS part
+        WHERE part.queue_id = (SELECT queue.id FROM queue) AND part.id < %(before)s
+    ) AS candidate
+    ORDER BY candidate.id DESC
+    LIMIT %(scanned)s
+) AS message
+WHERE
+    -- include: message_filter
+LIMIT %(limit)s
+
+-- name: view_scheduled
+-- Messages whose time has not come, the next due first: of each of the `queues` oldest queues, or of the one of that name,
+-- at most `scanned`.
+-- takes: queue text, after timestamptz, after_id bigint, tenant uuid, task text, queues integer, scanned integer,
+--   limit integer
+SELECT
+    -- include: message_columns
+FROM (
+    SELECT part.*
+    FROM (
+        SELECT one.id FROM kombu_queue AS one
+        WHERE %(queue)s IS NULL OR one.name = %(queue)s
+        ORDER BY one.id
+        LIMIT %(queues)s
+    ) AS queue
+    CROSS JOIN LATERAL (
+        SELECT message.*
+        -- include: from_timed
+          AND message.available_at > now() AND message.available_at >= %(after)s
+        ORDER BY message.available_at
+        LIMIT %(scanned)s
+    ) AS part
+    WHERE (part.available_at, part.id) > (%(after)s, %(after_id)s)
+    ORDER BY part.available_at, part.id
+    LIMIT %(scanned)s
+) AS message
+WHERE (%(tenant)s IS NULL OR message.tenant_id = %(tenant)s)
+  AND (%(task)s IS NULL OR strpos(
+    -- include: short_name_in_payload
+    , %(task)s
+  ) > 0)
+LIMIT %(limit)s
+
+-- name: view_running
+-- Messages that consumers have claimed, the longest claimed first; at most `scanned` claims are read.
+-- takes: queue text, consumer bigint, after timestamptz, after_id bigint, tenant uuid, task text, scanned integer,
+--   limit integer
+SELECT
+    -- include: message_columns
+FROM (
+    SELECT claim.* FROM (
+        SELECT candidate.* FROM kombu_message AS candidate
+        WHERE candidate.consumer_id >= coalesce(%(consumer)s, -9223372036854775808)
+          AND candidate.consumer_id <= coalesce(%(consumer)s, 9223372036854775807)
+        LIMIT %(scanned)s
+    ) AS claim
+    WHERE (claim.claimed_at, claim.id) > (%(after)s, %(after_id)s)
+    ORDER BY claim.claimed_at, claim.id
+) AS message
+WHERE (%(queue)s IS NULL OR message.queue_id = (SELECT queue.id FROM kombu_queue AS queue WHERE queue.name = %(queue)s))
+  AND (%(tenant)s IS NULL OR message.tenant_id = %(tenant)s)
+  AND (%(task)s IS NULL OR strpos(
+    -- include: short_name_in_payload
+    , %(task)s
+  ) > 0)
+LIMIT %(limit)s
+
+-- name: view_ended
+-- Stored results, the last ended first; at most `scanned` are read. `since`, `until` and `before` are in UTC.
+-- takes: before timestamp, before_id bigint, statuses text[], task text, queue text, since timestamp, scanned integer,
+--   limit integer
+SELECT meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.retries, meta.date_done,
+    CASE WHEN meta.status <> 'SUCCESS' THEN right(meta.traceback, 4000) END
+FROM (
+    SELECT candidate.* FROM celery_taskmeta AS candidate
+    WHERE candidate.date_done <= %(before)s AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
+      AND (candidate.date_done, candidate.id) < (%(before)s, %(before_id)s)
+    ORDER BY candidate.date_done DESC, candidate.id DESC
+    LIMIT %(scanned)s
+) AS meta
+WHERE meta.status = ANY (%(statuses)s)
+  AND (%(task)s IS NULL OR strpos(meta.name, %(task)s) > 0)
+  AND (%(queue)s IS NULL OR meta.queue = %(queue)s)
+LIMIT %(limit)s
+
+-- name: view_ended_end
+-- The last of the results that `view_ended` reads; no row if there are fewer than `scanned`.
+-- takes: before timestamp, before_id bigint, since timestamp, scanned integer
+SELECT candidate.date_done, candidate.id FROM celery_taskmeta AS candidate
+WHERE candidate.date_done <= %(before)s AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
+  AND (candidate.date_done, candidate.id) < (%(before)s, %(before_id)s)
+ORDER BY candidate.date_done DESC, candidate.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_dead
+-- Dead letters, the newest first; at most `scanned` are read. `task` is a part of the name, `whole_task` all of it, and
+-- empty where the name is not known.
+-- takes: before timestamptz, before_id bigint, reason text, task text, whole_task text, queue text, tenant uuid,
+--   since timestamptz, scanned integer, limit integer
+SELECT letter.id, letter.task_id,
+    -- include: name_in_payload
+    AS name,
+    letter.queue, letter.tenant_id::text, letter.enqueued_at, letter.died_at, letter.failures, letter.reason,
+    octet_length(letter.payload)
+FROM (
+    SELECT candidate.* FROM kombu_dead_letter AS candidate
+    WHERE candidate.died_at <= %(before)s AND candidate.died_at >= coalesce(%(since)s, '0001-01-02')
+      AND (candidate.died_at, candidate.id) < (%(before)s, %(before_id)s)
+    ORDER BY candidate.died_at DESC, candidate.id DESC
+    LIMIT %(scanned)s
+) AS letter
+WHERE (%(reason)s IS NULL OR letter.reason = %(reason)s)
+  AND (%(queue)s IS NULL OR letter.queue = %(queue)s)
+  AND (%(tenant)s IS NULL OR letter.tenant_id = %(tenant)s)
+  AND (%(task)s IS NULL OR strpos(
+    -- include: short_name_in_payload
+    , %(task)s
+  ) > 0)
+  AND (%(whole_task)s IS NULL OR %(whole_task)s = coalesce(
+    -- include: short_name_in_payload
+    , ''
+  ))
+LIMIT %(limit)s
+
+-- name: view_dead_end
+-- The last of the dead letters that `view_dead` reads; no row if there are fewer than `scanned`.
+-- takes: before timestamptz, before_id bigint, since timestamptz, scanned integer
+SELECT candidate.died_at, candidate.id FROM kombu_dead_letter AS candidate
+WHERE candidate.died_at <= %(before)s AND candidate.died_at >= coalesce(%(since)s, '0001-01-02')
+  AND (candidate.died_at, candidate.id) < (%(before)s, %(before_id)s)
+ORDER BY candidate.died_at DESC, candidate.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_dead_groups
+-- The newest `cap` dead letters by reason and task, the largest group first.
+-- takes: tenant uuid, queue text, cap integer, groups integer
+SELECT letter.reason, letter.name, count(*), min(letter.died_at), max(letter.died_at),
+    count(DISTINCT letter.tenant_id), count(*) FILTER (WHERE letter.died_at > now() - interval '1 hour'),
+    count(*) FILTER (WHERE letter.died_at > now() - interval '15 minutes'),
+    (array_agg(DISTINCT letter.queue) FILTER (WHERE letter.queue IS NOT NULL))[1:10], max(letter.id)
+FROM (
+    SELECT newest.reason, newest.died_at, newest.tenant_id, newest.queue, newest.id,
+        -- include: short_name_in_payload
+        AS name
+    FROM kombu_dead_letter AS newest
+    WHERE newest.died_at BETWEEN '0001-01-02' AND '9999-12-30'
+    ORDER BY newest.died_at DESC
+    LIMIT %(cap)s
+) AS letter
+WHERE (%(tenant)s IS NULL OR letter.tenant_id = %(tenant)s) AND (%(queue)s IS NULL OR letter.queue = %(queue)s)
+GROUP BY letter.reason, letter.name
+ORDER BY count(*) DESC, max(letter.died_at) DESC
+LIMIT %(groups)s
+
+-- name: view_ids
+-- Ids of tasks that begin with a text, from all three tables. The index's order may ignore hyphens, so it is read from the
+-- text on to the last letter after it, and what does not begin with the text is left out.
+-- takes: prefix text, limit integer
+(
+    SELECT message.task_id FROM kombu_message AS message
+    WHERE message.task_id >= %(prefix)s AND message.task_id <= %(prefix)s || 'zzzzzzzz'
+      AND starts_with(message.task_id, %(prefix)s)
+    LIMIT %(limit)s
+)
+UNION
+(
+    SELECT meta.task_id FROM celery_taskmeta AS meta
+    WHERE meta.task_id >= %(prefix)s AND meta.task_id <= %(prefix)s || 'zzzzzzzz'
+      AND starts_with(meta.task_id, %(prefix)s)
+    LIMIT %(limit)s
+)
+UNION
+(
+    SELECT letter.task_id FROM kombu_dead_letter AS letter
+    WHERE letter.task_id >= %(prefix)s AND letter.task_id <= %(prefix)s || 'zzzzzzzz'
+      AND starts_with(letter.task_id, %(prefix)s)
+    LIMIT %(limit)s
+)
+
+-- name: view_messages_of_task
+-- All messages of one task, the last published first.
+-- takes: task_id text, limit integer
+SELECT
+    -- include: message_columns
+FROM (
+    SELECT candidate.* FROM kombu_message AS candidate
+    WHERE candidate.task_id = %(task_id)s
+    ORDER BY candidate.id + 0 DESC
+    LIMIT %(limit)s
+) AS message
+
+-- name: view_result_of_task
+-- What is stored of one task.
+-- takes: task_id text
+SELECT meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.retries,
+    CASE WHEN meta.date_done BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.date_done END,
+    meta.traceback, meta.result, meta.children
+FROM celery_taskmeta AS meta
+WHERE meta.task_id = %(task_id)s
+
+-- name: view_dead_of_task
+-- The dead letters of one task, the newest first.
+-- takes: task_id text, limit integer
+SELECT letter.id, letter.task_id,
+    -- include: name_in_payload
+    AS name,
+    letter.queue, letter.tenant_id::text, letter.enqueued_at, letter.died_at, letter.failures, letter.reason,
+    octet_length(letter.payload)
+FROM (
+    SELECT candidate.* FROM kombu_dead_letter AS candidate
+    WHERE candidate.task_id = %(task_id)s
+    ORDER BY candidate.id + 0 DESC
+    LIMIT %(limit)s
+) AS letter
+
+-- name: view_payload_of_task
+-- What the publisher wrote of a task, unless it is longer than a megabyte.
+-- takes: task_id text
+(
+    SELECT message.payload FROM kombu_message AS message
+    WHERE message.task_id = %(task_id)s AND octet_length(message.payload) <= 1048576
+    LIMIT 1
+)
+UNION ALL
+(
+    SELECT letter.payload FROM kombu_dead_letter AS letter
+    WHERE letter.task_id = %(task_id)s AND octet_length(letter.payload) <= 1048576
+    LIMIT 1
+)
+LIMIT 1

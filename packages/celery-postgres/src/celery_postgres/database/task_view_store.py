@@ -1,0 +1,265 @@
+"""Lists of tasks: messages, results and dead letters, each a page that reads a bounded number of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from celery_postgres.database.store import Runner, Store
+from celery_postgres.database.task_rows import ENDED, State, TaskRow, dead_row, message_row, result_row
+
+#: Rows that one statement reads at most.
+SCANNED = 10_000
+#: Queues whose scheduled messages are looked for, where no queue is named.
+_QUEUES = 1_000
+#: Scheduled messages that are read of each of them. Where a queue is named, `SCANNED` of it.
+_DUE = 500
+_LAST_ID = 2**63 - 1
+#: In the future, because a worker's clock may be ahead; PostgreSQL's `infinity` is no time in Python.
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+#: Messages and dead letters that are shown of one task.
+_OF_A_TASK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks: those that meet every condition that is given.
+
+    Attributes:
+        state: where they are; None for any.
+        task: a part of the task's name, as it is written (upper and lower case differ).
+        queue: the whole name of the queue.
+        tenant: the tenant's id. Results do not name their tenant, so with this no ended task is found.
+        since: changed at this time or later.
+        until: changed before this time.
+        reason: of dead letters, the whole reason.
+        whole_task: of dead letters, the whole name; empty for those whose name is not known.
+        consumer: of running tasks, the consumer that has claimed them.
+    """
+
+    state: State | None = None
+    task: str | None = None
+    queue: str | None = None
+    tenant: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    reason: str | None = None
+    whole_task: str | None = None
+    consumer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Rows of one source, in its order.
+
+    Attributes:
+        rows: at most as many as were asked for.
+        after: where to go on; None at the end of the source.
+        searched_until: the time of the last row that was read, where that is not the last of `rows`.
+    """
+
+    rows: list[TaskRow]
+    after: tuple[Any, ...] | None = None
+    searched_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterGroup:
+    """Dead letters of one reason and one task, within the newest 10,000.
+
+    Attributes:
+        reason: why they were set aside.
+        task: the task's name; None where it is not known.
+        count: how many there are.
+        first_at, last_at: when the oldest and the newest of them was set aside.
+        tenants: how many tenants they are of.
+        last_hour, last_15_min: how many came in that time.
+        queues: at most 10 queues that they came from.
+        newest: the id of the newest.
+    """
+
+    reason: str
+    task: str | None
+    count: int
+    first_at: datetime
+    last_at: datetime
+    tenants: int
+    last_hour: int
+    last_15_min: int
+    queues: tuple[str, ...]
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """What the result backend has of a task: `row`, and what only its own page shows.
+
+    Attributes:
+        status: Celery's state.
+        traceback: of a failure; it may quote values.
+        result: the bytes of its result, for `operations.load_result`.
+        children: the ids of what it sent, as Celery stores them.
+    """
+
+    row: TaskRow
+    status: str
+    traceback: str | None
+    result: bytes | None
+    children: bytes | None
+
+
+class TaskViewStore(Store):
+    """Read lists of tasks. `after` is the `Found.after` of the page before, or None for the first.
+
+    Args:
+        runner: for the broker's database.
+        results: for the database of the results, where that is another one.
+    """
+
+    def __init__(self, runner: Runner, results: Runner | None = None) -> None:
+        super().__init__(runner)
+        self._run_results = (results or runner).run
+
+    def messages(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
+        """Messages, the last published first."""
+        (before,) = after or (_LAST_ID,)
+        state = None if which.state is None else str(which.state)
+        asked = {"before": before, "state": state, "tenant": which.tenant, "since": which.since, "until": which.until}
+        asked |= {"task": which.task, "scanned": SCANNED, "limit": limit}
+        if which.queue is None:
+            rows = self._run("view_messages", **asked)
+        else:
+            rows = self._run("view_messages_of_queue", queue=which.queue, **asked)
+        found = [message_row(row) for row in rows]
+        if len(found) == limit:
+            return Found(found, found[-1].position)
+        if which.queue is not None:
+            return Found(found)
+        for number, published_at in self._run("view_messages_end", before=before, scanned=SCANNED):
+            return Found(found, (number,), published_at)
+        return Found(found)
+
+    def scheduled(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
+        """Scheduled messages, the next due first: of each queue the first `_DUE`, of one that is named `SCANNED`.
+
+        A page goes on within those that come after `after`; of more than that many with the same time, only the first
+        are found.
+        """
+        due, number = after or (_EARLIEST, 0)
+        rows = self._run(
+            "view_scheduled",
+            queue=which.queue,
+            after=due,
+            after_id=number,
+            tenant=which.tenant,
+            task=which.task,
+            queues=_QUEUES,
+            scanned=_DUE if which.queue is None else SCANNED,
+            limit=limit,
+        )
+        found = [message_row(row) for row in rows]
+        return Found(found, (found[-1].due_at, *found[-1].position) if len(found) == limit else None)
+
+    def running(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
+        """Claimed messages, the longest claimed first."""
+        since, number = after or (_EARLIEST, 0)
+        rows = self._run(
+            "view_running",
+            queue=which.queue,
+            consumer=which.consumer,
+            after=since,
+            after_id=number,
+            tenant=which.tenant,
+            task=which.task,
+            scanned=SCANNED,
+            limit=limit,
+        )
+        found = [message_row(row) for row in rows]
+        return Found(found, (found[-1].changed_at, *found[-1].position) if len(found) == limit else None)
+
+    def ended(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
+        """Stored results, the last ended first."""
+        if which.tenant is not None:
+            return Found([])
+        before, number = after or (_utc(which.until or _LATEST), 0 if which.until else _LAST_ID)
+        statuses = ENDED.get(which.state, _FINAL)
+        bounds = {"before": before, "before_id": number, "since": _utc(which.since), "scanned": SCANNED}
+        rows = self._run_results(
+            "view_ended", statuses=list(statuses), task=which.task, queue=which.queue, limit=limit, **bounds
+        )
+        found = [result_row(row) for row in rows]
+        if len(found) == limit:
+            return Found(found, found[-1].position)
+        for done_at, last in self._run_results("view_ended_end", **bounds):
+            return Found(found, (done_at, last), done_at.replace(tzinfo=UTC))
+        return Found(found)
+
+    def dead(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
+        """Dead letters, the newest first."""
+        before, number = after or (which.until or _LATEST, 0 if which.until else _LAST_ID)
+        bounds = {"before": before, "before_id": number, "since": which.since, "scanned": SCANNED}
+        rows = self._run(
+            "view_dead",
+            reason=which.reason,
+            task=which.task,
+            whole_task=which.whole_task,
+            queue=which.queue,
+            tenant=which.tenant,
+            limit=limit,
+            **bounds,
+        )
+        found = [dead_row(row) for row in rows]
+        if len(found) == limit:
+            return Found(found, found[-1].position)
+        for died_at, last in self._run("view_dead_end", **bounds):
+            return Found(found, (died_at, last), died_at)
+        return Found(found)
+
+    def dead_groups(self, *, tenant: str | None, queue: str | None, cap: int, groups: int) -> list[DeadLetterGroup]:
+        """The newest `cap` dead letters by reason and task, the largest group first."""
+        rows = self._run("view_dead_groups", tenant=tenant, queue=queue, cap=cap, groups=groups)
+        return [
+            DeadLetterGroup(reason, task, count, first, last, tenants, hour, quarter, tuple(queues or ()), newest)
+            for reason, task, count, first, last, tenants, hour, quarter, queues, newest in rows
+        ]
+
+    def next_of_queue(self, queue: str, limit: int) -> list[TaskRow]:
+        """What of a queue runs next, about."""
+        return [message_row(row) for row in self._run("view_next_of_queue", queue=queue, limit=limit)]
+
+    # -- one task
+
+    def ids(self, prefix: str, limit: int) -> list[str]:
+        """Ids of tasks that begin with `prefix`, at most `limit`."""
+        runs = [self._run] if self._run_results == self._run else [self._run, self._run_results]
+        return sorted({task_id for run in runs for (task_id,) in run("view_ids", prefix=prefix, limit=limit)})[:limit]
+
+    def messages_of(self, task_id: str) -> list[TaskRow]:
+        """The messages of a task, the last published first."""
+        return [message_row(row) for row in self._run("view_messages_of_task", task_id=task_id, limit=_OF_A_TASK)]
+
+    def dead_of(self, task_id: str) -> list[TaskRow]:
+        """The dead letters of a task, the newest first."""
+        return [dead_row(row) for row in self._run("view_dead_of_task", task_id=task_id, limit=_OF_A_TASK)]
+
+    def result_of(self, task_id: str) -> StoredResult | None:
+        """What is stored of a task."""
+        for row in self._run_results("view_result_of_task", task_id=task_id):
+            result, children = (None if value is None else bytes(value) for value in row[9:11])
+            return StoredResult(result_row(row), row[3], row[8], result, children)
+        return None
+
+    def payload_of(self, task_id: str) -> str | None:
+        """What the publisher wrote of a task; None if it is gone, or longer than a megabyte."""
+        for (payload,) in self._run("view_payload_of_task", task_id=task_id):
+            return str(payload)
+        return None
+
+
+_FINAL = tuple(status for state in (State.SUCCEEDED, State.FAILED, State.REVOKED) for status in ENDED[state])
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)

@@ -1,0 +1,240 @@
+"""What a reader of the console sees, as one object for each database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from celery_postgres.database.counting import CAP, Count
+from celery_postgres.database.monitor_store import MonitorStore
+from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore, Schedule, Worker
+from celery_postgres.database.reader import Reader
+from celery_postgres.database.task_rows import State, TaskRow
+from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
+from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter, TaskViewStore
+from celery_postgres.readmodel.pages import Page, page
+from celery_postgres.readmodel.problem import Problem
+from celery_postgres.readmodel.task import Task, attempts_of, children_of, origin_of, row_of
+
+#: For how long an overview is good for all who look.
+FRESH_S = 1.0
+PAGE = 50
+_NEXT = 20
+_MOST_GROUPS = 200
+#: A search for an id needs so many characters.
+SHORTEST_ID = 8
+_MOST_IDS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What is going on.
+
+    Attributes:
+        read_at: when it was read, in UTC.
+        queues: those of the application by name, then the internal ones.
+        workers: the lost ones first.
+        dead: how many dead letters there are.
+        schedules: the entries that a beat has sent.
+        problems: what needs attention, the most urgent first.
+    """
+
+    read_at: datetime
+    queues: tuple[Queue, ...]
+    workers: tuple[Worker, ...]
+    dead: DeadTotal
+    schedules: tuple[Schedule, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantShare:
+    """How many of a queue's first waiting messages are of one tenant; `tenant_id` is None for those without one."""
+
+    tenant_id: str | None
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDetail:
+    """One queue.
+
+    Attributes:
+        queue: its counts.
+        tenants: who fills it, the most first, of its first 10,000 waiting and 10,000 scheduled messages.
+        tenants_of: how many messages that is of.
+        next: what runs next, about.
+        workers: who consumes it.
+    """
+
+    queue: Queue
+    tenants: tuple[TenantShare, ...]
+    tenants_of: Count
+    next: tuple[TaskRow, ...]
+    workers: tuple[Worker, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetters:
+    """The dead letters by reason and task, of the newest 10,000."""
+
+    total: DeadTotal
+    groups: tuple[DeadLetterGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDetail:
+    """One worker, and what it has claimed, the longest first."""
+
+    worker: Worker
+    running: Page
+
+
+class ReadModel:
+    """The views on one database. For any number of threads.
+
+    Args:
+        dsn: the libpq connection string of the broker's database.
+        results: of the database of the results, where that is another one.
+    """
+
+    def __init__(self, dsn: str, results: str | None = None) -> None:
+        self._reader = Reader(dsn)
+        self._queues = QueueViewStore(self._reader)
+        self._results = None if results is None else Reader(results)
+        self._tasks = TaskViewStore(self._reader, self._results)
+        self._lock = threading.Lock()
+        self._latest: tuple[float, Overview] | None = None
+
+    def close(self) -> None:
+        """Close the connections."""
+        for reader in (self._reader, self._results):
+            if reader is not None:
+                reader.close()
+
+    # -- at a glance
+
+    def overview(self) -> Overview:
+        """Queues, workers, dead letters, schedules and problems, at most `FRESH_S` old."""
+        with self._lock:
+            if self._latest is None or time.monotonic() - self._latest[0] >= FRESH_S:
+                self._latest = time.monotonic(), self._read()
+            return self._latest[1]
+
+    def _read(self) -> Overview:
+        return Overview(
+            datetime.now(UTC),
+            tuple(self._queues.queues()),
+            tuple(self._queues.workers()),
+            self._queues.dead_total(),
+            tuple(self._queues.schedules()),
+            (),
+        )
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What needs attention, the most urgent first, then the oldest."""
+        return self.overview().problems
+
+    def workers(self) -> tuple[Worker, ...]:
+        """The processes that consume, the lost ones first."""
+        return self.overview().workers
+
+    def worker(self, number: int, cursor: str | None = None) -> WorkerDetail | None:
+        """One worker by its id; None if there is none."""
+        for one in self.workers():
+            if one.id == number:
+                return WorkerDetail(one, self.tasks(TaskFilter(state=State.RUNNING, consumer=number), cursor))
+        return None
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The entries that a beat has sent."""
+        return self.overview().schedules
+
+    # -- one queue
+
+    def queue(self, name: str) -> QueueDetail | None:
+        """One queue; None if there is none of that name."""
+        if "\0" in name:
+            return None
+        queue = self._queues.queue(name)
+        if queue is None:
+            return None
+        shares = MonitorStore(self._reader).waiting_by_tenant(name, cap=CAP)
+        most = sorted(shares.items(), key=lambda one: (-one[1], str(one[0])))
+        return QueueDetail(
+            queue,
+            tuple(TenantShare(None if tenant is None else str(tenant), waiting) for tenant, waiting in most),
+            Count.of(sum(shares.values())),
+            tuple(self._tasks.next_of_queue(name, _NEXT)),
+            tuple(one for one in self.workers() if name in one.queues),
+        )
+
+    # -- tasks
+
+    def tasks(self, which: TaskFilter | None = None, cursor: str | None = None, *, limit: int = PAGE) -> Page:
+        """A page of tasks.
+
+        Args:
+            which: their conditions; all tasks by default.
+            cursor: `Page.next` of the page before.
+            limit: the length of a page.
+
+        Raises:
+            CursorError: the cursor is not one of this list.
+        """
+        return page(self._tasks, which or TaskFilter(), cursor, limit)
+
+    def find(self, text: str) -> list[str]:
+        """The ids of tasks that begin with a text; none for one of fewer than `SHORTEST_ID` characters."""
+        if len(text) < SHORTEST_ID or "\0" in text:
+            return []
+        return self._tasks.ids(text, _MOST_IDS)
+
+    def task(self, task_id: str, *, tenant: UUID | str | None = None) -> Task | None:
+        """One task; None if nothing is stored of it.
+
+        Args:
+            task_id: its whole id.
+            tenant: whose it has to be; None for any. Results do not name their tenant, so an ended task is only found
+                without this.
+        """
+        if "\0" in task_id:
+            return None
+        status = TaskStatusStore(self._reader).of(task_id, None if self._results is None else self._stored)
+        if status.phase is TaskPhase.UNKNOWN:
+            return None
+        messages, dead = self._tasks.messages_of(task_id), self._tasks.dead_of(task_id)
+        stored = self._tasks.result_of(task_id)
+        row = row_of(status, messages, None if stored is None else stored.row, dead)
+        if tenant is not None and row.tenant_id != str(tenant):
+            return None
+        return Task(
+            row,
+            status,
+            None if stored is None else stored.status,
+            attempts_of(messages, None if stored is None else stored.row, dead),
+            origin_of(self.payload(task_id)),
+            None if stored is None else stored.traceback,
+            None if stored is None else stored.result,
+            children_of(None if stored is None else stored.children),
+            tuple(dead),
+        )
+
+    def _stored(self, task_id: str) -> Stored:
+        found = self._tasks.result_of(task_id)
+        return Stored(None, None) if found is None else Stored(found.status, found.row.changed_at)
+
+    def payload(self, task_id: str) -> str | None:
+        """What the publisher wrote, while a message or a dead letter exists; None if it is longer than a megabyte."""
+        return self._tasks.payload_of(task_id)
+
+    # -- dead letters
+
+    def dead_letters(self, *, tenant: UUID | str | None = None, queue: str | None = None) -> DeadLetters:
+        """The dead letters by reason and task, the largest group first."""
+        whose = None if tenant is None else str(tenant)
+        groups = self._tasks.dead_groups(tenant=whose, queue=queue, cap=CAP - 1, groups=_MOST_GROUPS)
+        return DeadLetters(self._queues.dead_total(), tuple(groups))

@@ -1,0 +1,186 @@
+"""One task: where it is, what became of each attempt, and where it came from."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from celery_postgres.database.envelope import decode, parse_time
+from celery_postgres.database.task_rows import State, TaskRow
+from celery_postgres.database.task_status_store import TaskPhase, TaskStatus
+
+#: Arguments that are listed, and characters of a name or a type.
+_MOST_ARGUMENTS, _LONGEST = 50, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a task, as far as the tables know.
+
+    Attributes:
+        state: how it ended, or RUNNING.
+        began_at: when a consumer claimed the message; None if it is not recorded.
+        ended_at: when its end was recorded.
+        worker: who ran it.
+        error: the type of its exception, or the reason of its dead letter.
+        lost: how many attempts before this one left no record but a count: their workers died, or failed outside the
+            task.
+    """
+
+    state: State
+    began_at: datetime | None = None
+    ended_at: datetime | None = None
+    worker: str | None = None
+    error: str | None = None
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the headers of a message say about its task; only while a message or a dead letter exists.
+
+    Attributes:
+        root_id, parent_id, group_id: of the canvas that it belongs to.
+        retries: how often Celery has retried it.
+        publisher: the process that published it.
+        correlation_id: the header of that name, for a log store.
+        expires_at: after this it is not begun.
+        ignores_result: whether its success is not stored.
+        arguments: the name and the type of each argument, and no value: `0: int`, `tenant_id: str`.
+    """
+
+    root_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    retries: int = 0
+    publisher: str | None = None
+    correlation_id: str | None = None
+    expires_at: datetime | None = None
+    ignores_result: bool = False
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task.
+
+    Attributes:
+        row: as in a list of tasks.
+        status: its phase, with its queue and its consumer.
+        celery_state: Celery's state, as stored; None without a result.
+        attempts: the oldest first.
+        origin: from its headers.
+        traceback: of its failure. It may quote values, so show it to those who may see arguments.
+        result: the bytes of its result or its exception, for `operations.load_result`; the same care.
+        children: ids of the tasks that it sent.
+        dead_letters: its dead letters, the newest first.
+    """
+
+    row: TaskRow
+    status: TaskStatus
+    celery_state: str | None
+    attempts: tuple[Attempt, ...]
+    origin: Origin
+    traceback: str | None = None
+    result: bytes | None = None
+    children: tuple[str, ...] = ()
+    dead_letters: tuple[TaskRow, ...] = ()
+
+
+_PHASES = {
+    TaskPhase.SCHEDULED: State.SCHEDULED,
+    TaskPhase.WAITING: State.WAITING,
+    TaskPhase.REVOKED: State.REVOKED,
+    TaskPhase.CLAIMED: State.RUNNING,
+    TaskPhase.RUNNING: State.RUNNING,
+    TaskPhase.DEAD_LETTERED: State.DEAD,
+}
+
+
+def row_of(status: TaskStatus, messages: list[TaskRow], stored: TaskRow | None, dead: list[TaskRow]) -> TaskRow:
+    """The row that stands for a task, whose phase decides which table's it is."""
+    if status.phase is TaskPhase.FINISHED and stored is not None:
+        return stored
+    if status.phase is TaskPhase.DEAD_LETTERED and dead:
+        return dead[0]
+    if messages:
+        return messages[0]
+    known = stored or (dead[0] if dead else None)
+    return known or TaskRow(status.task_id, None, _PHASES.get(status.phase, State.RUNNING), status.since, status.queue)
+
+
+def attempts_of(messages: list[TaskRow], stored: TaskRow | None, dead: list[TaskRow]) -> tuple[Attempt, ...]:
+    """The attempts that left a record, the oldest first."""
+    found = []
+    if stored is not None and stored.state is not State.RUNNING:
+        found.append(Attempt(stored.state, None, stored.changed_at, stored.worker, stored.error))
+    found += [Attempt(State.DEAD, None, one.changed_at, None, one.error, lost=one.failures) for one in dead]
+    for one in messages:
+        if one.state is State.RUNNING:
+            found.append(Attempt(State.RUNNING, one.changed_at, None, one.worker, lost=one.failures))
+        elif one.failures:
+            found.append(Attempt(one.state, None, None, None, lost=one.failures))
+    return tuple(sorted(found, key=lambda one: (one.ended_at is None, str(one.ended_at or one.began_at or ""))))
+
+
+def origin_of(payload: str | None) -> Origin:
+    """What the headers and the body of a payload say. Nothing that a producer may write raises."""
+    if payload is None:
+        return Origin()
+    try:
+        message = decode(payload)
+    except ValueError:
+        return Origin()
+    headers = message.get("headers") or {}
+    properties = message["properties"]
+    retries = headers.get("retries")
+    return Origin(
+        root_id=_text(headers.get("root_id")),
+        parent_id=_text(headers.get("parent_id")),
+        group_id=_text(headers.get("group")),
+        retries=retries if type(retries) is int else 0,
+        publisher=_text(headers.get("origin")),
+        correlation_id=_text(headers.get("correlation_id")) or _text(properties.get("correlation_id")),
+        expires_at=parse_time(headers.get("expires")),
+        ignores_result=headers.get("ignore_result") is True,
+        arguments=_arguments(message, properties),
+    )
+
+
+def children_of(children: bytes | None) -> tuple[str, ...]:
+    """The ids in what Celery stores of the tasks that a task has sent: nested pairs of an id and its parent."""
+    if not children:
+        return ()
+    try:
+        found = json.loads(children)
+    except (ValueError, RecursionError):
+        return ()
+    ids: list[str] = []
+    left = [found]
+    while left and len(ids) < 1_000:
+        one = left.pop()
+        if isinstance(one, str):
+            ids.append(one[:_LONGEST])
+        elif isinstance(one, list):
+            left += one[::-1]
+    return tuple(ids)
+
+
+def _text(value: Any) -> str | None:
+    return value[:250] if isinstance(value, str) and value else None
+
+
+def _arguments(message: dict[str, Any], properties: dict[str, Any]) -> tuple[str, ...]:
+    """The names and types of a task's arguments, if its body is JSON that is not compressed."""
+    try:
+        body: Any = message.get("body")
+        text = base64.b64decode(body) if properties.get("body_encoding") == "base64" else body
+        args, kwargs, *_ = json.loads(text)
+        named = [*enumerate(args), *kwargs.items()]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return ()
+    shown = [f"{str(name)[:_LONGEST]}: {type(value).__name__}" for name, value in named[:_MOST_ARGUMENTS]]
+    return (*shown, f"{len(named) - _MOST_ARGUMENTS} more") if len(named) > _MOST_ARGUMENTS else tuple(shown)
