@@ -3,106 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from environment.locking import FileLock
 from environment.sources import CHECKOUT
-from environment.waiting import wait_until
-
-SYSTEM = "x86_64-linux"
-PARTS = (
-    "alembic",
-    "alembic.ini",
-    "backend",
-    "conftest.py",
-    "environment",
-    "flake.lock",
-    "flake.nix",
-    "nix",
-    "packages",
-    "pyproject.toml",
-    "tests",
-)
-#: Names and versions are all that evaluation looks at.
-MACHINE = {
-    "bash": "/bin/bash",
-    "path": "/bin",
-    "python": {"folder": "/python", "version": "3", "packages": {}},
-    **{name: {"folder": f"/{name}", "version": "1"} for name in ("postgresql", "ruff", "nixfmt")},
-}
-
-
-class Tree:
-    """A copy of what Nix reads of the checkout, whose stand-in has the packages that pyproject.toml requires."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for part in PARTS:
-            source = CHECKOUT / part
-            if source.is_dir():
-                shutil.copytree(source, root / part, ignore=shutil.ignore_patterns("__pycache__", ".*", "machine.json"))
-            else:
-                shutil.copy(source, root / part)
-        listed = (CHECKOUT / "nix/packages.txt").read_text().split()
-        python = {name.removeprefix("python313Packages."): "1" for name in listed if "python313Packages." in name}
-        machine = {**MACHINE, "python": {**MACHINE["python"], "packages": python}}  # type: ignore[dict-item]
-        (root / "nix/stand-in/machine.json").write_text(json.dumps(machine))
-
-    def evaluate(self, *words: str) -> Any:
-        """nix eval."""
-        done = self.attempt(*words)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def attempt(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """nix eval, successful or not."""
-        features = ["--extra-experimental-features", "nix-command flakes"]
-        return subprocess.run(
-            ["nix", *features, "eval", "--json", *words], cwd=self.root, capture_output=True, text=True, check=False
-        )
-
-    def flake(self, output: str, function: str) -> Any:
-        """A function of an output of the flake."""
-        stand_in = ["--override-input", "nixpkgs", f"path:{self.root}/nix/stand-in", "--no-write-lock-file"]
-        return self.evaluate(f"path:{self.root}#{output}", *stand_in, "--apply", function)
-
-    def imported(self, expression: str) -> Any:
-        """An expression in which `project` is `import ./nix { }`, with the stand-in for the pin."""
-        return self.evaluate("--impure", "--expr", self.let(expression))
-
-    def let(self, expression: str) -> str:
-        """The expression with its `project`."""
-        return f"let project = import {self.root}/nix {{ nixpkgs = {self.root}/nix/stand-in; }}; in {expression}"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _nix(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip where there is no Nix, unless SKELDIR_REQUIRE_NIX says that there must be."""
-    reason = None
-    if shutil.which("nix") is None:
-        reason = "this machine has no nix (.ci/nix installs it and runs these)"
-    else:
-        # Two that make a new store at once collide (Nix 2.8: "creating symlink …: File exists"): one after the other.
-        with FileLock(tmp_path_factory.getbasetemp().parent / "nix.lock") as lock:
-            wait_until(lock.try_exclusive, 60, "the other test workers to look at Nix's store")
-            probe = subprocess.run(
-                ["nix-instantiate", "--eval", "-E", 'builtins.toFile "probe" ""'], capture_output=True
-            )
-        if probe.returncode != 0:
-            reason = f"nix cannot use its store: {probe.stderr.decode().strip().splitlines()[-1]}"
-    if reason is not None:
-        (pytest.fail if os.environ.get("SKELDIR_REQUIRE_NIX") else pytest.skip)(reason)
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "tree")
+from environment.testkit.nix_tree import SYSTEM, Tree
 
 
 def test_the_flake_and_the_import_give_the_same_derivations(tree: Tree, tmp_path: Path) -> None:
