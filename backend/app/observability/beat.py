@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
-from celery.beat import ScheduleEntry
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from app.core.settings import get_settings
 from app.observability import probe
 from app.observability.database_collector import DatabaseCollector
+from celery_postgres.operations import overdue_s
 
 
 class BeatCollector(DatabaseCollector):
@@ -42,14 +41,6 @@ class BeatCollector(DatabaseCollector):
             # An entry with which beat would not start, or whose own kind of schedule fails, must not cost the other
             # metrics.
             with suppress(Exception):
-                family.add_metric([run.entry], self._overdue_s(run.entry, schedule[run.entry], run.last_run_at))
+                late_s = overdue_s(self._app, run.entry, schedule[run.entry], run.last_run_at)
+                family.add_metric([run.entry], late_s)
         yield family
-
-    def _overdue_s(self, name: str, known: Any, last_run_at: datetime) -> float:
-        entry = known if isinstance(known, ScheduleEntry) else ScheduleEntry(name=name, app=self._app, **known)
-        # As beat itself: a crontab's hours are those of the zone that this time is in, and what is too late for
-        # `beat_cron_starting_deadline` is not due any more.
-        last_run_at = last_run_at.astimezone(self._app.timezone)
-        assert entry.schedule is not None  # noqa: S101
-        due, _ = entry.schedule.is_due(last_run_at)
-        return max(0.0, -entry.schedule.remaining_estimate(last_run_at).total_seconds()) if due else 0.0

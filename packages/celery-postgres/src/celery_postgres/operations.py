@@ -38,6 +38,9 @@ from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.rights import WORKER_FUNCTIONS, WORKER_SEQUENCES, WORKER_TABLES
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.database.task_status_store import TaskPhase, TaskStatus, TaskStatusStore
+from celery_postgres.readmodel import ReadModel
+from celery_postgres.readmodel.overdue import overdue_s
+from celery_postgres.results.backend import DatabaseBackend
 from celery_postgres.results.elsewhere import results_elsewhere
 from celery_postgres.results.watching import load_result, watching
 
@@ -203,6 +206,21 @@ def of(app: Any) -> Operations:
     return Operations(transport.sessions, app)
 
 
+def read_model(app: Any) -> ReadModel:
+    """What the console shows, for the application: see `celery_postgres.readmodel`.
+
+    Results in another database are read there; those of another backend than this package's are not seen.
+
+    Raises:
+        TypeError: the application's broker is not this package's.
+    """
+    with of(app) as broker:
+        dsn = broker._sessions.dsn
+    backend = app.backend
+    elsewhere = isinstance(backend, DatabaseBackend) and not backend.shares_broker()
+    return ReadModel(dsn, backend.dsn if elsewhere else None, app)
+
+
 # -- on a connection of the caller
 
 
@@ -260,6 +278,7 @@ __all__ = [
     "Operations",
     "QueueDepth",
     "QueueOverview",
+    "ReadModel",
     "Released",
     "Requeued",
     "TaskMessage",
@@ -271,6 +290,8 @@ __all__ = [
     "load_result",
     "monitor",
     "of",
+    "overdue_s",
+    "read_model",
     "task_states",
     "waiting_by_tenant",
     "watching",

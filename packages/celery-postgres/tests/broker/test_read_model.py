@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 from celery import Celery
 
+from celery_postgres import operations
 from celery_postgres.database.reader import Reader
 from celery_postgres.readmodel import Count, CursorError, ReadModel, State, TaskFilter, Unavailable
 from environment.testkit.client import Client
@@ -279,3 +280,30 @@ def test_a_statement_that_takes_long_is_ended(model: ReadModel, url: str, queue:
 def test_who_looks_at_the_same_moment_shares_one_reading(model: ReadModel, client: Client, queue: str) -> None:
     client.publish("x", queue)
     assert model.overview() is model.overview()
+
+
+# -- problems
+
+
+def test_problems_are_found_in_the_tables(model: ReadModel, url: str, client: Client, app: Celery, queue: str) -> None:
+    send(app, queue, 2, "mine.dead")
+    bury(client, queue, 2)
+    send(app, queue)
+    run(url, "UPDATE kombu_message SET enqueued_at = now() - interval '10 minutes'", RESULT.format(count=200))
+    found = {one.rule: one for one in model.problems()}
+    assert found.keys() == {"unconsumed", "dead", "failing"}
+    assert found["unconsumed"].sentence == f"Queue {queue} has no worker: 1 is waiting, the oldest for 10 min"
+    assert found["dead"].sentence == "2 new dead letters in 15 minutes, 2 of them mine.dead: rejected"
+    assert found["failing"].sentence == "mine.ended fails: 20 of the last 200 runs in 15 minutes"
+
+
+def test_the_schedule_of_the_application_tells_what_is_late(url: str, app: Celery) -> None:
+    run(url, "INSERT INTO celery_beat_entry (name, last_run_at) VALUES ('known', now() - interval '10 minutes')")
+    run(url, "INSERT INTO celery_beat_entry (name, last_run_at) VALUES ('gone', now() - interval '10 minutes')")
+    app.conf.beat_schedule = {"known": {"task": "mine.report", "schedule": 60.0}, "broken": 3}
+    model = operations.read_model(app)
+    gone, known = model.schedules()
+    assert (gone.entry, gone.overdue_s, gone.task) == ("gone", None, None)
+    assert (known.task, known.overdue_s is not None and 530 < known.overdue_s < 600) == ("mine.report", True)
+    assert [one.rule for one in model.problems()] == ["overdue"]
+    model.close()

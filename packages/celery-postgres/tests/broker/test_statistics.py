@@ -50,8 +50,8 @@ WHOLE = {
     # The newest, up to a cap.
     "dead_letter_counts": {"ix_kombu_dead_letter_died_at"},
     # The same, for views.
-    "view_queues": {"ix_kombu_message_claimed", "ix_kombu_dead_letter_died_at"},
-    "view_totals": {"ix_kombu_dead_letter_died_at"},
+    "view_claims": {"ix_kombu_message_claimed"},
+    "view_dead_by_queue": {"ix_kombu_dead_letter_died_at"},
     "view_messages_of_queue": {"ix_kombu_message_claimed"},
     # Who waits now, once an hour.
     "drop_old_waiters": {"celery_waiter"},

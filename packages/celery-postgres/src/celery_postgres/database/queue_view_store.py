@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.store import Store
 
+#: Dead letters of so many seconds are recent.
+RECENT_S = 900.0
 #: Queues of one view: those of the application before the internal ones.
 MOST_QUEUES = 1_000
-#: Where counting stops at first. What has more is counted again, up to `CAP`, for the first `RECOUNTED` queues.
-FIRST_CAP = 1_001
-RECOUNTED = 20
+#: Counting every queue to `CAP` would read millions of entries where 300 queues have thousands each. So all are counted
+#: to 100; of those with more, the 60 whose oldest message is the oldest, to 1,000; and of these, six to 10,000.
+_TIERS = ((101, None), (1_001, 60), (CAP, 6))
+#: Claims that are read to count those of each queue.
+_CLAIMS = 20_001
 _MOST_SCHEDULES = 1_000
 #: Where counting the claims of one worker stops.
 _CLAIMS_CAP = 1_001
@@ -79,11 +83,22 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """An entry of a beat's schedule: when it was last sent, and how often in all."""
+    """An entry of a beat's schedule.
+
+    Attributes:
+        entry: its name.
+        last_run_at: when it was last sent, or first seen.
+        runs: how often it was sent.
+        overdue_s: for how many seconds it should have been sent; None where the application does not have the entry.
+        task, schedule: what it sends and when, as the application has it.
+    """
 
     entry: str
     last_run_at: datetime
     runs: int
+    overdue_s: float | None = None
+    task: str | None = None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,40 +108,100 @@ class DeadTotal:
     count: Count
     recent: int
 
+    @classmethod
+    def of(cls, queues: Iterable[DeadOfQueue]) -> DeadTotal:
+        """The sum over all queues."""
+        found = list(queues)
+        return cls(Count.of(sum(one.count for one in found)), sum(one.recent for one in found))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadOfQueue:
+    """How many of the newest 10,000 dead letters came from a queue, and how many of these in the last 15 minutes."""
+
+    queue: str | None
+    count: int
+    recent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How tasks of one name ended: those that succeeded or failed. `first_failure` is in UTC."""
+
+    name: str
+    ended: int
+    failed: int
+    first_failure: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the database fares.
+
+    Attributes:
+        oldest_transaction_s: the age of the oldest transaction of a client that this role may see.
+        dead_rows, live_rows: of the message table, as the server estimates them.
+        vacuumed_s: how long ago a vacuum of it ended; None if none ever did.
+    """
+
+    oldest_transaction_s: float | None
+    dead_rows: int | None
+    live_rows: int | None
+    vacuumed_s: float | None
+
 
 class QueueViewStore(Store):
     """Read queues, workers and schedules."""
 
-    def queues(self) -> list[Queue]:
+    def queues(self, dead: Sequence[DeadOfQueue] = ()) -> list[Queue]:
         """All queues, at most `MOST_QUEUES`: those of the application by name, then the internal ones.
 
-        With 300 queues that all have thousands of messages, counting each to `CAP` would read millions of entries: so
-        each is counted to `FIRST_CAP`, and only the first `RECOUNTED` of those that have more are counted again.
+        Args:
+            dead: what `dead_by_queue` has returned.
         """
-        found = self._queues(None, FIRST_CAP)
-        long = [one.name for one in found if one.waiting.or_more or one.scheduled.or_more or one.running.or_more]
-        again = {one.name: one for one in self._queues(long[:RECOUNTED], CAP)} if long else {}
-        return [again.get(one.name, one) for one in found]
+        found: dict[str, Queue] = {}
+        claims, letters = self._claims(), {one.queue: one.count for one in dead}
+        names: list[str] | None = None
+        for cap, most in _TIERS:
+            if most is not None:
+                names = [one.name for one in sorted(found.values(), key=_age, reverse=True) if _is_longer(one)][:most]
+                if not names:
+                    break
+            found |= {one.name: one for one in self._queues(names, cap, claims, letters)}
+        return list(found.values())
 
     def queue(self, name: str) -> Queue | None:
         """The queue of that name."""
-        return next(iter(self._queues([name], CAP)), None)
+        dead = {one.queue: one.count for one in self.dead_by_queue()}
+        return next(iter(self._queues([name], CAP, self._claims(), dead)), None)
 
-    def _queues(self, names: Sequence[str] | None, cap: int) -> list[Queue]:
-        asked = None if names is None else list(names)
-        rows = self._run("view_queues", names=asked, cap=cap, queues=MOST_QUEUES)
+    def _claims(self) -> dict[int, Count]:
+        rows = self._run("view_claims", cap=_CLAIMS)
+        or_more = sum(count for _, count in rows) >= _CLAIMS
+        return {queue: Count(count, or_more) for queue, count in rows}
+
+    def _queues(
+        self, names: list[str] | None, cap: int, claims: dict[int, Count], dead: dict[str | None, int]
+    ) -> list[Queue]:
+        rows = self._run("view_queues", names=names, cap=cap, queues=MOST_QUEUES)
         return [
             Queue(
-                name, internal, paused, Count.of(waiting, cap), oldest_s, Count.of(scheduled, cap),
-                Count.of(running, cap), consumers, dead,
+                name,
+                internal,
+                paused,
+                Count.of(waiting, cap),
+                oldest_s,
+                Count.of(scheduled, cap),
+                claims.get(number, Count(0)),
+                consumers,
+                dead.get(name, 0),
             )
-            for name, internal, paused, waiting, oldest_s, scheduled, running, consumers, dead in rows
-        ]  # fmt: skip
+            for number, name, internal, paused, waiting, oldest_s, scheduled, consumers in rows
+        ]
 
-    def dead_total(self) -> DeadTotal:
-        """All dead letters, counted to `CAP`."""
-        ((count, recent),) = self._run("view_totals")
-        return DeadTotal(Count.of(count), recent)
+    def dead_by_queue(self) -> list[DeadOfQueue]:
+        """The newest 10,000 dead letters by queue."""
+        return [DeadOfQueue(*row) for row in self._run("view_dead_by_queue", cap=CAP, recent_s=RECENT_S)]
 
     def workers(self) -> list[Worker]:
         """The processes that consume, lost ones first, then by machine."""
@@ -143,3 +218,30 @@ class QueueViewStore(Store):
     def schedules(self) -> list[Schedule]:
         """The entries that a beat of this package has seen, by name."""
         return [Schedule(*row) for row in self._run("view_schedules", limit=_MOST_SCHEDULES)]
+
+    # -- what problems are found by
+
+    def outcomes(self, since: datetime, before: datetime) -> list[Outcomes]:
+        """How the last 10,000 tasks ended that ended in this time, by name."""
+        rows = self._run("view_outcomes", since=_utc(since), before=_utc(before), cap=CAP - 1)
+        return [
+            Outcomes(name, ended, failed, None if first is None else first.replace(tzinfo=UTC))
+            for name, ended, failed, first in rows
+        ]
+
+    def health(self) -> Health:
+        """How the database fares."""
+        (row,) = self._run("view_health")
+        return Health(*row)
+
+
+def _is_longer(queue: Queue) -> bool:
+    return queue.waiting.or_more or queue.scheduled.or_more
+
+
+def _age(queue: Queue) -> float:
+    return queue.oldest_s or 0.0
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None)

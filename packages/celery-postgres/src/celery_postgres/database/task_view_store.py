@@ -14,7 +14,7 @@ SCANNED = 10_000
 #: Queues whose scheduled messages are looked for, where no queue is named.
 _QUEUES = 1_000
 #: Scheduled messages that are read of each of them. Where a queue is named, `SCANNED` of it.
-_DUE = 500
+_DUE = 100
 _LAST_ID = 2**63 - 1
 #: In the future, because a worker's clock may be ahead; PostgreSQL's `infinity` is no time in Python.
 _LATEST = datetime(9999, 12, 30, tzinfo=UTC)

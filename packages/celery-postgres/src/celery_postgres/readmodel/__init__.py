@@ -1,12 +1,13 @@
 """The read model: what the console, the terminal tool and the metrics show of a broker and its results.
 
-`ReadModel(dsn)` reads through two connections of its own, in read-only transactions that end after 2 s, and reads only
-when it is asked. No view counts or reads more than about 10,000 rows of a table, however many there are.
+`ReadModel(dsn)` (or `operations.read_model(app)`) reads through two connections of its own, in read-only transactions
+that end after 2 s, and reads only when it is asked. No view counts or reads more than about 10,000 rows of a table,
+however many there are.
 
 =========================  ===========================================================================================
 `overview()`               `Overview`: queues, workers, dead letters, schedules and problems; read once a second
                            however many ask
-`problems()`               `list[Problem]`: what needs attention, by severity, then age (from the same reading)
+`problems()`               `tuple[Problem]`: what needs attention, by severity, then age (from the same reading)
 `queue(name)`              `QueueDetail`: its messages, who fills it by tenant, what runs next, its consumers; None
 `tasks(filter, cursor)`    `Page` of `TaskRow`: tasks by state, name, queue, tenant and time
 `find(text)`               ids of tasks that begin with a text of at least 8 characters
@@ -14,8 +15,8 @@ when it is asked. No view counts or reads more than about 10,000 rows of a table
 `payload(task_id)`         what its publisher wrote, for those who may see arguments
 `dead_letters(...)`        `DeadLetters`: `groups` by reason and task; the letters of one group are
                            `tasks(TaskFilter(state=State.DEAD, reason=…, whole_task=…))`
-`workers()`                `list[Worker]`, the lost ones first; `worker(id)` adds what it runs
-`schedules()`              `list[Schedule]`: the entries that a beat has sent
+`workers()`                `tuple[Worker]`, the lost ones first; `worker(id)` adds what it runs
+`schedules()`              `tuple[Schedule]`: the entries that a beat has sent; how late each is, if the app is known
 =========================  ===========================================================================================
 
 All texts in rows come from producers: show them as text. `Count` prints `10,000+` where counting stopped. Times are in
@@ -30,7 +31,8 @@ from celery_postgres.database.driver import Error as Unavailable
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, Schedule, Worker
 from celery_postgres.database.task_rows import ENDED, State, TaskRow
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter
-from celery_postgres.readmodel.model import DeadLetters, Overview, QueueDetail, ReadModel, TenantShare, WorkerDetail
+from celery_postgres.readmodel.model import DeadLetters, QueueDetail, ReadModel, TenantShare, WorkerDetail
+from celery_postgres.readmodel.observing import Overview
 from celery_postgres.readmodel.pages import CursorError, Page
 from celery_postgres.readmodel.problem import Problem, Severity
 from celery_postgres.readmodel.task import Attempt, Origin, Task

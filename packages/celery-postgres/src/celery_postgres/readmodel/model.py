@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from celery_postgres.database.counting import CAP, Count
@@ -15,39 +13,17 @@ from celery_postgres.database.reader import Reader
 from celery_postgres.database.task_rows import State, TaskRow
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter, TaskViewStore
+from celery_postgres.readmodel.observing import MOST_GROUPS, Observer, Overview
+from celery_postgres.readmodel.overdue import Lateness
 from celery_postgres.readmodel.pages import Page, page
 from celery_postgres.readmodel.problem import Problem
 from celery_postgres.readmodel.task import Task, attempts_of, children_of, origin_of, row_of
 
-#: For how long an overview is good for all who look.
-FRESH_S = 1.0
 PAGE = 50
 _NEXT = 20
-_MOST_GROUPS = 200
 #: A search for an id needs so many characters.
 SHORTEST_ID = 8
 _MOST_IDS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """What is going on.
-
-    Attributes:
-        read_at: when it was read, in UTC.
-        queues: those of the application by name, then the internal ones.
-        workers: the lost ones first.
-        dead: how many dead letters there are.
-        schedules: the entries that a beat has sent.
-        problems: what needs attention, the most urgent first.
-    """
-
-    read_at: datetime
-    queues: tuple[Queue, ...]
-    workers: tuple[Worker, ...]
-    dead: DeadTotal
-    schedules: tuple[Schedule, ...]
-    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +75,16 @@ class ReadModel:
     Args:
         dsn: the libpq connection string of the broker's database.
         results: of the database of the results, where that is another one.
+        app: the Celery application, whose `beat_schedule` tells which entries are late; None if it is not known.
     """
 
-    def __init__(self, dsn: str, results: str | None = None) -> None:
+    def __init__(self, dsn: str, results: str | None = None, app: Any = None) -> None:
         self._reader = Reader(dsn)
-        self._queues = QueueViewStore(self._reader)
         self._results = None if results is None else Reader(results)
+        self._queues = QueueViewStore(self._reader)
         self._tasks = TaskViewStore(self._reader, self._results)
-        self._lock = threading.Lock()
-        self._latest: tuple[float, Overview] | None = None
+        ended = self._queues if self._results is None else QueueViewStore(self._results)
+        self._observer = Observer(self._queues, self._tasks, ended, Lateness(app))
 
     def close(self) -> None:
         """Close the connections."""
@@ -118,21 +95,8 @@ class ReadModel:
     # -- at a glance
 
     def overview(self) -> Overview:
-        """Queues, workers, dead letters, schedules and problems, at most `FRESH_S` old."""
-        with self._lock:
-            if self._latest is None or time.monotonic() - self._latest[0] >= FRESH_S:
-                self._latest = time.monotonic(), self._read()
-            return self._latest[1]
-
-    def _read(self) -> Overview:
-        return Overview(
-            datetime.now(UTC),
-            tuple(self._queues.queues()),
-            tuple(self._queues.workers()),
-            self._queues.dead_total(),
-            tuple(self._queues.schedules()),
-            (),
-        )
+        """Queues, workers, dead letters, schedules and problems, at most a second old."""
+        return self._observer.overview()
 
     def problems(self) -> tuple[Problem, ...]:
         """What needs attention, the most urgent first, then the oldest."""
@@ -236,5 +200,5 @@ class ReadModel:
     def dead_letters(self, *, tenant: UUID | str | None = None, queue: str | None = None) -> DeadLetters:
         """The dead letters by reason and task, the largest group first."""
         whose = None if tenant is None else str(tenant)
-        groups = self._tasks.dead_groups(tenant=whose, queue=queue, cap=CAP - 1, groups=_MOST_GROUPS)
-        return DeadLetters(self._queues.dead_total(), tuple(groups))
+        groups = self._tasks.dead_groups(tenant=whose, queue=queue, cap=CAP - 1, groups=MOST_GROUPS)
+        return DeadLetters(DeadTotal.of(self._queues.dead_by_queue()), tuple(groups))

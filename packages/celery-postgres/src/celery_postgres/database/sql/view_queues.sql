@@ -1,20 +1,11 @@
 -- The queues and the workers as the console shows them, at a cost that does not grow with what waits.
 
 -- name: view_queues
--- Every queue with its messages by state; those of the application first, then the internal ones. Counting stops at `cap`
+-- Every queue with its waiting messages; those of the application first, then the internal ones. Counting stops at `cap`
 -- for each queue and state. At most `queues` rows.
 -- takes: names text[], cap integer, queues integer
-WITH claimed AS MATERIALIZED (
-    -- include: claimed_by_queue
-), dead AS MATERIALIZED (
-    SELECT letter.queue, count(*) AS letters
-    FROM (
-        SELECT newest.queue FROM kombu_dead_letter AS newest ORDER BY newest.died_at DESC LIMIT 10001
-    ) AS letter
-    GROUP BY letter.queue
-)
 SELECT
-    queue.name, queue.internal, queue.paused,
+    queue.id, queue.name, queue.internal, queue.paused,
     -- include: ready_count
     AS waiting,
     extract(epoch FROM now() -
@@ -22,10 +13,8 @@ SELECT
     )::float AS oldest_s,
     -- include: scheduled_count
     AS scheduled,
-    coalesce((SELECT claimed.messages FROM claimed WHERE claimed.queue_id = queue.id), 0) AS running,
     -- include: consumer_count
-    AS consumers,
-    coalesce((SELECT dead.letters FROM dead WHERE dead.queue = queue.name), 0) AS dead_letters
+    AS consumers
 FROM (
     SELECT queue.id, queue.name, queue.paused,
         -- include: is_internal
@@ -37,12 +26,23 @@ FROM (
 ) AS queue
 ORDER BY queue.internal, queue.name
 
--- name: view_totals
--- How many dead letters there are, counted to 10,001; and how many came in the last 15 minutes.
-SELECT count(*), count(*) FILTER (WHERE dead.died_at > now() - interval '15 minutes')
+-- name: view_claims
+-- How many messages of each queue consumers have claimed, of the first `cap` claims.
+-- takes: cap integer
+SELECT claim.queue_id, count(*)
 FROM (
-    SELECT letter.died_at FROM kombu_dead_letter AS letter ORDER BY letter.died_at DESC LIMIT 10001
+    SELECT message.queue_id FROM kombu_message AS message WHERE message.consumer_id IS NOT NULL LIMIT %(cap)s
+) AS claim
+GROUP BY claim.queue_id
+
+-- name: view_dead_by_queue
+-- The newest `cap` dead letters by queue, and how many of them came in the last `recent_s` seconds.
+-- takes: cap integer, recent_s float
+SELECT dead.queue, count(*), count(*) FILTER (WHERE dead.died_at > now() - %(recent_s)s * interval '1 second')
+FROM (
+    SELECT letter.queue, letter.died_at FROM kombu_dead_letter AS letter ORDER BY letter.died_at DESC LIMIT %(cap)s
 ) AS dead
+GROUP BY dead.queue
 
 -- name: view_next_of_queue
 -- The messages of a queue that run next, about: by priority, then by age.
@@ -104,3 +104,30 @@ LIMIT 2000
 -- name: view_schedules
 -- takes: limit integer
 SELECT entry.name, entry.last_run_at, entry.runs FROM celery_beat_entry AS entry ORDER BY entry.name LIMIT %(limit)s
+
+-- name: view_outcomes
+-- How the last `cap` tasks ended before a time, by name: how many of each, how many failed, and since when. In UTC.
+-- takes: before timestamp, since timestamp, cap integer
+SELECT coalesce(ended.name, ''), count(*), count(*) FILTER (WHERE ended.status = 'FAILURE'),
+    min(ended.date_done) FILTER (WHERE ended.status = 'FAILURE')
+FROM (
+    SELECT meta.name, meta.status, meta.date_done FROM celery_taskmeta AS meta
+    WHERE meta.date_done < %(before)s AND meta.date_done >= %(since)s
+    ORDER BY meta.date_done DESC
+    LIMIT %(cap)s
+) AS ended
+WHERE ended.status IN ('SUCCESS', 'FAILURE')
+GROUP BY 1
+
+-- name: view_health
+-- The age of the oldest open transaction that this role may see, the dead and live rows of the message table, and how long
+-- ago a vacuum ended there.
+SELECT (
+    SELECT extract(epoch FROM now() - min(activity.xact_start))::float
+    FROM pg_stat_activity AS activity
+    WHERE activity.datname = current_database() AND activity.pid <> pg_backend_pid()
+      AND activity.backend_type = 'client backend'
+), stats.n_dead_tup, stats.n_live_tup,
+    extract(epoch FROM now() - greatest(stats.last_vacuum, stats.last_autovacuum))::float
+FROM (SELECT to_regclass('kombu_message') AS relation) AS messages
+LEFT JOIN pg_stat_all_tables AS stats ON stats.relid = messages.relation

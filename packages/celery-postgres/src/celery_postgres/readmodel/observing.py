@@ -1,0 +1,128 @@
+"""What is going on, read once a second however many look."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from celery_postgres.database.counting import CAP
+from celery_postgres.database.queue_view_store import (
+    DeadTotal,
+    Health,
+    Outcomes,
+    Queue,
+    QueueViewStore,
+    Schedule,
+    Worker,
+)
+from celery_postgres.database.task_view_store import DeadLetterGroup, TaskViewStore
+from celery_postgres.readmodel import thresholds
+from celery_postgres.readmodel.overdue import Lateness
+from celery_postgres.readmodel.problem import Problem
+from celery_postgres.readmodel.problems import Late, Observed, problems
+
+#: For how long an overview is good for all who look.
+FRESH_S = 1.0
+#: The same of what only problems need: groups of dead letters, outcomes, the state of the database.
+CAUSES_FRESH_S = 10.0
+#: How tasks ended before is asked of so long a time.
+_BEFORE = timedelta(hours=2)
+MOST_GROUPS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What is going on.
+
+    Attributes:
+        read_at: when it was read, in UTC.
+        queues: those of the application by name, then the internal ones.
+        workers: the lost ones first.
+        dead: how many dead letters there are.
+        schedules: the entries that a beat has sent.
+        problems: what needs attention, the most urgent first.
+    """
+
+    read_at: datetime
+    queues: tuple[Queue, ...]
+    workers: tuple[Worker, ...]
+    dead: DeadTotal
+    schedules: tuple[Schedule, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Causes:
+    read: float
+    groups: Sequence[DeadLetterGroup]
+    recent: Sequence[Outcomes]
+    before: Sequence[Outcomes]
+    health: Health
+
+
+class Observer:
+    """Reads overviews.
+
+    Args:
+        queues: reads queues, workers and schedules.
+        tasks: reads dead letters.
+        results: reads results, which may be in another database.
+        lateness: knows the schedule.
+    """
+
+    def __init__(
+        self, queues: QueueViewStore, tasks: TaskViewStore, results: QueueViewStore, lateness: Lateness
+    ) -> None:
+        self._queues, self._tasks, self._results, self._lateness = queues, tasks, results, lateness
+        self._lock = threading.Lock()
+        self._latest: tuple[float, Overview] | None = None
+        self._causes: _Causes | None = None
+
+    def overview(self) -> Overview:
+        """The current overview, at most `FRESH_S` old."""
+        with self._lock:
+            if self._latest is None or time.monotonic() - self._latest[0] >= FRESH_S:
+                self._latest = time.monotonic(), self._read()
+            return self._latest[1]
+
+    def _read(self) -> Overview:
+        now = datetime.now(UTC)
+        dead = self._queues.dead_by_queue()
+        queues, workers = self._queues.queues(dead), self._queues.workers()
+        total = DeadTotal.of(dead)
+        schedules = [self._known(one) for one in self._queues.schedules()]
+        causes = self._read_causes(now)
+        observed = Observed(
+            queues,
+            workers,
+            total,
+            causes.groups,
+            [Late(one.entry, one.overdue_s) for one in schedules if one.overdue_s],
+            causes.recent,
+            causes.before,
+            causes.health,
+            now,
+        )
+        return Overview(now, tuple(queues), tuple(workers), total, tuple(schedules), problems(observed))
+
+    def _known(self, one: Schedule) -> Schedule:
+        task, schedule = self._lateness.describe(one.entry)
+        overdue_s = self._lateness.of(one.entry, one.last_run_at)
+        return replace(one, overdue_s=overdue_s, task=task, schedule=schedule)
+
+    def _read_causes(self, now: datetime) -> _Causes:
+        if self._causes is None or time.monotonic() - self._causes.read >= CAUSES_FRESH_S:
+            lately = now - timedelta(seconds=thresholds.FAILING_WITHIN_S)
+            # A worker's clock may be ahead of this one.
+            recent = self._results.outcomes(lately, now + timedelta(days=1))
+            self._causes = _Causes(
+                time.monotonic(),
+                self._tasks.dead_groups(tenant=None, queue=None, cap=CAP - 1, groups=MOST_GROUPS),
+                recent,
+                self._results.outcomes(lately - _BEFORE, lately) if any(one.failed for one in recent) else (),
+                self._queues.health(),
+            )
+        return self._causes

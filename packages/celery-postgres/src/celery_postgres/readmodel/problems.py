@@ -1,0 +1,246 @@
+"""The rules by which something needs attention. Each is a function of what was read to at most one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, Worker
+from celery_postgres.database.task_view_store import DeadLetterGroup
+from celery_postgres.readmodel import thresholds
+from celery_postgres.readmodel.problem import Problem, Severity
+from celery_postgres.readmodel.thresholds import Threshold
+from celery_postgres.readmodel.words import counted, duration, listed
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """An entry of the schedule, and for how long it should have been sent."""
+
+    entry: str
+    overdue_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the rules look at.
+
+    Attributes:
+        queues, workers, dead: of this second.
+        groups: the dead letters by reason and task.
+        late: the entries of the schedule that are due.
+        recent, before: how tasks ended in the last 15 minutes, and in the two hours before.
+        health: of the database.
+        at: when it was read.
+    """
+
+    queues: Sequence[Queue] = ()
+    workers: Sequence[Worker] = ()
+    dead: DeadTotal | None = None
+    groups: Sequence[DeadLetterGroup] = ()
+    late: Sequence[Late] = ()
+    recent: Sequence[Outcomes] = ()
+    before: Sequence[Outcomes] = ()
+    health: Health | None = None
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def waiting(self) -> list[Queue]:
+        """The queues of the application in which a task waits, the longest first."""
+        own = [one for one in self.queues if not one.internal and one.waiting and one.oldest_s is not None]
+        return sorted(own, key=lambda one: -(one.oldest_s or 0.0))
+
+
+def problems(observed: Observed) -> tuple[Problem, ...]:
+    """What needs attention: the most urgent first, then the oldest."""
+    found = [problem for rule in RULES if (problem := rule(observed)) is not None]
+    return tuple(sorted(found, key=lambda one: (one.severity, -(one.age_s or 0.0))))
+
+
+def late(observed: Observed) -> Problem | None:
+    """The oldest task of a queue has waited for longer than it should."""
+    return _oldest(
+        [one for one in observed.waiting() if one.consumers and not one.paused],
+        thresholds.LATE_S,
+        "late",
+        "Queue {name} falls behind: the oldest task has waited {age}",
+        f"The target is {duration(thresholds.LATE_S.warning)}",
+    )
+
+
+def unconsumed(observed: Observed) -> Problem | None:
+    """Tasks wait, and no process consumes their queue."""
+    return _oldest(
+        [one for one in observed.waiting() if not one.consumers and not one.paused],
+        thresholds.UNCONSUMED_S,
+        "unconsumed",
+        "Queue {name} has no worker: {waiting} waiting, the oldest for {age}",
+        "Start a worker with -Q and its name",
+    )
+
+
+def paused(observed: Observed) -> Problem | None:
+    """A queue has been paused while tasks wait in it."""
+    return _oldest(
+        [one for one in observed.waiting() if one.paused],
+        thresholds.PAUSED_S,
+        "paused",
+        "Queue {name} is paused: {waiting} waiting, the oldest for {age}",
+        "Resume it, or purge what is not wanted any more",
+    )
+
+
+def _oldest(queues: list[Queue], limit: Threshold, rule: str, sentence: str, detail: str) -> Problem | None:
+    """The queue whose oldest task is beyond the limit; others beyond it are listed in the detail."""
+    beyond = [one for one in queues if (one.oldest_s or 0.0) > limit.warning]
+    if not beyond:
+        return None
+    first, age_s = beyond[0], beyond[0].oldest_s or 0.0
+    others = f"; also {listed([one.name for one in beyond[1:]])}" if len(beyond) > 1 else ""
+    waiting = f"{first.waiting} {'is' if first.waiting.number == 1 else 'are'}"
+    text = sentence.format(name=first.name, age=duration(age_s), waiting=waiting)
+    return Problem(rule, _severity(age_s, limit), text, f"{detail}{others}.", age_s, "queue", first.name)
+
+
+def dead(observed: Observed) -> Problem | None:
+    """Messages were set aside in the last 15 minutes."""
+    if observed.dead is None or observed.dead.recent < thresholds.DEAD.warning:
+        return None
+    count = counted(observed.dead.recent, "new dead letter")
+    groups = sorted(observed.groups, key=lambda one: -one.last_15_min)
+    if not groups or not groups[0].last_15_min:
+        return Problem("dead", Severity.WARNING, f"{count} in 15 minutes", view="dead")
+    most = groups[0]
+    what = f"{most.task or 'a task without a readable name'}: {most.reason}"
+    whose = f" They are of {counted(most.tenants, 'tenant')}." if most.tenants else ""
+    return Problem(
+        "dead",
+        Severity.WARNING,
+        f"{count} in 15 minutes, {most.last_15_min:,} of them {what}",
+        f"Block the task to set the rest aside without loss, or requeue when the cause is gone.{whose}",
+        max(0.0, (observed.at - most.last_at).total_seconds()),
+        "dead",
+        most.task or "",
+    )
+
+
+def lost(observed: Observed) -> Problem | None:
+    """A worker is gone, and what it had claimed is not released yet."""
+    gone = [one for one in observed.workers if one.lost and one.claimed.number > thresholds.LOST.warning]
+    if not gone:
+        return None
+    first = max(gone, key=lambda one: one.claimed.number)
+    name = first.hostname or f"number {first.id}"
+    claimed = f"{first.claimed} {'task' if first.claimed.number == 1 else 'tasks'}"
+    others = f" {counted(len(gone) - 1, 'other worker is', 'other workers are')} lost too." if len(gone) > 1 else ""
+    since = first.oldest_claim_at
+    age_s = None if since is None else max(0.0, (observed.at - since).total_seconds())
+    return Problem(
+        "lost",
+        Severity.WARNING,
+        f"Worker {name} is lost and had claimed {claimed}",
+        f"Another worker releases them within half a minute, if one lives.{others}",
+        age_s,
+        "worker",
+        str(first.id),
+    )
+
+
+def overdue(observed: Observed) -> Problem | None:
+    """An entry of the schedule should have been sent."""
+    beyond = sorted(
+        (one for one in observed.late if one.overdue_s > thresholds.OVERDUE_S.warning), key=lambda one: -one.overdue_s
+    )
+    if not beyond:
+        return None
+    first = beyond[0]
+    others = f" Also {listed([one.entry for one in beyond[1:]])}." if len(beyond) > 1 else ""
+    return Problem(
+        "overdue",
+        _severity(first.overdue_s, thresholds.OVERDUE_S),
+        f"Schedule {first.entry} is {duration(first.overdue_s)} late",
+        f"No beat has sent it: see whether one runs.{others}",
+        first.overdue_s,
+        "schedule",
+        first.entry,
+    )
+
+
+def failing(observed: Observed) -> Problem | None:
+    """A task fails much more often than before."""
+    before = {one.name: one for one in observed.before}
+    found = [one for one in observed.recent if one.name and _fails_more(one, before.get(one.name))]
+    if not found:
+        return None
+    most = max(found, key=lambda one: one.failed)
+    others = f" Also {listed(sorted(one.name for one in found if one is not most))}." if len(found) > 1 else ""
+    since = most.first_failure
+    return Problem(
+        "failing",
+        Severity.WARNING,
+        f"{most.name} fails: {most.failed:,} of the last {most.ended:,} runs in 15 minutes",
+        f"Before, it was {_share(before.get(most.name)):.1%}.{others}",
+        None if since is None else max(0.0, (observed.at - since).total_seconds()),
+        "failed",
+        most.name,
+    )
+
+
+def _fails_more(now: Outcomes, before: Outcomes | None) -> bool:
+    often = now.failed >= thresholds.FEWEST_FAILURES and _share(now) > thresholds.FAILING.warning
+    return often and _share(now) >= thresholds.FAILING_TIMES * _share(before)
+
+
+def _share(outcomes: Outcomes | None) -> float:
+    return outcomes.failed / outcomes.ended if outcomes is not None and outcomes.ended else 0.0
+
+
+def open_transaction(observed: Observed) -> Problem | None:
+    """A transaction has been open for long."""
+    age_s = observed.health.oldest_transaction_s if observed.health is not None else None
+    if age_s is None or age_s <= thresholds.TRANSACTION_S.warning:
+        return None
+    return Problem(
+        "transaction",
+        _severity(age_s, thresholds.TRANSACTION_S),
+        f"A transaction has been open in this database for {duration(age_s)}",
+        "Until it ends, vacuum removes no deleted message, and claiming gets slower: find it in pg_stat_activity.",
+        age_s,
+        "database",
+    )
+
+
+def vacuum_behind(observed: Observed) -> Problem | None:
+    """More rows of the message table are dead than live, and they are many."""
+    health = observed.health
+    rows = None if health is None else health.dead_rows
+    if health is None or rows is None or rows <= thresholds.DEAD_ROWS.warning or rows <= (health.live_rows or 0):
+        return None
+    return Problem(
+        "vacuum",
+        _severity(rows, thresholds.DEAD_ROWS),
+        f"Vacuum is behind: {rows:,} deleted messages are still in the table",
+        "Look for an open transaction, a replication slot that lags, or autovacuum that is off.",
+        health.vacuumed_s,
+        "database",
+    )
+
+
+def _severity(value: float, limit: Threshold) -> Severity:
+    return Severity.CRITICAL if limit.critical is not None and value > limit.critical else Severity.WARNING
+
+
+#: All rules.
+RULES: tuple[Callable[[Observed], Problem | None], ...] = (
+    late,
+    unconsumed,
+    paused,
+    dead,
+    lost,
+    overdue,
+    failing,
+    open_transaction,
+    vacuum_behind,
+)
+
+__all__ = ["RULES", "Late", "Observed", "problems"]
