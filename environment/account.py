@@ -4,10 +4,11 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from environment.naming import say
 
 #: Created with useradd where root finds no account "postgres".
 OWN_ACCOUNT = "skeldir-postgres"
@@ -101,7 +102,7 @@ def server_account(data: Path | None = None) -> Account:
             capture_output=True,
         )
         if made.returncode == 0 and (known := _named(OWN_ACCOUNT)) is not None:
-            print(f"dev: created the system user {OWN_ACCOUNT}: PostgreSQL refuses to run as root", file=sys.stderr)
+            say(f"created the system user {OWN_ACCOUNT}: PostgreSQL refuses to run as root")
             return known
     return _named("nobody") or Account("nobody", 65534, 65534)
 

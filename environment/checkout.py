@@ -1,4 +1,7 @@
-"""The two folders of one checkout: the source tree, and the state that ``./dev`` keeps for it."""
+"""The two folders of one checkout: the source tree, and the state that ``./dev`` keeps for it.
+
+The installed program has no source tree. Outside a checkout its state belongs to the account instead.
+"""
 
 import hashlib
 import os
@@ -31,21 +34,47 @@ def is_checkout(folder: Path) -> bool:
     return (folder / "environment" / "cli.py").exists()
 
 
+def owner() -> str:
+    """Whose state it is, for messages."""
+    return "this checkout" if is_checkout(project()) else "this account"
+
+
+def account_state(environ: Mapping[str, str] = os.environ) -> Path:
+    """The state folder of the account, by the XDG Base Directory Specification: ``$XDG_STATE_HOME/skeldir``, by
+    default ``~/.local/state/skeldir``.  A relative path in the variable is ignored, as the specification demands.
+
+    Raises:
+        UserError: the account has no home folder.
+    """
+    named = Path(environ.get("XDG_STATE_HOME") or ".")
+    home = Path(os.path.expanduser("~"))
+    if not named.is_absolute() and not home.is_absolute():
+        raise UserError("this account has no home folder: set SKELDIR_STATE_DIR to a folder that you can write to")
+    return (named if named.is_absolute() else home / ".local" / "state") / "skeldir"
+
+
 def locate_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Where the state of a checkout (``project()``) is; nothing is created.
 
-    It is ``SKELDIR_STATE_DIR`` if set, otherwise ``.skeldir`` in the checkout. For root, PostgreSQL runs as another
-    account. If that account cannot enter the checkout (below a home of mode 0700), the state is in
-    ``/var/lib/skeldir/<hash of the checkout>``. ``./dev status`` prints it.
+    It is ``SKELDIR_STATE_DIR`` if set, otherwise ``.skeldir`` in the checkout, and outside a checkout
+    ``account_state()``. For root, PostgreSQL runs as another account. If that account cannot enter the folder (below a
+    home of mode 0700), the state is in ``/var/lib/skeldir/<hash of the folder>``. ``./dev status`` prints it.
     """
     checkout = checkout or project(environ)
     named = environ.get("SKELDIR_STATE_DIR")
     if named:
         return Path(named).expanduser().absolute()
-    if os.geteuid() == 0 and not server_account().can_enter(checkout):
-        key = hashlib.sha256(str(checkout).encode()).hexdigest()[:12]
-        return SYSTEM_FOLDER / f"{checkout.name}-{key}"
-    return checkout / ".skeldir"
+    inside = is_checkout(checkout)
+    place = checkout if inside else account_state(environ)
+    if os.geteuid() == 0 and not server_account().can_enter(_existing(place)):
+        key = hashlib.sha256(str(place).encode()).hexdigest()[:12]
+        return SYSTEM_FOLDER / f"{place.name}-{key}"
+    return place / ".skeldir" if inside else place
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def make_state(checkout: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:

@@ -1,4 +1,4 @@
-"""The commands of ``./dev``."""
+"""The commands of ``./dev``, and of the same program where it is installed."""
 
 import importlib
 import os
@@ -9,13 +9,15 @@ from types import FrameType
 
 from environment.commands import COMMANDS
 from environment.errors import UserError
+from environment.naming import is_installed, program, say
 
-_SETTINGS = """\
-DATABASE_URL               use this PostgreSQL; otherwise a private one is started
-CELERY_METRICS_PORT        the worker's HTTP port (9540, or a free one if that is taken)
-SKELDIR_STATE_DIR          where the private PostgreSQL is kept (.skeldir in the checkout)
-SKELDIR_POSTGRES_BIN       the folder with initdb, pg_ctl and postgres to use
-SKELDIR_PYTHON             a Python that has all packages: no .venv (nix develop sets it)"""
+_SETTINGS = {
+    "DATABASE_URL": "use this PostgreSQL; otherwise a private one is started",
+    "CELERY_METRICS_PORT": "the worker's HTTP port (9540, or a free one if that is taken)",
+    "SKELDIR_STATE_DIR": "where the private PostgreSQL is kept (.skeldir in the checkout)",
+    "SKELDIR_POSTGRES_BIN": "the folder with initdb, pg_ctl and postgres to use",
+    "SKELDIR_PYTHON": "a Python that has all packages: no .venv (nix develop sets it)",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,10 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = "help"
     command = COMMANDS.get(name)
     if command is None:
-        print(f"dev: no command {name!r}; ./dev help shows them", file=sys.stderr)
+        say(f"no command {name!r}; {program()} help shows them")
+        return 2
+    if command.for_sources and is_installed():
+        say(f"{name} works on the sources of this project: ./dev {name} in a checkout")
         return 2
     if rest[:1] in (["-h"], ["--help"]):
-        print(f"usage: ./dev {name} {command.arguments}".rstrip() + f"\n{command.summary}")
+        print(f"usage: {program()} {name} {command.arguments}".rstrip() + f"\n{command.summary}")
         return 0
     module, function = command.function.split(":")
     # TERM and a closed terminal end a command as an exception does: it stops what it has started.
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (UserError, TimeoutError) as error:
-        print(f"dev: {error}", file=sys.stderr)
+        say(str(error))
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -52,11 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show_help(arguments: Sequence[str]) -> int:
     """``./dev help``."""
-    print("Usage: ./dev COMMAND [arguments]\n")
-    width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
-    for name, command in COMMANDS.items():
+    print(f"Usage: {program()} COMMAND [arguments]\n")
+    commands = {name: command for name, command in COMMANDS.items() if not (command.for_sources and is_installed())}
+    width = max(len(f"{name} {command.arguments}") for name, command in commands.items())
+    for name, command in commands.items():
         print(f"  {f'{name} {command.arguments}':{width}}  {command.summary}")
-    print(f"\nEnvironment:\n\n  {_SETTINGS.replace(chr(10), chr(10) + '  ')}")
+    settings = dict(_SETTINGS)
+    if is_installed():
+        settings["SKELDIR_STATE_DIR"] = "where the private PostgreSQL is kept (~/.local/state/skeldir)"
+        del settings["SKELDIR_PYTHON"]
+    print("\nEnvironment:\n")
+    for name, meaning in settings.items():
+        print(f"  {name:25}  {meaning}")
     return 0
 
 

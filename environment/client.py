@@ -15,10 +15,11 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from app.core.dsn import DatabaseURLError, PostgresDSN
-from environment.checkout import make_state
+from environment.checkout import make_state, owner
 from environment.database import check_settings, database, describe, setting, unreachable
 from environment.errors import UserError
 from environment.installation import find_installation
+from environment.naming import program, say
 from environment.provision import provision
 from environment.signals import run_in_foreground
 from environment.waiting import wait_until
@@ -78,7 +79,7 @@ def ping(arguments: Sequence[str]) -> int:
     If only a worker of this checkout can answer, wait for it before sending anything: a worker that is still starting
     may have to create the tables.
     """
-    parser = ArgumentParser(prog="./dev ping")
+    parser = ArgumentParser(prog=f"{program()} ping")
     parser.add_argument("--wait", type=float, default=30.0, metavar="SECONDS")
     wait_s: float = parser.parse_args(arguments).wait
     begun = time.monotonic()
@@ -105,7 +106,9 @@ def ping(arguments: Sequence[str]) -> int:
             left_s = wait_s - (time.monotonic() - begun)
             wait_until(lambda: current(url) != "none", left_s, "the tables", interval_s=0.5)
         except TimeoutError:
-            raise UserError(f"{describe(url)} has no tables after {wait_s:g} s; ./dev migrate creates them") from None
+            raise UserError(
+                f"{describe(url)} has no tables after {wait_s:g} s; {program()} migrate creates them"
+            ) from None
 
         sent = time.monotonic()
         left_s = max(1.0, wait_s - (sent - begun))
@@ -138,8 +141,8 @@ def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > patience_s:
             raise UserError(
-                f"no worker of this checkout runs, and none was being started for {patience_s:g} s; "
-                "./dev worker starts one"
+                f"no worker of {owner()} runs, and none was being started for {patience_s:g} s; "
+                f"{program()} worker starts one"
             )
         return False
 
@@ -148,8 +151,8 @@ def _await_worker(state: Path, wait_s: float, patience_s: float = _PATIENCE_S) -
     except TimeoutError:
         fault = _fault(state)
         if fault is not None:
-            raise UserError(f"the worker of this checkout is not ready after {wait_s:g} s: {fault}") from None
-        raise UserError(f"no worker of this checkout is ready after {wait_s:g} s; ./dev worker starts one") from None
+            raise UserError(f"the worker of {owner()} is not ready after {wait_s:g} s: {fault}") from None
+        raise UserError(f"no worker of {owner()} is ready after {wait_s:g} s; {program()} worker starts one") from None
 
 
 def _fault(state: Path) -> str | None:
@@ -171,7 +174,7 @@ def provision_server(arguments: Sequence[str]) -> int:
     SKELDIR_SUPERUSER_URL is the superuser's address of the server. It is not an argument, because every account can
     read those.
     """
-    ArgumentParser(prog="./dev provision").parse_args(arguments)
+    ArgumentParser(prog=f"{program()} provision").parse_args(arguments)
     url, superuser_url = setting("DATABASE_URL"), os.environ.get("SKELDIR_SUPERUSER_URL")
     if url is None or not superuser_url:
         raise UserError(
@@ -192,20 +195,20 @@ def provision_server(arguments: Sequence[str]) -> int:
         raise UserError(unreachable(superuser_url, error)) from None
     except psycopg2.errors.InsufficientPrivilege as error:
         raise UserError(f"{superuser.user} may not create roles or databases: {error.diag.message_primary}") from None
-    print(f"dev: {describe(url)} is there and belongs to {wanted.user}", file=sys.stderr)
+    say(f"{describe(url)} is there and belongs to {wanted.user}")
     return 0
 
 
 def migrate(arguments: Sequence[str]) -> int:
     """``alembic upgrade``."""
-    parser = ArgumentParser(prog="./dev migrate")
+    parser = ArgumentParser(prog=f"{program()} migrate")
     parser.add_argument("revision", nargs="?", default="head")
     revision: str = parser.parse_args(arguments).revision
     with database(make_state()) as url:
         from environment.migration import current, upgrade
 
         upgrade(url, revision)
-        print(f"dev: {describe(url)} is at revision {current(url)}", file=sys.stderr)
+        say(f"{describe(url)} is at revision {current(url)}")
     return 0
 
 
@@ -244,9 +247,13 @@ def flower(arguments: Sequence[str]) -> int:
     for word in arguments:
         name = word.lstrip("-").partition("=")[0]
         if not name or not word.startswith("-"):
-            raise UserError(f"./dev flower takes options only, as --port=5555, and {word.partition('=')[0]!r} is none")
+            raise UserError(
+                f"{program()} flower takes options only, as --port=5555, and {word.partition('=')[0]!r} is none"
+            )
         if name.replace("_", "-") == "unix-socket":
-            raise UserError("./dev flower listens on 127.0.0.1, and on no socket file: every account could use that")
+            raise UserError(
+                f"{program()} flower listens on 127.0.0.1, and on no socket file: every account could use that"
+            )
     with database(make_state()):
         command = [sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION, "flower"]
         last = ["--address=127.0.0.1", "--unix-socket="]
@@ -259,7 +266,7 @@ def keys(arguments: Sequence[str]) -> int:
         # Not earlier: the application reads DATABASE_URL.
         from app.keys import main
 
-        return main(arguments, program="./dev keys")
+        return main(arguments, program=f"{program()} keys")
 
 
 def _psql_program(ours: bool) -> str:

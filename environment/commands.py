@@ -1,4 +1,6 @@
-"""The commands of ``./dev``, listed once: for the help, for the dispatch, and for what must be installed first."""
+"""The commands of ``./dev`` and of the installed program, listed once: for the help, the dispatch, and what must be
+installed first.
+"""
 
 from dataclasses import dataclass
 
@@ -12,12 +14,14 @@ class Command:
         summary: one line for the help.
         lock: the lock in ``requirements/`` that must be installed, or None: it needs the standard library only.
         function: ``module:function`` of this package; takes the words after the command and returns the exit status.
+        for_sources: whether it works on the sources of a checkout, so that the installed program does not have it.
     """
 
     arguments: str
     summary: str
     lock: str | None
     function: str
+    for_sources: bool = False
 
 
 COMMANDS = {
@@ -40,28 +44,51 @@ COMMANDS = {
         "within:run",
     ),
     "test": Command(
-        "[--postgres N] [--newest] [pytest options]", "the test suite; --faults: the fault suite", "test", "tools:test"
+        "[--postgres N] [--newest] [pytest options]",
+        "the test suite; --faults: the fault suite",
+        "test",
+        "tools:test",
+        for_sources=True,
     ),
     "conformance": Command(
         "[--quick] [celery|kombu]",
         "Celery's and Kombu's own tests, also on Redis",
         "test",
         "tools:conformance",
+        for_sources=True,
     ),
     "matrix": Command(
-        "[--list] [-- pytest options]", "the package's wheel on other versions, with nox", None, "tools:matrix"
+        "[--list] [-- pytest options]",
+        "the package's wheel on other versions, with nox",
+        None,
+        "tools:matrix",
+        for_sources=True,
     ),
     "release": Command(
-        "check TAG|build|sbom|publish", "make what a release of the package uploads", "lint", "releasing:release"
+        "check TAG|build|sbom|publish",
+        "make what a release of the package uploads",
+        "lint",
+        "releasing:release",
+        for_sources=True,
     ),
     "bench": Command(
-        "[scale] [--quick] [options]", "this project beside others; scale: one server", None, "tools:bench"
+        "[scale] [--quick] [options]",
+        "this project beside others; scale: one server",
+        None,
+        "tools:bench",
+        for_sources=True,
     ),
-    "fuzz": Command("[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz"),
-    "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint"),
-    "site": Command("[Sphinx options]", "build the documentation into docs/_build/html", "lint", "tools:site"),
-    "format": Command("", "ruff's formatter and its safe fixes", "lint", "tools:format_code"),
-    "lock": Command("[uv options]", "generate requirements/*.txt from pyproject.toml", None, "tools:lock"),
+    "fuzz": Command(
+        "[TARGET ...] [--seconds N]", "hostile input, guided by coverage", None, "fuzzing:fuzz", for_sources=True
+    ),
+    "lint": Command("", "ruff, mypy and the layer check", "lint", "tools:lint", for_sources=True),
+    "site": Command(
+        "[Sphinx options]", "build the documentation into docs/_build/html", "lint", "tools:site", for_sources=True
+    ),
+    "format": Command("", "ruff's formatter and its safe fixes", "lint", "tools:format_code", for_sources=True),
+    "lock": Command(
+        "[uv options]", "generate requirements/*.txt from pyproject.toml", None, "tools:lock", for_sources=True
+    ),
     "help": Command("", "this page", None, "cli:show_help"),
 }
 

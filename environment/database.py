@@ -1,7 +1,6 @@
 """Which database a command uses."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from app.core.settings import ConfigurationError, load_settings
 from environment.checkout import is_checkout, project
 from environment.errors import UserError
 from environment.kept import KeptCluster
+from environment.naming import say
 from environment.sources import CHECKOUT
 
 
@@ -54,7 +54,7 @@ def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
         for name, value in _dotenv().items():
             os.environ[name] = os.environ.get(name) or value or ""
         if not is_checkout(project()) and (project() / ".env").exists():
-            print(f"dev: {project()}/.env is not read: it is not in a checkout of this project", file=sys.stderr)
+            say(f"{project()}/.env is not read: it is not in a checkout of this project")
     configured = setting("DATABASE_URL")
     if configured is not None:
         os.environ["DATABASE_URL"] = configured

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -16,6 +15,7 @@ from environment.cluster import Cluster, socket_fits
 from environment.errors import UserError
 from environment.installation import find_installation
 from environment.locking import FileLock
+from environment.naming import program, say
 from environment.signals import deferred
 from environment.temporary import temporary_root
 from environment.waiting import wait_until
@@ -121,12 +121,12 @@ class KeptCluster(Cluster):
         with FileLock(self._gate_path) as gate:
             for patience_s in (_QUIET_S, _GATE_S):
                 try:
-                    wait_until(gate.try_exclusive, patience_s, "another ./dev to start or stop PostgreSQL")
+                    wait_until(gate.try_exclusive, patience_s, f"another {program()} to start or stop PostgreSQL")
                     break
                 except TimeoutError:
                     if patience_s == _GATE_S:
                         raise
-                    print("dev: waiting for another ./dev to start or stop PostgreSQL", file=sys.stderr, flush=True)
+                    say(f"waiting for another {program()} to start or stop PostgreSQL")
             yield
 
     def _leave(self, use: FileLock) -> bool:

@@ -13,12 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from environment.checkout import make_state
+from environment.checkout import make_state, owner
 from environment.database import connect, describe, served_database, setting
 from environment.errors import UserError
 from environment.kept import KeptCluster
 from environment.locking import FileLock
 from environment.migration import upgrade
+from environment.naming import program, say
 from environment.signals import ENDING, shell_status
 from environment.worker import WorkerError, WorkerProcess
 from environment.workerfile import SUPERVISOR_LOCK
@@ -64,7 +65,7 @@ def the_only_one(state: Path) -> Iterator[None]:
     """
     with FileLock(state / SUPERVISOR_LOCK) as lock:
         if not lock.try_exclusive():
-            raise UserError("a worker of this checkout is already running (./dev status); ./dev down stops it")
+            raise UserError(f"a worker of {owner()} is already running ({program()} status); {program()} down stops it")
         lock.path.write_text(f"{os.getpid()}\n")
         yield
 
@@ -210,7 +211,3 @@ def is_free(host: str, port: int) -> bool:
                 raise UserError(f"cannot listen on CELERY_METRICS_ADDR {host}, port {port}: {error.strerror}") from None
             return False
         return True
-
-
-def say(text: str) -> None:
-    print(f"dev: {text}", file=sys.stderr, flush=True)

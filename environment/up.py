@@ -17,9 +17,10 @@ from environment.checkout import make_state
 from environment.database import describe, served_database, setting
 from environment.errors import UserError
 from environment.migration import upgrade
+from environment.naming import program, say
 from environment.signals import ENDING, shell_status
 from environment.sources import CHECKOUT
-from environment.supervisor import await_database, is_free, kept_running, metrics_port, say, the_only_one
+from environment.supervisor import await_database, is_free, kept_running, metrics_port, the_only_one
 from environment.worker import WorkerError, WorkerProcess, drain_when_parent_dies
 
 _DEFAULT_PORT = 8000
@@ -43,7 +44,7 @@ def up(arguments: Sequence[str]) -> int:
         0 when told to end; otherwise the status of the process that ended by itself, and never 0.
     """
     if arguments:
-        raise UserError("./dev up takes no arguments: the Procfile lists what it runs")
+        raise UserError(f"{program()} up takes no arguments: the Procfile lists what it runs")
     begun = time.monotonic()
     # A script's shell starts its background processes with INT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -64,6 +65,7 @@ def up(arguments: Sequence[str]) -> int:
                 command=shlex.split(before),
                 arguments=shlex.split(after),
                 environment={"CELERY_METRICS_PORT": str(metrics)},
+                folder=CHECKOUT,
             )
             web = _Web(commands["web"], {"DATABASE_URL": url, "WEB_HOST": _web_host(), "PORT": str(port)})
             with kept_running(cluster):

@@ -18,8 +18,9 @@ from uuid import UUID
 from app.core.dsn import PostgresDSN
 from environment.database import check_settings, setting
 from environment.errors import UserError
+from environment.naming import program
 from environment.ports import listening, unexpected
-from environment.sources import CHECKOUT
+from environment.sources import CHECKOUT, python_path
 from environment.temporary import TemporaryCluster
 from environment.waiting import wait_until
 
@@ -47,7 +48,7 @@ def validate(arguments: Sequence[str]) -> int:
         UserError: with what failed.
     """
     if arguments:
-        raise UserError("./dev validate takes no arguments")
+        raise UserError(f"{program()} validate takes no arguments")
     before = listening()
     with _database() as url, TemporaryDirectory(prefix="skeldir-validate-") as state:
         Path(state).chmod(
@@ -57,6 +58,7 @@ def validate(arguments: Sequence[str]) -> int:
         web, metrics = (_free_port(host, setting(name)) for name in ("PORT", "CELERY_METRICS_PORT"))
         variables = {
             **os.environ,
+            "PYTHONPATH": python_path(),
             "DATABASE_URL": url,
             "SKELDIR_STATE_DIR": state,
             "WEB_HOST": host,
@@ -69,7 +71,7 @@ def validate(arguments: Sequence[str]) -> int:
             for address in (f"{page}/health", health):
                 wait_until(lambda: ended() or is_well(address), _PATIENCE_S, f"{address} to be well")  # noqa: B023
                 if ended():
-                    raise UserError("./dev up ended before everything was ready")
+                    raise UserError(f"{program()} up ended before everything was ready")
                 print(f"ok  {address}", flush=True)
             exercise(page, keys)
             expected = [f"{host}:{web}", f"{host}:{metrics}", *_port_of(url)]
@@ -153,7 +155,7 @@ def _everything(variables: Mapping[str, str]) -> Iterator[Callable[[], bool]]:
         raise
     process.send_signal(signal.SIGTERM)
     status = process.wait(_PATIENCE_S)
-    _demand(status == 0, f"./dev up ended with {status}")
+    _demand(status == 0, f"{program()} up ended with {status}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from environment.checkout import make_state
 from environment.database import check_settings, database
 from environment.errors import UserError
+from environment.naming import program, say
 from environment.signals import run_in_foreground, shell_status
 from environment.temporary import TemporaryCluster
 from environment.worker import WorkerError, WorkerProcess
@@ -23,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     With ``--worker`` SKELDIR_STATE_DIR names the folder of the worker file, so that the command (the foundation's
     tests, ``./dev ping``) finds this worker and no other.
     """
-    parser = ArgumentParser(prog="./dev run")
+    parser = ArgumentParser(prog=f"{program()} run")
     parser.add_argument("--temporary", action="store_true", help="a temporary PostgreSQL, removed afterwards")
     parser.add_argument("--worker", action="store_true", help="migrate, and run a worker on it meanwhile")
     parser.add_argument(
@@ -33,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     command: list[str] = chosen.command[1:] if chosen.command[:1] == ["--"] else chosen.command
     if not command:
-        raise UserError("which command? ./dev run -- COMMAND ...")
+        raise UserError(f"which command? {program()} run -- COMMAND ...")
     # celery, alembic and pytest must come from the Python that runs this.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PATH"] = path
@@ -70,7 +71,7 @@ def _run_beside_worker(command: Sequence[str], url: str, log: Path | None) -> in
             raise UserError(str(error)) from None
         ended = worker.process.returncode
     if status != 0 and log is not None:
-        print(f"dev: the worker's log ends with\n{chr(10).join(worker.log_text().splitlines()[-50:])}", file=sys.stderr)
+        say(f"the worker's log ends with\n{chr(10).join(worker.log_text().splitlines()[-50:])}")
     if status == 0 and (died is not None or ended != 0):
         raise UserError(f"the worker ended with {shell_status(ended)}{' before the command did' * (died is not None)}")
     return status

@@ -44,6 +44,7 @@ class WorkerProcess:
             given here.
         environment: further variables; the metrics port is 0 (any free one) unless given here.
         command: the words before ``worker``, for another application.
+        folder: its working directory; None is ours.
 
     Example::
 
@@ -60,10 +61,12 @@ class WorkerProcess:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION),
+        folder: Path | None = None,
     ) -> None:
         self.database_url = database_url
         self.file = state / WORKER_FILE
         self.log = log
+        self.folder = folder
         self.command = [*command, "worker", *arguments, *_missing_defaults(arguments)]
         self.environment = {
             "CELERY_METRICS_PORT": "0",
@@ -134,6 +137,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 self.command,
                 env=variables,
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=None if output is None else subprocess.STDOUT,

@@ -42,7 +42,8 @@ def test_a_dotenv_of_another_project_does_not_count(folder: Path) -> None:
     (folder / ".env").write_text("DATABASE_URL=postgresql://somebody@127.0.0.1:1/elses\nSERVICE_NAME=theirs\n")
     variables = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     show = [sys.executable, "-m", "environment.cli", "run", "--", "sh", "-c", "echo $DATABASE_URL $SERVICE_NAME"]
-    variables |= {"PYTHONPATH": python_path({}), "SKELDIR_PROJECT": str(folder)}
+    state = {"SKELDIR_STATE_DIR": str(folder / "state")}
+    variables |= {"PYTHONPATH": python_path({}), "SKELDIR_PROJECT": str(folder), **state}
     done = subprocess.run(show, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("postgresql://app_user@/skeldir_validation?host=")
