@@ -88,7 +88,7 @@ def up(database: Any, folder: Path) -> Iterator[Callable[..., Up]]:
                 "CELERY_METRICS_PORT": "0",
                 **environment,
             },
-            cwd=checkout,
+            cwd="/",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
