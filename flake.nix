@@ -1,6 +1,6 @@
 # Thin on purpose: nix/default.nix is the definition, also for those who do not use flakes.
 {
-  description = "Celery on PostgreSQL alone: dev shell, worker and checks from one definition";
+  description = "Celery on PostgreSQL alone: one program, a Python package, a dev shell and checks from one definition";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
@@ -13,7 +13,7 @@
           "x86_64-linux"
           "aarch64-linux"
           "aarch64-darwin"
-        ] (system: choose (import ./nix { inherit system nixpkgs; }));
+        ] (system: choose (import ./nix { pkgs = nixpkgs.legacyPackages.${system}; }));
 
       app = package: {
         type = "app";
@@ -22,24 +22,28 @@
       };
     in
     {
-      devShells = eachSystem (project: {
-        default = project.shell;
-      });
-
-      packages = eachSystem (project: {
-        default = project.worker;
-        inherit (project) worker;
-      });
+      packages = eachSystem (project: project.packages);
 
       apps = eachSystem (project: {
-        default = app project.worker;
+        default = app project.skeldir;
+        skeldir = app project.skeldir;
         worker = app project.worker;
         migrate = app project.migrate;
         with-postgres = app project.with-postgres;
       });
 
+      devShells = eachSystem (project: {
+        default = project.shell;
+      });
+
       checks = eachSystem (project: project.checks);
 
       formatter = eachSystem (project: project.formatter);
+
+      overlays.default = import ./nix/overlay.nix;
+
+      lib = {
+        mkWorker = import ./nix/mk-worker.nix;
+      };
     };
 }

@@ -1,6 +1,10 @@
-# What pyproject.toml requires (`dependencies` and the extra `test`), as nixpkgs names it: a function for
+# What pyproject.toml requires (`dependencies` and the named extras), as nixpkgs names it: a function for
 # python.withPackages. Version ranges are not looked at here; a test in the check holds the versions to them.
-{ lib, pyproject }:
+{
+  lib,
+  pyproject,
+  extras,
+}:
 let
   inherit (builtins.fromTOML (builtins.readFile pyproject)) project;
 
@@ -32,4 +36,6 @@ map (
     "nixpkgs has no Python package ${attribute}, which pyproject.toml requires as ${builtins.toJSON requirement}; "
     + "choose one that it has, or move it to an extra that nix/python-packages.nix does not read"
   ))
-) (project.dependencies ++ project.optional-dependencies.test)
+) (builtins.concatLists (
+  [ project.dependencies ] ++ map (extra: project.optional-dependencies.${extra}) extras
+))

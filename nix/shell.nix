@@ -4,7 +4,7 @@
   pythonEnv,
   tools,
 }:
-pkgs.mkShell {
+pkgs.mkShellNoCC {
   packages = tools ++ [ pkgs.ruff ];
 
   SKELDIR_PYTHON = "${pythonEnv}/bin/python";

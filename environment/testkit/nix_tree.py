@@ -15,14 +15,19 @@ PARTS = (
     "alembic",
     "alembic.ini",
     "backend",
+    "benchmarks/__main__.py",
     "conftest.py",
+    "default.nix",
     "environment",
+    "examples",
     "flake.lock",
     "flake.nix",
     "nix",
     "ops",
     "packages",
     "pyproject.toml",
+    "replit.nix",
+    "shell.nix",
     "tests",
 )
 #: Names and versions are all that evaluation looks at.
@@ -44,6 +49,7 @@ class Tree:
             if source.is_dir():
                 shutil.copytree(source, root / part, ignore=shutil.ignore_patterns("__pycache__", ".*", "machine.json"))
             else:
+                (root / part).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, root / part)
         listed = (CHECKOUT / "nix/packages.txt").read_text().split()
         python = {name.removeprefix("python313Packages."): "1" for name in listed if "python313Packages." in name}

@@ -24,6 +24,8 @@ in
 pkgs.runCommand "celery-foundation"
   {
     nativeBuildInputs = tools;
+    # On macOS a sandboxed build reaches no 127.0.0.1 without this: the worker serves its pages there.
+    __darwinAllowLocalNetworking = true;
     meta.description = "The foundation's tests against a launched worker on a temporary PostgreSQL";
   }
   ''

@@ -1,17 +1,11 @@
 # The formatting of all Nix and Python files.
-{ pkgs, source }:
+{ pkgs, filesEnding }:
 let
-  files = source [
-    "alembic"
-    "backend"
-    "conftest.py"
-    "environment"
-    "flake.nix"
-    "nix"
-    "packages"
-    "pyproject.toml"
-    "shell.nix"
-    "tests"
+  files = filesEnding [
+    "\\.nix"
+    "\\.pyi?"
+    "pyproject\\.toml"
+    "ruff\\.toml"
   ];
 in
 pkgs.runCommand "format"
@@ -20,6 +14,7 @@ pkgs.runCommand "format"
       pkgs.nixfmt
       pkgs.ruff
     ];
+    passthru = { inherit files; };
     meta.description = "nixfmt and ruff leave every file as it is";
   }
   ''

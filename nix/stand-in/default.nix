@@ -47,12 +47,16 @@ in
 rec {
   lib = import ./lib.nix;
 
+  stdenv.hostPlatform.isDarwin = builtins.match ".*-darwin" system != null;
+
   runCommand =
     name: attributes: script:
-    derive name (
+    attributes.passthru or { }
+    // derive name (
       removeAttrs attributes [
         "meta"
         "nativeBuildInputs"
+        "passthru"
       ]
       // {
         PATH = binPath (attributes.nativeBuildInputs or [ ]);
@@ -65,8 +69,10 @@ rec {
       text,
       runtimeInputs,
       meta,
+      passthru ? { },
     }:
-    derive name
+    passthru
+    // derive name
       {
         PATH = machine.path;
         passAsFile = [ "program" ];
@@ -87,7 +93,7 @@ rec {
         ${machine.bash} -n "$out/bin/${name}"
       '';
 
-  mkShell =
+  mkShellNoCC =
     attributes:
     derive "nix-shell" (
       removeAttrs attributes [ "packages" ]
@@ -99,11 +105,98 @@ rec {
   # Whatever Python the machine has; `version` says which.
   python313 = {
     inherit (machine.python) version;
-    pkgs = builtins.mapAttrs (pname: version: { inherit pname version; }) machine.python.packages;
-    # All that was installed, not the chosen alone; but each of those must be there.
+    sitePackages = "lib/python/site-packages";
+    pkgs =
+      # In no lock: with the pin alone it is seen whether these two fit.
+      builtins.mapAttrs (pname: version: { inherit pname version; }) (
+        {
+          hatchling = "not here";
+          opentelemetry-exporter-otlp-proto-http = "not here";
+        }
+        // machine.python.packages
+      )
+      // {
+        callPackage =
+          path: arguments:
+          let
+            function = if builtins.isFunction path then path else import path;
+            scope = python313.pkgs // {
+              inherit lib writeShellApplication;
+            };
+          in
+          function (builtins.intersectAttrs (builtins.functionArgs function) scope // arguments);
+        toPythonModule = derivation: { version = "ours"; } // derivation;
+        inherit buildPythonPackage;
+      };
+    # All that was installed, not the chosen alone; but each of those must be there. What we built comes besides.
     withPackages =
-      choose: builtins.deepSeq (map (each: each.version) (choose python313.pkgs)) (package "python");
+      choose:
+      let
+        chosen = choose python313.pkgs;
+        built = builtins.filter (each: each ? outPath) chosen;
+      in
+      builtins.deepSeq (map (each: each.version) chosen) (
+        if built == [ ] then package "python" else pythonWith built
+      );
   };
+
+  # The wheel's content without a wheel: its modules, and the metadata that Celery reads. The repository's own tests
+  # build the wheel.
+  buildPythonPackage =
+    attributes:
+    {
+      inherit (attributes) pname version;
+    }
+    // derive "python-${attributes.pname}-${attributes.version}"
+      {
+        inherit (attributes) src version;
+        PATH = binPath [ (package "python") ];
+        PYTHONDONTWRITEBYTECODE = "1";
+        modules = builtins.concatStringsSep ", " attributes.pythonImportsCheck;
+        needed = builtins.deepSeq (map (each: each.version) (
+          attributes.build-system ++ attributes.dependencies
+        )) "";
+      }
+      attributes.meta
+      ''
+        site="$out/${python313.sitePackages}"
+        mkdir -p "$site"
+        cp -r "$src"/src/* "$site"
+        python ${./metadata.py} "$src/pyproject.toml" "$version" "$site"
+        PYTHONPATH="$site" python -c "import $modules"
+      '';
+
+  # A virtual environment around that of the machine, with what was built.
+  pythonWith =
+    built:
+    derive "python-env"
+      {
+        PATH = binPath [ (package "python") ];
+        sites = map (each: "${each}/${python313.sitePackages}") built;
+      }
+      { }
+      ''
+        machine=${package "python"}
+        mkdir -p "$out/bin"
+        cp "$machine/pyvenv.cfg" "$out"
+        for program in "$machine"/bin/*; do
+          case $(head -c 2 "$program") in
+            '#!')
+              sed "1s|^#!.*/python.*|#!$out/bin/python|" "$program" > "$out/bin/''${program##*/}"
+              chmod +x "$out/bin/''${program##*/}"
+              ;;
+            *) cp -P "$program" "$out/bin" ;;
+          esac
+        done
+        ln -sf "$(readlink -f "$machine/bin/python")" "$out/bin/python"
+        for folder in "$machine"/lib/python3*; do
+          mkdir -p "$out/lib/''${folder##*/}/site-packages"
+          for site in "$folder/site-packages" $sites; do
+            echo "import site; site.addsitedir('$site')"
+          done > "$out/lib/''${folder##*/}/site-packages/stand-in.pth"
+        done
+        "$out/bin/python" -c "import celery"
+      '';
 
   postgresql_16 = package "postgresql";
   ruff = package "ruff";

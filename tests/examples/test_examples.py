@@ -15,8 +15,8 @@ from tests.examples.shell import follow, typed
 from tests.runbook.pages import blocks
 
 EXAMPLES = CHECKOUT / "examples"
-#: With tests of their own.
-ELSEWHERE = {"django", "first", "poolers", "several-databases"}
+#: With tests of their own; .ci/nix runs that of Nix.
+ELSEWHERE = {"django", "first", "nix", "poolers", "several-databases"}
 #: Each in a process of its own, so that they share the machine.
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/README.md") if path.parent.name not in ELSEWHERE)
 

@@ -16,6 +16,8 @@ DEFINITION = (CHECKOUT / "nix/default.nix").read_text()
 PYTHON = re.search(r"^  python = pkgs\.python(3)(\d+);$", DEFINITION, re.MULTILINE)
 POSTGRESQL = re.search(r"^  postgresql = pkgs\.postgresql_(\d+);$", DEFINITION, re.MULTILINE)
 NIX_FILES = [CHECKOUT / "flake.nix", *(CHECKOUT / "nix").glob("*.nix"), *(CHECKOUT / "nix/checks").glob("*.nix")]
+#: The extras whose packages nix/default.nix asks for.
+NIX_EXTRAS = re.findall(r"requirements \[ \"([\w-]+)\" \]", DEFINITION)
 
 
 def tracked_text() -> dict[str, str]:
@@ -86,13 +88,19 @@ def test_the_lock_pins_what_the_flake_names() -> None:
 
 def test_packages_txt_lists_the_names_that_our_nix_code_takes_from_nixpkgs() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["test"]
-    names = {re.split(r"[^A-Za-z0-9._-]", each)[0].lower() for each in requirements}
+    assert NIX_EXTRAS == ["test", "otel"]
+    extras = [requirement for extra in NIX_EXTRAS for requirement in project["optional-dependencies"][extra]]
+    names = {re.split(r"[^A-Za-z0-9._-]", each)[0].lower() for each in project["dependencies"] + extras}
     used = {f"python313Packages.{name.removesuffix('-binary')}" for name in names}
+    formals = re.search(r"^\{\n(.*?)\}:", (CHECKOUT / "nix/celery-postgres.nix").read_text(), re.MULTILINE | re.DOTALL)
+    assert formals is not None
+    used |= {f"python313Packages.{name}" for name in re.findall(r"[\w-]+", formals[1]) if name != "lib"}
     for path in NIX_FILES:
-        code = re.sub(r"#.*", "", path.read_text())
+        code = re.sub(r"\bpkgs\.lib\.", "lib.", re.sub(r"#.*", "", path.read_text()))
         used |= set(re.findall(r"(?<![.\w])pkgs\.([\w-]+)", code))
+        used |= {f"python313Packages.{name}" for name in re.findall(r"\bpython\.pkgs\.([\w-]+)", code)}
         used |= {f"lib.{name}" for name in re.findall(r"(?<![.\w])(?:nixpkgs\.)?lib\.([\w-]+)", code)}
+    used.remove("python313Packages.celery-postgres")  # ours, where the overlay has put it
     assert used == set((CHECKOUT / "nix/packages.txt").read_text().split())
 
 
@@ -114,7 +122,9 @@ def test_procfile_starts_what_the_contract_names() -> None:
     assert "-A app.celery_app.celery_app worker -P solo -c 1 --loglevel=INFO" in procfile()["worker"]
 
 
-@pytest.mark.parametrize("name", ["flake.nix", "shell.nix", "replit.nix", ".replit", ".envrc", "Procfile"])
+@pytest.mark.parametrize(
+    "name", ["flake.nix", "default.nix", "shell.nix", "replit.nix", ".replit", ".envrc", "Procfile"]
+)
 def test_nothing_of_the_environment_names_another_broker(name: str) -> None:
     assert not re.search("redis|rabbit|amqp", (CHECKOUT / name).read_text(), re.IGNORECASE)
 

@@ -1,0 +1,38 @@
+# The worker of another project (examples/nix), on a PostgreSQL of its own: it creates its tables, runs a task, drains.
+{
+  mkWorker,
+  pkgs,
+  python,
+  skeldir,
+  source,
+}:
+let
+  folder = "${source [ "examples" ]}/examples/nix";
+
+  worker = mkWorker {
+    inherit python;
+    name = "shop-worker";
+    app = "shop";
+    source = folder;
+    pool = "threads";
+    concurrency = 2;
+    queues = [ "celery" ];
+  };
+in
+pkgs.runCommand "mk-worker"
+  {
+    nativeBuildInputs = [
+      skeldir
+      worker
+      worker.environment
+    ];
+    __darwinAllowLocalNetworking = true;
+    meta.description = "mkWorker: the worker of another project creates its tables, runs a task and drains";
+  }
+  ''
+    set -o pipefail
+    mkdir home "$out"
+    export HOME=$PWD/home log="$out/worker.log" PYTHONPATH=${folder}
+    skeldir run --temporary -- ${folder}/try.sh shop-worker ${worker.environment}/bin/python | tee "$out/log"
+    grep --quiet 'sold 3 of hammer' "$out/log"
+  ''

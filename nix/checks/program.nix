@@ -1,0 +1,36 @@
+# The installed program, in an empty home and an empty folder: what it is called, where its state lies, and what it does
+# with a PostgreSQL of its own.
+{
+  pkgs,
+  skeldir,
+  with-postgres,
+}:
+pkgs.runCommand "program"
+  {
+    nativeBuildInputs = [
+      skeldir
+      with-postgres
+    ];
+    __darwinAllowLocalNetworking = true;
+    meta.description = "The installed program: help, state, migrations, queues, a private PostgreSQL";
+  }
+  ''
+    set -o pipefail
+    mkdir home empty "$out"
+    export HOME=$PWD/home
+    cd empty
+    echo DATABASE_URL=postgresql://nowhere.invalid/elses > .env
+    {
+      skeldir help
+      skeldir status
+      skeldir migrate
+      skeldir psql --no-psqlrc --tuples-only --command 'SELECT version()'
+      skeldir queues --json
+      skeldir-with-postgres -- sh -c 'skeldir migrate && skeldir keys list 00000000-0000-0000-0000-000000000001'
+      # The worker and the HTTP front, used by two tenants.
+      skeldir validate > "$out/validation.log" 2>&1 || { cat "$out/validation.log"; false; }
+    } 2>&1 | tee "$out/log"
+    grep --quiet '^Usage: skeldir COMMAND' "$out/log"
+    [ "$(ls -A)" = .env ]
+    [ -d "$HOME/.local/state/skeldir/postgres" ] || ls -d /var/lib/skeldir/skeldir-*
+  ''
