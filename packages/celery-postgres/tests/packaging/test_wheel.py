@@ -38,7 +38,7 @@ def test_the_wheel_has_all_that_the_package_reads(wheel: Path) -> None:
     source = PACKAGE / "src"
     wanted = {
         str(path.relative_to(source))
-        for pattern in ("*.py", "*.sql", "py.typed")
+        for pattern in ("*.py", "*.sql", "*.html", "*.css", "*.js", "py.typed")
         for path in (source / "celery_postgres").rglob(pattern)
     }
     assert wanted <= names

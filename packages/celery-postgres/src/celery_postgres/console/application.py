@@ -1,0 +1,177 @@
+"""The console as an ASGI application: routes, errors, and what every page has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from celery_postgres.console import pages
+from celery_postgres.console.access import Keys, Role, ThisMachine
+from celery_postgres.console.door import Door, FormError, Guest, base_of, redirect
+from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, View
+from celery_postgres.console.sessions import Sessions
+from celery_postgres.console.source import Source
+from celery_postgres.console.views import VIEWS, marks
+from celery_postgres.database import driver
+from celery_postgres.errors import SchemaError, primary
+
+logger = logging.getLogger(__name__)
+
+_SAYS = {
+    Role.READER: "Reader: sees all, changes nothing",
+    Role.OPERATOR: "Operator: sees all, may act",
+    Role.TENANT: "Tenant: sees its own tasks",
+}
+_NOT_THERE = "There is no such page here, or this key does not show it."
+#: Where keys of a console without tenants come from.
+SOURCES = (
+    ("All tasks, looking only", "celery -A APP console --new-key reader NAME"),
+    ("All tasks, and acting on them", "celery -A APP console --new-key operator NAME"),
+)
+
+
+def create(
+    source: Source,
+    keys: Keys,
+    *,
+    title: str = "Celery",
+    secret: str | None = None,
+    sources: Sequence[tuple[str, str]] = SOURCES,
+) -> Starlette:
+    """The console, to be served or mounted.
+
+    Args:
+        source: what it shows: `celery_postgres.console.source_of(app)`.
+        keys: who may look: `ConfiguredKeys`, a class of your own, or `ThisMachine` for an address that only this
+            machine reaches.
+        title: the environment's name, at the top of each page.
+        secret: signs sessions. Give all processes the same; by default sessions end with their process.
+        sources: where a key comes from, shown at the door: what it is for, and the command that makes it.
+    """
+    return _Console(source, keys, title, secret, sources).application()
+
+
+class _Console:
+    def __init__(
+        self, source: Source, keys: Keys, title: str, secret: str | None, sources: Sequence[tuple[str, str]]
+    ) -> None:
+        self._source = source
+        self._pages = pages.Pages(title)
+        self._open = isinstance(keys, ThisMachine)
+        self._door = Door(keys, Sessions(secret), self._pages, sources)
+
+    def application(self) -> Starlette:
+        """The routes."""
+        routes = [
+            Route("/sign-in", self._post(self._door.sign_in), methods=["POST"]),
+            Route("/sign-out", self._post(self._door.sign_out), methods=["POST"]),
+            Route("/static/{name}", self._file, methods=["GET"]),
+            *(Route(f"/{view.path}", self._shown(view), methods=["GET"]) for view in VIEWS),
+        ]
+        handlers: dict[Any, Any] = {
+            NotThereError: self._not_there,
+            HTTPException: self._not_there,
+            FormError: self._refused,
+            SchemaError: self._no_database,
+            driver.Error: self._no_database,
+            Exception: self._failed,
+        }
+        application = Starlette(routes=routes, exception_handlers=handlers)
+        # A redirect would lead to the host in the Host header, which is the sender's text.
+        application.router.redirect_slashes = False
+        return application
+
+    def _shown(self, view: View) -> Callable[[Request], Response]:
+        """The endpoint of a view. Starlette calls it in a thread."""
+
+        def show(request: Request) -> Response:
+            guest = self._door.guest(request)
+            if guest is None:
+                return self._door.ask(request)
+            if guest.viewer.role not in view.roles:
+                if view.path == "":  # each key has a first page
+                    return redirect(f"{base_of(request)}/tasks")
+                raise NotThereError(_NOT_THERE)
+            look = Look(guest.viewer, self._source, dict(request.query_params), base_of(request))
+            found = view.show(look)
+            if isinstance(found, Elsewhere):
+                return redirect(found.address)
+            return self._pages.render(found.template, **self._around(request, guest, view, look), **found.content)
+
+        return show
+
+    def _around(self, request: Request, guest: Guest, view: View, look: Look) -> dict[str, Any]:
+        """What every page shows around its content."""
+        role = guest.viewer.role
+        marked = marks(look) if role in STAFF else {}
+        query = f"?{request.url.query}" if request.url.query else ""
+        return {
+            "base": look.base,
+            "look": look,
+            "viewer": guest.viewer,
+            "role_says": "Open on this machine alone" if self._open else _SAYS[role],
+            "token": self._door.token(guest),
+            "now": datetime.now(UTC),
+            "again": f"{look.base}/{view.path}{query}",
+            "here": view.path if view.parent is None else view.parent,
+            "views": [
+                {"path": one.path, "name": one.name, "key": one.key, **marked.get(one.path, _NO_MARK)}
+                for one in VIEWS
+                if one.name is not None and role in one.roles
+            ],
+        }
+
+    def _post(self, act: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def posted(request: Request) -> Response:
+            return await act(request)
+
+        return posted
+
+    async def _file(self, request: Request) -> Response:
+        found = pages.file(request.path_params["name"])
+        if found is None:
+            raise NotThereError(_NOT_THERE)
+        return found
+
+    # -- errors, each as a page
+
+    async def _not_there(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            answer = self._problem(request, 405, "Not like this", "This page takes no such request.")
+            answer.headers.update(error.headers or {})
+            return answer
+        # Without a key every address looks the same.
+        guest = await run_in_threadpool(self._door.guest, request)
+        if guest is None and request.method == "GET" and not request.url.path.startswith(f"{base_of(request)}/static"):
+            return self._door.ask(request)
+        text = str(error) if isinstance(error, NotThereError) else _NOT_THERE
+        return self._problem(request, 404, "Not here", text)
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        return self._problem(request, 400, "Not done", str(error))
+
+    async def _no_database(self, request: Request, error: Exception) -> Response:
+        reason = str(error) if isinstance(error, SchemaError) else primary(error).condition or type(error).__name__
+        logger.warning("the console could not read the database: %s", reason)
+        if isinstance(error, SchemaError):
+            return self._problem(request, 503, "The tables do not fit", f"{reason}.")
+        text = "The database did not answer in time. Workers do not wait for this page; try again."
+        return self._problem(request, 503, "No answer", text)
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        return self._problem(request, 500, "The page failed", "The server's log has the reason.")
+
+    def _problem(self, request: Request, status: int, heading: str, text: str) -> Response:
+        return self._pages.render("problem.html", status, base=base_of(request), heading=heading, text=text)
+
+
+_NO_MARK: dict[str, str] = {"count": "", "tone": "", "meaning": ""}

@@ -1,0 +1,165 @@
+"""The door: who a request comes from, signing in and signing out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from celery_postgres.console.access import Keys, ThisMachine, Viewer
+from celery_postgres.console.pages import HEADERS, Pages
+from celery_postgres.console.sessions import COOKIE, LIFETIME_S, Attempts, Session, Sessions
+
+#: Bytes of a form: a key, a filter, some hundred ids.
+LONGEST_FORM = 65_536
+_MOST_FIELDS = 2_000
+_SAME = frozenset({"same-origin", "none"})
+
+
+class FormError(ValueError):
+    """A form that is not sent by the console's own pages. The message is for its reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A viewer who was let in.
+
+    Attributes:
+        viewer: who it is.
+        session: of its cookie; None on a console that asks for no key.
+    """
+
+    viewer: Viewer
+    session: Session | None
+
+
+def base_of(request: Request) -> str:
+    """The path below which the console is mounted; empty at the root."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def redirect(location: str) -> RedirectResponse:
+    """See another page of the console. The location is a path: the Host header is the sender's text."""
+    return RedirectResponse(location, 303, HEADERS)
+
+
+async def form_of(request: Request) -> dict[str, list[str]]:
+    """The fields of a form from a page of this console.
+
+    Raises:
+        FormError: another site has sent it, or it is too long.
+    """
+    if not _is_same_site(request):
+        raise FormError("This form came from another site, and nothing was done. Open the console and try again.")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_FORM:
+            raise FormError("This form is too long, and nothing was done.")
+    try:
+        return parse_qs(body.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise FormError("This form has too many fields, and nothing was done.") from None
+
+
+def field(form: dict[str, list[str]], name: str) -> str:
+    """The first value of a field; an empty text without one."""
+    return form.get(name, [""])[0]
+
+
+def _is_same_site(request: Request) -> bool:
+    """Browsers say where a form was. Older ones send only the origin; a program sends neither, and has no cookie."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in _SAME
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+
+
+class Door:
+    """Lets viewers in.
+
+    Args:
+        keys: where keys are known.
+        sessions: makes the cookies.
+        pages: renders the form.
+        sources: where a key comes from, for the form: what it is for, and the command that makes it.
+    """
+
+    def __init__(self, keys: Keys, sessions: Sessions, pages: Pages, sources: Sequence[tuple[str, str]]) -> None:
+        self._keys = keys
+        self._sessions = sessions
+        self._pages = pages
+        self._sources = list(sources)
+        self._attempts = Attempts()
+
+    def guest(self, request: Request) -> Guest | None:
+        """Who makes this request; None if that is not known. Asks the keys: call it in a thread."""
+        if isinstance(self._keys, ThisMachine):
+            return Guest(self._keys.viewer, None)
+        session = self._sessions.read(request.cookies.get(COOKIE))
+        viewer = None if session is None else self._keys.find(session.key)
+        return None if viewer is None else Guest(viewer, session)
+
+    def token(self, guest: Guest) -> str | None:
+        """The token of this guest's forms."""
+        return None if guest.session is None else self._sessions.token(guest.session)
+
+    def verify(self, guest: Guest, form: dict[str, list[str]]) -> None:
+        """Return if the form is one of this guest's.
+
+        Raises:
+            FormError: it has another token.
+        """
+        if guest.session is not None and not self._sessions.is_token(guest.session, field(form, "token")):
+            raise FormError("This form belongs to an earlier session, and nothing was done. Go back and try again.")
+
+    def ask(self, request: Request, status: int = 401, error: str = "", then: str | None = None) -> Response:
+        """The form. Its answer leads to `then`, by default to the page that was asked for."""
+        if then is None:
+            query = f"?{request.url.query}" if request.url.query else ""
+            then = request.url.path.removeprefix(base_of(request)) + query if request.method == "GET" else "/"
+        return self._pages.render(
+            "sign_in.html", status, base=base_of(request), next=then, error=error, sources=self._sources
+        )
+
+    async def sign_in(self, request: Request) -> Response:
+        """Exchange a key for a cookie."""
+        form = await form_of(request)
+        then, address = field(form, "next"), request.client.host if request.client else ""
+        if not self._attempts.allows(address):
+            return self.ask(request, 429, "Too many wrong keys from this address. Wait a minute.", then)
+        viewer = await run_in_threadpool(self._keys.enter, field(form, "key").strip())
+        if viewer is None:
+            self._attempts.failed(address)
+            return self.ask(request, 401, "This key is not valid, or was revoked. Ask the operator for one.", then)
+        answer = redirect(base_of(request) + (then if _is_own(then) else "/"))
+        answer.set_cookie(
+            COOKIE,
+            self._sessions.cookie(viewer.key),
+            max_age=LIFETIME_S,
+            path="/",
+            secure=True,
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+    async def sign_out(self, request: Request) -> Response:
+        """Let the browser forget the cookie."""
+        form = await form_of(request)
+        guest = await run_in_threadpool(self.guest, request)
+        if guest is not None:
+            self.verify(guest, form)
+        answer = redirect(f"{base_of(request)}/")
+        answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+        return answer
+
+
+def _is_own(path: str) -> bool:
+    """Whether this leads to a page of the console, and to no other host."""
+    return path.startswith("/") and path[1:2] not in ("/", "\\") and path.isprintable() and path.isascii()

@@ -1,0 +1,118 @@
+"""Serving the console on its own: its keys, its host names, and uvicorn."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from celery_postgres.console.access import ConfiguredKeys, Keys, Role, ThisMachine
+from celery_postgres.console.application import create
+from celery_postgres.console.errors import ConsoleError
+from celery_postgres.console.source import source_of
+
+KEYS = "CELERY_CONSOLE_KEYS"
+SECRET = "CELERY_CONSOLE_SECRET"  # noqa: S105  # the name of a variable
+_NAME = re.compile(r"[^\s;]{1,100}")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?", re.ASCII)
+_SHORTEST_SECRET = 32
+
+
+def new_key(role: str, name: str) -> tuple[str, str]:
+    """A new key, and the line by which `ConfiguredKeys` knows it.
+
+    Raises:
+        ConsoleError: there is no such role, or the name has spaces.
+    """
+    if role not in (Role.READER, Role.OPERATOR, f"{Role.OPERATOR}+payloads"):
+        raise ConsoleError("a key is for a `reader`, an `operator` or an `operator+payloads`")
+    if not _NAME.fullmatch(name) or not name.isprintable():
+        raise ConsoleError("the name of a key is at most 100 printable characters without spaces")
+    key = f"ck_{secrets.token_urlsafe(32)}"
+    return key, f"{role} {name} {sha256(key.encode()).hexdigest()}"
+
+
+def keys_for(host: str, environment: Mapping[str, str]) -> Keys:
+    """The keys of a console that listens on this address.
+
+    Raises:
+        ConsoleError: others could reach it, and there are no keys; or a line of them has another form.
+    """
+    lines = [line for line in re.split(r"[\n;]", environment.get(KEYS, "")) if line.strip()]
+    if lines:
+        return ConfiguredKeys(lines)
+    if not _is_loopback(host):
+        raise ConsoleError(
+            f"without keys it listens on a loopback address only, not on {host}: everybody who reaches it would be an "
+            f"operator. Make a key with `--new-key operator NAME` and put its line into {KEYS}"
+        )
+    return ThisMachine()
+
+
+def serve(app: Any, *, host: str, port: int, title: str, allowed_hosts: Sequence[str] = ()) -> None:
+    """Serve the console of a Celery application until a signal ends it.
+
+    Raises:
+        ConsoleError: it may not listen there, or the broker is not this package's.
+    """
+    secret = os.environ.get(SECRET) or None
+    if secret is not None and len(secret) < _SHORTEST_SECRET:
+        raise ConsoleError(f"{SECRET} is shorter than {_SHORTEST_SECRET} characters")
+    keys = keys_for(host, os.environ)
+    console = OwnHosts(create(source_of(app), keys, title=title, secret=secret), [host, *allowed_hosts])
+    uvicorn.run(console, host=host, port=port, log_level="warning", server_header=False, date_header=False)
+
+
+class OwnHosts:
+    """ASGI middleware that answers only to names of this server.
+
+    An attacker may let the name of his own page resolve to this address (DNS rebinding). A browser then treats his page
+    and the console as one origin, and only the Host header distinguishes them.
+
+    Args:
+        app: the application behind it.
+        names: host names, besides localhost, this machine's name and every address.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self._app = app
+        self._names = {"localhost", socket.gethostname().lower(), *(name.lower().rstrip(".") for name in names)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_own(dict(scope["headers"]).get(b"host", b"").decode("latin-1")):
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": 421, "headers": headers})
+            text = b"This console does not answer to this host name; --allowed-host lists those that it does.\n"
+            await send({"type": "http.response.body", "body": text})
+            return
+        await self._app(scope, receive, send)
+
+    def _is_own(self, header: str) -> bool:
+        parts = _HOST.fullmatch(header)
+        if parts is None:
+            return not header  # HTTP/1.0 has none
+        name = (parts[1] or parts[2]).lower().rstrip(".")
+        return name in self._names or _is_address(name)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

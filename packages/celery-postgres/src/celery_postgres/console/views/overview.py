@@ -1,0 +1,60 @@
+"""Overview: what is wrong first, then the queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_postgres.console.formatting import duration, plural
+from celery_postgres.console.looking import Look, Page
+from celery_postgres.console.views.rows import queue_rows
+from celery_postgres.readmodel import Problem, Severity
+
+MOST_PROBLEMS = 7
+MOST_QUEUES = 8
+_ICONS = {"queue": "late", "dead": "dead", "worker": "lost", "schedule": "late", "failed": "failed"}
+
+
+def overview(look: Look) -> Page:
+    """The first page of readers and operators."""
+    now = look.source.model.overview()
+    own = queue_rows([queue for queue in now.queues if not queue.internal], now.problems)
+    alive = sum(not worker.lost for worker in now.workers)
+    return Page(
+        "overview.html",
+        {
+            "summary": f"{plural(alive, 'worker process', 'worker processes')} of {plural(len(own), 'queue')}.",
+            "problems": [_shown(look, problem) for problem in now.problems[:MOST_PROBLEMS]],
+            "more_problems": max(len(now.problems) - MOST_PROBLEMS, 0),
+            "queues": sorted(own, key=lambda row: (not row["late"], -row["waiting"].number))[:MOST_QUEUES],
+            "all_queues": len(own),
+        },
+    )
+
+
+def _shown(look: Look, problem: Problem) -> dict[str, Any]:
+    text = problem.sentence
+    more = problem.detail
+    if problem.age_s is not None and not more:
+        more = f"For {duration(problem.age_s)}."
+    link, action = _where(look, problem)
+    return {
+        "tone": "bad" if problem.severity is Severity.CRITICAL else "warn",
+        "icon": _ICONS.get(problem.view, "warn"),
+        "text": text,
+        "more": more,
+        "link": link,
+        "action": action,
+    }
+
+
+def _where(look: Look, problem: Problem) -> tuple[str, str]:
+    match problem.view:
+        case "queue":
+            return look.link("queue" if problem.subject else "queues", name=problem.subject), "Open queue"
+        case "dead":
+            return look.link("dead"), "Open dead letters"
+        case "worker":
+            return look.link("workers"), "Open workers"
+        case "failed":
+            return look.link("tasks", state="failed", q=problem.subject), "See failures"
+    return "", ""

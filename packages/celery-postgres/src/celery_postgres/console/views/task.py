@@ -1,0 +1,137 @@
+"""One task: where it is, why it failed, and what its publisher said of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from celery_postgres.console import tracebacks
+from celery_postgres.console.formatting import moment, plural
+from celery_postgres.console.looking import STAFF, Look, NotThereError, Page
+from celery_postgres.console.views.rows import reason_says
+from celery_postgres.readmodel import Attempt, State, Task
+
+_ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED})
+
+
+def task(look: Look) -> Page:
+    """The task of the address, if it is this viewer's."""
+    task_id, viewer, tenants = look.asked("id"), look.viewer, look.source.tenants
+    its_own = viewer.tenant is None or (tenants is not None and tenants.owns(viewer.tenant, task_id))
+    found = look.source.model.task(task_id) if task_id and its_own else None
+    if found is None:
+        raise NotThereError(
+            "Nothing is kept of this task: its result has expired or was ignored, or there never was one of this id."
+        )
+    row = found.row
+    return Page(
+        "task.html",
+        {
+            "task": {"id": task_id, "name": row.name, "state": str(row.state)},
+            "says": _says(found),
+            "error": _error(look, found),
+            "advice": _advice(look, found),
+            "events": _events(found),
+            "facts": _facts(look, found),
+            "arguments": [one.rpartition(": ")[::2] for one in found.origin.arguments],
+        },
+    )
+
+
+def _says(found: Task) -> str:
+    attempts = found.row.failures + 1
+    if found.row.state in _ENDED and attempts > 1:
+        return f"after {plural(attempts, 'attempt')},"
+    if found.row.state in (State.RUNNING, State.WAITING) and found.row.failures:
+        return f"again: {plural(found.row.failures, 'delivery', 'deliveries')} failed"
+    return ""
+
+
+def _error(look: Look, found: Task) -> dict[str, Any] | None:
+    """Its last error. Only a viewer with that right sees the message, which may quote values."""
+    if not found.traceback and found.row.state is not State.FAILED:
+        return None
+    text = found.traceback or ""
+    if look.viewer.payloads:
+        lines, note = tracebacks.whole(text), "Of the last attempt, with its message"
+    elif look.viewer.role in STAFF:
+        lines, note = tracebacks.frames(text), "Of the last attempt. The message is withheld: it may quote data"
+    else:
+        lines, note = [], "Of the last attempt. The API shows the messages that quote no data"
+    return {
+        "type": found.row.error or "The type of the error is not kept",
+        "note": note,
+        "frames": lines,
+        "message": "",
+    }
+
+
+def _advice(look: Look, found: Task) -> dict[str, str] | None:
+    """Why it does not run, and what may be done."""
+    status, staff = found.status, look.viewer.role in STAFF
+    queue = status.queue or ""
+    link = look.link("queue", name=queue) if staff and queue else ""
+    if found.row.state is State.DEAD:
+        says = reason_says(found.row.error or "")
+        again = look.link("dead", reason=found.row.error, task=found.row.name, queue=queue)
+        return _advised(says, "It is set aside, not lost: it can go back to its queue.", again, "See its group")
+    if found.row.state in (State.WAITING, State.SCHEDULED) and status.consumed is False:
+        text = "No worker consumes its queue, so it waits until one does."
+        advice = _advised("Why it waits", text, link, "Open queue")
+        return advice | {"command": f"celery -A APP worker -Q {queue}"} if staff else advice
+    if found.row.state in (State.WAITING, State.SCHEDULED) and status.paused:
+        return _advised("Why it waits", "Its queue is paused: workers claim nothing from it.", link, "Open queue")
+    if found.row.state is State.WAITING and staff:
+        return _advised("Why it waits", "Others of its queue run before it.", link, "Open queue")
+    return None
+
+
+def _advised(heading: str, text: str, link: str, action: str) -> dict[str, str]:
+    return {"heading": heading, "text": text, "link": link, "action": action, "command": ""}
+
+
+def _events(found: Task) -> list[dict[str, Any]]:
+    """What is known of its course, the oldest first."""
+    events: list[tuple[datetime, str, str, str]] = [
+        (row.published_at, "", f"Published to {row.queue}" if row.queue else "Published", "")
+        for row in (found.row, *found.dead_letters)
+        if row.published_at is not None
+    ]
+    if found.row.due_at is not None:
+        events.append((found.row.due_at, "", "Due", ""))
+    for attempt in found.attempts:
+        if attempt.began_at is not None:
+            worker = f" by {attempt.worker}" if attempt.worker else ""
+            events.append((attempt.began_at, "acc", f"Claimed{worker}", _lost(attempt)))
+        if attempt.ended_at is not None:
+            tone = "bad" if attempt.state in (State.FAILED, State.DEAD) else "acc"
+            worker = f" on {attempt.worker}" if attempt.worker else ""
+            error = reason_says(attempt.error) if attempt.state is State.DEAD and attempt.error else attempt.error
+            events.append((attempt.ended_at, tone, f"{str(attempt.state).capitalize()}{worker}", error or ""))
+    unique = sorted(dict.fromkeys(events), key=lambda event: event[0])
+    return [{"at": at, "tone": tone, "text": text, "more": more} for at, tone, text, more in unique]
+
+
+def _lost(attempt: Attempt) -> str:
+    return f"{plural(attempt.lost, 'delivery', 'deliveries')} failed before" if attempt.lost else ""
+
+
+def _facts(look: Look, found: Task) -> list[tuple[str, Any, str]]:
+    """What is known of it, with links where this viewer has the view."""
+    row, origin, staff = found.row, found.origin, look.viewer.role in STAFF
+    related = (("Root", origin.root_id), ("Parent", origin.parent_id))
+    facts: list[tuple[str, Any, str]] = [
+        ("Queue", row.queue, look.link("queue", name=row.queue) if staff else ""),
+        ("Tenant", row.tenant_id, look.link("tasks", tenant=row.tenant_id) if staff else ""),
+        ("Worker", row.worker if staff else None, ""),
+        ("Celery's state", found.celery_state, ""),
+        ("Retries", row.failures or None, ""),
+        ("Due", None if row.due_at is None else moment(row.due_at), ""),
+        ("Expires", None if origin.expires_at is None else moment(origin.expires_at), ""),
+        ("Published by", origin.publisher if staff else None, ""),
+        ("Correlation", origin.correlation_id, ""),
+        *((name, one, look.link("task", id=one)) for name, one in related if one and one != row.task_id),
+        ("Group", origin.group_id, ""),
+        *(("Sent", child, look.link("task", id=child)) for child in found.children[:20]),
+    ]
+    return [fact for fact in facts if fact[1]]

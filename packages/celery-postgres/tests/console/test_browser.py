@@ -1,0 +1,203 @@
+"""The console in a browser: by keyboard, without its script, narrow and wide, dark and light."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from environment.testkit import night
+from environment.testkit.browser import Browser
+from environment.testkit.console import Console, enter
+from environment.testkit.machine import unavailable
+from environment.waiting import wait_until
+
+#: Where .ci/programs puts it.
+AXE = Path("/usr/local/share/axe-core/axe.min.js")
+#: Of the rules, those of WCAG 2.2 AA and what axe calls best practice.
+RUN = (
+    "axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations.map(one => "
+    "[one.id, one.nodes.map(node => node.target.join(' ') + ': ' + node.failureSummary).slice(0, 3)])))"
+)
+SIZES = [(width, theme) for width in (1280, 500, 390) for theme in ("light", "dark")]
+NARROWEST = 320
+
+
+def views(served: Console) -> list[str]:
+    ids = served.night.ids
+    return [
+        *(
+            "/",
+            "/queues",
+            "/queue?name=mail",
+            "/queue?name=reports",
+            "/tasks?q=nothing",
+            "/tasks?state=running",
+            "/workers",
+        ),
+        "/dead?queue=webhooks&reason=rejected&task=webhooks.deliver",
+        *(f"/task?id={ids[kind]}" for kind in ("failed", "waiting", "dead")),
+        "/tasks?tenant=wrong",
+        "/nothing",
+    ]
+
+
+def shape(browser: Browser, width: int, theme: str = "light") -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
+    features = [{"name": "prefers-color-scheme", "value": theme}]
+    browser.call("Emulation.setEmulatedMedia", features=features)
+
+
+def press(browser: Browser, key: str) -> None:
+    browser.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+    browser.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+
+def arrive(browser: Browser, condition: str) -> None:
+    """Wait for a page and its script."""
+    browser.until(f"document.readyState === 'complete' && {condition}")
+
+
+@pytest.fixture
+def axe() -> str:
+    if not AXE.exists():
+        unavailable("axe-core is not installed: .ci/programs does it")
+    return AXE.read_text()
+
+
+def examine(browser: Browser, axe: str, address: str) -> Any:
+    """What axe finds on a page."""
+    browser.open(address)
+    browser.value(axe + "; 0")
+    return json.loads(browser.value(RUN))
+
+
+def test_axe_finds_nothing(served: Console, browser: Browser, axe: str) -> None:
+    """Each page once: wide and light, or narrow and dark in turn. The long test below has each in every shape."""
+    enter(browser, served, "operator")
+    found = {}
+    for number, path in enumerate(views(served)):
+        shape(browser, *(SIZES[0] if number % 2 else SIZES[-1]))
+        found[path] = examine(browser, axe, served.address + path)
+    browser.call("Network.clearBrowserCookies")
+    found["the door"] = examine(browser, axe, served.address + "/queues")
+    assert {path: violations for path, violations in found.items() if violations} == {}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("width", "theme"), SIZES)
+def test_axe_finds_nothing_in_any_shape(served: Console, browser: Browser, axe: str, width: int, theme: str) -> None:
+    shape(browser, width, theme)
+    enter(browser, served, "operator")
+    found = {path: examine(browser, axe, served.address + path) for path in views(served)}
+    browser.call("Network.clearBrowserCookies")
+    found["the door"] = examine(browser, axe, served.address + "/queues")
+    assert {path: violations for path, violations in found.items() if violations} == {}
+
+
+def test_nothing_scrolls_sideways_on_the_narrowest_screen(served: Console, browser: Browser) -> None:
+    shape(browser, NARROWEST)
+    enter(browser, served, "operator")
+    widths = {}
+    for path in views(served):
+        browser.open(served.address + path)
+        widths[path] = browser.value("document.documentElement.scrollWidth")
+    assert set(widths.values()) == {NARROWEST}, widths
+
+
+def test_from_the_door_to_the_reason_by_keyboard_on_a_phone(served: Console, browser: Browser) -> None:
+    """A newcomer with a failed task: sign in, filter, open the task, read why."""
+    shape(browser, 390)
+    browser.call("Network.clearBrowserCookies")
+    browser.requests.clear()
+    browser.errors.clear()
+    browser.open(served.address + "/")
+    assert browser.value("document.activeElement.id") == "key"
+    browser.type(served.keys["reader"])
+    browser.press("Enter")
+    arrive(browser, "document.title.startsWith('Overview')")
+    press(browser, "g")
+    press(browser, "t")
+    arrive(browser, "document.title.startsWith('Tasks')")
+    browser.value("[...document.querySelectorAll('.tabs a')].find(one => one.innerText === 'Failed').focus()")
+    browser.press("Enter")
+    arrive(browser, "location.search === '?state=failed'")
+    press(browser, "j")
+    assert browser.value("document.activeElement.closest('tr') !== null")
+    browser.press("Enter")
+    arrive(browser, "location.pathname === '/task'")
+    shown = browser.text()
+    assert "ProviderTimeoutError" in shown
+    assert "app/tasks/llm.py:118" in shown
+    assert night.SECRET not in shown
+    press(browser, "/")
+    assert browser.value("document.activeElement.id") == "find"
+    browser.type("llm")
+    browser.press("Enter")
+    arrive(browser, "location.pathname === '/queue'")
+    browser.value("document.querySelector('form[action$=sign-out] button').focus()")
+    browser.press("Enter")
+    browser.until("document.title.startsWith('Sign in')")
+    # The door answers 401, which Chromium reports as a failed load.
+    assert [error for error in browser.errors if "401" not in error] == []
+    addresses = {url for _, url in browser.requests}
+    assert all(url.startswith((served.address + "/", "data:")) for url in addresses), addresses
+    assert not [url for url in addresses if served.keys["reader"] in url]
+    kept = browser.value("JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}])")
+    assert json.loads(kept) == ["", {}, {}]
+
+
+def test_every_page_is_complete_without_its_script(served: Console, browser: Browser) -> None:
+    shape(browser, 1280)
+    enter(browser, served, "operator")
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.call("Page.navigate", url=f"{served.address}/tasks?state=failed")
+        text = _text_without_script(browser, "Failed")
+        assert "UTC" in text
+        assert "Sign out" in text
+        assert "Theme" not in text, "what only the script can do is not offered"
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_times_are_in_the_readers_zone_and_in_utc_on_demand(served: Console, browser: Browser) -> None:
+    shape(browser, 1280)
+    enter(browser, served, "operator")
+    browser.call("Emulation.setTimezoneOverride", timezoneId="Asia/Kathmandu")
+    browser.open(f"{served.address}/task?id={served.night.ids['failed']}")
+    shown = "document.querySelector('.events time').innerText"
+    local = browser.value(shown)
+    assert browser.value("document.querySelector('[data-zone]').innerText") in ("Asia/Kathmandu", "Asia/Katmandu")
+    browser.value("document.querySelector('[data-do=zone]').click()")
+    assert browser.value(shown) != local
+    browser.value("document.querySelector('[data-do=theme]').click()")
+    theme = browser.value("document.documentElement.dataset.theme")
+    browser.open(f"{served.address}/queues")
+    assert browser.value("document.querySelector('[data-zone]').innerText") == "UTC"
+    assert browser.value("document.documentElement.dataset.theme") == theme
+    press(browser, "?")
+    browser.until("document.getElementById('keys').open")
+    browser.value("document.querySelector('[data-do=keys]').click(); document.getElementById('keys').close()")
+    press(browser, "g")
+    press(browser, "t")
+    press(browser, "?")
+    assert browser.value("document.getElementById('keys').open") is False, "the keys are switched off"
+    browser.value("localStorage.clear()")
+    browser.call("Emulation.setTimezoneOverride", timezoneId="")
+
+
+def _text_without_script(browser: Browser, part: str) -> str:
+    """The page's text by its accessibility tree, which needs no script."""
+    found = ""
+
+    def read() -> bool:
+        nonlocal found
+        nodes: list[Any] = browser.call("Accessibility.getFullAXTree")["nodes"]
+        found = " ".join(str(node.get("name", {}).get("value", "")) for node in nodes)
+        return part in found
+
+    wait_until(read, 20, "the page without its script")
+    return found

@@ -1,0 +1,149 @@
+"""Signing in and out, and forms of other sites."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from celery_postgres.console import ConfiguredKeys, ConsoleError, ThisMachine
+from celery_postgres.console.serving import OwnHosts, keys_for, new_key
+from celery_postgres.console.sessions import COOKIE, LIFETIME_S, Attempts, Sessions
+from environment.testkit.console import Console, serving
+
+
+def test_a_key_is_exchanged_for_a_cookie(served: Console) -> None:
+    answer = served.request("POST", "/sign-in", {"key": f" {served.keys['reader']} ", "next": "/queues?x=1"})
+    assert (answer.status, answer.headers["location"]) == (303, "/queues?x=1")
+    cookie = answer.headers["set-cookie"]
+    assert served.keys["reader"] not in cookie
+    assert cookie.startswith(f"{COOKIE}=")
+    for flag in ("Secure", "HttpOnly", "SameSite=strict", "Path=/", f"Max-Age={LIFETIME_S}"):
+        assert flag in cookie
+    assert "Domain" not in cookie
+
+
+@pytest.mark.parametrize("then", ["//evil.example", "https://evil.example", "/\\evil.example", "", "/\r\nX: y", "/é"])
+def test_it_leads_nowhere_else(served: Console, then: str) -> None:
+    answer = served.request("POST", "/sign-in", {"key": served.keys["reader"], "next": then})
+    assert (answer.status, answer.headers["location"]) == (303, "/")
+
+
+def test_a_wrong_key_is_told_below_its_field_and_not_repeated(module_database: Any, served: Console) -> None:
+    with serving(module_database.url, served.night) as other:
+        for key in ("", "nonsense", "<script>", "ck_" + "A" * 43):
+            answer = other.request("POST", "/sign-in", {"key": key, "next": "/queues"})
+            assert answer.status == 401
+            assert 'aria-describedby="key-error"' in answer.text
+            assert 'value="/queues"' in answer.text
+            assert not key or key not in answer.text
+        for _ in range(Attempts.MOST):
+            answer = other.request("POST", "/sign-in", {"key": "nonsense"})
+        assert answer.status == 429
+        assert other.request("POST", "/sign-in", {"key": other.keys["reader"]}).status == 429
+
+
+def test_a_form_of_another_site_does_nothing(served: Console) -> None:
+    form = {"key": served.keys["reader"]}
+    for header in (
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"Origin": "https://evil.example"},
+    ):
+        answer = served.request("POST", "/sign-in", form, **header)
+        assert answer.status == 400
+        assert "set-cookie" not in answer.headers
+    same = {"Origin": served.address, "Host": f"127.0.0.1:{served.port}"}
+    assert served.request("POST", "/sign-in", form, **same).status == 303
+
+
+def test_signing_out_needs_the_token_of_the_session(served: Console) -> None:
+    cookie = served.cookie("operator")
+    assert served.request("POST", "/sign-out", {"token": "0" * 64}, Cookie=cookie).status == 400
+    token = served.get("/").text.partition('name="token" value="')[2].partition('"')[0]
+    answer = served.request("POST", "/sign-out", {"token": token}, Cookie=cookie)
+    assert answer.status == 303
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+
+
+def test_a_form_that_is_too_long_is_refused(served: Console) -> None:
+    assert served.request("POST", "/sign-in", {"key": "x" * 70_000}).status == 400
+
+
+def test_a_session_ends() -> None:
+    sessions = Sessions("a secret of all processes of the console")
+    assert sessions.read(sessions.cookie("k")).key == "k"  # type: ignore[union-attr]
+    assert sessions.read(sessions.cookie("k", now_s=time.time() - LIFETIME_S - 1)) is None
+    assert Sessions().read(sessions.cookie("k")) is None, "another secret, as after a restart"
+    cookie = sessions.cookie("k")
+    for forged in ("", ".", "x", cookie[:-1], cookie + "0", cookie.replace(".", "", 1), "é." + "0" * 64, "a" * 5_000):
+        assert sessions.read(forged) is None
+    again = Sessions("a secret of all processes of the console")
+    assert again.read(cookie) == sessions.read(cookie)
+
+
+def test_form_tokens_are_of_one_session() -> None:
+    sessions = Sessions()
+    one, other = (sessions.read(sessions.cookie("k")) for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert sessions.is_token(one, sessions.token(one))
+    assert not sessions.is_token(one, sessions.token(other))
+    assert not sessions.is_token(one, "é")
+
+
+def test_attempts_remember_a_bounded_number_of_addresses() -> None:
+    attempts = Attempts()
+    attempts.MOST_ADDRESSES = 3  # type: ignore[misc]
+    for number in range(5):
+        attempts.failed(f"10.0.0.{number}")
+    assert len(attempts._failed) == 3
+
+
+def test_only_this_machine_needs_no_key() -> None:
+    for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9"):
+        assert isinstance(keys_for(host, {}), ThisMachine)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "console.example"):  # noqa: S104
+        with pytest.raises(ConsoleError, match="without keys"):
+            keys_for(host, {})
+    _, line = new_key("operator", "on-call")
+    assert isinstance(keys_for("127.0.0.1", {"CELERY_CONSOLE_KEYS": line}), ConfiguredKeys)
+    assert len(keys_for("0.0.0.0", {"CELERY_CONSOLE_KEYS": f"{line}\n{new_key('reader', 'wall')[1]}"})) == 2  # type: ignore[arg-type]  # noqa: S104
+
+
+@pytest.mark.parametrize(
+    "line", ["", "operator x", "tenant x " + "0" * 64, "reader+payloads2 x " + "0" * 64, "a b c d"]
+)
+def test_a_line_that_is_no_key_is_named_and_not_quoted(line: str) -> None:
+    with pytest.raises(ConsoleError, match="key 2 of the console") as raised:
+        ConfiguredKeys([new_key("reader", "x")[1], line])
+    assert not line or line not in str(raised.value)
+
+
+def test_a_key_opens_what_its_line_says() -> None:
+    key, line = new_key("operator+payloads", "on-call")
+    keys = ConfiguredKeys([line])
+    viewer = keys.enter(key)
+    assert viewer is not None
+    assert (viewer.name, viewer.payloads, viewer.acts) == ("on-call", True, True)
+    assert keys.find(viewer.key) == viewer
+    assert keys.enter(line.split()[2]) is None, "the digest is not the key"
+    assert keys.enter("\ud800") is None
+
+
+@pytest.mark.parametrize(("role", "name"), [("tenant", "x"), ("admin", "x"), ("reader", "a b"), ("reader", "")])
+def test_no_other_key_is_made(role: str, name: str) -> None:
+    with pytest.raises(ConsoleError):
+        new_key(role, name)
+
+
+@pytest.mark.parametrize(
+    ("header", "own"),
+    [
+        *((name, True) for name in ("localhost", "localhost:8787", "127.0.0.1:1", "[::1]:8787", "ops.example", "")),
+        *((name, False) for name in ("evil.example", "localhost.evil.example", "a:b:c", "@", "127.0.0.1.evil.example")),
+    ],
+)
+def test_only_own_host_names_are_answered(header: str, own: bool) -> None:
+    assert OwnHosts(lambda *_: None, ["ops.example"])._is_own(header) is own  # type: ignore[arg-type, return-value]
