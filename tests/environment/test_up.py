@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.environment.test_cli import copy_checkout
 pytestmark = pytest.mark.root
 
 DEADLINE_S = 40
+UP = (sys.executable, "-P", "-m", "environment.cli", "up")
 
 
 @dataclass
@@ -37,9 +38,10 @@ class Up:
     port: int
     state: Path
 
-    def get(self, path: str) -> tuple[int, Any]:
+    def get(self, path: str, host: str = "localhost") -> tuple[int, Any]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Host": host})
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  an address of ours
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -75,10 +77,10 @@ def free_port() -> int:
 def up(database: Any, folder: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def start(checkout: Path = CHECKOUT, **environment: str) -> Up:
+    def start(checkout: Path = CHECKOUT, command: Sequence[str | Path] = UP, **environment: str) -> Up:
         port = free_port()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "environment.cli", "up"],
+            command,
             env={
                 **os.environ,
                 "PYTHONPATH": python_path({}, checkout),
@@ -114,6 +116,30 @@ def test_everything_runs_and_ends_when_it_is_told(up: Callable[..., Up]) -> None
     assert read_worker_file(running.state / "worker.json") is None
     with pytest.raises(OSError, match="refused"):
         running.get("/livez")
+
+
+def test_replit_starts_the_same_and_its_hosts_are_answered(up: Callable[..., Up], folder: Path) -> None:
+    """With the python of PATH, as replit.nix puts it there, and no variable but those that Replit sets."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "bin" / "python").chmod(0o755)
+    running = up(
+        command=[CHECKOUT / "ops/replit/start"],
+        PATH=f"{folder / 'bin'}:{os.environ['PATH']}",
+        WEB_HOST="127.0.0.1",
+        REPLIT_DOMAINS="mine.example.app,www.example.org",
+        REPLIT_DEPLOYMENT="1",
+    )
+    wait_until(running.is_well, DEADLINE_S, "the web process and the worker")
+    hosts = {"mine.example.app": 200, "www.example.org": 200, "elsewhere.example.org": 421}
+    assert {host: running.get("/health", host)[0] for host in hosts} == hosts
+
+
+def test_replit_keeps_no_files_so_a_deployment_needs_a_database(up: Callable[..., Up]) -> None:
+    refused = up(command=[CHECKOUT / "ops/replit/start"], DATABASE_URL="", REPLIT_DEPLOYMENT="1").process
+    output, _ = refused.communicate(timeout=DEADLINE_S)
+    expected = "start: a deployment keeps no files: add a PostgreSQL database to the app, or set DATABASE_URL\n"
+    assert (refused.returncode, output) == (1, expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")

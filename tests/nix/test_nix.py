@@ -94,6 +94,13 @@ def test_a_build_may_listen_on_loopback_on_macos(tree: Tree) -> None:
         assert tree.imported(f"project.checks.{check}.__darwinAllowLocalNetworking") is True
 
 
+def test_replit_gets_the_python_and_the_postgresql_of_the_definition(tree: Tree) -> None:
+    pinned = f"path: _: import path {{ nixpkgs = {tree.root}/nix/stand-in; }}"
+    scoped = f"builtins.scopedImport {{ import = {pinned}; }} {tree.root}/replit.nix"
+    deps = tree.evaluate("--impure", "--expr", f"map toString ({scoped} {{ pkgs = {{ }}; }}).deps")
+    assert deps == tree.imported("map toString [ project.pythonEnv project.postgresql ]")
+
+
 def test_other_flakes_get_the_package_by_the_overlay(tree: Tree) -> None:
     """The overlay's own part: real nixpkgs adds `pythonPackagesExtensions` to every Python."""
     expression = f"""

@@ -110,11 +110,12 @@ def test_replit_nix_has_the_one_shape_that_its_editor_accepts() -> None:
     assert re.fullmatch(rf"{{ pkgs }}:\s*{{\s*deps = \[(?:\s*{element})+\s*\];\s*}}\s*", text)
 
 
-def test_replit_runs_the_procfile_after_the_migrations() -> None:
+def test_replit_starts_everything_and_passes_requests_on() -> None:
     settings = tomllib.loads((CHECKOUT / ".replit").read_text())
-    command = f"alembic upgrade head && exec {procfile()['worker']}"
-    assert settings["run"] == settings["deployment"]["run"] == command
-    assert settings["deployment"]["deploymentTarget"] == "vm"
+    assert settings["run"] == settings["deployment"]["run"] == ["ops/replit/start"]
+    assert settings["deployment"] == {"deploymentTarget": "vm", "run": settings["run"]}
+    assert settings["ports"] == [{"localPort": 8000, "externalPort": 80}]
+    assert "PORT:-8000" in (CHECKOUT / "ops/replit/start").read_text()
     assert not [module for module in settings["modules"] if "python" in module]
 
 

@@ -30,7 +30,7 @@ def steps(name: str) -> list[dict[str, Any]]:
 
 
 def test_all_workflows_are_there() -> None:
-    assert set(WORKFLOWS) == {"ci.yml", "empirical-validation.yml", "matrix.yml", "release.yml"}
+    assert set(WORKFLOWS) == {"ci.yml", "empirical-validation.yml", "matrix.yml", "next-nixpkgs.yml", "release.yml"}
     assert set(load("ci.yml")["jobs"]) == {"celery-foundation", "flake", "tests"}
 
 
@@ -128,6 +128,19 @@ def test_the_jobs_do_what_the_contract_says() -> None:
         "nix flake check --print-build-logs",
     ]
     assert "./dev test" in [step.get("run") for step in jobs["tests"]["steps"]]
+
+
+def test_the_pin_is_moved_each_week_and_the_next_release_is_tried() -> None:
+    """A release of nixpkgs is supported for seven months, and the next one comes after six."""
+    updates = yaml.YAML(typ="safe", pure=True).load((CHECKOUT / ".github/dependabot.yml").read_text())["updates"]
+    assert [one["schedule"] for one in updates if one["package-ecosystem"] == "nix"] == [{"interval": "weekly"}]
+    found = re.search(r"github:NixOS/nixpkgs/nixos-(\d\d)\.(05|11)", (CHECKOUT / "flake.nix").read_text())
+    assert found is not None
+    year, month = found.groups()
+    following = f"{year}.11" if month == "05" else f"{int(year) + 1:02}.05"
+    job = load("next-nixpkgs.yml")["jobs"]["next"]
+    assert job["continue-on-error"] is True
+    assert job["steps"][-1]["run"].endswith(f"--override-input nixpkgs github:NixOS/nixpkgs/nixos-{following}")
 
 
 def test_the_matrix_has_every_cell_that_the_package_names() -> None:
