@@ -26,6 +26,7 @@ from benchmarks.cells import (
     publishers,
     soak,
     statements,
+    views,
     workers,
 )
 
@@ -41,7 +42,20 @@ QUICK = [enqueue.CELL, drain.CELL, processes.CELL, latency.CELL, chord.CELL]
 #: What is asked only by ``--only``: half an hour, figures of docs/benchmarks/front.md, and those of ``--against``.
 MORE = [
     module.CELL
-    for module in (deep, soak, workers, prefork, publishers, crash, connections, statements, memory, imports, front)
+    for module in (
+        deep,
+        soak,
+        workers,
+        prefork,
+        publishers,
+        crash,
+        connections,
+        statements,
+        memory,
+        imports,
+        front,
+        views,
+    )
 ]
 
 CELLS: dict[str, Cell] = {cell.name: cell for cell in [*PAGE, *MORE]}

@@ -76,7 +76,7 @@ class Operations:
     # -- queues
 
     def queues(self, *, cap: int | None = None) -> list[QueueOverview]:
-        """All queues with their messages by state, by name.
+        """All queues with their messages by state, by name; those of remote control, events and replies last.
 
         Args:
             cap: where counting stops, for each queue and state: about so many means as many or more. By default

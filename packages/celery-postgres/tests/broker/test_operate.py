@@ -176,7 +176,7 @@ def test_dead_letters_are_purged_by_condition(tool: Tool, client: Client, plain_
     refused = typed(plain_database.url, "dead", "purge", "--yes")
     assert (refused.returncode, refused.stderr) == (
         1,
-        "celery_postgres: which dead letters? give ids, --queue, --reason, --older-than or --all\n",
+        "celery_postgres: which dead letters? give ids, --queue, --task, --reason, --older-than or --all\n",
     )
     assert tool("dead", "purge", "--older-than", "7d", "--yes")["count"] <= 1
     assert tool("dead", "purge", "--all", "--yes")["verb"] == "deleted"
@@ -239,7 +239,7 @@ def test_dead_letters_that_are_not_there_are_named(
 def test_a_limit_is_a_number(plain_database: Any) -> None:
     done = typed(plain_database.url, "dead", "list", "--limit", "-1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("argument --limit: '-1' is not a number of dead letters\n")
+    assert done.stderr.endswith("argument --limit: '-1' is not a number of rows\n")
 
 
 def test_what_an_operator_asks_may_take_longer_than_what_a_worker_does(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from celery_postgres.database.envelope import decode
 from celery_postgres.database.store import EVERYTHING, Store
+from celery_postgres.database.task_rows import unescaped
 
 #: Rows that one statement changes.
 BATCH = 1000
@@ -26,6 +27,7 @@ class DeadLetter:
         failures: how often it had failed.
         reason: why it was set aside.
         bytes: the size of its payload.
+        task: the task's name, where it was asked for.
     """
 
     id: int
@@ -36,6 +38,7 @@ class DeadLetter:
     failures: int
     reason: str
     bytes: int
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,14 @@ class DeadLetterFilter:
         queue: the queue that they came from.
         reason: the whole of it, as `DeadLetter.reason` has it.
         older_than_s: set aside longer ago than so many seconds.
+        task: the whole name of the task.
     """
 
     ids: Sequence[int] = ()
     queue: str | None = None
     reason: str | None = None
     older_than_s: float | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +86,16 @@ class DeadLetterStore(Store):
             queue=which.queue,
             reason=which.reason,
             age_s=which.older_than_s,
+            task=which.task,
             limit=limit or EVERYTHING,
         )
         return [DeadLetter(*row) for row in rows]
+
+    def named(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+        """The same dead letters with the names of their tasks, which only their payloads have."""
+        rows = self._run("dead_letter_names", ids=[one.id for one in letters])
+        names = {number: unescaped(name) for number, name in rows}
+        return [replace(one, task=names.get(one.id)) for one in letters]
 
     def payload(self, dead_letter: int) -> str | None:
         """What the producer sent; None if there is no such dead letter."""

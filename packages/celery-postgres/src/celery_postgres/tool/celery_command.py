@@ -20,6 +20,8 @@ def queues(context: click.Context, /, words: tuple[str, ...], **_: Any) -> None:
 
     Every `celery` command imports this module, so it imports the tool only when it runs.
     """
+    from dataclasses import replace
+
     from celery_postgres.tool import cli
     from celery_postgres.tool.operator import OperatorError
 
@@ -31,7 +33,7 @@ def queues(context: click.Context, /, words: tuple[str, ...], **_: Any) -> None:
     except (OperatorError, ValueError) as error:
         click.echo(f"celery_postgres: {error}", err=True)
         context.exit(1)
-    context.exit(cli.main(words, dsn, program))
+    context.exit(cli.main(words, dsn, replace(program, app=context.obj.app)))
 
 
 def _broker_url(app: Any) -> str:

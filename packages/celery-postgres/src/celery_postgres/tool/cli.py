@@ -16,7 +16,8 @@ from celery_postgres.database.address import describe, is_postgresql, parsed
 from celery_postgres.database.rights import roles_script
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, primary
-from celery_postgres.tool import migrate
+from celery_postgres.readmodel import CursorError
+from celery_postgres.tool import migrate, views
 from celery_postgres.tool.display import Display, visible
 from celery_postgres.tool.operator import Operator, OperatorError
 
@@ -45,11 +46,13 @@ class Program:
         name: what a person types before the command.
         database: which database it asks, for its help.
         more: what else the program does, for its help.
+        app: the Celery application, if it is known.
     """
 
     name: str
     database: str
     more: str | None = None
+    app: Any = None
 
 
 ALONE = Program(
@@ -83,14 +86,12 @@ def _variable(name: str) -> str:
 
 def _limit(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of dead letters")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows")
     return int(text)
 
 
 def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program.name, description=f"{_PURPOSE} {program.database} {_CARE}", epilog=program.more
-    )
+    parser = argparse.ArgumentParser(prog=program.name, description=f"{_PURPOSE} {program.database} {_CARE}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
@@ -109,29 +110,27 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
     def conditions(made: argparse.ArgumentParser, *, several: bool) -> None:
         made.add_argument("ids", nargs="*", type=int, metavar="ID")
         made.add_argument("--queue")
+        made.add_argument("--task", metavar="NAME", help="the whole name of the task")
         made.add_argument("--reason", help="the whole reason, as `dead list` shows it")
         made.add_argument("--older-than", type=_age, metavar="AGE", help="90, 15m, 2h, 7d")
         if several:
             made.add_argument("--all", action="store_true")
 
-    command("queues", Operator.queues)
+    views.register(command, _age, _limit)
     for name, method in (("pause", Operator.pause), ("resume", Operator.resume)):
         command(name, method).add_argument("queue")
     for name, method in (("stop", Operator.stop), ("allow", Operator.allow)):
         command(name, method).add_argument("task", metavar="TASK_NAME")
-    command("stopped", Operator.stopped)
     confirmed(command("purge", Operator.purge)).add_argument("queue")
     moved = confirmed(command("move", Operator.move))
     moved.add_argument("queue")
     moved.add_argument("--to", type=_variable, required=True, metavar="VARIABLE", help="it has the other URL")
-    command("state", Operator.state).add_argument("task_id")
     confirmed(command("cancel", Operator.cancel)).add_argument("task_id")
-    command("consumers", Operator.consumers)
     confirmed(command("release", Operator.release)).add_argument("consumer", type=int)
     taken = confirmed(command("taken", Operator.taken))
     taken.add_argument("--older-than", type=_age, default=86400.0, metavar="AGE")
     taken.add_argument("--delete", action="store_true")
-    dead = commands.add_parser("dead", help="list, show, requeue or purge dead letters")
+    dead = commands.add_parser("dead", help="list, show, requeue or purge dead letters, see below")
     letters = dead.add_subparsers(dest="dead", required=True, metavar="COMMAND")
     listed = command("list", Operator.dead_list, letters)
     conditions(listed, several=False)
@@ -144,6 +143,8 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
     migrate.register(commands)
     roles = "print the SQL that makes the roles and grants them their rights: pipe it into psql"
     commands.add_parser("roles", help=roles, description=roles)
+    within = "; ".join(f"`dead {name}`: {one.description}" for name, one in letters.choices.items())
+    parser.epilog = " ".join(filter(None, [within, program.more]))
     return parser
 
 
@@ -170,12 +171,12 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None, program
             return 0
         console = None if given.json else _console()
         session = Session(_address() if dsn is None else dsn, _SETTINGS)
+        operator = Operator(session, Display(console), program.app)
         try:
-            operator = Operator(session, Display(console))
-            status: int = getattr(given, "method", Operator.queues)(operator, given)
+            status: int = getattr(given, "method", views.queues)(operator, given)
         finally:
-            session.close()
-    except (OperatorError, SchemaError, ValueError) as error:
+            operator.close()
+    except (OperatorError, SchemaError, CursorError, ValueError) as error:
         print(f"celery_postgres: {visible(str(error))}", file=sys.stderr)  # noqa: T201
         return 1
     except driver.Error as error:

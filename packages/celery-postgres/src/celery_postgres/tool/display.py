@@ -7,11 +7,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from rich.console import Console
+
+
+class Capped(int):
+    """A count that stopped at a cap: as text `10,000+`, in JSON the number at which it stopped."""
+
+    _stopped: bool
+
+    def __new__(cls, count: int, cap: int | None = None) -> Self:
+        made = super().__new__(cls, count)
+        made._stopped = cap is not None and count >= cap
+        return made
+
+    def __str__(self) -> str:
+        return f"{int(self) - 1:,}+" if self._stopped else str(int(self))
 
 
 class Display:
@@ -23,6 +37,11 @@ class Display:
 
     def __init__(self, console: Console | None) -> None:
         self._console = console
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it prints for programs."""
+        return self._console is None
 
     def would(self, verb: str, count: int, noun: str, suffix: str = "", **fields: Any) -> int:
         """Say what the command would do without `--yes`. Returns the exit status 0."""
@@ -79,15 +98,38 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(console: Console, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; where it is too wide for a terminal, without its empty columns, or else a block for each row.
+
+    Nothing is cut: an id of which a terminal shows the half is of no use in the next command.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*names, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(visible(_cell(name, value))) for name, value in zip(names, row, strict=True)))
+    cells = [[visible(_cell(name, value)) for name, value in zip(names, row, strict=True)] for row in rows]
+    kept = list(range(len(names)))
+    if _width(names, cells, kept) > console.width:
+        kept = [place for place in kept if place == 0 or any(row[place] not in ("", "0") for row in cells)]
+    if rows and _width(names, cells, kept) > console.width:
+        for row in cells:
+            console.print(Text(row[0], style="bold"), soft_wrap=True)
+            for place in kept[1:]:
+                if row[place]:
+                    console.print(Text(f"  {names[place]}: {row[place]}"), soft_wrap=True)
+        return
+    table = Table(*(names[place] for place in kept), box=None, pad_edge=False, header_style="bold")
+    for row in cells:
+        table.add_row(*(Text(row[place]) for place in kept))
     console.print(table)
     if not rows:
         console.print("none", style="dim")
+
+
+def _width(names: Sequence[str], cells: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
+    """How wide a table of these columns is."""
+    from rich.cells import cell_len
+
+    longest = (max([cell_len(names[place]), *(cell_len(row[place]) for row in cells)]) for place in kept)
+    return sum(longest) + 2 * max(0, len(kept) - 1)
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 -- What an operator asks and does by hand.
 
 -- name: queues_overview
--- Every queue, or the one of that name, with its messages by state; counting stops at `cap`, and a null `cap` counts all.
+-- Every queue, or the one of that name, with its messages by state, the internal queues last; counting stops at `cap`, and a null `cap` counts all.
 -- Each state is counted in the index that it has: 0.1 s for 1.5 million messages, and 2 s where vacuum has not been.
 -- takes: queue text, cap integer
 WITH claimed AS MATERIALIZED (
@@ -29,7 +29,9 @@ SELECT
     AS consumers
 FROM kombu_queue AS queue
 WHERE %(queue)s IS NULL OR queue.name = %(queue)s
-ORDER BY queue.name
+ORDER BY
+    -- include: is_internal
+    , queue.name
 
 -- name: set_paused
 -- Consumers see it with their next heartbeat, within 1.3 s.
@@ -121,7 +123,7 @@ SELECT
 
 -- name: dead_letters
 -- The oldest first. A condition that is null is met by all.
--- takes: ids bigint[], queue text, reason text, age_s float, limit bigint
+-- takes: ids bigint[], queue text, reason text, age_s float, task text, limit bigint
 SELECT dead.id, dead.died_at, dead.queue, dead.task_id, dead.tenant_id, dead.failures, dead.reason,
     octet_length(dead.payload)
 FROM kombu_dead_letter AS dead
@@ -129,8 +131,17 @@ WHERE (%(ids)s IS NULL OR dead.id = ANY (%(ids)s))
   AND (%(queue)s IS NULL OR dead.queue = %(queue)s)
   AND (%(reason)s IS NULL OR dead.reason = %(reason)s)
   AND (%(age_s)s IS NULL OR dead.died_at < now() - %(age_s)s * interval '1 second')
+  AND (%(task)s IS NULL OR %(task)s =
+    -- include: name_in_payload
+  )
 ORDER BY dead.died_at, dead.id
 LIMIT %(limit)s
+
+-- name: dead_letter_names
+-- takes: ids bigint[]
+SELECT dead.id,
+    -- include: name_in_payload
+FROM kombu_dead_letter AS dead WHERE dead.id = ANY (%(ids)s)
 
 -- name: dead_letter_payload
 -- takes: id bigint

@@ -1,0 +1,100 @@
+"""A view reads as many rows as its limits say, however many there are: each scan is counted by EXPLAIN ANALYZE.
+
+`test_statistics.py` holds that no view reads a table from end to end, whatever the statistics say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from psycopg2 import sql
+
+from celery_postgres.database.session import Session
+from celery_postgres.database.statements import statements
+from environment.testkit.tables import run
+
+ROWS, LIMIT = 4_000, 20
+GROWING = {"kombu_message", "celery_taskmeta", "kombu_dead_letter"}
+SERIES = f"FROM generate_series(1, {ROWS}) AS n"
+PAYLOAD = """'{"body": "", "headers": {"task": "mine.task' || n % 7 || '"}}'"""
+FILL = (
+    "INSERT INTO kombu_queue (name, consumed) SELECT 'queue-' || n, true FROM generate_series(1, 3) AS n",
+    f"INSERT INTO kombu_message (payload, queue_id, task_id, priority) SELECT {PAYLOAD}, 1 + n % 3, 'task-' || n, n % 2"
+    f" {SERIES}",
+    f"INSERT INTO kombu_message (payload, queue_id, available_at) SELECT {PAYLOAD}, 1 + n % 3,"
+    f" now() + n * interval '1 h' {SERIES}",
+    "INSERT INTO kombu_message (payload, queue_id, visible, consumer_id, claimed_at)"
+    f" SELECT {PAYLOAD}, 1 + n % 3, false, n % 3, now() {SERIES}",
+    "INSERT INTO kombu_dead_letter (message_id, failures, queue, reason, payload, task_id, died_at)"
+    f" SELECT n, 1, 'queue-1', 'r', {PAYLOAD}, 'task-' || n, now() - n * interval '1 s' {SERIES}",
+    "INSERT INTO celery_taskmeta (id, task_id, status, date_done, name)"
+    " SELECT nextval('task_id_sequence'), 'task-' || n, 'SUCCESS', timezone('UTC', now()) - n * interval '1 s',"
+    f" 'mine.task' {SERIES}",
+    "INSERT INTO kombu_consumer (hostname, pid) SELECT 'host', n FROM generate_series(1, 3) AS n",
+)
+NOW = datetime(2999, 1, 1, tzinfo=UTC)
+#: What a reader asks; what is not here is null.
+ASKED: dict[str, Any] = {
+    "cap": LIMIT, "queues": 10, "scanned": LIMIT, "limit": LIMIT, "groups": 10, "recent_s": 900.0,
+    "before": NOW, "before_id": 2**62, "after": datetime(1970, 1, 1, tzinfo=UTC), "after_id": 0,
+    "statuses": ["FAILURE"], "prefix": "task-1", "task_id": "task-77", "since": datetime(1970, 1, 1, tzinfo=UTC),
+}  # fmt: skip
+#: What is asked where it finds nothing, so that all that may be read is read.
+NOTHING = {"task": "there is no such name"}
+OF_A_QUEUE = {"queue": "queue-2"}
+#: Rows that a statement may read: of each of ten priorities and of what has a time, of each of three queues.
+MOST = 3 * 14 * LIMIT
+#: What reads the claims of each worker, up to a limit of its own.
+OWN_LIMIT = {"view_workers": 3 * 1_001}
+
+
+@pytest.fixture(scope="module")
+def session(module_database: Any) -> Iterator[Session]:
+    url = str(module_database.url)
+    run(url, *FILL)
+    run(url, "UPDATE kombu_queue SET id = id - (SELECT min(id) FROM kombu_queue) + 1", "ANALYZE")
+    session = Session(url)
+    yield session
+    session.close()
+
+
+def rows_read(plan: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The growing tables that a plan reads, and how many rows of each."""
+    if plan.get("Relation Name") in GROWING:
+        kept = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        yield plan["Relation Name"], round(kept * plan["Actual Loops"])
+    for part in plan.get("Plans", ()):
+        yield from rows_read(part)
+
+
+VIEWS = sorted(name for name in statements() if name.startswith("view_"))
+
+
+def asked(name: str, **more: Any) -> dict[str, Any]:
+    known = {**ASKED, **more}
+    if name in ("view_messages", "view_messages_end", "view_messages_of_queue"):
+        known["before"] = 2**62
+    return {parameter: known.get(parameter) for parameter in statements()[name].parameters}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("more", [{}, NOTHING, OF_A_QUEUE, NOTHING | OF_A_QUEUE], ids=["all", "none", "queue", "both"])
+def test_a_view_reads_no_more_than_its_limits(session: Session, name: str, more: dict[str, Any]) -> None:
+    statement = statements()[name]
+    with session.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) ") + sql.SQL(statement.direct), asked(name, **more))
+        ((told,),) = cursor.fetchall()
+    plan = told if isinstance(told, list) else json.loads(told)
+    read = sum(count for _, count in rows_read(plan[0]["Plan"]))
+    assert read <= OWN_LIMIT.get(name, MOST), plan
+
+
+def test_what_is_counted_would_find_a_view_without_a_limit(session: Session) -> None:
+    with session.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM kombu_message")
+        ((plan,),) = cursor.fetchall()
+    assert sum(count for _, count in rows_read(plan[0]["Plan"])) > MOST
