@@ -20,6 +20,10 @@ let
     else
       lib.toLower (builtins.concatStringsSep "-" (builtins.filter builtins.isString words));
 
+  requirements = builtins.concatLists (
+    [ project.dependencies ] ++ map (extra: project.optional-dependencies.${extra}) extras
+  );
+
   # The same library; on PyPI this is its name with libpq inside.
   renamed = {
     psycopg2-binary = "psycopg2";
@@ -36,6 +40,4 @@ map (
     "nixpkgs has no Python package ${attribute}, which pyproject.toml requires as ${builtins.toJSON requirement}; "
     + "choose one that it has, or move it to an extra that nix/python-packages.nix does not read"
   ))
-) (builtins.concatLists (
-  [ project.dependencies ] ++ map (extra: project.optional-dependencies.${extra}) extras
-))
+) requirements

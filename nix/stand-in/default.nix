@@ -72,26 +72,27 @@ rec {
       passthru ? { },
     }:
     passthru
-    // derive name
-      {
-        PATH = machine.path;
-        passAsFile = [ "program" ];
-        program = ''
-          #!${machine.bash}
-          set -o errexit
-          set -o nounset
-          set -o pipefail
-          export PATH="${binPath runtimeInputs}:$PATH"
-          ${text}
+    //
+      derive name
+        {
+          PATH = machine.path;
+          passAsFile = [ "program" ];
+          program = ''
+            #!${machine.bash}
+            set -o errexit
+            set -o nounset
+            set -o pipefail
+            export PATH="${binPath runtimeInputs}:$PATH"
+            ${text}
+          '';
+        }
+        meta
+        ''
+          mkdir -p "$out/bin"
+          cp "$programPath" "$out/bin/${name}"
+          chmod +x "$out/bin/${name}"
+          ${machine.bash} -n "$out/bin/${name}"
         '';
-      }
-      meta
-      ''
-        mkdir -p "$out/bin"
-        cp "$programPath" "$out/bin/${name}"
-        chmod +x "$out/bin/${name}"
-        ${machine.bash} -n "$out/bin/${name}"
-      '';
 
   mkShellNoCC =
     attributes:
@@ -147,24 +148,25 @@ rec {
     {
       inherit (attributes) pname version;
     }
-    // derive "python-${attributes.pname}-${attributes.version}"
-      {
-        inherit (attributes) src version;
-        PATH = binPath [ (package "python") ];
-        PYTHONDONTWRITEBYTECODE = "1";
-        modules = builtins.concatStringsSep ", " attributes.pythonImportsCheck;
-        needed = builtins.deepSeq (map (each: each.version) (
-          attributes.build-system ++ attributes.dependencies
-        )) "";
-      }
-      attributes.meta
-      ''
-        site="$out/${python313.sitePackages}"
-        mkdir -p "$site"
-        cp -r "$src"/src/* "$site"
-        python ${./metadata.py} "$src/pyproject.toml" "$version" "$site"
-        PYTHONPATH="$site" python -c "import $modules"
-      '';
+    //
+      derive "python-${attributes.pname}-${attributes.version}"
+        {
+          inherit (attributes) src version;
+          PATH = binPath [ (package "python") ];
+          PYTHONDONTWRITEBYTECODE = "1";
+          modules = builtins.concatStringsSep ", " attributes.pythonImportsCheck;
+          needed = builtins.deepSeq (map (each: each.version) (
+            attributes.build-system ++ attributes.dependencies
+          )) "";
+        }
+        attributes.meta
+        ''
+          site="$out/${python313.sitePackages}"
+          mkdir -p "$site"
+          cp -r "$src"/src/* "$site"
+          python ${./metadata.py} "$src/pyproject.toml" "$version" "$site"
+          PYTHONPATH="$site" python -c "import $modules"
+        '';
 
   # A virtual environment around that of the machine, with what was built.
   pythonWith =
