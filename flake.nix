@@ -36,6 +36,15 @@
         default = project.shell;
       });
 
+      nixosModules = rec {
+        default = celery-postgres;
+        celery-postgres = import ./nix/module;
+      };
+
+      legacyPackages = eachSystem (project: {
+        inherit (project) image nixosTests;
+      });
+
       checks = eachSystem (project: project.checks);
 
       formatter = eachSystem (project: project.formatter);

@@ -17,6 +17,8 @@ rec {
   # For people, checks and Replit: what the worker needs, and what its tests need.
   pythonEnv = python.withPackages (requirements [ "test" ]);
 
+  inProduction = requirements [ "otel" ];
+
   requirements =
     extras:
     import ./python-packages.nix {
@@ -36,7 +38,7 @@ rec {
 
   skeldir = import ./program.nix {
     inherit pkgs python source;
-    requirements = requirements [ "otel" ];
+    requirements = inProduction;
     tools = programs;
   };
 
@@ -77,6 +79,20 @@ rec {
       worker
       ;
   };
+
+  application = import ./application.nix {
+    python = python.withPackages inProduction;
+    inherit source;
+  };
+
+  mkImage = import ./image.nix { inherit pkgs; };
+
+  image = mkImage (application // { name = "celery-postgres"; });
+
+  # Not among the checks: they take virtual machines, so `nix build .#nixosTests.celery-postgres` where KVM is.
+  nixosTests.celery-postgres = pkgs.testers.runNixOSTest (
+    import ./vm-test.nix { inherit celery-postgres python source; }
+  );
 
   checks = removeAttrs packages [ "default" ] // {
     inherit shell;

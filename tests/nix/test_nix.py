@@ -126,7 +126,7 @@ def test_another_project_makes_its_worker(tree: Tree) -> None:
     script = tree.imported(f"(project.mkWorker {arguments}).program")
     assert "python -P -m celery_postgres migrate >&2" in script.splitlines()
     assert "exec python -P -m celery_postgres run -- celery -A 'it'\\''s:app' worker \\" in script.splitlines()
-    assert "--pool 'prefork' '--concurrency' '3' '--queues' 'a,b' '--loglevel=WARNING' \"$@\"" in script
+    assert "--pool prefork --concurrency 3 --queues a,b '--loglevel=WARNING' \"$@\"" in script
     bare = tree.imported('(project.mkWorker { python = project.python; app = "shop"; migrate = false; }).program')
     assert "migrate" not in bare
     assert "PYTHONPATH=" not in bare

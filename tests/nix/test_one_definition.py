@@ -15,7 +15,8 @@ from environment.sources import CHECKOUT
 DEFINITION = (CHECKOUT / "nix/default.nix").read_text()
 PYTHON = re.search(r"^  python = pkgs\.python(3)(\d+);$", DEFINITION, re.MULTILINE)
 POSTGRESQL = re.search(r"^  postgresql = pkgs\.postgresql_(\d+);$", DEFINITION, re.MULTILINE)
-NIX_FILES = [CHECKOUT / "flake.nix", *(CHECKOUT / "nix").glob("*.nix"), *(CHECKOUT / "nix/checks").glob("*.nix")]
+FOLDERS = ("nix", "nix/checks", "nix/module")
+NIX_FILES = [CHECKOUT / "flake.nix", *(path for folder in FOLDERS for path in (CHECKOUT / folder).glob("*.nix"))]
 #: The extras whose packages nix/default.nix asks for.
 NIX_EXTRAS = re.findall(r"requirements \[ \"([\w-]+)\" \]", DEFINITION)
 
