@@ -166,11 +166,13 @@ class ResultOptions:
         waiting_state: the state of a task that only waits, for example `SENT`; None for Celery's PENDING.
         listen_dsn: a direct address of the database, on which `get()` waits, if the backend's is that of a pooler; here
             as libpq's connection string.
+        describe: whether a result names its task, queue and worker, also without `result_extended`.
     """
 
     pickle: str | None = None
     waiting_state: str | None = None
     listen_dsn: str | None = None
+    describe: bool = True
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> ResultOptions:
@@ -190,6 +192,7 @@ class ResultOptions:
             pickle=None if "pickle" not in given else str(given["pickle"]),
             waiting_state=_own_state("waiting_state", given.get("waiting_state")),
             listen_dsn=None if given.get("listen_dsn") is None else _address("listen_dsn", given["listen_dsn"]),
+            describe=_switch("describe", given.get("describe", True)),
         )
 
 

@@ -28,7 +28,8 @@ class Outcome:
         result: serialized, as the task returned it or as Celery describes its exception.
         date_done: when the state was stored, in UTC and without a time zone.
         children: as JSON, the tasks that this one has started.
-        args, kwargs: encoded by the application's result serializer; like what follows only with `result_extended`.
+        args, kwargs: encoded by the application's result serializer; only with `result_extended`.
+        name, worker, retries, queue: of the task; unless `describe` is off.
     """
 
     task_id: str

@@ -41,7 +41,7 @@ class TaskRow:
 
     Attributes:
         task_id: Celery's id; None for a message without one.
-        name: the task's name. Of an ended task it is stored with `result_extended`.
+        name: the task's name; of an ended task unless the option `describe` was off.
         state: where it is.
         changed_at: since when: published, claimed, ended or dead-lettered.
         queue: where its message is or was.

@@ -27,6 +27,7 @@ from celery_postgres.errors import UnstorableResultError, is_temporary, loggable
 from celery_postgres.results.acknowledgement import claim_of_task, continuation_not_sent, is_acknowledged
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of
 from celery_postgres.results.columns import LONGEST_ID, LONGEST_STATE, integer, short, text
+from celery_postgres.results.description import description_of
 from celery_postgres.results.persistence import PersistentBackend
 from celery_postgres.results.serializer import dump
 from celery_postgres.results.write import Write
@@ -200,6 +201,8 @@ class RecordingBackend(PersistentBackend):
             extended = self._get_result_meta(
                 result=None, state=state, traceback=traceback, request=request, format_date=False, encode=True
             )
+        elif self.options.describe:
+            extended = description_of(request)
         children = self.current_task_children(request)
         return Outcome(
             task_id=text(task_id),

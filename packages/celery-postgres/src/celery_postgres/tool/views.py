@@ -140,8 +140,7 @@ def problems(operator: Operator, given: argparse.Namespace) -> int:
 
 
 def tasks(operator: Operator, given: argparse.Namespace) -> int:
-    """List tasks, the last changed first; scheduled ones the next due first, running ones the longest claimed first.
-    Of tasks that ended, the name is stored with `result_extended`."""
+    """List tasks, the last changed first; scheduled ones the next due first, running ones the longest claimed first."""
     page = operator.model.tasks(_filter(given), given.cursor, limit=min(given.limit or 1_000, 1_000))
     if operator.display.is_json:
         rows = [{name: value for name, value in asdict(one).items() if name != "position"} for one in page.rows]
