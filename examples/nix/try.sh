@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # try.sh WORKER PYTHON: run the worker on DATABASE_URL, give it a task, and let it drain. $log is the worker's.
 set -euo pipefail
+: "${log:=worker.log}"
 
 "$1" >"$log" 2>&1 &
 worker=$!

@@ -33,6 +33,7 @@ pkgs.runCommand "mk-worker"
     set -o pipefail
     mkdir home "$out"
     export HOME=$PWD/home log="$out/worker.log" PYTHONPATH=${folder}
-    skeldir run --temporary -- ${folder}/try.sh shop-worker ${worker.environment}/bin/python | tee "$out/log"
+    # By name: a sandbox has no /usr/bin/env.
+    skeldir run --temporary -- bash ${folder}/try.sh shop-worker ${worker.environment}/bin/python | tee "$out/log"
     grep --quiet 'sold 3 of hammer' "$out/log"
   ''

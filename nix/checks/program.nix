@@ -27,9 +27,13 @@ pkgs.runCommand "program"
       skeldir psql --no-psqlrc --tuples-only --command 'SELECT version()'
       skeldir queues --json
       skeldir-with-postgres -- sh -c 'skeldir migrate && skeldir keys list 00000000-0000-0000-0000-000000000001'
-      # The worker and the HTTP front, used by two tenants.
-      skeldir validate > "$out/validation.log" 2>&1 || { cat "$out/validation.log"; false; }
     } 2>&1 | tee "$out/log"
+    # The worker and the HTTP front, used by two tenants, and who listens: only Linux' sandbox has a network of its own,
+    # where no other program's port comes and goes. .ci/nix does the same outside.
+    if [ "$NIX_BUILD_TOP" = /build ]; then
+      skeldir validate > "$out/validation.log" 2>&1 || { cat "$out/validation.log"; false; }
+      echo "validate: passed"
+    fi
     grep --quiet '^Usage: skeldir COMMAND' "$out/log"
     [ "$(ls -A)" = .env ]
     [ -d "$HOME/.local/state/skeldir/postgres" ] || ls -d /var/lib/skeldir/skeldir-*
