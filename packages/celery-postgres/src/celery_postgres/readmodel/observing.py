@@ -79,14 +79,28 @@ class Observer:
         self._queues, self._tasks, self._results, self._lateness = queues, tasks, results, lateness
         self._lock = threading.Lock()
         self._latest: tuple[float, Overview] | None = None
+        self._failed: tuple[float, Exception] | None = None
         self._causes: _Causes | None = None
 
     def overview(self) -> Overview:
-        """The current overview, at most `FRESH_S` old."""
+        """The current overview, at most `FRESH_S` old.
+
+        A failure is shared like an overview: while the server hangs, fifty readers would else wait 2 s each, one after
+        the other.
+        """
         with self._lock:
-            if self._latest is None or time.monotonic() - self._latest[0] >= FRESH_S:
-                self._latest = time.monotonic(), self._read()
-            return self._latest[1]
+            now = time.monotonic()
+            if self._latest is not None and now - self._latest[0] < FRESH_S:
+                return self._latest[1]
+            if self._failed is not None and now - self._failed[0] < FRESH_S:
+                raise self._failed[1].with_traceback(None)
+            try:
+                overview = self._read()
+            except Exception as error:
+                self._failed = time.monotonic(), error
+                raise
+            self._latest = time.monotonic(), overview
+            return overview
 
     def _read(self) -> Overview:
         now = datetime.now(UTC)

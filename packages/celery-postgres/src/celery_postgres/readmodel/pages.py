@@ -59,8 +59,9 @@ def page(store: TaskViewStore, which: TaskFilter, cursor: str | None, limit: int
     """
     sources = _sources(store, which.state)
     places = _places(cursor, sources)
+    until = time.monotonic() + SEARCH_S
     found = [
-        _read_on(source.read, which, place, limit) if place != _OVER else Found([])
+        _read_on(source.read, which, place, limit, until) if place != _OVER else Found([])
         for source, place in zip(sources, places, strict=True)
     ]
     rows, taken = _merged([one.rows for one in found], limit)
@@ -91,14 +92,13 @@ def _sources(store: TaskViewStore, state: State | None) -> list[_Source]:
     return [ended if state in ENDED else others[state]]
 
 
-def _read_on(read: _Read, which: TaskFilter, place: tuple[Any, ...] | None, limit: int) -> Found:
-    """Read until there are `limit` rows, the source ends, or `SEARCH_S` is over."""
-    begun = time.monotonic()
+def _read_on(read: _Read, which: TaskFilter, place: tuple[Any, ...] | None, limit: int, until: float) -> Found:
+    """Read until there are `limit` rows, the source ends, or it is later than `until`; at least once."""
     rows: list[TaskRow] = []
     while True:
         found = read(which, place, limit - len(rows))
         rows += found.rows
-        if len(rows) >= limit or found.after is None or time.monotonic() - begun > SEARCH_S:
+        if len(rows) >= limit or found.after is None or time.monotonic() > until:
             return Found(rows, found.after, found.searched_until)
         place = found.after
 

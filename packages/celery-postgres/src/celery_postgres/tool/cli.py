@@ -143,7 +143,7 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
     migrate.register(commands)
     roles = "print the SQL that makes the roles and grants them their rights: pipe it into psql"
     commands.add_parser("roles", help=roles, description=roles)
-    within = "; ".join(f"`dead {name}`: {one.description}" for name, one in letters.choices.items())
+    within = " ".join(f"`dead {name}`: {one.description}" for name, one in letters.choices.items())
     parser.epilog = " ".join(filter(None, [within, program.more]))
     return parser
 

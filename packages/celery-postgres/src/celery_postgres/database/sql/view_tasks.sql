@@ -68,8 +68,8 @@ WHERE
 LIMIT %(limit)s
 
 -- name: view_scheduled
--- Messages whose time has not come, the next due first: of each of the `queues` oldest queues, or of the one of that name,
--- at most `scanned`.
+-- Messages whose time has not come, the next due first: of each queue, `queues` at most and the internal ones
+-- last, or of the one of that name, at most `scanned`.
 -- takes: queue text, after timestamptz, after_id bigint, tenant uuid, task text, queues integer, scanned integer,
 --   limit integer
 SELECT
@@ -77,9 +77,11 @@ SELECT
 FROM (
     SELECT part.*
     FROM (
-        SELECT one.id FROM kombu_queue AS one
-        WHERE %(queue)s IS NULL OR one.name = %(queue)s
-        ORDER BY one.id
+        SELECT queue.id FROM kombu_queue AS queue
+        WHERE %(queue)s IS NULL OR queue.name = %(queue)s
+        ORDER BY
+            -- include: is_internal
+            , queue.consumed DESC, queue.id
         LIMIT %(queues)s
     ) AS queue
     CROSS JOIN LATERAL (
