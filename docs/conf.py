@@ -37,7 +37,8 @@ smartquotes_action = "D"
 nitpicky = True
 # There is no network while the site is built, so other projects' names lead nowhere; nor has the site a page for the
 # package's rooms, which may change with any release.
-nitpick_ignore_regex = [("py:.*", r"(?!celery_postgres\.).*|celery_postgres\.(broker|consumer|database|results)\..*")]
+_rooms = "broker|consumer|database|readmodel|results"
+nitpick_ignore_regex = [("py:.*", rf"(?!celery_postgres\.).*|celery_postgres\.({_rooms})\..*")]
 
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 4

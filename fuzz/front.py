@@ -8,10 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.db.api_keys import authenticate
-from app.http import idempotency
+from app.http import cursors, idempotency
 from app.http.documents import Limits
 from app.http.problems import Problem
-from app.http.tasks import _cursor, _read_cursor
 from app.tasks.context import check_correlation_id
 
 SEEDS = [
@@ -68,16 +67,15 @@ def check_idempotency_key(header: str) -> None:
 
 
 def check_cursor(cursor: str) -> None:
-    """A cursor is a timestamp and an id that PostgreSQL can store, or status 404."""
-    try:
-        moment, task_id = _read_cursor(cursor)
-    except Problem as problem:
-        assert problem.status == 404
+    """A cursor is a timestamp and an id that PostgreSQL can store, or none of ours."""
+    found = cursors.read(cursor)
+    if found is None:
         return
+    moment, task_id = found
     assert moment.tzinfo is UTC
     assert task_id.isascii()
     assert "\0" not in task_id
-    assert _read_cursor(_cursor(moment, task_id)) == (moment, task_id)
+    assert cursors.read(cursors.written(moment, task_id)) == (moment, task_id)
 
 
 def check_key(key: str) -> None:

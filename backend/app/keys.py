@@ -17,11 +17,19 @@ from app.db import api_keys
 from app.db.api_keys import ApiKey
 from app.db.checks import reason
 from app.db.engine import build_engine
+from celery_postgres import console
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m app.keys") -> int:
     """Run one command and return its exit status: 1 after one line for an expected failure."""
     given = _parser(program).parse_args(arguments)
+    if given.run is None:  # the one command that needs no database
+        try:
+            lines = _console(given)
+        except console.ConsoleError as error:
+            return _failed(str(error))
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        return 0
     try:
         settings = get_settings()
         engine = build_engine(settings, pool_size=1)
@@ -69,6 +77,14 @@ def _revoke(connection: Connection, given: argparse.Namespace) -> list[str]:
     return [json.dumps(_plain(record)) if given.json else f"revoked {record.id} of tenant {record.tenant_id}"]
 
 
+def _console(given: argparse.Namespace) -> list[str]:
+    key, line = console.new_key(given.role, given.name)
+    if given.json:
+        return [json.dumps({"key": key, "line": line})]
+    sys.stderr.write("a key of the console; it is shown only once. Its line belongs into WEB_CONSOLE_KEYS:\n")
+    return [key, line]
+
+
 def _plain(record: ApiKey) -> dict[str, str | None]:
     return {
         "id": str(record.id),
@@ -90,6 +106,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="the keys of a tenant")
     listing.add_argument("tenant", type=UUID, help="the tenant's UUID")
     listing.set_defaults(run=_list)
+    of_console = commands.add_parser("console", help="a new key of the console, for no tenant")
+    of_console.add_argument("role", help="reader, operator, or operator+payloads, who sees the messages of errors")
+    of_console.add_argument("name", help="who has it, without spaces")
+    of_console.set_defaults(run=None)
     revoking = commands.add_parser("revoke", help="revoke a key, at once")
     revoking.add_argument("key_id", type=UUID, metavar="ID", help="the key's id, not the key")
     revoking.set_defaults(run=_revoke)

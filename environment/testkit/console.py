@@ -15,7 +15,7 @@ from uuid import UUID
 import uvicorn
 
 from celery_postgres import console
-from celery_postgres.console.serving import new_key
+from celery_postgres.console import new_key
 from celery_postgres.readmodel import Page, ReadModel, State, TaskFilter, TaskRow
 from environment.testkit import night
 from environment.testkit.browser import Browser

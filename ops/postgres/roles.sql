@@ -204,7 +204,7 @@ BEGIN
             current_database();
     END IF;
 
-    -- A worker, too, reads what metrics and the page show with the monitor's rights.
+    -- A worker, too, reads what metrics show with the monitor's rights.
     IF NOT pg_has_role('celery_worker', 'celery_monitor', 'MEMBER') THEN
         BEGIN
             GRANT celery_monitor TO celery_worker;

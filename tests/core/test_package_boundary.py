@@ -17,7 +17,7 @@ APPLICATION = CHECKOUT / "backend" / "app"
 SOURCES = sorted(APPLICATION.rglob("*.py"))
 PACKAGE = "celery_postgres"
 #: The modules whose names an application may use; the site's page of the Python API lists them.
-PUBLIC = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("beat", "dsn", "errors", "operations"))}
+PUBLIC = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("beat", "console", "dsn", "errors", "operations", "readmodel"))}
 SQL = re.compile(r"\b(SELECT|FROM|JOIN|INSERT|UPDATE|DELETE|TRUNCATE|LOCK|COPY|has_\w+_privilege)\b")
 TABLES = re.compile(rf"\b({'|'.join(WORKER_TABLES)})\b")
 

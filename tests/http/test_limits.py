@@ -85,7 +85,7 @@ def test_who_asks_whether_to_send_is_told_not_to(front: Front, opened: Any) -> N
 
 
 def test_the_form_of_the_page_is_short(front: Front) -> None:
-    assert front.request("POST", "/", b"key=" + b"x" * 5_000, tenant=None).code == "too-long"
+    assert front.request("POST", "/console/sign-in", b"key=" + b"x" * 5_000, tenant=None).code == "too-long"
 
 
 # -- bodies

@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
-from app.http import overview
 from app.observability import probe, queue_depth
 from app.observability.queue_depth import QueueDepthCollector
 from celery_postgres.database.statements import statements
+from celery_postgres.readmodel import ReadModel, TaskFilter
 from environment.testkit.tables import run, scalar
 
 FORGED = "COMMIT; CREATE TABLE forged (); SELECT 1, 2, 3"
@@ -38,8 +38,7 @@ def without_limits(database: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a database that refuses no name, as one may be that was never migrated."""
     run(database.url, "ALTER TABLE kombu_queue DROP CONSTRAINT IF EXISTS kombu_queue_name")
     settings = Settings(database_url=database.url, _env_file=None)
-    for module in (queue_depth, overview):
-        monkeypatch.setattr(module, "get_settings", lambda: settings, raising=False)
+    monkeypatch.setattr(queue_depth, "get_settings", lambda: settings, raising=False)
     return str(database.url)
 
 
@@ -65,7 +64,7 @@ def test_a_name_is_a_label_and_no_sql(without_limits: str, kind: str) -> None:
     assert dead == {NAMES[kind]: 1, "other": 0}
 
 
-def test_the_page_reads_what_it_shows_in_transactions_that_no_name_can_leave(without_limits: str) -> None:
+def test_the_console_reads_what_it_shows_in_transactions_that_no_name_can_leave(without_limits: str) -> None:
     for name in NAMES.values():
         declare(without_limits, name)
     run(
@@ -74,9 +73,17 @@ def test_the_page_reads_what_it_shows_in_transactions_that_no_name_can_leave(wit
         "INSERT INTO kombu_subscription (queue_id, consumer_id) SELECT queue.id, consumer.id"
         " FROM kombu_queue AS queue, kombu_consumer AS consumer",
     )
-    shown = overview._read()
+    with closing(ReadModel(PostgresDSN.parse(without_limits).libpq())) as model:
+        assert {queue.name for queue in model.overview().queues} == set(NAMES.values())
+        for name in NAMES.values():
+            found = model.queue(name)
+            assert found is not None
+            assert found.queue.name == name
+            model.tasks(TaskFilter(queue=name, task=name))
+            model.dead_letters(queue=name)
+            assert model.task(name) is None
+            assert model.find(name * 2) == []
     assert scalar(without_limits, "SELECT to_regclass('forged') IS NULL")
-    assert [queue.name for queue in shown.queues] == ["celery"]
 
 
 def test_what_is_read_can_write_nothing(without_limits: str) -> None:

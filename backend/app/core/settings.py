@@ -196,6 +196,22 @@ class Settings(BaseSettings):
         False, description="Whether a submission without Idempotency-Key is refused (400)."
     )
 
+    web_console_keys: str = Field(
+        "",
+        max_length=100_000,
+        description="The keys with which readers and operators open the console, separated by semicolons: the lines "
+        "that `./dev keys console` prints. They hold no secret. Tenants open it with their API keys.",
+    )
+    web_console_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Signs the sessions of the console (32 characters or more). Give all web processes the same; by "
+        "default sessions end with their process.",
+    )
+    web_console_title: str = Field(
+        "", max_length=40, description="The name at the top of the console's pages; by default that of ENVIRONMENT."
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, value: SecretStr) -> SecretStr:

@@ -92,6 +92,14 @@ def authenticate(connection: Connection, key: str) -> ApiKey | None:
     return ApiKey(row.id, row.tenant_id, row.name, row.created_at, row.revoked_at)
 
 
+def find(connection: Connection, key_id: UUID) -> ApiKey | None:
+    """Return the key with this id, if it is not revoked: for a session that its holder began with the whole key."""
+    row = _find(connection, key_id)
+    if row is None or row.revoked_at is not None:
+        return None
+    return ApiKey(row.id, row.tenant_id, row.name, row.created_at, row.revoked_at)
+
+
 def list_keys(connection: Connection, tenant_id: UUID) -> list[ApiKey]:
     """All keys of a tenant, oldest first. The transaction then belongs to the tenant."""
     set_tenant_guc(connection, tenant_id, local=True)

@@ -107,6 +107,11 @@ def find(connection: Connection, tenant_id: UUID, task_id: str) -> Submitted | N
     return next(iter(_with_states(connection, rows)), None)
 
 
+def is_of(connection: Connection, tenant_id: UUID, task_id: str) -> bool:
+    """Whether the tenant submitted this task."""
+    return connection.execute(_ONE, {"tenant_id": tenant_id, "task_id": task_id}).first() is not None
+
+
 def newest(
     connection: Connection, tenant_id: UUID, limit: int, after: tuple[datetime, str] | None = None
 ) -> Sequence[Submitted]:

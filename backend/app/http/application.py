@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.settings import Settings, get_settings
 from app.db.engine import dispose_engine
-from app.http import connections, events, health, page, problems, tasks
+from app.http import connections, events, health, pages, problems, tasks
 from app.http.catalogue import schemas
 from app.http.guard import Guard
 from app.observability import logging as json_logging
@@ -51,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         finally:
             monitor.stop()
+            model.close()
             dispose_engine()
 
     app = _Application(
@@ -69,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router(monitor))
     app.include_router(tasks.router(settings))
     app.include_router(events.router(settings))
-    app.include_router(page.router())
+    model = pages.mount(app, settings)
     app.add_middleware(Guard, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

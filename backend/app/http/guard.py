@@ -23,8 +23,10 @@ from app.tasks.context import check_correlation_id
 logger = logging.getLogger(__name__)
 
 CORRELATION_HEADER = "X-Correlation-ID"
-#: Bytes of the form that the page at `/` sends: a key, which is checked when the form is complete.
+#: Bytes of a form of the console. It checks the key or the session when the form is complete.
 LONGEST_FORM = 4_096
+#: Below this path is the console.
+_CONSOLE = "/console/"
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -94,7 +96,7 @@ class Guard:
     async def _read(self, path: str, headers: Headers, upload: Upload) -> None:
         """Receive the body, where the route takes one, and only from a client with a valid key."""
         declared = headers.get("content-length", "")
-        if path == "/":
+        if path.startswith(_CONSOLE):
             await upload.read(None, LONGEST_FORM, declared=declared)
         elif path.startswith("/v1/"):
             await upload.read(await self._keys.tenant_of(headers.get("authorization")), declared=declared)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -20,7 +16,7 @@ from app.celery_app import celery_app
 from app.core.context import correlation_id_var
 from app.core.settings import Settings
 from app.db import submissions
-from app.http import idempotency, problems, views
+from app.http import cursors, idempotency, problems, views
 from app.http.backlog import Backlog
 from app.http.catalogue import KINDS, Kind, Submission
 from app.http.credentials import PresentedKey, tenant_transaction
@@ -99,13 +95,15 @@ def router(settings: Settings) -> APIRouter:
         cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of another page.")] = None,
     ) -> Response:
         """The tenant's tasks, newest first."""
-        after = None if cursor is None else _read_cursor(cursor)
+        after = None if cursor is None else cursors.read(cursor)
+        if cursor is not None and after is None:
+            raise Problem(404, "no-such-page", "this server did not issue this cursor")
         with tenant_transaction(key) as (connection, tenant_id):
             found = submissions.newest(connection, tenant_id, limit + 1, after)
         last = found[limit - 1] if len(found) > limit else None
         page = views.TaskPage(
             items=[views.summary(one) for one in found[:limit]],
-            next_cursor=None if last is None else _cursor(last.created_at, last.task_id),
+            next_cursor=None if last is None else cursors.written(last.created_at, last.task_id),
         )
         return answer(page)
 
@@ -195,20 +193,3 @@ def _submit(kind: Kind, submission: Submission, key: str, idempotency_key: str |
 def _accepted(task: views.Task, headers: dict[str, str] | None = None) -> Response:
     where = {"Location": f"/v1/tasks/{task.task_id}", "Retry-After": str(RETRY_AFTER_S)}
     return answer(task, 202, where | (headers or {}))
-
-
-def _cursor(created_at: datetime, task_id: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), task_id]).encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    try:
-        created_at, task_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        moment = datetime.fromisoformat(created_at)
-        # Python accepts offsets that PostgreSQL does not.
-        said = None if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, TypeError, OverflowError, binascii.Error, RecursionError):
-        said, task_id = None, None
-    if said is None or not isinstance(task_id, str) or not task_id.isascii() or "\0" in task_id:
-        raise Problem(404, "no-such-page", "this server did not issue this cursor")
-    return said, task_id

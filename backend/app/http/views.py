@@ -113,6 +113,12 @@ def summary(found: Submitted) -> TaskSummary:
     )
 
 
+def error_type(found: Submitted) -> str | None:
+    """The type of a failed task's error."""
+    error = task(found).error
+    return None if error is None else error.type
+
+
 def _done_at(found: Submitted) -> datetime | None:
     return found.done_at if found.state in states.READY_STATES else None
 

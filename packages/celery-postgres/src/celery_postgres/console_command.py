@@ -33,6 +33,7 @@ def console(context: click.Context, /, new_key: tuple[str, str] | None, **option
     """
     try:
         # Every `celery` command imports this module, so it imports the console only when it runs.
+        from celery_postgres.console import new_key as make_key
         from celery_postgres.console import serving
         from celery_postgres.console.errors import ConsoleError
     except ModuleNotFoundError as error:
@@ -40,7 +41,7 @@ def console(context: click.Context, /, new_key: tuple[str, str] | None, **option
         context.exit(1)
     try:
         if new_key is not None:
-            key, line = serving.new_key(*new_key)
+            key, line = make_key(*new_key)
             click.echo("The key, which is shown only once:", err=True)
             click.echo(key)
             click.echo("Its line in CELERY_CONSOLE_KEYS:", err=True)

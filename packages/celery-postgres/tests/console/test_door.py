@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from celery_postgres.console import ConfiguredKeys, ConsoleError, ThisMachine
-from celery_postgres.console.serving import OwnHosts, keys_for, new_key
+from celery_postgres.console import ConfiguredKeys, ConsoleError, ThisMachine, new_key
+from celery_postgres.console.serving import OwnHosts, keys_for
 from celery_postgres.console.sessions import COOKIE, LIFETIME_S, Attempts, Sessions
 from environment.testkit.console import Console, serving
 

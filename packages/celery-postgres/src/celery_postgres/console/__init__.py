@@ -8,7 +8,16 @@ Mount it in a project's own application, or start it with `celery -A app console
 """
 
 try:
-    from celery_postgres.console.access import ConfiguredKeys, FirstOf, Keys, Role, ThisMachine, Viewer
+    from celery_postgres.console.access import (
+        ConfiguredKeys,
+        FirstOf,
+        Keys,
+        Role,
+        ThisMachine,
+        Viewer,
+        lines_of,
+        new_key,
+    )
     from celery_postgres.console.application import create
     from celery_postgres.console.errors import ConsoleError
     from celery_postgres.console.source import Source, source_of
@@ -29,5 +38,7 @@ __all__ = [
     "ThisMachine",
     "Viewer",
     "create",
+    "lines_of",
+    "new_key",
     "source_of",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +15,7 @@ from uuid import UUID
 from celery_postgres.console.errors import ConsoleError
 
 _WORDS = 3
+_NAME = re.compile(r"[^\s;]{1,100}")
 
 
 class Role(StrEnum):
@@ -109,6 +112,25 @@ class ConfiguredKeys:
     def find(self, key_id: str) -> Viewer | None:
         """See `Keys`."""
         return next((viewer for viewer in self._viewers.values() if viewer.key == key_id), None)
+
+
+def new_key(role: str, name: str) -> tuple[str, str]:
+    """A new key, and the line by which `ConfiguredKeys` knows it.
+
+    Raises:
+        ConsoleError: there is no such role, or the name has spaces.
+    """
+    if role not in (Role.READER, Role.OPERATOR, f"{Role.OPERATOR}+payloads"):
+        raise ConsoleError("a key is for a `reader`, an `operator` or an `operator+payloads`")
+    if not _NAME.fullmatch(name) or not name.isprintable():
+        raise ConsoleError("the name of a key is at most 100 printable characters without spaces")
+    key = f"ck_{secrets.token_urlsafe(32)}"
+    return key, f"{role} {name} {sha256(key.encode()).hexdigest()}"
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of keys in a variable, separated by line breaks or semicolons."""
+    return [line for line in re.split(r"[\n;]", text) if line.strip()]
 
 
 class ThisMachine:

@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from celery_postgres.console.access import ConfiguredKeys, Keys, Role, ThisMachine
+from celery_postgres.console.access import ConfiguredKeys, Keys, ThisMachine, lines_of
 from celery_postgres.console.application import create
 from celery_postgres.console.errors import ConsoleError
 from celery_postgres.console.source import source_of
 
 KEYS = "CELERY_CONSOLE_KEYS"
 SECRET = "CELERY_CONSOLE_SECRET"  # noqa: S105  # the name of a variable
-_NAME = re.compile(r"[^\s;]{1,100}")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?", re.ASCII)
 _SHORTEST_SECRET = 32
-
-
-def new_key(role: str, name: str) -> tuple[str, str]:
-    """A new key, and the line by which `ConfiguredKeys` knows it.
-
-    Raises:
-        ConsoleError: there is no such role, or the name has spaces.
-    """
-    if role not in (Role.READER, Role.OPERATOR, f"{Role.OPERATOR}+payloads"):
-        raise ConsoleError("a key is for a `reader`, an `operator` or an `operator+payloads`")
-    if not _NAME.fullmatch(name) or not name.isprintable():
-        raise ConsoleError("the name of a key is at most 100 printable characters without spaces")
-    key = f"ck_{secrets.token_urlsafe(32)}"
-    return key, f"{role} {name} {sha256(key.encode()).hexdigest()}"
 
 
 def keys_for(host: str, environment: Mapping[str, str]) -> Keys:
@@ -46,7 +29,7 @@ def keys_for(host: str, environment: Mapping[str, str]) -> Keys:
     Raises:
         ConsoleError: others could reach it, and there are no keys; or a line of them has another form.
     """
-    lines = [line for line in re.split(r"[\n;]", environment.get(KEYS, "")) if line.strip()]
+    lines = lines_of(environment.get(KEYS, ""))
     if lines:
         return ConfiguredKeys(lines)
     if not _is_loopback(host):
