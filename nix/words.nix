@@ -62,6 +62,29 @@
       logLevel
     ];
 
+  # Its keys come from the environment.
+  console =
+    {
+      app,
+      address,
+      port,
+      allowedHosts,
+    }:
+    [
+      "celery"
+      "--app"
+      app
+      "console"
+      "--host"
+      address
+      "--port"
+      (toString port)
+    ]
+    ++ builtins.concatMap (host: [
+      "--allowed-host"
+      host
+    ]) allowedHosts;
+
   # What a worker needs after its longest task: 10 s for results that the database cannot store at once, and the rest.
   secondsAfterTheLongestTask = 15;
 }

@@ -183,6 +183,23 @@ in
 
     beat.enable = lib.mkEnableOption "a beat. Several machines may each run one: every due entry is sent once";
 
+    console = {
+      enable = lib.mkEnableOption "the console, a web page of queues, tasks, dead letters and workers";
+      address = lib.mkOption {
+        type = types.str;
+        default = "127.0.0.1";
+        description = "The address on which it listens. On another one than a loopback address it needs keys.";
+      };
+      port = lib.mkOption {
+        type = types.port;
+        default = 8787;
+        description = "Its port.";
+      };
+      allowedHosts = words [ ] "The names by which browsers reach it, besides localhost and addresses.";
+      # CELERY_CONSOLE_KEYS and CELERY_CONSOLE_SECRET.
+      inherit environmentFiles;
+    };
+
     front = {
       enable = lib.mkEnableOption "the HTTP front of the application";
       command = words [ ] "Its command, without address and port: those follow as `--host` and `--port`.";

@@ -88,6 +88,20 @@ in
           description = "Celery beat";
         };
       })
+      (lib.mkIf cfg.console.enable {
+        celery-console =
+          process
+            (words.console {
+              inherit (cfg) app;
+              inherit (cfg.console) address port allowedHosts;
+            })
+            30
+            {
+              name = "celery-console";
+              description = "Console of the Celery application";
+              inherit (cfg.console) environmentFiles;
+            };
+      })
       (lib.mkIf cfg.front.enable {
         celery-front =
           process

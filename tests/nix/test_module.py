@@ -32,6 +32,7 @@ WORKERS = """
         extraArguments = [ "--max-tasks-per-child" "100" ];
     };
     beat.enable = true;
+    console = { enable = true; allowedHosts = [ "tasks.example" ]; environmentFiles = [ "/run/console.env" ]; };
     front = { enable = true; command = [ "uvicorn" "mine:asgi" ]; };
 """
 
@@ -86,7 +87,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory, _nix: None) -> Machine:
 def test_there_are_the_units_that_were_asked_for(machine: Machine) -> None:
     found = machine.services(LOCAL + WORKERS)
     workers = {"celery-worker-mail", "celery-worker-reports"}
-    assert set(found) == {"celery-roles", "celery-migrate", "celery-beat", "celery-front"} | workers
+    others = {"celery-roles", "celery-migrate", "celery-beat", "celery-console", "celery-front"}
+    assert set(found) == others | workers
     assert machine.failed_assertions(LOCAL + WORKERS) == []
     assert machine("enable = false; workers.x = { };", "config.systemd.services") == {}
 
@@ -101,6 +103,8 @@ def test_a_worker_has_its_words_and_its_time(machine: Machine) -> None:
     assert f"exec celery --app mine worker {words}" in script
     assert "--max-tasks-per-child 100" in machine.script(LOCAL + WORKERS, "celery-worker-reports")
     assert "beat '--pidfile=' " in machine.script(LOCAL + WORKERS, "celery-beat")
+    words = "console --host 127.0.0.1 --port 8787 --allowed-host tasks.example"
+    assert f"exec celery --app mine {words}" in machine.script(LOCAL + WORKERS, "celery-console")
     assert "exec uvicorn mine:asgi --host 127.0.0.1 --port 8000" in machine.script(LOCAL + WORKERS, "celery-front")
 
 
