@@ -55,6 +55,9 @@ def served_database(state: Path) -> Iterator[tuple[str, KeptCluster | None]]:
             os.environ[name] = os.environ.get(name) or value or ""
         if not is_checkout(project()) and (project() / ".env").exists():
             say(f"{project()}/.env is not read: it is not in a checkout of this project")
+        # Before the state of the installed program was the account's, it lay where the program was started.
+        if not is_checkout(project()) and state != (old := project() / ".skeldir") and (old / "postgres").is_dir():
+            say(f"the data in {old} is not used; SKELDIR_STATE_DIR={old} uses it")
     configured = setting("DATABASE_URL")
     if configured is not None:
         os.environ["DATABASE_URL"] = configured

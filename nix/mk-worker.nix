@@ -51,7 +51,12 @@ python.pkgs.callPackage (
     + lib.optionalString (source != null) ''
       export PYTHONPATH="${source}"
     ''
+    # Without an address, migrate would take libpq's default database.
     + lib.optionalString migrate ''
+      if [ -z "''${CELERY_BROKER_URL:-}''${DATABASE_URL:-}" ]; then
+        echo "${name}: set DATABASE_URL or CELERY_BROKER_URL to the database whose tables it migrates" >&2
+        exit 1
+      fi
       python -P -m celery_postgres migrate >&2
     ''
     + ''

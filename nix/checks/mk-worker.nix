@@ -33,6 +33,9 @@ pkgs.runCommand "mk-worker"
     set -o pipefail
     mkdir home "$out"
     export HOME=$PWD/home log="$out/worker.log" PYTHONPATH=${folder}
+    ! env -u DATABASE_URL -u CELERY_BROKER_URL shop-worker 2> "$out/refused"
+    [ "$(cat "$out/refused")" = \
+      "shop-worker: set DATABASE_URL or CELERY_BROKER_URL to the database whose tables it migrates" ]
     # By name: a sandbox has no /usr/bin/env.
     skeldir run --temporary -- bash ${folder}/try.sh shop-worker ${worker.environment}/bin/python | tee "$out/log"
     grep --quiet 'sold 3 of hammer' "$out/log"

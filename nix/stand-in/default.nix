@@ -237,6 +237,8 @@ rec {
     ''
     // {
       inherit test;
-      nodes = builtins.mapAttrs (_: machine: import ./nixos.nix { inherit system; } [ machine ]) test.nodes;
+      nodes = builtins.mapAttrs (
+        _: machine: import ./nixos.nix { inherit system; } [ machine ]
+      ) test.nodes;
     };
 }

@@ -89,6 +89,16 @@ def test_it_leaves_nothing_where_it_is_started(folder: Path) -> None:
     assert status.stdout.splitlines()[0] == f"state       {folder / 'xdg' / 'skeldir'}"
 
 
+def test_data_of_an_older_program_is_pointed_out(folder: Path) -> None:
+    """It kept its state in the folder in which it was started."""
+    (folder / ".skeldir" / "postgres").mkdir(parents=True)
+    found = skeldir(folder, "run", "--", "true", XDG_STATE_HOME=str(folder / "xdg"))
+    old = folder / ".skeldir"
+    assert found.stderr == f"skeldir: the data in {old} is not used; SKELDIR_STATE_DIR={old} uses it\n"
+    used = skeldir(folder, "run", "--", "true", SKELDIR_STATE_DIR=str(old))
+    assert (used.returncode, used.stderr) == (0, "")
+
+
 def test_the_state_of_an_account_follows_the_specification(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert account_state({}) == folder / ".local/state/skeldir"
