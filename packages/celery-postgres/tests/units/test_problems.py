@@ -14,6 +14,7 @@ from celery_postgres.database.task_view_store import DeadLetterGroup
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.problem import Severity
 from celery_postgres.readmodel.problems import RULES, Late, Observed, problems
+from celery_postgres.readmodel.trend import Trend
 from celery_postgres.readmodel.words import counted, duration, listed
 
 AT = datetime(2026, 11, 30, 2, 12, tzinfo=UTC)
@@ -106,6 +107,38 @@ def test_the_most_urgent_comes_first_and_then_the_oldest() -> None:
     assert [one.rule for one in problems(observed)] == ["late", "unconsumed", "overdue", "lost"]
     (late,) = found("late", queues=[QUEUE, *queue(name="slow", oldest_s=200.0), *queue(name="quick", oldest_s=2.0)])
     assert (late.subject, late.detail) == ("llm", "The target is 1 min; also slow.")
+
+
+@pytest.mark.parametrize(
+    ("growth", "told"),
+    [
+        (None, "The target is 1 min."),
+        (214.2, "The target is 1 min, and it grows by 214 a minute."),
+        (0.0, "The target is 1 min, and it neither grows nor drains."),
+        (-400.0, "The target is 1 min, and it drains: at this rate nothing waits in 21 min 2 s."),
+    ],
+)
+def test_a_late_queue_grows_or_drains(growth: float | None, told: str) -> None:
+    (problem,) = found("late", queues=queue(growth_per_min=growth))
+    assert problem.detail == told
+
+
+def test_a_trend_compares_whole_counts_of_up_to_a_minute() -> None:
+    trend = Trend()
+
+    def grown(at: float, number: int, *, or_more: bool = False) -> float | None:
+        (one,) = trend.of(queue(waiting=Count(number, or_more)), at)
+        return one.growth_per_min
+
+    assert [grown(0, 100), grown(9, 190)] == [None, None]
+    assert [grown(10, 200), grown(30, 150)] == [600.0, 100.0]
+    assert grown(31, 10_000, or_more=True) is None
+    for at in range(40, 100, 10):
+        grown(at, 100)
+    assert grown(100, 160) == 60.0  # beside what it was at 40
+    assert grown(400, 0) is None
+    (other,) = trend.of(queue(name="new"), 415)
+    assert other.growth_per_min is None
 
 
 def test_every_rule_says_what_it_is_for() -> None:

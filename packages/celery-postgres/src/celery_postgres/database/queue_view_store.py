@@ -38,6 +38,8 @@ class Queue:
         consumers: processes that consume it.
         dead_letters: how many of the newest 10,000 dead letters came from it.
         paused_since, paused_by: when and by whom it was paused, if that is known.
+        growth_per_min: by how many waiting messages it grows in a minute, below zero while it drains; None where this
+            process has not looked for ten seconds yet, or counting stopped.
     """
 
     name: str
@@ -51,6 +53,14 @@ class Queue:
     dead_letters: int
     paused_since: datetime | None = None
     paused_by: str | None = None
+    growth_per_min: float | None = None
+
+    @property
+    def empty_in_s(self) -> float | None:
+        """In how many seconds nothing waits any more, if it goes on like this; None while it does not drain."""
+        if self.growth_per_min is None or self.growth_per_min >= 0:
+            return None
+        return self.waiting.number / -self.growth_per_min * 60
 
 
 @dataclass(frozen=True, slots=True)

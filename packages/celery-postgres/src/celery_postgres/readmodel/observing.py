@@ -23,6 +23,7 @@ from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.overdue import Lateness
 from celery_postgres.readmodel.problem import Problem
 from celery_postgres.readmodel.problems import Late, Observed, problems
+from celery_postgres.readmodel.trend import Trend
 
 #: For how long an overview is good for all who look.
 FRESH_S = 1.0
@@ -81,6 +82,7 @@ class Observer:
         self._latest: tuple[float, Overview] | None = None
         self._failed: tuple[float, Exception] | None = None
         self._causes: _Causes | None = None
+        self._trend = Trend()
 
     def overview(self) -> Overview:
         """The current overview, at most `FRESH_S` old.
@@ -105,7 +107,7 @@ class Observer:
     def _read(self) -> Overview:
         now = datetime.now(UTC)
         dead = self._queues.dead_by_queue()
-        queues, workers = self._queues.queues(dead), self._queues.workers()
+        queues, workers = self._trend.of(self._queues.queues(dead), time.monotonic()), self._queues.workers()
         total = DeadTotal.of(dead)
         schedules = [self._known(one) for one in self._queues.schedules()]
         causes = self._read_causes(now)

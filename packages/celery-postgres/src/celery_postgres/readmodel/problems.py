@@ -99,7 +99,17 @@ def _oldest(queues: list[Queue], limit: Threshold, rule: str, sentence: str, det
     others = f"; also {listed([one.name for one in beyond[1:]])}" if len(beyond) > 1 else ""
     waiting = f"{first.waiting} {'is' if first.waiting.number == 1 else 'are'}"
     text = sentence.format(name=first.name, age=duration(age_s), waiting=waiting)
-    return Problem(rule, _severity(age_s, limit), text, f"{detail}{others}.", age_s, "queue", first.name)
+    return Problem(rule, _severity(age_s, limit), text, f"{detail}{_trend(first)}{others}.", age_s, "queue", first.name)
+
+
+def _trend(queue: Queue) -> str:
+    """`, and it grows by 214 a minute`, where that is known."""
+    if queue.growth_per_min is None:
+        return ""
+    if queue.empty_in_s is not None:
+        return f", and it drains: at this rate nothing waits in {duration(queue.empty_in_s)}"
+    grows = round(queue.growth_per_min)
+    return f", and it grows by {grows:,} a minute" if grows else ", and it neither grows nor drains"
 
 
 def dead(observed: Observed) -> Problem | None:
