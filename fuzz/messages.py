@@ -129,10 +129,10 @@ def check_delivered(payload: str) -> None:
         max_decompressed=1 << 20,
         make_message=lambda content: Channel.Message(content, channel=channel),
     )
-    claimed = ClaimedMessage(7, _QUEUE, 1, 0, 0, None, False, False, payload)
+    claimed = ClaimedMessage(7, _QUEUE, 1, 0, 0, None, False, False, None, payload)
     known = {_QUEUE: Subscription("q", channel, auto_ack=False, queue_id=_QUEUE)}
     store = MessageStore(database)
-    claims = Claims(database, max_failures=5, wake=lambda: None)  # type: ignore[arg-type]
+    claims = Claims(database, max_failures=5, wake=lambda: None, ended=lambda: None)  # type: ignore[arg-type]
     messages = [message_of(one, claims, store) for one in screen(store, [claimed], known)]
     handed = [one for one in messages if one is not None]
     assert len(handed) + len(database.buried) == 1, (len(handed), database.buried)

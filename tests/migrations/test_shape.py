@@ -63,10 +63,10 @@ NEW_CONSTRAINTS = {
     "celery_tasksetmeta_date_done",
 }
 ADDED = {
-    "kombu_queue": {"auto_delete", "expires_ms", "message_ttl_ms", "consumed", "paused", "used_at"},
+    "kombu_queue": {"auto_delete", "expires_ms", "message_ttl_ms", "consumed", "paused", "used_at", "fair"},
     "kombu_message": {
         *("task_id", "tenant_id", "enqueued_at", "available_at", "expires_at", "consumer_id", "claimed_at"),
-        *("fence", "priority", "failures", "revoked"),
+        *("fence", "priority", "failures", "revoked", "flow_key", "flow_later"),
     },
     "celery_taskmeta": {"children"},
     "celery_tasksetmeta": set(),
@@ -74,7 +74,8 @@ ADDED = {
 GONE = {"FK_kombu_message_queue"}
 GONE_INDEXES = {"ix_kombu_message_visible", "ix_kombu_message_timestamp", "ix_kombu_message_timestamp_id"}
 NEW_INDEXES = {
-    f"ix_kombu_message_{name}" for name in ("ready", "timed", "failed", "claimed", "expires", "task", "taken")
+    f"ix_kombu_message_{name}"
+    for name in ("ready", "timed", "failed", "claimed", "expires", "task", "taken", "fair", "running", "later")
 }
 
 

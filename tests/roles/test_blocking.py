@@ -93,6 +93,7 @@ def test_uncommitted_messages_keep_no_publisher_waiting(databases: Databases) ->
                     tenant_id=None,
                     eta=None,
                     ttl_ms=None,
+                    flow_key="",
                     durable="yes",
                 )
 

@@ -32,13 +32,13 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_message": {
         "worker": ALL,
         "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at expires_at"
-        " payload priority queue_id task_id tenant_id)",
+        " flow_key flow_later payload priority queue_id task_id tenant_id)",
         "reader": "SELECT(id task_id visible)",
         "monitor": "SELECT(available_at consumer_id enqueued_at id priority queue_id visible)",
     },
     "kombu_queue": {
         "worker": ALL,
-        "producer": "SELECT, INSERT(auto_delete expires_ms message_ttl_ms name)",
+        "producer": "SELECT, INSERT(auto_delete expires_ms fair message_ttl_ms name)",
         "monitor": "SELECT",
     },
     "kombu_binding": {
@@ -49,6 +49,8 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_subscription": {"worker": ALL, "producer": "SELECT", "monitor": "SELECT"},
     "kombu_dead_letter": {"worker": "SELECT, INSERT", "monitor": "SELECT(died_at queue)"},
     "kombu_stopped_task": {"worker": "SELECT", "monitor": "SELECT"},
+    "kombu_limit": {"worker": "SELECT"},
+    "kombu_throttle": {"worker": ALL},
     "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT(last_run_at name runs)"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
     "celery_tasksetmeta": {"worker": ALL, "reader": "SELECT"},
@@ -67,10 +69,11 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_consumer_id_seq": {},
     "kombu_dead_letter_id_seq": {},
 }
-#: By function: who may call it. All but the first two are the owner's work, whoever calls them.
+#: By function: who may call it. All but the first three are the owner's work, whoever calls them.
 FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse_stock()": set(),  # a trigger calls it, for everybody
     "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
+    "kombu_room(bigint,bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_catch_up(text)": {"celery_producer", "celery_worker"},
     "celery_size_chord(text,integer)": {"celery_producer", "celery_worker"},
     "celery_save_group(text,bytea,timestamp without time zone)": {"celery_producer", "celery_worker"},
@@ -251,7 +254,9 @@ def test_functions_are_open_to_those_that_need_them(databases: Databases, name: 
     assert {signature: set(roles) for signature, _, _, roles in found} == FUNCTIONS  # type: ignore[call-overload]
     for signature, as_owner, settings, _ in found:
         assert (as_owner, settings) == (
-            (False, None) if signature.startswith("kombu_refuse") else (True, ["search_path=public, pg_temp"])
+            (False, None)
+            if signature.startswith(("kombu_refuse", "kombu_room"))
+            else (True, ["search_path=public, pg_temp"])
         )
 
 

@@ -58,6 +58,10 @@ class OptionError(CeleryPostgresError, ImproperlyConfigured, ValueError):
     """A transport option is unknown, or its value is wrong. The text never quotes a value, which may be a secret."""
 
 
+class FlowError(CeleryPostgresError, ValueError):
+    """A key or a limit of a fair queue is not one. Nothing was published or changed. The text quotes no key."""
+
+
 class AddressError(CeleryPostgresError, ImproperlyConfigured, ValueError):
     """An address of the broker or the result backend has a typing error. The text quotes its scheme alone."""
 

@@ -113,6 +113,7 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
             auto_delete=bool(auto_delete),
             expires_ms=arguments.get("x-expires"),
             message_ttl_ms=arguments.get("x-message-ttl"),
+            fair=_fair(arguments.get("x-fair")),
         )
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
@@ -180,3 +181,15 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         if declared:
             return str(declared["type"])
         return exchange.removeprefix("amq.") if exchange in ("amq.topic", "amq.fanout") else "direct"
+
+
+def _fair(argument: Any) -> bool | None:
+    """The argument `x-fair` of a declaration.
+
+    Raises:
+        ChannelError: it is neither a boolean nor None.
+    """
+    if argument is not None and not isinstance(argument, bool):
+        reason = f"PRECONDITION_FAILED - x-fair is true or false, not {type(argument).__name__}"
+        raise ChannelError(reason, (50, 10), "Channel.queue_declare", 406)
+    return argument

@@ -37,6 +37,11 @@ class Buffers:
         for buffer in list(self._buffers):
             buffer.notify()
 
+    def claims_ended(self) -> None:
+        """Claims that were carried have been settled."""
+        for buffer in list(self._buffers):
+            buffer.claims_ended()
+
     def claims(self) -> set[Claim]:
         """The claims of all buffered messages."""
         return {claim for buffer in list(self._buffers) for claim in buffer.claims()}

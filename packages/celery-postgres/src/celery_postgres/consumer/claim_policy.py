@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_postgres.consumer.batch_size import BatchSize
@@ -12,6 +13,7 @@ from celery_postgres.consumer.outlet import Subscription
 from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.consumer.scan_position import ScanPosition
 from celery_postgres.database.backoff import Backoff
+from celery_postgres.database.flow import Turns
 from celery_postgres.database.message_store import ClaimedMessage, ClaimResult
 
 
@@ -30,6 +32,8 @@ class Plan:
         polls_in_s: if it brings nothing, the next claim comes so many seconds later and no sooner; publishers rely on
             that. 0: they rely on nothing.
         only_events: the connection consumes nothing but events.
+        fair_queues: those of `queues` that are fair.
+        turns: whose turn it is in one of them; None: claim from everything else.
         begun: when the claim began, by the monotonic clock.
     """
 
@@ -42,6 +46,8 @@ class Plan:
     polls: bool
     polls_in_s: float
     only_events: bool
+    fair_queues: list[int]
+    turns: Turns | None
     begun: float
 
 
@@ -152,24 +158,32 @@ class ClaimPolicy:
         polls: bool,
         due: bool = True,
         only_events: bool = False,
+        fair_queues: Sequence[int] = (),
+        turns: Turns | None = None,
+        keys_wait: bool = False,
     ) -> Plan:
         """The claim to send now.
 
         Args:
             due: it is sent because it is due, and so will the next one be.
-            only_events: see `Plan`.
+            only_events, fair_queues, turns: see `Plan`.
+            keys_wait: fair queues have keys whose turn has not come.
         """
         now = time.monotonic()
         # After a notification, or after a claim that brought nothing, from the lowest id on: for late commits.
         since = now - self._last_full_scan
         affordable = since >= self.FULL_SCAN_SHARE * self._full_scan_took
-        full_scan = affordable and (
-            self._scan_fully
-            or self._notified
-            or not self._expecting
-            or (
-                (self._ended.long_ended or since >= self.IDLE_SCAN_SHARE * self._full_scan_took)
-                and any(self._positions[one.queue_id].full_scan_due for one in queues)
+        full_scan = (
+            turns is None
+            and affordable
+            and (
+                self._scan_fully
+                or self._notified
+                or not self._expecting
+                or (
+                    (self._ended.long_ended or since >= self.IDLE_SCAN_SHARE * self._full_scan_took)
+                    and any(self._positions[one.queue_id].full_scan_due for one in queues)
+                )
             )
         )
         self._last_claim = now
@@ -181,14 +195,20 @@ class ClaimPolicy:
             queues={one.queue_id: one for one in queues},
             auto_ack={one.queue_id: one for one in auto_ack},
             lowest_ids={one.queue_id: self._positions[one.queue_id].lowest_ids(full_scan=full_scan) for one in queues},
-            limit=max(min(credit, BatchSize.LIMIT), self.batch_size.ahead()) if queues else BatchSize.LIMIT,
+            limit=self.limit(credit) if queues else BatchSize.LIMIT,
             full_scan=full_scan,
-            may_sleep=full_scan or not affordable,
+            may_sleep=turns is None and not keys_wait and (full_scan or not affordable),
             polls=polls,
             polls_in_s=self._polling.promise() if polls and due and not only_events else 0.0,
             only_events=only_events,
+            fair_queues=list(fair_queues),
+            turns=turns,
             begun=now,
         )
+
+    def limit(self, credit: int) -> int:
+        """How many messages to claim with so much credit."""
+        return max(min(credit, BatchSize.LIMIT), self.batch_size.ahead())
 
     def failed(self) -> float:
         """The claim has failed; returns the seconds until the next one."""
@@ -202,6 +222,11 @@ class ClaimPolicy:
             self._last_full_scan = time.monotonic()
             self._full_scan_took = self._last_full_scan - plan.begun
         with_acks = [one for one in result.messages if one.queue_id in plan.queues]
+        if plan.turns is not None:
+            self._expecting = self._scan_fully = True
+            if with_acks:
+                self._polling.found(len(with_acks), max(one.id for one in with_acks))
+            return
         if result.snapshot.next_id < self._ended.next_id:
             # This is another server, or a restored database: nothing holds that was known.
             self._ended = EndedTransactions()

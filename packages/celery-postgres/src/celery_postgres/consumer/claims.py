@@ -44,17 +44,21 @@ class Claims:
     #: Between two runs of a task after which something could not be sent: the first pause, and the longest.
     _PAUSES_S = 1.0, 30.0
 
-    def __init__(self, sessions: Sessions, max_failures: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, sessions: Sessions, max_failures: int, wake: Callable[[], None], ended: Callable[[], None]
+    ) -> None:
         """No claims yet.
 
         Args:
             wake: tells the heartbeat that there is work before its next beat.
+            ended: is called after claims that were carried have been settled.
         """
         self.max_failures = max_failures
         self.pending = PendingAcks()
         self.early = EarlyAcks()
         self._messages = MessageStore(sessions)
         self._wake = wake
+        self._ended = ended
         self._delivered: set[Claim] = set()
         #: The delivered claims that the recording of the task's result will settle.
         self._carried: set[Claim] = set()
@@ -66,6 +70,10 @@ class Claims:
     def any_delivered(self) -> bool:
         """Whether a delivered message is not settled."""
         return bool(self._delivered)
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether a delivered message is not settled."""
+        return claim in self._delivered
 
     def deliver(self, claim: Claim) -> None:
         """The message goes to Celery, or to the program."""
@@ -112,6 +120,7 @@ class Claims:
         claims = list(claims)
         self._delivered.difference_update(claims)
         self._carried.difference_update(claims)
+        self._ended()
 
     def reject(self, claim: Claim) -> None:
         """Make the message a dead letter, unless its claim is carried; later, if the database cannot be reached now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from celery import signals
@@ -11,6 +12,7 @@ from celery_postgres.compat.eta import work_of
 from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import message_checks, poison
 from celery_postgres.consumer.claims import Claims
+from celery_postgres.consumer.fairness import Fairness
 from celery_postgres.consumer.outlet import Delivery, Subscription
 from celery_postgres.consumer.screening import screen
 from celery_postgres.database.dead_letter import (
@@ -20,7 +22,7 @@ from celery_postgres.database.dead_letter import (
     log_dead_letter,
 )
 from celery_postgres.database.envelope import encode, is_due
-from celery_postgres.database.message_store import PRIORITIES, MessageStore, tag_of
+from celery_postgres.database.message_store import PRIORITIES, ClaimedMessage, MessageStore, tag_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,15 +119,24 @@ def message_of(one: Delivery, claims: Claims, messages: MessageStore) -> Any:
         return None
 
 
-def get(subscription: Subscription, consumer: int, claims: Claims, messages: MessageStore, *, auto_ack: bool) -> Any:
+def get(
+    subscription: Subscription,
+    consumer: int,
+    claims: Claims,
+    messages: MessageStore,
+    fairness: Fairness,
+    *,
+    auto_ack: bool,
+) -> Any:
     """Claim a single message of the subscription's queue; Kombu's message, or None if none is available.
 
     Args:
+        fairness: whose turn it is, if the queue is fair.
         auto_ack: acknowledge it at once. Otherwise it stays claimed until it is settled.
     """
     queue_id = subscription.queue_id
     while True:
-        claimed = messages.claim(consumer, {queue_id: [0] * len(PRIORITIES)}, limit=1).messages
+        claimed = _claim_one(queue_id, consumer, messages, fairness)
         if not claimed:
             return None
         for one in screen(messages, claimed, {queue_id: subscription}):
@@ -138,6 +149,16 @@ def get(subscription: Subscription, consumer: int, claims: Claims, messages: Mes
                 claims.deliver(one.claim)
                 subscription.outlet.qos.append(message, message.delivery_tag)
             return message
+
+
+def _claim_one(queue: int, consumer: int, messages: MessageStore, fairness: Fairness) -> list[ClaimedMessage]:
+    lowest_ids = {queue: [0] * len(PRIORITIES)}
+    result = messages.claim(consumer, lowest_ids, limit=1, peeked=[queue])
+    while not result.messages and result.keyed_wait and (turns := fairness.turn(queue)) is not None:
+        result = messages.claim_turns(consumer, turns, limit=1)
+        fairness.claimed(turns, 1, result)
+        result = replace(result, keyed_wait=True)
+    return result.messages
 
 
 def _reason(error: Exception) -> DeadLetterReason:

@@ -75,7 +75,7 @@ class Heartbeat(Service):
         """
         super().__init__("heartbeat")
         self.sessions = sessions
-        self.claims = Claims(sessions, max_failures, self.wake_up)
+        self.claims = Claims(sessions, max_failures, self.wake_up, lambda: self._buffers.claims_ended())
         self.member = Membership(self.claims.early)
         self.generation = 0
         self.paused: frozenset[int] = frozenset()
@@ -111,6 +111,11 @@ class Heartbeat(Service):
     def holds_messages(self) -> bool:
         """Whether messages are claimed that Celery has not seen yet."""
         return self._buffers.hold_messages
+
+    @property
+    def fair(self) -> frozenset[int]:
+        """The ids of the queues that are fair."""
+        return self._subscriptions.fair
 
     @property
     def without_notifications(self) -> bool:
@@ -253,7 +258,7 @@ class Heartbeat(Service):
         if pulse.uncertain:
             self.claims.reconcile_soon()
             self._buffers.outdate(self._subscriptions.outdated(ConsumerStore(session), self.consumer))
-        self.paused, self.blocked = pulse.paused, pulse.blocked
+        self.paused, self.blocked, self._subscriptions.fair = pulse.paused, pulse.blocked, pulse.fair
         if self.paused or self.blocked:  # each time: a claim may have been under way when it began
             self._buffers.release_halted(MessageStore(session), self.paused, self.blocked)
         if pulse.messages_wait:

@@ -30,6 +30,7 @@ class Pulse:
         messages_wait: a message waits for this consumer, or is due before the next heartbeat.
         uncertain: the database may record claims and subscriptions that this process does not know about, or miss some.
         others: the other consumers.
+        fair: ids of the queues that are fair.
     """
 
     paused: frozenset[int]
@@ -37,6 +38,7 @@ class Pulse:
     messages_wait: bool
     uncertain: bool
     others: list[Other]
+    fair: frozenset[int]
 
 
 class Membership:
@@ -104,7 +106,9 @@ class Membership:
             self._early.expire()
         else:
             self._come_back(session, went_back=own.counter < before)
-        return Pulse(own.paused_queues, own.blocked_tasks, own.messages_wait, not as_expected, answer.others)
+        return Pulse(
+            own.paused_queues, own.blocked_tasks, own.messages_wait, not as_expected, answer.others, own.fair_queues
+        )
 
     def _come_back(self, session: Session, *, went_back: bool) -> None:
         """After a lost connection, or when the counter shows that something happened.

@@ -12,13 +12,15 @@ from typing import Any
 
 from celery_postgres.consumer import message_checks, poison
 from celery_postgres.consumer.claim_policy import ClaimPolicy
-from celery_postgres.consumer.claiming import receive, send
+from celery_postgres.consumer.claiming import Wanted, planned, receive, send
 from celery_postgres.consumer.delivery import deliver, get
+from celery_postgres.consumer.fairness import Fairness
 from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.consumer.outlet import Delivery, Outlet, Subscription, Unacked
 from celery_postgres.consumer.subscriptions import Subscriptions
 from celery_postgres.database import driver
 from celery_postgres.database.consumer_store import EndedSubscription
+from celery_postgres.database.fair_store import FairStore
 from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.wake import Wake
 from celery_postgres.errors import LeaseLost, primary
@@ -46,6 +48,7 @@ class PrefetchBuffer:
         self.wake = Wake()
         self.subscriptions = Subscriptions(heartbeat)
         self.policy = ClaimPolicy()
+        self.fairness = Fairness(FairStore(heartbeat.sessions), heartbeat.claims.holds)
         self._messages = MessageStore(heartbeat.sessions)
         # Reentrant: QUIT cancels the consumers in its signal handler, wherever the main thread is.
         self._lock = threading.RLock()
@@ -72,6 +75,7 @@ class PrefetchBuffer:
         return not self._buffer and self.policy.idle_s() > self.RESTING_S
 
     def notify(self) -> None:
+        self.fairness.look()
         self.policy.notify()
         self.wake.set()
 
@@ -113,6 +117,11 @@ class PrefetchBuffer:
         self.policy.batch_size.acked()
         if self._awaits_credit:
             self._awaits_credit = False
+            self.wake.set()
+        self.claims_ended()
+
+    def claims_ended(self) -> None:
+        if self.fairness.any_closed:
             self.wake.set()
 
     # -- subscriptions
@@ -209,9 +218,20 @@ class PrefetchBuffer:
         if self.policy.notified and not self.policy.retry.failing:
             return self.policy.events_left_s
         queues, _ = self._with_credit()
-        if not queues and not self.subscriptions.auto_ack():
+        auto_ack = self.subscriptions.auto_ack()
+        if not queues and not auto_ack:
             return None  # an ack wakes us, and the heartbeat when a queue is no longer paused
-        return self.policy.pause(polls=self._polls(queues), without_notifications=self.heartbeat.without_notifications)
+        fair = self._fair(queues + auto_ack)
+        if self.fairness.ready(fair) and not self.policy.retry.failing:
+            return 0.0
+        pause = self.policy.pause(polls=self._polls(queues), without_notifications=self.heartbeat.without_notifications)
+        opens_in = self.fairness.opens_in(fair)
+        return pause if opens_in is None else min(pause, opens_in)
+
+    def _fair(self, queues: list[Subscription]) -> list[int]:
+        """The ids of those that are fair."""
+        fair = self.heartbeat.fair
+        return [one.queue_id for one in queues if one.queue_id in fair] if fair else []
 
     def _deliver_buffered(self) -> bool:
         with self._lock:
@@ -246,7 +266,7 @@ class PrefetchBuffer:
         """Claim and deliver one message outside of a subscription; None if the queue has none that is available."""
         subscription = Subscription(queue, outlet, auto_ack=False, queue_id=queue_id)
         heartbeat = self.heartbeat
-        return get(subscription, heartbeat.consumer, heartbeat.claims, self._messages, auto_ack=auto_ack)
+        return get(subscription, heartbeat.consumer, heartbeat.claims, self._messages, self.fairness, auto_ack=auto_ack)
 
     # -- claims
 
@@ -263,12 +283,18 @@ class PrefetchBuffer:
         if not (queues or auto_ack):
             self.policy.no_credit()
             return 0
-        polls = self._polls(queues)
-        if not (force or self.policy.is_due(polls=polls)):
+        wanted = Wanted(
+            queues,
+            credit,
+            auto_ack,
+            fair=self._fair(queues + auto_ack),
+            polls=self._polls(queues),
+            only_events=not queues and self.subscriptions.only_events,
+        )
+        plan = planned(self.policy, self.fairness, wanted, force=force)
+        if plan is None:
             return 0
-        only_events = not queues and self.subscriptions.only_events
-        plan = self.policy.plan(queues, credit, auto_ack, polls=polls, due=not force, only_events=only_events)
-        result = send(consumer, heartbeat.claims, self.policy, self._messages, plan)
+        result = send(consumer, heartbeat.claims, self.policy, self.fairness, self._messages, plan)
         if result is None:
             return 0
         deliveries = receive(heartbeat.claims, self._messages, plan, result, heartbeat.blocked)

@@ -10,9 +10,14 @@ from celery_postgres.database.pool import Sessions
 
 
 class ProcessSubscriptions:
-    """One row per queue in `kombu_subscription`, however many connections of this process consume the queue."""
+    """One row per queue in `kombu_subscription`, however many connections of this process consume the queue.
+
+    Attributes:
+        fair: ids of those that are fair, as the latest heartbeat or subscription has said.
+    """
 
     def __init__(self, sessions: Sessions) -> None:
+        self.fair: frozenset[int] = frozenset()
         self._store = ConsumerStore(sessions)
         self._connections: Counter[str] = Counter()
         self._ids: dict[str, int] = {}
@@ -29,7 +34,12 @@ class ProcessSubscriptions:
             The queue's id; 0 if there is no such queue, None if there is no such consumer.
         """
         with self._lock:
-            queue_id = self._store.subscribe(consumer, queue)
+            subscribed = self._store.subscribe(consumer, queue)
+            if subscribed is None:
+                return None
+            queue_id, fair = subscribed
+            if fair:
+                self.fair |= {queue_id}
             if queue_id:
                 self._connections[queue] += not again
                 self._ids[queue] = queue_id

@@ -24,6 +24,10 @@ class Buffer(Protocol):
         """There may be messages to claim."""
         ...
 
+    def claims_ended(self) -> None:
+        """Claims that were carried have been settled: a limit may allow more."""
+        ...
+
     def take_stale(self) -> list[Claim]:
         """Remove the messages of a buffer whose connection makes no progress; returns their claims."""
         ...

@@ -45,6 +45,7 @@ class Own:
     paused_queues: frozenset[int]
     blocked_tasks: frozenset[str]
     messages_wait: bool
+    fair_queues: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,11 @@ class ConsumerStore(Store):
             peek=peek,
         )
         own, others = None, []
-        for found, counter, has_session, direct, paused, waits, blocked, _ in rows:
+        for found, counter, has_session, direct, paused, waits, blocked, fair, _ in rows:
             if found == consumer:
-                own = Own(counter, frozenset(paused or ()), frozenset(blocked or ()), bool(waits))
+                own = Own(
+                    counter, frozenset(paused or ()), frozenset(blocked or ()), bool(waits), frozenset(fair or ())
+                )
             else:
                 others.append(Other(found, counter, bool(has_session), bool(direct)))
         return Beat(own, others)
@@ -152,18 +155,18 @@ class ConsumerStore(Store):
 
     # -- subscriptions
 
-    def subscribe(self, consumer: int, queue: str) -> int | None:
+    def subscribe(self, consumer: int, queue: str) -> tuple[int, bool] | None:
         """Note that a consumer consumes a queue.
 
         Returns:
-            The queue's id; 0 if there is no such queue, None if there is no such consumer.
+            The queue's id, and whether it is fair; 0 if there is no such queue, None if there is no such consumer.
         """
         try:
-            for (queue_id,) in self._run("subscribe", consumer=consumer, queue=queue):
-                return int(queue_id)
+            for queue_id, fair in self._run("subscribe", consumer=consumer, queue=queue):
+                return int(queue_id), bool(fair)
         except psycopg2.errors.ForeignKeyViolation:
             return None
-        return 0
+        return 0, False
 
     def subscriptions(self, consumer: int) -> dict[str, int]:
         """The queues that a consumer consumes, with their ids."""

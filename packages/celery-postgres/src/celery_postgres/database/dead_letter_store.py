@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from celery_postgres.database.envelope import decode
+from celery_postgres.database.envelope import decode, readable_key
 from celery_postgres.database.store import EVERYTHING, Store
 from celery_postgres.database.task_rows import unescaped
 
@@ -110,17 +110,22 @@ class DeadLetterStore(Store):
         """
         count, unreadable, without_queue = 0, 0, 0
         for start in range(0, len(ids), BATCH):
-            priorities: dict[int, int] = {}
+            found: dict[int, tuple[int, str]] = {}
             for one in ids[start : start + BATCH]:
                 payload = self.payload(one)
                 try:
                     if payload is not None:
-                        priorities[one] = _priority(payload)
+                        found[one] = _priority_and_key(payload)
                 except ValueError:
                     unreadable += 1
-            ((gone, _),) = self._run("requeue_dead_letters", ids=list(priorities), priorities=list(priorities.values()))
+            ((gone, _),) = self._run(
+                "requeue_dead_letters",
+                ids=list(found),
+                priorities=[priority for priority, _ in found.values()],
+                flow_keys=[key for _, key in found.values()],
+            )
             count += len(gone)
-            if left := sorted(priorities.keys() - set(gone)):
+            if left := sorted(found.keys() - set(gone)):
                 without_queue += len(self.find(DeadLetterFilter(ids=left)))
         return Requeued(count, unreadable, without_queue)
 
@@ -133,6 +138,7 @@ class DeadLetterStore(Store):
         return count
 
 
-def _priority(payload: str) -> int:
-    value = decode(payload)["properties"].get("priority")
-    return min(max(int(value), 0), 9) if isinstance(value, int) else 0
+def _priority_and_key(payload: str) -> tuple[int, str]:
+    message = decode(payload)
+    value = message["properties"].get("priority")
+    return min(max(int(value), 0), 9) if isinstance(value, int) else 0, readable_key(message.get("headers") or {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import UUID
 from kombu.utils import json as kombu_json
 
 from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
+from celery_postgres.errors import FlowError
 
 TRANSIENT = 1
 #: 3,170 years; a longer time to live is shortened to it, because PostgreSQL's dates end in the year 294276.
@@ -22,6 +24,7 @@ MAX_MEMBERS = 1_000_000
 _STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 #: Characters, of up to 4 bytes each.
 MAX_TASK_ID_LENGTH = 250
+MAX_KEY_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Envelope:
         eta: the earliest time of delivery, in UTC.
         ttl_ms: AMQP's expiration.
         durable: `yes`, or `no` for a transient message, whose publish does not wait for the disk.
+        flow_key: whose turn the message takes in a fair queue.
     """
 
     payload: str
@@ -41,9 +45,15 @@ class Envelope:
     eta: datetime | None
     ttl_ms: int | None
     durable: str
+    flow_key: str = ""
 
     @classmethod
     def of(cls, message: dict[str, Any], priority: int) -> Envelope:
+        """The columns of a message that is published.
+
+        Raises:
+            FlowError: its `flow_key` is no key.
+        """
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
         return cls(
@@ -56,6 +66,7 @@ class Envelope:
             # Celery revokes it. Otherwise a client that waits for its result would wait forever.
             ttl_ms=None if headers.get("expires") is not None else _milliseconds(properties.get("expiration")),
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
+            flow_key=flow_key(headers),
         )
 
 
@@ -68,6 +79,7 @@ def parameters(envelope: Envelope) -> dict[str, Any]:
         "tenant_id": envelope.tenant_id,
         "eta": envelope.eta,
         "ttl_ms": envelope.ttl_ms,
+        "flow_key": envelope.flow_key,
         "durable": envelope.durable,
     }
 
@@ -81,7 +93,44 @@ def columns(envelopes: list[Envelope]) -> dict[str, list[Any]]:
         "tenant_ids": [one.tenant_id for one in envelopes],
         "etas": [one.eta for one in envelopes],
         "ttls_ms": [one.ttl_ms for one in envelopes],
+        "flow_keys": [one.flow_key for one in envelopes],
     }
+
+
+def flow_key(headers: Mapping[str, Any]) -> str:
+    """The key of a message with these headers: `flow_key`, or else the tenant's id, or else an empty text.
+
+    Raises:
+        FlowError: it is no text that can be stored, or a longer one. The error does not quote it.
+    """
+    given = headers.get("flow_key")
+    if given is None:
+        return _uuid(headers.get("tenant_id")) or ""
+    return checked_key(given)
+
+
+def readable_key(headers: Mapping[str, Any]) -> str:
+    """The same of a message that is there already: an empty text if its `flow_key` is none."""
+    try:
+        return flow_key(headers)
+    except FlowError:
+        return ""
+
+
+def checked_key(key: object) -> str:
+    """The same key.
+
+    Raises:
+        FlowError: it is no text that can be stored, or has more than 200 characters. The error does not quote it.
+    """
+    if key == "":
+        return ""
+    if text_or_none(key) is None:
+        raise FlowError(f"a flow_key is a text of at most {MAX_KEY_LENGTH} characters, not {type(key).__name__}")
+    assert isinstance(key, str)  # noqa: S101
+    if len(key) > MAX_KEY_LENGTH:
+        raise FlowError(f"a flow_key has at most {MAX_KEY_LENGTH} characters; this one has {len(key)}")
+    return key
 
 
 def encode(message: dict[str, Any]) -> str:

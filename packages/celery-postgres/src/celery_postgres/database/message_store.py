@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import psycopg2
 
 from celery_postgres.database.dead_letter import EXPIRED, DeadLetterKind, DeadLetterReason, log_dead_letter
+from celery_postgres.database.flow import Closed, Turns
+from celery_postgres.database.session import Row
 from celery_postgres.database.snapshot import Snapshot
 from celery_postgres.database.store import Store
 
@@ -44,6 +46,7 @@ class ClaimedMessage:
         available_at: when the message was due; None if it was ready at once.
         expired: AMQP's expiration of the message is over.
         revoked: the task was revoked while it waited.
+        flow_key: the hash of its key, in a fair queue.
     """
 
     id: int
@@ -54,6 +57,7 @@ class ClaimedMessage:
     available_at: datetime | None
     expired: bool | None
     revoked: bool
+    flow_key: int | None
     payload: str
 
     @property
@@ -70,12 +74,16 @@ class ClaimResult:
             is one.
         one_had_failed: a message that has failed before was there, and kept others from being claimed.
         snapshot: the transactions whose messages the claim could see.
+        closed: the keys whose limits have allowed less than their share.
+        keyed_wait: a fair queue has ready messages with keys.
     """
 
     messages: list[ClaimedMessage]
     due_in_s: float | None
     one_had_failed: bool
     snapshot: Snapshot
+    closed: Mapping[int, Closed] = field(default_factory=dict)
+    keyed_wait: bool = False
 
 
 class MessageStore(Store):
@@ -98,6 +106,7 @@ class MessageStore(Store):
         may_sleep: bool = False,
         polls_in_s: float = 0.0,
         awake_from: int | None = None,
+        peeked: Sequence[int] = (),
     ) -> ClaimResult:
         """Acknowledge `acks` and claim up to `limit` messages, in one round trip.
 
@@ -109,9 +118,10 @@ class MessageStore(Store):
             may_sleep: publishers have to notify this consumer, if nothing was claimed.
             polls_in_s: they have to from so many seconds on, because until then it claims again.
             awake_from: those of queues that are consumed without acks do not if so many of their messages were claimed.
+            peeked: the queues in which to look for messages with keys, which are left to `claim_turns`.
         """
         queues = list(lowest_ids)
-        (snapshot, due_in_s, one_had_failed, *_), *rows = self._run(
+        rows = self._run(
             "claim",
             consumer=consumer,
             fence=new_fence(),
@@ -127,9 +137,26 @@ class MessageStore(Store):
             may_sleep=may_sleep,
             polls_in=polls_in_s,
             awake_from=awake_from,
+            peeked=list(peeked),
         )
-        messages = [ClaimedMessage(*row[3:]) for row in rows]
-        return ClaimResult(messages, due_in_s, one_had_failed, Snapshot.parse(snapshot))
+        return _result(rows)
+
+    def claim_turns(self, consumer: int, turns: Turns, *, limit: int, acks: Sequence[Claim] = ()) -> ClaimResult:
+        """Acknowledge `acks` and claim up to `limit` messages of a fair queue by turns, in one round trip."""
+        rows = self._run(
+            "claim_turns",
+            consumer=consumer,
+            fence=new_fence(),
+            acked_ids=[message for message, _ in acks],
+            acked_fences=[fence for _, fence in acks],
+            queue=turns.queue,
+            limit=limit,
+            turn_keys=[turn.key for turn in turns.turns],
+            turn_priorities=[turn.priority for turn in turns.turns],
+            turn_ids=[turn.lowest_id for turn in turns.turns],
+            turn_shares=[turn.share for turn in turns.turns],
+        )
+        return _result(rows)
 
     def claims(self, consumer: int, limit: int) -> list[Claim]:
         """What a consumer has claimed."""
@@ -235,6 +262,18 @@ class MessageStore(Store):
         count = self.BATCH
         while count == self.BATCH:
             ((count,),) = self._run("drop_expired_messages", limit=self.BATCH, reason=str(EXPIRED))
+
+
+def _result(rows: list[Row]) -> ClaimResult:
+    (snapshot, due_in_s, one_had_failed, keyed_wait, closed, *_), *claimed = rows
+    return ClaimResult(
+        [ClaimedMessage(*row[5:]) for row in claimed],
+        due_in_s,
+        one_had_failed,
+        Snapshot.parse(snapshot),
+        {key: Closed(places, opens_in_s) for key, places, opens_in_s in closed or ()},
+        bool(keyed_wait),
+    )
 
 
 def new_fence() -> int:

@@ -55,8 +55,15 @@ class PublishStore(Store):
     def _copy(self, queue: str, envelope: Envelope) -> bool:
         """Publish one message with a long payload."""
         begun = time.monotonic()
-        rows = self._run("address", queue=queue, eta=envelope.eta, ttl_ms=envelope.ttl_ms, durable=envelope.durable)
-        for queue_id, sleep, available_at, expires_at in rows:
+        rows = self._run(
+            "address",
+            queue=queue,
+            eta=envelope.eta,
+            ttl_ms=envelope.ttl_ms,
+            flow_key=envelope.flow_key,
+            durable=envelope.durable,
+        )
+        for queue_id, sleep, available_at, expires_at, key, later in rows:
             self._run(
                 "copy_message",
                 queue_id=queue_id,
@@ -66,9 +73,11 @@ class PublishStore(Store):
                 tenant_id=envelope.tenant_id,
                 available_at=available_at,
                 expires_at=expires_at,
+                flow_key=key,
+                flow_later=later,
             )
             took_s = time.monotonic() - begun
-            if took_s > self._POLLS_FOR_S and available_at is None:
+            if took_s > self._POLLS_FOR_S and later is None and (key is not None or available_at is None):
                 sleep = 0.0  # one may have fallen asleep meanwhile, and polled for the last time
             self._wake([(queue_id, sleep)], took_s)
         return bool(rows)

@@ -16,6 +16,7 @@ class Queue:
     auto_delete: bool
     expires_ms: int | None
     message_ttl_ms: int | None
+    fair: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,36 @@ class QueueStore(Store):
             return Queue(*row)
         return None
 
-    def declare(self, queue: str, *, auto_delete: bool, expires_ms: int | None, message_ttl_ms: int | None) -> int:
+    def declare(
+        self,
+        queue: str,
+        *,
+        auto_delete: bool,
+        expires_ms: int | None,
+        message_ttl_ms: int | None,
+        fair: bool | None = None,
+    ) -> int:
         """The queue's id; creates the queue or changes it only if needed.
 
         So a publisher whose queue exists needs no right to change queues, and leaves no dead rows at each start.
+
+        Args:
+            fair: None leaves that as it is.
         """
         lasting = not auto_delete and expires_ms is None  # then no statement reads when it was last used
         while True:  # a queue may come and go between two statements
             found = self.find(queue)
-            if found and lasting and found == Queue(found.id, auto_delete, expires_ms, message_ttl_ms):
-                return found.id
+            if found and lasting:
+                asked = Queue(found.id, auto_delete, expires_ms, message_ttl_ms, found.fair if fair is None else fair)
+                if found == asked:
+                    return found.id
             for (queue_id,) in self._run(
                 "change_queue" if found else "make_queue",
                 queue=queue,
                 auto_delete=auto_delete,
                 expires_ms=expires_ms,
                 message_ttl_ms=message_ttl_ms,
+                fair=fair,
             ):
                 return int(queue_id)
 

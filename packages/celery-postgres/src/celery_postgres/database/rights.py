@@ -15,6 +15,8 @@ WORKER_TABLES = {
     "kombu_subscription": _ALL,
     "kombu_dead_letter": ("SELECT", "INSERT"),
     "kombu_stopped_task": ("SELECT",),
+    "kombu_limit": ("SELECT",),
+    "kombu_throttle": _ALL,
     "celery_beat_entry": ("SELECT", "INSERT", "UPDATE"),
     "celery_taskmeta": _ALL,
     "celery_tasksetmeta": _ALL,

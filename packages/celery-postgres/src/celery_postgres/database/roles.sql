@@ -67,6 +67,8 @@ BEGIN
             ('celery_worker', 'kombu_subscription', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'kombu_dead_letter', 'SELECT, INSERT', NULL),
             ('celery_worker', 'kombu_stopped_task', 'SELECT', NULL),
+            ('celery_worker', 'kombu_limit', 'SELECT', NULL),
+            ('celery_worker', 'kombu_throttle', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_beat_entry', 'SELECT, INSERT, UPDATE', NULL),
             ('celery_worker', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'message_id_sequence', 'USAGE', NULL),
@@ -87,10 +89,10 @@ BEGIN
             -- or its visibility. It creates missing queues and bindings. It reads only the columns by which it finds and
             -- counts queues, and wakes sleeping consumers. It may change and lock no row.
             ('celery_producer', 'kombu_message', 'INSERT',
-                'queue_id, payload, priority, task_id, tenant_id, available_at, expires_at'),
+                'queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later'),
             ('celery_producer', 'kombu_message', 'SELECT', 'queue_id, visible, available_at, expires_at, consumer_id'),
             ('celery_producer', 'kombu_queue', 'SELECT', NULL),
-            ('celery_producer', 'kombu_queue', 'INSERT', 'name, auto_delete, expires_ms, message_ttl_ms'),
+            ('celery_producer', 'kombu_queue', 'INSERT', 'name, auto_delete, expires_ms, message_ttl_ms, fair'),
             ('celery_producer', 'kombu_binding', 'SELECT', NULL),
             ('celery_producer', 'kombu_binding', 'INSERT', 'exchange, type, routing_key, pattern, queue_id'),
             ('celery_producer', 'kombu_subscription', 'SELECT', NULL),

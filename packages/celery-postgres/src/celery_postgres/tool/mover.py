@@ -89,6 +89,7 @@ class Mover:
             auto_delete=self._found.auto_delete,
             expires_ms=self._found.expires_ms,
             message_ttl_ms=self._found.message_ttl_ms,
+            fair=self._found.fair or None,
         )
         for name in self._from.moves(self._prefix) or [self._begun()]:
             self._move(name, into, moved)

@@ -42,7 +42,7 @@ LIMIT 100
 -- Publishes the messages of the body and deletes the chord, in one commit. Of two processes that try, one does both and
 -- the other nothing. Returns the names of the queues that do not exist; if there is one, nothing was written.
 -- takes: chord text, queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
---   etas timestamptz[], ttls_ms bigint[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
 WITH given AS MATERIALIZED (
     -- include: given
 ), finished AS (
@@ -54,10 +54,7 @@ WITH given AS MATERIALIZED (
     DELETE FROM celery_chord_part AS part WHERE part.chord_id = (SELECT finished.id FROM finished)
 ), touched AS (
     -- include: insert_message
-    SELECT
-        given.queue_id, given.payload, given.priority, given.task_id,
-        given.tenant_id, CASE WHEN given.eta > now() THEN given.eta END,
-        now() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond'
+    -- include: message_of_given
     FROM finished CROSS JOIN given
     ORDER BY given.number
     RETURNING queue_id

@@ -11,22 +11,22 @@
 -- `lanes` are queue, priority and the lowest id that can still be ready there, in order of preference: beginning each
 -- claim at that id keeps 20,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
 -- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
--- before comes first among those of its priority in its queue, and alone.
+-- before comes first among those of its priority in its queue, and alone. What has a key is left to `claim_turns`.
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, or, if nothing was
 -- claimed, from `polls_in` seconds on: until then it claims again by itself. Those of a queue without acks always have
--- to, unless `awake_from` is given and so many of its messages were claimed.
+-- to, unless `awake_from` is given and so many of its messages were claimed. `peeked` are the queues in which to look for
+-- messages with keys.
 --
 -- Returns one row for the claim, and one for each message. The first has the snapshot in which the claim saw the table;
--- `due_in`, if nothing was claimed: the number of seconds to the next scheduled message of the coming day; and whether a
--- message that has failed before was there, and kept others from being claimed. The commit is not waited for: a message
--- whose claim or ack a crashing server forgets runs again.
+-- `due_in`, if nothing was claimed: the number of seconds to the next scheduled message of the coming day; whether a
+-- message that has failed before was there, and kept others from being claimed; and whether messages with keys are ready.
+-- The commit is not waited for: a message whose claim or ack a crashing server forgets runs again.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
 --   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], limit bigint,
---   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_in float, awake_from bigint
+--   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_in float, awake_from bigint,
+--   peeked bigint[]
 WITH settled AS (
-    DELETE FROM kombu_message AS message
-    WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
-      AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
+    -- include: acknowledge
 ), failed_before AS MATERIALIZED (
     SELECT message.id, message.queue_id, message.priority
     FROM unnest(%(queues)s) AS asked (queue_id)
@@ -34,7 +34,7 @@ WITH settled AS (
         SELECT candidate.id, candidate.queue_id, candidate.priority
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
-          AND candidate.available_at <= now()
+          AND candidate.available_at <= now() AND candidate.flow_key IS NULL
         ORDER BY candidate.priority DESC, candidate.available_at
         LIMIT 1
         FOR UPDATE SKIP LOCKED
@@ -48,6 +48,7 @@ WITH settled AS (
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures = 0
           AND candidate.available_at IS NOT NULL AND candidate.available_at <= now()
+          AND candidate.flow_key IS NULL AND candidate.flow_later IS NULL
         ORDER BY candidate.available_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
@@ -94,12 +95,7 @@ WITH settled AS (
     UNION ALL
     SELECT failed_before.id, failed_before.queue_id FROM failed_before WHERE NOT EXISTS (SELECT FROM better)
 ), claimed AS (
-    UPDATE kombu_message AS message
-    SET visible = false, consumer_id = %(consumer)s, claimed_at = now(),
-        fence = %(fence)s + (message.fence <> 0)::integer
-    WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
-    RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
-        message.expires_at <= now() AS expired, message.revoked, message.payload
+    -- include: claim_chosen
 ), auto_acked AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (ARRAY(
@@ -108,7 +104,7 @@ WITH settled AS (
         SELECT due.id FROM due WHERE due.queue_id = ANY (%(auto_ack_queues)s)
     ))
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
-        message.expires_at <= now() AS expired, message.revoked, message.payload
+        message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload
 ), marked AS (
     UPDATE kombu_subscription AS subscription
     SET asleep = NOT subscription.asleep,
@@ -135,27 +131,127 @@ SELECT
             SELECT candidate.available_at
             FROM kombu_message AS candidate
             WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NOT NULL
-              AND candidate.available_at < now() + interval '1 day'
+              AND candidate.flow_key IS NULL AND candidate.available_at < now() + interval '1 day'
             ORDER BY candidate.available_at
             LIMIT 1
         ) AS following
     ) END AS due_in,
     EXISTS (SELECT FROM failed_before) AS one_had_failed,
+    EXISTS (
+        SELECT FROM unnest(%(peeked)s) AS asked (queue_id)
+        CROSS JOIN LATERAL (
+            SELECT FROM kombu_message AS candidate
+            WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.flow_key IS NOT NULL
+              AND candidate.failures = 0
+            LIMIT 1
+        ) AS found
+    ) AS keyed_wait,
+    NULL AS closed,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
-    NULL AS revoked, NULL AS payload
+    NULL AS revoked, NULL AS flow_key, NULL AS payload
 UNION ALL
-SELECT NULL, NULL, NULL, claimed.* FROM claimed
+SELECT NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
 UNION ALL
-SELECT NULL, NULL, NULL, auto_acked.* FROM auto_acked
+SELECT NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
+
+-- name: claim_turns
+-- Acknowledge claims and claim messages of one fair queue by turns, as `claim` does it: keys in their order, each with a
+-- priority, the lowest id, and a share, which is the most that may be claimed of it. What a key's limits allow is asked
+-- after the acks, under a lock of the key that is held to the commit; a key that is locked gives nothing. A message that
+-- has failed before comes first among those of its priority, and alone. No lock is waited for.
+--
+-- Returns rows as `claim` does. The first one has the keys whose limits have allowed less than their share: how much, and
+-- the seconds until it is more, if that is known.
+-- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queue bigint, limit bigint,
+--   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[]
+WITH settled AS (
+    -- include: acknowledge
+    RETURNING message.id
+), acknowledged AS MATERIALIZED (
+    SELECT count(*) FROM settled
+), failed_before AS MATERIALIZED (
+    SELECT message.id, message.priority, message.flow_key, room.interval_s
+    FROM acknowledged
+    CROSS JOIN LATERAL (
+        SELECT candidate.id, candidate.priority, candidate.flow_key
+        FROM kombu_message AS candidate
+        WHERE candidate.queue_id = %(queue)s AND candidate.visible AND candidate.failures > 0
+          AND candidate.available_at <= now()
+        ORDER BY candidate.priority DESC, candidate.available_at
+        LIMIT 10  -- of as many keys one may have room
+        FOR UPDATE SKIP LOCKED
+    ) AS message
+    LEFT JOIN LATERAL kombu_room(%(queue)s, message.flow_key, 1) AS room ON message.flow_key IS NOT NULL
+    WHERE (room.places > 0) IS NOT FALSE
+    LIMIT 1
+), turn AS MATERIALIZED (
+    SELECT turn.*, coalesce(room.places, turn.share) AS places, room.opens_in, room.interval_s
+    FROM acknowledged
+    CROSS JOIN unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s)
+        AS turn (flow_key, priority, lowest_id, share)
+    LEFT JOIN LATERAL kombu_room(%(queue)s, turn.flow_key, turn.share) AS room ON (
+        SELECT EXISTS (
+            SELECT FROM kombu_limit AS found
+            WHERE found.queue_id = %(queue)s AND (found.max_running IS NOT NULL OR found.per_second IS NOT NULL)
+        )
+    )
+), fair AS MATERIALIZED (
+    SELECT message.id, message.priority, turn.flow_key, turn.interval_s
+    FROM turn
+    CROSS JOIN LATERAL (
+        SELECT candidate.id, candidate.priority
+        FROM kombu_message AS candidate
+        WHERE candidate.queue_id = %(queue)s AND candidate.flow_key = turn.flow_key
+          AND 9 - candidate.priority = 9 - turn.priority AND candidate.id + 0 >= turn.lowest_id
+          AND candidate.visible AND candidate.flow_key IS NOT NULL AND candidate.failures = 0
+        ORDER BY candidate.id + 0
+        LIMIT turn.places
+        FOR UPDATE SKIP LOCKED
+    ) AS message
+    LIMIT %(limit)s
+), better AS MATERIALIZED (
+    SELECT fair.id, fair.flow_key, fair.interval_s
+    FROM fair
+    WHERE (fair.priority > (SELECT failed_before.priority FROM failed_before)) IS NOT FALSE
+), chosen AS MATERIALIZED (
+    SELECT better.* FROM better
+    UNION ALL
+    SELECT failed_before.id, failed_before.flow_key, failed_before.interval_s
+    FROM failed_before WHERE NOT EXISTS (SELECT FROM better)
+), claimed AS (
+    -- include: claim_chosen
+), throttled AS (
+    -- Under the lock of the key.
+    INSERT INTO kombu_throttle AS throttle (queue_id, flow_key, free_at)
+    SELECT %(queue)s, chosen.flow_key, clock_timestamp() + count(*) * chosen.interval_s * interval '1 second'
+    FROM chosen
+    WHERE chosen.interval_s IS NOT NULL
+    GROUP BY chosen.flow_key, chosen.interval_s
+    ON CONFLICT (queue_id, flow_key) DO UPDATE
+    SET free_at = excluded.free_at + greatest(throttle.free_at - clock_timestamp(), interval '0')
+), marked AS (
+    UPDATE kombu_subscription AS subscription SET asleep = false
+    WHERE subscription.consumer_id = %(consumer)s AND subscription.queue_id = %(queue)s AND subscription.asleep
+      AND EXISTS (SELECT FROM chosen)
+)
+SELECT
+    CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN pg_current_snapshot()::text END AS snapshot,
+    NULL AS due_in, EXISTS (SELECT FROM failed_before) AS one_had_failed, NULL AS keyed_wait,
+    (
+        SELECT json_agg(json_build_array(turn.flow_key, turn.places, turn.opens_in))
+        FROM turn WHERE turn.places < turn.share
+    ) AS closed,
+    NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
+    NULL AS revoked, NULL AS flow_key, NULL AS payload
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
 
 -- name: settle
 -- repeatable
 -- Acknowledge alone, when no claim comes soon. Fenced as in `claim`.
 -- takes: acked_ids bigint[], acked_fences bigint[]
 WITH settled AS (
-    DELETE FROM kombu_message AS message
-    WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
-      AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
+    -- include: acknowledge
     RETURNING message.id
 )
 SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM settled)
@@ -194,7 +290,9 @@ WITH given AS MATERIALIZED (
     UPDATE kombu_message AS message
     SET visible = true, consumer_id = NULL, claimed_at = NULL,
         fence = CASE WHEN message.fence < 9223372036854775807 THEN message.fence + 1 ELSE 2 END,
-        failures = given.failures, available_at = now() + %(pause)s * interval '1 second'
+        failures = given.failures, available_at = now() + %(pause)s * interval '1 second',
+        flow_key = CASE WHEN given.failures > 0 OR %(pause)s = 0 THEN message.flow_key END,
+        flow_later = CASE WHEN given.failures = 0 AND %(pause)s > 0 THEN message.flow_key END
     FROM given
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND given.failures < %(max_failures)s
     RETURNING message.queue_id
@@ -221,7 +319,9 @@ CROSS JOIN LATERAL (
 -- ETA in a header alone. Returns the ids that were released; the others may be delivered.
 -- takes: ids bigint[], fences bigint[], etas timestamptz[]
 UPDATE kombu_message AS message
-SET visible = true, consumer_id = NULL, claimed_at = NULL, available_at = given.eta
+SET visible = true, consumer_id = NULL, claimed_at = NULL, available_at = given.eta,
+    flow_key = CASE WHEN message.failures > 0 THEN message.flow_key END,
+    flow_later = CASE WHEN message.failures = 0 THEN message.flow_key END
 FROM unnest(%(ids)s, %(fences)s, %(etas)s) AS given (id, fence, eta)
 WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND message.fence = given.fence AND NOT message.visible
   AND given.eta > now()

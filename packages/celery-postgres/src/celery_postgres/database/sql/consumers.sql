@@ -20,7 +20,7 @@ SELECT pg_backend_pid(), (
 
 -- name: beat
 -- Raise this consumer's counter, and note its session. Returns (consumer, counter, whether it has a session of its own,
--- whether that is direct, paused queues, whether a message waits, blocked tasks) of this consumer, if its row still
+-- whether that is direct, paused queues, whether a message waits, blocked tasks, fair queues) of this consumer, if its row still
 -- exists, and of all others. With `peek` it also checks, for an idle consumer, whether one of its queues has a message
 -- that is ready, or due before the next heartbeat.
 -- takes: consumer bigint, session_pid integer, session_key bigint, session_direct boolean, peek boolean
@@ -52,10 +52,15 @@ SELECT mine.id, mine.beat, NULL, NULL, (
     )
 ), (
     SELECT array_agg(stopped.name) FROM kombu_stopped_task AS stopped
+), (
+    SELECT array_agg(queue.id)
+    FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
+    WHERE subscription.consumer_id = mine.id AND queue.fair
 ), set_config('synchronous_commit', 'off', true)
 FROM mine
 UNION ALL
-SELECT other.id, other.beat, other.locked OR other.session_key IS NOT NULL, other.session_direct, NULL, NULL, NULL, NULL
+SELECT
+    other.id, other.beat, other.locked OR other.session_key IS NOT NULL, other.session_direct, NULL, NULL, NULL, NULL, NULL
 FROM kombu_consumer AS other
 WHERE other.id <> %(consumer)s
 
@@ -134,7 +139,7 @@ WHERE message.consumer_id = %(consumer)s AND message.claimed_at < now() - interv
 -- name: subscribe
 -- repeatable
 -- Note that a consumer consumes a queue. It is awake at first, because it polls before it sleeps. By name, because after a
--- restore an id may be another queue's. Returns the queue's id; no row if there is no such queue.
+-- restore an id may be another queue's. Returns the queue's id and whether it is fair; no row if there is no such queue.
 -- takes: consumer bigint, queue text
 WITH used AS (
     UPDATE kombu_queue AS queue SET used_at = now(), consumed = true
@@ -144,7 +149,7 @@ INSERT INTO kombu_subscription (queue_id, consumer_id, asleep)
 SELECT queue.id, %(consumer)s, false
 FROM kombu_queue AS queue WHERE queue.name = %(queue)s
 ON CONFLICT (queue_id, consumer_id) DO UPDATE SET asleep = false
-RETURNING queue_id
+RETURNING queue_id, (SELECT queue.fair FROM kombu_queue AS queue WHERE queue.id = queue_id)
 
 -- name: subscriptions
 -- takes: consumer bigint

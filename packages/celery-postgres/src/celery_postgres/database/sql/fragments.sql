@@ -1,33 +1,50 @@
 -- What several statements have in common. `-- include: name` in a statement stands for the fragment of that name.
 
 -- fragment: insert_message
--- Whatever publishes a message fills these columns; the others have defaults.
+-- Whatever publishes a message fills these columns; the others have defaults. In a fair queue each message has a time and
+-- the hash of its key: in `flow_key` if it is ready, in `flow_later` if it is scheduled.
 INSERT INTO kombu_message AS message (
-    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at
+    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later
 )
 
 -- fragment: message_of_parameters
 -- One message for each row of `queue`. A publish of its own counts times from its start.
 SELECT
     queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-    CASE WHEN %(eta)s > now() THEN %(eta)s END,
-    now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+    -- include: times_and_keys
+
+-- fragment: times_and_keys
+CASE WHEN %(eta)s > now() THEN %(eta)s WHEN queue.fair THEN now() END,
+now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond',
+CASE WHEN queue.fair AND (%(eta)s > now()) IS NOT TRUE THEN hashtextextended(%(flow_key)s, 0) END,
+CASE WHEN queue.fair AND %(eta)s > now() THEN hashtextextended(%(flow_key)s, 0) END
 
 -- fragment: message_of_parameters_within
 -- The same in a caller's transaction, which may have begun long ago.
 SELECT
     queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
-    CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s END,
-    clock_timestamp() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond'
+    CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s WHEN queue.fair THEN clock_timestamp() END,
+    clock_timestamp() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond',
+    CASE WHEN queue.fair AND (%(eta)s > clock_timestamp()) IS NOT TRUE THEN hashtextextended(%(flow_key)s, 0) END,
+    CASE WHEN queue.fair AND %(eta)s > clock_timestamp() THEN hashtextextended(%(flow_key)s, 0) END
 
 -- fragment: given
 -- Many messages in their order, each with its queue; a queue that does not exist has a null id.
-SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms
+SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms, queue.fair
 FROM unnest(
-    %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s
-) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, number)
+    %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s, %(flow_keys)s
+) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, flow_key, number)
 LEFT JOIN kombu_queue AS queue ON queue.name = one.queue
 ORDER BY one.number
+
+-- fragment: message_of_given
+-- One message for each row of `given`.
+SELECT
+    given.queue_id, given.payload, given.priority, given.task_id, given.tenant_id,
+    CASE WHEN given.eta > now() THEN given.eta WHEN given.fair THEN now() END,
+    now() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond',
+    CASE WHEN given.fair AND (given.eta > now()) IS NOT TRUE THEN hashtextextended(given.flow_key, 0) END,
+    CASE WHEN given.fair AND given.eta > now() THEN hashtextextended(given.flow_key, 0) END
 
 -- fragment: binding_matches
 binding.exchange = %(exchange)s
@@ -87,6 +104,21 @@ message.queue_id, (
     JOIN kombu_subscription AS subscription ON subscription.queue_id = woken.queue_id
     WHERE (SELECT pg_notification_queue_usage()) < 0.5
 )
+
+-- fragment: acknowledge
+-- Fenced: a message that has been claimed again since stays.
+DELETE FROM kombu_message AS message
+WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
+  AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
+
+-- fragment: claim_chosen
+-- The messages of `chosen`.
+UPDATE kombu_message AS message
+SET visible = false, consumer_id = %(consumer)s, claimed_at = now(),
+    fence = %(fence)s + (message.fence <> 0)::integer
+WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
+RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
+    message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload
 
 -- fragment: bury_dead
 -- The rows of `dead`, each with a `reason`, become dead letters. Their queue may be gone.

@@ -27,7 +27,8 @@ RETURNING message.id
 -- takes: aside bigint, ids bigint[]
 SELECT
     message.payload, message.priority, message.task_id, message.tenant_id::text, message.enqueued_at::text,
-    message.available_at::text, message.expires_at::text, message.failures, message.revoked
+    message.available_at::text, message.expires_at::text, message.failures, message.revoked, message.flow_key,
+    message.flow_later
 FROM kombu_message AS message
 WHERE message.id = ANY (%(ids)s) AND message.queue_id = %(aside)s
 ORDER BY message.id
@@ -59,7 +60,7 @@ LIMIT 1
 -- gone on with this move. Returns whether it was written.
 -- takes: queue bigint, record_id bigint, expected text, record text, payloads text[], priorities smallint[],
 --   task_ids text[], tenant_ids text[], enqueued text[], available text[], expires text[], failures smallint[],
---   revoked boolean[]
+--   revoked boolean[], flow_keys bigint[], flow_later bigint[]
 WITH recorded AS (
     UPDATE kombu_message AS message
     SET payload = %(record)s
@@ -67,16 +68,17 @@ WITH recorded AS (
     RETURNING message.id
 ), touched AS (
     INSERT INTO kombu_message (
-        queue_id, payload, priority, task_id, tenant_id, enqueued_at, available_at, expires_at, failures, revoked
+        queue_id, payload, priority, task_id, tenant_id, enqueued_at, available_at, expires_at, failures, revoked,
+        flow_key, flow_later
     )
     SELECT
         %(queue)s, one.payload, one.priority, one.task_id, one.tenant_id::uuid, one.enqueued::timestamptz,
-        one.available::timestamptz, one.expires::timestamptz, one.failures, one.revoked
+        one.available::timestamptz, one.expires::timestamptz, one.failures, one.revoked, one.flow_key, one.flow_later
     FROM unnest(
         %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(enqueued)s, %(available)s, %(expires)s,
-        %(failures)s, %(revoked)s
+        %(failures)s, %(revoked)s, %(flow_keys)s, %(flow_later)s
     ) WITH ORDINALITY AS one (
-        payload, priority, task_id, tenant_id, enqueued, available, expires, failures, revoked, number
+        payload, priority, task_id, tenant_id, enqueued, available, expires, failures, revoked, flow_key, flow_later, number
     )
     WHERE EXISTS (SELECT FROM recorded)
     ORDER BY one.number

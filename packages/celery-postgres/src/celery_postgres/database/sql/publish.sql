@@ -13,7 +13,7 @@
 -- name: publish
 -- One message to the queue of that name. Writes nothing if there is no such queue.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
---   durable text
+--   flow_key text, durable text
 -- include: insert_message
 -- include: message_of_parameters
 FROM kombu_queue AS queue
@@ -26,7 +26,7 @@ RETURNING
 -- One message to every queue that is bound to the exchange and whose binding matches, in all processes' bindings.
 -- With no queue bound nothing is written.
 -- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
---   eta timestamptz, ttl_ms bigint, durable text
+--   eta timestamptz, ttl_ms bigint, flow_key text, durable text
 WITH target AS MATERIALIZED (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding
@@ -34,7 +34,7 @@ WITH target AS MATERIALIZED (
         -- include: binding_matches
 ), queue AS MATERIALIZED (
     -- Apart, so that only the consumers of these queues are woken, whatever the plan.
-    SELECT queue.id, queue.message_ttl_ms
+    SELECT queue.id, queue.message_ttl_ms, queue.fair
     FROM target
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
 )
@@ -51,24 +51,25 @@ RETURNING
 -- Where `copy_message` is to write a long message: its queue, no row if there is none of that name; when it is due, and
 -- when it expires, in microseconds since 2000. If the queue is deleted before the message comes, the message was there first:
 -- it goes with its queue, as does one whose publish had read the queue.
--- takes: queue text, eta timestamptz, ttl_ms bigint, durable text
+-- takes: queue text, eta timestamptz, ttl_ms bigint, flow_key text, durable text
 SELECT
     -- include: queue_and_sleep
     , (extract(epoch FROM message.available_at - '2000-01-01 00:00+00') * 1000000)::bigint,
-    (extract(epoch FROM message.expires_at - '2000-01-01 00:00+00') * 1000000)::bigint
+    (extract(epoch FROM message.expires_at - '2000-01-01 00:00+00') * 1000000)::bigint, message.flow_key, message.flow_later
 FROM (
-    SELECT queue.id AS queue_id, CASE WHEN %(eta)s > now() THEN %(eta)s END AS available_at,
-        now() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond' AS expires_at
+    SELECT
+        queue.id,
+        -- include: times_and_keys
     FROM kombu_queue AS queue
     WHERE queue.name = %(queue)s
-) AS message
+) AS message (queue_id, available_at, expires_at, flow_key, flow_later)
 
 -- name: copy_message
 -- One message, as a row of COPY: a payload of 1 MB is 11 ms as a text in a statement, which the server reads character by
 -- character, and 6 ms so. Under 64 kB there is no difference.
 -- copies: queue_id bigint, payload text, priority smallint, task_id text, tenant_id uuid, available_at timestamptz,
---   expires_at timestamptz
-COPY kombu_message (queue_id, payload, priority, task_id, tenant_id, available_at, expires_at)
+--   expires_at timestamptz, flow_key bigint, flow_later bigint
+COPY kombu_message (queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later)
 FROM STDIN (FORMAT binary)
 
 -- name: wake
@@ -105,15 +106,12 @@ ORDER BY queue.name
 -- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those
 -- whose queue does not exist; if there is one, nothing at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
---   etas timestamptz[], ttls_ms bigint[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
 WITH given AS MATERIALIZED (
     -- include: given
 ), touched AS (
     -- include: insert_message
-    SELECT
-        given.queue_id, given.payload, given.priority, given.task_id,
-        given.tenant_id, CASE WHEN given.eta > now() THEN given.eta END,
-        now() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond'
+    -- include: message_of_given
     FROM given
     WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
     RETURNING queue_id

@@ -10,7 +10,8 @@
 -- name: publish_within
 -- One message to the queue of that name; no row if this transaction sees no such queue. PostgreSQL plans it each time,
 -- because we prepare no statements on the caller's connection: so it is written in the shortest form.
--- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint
+-- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
+--   flow_key text
 -- include: insert_message
 -- include: message_of_parameters_within
 FROM kombu_queue AS queue
@@ -26,15 +27,17 @@ RETURNING 1
 -- Messages to queues by name, in their order. Returns the numbers (from 1) of those whose queue does not exist, as far
 -- as this transaction can see; if there is one, nothing at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
---   etas timestamptz[], ttls_ms bigint[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
 WITH given AS MATERIALIZED (
     -- include: given
 ), touched AS (
     -- include: insert_message
     SELECT
         given.queue_id, given.payload, given.priority, given.task_id,
-        given.tenant_id, CASE WHEN given.eta > clock_timestamp() THEN given.eta END,
-        clock_timestamp() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond'
+        given.tenant_id, CASE WHEN given.eta > clock_timestamp() THEN given.eta WHEN given.fair THEN clock_timestamp() END,
+        clock_timestamp() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond',
+        CASE WHEN given.fair AND (given.eta > clock_timestamp()) IS NOT TRUE THEN hashtextextended(given.flow_key, 0) END,
+        CASE WHEN given.fair AND given.eta > clock_timestamp() THEN hashtextextended(given.flow_key, 0) END
     FROM given
     WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
     RETURNING queue_id
@@ -46,7 +49,7 @@ SELECT
 -- name: publish_to_exchange_within
 -- One message to every queue that is bound to the exchange and whose binding matches. Returns how many queues took it.
 -- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
---   eta timestamptz, ttl_ms bigint
+--   eta timestamptz, ttl_ms bigint, flow_key text
 WITH target AS (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding

@@ -4,25 +4,27 @@
 -- repeatable
 -- Make a queue. Returns its id; no row if a queue has that name. Processes that make one queue at the same time wait for
 -- one another no longer than an insert takes, and none fails.
--- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
-INSERT INTO kombu_queue AS queue (name, auto_delete, expires_ms, message_ttl_ms)
-VALUES (%(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s)
+-- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint, fair boolean
+INSERT INTO kombu_queue AS queue (name, auto_delete, expires_ms, message_ttl_ms, fair)
+VALUES (%(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s, coalesce(%(fair)s, false))
 ON CONFLICT (name) DO NOTHING
 RETURNING queue.id
 
 -- name: change_queue
 -- repeatable
--- A later declaration's expiry and TTL apply, and it counts as a use of the queue. Returns its id; no row if it is gone.
--- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint
+-- A later declaration's expiry and TTL apply, and it counts as a use of the queue; it becomes fair or ceases to be, unless
+-- `fair` is null. Returns its id; no row if it is gone.
+-- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint, fair boolean
 UPDATE kombu_queue AS queue
-SET auto_delete = %(auto_delete)s, expires_ms = %(expires_ms)s, message_ttl_ms = %(message_ttl_ms)s, used_at = now()
+SET auto_delete = %(auto_delete)s, expires_ms = %(expires_ms)s, message_ttl_ms = %(message_ttl_ms)s, used_at = now(),
+    fair = coalesce(%(fair)s, queue.fair)
 WHERE queue.name = %(queue)s
 RETURNING queue.id
 
 -- name: find_queue
 -- repeatable
 -- takes: queue text
-SELECT queue.id, queue.auto_delete, queue.expires_ms, queue.message_ttl_ms
+SELECT queue.id, queue.auto_delete, queue.expires_ms, queue.message_ttl_ms, queue.fair
 FROM kombu_queue AS queue
 WHERE queue.name = %(queue)s
 

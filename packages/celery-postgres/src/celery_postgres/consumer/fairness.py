@@ -1,0 +1,175 @@
+"""The fair queues of one Kombu connection: which keys have messages, and whose turn it is."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from celery_postgres.consumer.fair_ring import FairRing, Taken
+from celery_postgres.database.fair_store import BEGINNING, FairStore
+from celery_postgres.database.flow import Turns
+from celery_postgres.database.message_store import Claim, ClaimedMessage, ClaimResult
+
+
+class _Keys:
+    """The keys of one queue, and how far the walk through them has come."""
+
+    def __init__(self) -> None:
+        self.ring = FairRing()
+        self.cursor = BEGINNING
+        self.next_page = 0.0
+
+
+class Fairness:
+    """Used by the connection's thread, except `look` and `any_closed`.
+
+    A claim is either by the turns of one fair queue or from everything else: the queues that are not fair, and messages
+    without a key.
+    """
+
+    #: While keys have messages, the newest ones are looked at so often: a key that had none waits for that.
+    NEWEST_S = 0.05
+    #: Ids below the greatest one known at which a message may yet be committed. What comes later, a page finds.
+    BEHIND = 1000
+    #: A page of the keys is read so often, and takes one part in so many of the time.
+    PAGE_S, PAGE_SHARE = 0.25, 20
+    #: Known keys of a queue from which on no page is read.
+    MOST = 10_000
+    #: While keys have messages, and the latest claim from everything else brought nothing, the next comes so late.
+    REST_S = 0.05
+
+    def __init__(self, store: FairStore, holds: Callable[[Claim], bool]) -> None:
+        """No fair queue yet.
+
+        Args:
+            holds: whether a claim is neither acknowledged nor released.
+        """
+        self._store = store
+        self._holds = holds
+        self._keys: dict[int, _Keys] = {}
+        self._greatest_id = 0
+        self._next_newest = self._others_at = 0.0
+        self._others_were_next = False
+        #: When the next scheduled message is due, by the latest claim.
+        self._due_at: float | None = None
+        self._looks = True
+        self._rotation = 0
+        #: The keys of what was claimed here.
+        self._running: dict[Claim, tuple[int, int]] = {}
+
+    def look(self) -> None:
+        """There may be messages of keys that are not known."""
+        self._looks = True
+
+    @property
+    def any_closed(self) -> bool:
+        """Whether a key waits for its limits."""
+        return any(keys.ring.any_closed for keys in list(self._keys.values()))
+
+    def ready(self, queues: Iterable[int]) -> bool:
+        """Whether a key of these queues may have its turn now, as far as is known."""
+        if self.any_closed:
+            self._reopen()
+        return any(queue in self._keys and bool(self._keys[queue].ring) for queue in queues)
+
+    def opens_in(self, queues: Iterable[int]) -> float | None:
+        """Seconds until a key that is closed is to be asked again; None if there is none."""
+        times = [self._keys[queue].ring.opens_at for queue in queues if queue in self._keys]
+        known = [at for at in times if at is not None]
+        return max(0.0, min(known) - time.monotonic()) if known else None
+
+    def turns(self, queues: Sequence[int], places: int) -> Turns | None:
+        """Whose turn it is in one of these fair queues; None if the claim is to be from everything else."""
+        if not queues:
+            return None
+        for queue in queues:
+            if queue not in self._keys:
+                self._keys[queue] = _Keys()
+                self._looks = True
+        self._reopen()
+        self._discover(queues)
+        open_queues = [queue for queue in queues if self._keys[queue].ring]
+        if not open_queues:
+            return None
+        self._others_were_next = not self._others_were_next and time.monotonic() >= self._others_at
+        if self._others_were_next:
+            return None
+        self._rotation += 1
+        queue = open_queues[self._rotation % len(open_queues)]
+        return Turns(queue, self._keys[queue].ring.turns(places))
+
+    def turn(self, queue: int) -> Turns | None:
+        """Whose turn it is in one queue, for a single message."""
+        keys = self._keys.setdefault(queue, _Keys())
+        if not keys.ring:
+            self._read_page(queue, keys)
+        return Turns(queue, keys.ring.turns(1)) if keys.ring else None
+
+    def _reopen(self) -> None:
+        """Ask those keys again of which a message has been acknowledged here."""
+        for claim in [claim for claim in self._running if not self._holds(claim)]:
+            queue, key = self._running.pop(claim)
+            self._keys[queue].ring.acknowledged(key)
+
+    def _discover(self, queues: Sequence[int]) -> None:
+        now = time.monotonic()
+        due = self._due_at is not None and self._due_at <= now
+        is_open = self.ready(queues)
+        if not (due or (now >= self._next_newest if is_open else self._looks)):
+            return
+        self._looks, self._due_at, self._next_newest = False, None, now + self.NEWEST_S
+        self._store.promote_due(queues)
+        self._greatest_id, found = self._store.newest_keys(queues, self._greatest_id - self.BEHIND)
+        for queue, key in found:
+            self._keys[queue].ring.found([key])
+        for queue in queues:
+            keys = self._keys[queue]
+            if not keys.ring or (now >= keys.next_page and len(keys.ring) < self.MOST):
+                self._read_page(queue, keys)
+
+    def _read_page(self, queue: int, keys: _Keys) -> None:
+        begun = time.monotonic()
+        page = self._store.ready_keys(queue, keys.cursor)
+        if not page and keys.cursor != BEGINNING:
+            page = self._store.ready_keys(queue)
+        keys.ring.found(page)
+        full = len(page) == self._store.KEYS
+        keys.cursor = (page[-1].key, 9 - page[-1].priority) if full else BEGINNING
+        now = time.monotonic()
+        keys.next_page = now + max(self.PAGE_S, self.PAGE_SHARE * (now - begun))
+
+    def claimed(self, turns: Turns | None, limit: int, result: ClaimResult) -> None:
+        """Note what a claim of at most `limit` messages has brought."""
+        now = time.monotonic()
+        for one in result.messages:
+            if one.flow_key is not None and one.queue_id in self._keys:
+                self._running[one.claim] = (one.queue_id, one.flow_key)
+        if turns is None:
+            self._others_at = now if result.messages else now + self.REST_S
+            self._looks = self._looks or (result.keyed_wait and not self.any_closed)
+            self._due_at = None if result.due_in_s is None else now + result.due_in_s
+            return
+        self._looks = self._looks or bool(result.messages)
+        if result.one_had_failed:
+            return  # what the turns would have brought was left
+        by_key: dict[int | None, list[int]] = {}
+        for one in result.messages:
+            by_key.setdefault(one.flow_key, []).append(one.id)
+        taken = {key: Taken(len(ids), max(ids)) for key, ids in by_key.items() if key is not None}
+        full = len(result.messages) >= limit
+        self._keys[turns.queue].ring.took(turns.turns, taken, result.closed, full=full)
+
+
+def in_turn(messages: Sequence[ClaimedMessage], turns: Turns | None) -> list[ClaimedMessage]:
+    """Messages in the order of delivery: by priority and id, but one of each key after the other."""
+    ordered = sorted(messages, key=lambda one: (-one.priority, one.id))
+    if turns is None:
+        return ordered
+    places = {turn.key: place for place, turn in enumerate(turns.turns)}
+    before: Counter[int | None] = Counter()
+    ranks: dict[int, tuple[int, int]] = {}
+    for one in ordered:
+        ranks[one.id] = (before[one.flow_key], places.get(one.flow_key or 0, -1))
+        before[one.flow_key] += 1
+    return sorted(ordered, key=lambda one: ranks[one.id])

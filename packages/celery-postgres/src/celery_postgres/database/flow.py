@@ -1,0 +1,56 @@
+"""The parts of a claim from a fair queue, as the store and the consumer pass them on. A key is known by its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyKey:
+    """A key that has ready messages of a priority.
+
+    Attributes:
+        first_id: the lowest id of these messages.
+        weight: how many messages it may give in a turn, for each one of a key of weight 1.
+    """
+
+    key: int
+    priority: int
+    first_id: int
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a key may give to a claim.
+
+    Attributes:
+        lowest_id: where the scan begins.
+        share: how many messages at most.
+    """
+
+    key: int
+    priority: int
+    lowest_id: int
+    share: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The keys of a fair queue that a claim is to ask, in their order."""
+
+    queue: int
+    turns: Sequence[Turn] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What the limits of a key have allowed, which was less than its share.
+
+    Attributes:
+        opens_in_s: the seconds until they allow more; None if an acknowledgement decides that.
+    """
+
+    places: int
+    opens_in_s: float | None
