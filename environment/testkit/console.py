@@ -14,7 +14,7 @@ from uuid import UUID
 
 import uvicorn
 
-from celery_postgres import console
+from celery_postgres import console, operations
 from celery_postgres.console import new_key
 from celery_postgres.readmodel import Page, ReadModel, State, TaskFilter, TaskRow
 from environment.testkit import night
@@ -129,10 +129,10 @@ def serving(url: str, rows: night.Night, **options: Any) -> Iterator[Console]:
         keys[who], line = new_key(who, who.replace("+", "-"))
         lines.append(line)
     held = TenantKeys()
-    model = ReadModel(url)
+    model, broker = ReadModel(url), operations.connect(url)
     owned = {night.ACME: [rows.ids["failed"], rows.ids["expired"]], night.BOREALIS: [rows.ids["dead"]]}
     application = console.create(
-        console.Source(model, Owners(model, owned)),
+        console.Source(model, Owners(model, owned), broker),
         console.FirstOf(console.ConfiguredKeys(lines), held),
         title="production",
         **options,
@@ -144,6 +144,7 @@ def serving(url: str, rows: night.Night, **options: Any) -> Iterator[Console]:
     finally:
         served.close()
         model.close()
+        broker.close()
 
 
 def enter(browser: Browser, served: Console, who: str) -> None:

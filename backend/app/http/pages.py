@@ -24,6 +24,7 @@ from app.db import api_keys, submissions
 from app.db.api_keys import ApiKey
 from app.db.engine import get_engine
 from app.http import own_tasks
+from app.http.tasks import broker
 from celery_postgres import console
 from celery_postgres.readmodel import Page, ReadModel, TaskFilter
 
@@ -42,7 +43,7 @@ def mount(app: FastAPI, settings: Settings) -> ReadModel:
     model = ReadModel(settings.dsn.libpq())
     secret = settings.web_console_secret
     application = console.create(
-        console.Source(model, _Tenants()),
+        console.Source(model, _Tenants(), broker()),
         console.FirstOf(_staff(settings), _TenantKeys()),
         title=settings.web_console_title or settings.environment,
         secret=None if secret is None else secret.get_secret_value(),

@@ -40,6 +40,8 @@ def views(served: Console) -> list[str]:
         "/dead?queue=webhooks&reason=rejected&task=webhooks.deliver",
         *(f"/task?id={ids[kind]}" for kind in ("failed", "waiting", "dead")),
         "/tasks?tenant=wrong",
+        "/act?do=pause&queue=mail",
+        "/act?do=resume&queue=mail",
         "/nothing",
     ]
 

@@ -218,9 +218,9 @@ def test_fifty_tabs_read_what_one_reads(served: Console, monkeypatch: pytest.Mon
     reads: list[float] = []
     read = QueueViewStore.queues
 
-    def counted(store: QueueViewStore) -> Any:
+    def counted(store: QueueViewStore, *given: Any, **named: Any) -> Any:
         reads.append(time.monotonic())
-        return read(store)
+        return read(store, *given, **named)
 
     monkeypatch.setattr(QueueViewStore, "queues", counted)
     for _ in range(50):

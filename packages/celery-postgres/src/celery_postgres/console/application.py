@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from celery_postgres.console import pages
+from celery_postgres.console import acting, pages
 from celery_postgres.console.access import Keys, Role, ThisMachine
-from celery_postgres.console.door import Door, FormError, Guest, base_of, redirect
+from celery_postgres.console.door import Door, FormError, Guest, base_of, field, form_of, redirect
 from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, View
 from celery_postgres.console.sessions import Sessions
 from celery_postgres.console.source import Source
-from celery_postgres.console.views import VIEWS, marks
+from celery_postgres.console.views import VIEWS, marks, planning
 from celery_postgres.database import driver
 from celery_postgres.errors import SchemaError, primary
 
@@ -74,6 +74,7 @@ class _Console:
         routes = [
             Route("/sign-in", self._post(self._door.sign_in), methods=["POST"]),
             Route("/sign-out", self._post(self._door.sign_out), methods=["POST"]),
+            Route("/act", self._act, methods=["POST"]),
             Route("/static/{name}", self._file, methods=["GET"]),
             *(Route(f"/{view.path}", self._shown(view), methods=["GET"]) for view in VIEWS),
         ]
@@ -136,6 +137,31 @@ class _Console:
 
         return posted
 
+    async def _act(self, request: Request) -> Response:
+        """Do what a plan said."""
+        form = await form_of(request)
+        return await run_in_threadpool(self._acted, request, form)
+
+    def _acted(self, request: Request, form: dict[str, list[str]]) -> Response:
+        guest = self._door.guest(request)
+        if guest is None:
+            return self._door.ask(request)
+        self._door.verify(guest, form)
+        asked = {name: field(form, name) for name in planning.FIELDS if name in form}
+        look = Look(guest.viewer, self._source, asked, base_of(request))
+        action, _ = acting.action_of(look)
+        at = acting.at_of(field(form, "at"))
+        plan = action.plan(look, at)
+        error = ""
+        if plan.typed and field(form, "number").replace(",", "").strip() != str(plan.number):
+            error = f"This is not {plan.number}. Nothing was done."
+        around = self._around(request, guest, _ACTING, look)
+        if plan.refused or error:
+            fields = planning.fields(look)
+            content = {"plan": plan, "fields": fields, "at": at.isoformat(), "error": error}
+            return self._pages.render("plan.html", 409 if plan.refused else 422, **around, **content)
+        return self._pages.render("done.html", **around, done=acting.act(look, at))
+
     async def _file(self, request: Request) -> Response:
         found = pages.file(request.path_params["name"])
         if found is None:
@@ -174,4 +200,5 @@ class _Console:
         return self._pages.render("problem.html", status, base=base_of(request), heading=heading, text=text)
 
 
+_ACTING = next(view for view in VIEWS if view.path == "act")
 _NO_MARK: dict[str, str] = {"count": "", "tone": "", "meaning": ""}

@@ -12,8 +12,10 @@ from celery_postgres.console.source import Source
 
 STAFF = frozenset({Role.READER, Role.OPERATOR})
 EVERYONE = frozenset(Role)
+#: Those for whom there is an action at all; each action has its own.
+ACTORS = frozenset({Role.OPERATOR, Role.TENANT})
 #: The longest value of a parameter that a view reads. Names in the broker have at most 255 characters.
-LONGEST = 300
+LONGEST = 500
 
 
 class NotThereError(LookupError):
@@ -37,9 +39,21 @@ class Look:
     base: str
 
     def asked(self, name: str) -> str:
-        """A parameter without spaces around it; empty if it is missing, too long, or no text for a database."""
+        """A parameter without spaces around it; empty if it is missing.
+
+        Raises:
+            NotThereError: it is too long, or no text for a database. A condition is never left out: an action would
+                then reach further than what was shown.
+        """
         value = self.query.get(name, "").strip()
-        return "" if len(value) > LONGEST or "\0" in value or not _is_encodable(value) else value
+        if len(value) > LONGEST or "\0" in value or not _is_encodable(value):
+            raise NotThereError("A part of this address is longer than any name here, or is no text.")
+        return value
+
+    @property
+    def acts(self) -> bool:
+        """Whether this viewer may act on the broker, and this console can."""
+        return self.viewer.acts and self.source.broker is not None
 
     def link(self, path: str, /, **parameters: str | None) -> str:
         """The address of a view."""

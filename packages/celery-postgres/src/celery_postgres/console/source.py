@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from celery_postgres import operations
 from celery_postgres.broker.transport import Transport
 from celery_postgres.console.errors import ConsoleError
+from celery_postgres.operations import Operations
 from celery_postgres.readmodel import Page, ReadModel, TaskFilter
 from celery_postgres.results.backend import DatabaseBackend
 
@@ -35,10 +37,12 @@ class Source:
     Attributes:
         model: reads the broker's database.
         tenants: knows whose a task is; None where no viewer is a tenant.
+        broker: acts on the broker; None for a console that only shows.
     """
 
     model: ReadModel
     tenants: Tenants | None = None
+    broker: Operations | None = None
 
 
 def source_of(app: Any) -> Source:
@@ -51,4 +55,4 @@ def source_of(app: Any) -> Source:
     if not isinstance(transport, Transport):
         raise ConsoleError(f"the application's broker is {type(transport).__module__}, not celery_postgres")
     stores = isinstance(app.backend, DatabaseBackend) and not app.backend.shares_broker()
-    return Source(ReadModel(transport.sessions.dsn, app.backend.dsn if stores else None))
+    return Source(ReadModel(transport.sessions.dsn, app.backend.dsn if stores else None), broker=operations.of(app))

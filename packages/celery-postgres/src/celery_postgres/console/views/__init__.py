@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from celery_postgres.console.looking import EVERYONE, STAFF, Look, View
+from celery_postgres.console.looking import ACTORS, EVERYONE, STAFF, Look, View
 from celery_postgres.console.views.dead import dead
 from celery_postgres.console.views.finding import find
 from celery_postgres.console.views.overview import overview
+from celery_postgres.console.views.planning import plan
 from celery_postgres.console.views.queues import queue, queues
 from celery_postgres.console.views.task import task
 from celery_postgres.console.views.tasks import tasks
@@ -19,6 +20,7 @@ VIEWS = (
     View("task", None, "", EVERYONE, task, "tasks"),
     View("dead", "Dead letters", "d", EVERYONE, dead),
     View("workers", "Workers", "w", STAFF, workers),
+    View("act", None, "", ACTORS, plan, ""),
     View("find", None, "", EVERYONE, find, ""),
 )
 

@@ -37,6 +37,9 @@ def dead(look: Look) -> Page:
             "older_link": look.again("dead", before=page.next) if page.next else "",
             "said": said,
             "staff": look.viewer.role in STAFF,
+            "whole_task": task,
+            "blocked": bool(reason and reason.startswith("stopped: ")),
+            "act_link": lambda do: _act_link(look, do, queue, reason, task),
         },
     )
 
@@ -44,6 +47,10 @@ def dead(look: Look) -> Page:
 def _says(look: Look, queue: str | None) -> str:
     of = "Of your tasks. " if look.viewer.tenant is not None else f"Of queue {queue}. " if queue else ""
     return f"{of}Set aside, not lost: each can go back to its queue. Groups are of the newest 10,000."
+
+
+def _act_link(look: Look, do: str, queue: str | None, reason: str | None, task: str | None) -> str:
+    return look.link("act", do=do, queue=queue, reason=reason, task=task)
 
 
 def _group(look: Look, group: DeadLetterGroup, reason: str | None, task: str | None) -> dict[str, Any]:

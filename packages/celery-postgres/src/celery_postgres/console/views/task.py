@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from celery_postgres.console import tracebacks
+from celery_postgres.console.access import Role
 from celery_postgres.console.formatting import moment, plural
 from celery_postgres.console.looking import STAFF, Look, NotThereError, Page
 from celery_postgres.console.views.rows import reason_says
@@ -29,6 +30,7 @@ def task(look: Look) -> Page:
         {
             "task": {"id": task_id, "name": row.name, "state": str(row.state)},
             "says": _says(found),
+            "revocable": _revocable(look, found),
             "error": _error(look, found),
             "advice": _advice(look, found),
             "events": _events(found),
@@ -36,6 +38,11 @@ def task(look: Look) -> Page:
             "arguments": [one.rpartition(": ")[::2] for one in found.origin.arguments],
         },
     )
+
+
+def _revocable(look: Look, found: Task) -> bool:
+    may = look.viewer.role in (Role.OPERATOR, Role.TENANT) and look.source.broker is not None
+    return may and found.row.state in (State.WAITING, State.SCHEDULED, State.RETRYING)
 
 
 def _says(found: Task) -> str:
