@@ -9,6 +9,7 @@ from typing import Any
 import psycopg2
 import pytest
 from celery import Celery
+from kombu import Queue
 
 from celery_postgres import operations
 from celery_postgres.database.reader import Reader
@@ -141,6 +142,22 @@ def test_tasks_are_listed_by_state(model: ReadModel, url: str, client: Client, a
     changed = [row.changed_at for row in every.rows if row.changed_at is not None]
     assert changed == sorted(changed, reverse=True)
     assert {row.error for row in model.tasks(TaskFilter(state=State.FAILED)).rows} == {"Broken"}
+
+
+def test_a_fair_queue_shows_the_newest_of_what_waits(
+    model: ReadModel, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fair = Queue(queue, queue_arguments={"x-fair": True})
+    for number in range(6):
+        client.publish([[number], {}, {}], fair, headers={"flow_key": "a", "id": f"{number}", "task": "mine.fair"})
+    client.publish([[], {}, {}], fair, headers={"flow_key": "a", "id": "later", "task": "mine.later", **LATER})
+    monkeypatch.setattr("celery_postgres.database.task_view_store.SCANNED", 4)
+    rows = model.tasks(TaskFilter(queue=queue, state=State.WAITING)).rows
+    assert [row.task_id for row in rows] == ["5", "4", "3"]  # the last published is scheduled, and counts
+    detail = model.queue(queue)
+    assert detail is not None
+    assert (detail.queue.waiting, detail.queue.scheduled) == (Count(6), Count(1))
+    assert [row.task_id for row in detail.next] == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_scheduled_tasks_of_the_application_are_found_behind_many_queues_of_replies(

@@ -25,8 +25,8 @@ ORDER BY candidate.id DESC
 OFFSET %(scanned)s - 1 LIMIT 1
 
 -- name: view_messages_of_queue
--- The same of one queue, through its own indexes: of each priority, of those with a time and of the claimed ones at most
--- `scanned` are read.
+-- The same of one queue, through its own indexes: of each priority, of those whose time has come (all that is ready in a
+-- fair queue), of those whose time has not, and of the claimed ones at most `scanned` are read.
 -- takes: queue text, before bigint, state text, tenant uuid, since timestamptz, until timestamptz, task text,
 --   scanned integer, limit integer
 WITH queue AS MATERIALIZED (
@@ -50,6 +50,18 @@ FROM (
         FROM queue CROSS JOIN LATERAL (
             SELECT message.*
             -- include: from_timed
+              AND message.available_at <= now()
+            ORDER BY message.available_at DESC
+            LIMIT %(scanned)s
+        ) AS part
+        WHERE part.id < %(before)s
+        UNION ALL
+        SELECT part.*
+        FROM queue CROSS JOIN LATERAL (
+            SELECT message.*
+            -- include: from_timed
+              AND message.available_at > now()
+            ORDER BY message.available_at
             LIMIT %(scanned)s
         ) AS part
         WHERE part.id < %(before)s
