@@ -68,6 +68,14 @@ def test_a_limit_of_a_key_holds(client: Client, queue: str, module_database: Any
     assert Counter(one.payload[0] for one in inbox.messages) == {"a": 10, "b": 10}
 
 
+def test_messages_that_have_failed_come_again(client: Client, queue: str) -> None:
+    publish(client, fair(queue), "a", 3)
+    inbox = client.consume(queue)
+    for message in inbox.take(3):
+        message.reject(requeue=True)
+    assert {message.payload[1] for message in inbox.take(3)} == {0, 1, 2}
+
+
 def test_scheduled_messages_take_their_turn_when_they_are_due(client: Client, queue: str) -> None:
     publish(client, fair(queue), "busy", 2000)
     eta = datetime.now(UTC) + timedelta(seconds=0.5)

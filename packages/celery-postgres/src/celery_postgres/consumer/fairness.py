@@ -54,6 +54,8 @@ class Fairness:
         #: When the next scheduled message is due, by the latest claim.
         self._due_at: float | None = None
         self._looks = True
+        #: Queues to be asked for messages that have failed before, which no key is found by.
+        self._unasked: list[int] = []
         self._rotation = 0
         #: The keys of what was claimed here.
         self._running: dict[Claim, tuple[int, int]] = {}
@@ -90,6 +92,10 @@ class Fairness:
         self._reopen()
         self._discover(queues)
         open_queues = [queue for queue in queues if self._keys[queue].ring]
+        while self._unasked:
+            queue = self._unasked.pop()
+            if queue not in open_queues:
+                return Turns(queue)
         if not open_queues:
             return None
         self._others_were_next = not self._others_were_next and time.monotonic() >= self._others_at
@@ -119,6 +125,7 @@ class Fairness:
         if not (due or (now >= self._next_newest if is_open else self._looks)):
             return
         self._looks, self._due_at, self._next_newest = False, None, now + self.NEWEST_S
+        self._unasked = list(queues)
         self._store.promote_due(queues)
         self._greatest_id, found = self._store.newest_keys(queues, self._greatest_id - self.BEHIND)
         for queue, key in found:
