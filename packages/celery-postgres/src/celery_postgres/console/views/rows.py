@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from celery_postgres.console.formatting import duration
 from celery_postgres.readmodel import Problem, Queue, State, TaskRow, Worker
 
 #: Rows of one page of a list.
@@ -32,10 +33,22 @@ def reason_says(reason: str) -> str:
 
 
 def queue_rows(queues: Iterable[Queue], problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Queues, each with whether a problem names it."""
+    """Queues, each with whether a problem names it, and where it goes."""
     troubled = {problem.subject for problem in problems if problem.view == "queue"}
     names = [field.name for field in fields(Queue)]
-    return [{name: getattr(queue, name) for name in names} | {"late": queue.name in troubled} for queue in queues]
+    return [
+        {name: getattr(queue, name) for name in names} | {"late": queue.name in troubled, "trend": _trend(queue)}
+        for queue in queues
+    ]
+
+
+def _trend(queue: Queue) -> str:
+    """Whether it grows or drains, as far as this process has looked."""
+    if queue.growth_per_min is None or abs(queue.growth_per_min) < 1:
+        return ""
+    if queue.growth_per_min > 0:
+        return f"grows by {queue.growth_per_min:,.0f} a minute"
+    return f"drains, empty in {duration(queue.empty_in_s)}" if queue.empty_in_s else "drains"
 
 
 def worker_row(worker: Worker) -> dict[str, Any]:
