@@ -124,6 +124,8 @@ OF_EVERYBODY = {
     *("open_session", "monitor_begin", "broker_usable"),
     *("find_migrations", "migrated_to"),
     *("hold_key", "sees_held_key", "moves"),
+    # Of the console: what the server shows of sessions, and claims by the columns that a publisher may read.
+    *("view_health", "view_claims"),
     *("find_queue", "subscriptions", "orphaned_queues", "gone_consumers", "address", "wake"),
 }
 OF_PRODUCERS = {
@@ -135,12 +137,14 @@ OF_PRODUCERS = {
 OF_READERS = {
     *("result", "results", "result_exists", "result_or_message"),
     *("restore_group", "await_results", "stop_waiting"),
+    *("view_ended", "view_ended_end", "view_outcomes", "view_result_of_task"),
 }
 #: What a client that publishes and waits may ask: where a task's message is.
 OF_BOTH = {"task_states", "messages_of_task"}
 OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "dead_letter_counts", "beat_runs"),
+    *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules"),
 }
 
 
