@@ -42,7 +42,7 @@
       };
 
       legacyPackages = eachSystem (project: {
-        inherit (project) image nixosTests;
+        inherit (project) image mkImage nixosTests;
       });
 
       checks = eachSystem (project: project.checks);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,3 +24,10 @@ def test_a_unit_is_valid(name: str, program: Callable[[str], str], tmp_path: Pat
         [program("systemd-analyze"), "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_compose_follows_its_schema() -> None:
+    pytest.importorskip("check_jsonschema", reason="nixpkgs has no Python package check-jsonschema")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -192,6 +192,20 @@ def test_systemd_understands_every_unit_and_rates_it_as_little_exposed(
             assert (done.returncode, complaints) == (0, []), json.dumps(service, indent=1)
 
 
+def test_the_example_is_a_configuration(tree: Tree) -> None:
+    machine = tree.root / "nix/stand-in/machine.json"
+    described = json.loads(machine.read_text())
+    described["python"]["packages"] |= {"celery-postgres": "1", "starlette": "1"}  # the overlay's, and nixpkgs'
+    machine.write_text(json.dumps(described))
+    example = CHECKOUT / "examples/deployment/nixos.nix"
+    nixos = f'import {tree.root}/nix/stand-in/nixos.nix {{ system = "{SYSTEM}"; }}'
+    found = tree.evaluate(
+        "--impure", "--expr", f"builtins.attrNames ({nixos} [ {tree.root}/nix/module {example} ]).systemd.services"
+    )
+    workers = ["celery-worker-quick", "celery-worker-reports"]
+    assert found == ["celery-beat", "celery-console", "celery-migrate", "celery-roles", *workers]
+
+
 def test_the_machines_of_the_vm_test_can_be(tree: Tree) -> None:
     found = tree.imported(
         "builtins.mapAttrs (_: machine: { units = builtins.attrNames machine.systemd.services; "

@@ -70,8 +70,9 @@ def rendered(values: dict[str, Any], tmp_path: Path, load_yaml: LoadYaml) -> dic
     return found
 
 
-@pytest.mark.parametrize("values", [LEAST, ALL], ids=["least", "all"])
-def test_helm_finds_nothing_to_complain_of(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize("values", [LEAST, ALL, "the guide's"], ids=["least", "all", "guide"])
+def test_helm_finds_nothing_to_complain_of(values: dict[str, Any] | str, load_yaml: LoadYaml) -> None:
+    values = load_yaml(EXAMPLE / "values.yaml") if isinstance(values, str) else values
     report = needed("helm_python").lint(str(CHART), values, strict=True)
     assert [one for one in report["messages"] if "icon is recommended" not in one["error"]] == []
     assert report["errors"] == []
