@@ -30,7 +30,14 @@ def steps(name: str) -> list[dict[str, Any]]:
 
 
 def test_all_workflows_are_there() -> None:
-    assert set(WORKFLOWS) == {"ci.yml", "empirical-validation.yml", "matrix.yml", "next-nixpkgs.yml", "release.yml"}
+    assert set(WORKFLOWS) == {
+        "ci.yml",
+        "empirical-validation.yml",
+        "matrix.yml",
+        "next-nixpkgs.yml",
+        "nixos.yml",
+        "release.yml",
+    }
     assert set(load("ci.yml")["jobs"]) == {"celery-foundation", "flake", "tests"}
 
 

@@ -86,6 +86,9 @@ class WorkerMonitoring:
 
     def start(self) -> None:
         """Start the checks and the server."""
+        if self._settings.celery_worker_file is not None:
+            with suppress(OSError):  # of a worker that was killed: a container that is restarted keeps its files
+                self._settings.celery_worker_file.unlink()
         self.health.start()
         self.server.start()
         logger.info("metrics and health on %s (/metrics /health /livez /readyz)", self.server.url)
