@@ -77,6 +77,22 @@ def test_each_page_is_complete_small_and_its_own(served: Console) -> None:
         assert whole < LARGEST, (path, whole)
 
 
+def test_three_hundred_queues_are_a_small_page(module_database: Any, served: Console) -> None:
+    run(
+        module_database.url,
+        "INSERT INTO kombu_queue (name) SELECT 'one-of-many-' || n FROM generate_series(1, 300) AS n",
+    )
+    try:
+        wait_until(lambda: "one-of-many-300" in served.get("/queues").text, 10, "the queues")
+        with closing(http.client.HTTPConnection("127.0.0.1", served.port)) as connection:
+            connection.request("GET", "/queues", headers={"Cookie": served.cookie("reader"), "Accept-Encoding": "gzip"})
+            answer = connection.getresponse()
+            assert answer.headers["Content-Encoding"] == "gzip"
+            assert len(answer.read()) < LARGEST
+    finally:
+        run(module_database.url, "DELETE FROM kombu_queue WHERE name LIKE 'one-of-many-%'")
+
+
 def test_files_and_errors_have_the_same_policy(served: Console) -> None:
     page = served.get("/").text
     for path in re.findall(r'"(/static/[^"]+)"', page):

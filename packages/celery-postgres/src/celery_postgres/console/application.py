@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -31,6 +34,8 @@ _SAYS = {
     Role.OPERATOR: "Operator: sees all, may act",
     Role.TENANT: "Tenant: sees its own tasks",
 }
+#: Seconds for which the numbers beside the names of the views are good.
+MARKS_S = 5.0
 _NOT_THERE = "There is no such page here, or this key does not show it."
 #: Where keys of a console without tenants come from.
 SOURCES = (
@@ -67,6 +72,7 @@ class _Console:
         self._source = source
         self._pages = pages.Pages(title)
         self._open = isinstance(keys, ThisMachine)
+        self._marks: tuple[float, dict[str, dict[str, str]]] = (-MARKS_S, {})
         self._door = Door(keys, Sessions(secret), self._pages, sources)
 
     def application(self) -> Starlette:
@@ -86,7 +92,10 @@ class _Console:
             driver.Error: self._no_database,
             Exception: self._failed,
         }
-        application = Starlette(routes=routes, exception_handlers=handlers)
+        # 300 queues are 160 kB of HTML, and 9 kB so. Its length tells nothing: another site's requests have no cookie.
+        application = Starlette(
+            routes=routes, exception_handlers=handlers, middleware=[Middleware(GZipMiddleware, minimum_size=1_000)]
+        )
         # A redirect would lead to the host in the Host header, which is the sender's text.
         application.router.redirect_slashes = False
         return application
@@ -113,7 +122,7 @@ class _Console:
     def _around(self, request: Request, guest: Guest, view: View, look: Look) -> dict[str, Any]:
         """What every page shows around its content."""
         role = guest.viewer.role
-        marked = marks(look) if role in STAFF else {}
+        marked = self._marked(look) if role in STAFF else {}
         query = f"?{request.url.query}" if request.url.query else ""
         return {
             "base": look.base,
@@ -130,6 +139,14 @@ class _Console:
                 if one.name is not None and role in one.roles
             ],
         }
+
+    def _marked(self, look: Look) -> dict[str, dict[str, str]]:
+        """What the navigation says beside the views: no page waits for the overview each second for the sake of it."""
+        read_at, marked = self._marks
+        if time.monotonic() - read_at >= MARKS_S:
+            marked = marks(look)
+            self._marks = time.monotonic(), marked
+        return marked
 
     def _post(self, act: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def posted(request: Request) -> Response:
