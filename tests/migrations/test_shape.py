@@ -67,6 +67,7 @@ ADDED = {
     "kombu_message": {
         *("task_id", "tenant_id", "enqueued_at", "available_at", "expires_at", "consumer_id", "claimed_at"),
         *("fence", "priority", "failures", "revoked", "flow_key", "flow_later"),
+        *("unique_key", "unique_until", "unique_ends_at"),
     },
     "celery_taskmeta": {"children"},
     "celery_tasksetmeta": set(),
@@ -75,7 +76,10 @@ GONE = {"FK_kombu_message_queue"}
 GONE_INDEXES = {"ix_kombu_message_visible", "ix_kombu_message_timestamp", "ix_kombu_message_timestamp_id"}
 NEW_INDEXES = {
     f"ix_kombu_message_{name}"
-    for name in ("ready", "timed", "failed", "claimed", "expires", "task", "taken", "fair", "running", "later")
+    for name in (
+        *("ready", "timed", "failed", "claimed", "expires", "task", "taken"),
+        *("fair", "running", "later", "unique"),
+    )
 }
 
 

@@ -75,6 +75,11 @@ FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_room(bigint,bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_catch_up(text)": {"celery_producer", "celery_worker"},
+    "kombu_publish_unique(bigint,text,smallint,text,uuid,timestamp with time zone,timestamp with time zone,bigint,"
+    "bigint,uuid,smallint,timestamp with time zone,text,text,double precision,double precision)": {
+        "celery_producer",
+        "celery_worker",
+    },
     "celery_size_chord(text,integer)": {"celery_producer", "celery_worker"},
     "celery_save_group(text,bytea,timestamp without time zone)": {"celery_producer", "celery_worker"},
     "celery_give_up_waiting(bigint,text[])": {"celery_result_reader", "celery_worker"},
@@ -130,7 +135,7 @@ OF_EVERYBODY = {
 }
 OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),
-    *("publish_within", "publish_many_within", "publish_to_exchange_within"),
+    *("publish_within", "publish_many_within", "publish_to_exchange_within", "publish_unique", "publish_unique_within"),
     *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
     *("look", "size_chord", "save_group", "catch_up"),
 }

@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from celery_postgres.broker.bulk import bulk
+from celery_postgres.broker.flow import Flow
 from celery_postgres.broker.transaction import publishing_on
 from celery_postgres.database.migrations import migrate
 from celery_postgres.database.placement import Databases
 from celery_postgres.database.schema import create_schema
-from celery_postgres.errors import LeaseLost, NotPublishedError, SchemaError, UnstorableResultError
+from celery_postgres.errors import (
+    DuplicateTaskError,
+    FlowError,
+    LeaseLost,
+    NotPublishedError,
+    SchemaError,
+    UnstorableResultError,
+)
 from celery_postgres.installation import install
 from celery_postgres.observer import Observer, observe
 from celery_postgres.results import handover as _handover  # noqa: F401  # before a worker forks its children
@@ -28,6 +36,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Databases",
+    "DuplicateTaskError",
+    "Flow",
+    "FlowError",
     "LeaseLost",
     "NotPublishedError",
     "Observer",

@@ -59,7 +59,8 @@ class OptionError(CeleryPostgresError, ImproperlyConfigured, ValueError):
 
 
 class FlowError(CeleryPostgresError, ValueError):
-    """A key or a limit of a fair queue is not one. Nothing was published or changed. The text quotes no key."""
+    """A key, a limit, or another part of a `Flow` is not one. Nothing was published or changed. The text quotes no
+    key."""
 
 
 class AddressError(CeleryPostgresError, ImproperlyConfigured, ValueError):
@@ -84,6 +85,22 @@ class NotPublishedError(CeleryPostgresError):
         self.sqlstate = sqlstate
         self.lasting = lasting
         self.lagging = lagging
+
+
+class DuplicateTaskError(NotPublishedError):
+    """A task was not published, because another one holds its unique key: it waits or runs.
+
+    Attributes:
+        task_id: the id of that one.
+        state: `waits` or `runs`.
+    """
+
+    def __init__(self, task_id: str, state: str = "waits") -> None:
+        super().__init__(f"not published: the task {task_id}, which {state}, holds its unique key", lasting=True)
+        self.task_id, self.state = task_id, state
+
+    def __reduce__(self) -> tuple[type[DuplicateTaskError], tuple[str, str]]:
+        return type(self), (self.task_id, self.state)
 
 
 #: The SQLSTATE classes of a refused value: data exception, constraint violation, program limit exceeded.

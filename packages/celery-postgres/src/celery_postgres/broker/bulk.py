@@ -11,6 +11,7 @@ from celery_postgres.broker.destinations import publish_declaring
 from celery_postgres.broker.transaction import callers_transaction
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.publish_store import Addressed, PublishStore
+from celery_postgres.errors import DuplicateTaskError
 
 #: Messages in one round trip.
 BATCH = 500
@@ -56,7 +57,11 @@ class Bulk:
 
     def _send(self) -> None:
         waiting, store = self._waiting, PublishStore(self.client.transport.sessions)
-        publish_declaring(lambda: store.publish_many(waiting), self._declare)
+        try:
+            publish_declaring(lambda: store.publish_many(waiting), self._declare)
+        except DuplicateTaskError:
+            self._waiting = []  # the others are published
+            raise
         self._waiting = []
 
     def _declare(self, queue: str) -> None:

@@ -19,7 +19,8 @@ class Collected:
         self.messages: list[Addressed] = []
 
     def add(self, queue: str, envelope: Envelope) -> None:
-        self.messages.append((queue, envelope))
+        # What follows is published in any case: a result is already waited for.
+        self.messages.append((queue, envelope.without_unique_key()))
 
 
 @contextmanager

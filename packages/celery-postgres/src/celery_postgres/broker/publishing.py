@@ -11,6 +11,7 @@ from celery_postgres.broker.callers_transaction import Aside
 from celery_postgres.broker.collecting import collecting
 from celery_postgres.broker.declaring import DeclaringChannel
 from celery_postgres.broker.destinations import AtOnce, Collecting, Destination, WithinTransaction
+from celery_postgres.broker.firsts import current_first
 from celery_postgres.broker.placing import note_part
 from celery_postgres.broker.transaction import callers_transaction, is_within_block
 from celery_postgres.database.driver import Error
@@ -40,6 +41,8 @@ class PublishingChannel(DeclaringChannel):
         exchange, routing_key = exchange or "", routing_key or ""
         self._inplace_augment_message(message, exchange, routing_key)
         envelope = Envelope.of(message, self._get_message_priority(message))
+        if envelope.unique is not None and (first := current_first()) is not None:
+            envelope.unique.found = first.found
         revoked = _revoked(message) if exchange.endswith(REMOTE_CONTROL) else None
         if revoked:  # in the database, because workers forget a revoke after three hours
             MessageStore(self.sessions).mark_revoked(revoked)

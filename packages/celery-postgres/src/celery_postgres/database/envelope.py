@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from uuid import UUID
 from kombu.utils import json as kombu_json
 
 from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
+from celery_postgres.database.unique import Unique, unique_of
 from celery_postgres.errors import FlowError
 
 TRANSIENT = 1
@@ -25,6 +26,8 @@ _STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 #: Characters, of up to 4 bytes each.
 MAX_TASK_ID_LENGTH = 250
 MAX_KEY_LENGTH = 200
+#: The headers and properties that may have the id of the task.
+_IDS = frozenset({"id", "root_id", "correlation_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Envelope:
         ttl_ms: AMQP's expiration.
         durable: `yes`, or `no` for a transient message, whose publish does not wait for the disk.
         flow_key: whose turn the message takes in a fair queue.
+        unique: how the message holds its unique key, if it has one.
     """
 
     payload: str
@@ -46,28 +50,43 @@ class Envelope:
     ttl_ms: int | None
     durable: str
     flow_key: str = ""
+    unique: Unique | None = None
 
     @classmethod
     def of(cls, message: dict[str, Any], priority: int) -> Envelope:
         """The columns of a message that is published.
 
         Raises:
-            FlowError: its `flow_key` is no key.
+            FlowError: its `flow_key` or its `unique_key` is no key.
         """
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
+        task_id, tenant_id = _short(text_or_none(headers.get("id"))), _uuid(headers.get("tenant_id"))
+        unique = None
+        if headers.get("unique_key") is not None or headers.get("debounce") is not None:
+            unique = unique_of(headers, task_id, tenant_id, parse_time(headers.get("expires")))
         return cls(
-            payload=encode(message),
+            payload=encode(message if unique is None or unique.marker is None else _marked(message, unique.marker)),
             priority=priority,
-            task_id=_short(text_or_none(headers.get("id"))),
-            tenant_id=_uuid(headers.get("tenant_id")),
+            task_id=task_id,
+            tenant_id=tenant_id,
             eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
             # Celery sends its own `expires` as an AMQP expiration too. Celery handles it: the task is delivered, and
             # Celery revokes it. Otherwise a client that waits for its result would wait forever.
             ttl_ms=None if headers.get("expires") is not None else _milliseconds(properties.get("expiration")),
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
             flow_key=flow_key(headers),
+            unique=unique,
         )
+
+    def without_unique_key(self) -> Envelope:
+        """The same message, published whatever other messages there are."""
+        if self.unique is None:
+            return self
+        marker, payload = self.unique.marker, self.payload
+        if marker is not None:
+            payload = payload.replace(f'"{marker}"', json.dumps(self.task_id))
+        return replace(self, payload=payload, unique=None)
 
 
 def parameters(envelope: Envelope) -> dict[str, Any]:
@@ -131,6 +150,19 @@ def checked_key(key: object) -> str:
     if len(key) > MAX_KEY_LENGTH:
         raise FlowError(f"a flow_key has at most {MAX_KEY_LENGTH} characters; this one has {len(key)}")
     return key
+
+
+def _marked(message: dict[str, Any], marker: str) -> dict[str, Any]:
+    """The same message with a marker where the id of its task is."""
+    headers, properties = message["headers"], message.get("properties") or {}
+    task_id = headers["id"]
+    return {
+        **message,
+        "headers": {name: marker if name in _IDS and value == task_id else value for name, value in headers.items()},
+        "properties": {
+            name: marker if name in _IDS and value == task_id else value for name, value in properties.items()
+        },
+    }
 
 
 def encode(message: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery_postgres.database import driver
@@ -12,8 +12,10 @@ from celery_postgres.database.callers_connection import AsyncCallersConnection
 from celery_postgres.database.envelope import Envelope, columns, parameters
 from celery_postgres.database.session import Row
 from celery_postgres.database.store import Store
-from celery_postgres.errors import SchemaError
+from celery_postgres.database.unique import report, unique_columns
+from celery_postgres.errors import NotPublishedError, SchemaError
 
+LOCK_NOT_AVAILABLE = "55P03"
 #: A message, and the queue that it goes to.
 Addressed = tuple[str, Envelope]
 
@@ -83,7 +85,13 @@ class PublishStore(Store):
         return bool(rows)
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
-        """Publish one message. Returns whether the queue exists; if not, nothing was published."""
+        """Publish one message. Returns whether the queue exists; if not, nothing was published.
+
+        Raises:
+            DuplicateTaskError: another task holds its unique key.
+        """
+        if envelope.unique is not None:
+            return not self.publish_many([(queue, envelope)])
         # A transient message is one statement, with a commit that does not wait.
         if len(envelope.payload) >= self.LONG and envelope.durable == "yes" and driver.can_copy():
             return self._copy(queue, envelope)
@@ -91,10 +99,24 @@ class PublishStore(Store):
 
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
         """Publish one message to all queues that the exchange routes it to. Returns the number of queues."""
+        if envelope.unique is not None:
+            routes = self._run("routes", exchange=exchange, routing_key=routing_key)
+            return _to_each(routes, envelope, self.publish_many)
         return self._publish("publish_to_exchange", exchange=exchange, routing_key=routing_key, **parameters(envelope))
 
     def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
-        """Publish all messages, in their order, or none. Returns the queues that do not exist; with one it was none."""
+        """Publish all messages, in their order, or none. Returns the queues that do not exist; with one it was none.
+
+        Raises:
+            DuplicateTaskError: another task holds the unique key of one; the others were published.
+            NotPublishedError: the publish of a unique key did not end in time.
+        """
+        if any(one.unique is not None for _, one in messages):
+            try:
+                ((missing, firsts, _),) = self._run("publish_unique", **_unique_parameters(messages))
+            except driver.Error as error:
+                raise _impatient(error) or error from None
+            return _published(messages, missing, firsts)
         ((missing, _),) = self._run(
             "publish_many",
             queues=[queue for queue, _ in messages],
@@ -112,10 +134,15 @@ class CallersPublishStore(Store):
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
         """Publish one message. Returns whether this transaction sees the queue; if not, nothing was published."""
+        if envelope.unique is not None:
+            return not self._publish_unique([(queue, envelope)])
         return bool(self._run("publish_within", queue=queue, **parameters(envelope)))
 
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
         """Publish one message to all queues that the exchange routes it to. Returns the number of queues."""
+        if envelope.unique is not None:
+            routes = self._run("routes", exchange=exchange, routing_key=routing_key)
+            return _to_each(routes, envelope, self._publish_unique)
         ((taken, _),) = self._run(
             "publish_to_exchange_within", exchange=exchange, routing_key=routing_key, **parameters(envelope)
         )
@@ -126,12 +153,21 @@ class CallersPublishStore(Store):
         if len(messages) == 1:
             ((queue, envelope),) = messages
             return [] if self.publish(queue, envelope) else [queue]
+        if any(one.unique is not None for _, one in messages):
+            return self._publish_unique(messages)
         ((missing, _),) = self._run(
             "publish_many_within",
             queues=[queue for queue, _ in messages],
             **columns([envelope for _, envelope in messages]),
         )
         return _queues(messages, missing)
+
+    def _publish_unique(self, messages: Sequence[Addressed]) -> list[str]:
+        try:
+            ((missing, firsts, _),) = self._run("publish_unique_within", **_unique_parameters(messages))
+        except NotPublishedError as error:
+            raise _impatient(error) or error from None
+        return _published(messages, missing, firsts)
 
 
 class AsyncCallersPublishStore:
@@ -142,6 +178,12 @@ class AsyncCallersPublishStore:
 
     async def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
         """Publish all messages, in their order, or none. Returns the queues that this transaction does not see."""
+        if any(one.unique is not None for _, one in messages):
+            try:
+                ((missing, firsts, _),) = await self._run("publish_unique_within", **_unique_parameters(messages))
+            except NotPublishedError as error:
+                raise _impatient(error) or error from None
+            return _published(messages, missing, firsts)
         ((missing, _),) = await self._run(
             "publish_many_within",
             queues=[queue for queue, _ in messages],
@@ -157,3 +199,37 @@ class AsyncCallersPublishStore:
 def _queues(messages: Sequence[Addressed], numbers: list[int] | None) -> list[str]:
     """The queues of the messages with these numbers (from 1), each once."""
     return list(dict.fromkeys(messages[number - 1][0] for number in numbers or ()))
+
+
+def _unique_parameters(messages: Sequence[Addressed]) -> dict[str, Any]:
+    envelopes = [envelope for _, envelope in messages]
+    return {
+        "queues": [queue for queue, _ in messages],
+        **columns(envelopes),
+        **unique_columns([one.unique for one in envelopes]),
+    }
+
+
+def _published(messages: Sequence[Addressed], missing: list[int] | None, firsts: Any) -> list[str]:
+    report([envelope.unique for _, envelope in messages], firsts)
+    return _queues(messages, missing)
+
+
+def _to_each(routes: Sequence[Row], envelope: Envelope, publish: Callable[[Sequence[Addressed]], object]) -> int:
+    """Publish to each of these queues; returns how many there are."""
+    if routes:
+        publish([(queue, envelope) for (queue,) in routes])
+    return len(routes)
+
+
+def _impatient(error: Exception) -> NotPublishedError | None:
+    """The error of a publish that has waited for too long for another one of the same key."""
+    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+    if code != LOCK_NOT_AVAILABLE:
+        return None
+    rest = ", and the caller's transaction can only be rolled back" if isinstance(error, NotPublishedError) else ""
+    return NotPublishedError(
+        "not published: a transaction that has published a task of the same unique key has not ended within 5 s (or "
+        f"the session's lock_timeout, if that is less){rest}; try again",
+        code,
+    )

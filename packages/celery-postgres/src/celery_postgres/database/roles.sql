@@ -82,6 +82,8 @@ BEGIN
             ('celery_worker', 'taskset_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'celery_listener_sequence', 'USAGE', NULL),
             ('celery_worker', 'kombu_catch_up', 'EXECUTE', 'text'),
+            ('celery_worker', 'kombu_publish_unique', 'EXECUTE', 'bigint, text, smallint, text, uuid, timestamptz, '
+                'timestamptz, bigint, bigint, uuid, smallint, timestamptz, text, text, double precision, double precision'),
             ('celery_worker', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_worker', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
             ('celery_worker', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
@@ -100,6 +102,8 @@ BEGIN
             ('celery_producer', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_producer', 'message_id_sequence', 'USAGE', NULL),
             ('celery_producer', 'kombu_catch_up', 'EXECUTE', 'text'),
+            ('celery_producer', 'kombu_publish_unique', 'EXECUTE', 'bigint, text, smallint, text, uuid, timestamptz, '
+                'timestamptz, bigint, bigint, uuid, smallint, timestamptz, text, text, double precision, double precision'),
             -- Publishing a chord: how many parts it has, and the task ids of a header that contains groups.
             ('celery_producer', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_producer', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),

@@ -256,3 +256,46 @@ AND (%(task)s IS NULL OR strpos(
     -- include: short_name_in_payload
     , %(task)s
 ) > 0)
+
+-- fragment: publish_unique
+-- Publish `given`: messages with unique keys in the order of these, so that two of these statements never wait for each
+-- other, after the messages without one.
+outcome AS MATERIALIZED (
+    SELECT given.number, given.queue_id, result.written, result.first_task, result.first_state
+    FROM given
+    CROSS JOIN LATERAL kombu_publish_unique(
+        given.queue_id, given.payload, given.priority, given.task_id, given.tenant_id::uuid, given.starts_at, given.ends_at,
+        CASE WHEN given.fair AND NOT given.later THEN hashtextextended(given.flow_key, 0) END,
+        CASE WHEN given.fair AND given.later THEN hashtextextended(given.flow_key, 0) END,
+        given.unique_key::uuid, given.unique_until, least(given.unique_ends_at, given.ends_at),
+        given.conflict, given.marker, given.delay, given.longest
+    ) AS result
+    WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
+), touched AS (
+    SELECT outcome.queue_id FROM outcome WHERE outcome.written
+)
+
+-- fragment: given_unique
+-- As `given`, with unique keys, and with the times at which each may start and expires.
+SELECT one.*, queue.id AS queue_id, queue.fair, (one.eta > clock_timestamp()) IS TRUE AS later,
+    CASE WHEN one.eta > clock_timestamp() THEN one.eta WHEN queue.fair THEN clock_timestamp() END AS starts_at,
+    clock_timestamp() + least(one.ttl_ms, queue.message_ttl_ms) * interval '1 millisecond' AS ends_at
+FROM unnest(
+    %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s, %(flow_keys)s,
+    %(unique_keys)s, %(unique_untils)s, %(unique_ends)s, %(conflicts)s, %(markers)s, %(delays)s, %(longests)s
+) WITH ORDINALITY AS one (
+    queue, payload, priority, task_id, tenant_id, eta, ttl_ms, flow_key, unique_key, unique_until, unique_ends_at,
+    conflict, marker, delay, longest, number
+)
+LEFT JOIN kombu_queue AS queue ON queue.name = one.queue
+ORDER BY queue.id, one.unique_key NULLS FIRST, one.number
+
+-- fragment: missing_and_firsts
+-- The numbers (from 1) of the messages whose queue does not exist; and of those whose key another task's message holds,
+-- with that task, and whether it waits, runs or was replaced.
+(SELECT array_agg(given.number) FROM given WHERE given.queue_id IS NULL),
+(
+    SELECT array_agg(ARRAY[outcome.number::text, outcome.first_task, outcome.first_state])
+    FROM outcome
+    WHERE outcome.first_task IS NOT NULL
+)

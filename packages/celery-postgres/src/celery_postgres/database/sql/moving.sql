@@ -14,10 +14,11 @@ LIMIT %(limit)s
 
 -- name: set_aside
 -- repeatable
--- To a queue that nothing consumes. Those that a consumer has claimed meanwhile stay. Returns the ids that are there.
+-- To a queue that nothing consumes, where no message holds a unique key: another one may have come for the same. Those that
+-- a consumer has claimed meanwhile stay. Returns the ids that are there.
 -- takes: queue bigint, aside bigint, ids bigint[]
 UPDATE kombu_message AS message
-SET queue_id = %(aside)s
+SET queue_id = %(aside)s, unique_until = -abs(message.unique_until)
 WHERE message.id = ANY (%(ids)s) AND message.queue_id = %(queue)s AND message.visible
 RETURNING message.id
 

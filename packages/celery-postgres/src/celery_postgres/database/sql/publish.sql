@@ -119,3 +119,17 @@ WITH given AS MATERIALIZED (
 SELECT
     (SELECT array_agg(given.number) FROM given WHERE given.queue_id IS NULL),
     -- include: wake_sleepers
+
+-- name: publish_unique
+-- The same if there are unique keys among them. Returns also the numbers of those whose key another task holds.
+-- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], unique_keys text[], unique_untils smallint[],
+--   unique_ends timestamptz[], conflicts text[], markers text[], delays float[], longests float[]
+WITH given AS MATERIALIZED (
+    -- include: given_unique
+),
+-- include: publish_unique
+SELECT
+    -- include: missing_and_firsts
+    ,
+    -- include: wake_sleepers

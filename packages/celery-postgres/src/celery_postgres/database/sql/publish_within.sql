@@ -65,3 +65,17 @@ WITH target AS (
 SELECT
     (SELECT count(*) FROM touched),
     -- include: wake_all_within
+
+-- name: publish_unique_within
+-- `publish_unique` in the caller's transaction.
+-- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], unique_keys text[], unique_untils smallint[],
+--   unique_ends timestamptz[], conflicts text[], markers text[], delays float[], longests float[]
+WITH given AS MATERIALIZED (
+    -- include: given_unique
+),
+-- include: publish_unique
+SELECT
+    -- include: missing_and_firsts
+    ,
+    -- include: wake_all_within
