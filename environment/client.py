@@ -19,7 +19,7 @@ from environment.checkout import make_state, owner
 from environment.database import check_settings, database, describe, setting, unreachable
 from environment.errors import UserError
 from environment.installation import find_installation
-from environment.naming import program, say
+from environment.naming import is_installed, program, say
 from environment.provision import provision
 from environment.signals import run_in_foreground
 from environment.waiting import wait_until
@@ -243,7 +243,8 @@ def flower(arguments: Sequence[str]) -> int:
             option: Flower's parser stops there, before our address.
     """
     if find_spec("flower") is None:
-        raise UserError("flower is not installed: it is an optional extra of pyproject.toml")
+        remedy = "./dev flower in a checkout has it" if is_installed() else "it is an optional extra of pyproject.toml"
+        raise UserError(f"flower is not installed: {remedy}")
     for word in arguments:
         name = word.lstrip("-").partition("=")[0]
         if not name or not word.startswith("-"):

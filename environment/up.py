@@ -19,7 +19,7 @@ from environment.errors import UserError
 from environment.migration import upgrade
 from environment.naming import program, say
 from environment.signals import ENDING, shell_status
-from environment.sources import CHECKOUT
+from environment.sources import CHECKOUT, python_path
 from environment.supervisor import await_database, is_free, kept_running, metrics_port, the_only_one
 from environment.worker import WorkerError, WorkerProcess, drain_when_parent_dies
 
@@ -83,7 +83,7 @@ class _Web:
     def start(self) -> subprocess.Popen[bytes]:
         self.process = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {self._command}"],
-            env={**os.environ, **self._environment},
+            env={**os.environ, "PYTHONPATH": python_path(), **self._environment},
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,

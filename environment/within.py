@@ -12,7 +12,7 @@ from pathlib import Path
 from environment.checkout import make_state
 from environment.database import check_settings, database
 from environment.errors import UserError
-from environment.naming import program, say
+from environment.naming import is_installed, program, say
 from environment.signals import run_in_foreground, shell_status
 from environment.temporary import TemporaryCluster
 from environment.worker import WorkerError, WorkerProcess
@@ -35,9 +35,11 @@ def run(arguments: Sequence[str]) -> int:
     command: list[str] = chosen.command[1:] if chosen.command[:1] == ["--"] else chosen.command
     if not command:
         raise UserError(f"which command? {program()} run -- COMMAND ...")
-    # celery, alembic and pytest must come from the Python that runs this.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    os.environ["PATH"] = path
+    # celery, alembic and pytest must come from the Python that runs this. The installed program serves other projects,
+    # whose own come first.
+    if not is_installed():
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        os.environ["PATH"] = path
     with _temporary_database() if chosen.temporary else database(make_state()) as url:
         if not chosen.worker:
             return run_in_foreground(command, os.environ)

@@ -46,10 +46,9 @@ python.pkgs.callPackage (
     runtimeInputs = [ environment ];
     # exec: a TERM reaches Celery itself, which drains.
     text = ''
-      export PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
-    ''
-    + lib.optionalString (source != null) ''
-      export PYTHONPATH="${source}"
+      export PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="${
+        if source == null then "" else source
+      }"
     ''
     # Without an address, migrate would take libpq's default database.
     + lib.optionalString migrate ''

@@ -1,7 +1,7 @@
 # The installed program: the commands of `environment/` that need no checkout, run from the store.
 #
-# Its modules are found as ./dev's are, through a .pth file. So the programs that `skeldir run` starts, with a Python of
-# their own, see nothing of ours.
+# Its modules are found as ./dev's are, through a .pth file, and its Python comes last on PATH. So what `skeldir run`
+# starts has the Python, celery and pytest of its own project, and sees nothing of ours.
 {
   pkgs,
   python,
@@ -31,13 +31,14 @@ let
 in
 pkgs.writeShellApplication {
   name = "skeldir";
-  runtimeInputs = [ pythonEnv ] ++ tools;
+  runtimeInputs = tools;
   # In a checkout it uses the state and the .env of that, as ./dev does. A single-user Nix lets root write to the
   # store, and byte code must not end up there.
   text = ''
     export SKELDIR_PROGRAM=skeldir SKELDIR_PROJECT="''${SKELDIR_PROJECT:-$PWD}"
     export PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
-    exec python -E -B -P -m environment.cli "$@"
+    export PATH="$PATH:${pythonEnv}/bin"
+    exec ${pythonEnv}/bin/python -E -B -P -m environment.cli "$@"
   '';
   meta = {
     description = "Celery on PostgreSQL alone: workers, the HTTP front, migrations, queues and a private PostgreSQL";

@@ -18,6 +18,9 @@ pkgs.runCommand "program"
     set -o pipefail
     mkdir home empty "$out"
     export HOME=$PWD/home
+    mkdir own
+    printf '#!%s\necho the Python of the project\n' "$(command -v bash)" > own/python
+    chmod +x own/python
     cd empty
     echo DATABASE_URL=postgresql://nowhere.invalid/elses > .env
     {
@@ -27,7 +30,9 @@ pkgs.runCommand "program"
       skeldir psql --no-psqlrc --tuples-only --command 'SELECT version()'
       skeldir queues --json
       skeldir-with-postgres -- sh -c 'skeldir migrate && skeldir keys list 00000000-0000-0000-0000-000000000001'
+      PATH=$PWD/../own:$PATH skeldir-with-postgres -- python
     } 2>&1 | tee "$out/log"
+    grep --quiet '^the Python of the project$' "$out/log"
     # The worker and the HTTP front, used by two tenants, and who listens: only Linux' sandbox has a network of its own,
     # where no other program's port comes and goes. .ci/nix does the same outside.
     if [ "$NIX_BUILD_TOP" = /build ]; then

@@ -126,6 +126,15 @@ def test_messages_name_whose_state_it_is(folder: Path, monkeypatch: pytest.Monke
     assert owner() == "this checkout"
 
 
+def test_what_it_runs_has_the_programs_of_its_own_project(folder: Path) -> None:
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").write_text("#!/bin/sh\necho the python of another project\n")
+    (folder / "bin" / "python").chmod(0o755)
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    done = skeldir(folder, "run", "--temporary", "--", "python", PATH=path)
+    assert (done.returncode, done.stdout) == (0, "the python of another project\n"), done.stderr
+
+
 def test_a_checkout_within_is_not_the_installation(folder: Path) -> None:
     """``skeldir run -- ./dev …``: the variables of the outer program are not those of ./dev."""
     words = ["sh", "-c", '"$0" help | head -1; exec "$0" status | head -1', str(CHECKOUT / "dev")]
