@@ -22,7 +22,14 @@ def test_the_flake_and_the_import_give_the_same_derivations(tree: Tree, tmp_path
         "shell": tree.flake(f"devShells.{SYSTEM}", paths),
         "formatter": tree.flake(f"formatter.{SYSTEM}", "each: each.drvPath"),
     }
-    for ignored in ("backend/app/__pycache__/x.pyc", "tests/.hypothesis/x", ".venv/x", ".env", "backend/.mypy_cache/x"):
+    for ignored in (
+        "backend/app/gone/__pycache__/x.pyc",
+        "backend/app/__pycache__/x.pyc",
+        "tests/.hypothesis/x",
+        ".venv/x",
+        ".env",
+        "backend/.mypy_cache/x",
+    ):
         (tree.root / ignored).parent.mkdir(parents=True, exist_ok=True)
         (tree.root / ignored).write_text("")
     imported = tree.imported(
