@@ -9,7 +9,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from celery_postgres import operations
 from celery_postgres.console.acting import at_of
+from celery_postgres.errors import SchemaError
 from environment.testkit.browser import Browser
 from environment.testkit.console import Answer, Console, enter
 from environment.testkit.databases import run
@@ -146,6 +148,18 @@ def test_a_condition_that_cannot_be_read_is_not_left_out(served: Console) -> Non
         assert plan(served, "discard", **GROUP | {name: "x" * 501}).status == 404
         assert plan(served, "discard", **GROUP | {name: "\0"}).status == 404
     assert plan(served, "nothing").status == 404
+
+
+def test_what_the_login_may_not_do_is_told_and_not_done(served: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise SchemaError("the role watcher may not do this")
+
+    asked = plan(served, "block", name="a.task")
+    monkeypatch.setattr(operations.Operations, "block_task", refuse)
+    answer = confirm(served, asked.text)
+    assert answer.status == 503
+    assert "The console&#39;s login may not do this" in answer.text
+    assert "The role watcher may not do this." in answer.text
 
 
 def test_a_plans_time_is_never_in_the_future() -> None:

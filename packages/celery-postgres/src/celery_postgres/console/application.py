@@ -206,7 +206,8 @@ class _Console:
         reason = str(error) if isinstance(error, SchemaError) else primary(error).condition or type(error).__name__
         logger.warning("the console could not read the database: %s", reason)
         if isinstance(error, SchemaError):
-            return self._problem(request, 503, "The tables do not fit", f"{reason}.")
+            heading = "The tables do not fit" if error.outdated else "The console's login may not do this"
+            return self._problem(request, 503, heading, f"{reason[:1].upper()}{reason[1:]}.")
         text = "The database did not answer in time. Workers do not wait for this page; try again."
         return self._problem(request, 503, "No answer", text)
 
