@@ -27,7 +27,6 @@ in
   config = lib.mkIf cfg.enable {
     services.postgresql = lib.mkIf createLocally {
       enable = true;
-      package = lib.mkDefault postgresql;
       ensureDatabases = [ cfg.database.name ];
     };
 

@@ -1,5 +1,5 @@
 # The options of NixOS that nix/module sets. What they mean is NixOS' business; here they only take their values.
-{ lib, ... }:
+{ lib, pkgs, ... }:
 let
   free =
     default:
@@ -25,4 +25,7 @@ in
     users.users = free { };
     virtualisation = free { };
   };
+
+  # NixOS chooses by its state version.
+  config.services.postgresql.package = lib.mkDefault pkgs.postgresql_16;
 }

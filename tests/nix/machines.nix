@@ -31,7 +31,6 @@ let
           enable = true;
         };
       };
-      services.postgresql.package = pkgs.postgresql_16;
     };
 
     # Another application, and a database that it reaches over TCP with passwords.
