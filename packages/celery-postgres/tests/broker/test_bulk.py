@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -172,3 +173,16 @@ def test_a_bulk_raises_if_the_server_stays_unreachable(
         publish()
     proxy.refuse(False)
     assert numbers(module_database, queue) == []
+
+
+def test_messages_of_a_bulk_have_tenants(make_app: Callable[[str], Celery], module_database: Any, queue: str) -> None:
+    tenants = [str(uuid.uuid4()), None, str(uuid.uuid4())]
+    app = make_app(module_database.url)
+    with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
+        for tenant in tenants:
+            app.tasks["bulk.noop"].apply_async((1,), producer=producer, headers={"tenant_id": tenant})
+    stored = (
+        "SELECT CAST(message.tenant_id AS text) FROM kombu_message AS message JOIN kombu_queue AS queue"
+        " ON queue.id = message.queue_id WHERE queue.name = :queue ORDER BY message.id"
+    )
+    assert [tenant for (tenant,) in rows(module_database.url, stored, queue=queue)] == tenants

@@ -32,7 +32,8 @@ SELECT
 -- Many messages in their order, each with its queue; a queue that does not exist has a null id.
 SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms, queue.fair
 FROM unnest(
-    %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s, %(flow_keys)s
+    %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s::uuid[], %(etas)s, %(ttls_ms)s,
+    %(flow_keys)s
 ) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, flow_key, number)
 LEFT JOIN kombu_queue AS queue ON queue.name = one.queue
 ORDER BY one.number

@@ -105,7 +105,7 @@ ORDER BY queue.name
 -- name: publish_many
 -- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those
 -- whose queue does not exist; if there is one, nothing at all was written.
--- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
+-- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
 --   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
 WITH given AS MATERIALIZED (
     -- include: given

@@ -26,7 +26,7 @@ RETURNING 1
 -- name: publish_many_within
 -- Messages to queues by name, in their order. Returns the numbers (from 1) of those whose queue does not exist, as far
 -- as this transaction can see; if there is one, nothing at all was written.
--- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids uuid[],
+-- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
 --   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
 WITH given AS MATERIALIZED (
     -- include: given
