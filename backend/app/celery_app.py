@@ -39,7 +39,13 @@ def create_app(settings: Settings | None = None) -> Celery:
     settings = settings or get_settings()
     # From here on sqla+postgresql:// is our own transport, and db+postgresql:// our own result backend.
     celery_postgres.install()
-    app = Celery("skeldir", task_cls="app.tasks.context:ContextTask", include=TASK_MODULES, set_as_current=True)
+    app = Celery(
+        "skeldir",
+        amqp="app.task_queues:AMQP",
+        task_cls="app.tasks.context:ContextTask",
+        include=TASK_MODULES,
+        set_as_current=True,
+    )
     json_only = ["json"]
     app.conf.update(
         broker_url=_build_broker_url(settings),

@@ -131,7 +131,7 @@ OF_EVERYBODY = {
     *("hold_key", "sees_held_key", "moves"),
     # Of the console: what the server shows of sessions, and claims by the columns that a publisher may read.
     *("view_health", "view_claims"),
-    *("find_queue", "subscriptions", "orphaned_queues", "gone_consumers", "address", "wake"),
+    *("find_queue", "may_change_queues", "subscriptions", "orphaned_queues", "gone_consumers", "address", "wake"),
 }
 OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),

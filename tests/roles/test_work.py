@@ -99,6 +99,17 @@ def test_a_producer_publishes_in_every_way_without_reading_a_result(
         assert connection.default_channel.queue_declare("fresh", passive=True).message_count == 14
 
 
+def test_who_only_publishes_leaves_it_to_a_worker_to_make_a_queue_fair(
+    databases: Databases, program: Callable[[str], Celery]
+) -> None:
+    """In a rolling deploy the publishers of a release may come before its workers."""
+    found = "SELECT fair FROM kombu_queue WHERE name = 'rolling'"
+    databases.run(databases.superuser_url(), "INSERT INTO kombu_queue (name, fair) VALUES ('rolling', false)")
+    for login, fair in (("sender", False), ("runner", True)):
+        program(login).send_task(PING, queue="rolling", ignore_result=True)
+        assert databases.run(databases.superuser_url(), found) == [(fair,)]
+
+
 @pytest.mark.parametrize(
     ("statement", "role"),
     [

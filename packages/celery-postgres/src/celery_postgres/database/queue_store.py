@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from celery_postgres.database.store import Store
 
@@ -52,7 +52,8 @@ class QueueStore(Store):
     ) -> int:
         """The queue's id; creates the queue or changes it only if needed.
 
-        So a publisher whose queue exists needs no right to change queues, and leaves no dead rows at each start.
+        So a publisher whose queue exists needs no right to change queues, and leaves no dead rows at each start. One
+        without that right leaves it to a consumer to make the queue fair, or no longer fair.
 
         Args:
             fair: None leaves that as it is.
@@ -62,7 +63,7 @@ class QueueStore(Store):
             found = self.find(queue)
             if found and lasting:
                 asked = Queue(found.id, auto_delete, expires_ms, message_ttl_ms, found.fair if fair is None else fair)
-                if found == asked:
+                if found == asked or (replace(asked, fair=found.fair) == found and not self._may_change()):
                     return found.id
             for (queue_id,) in self._run(
                 "change_queue" if found else "make_queue",
@@ -73,6 +74,10 @@ class QueueStore(Store):
                 fair=fair,
             ):
                 return int(queue_id)
+
+    def _may_change(self) -> bool:
+        ((may,),) = self._run("may_change_queues")
+        return bool(may)
 
     def count_ready(self, queue: str) -> int | None:
         """The messages that a consumer could claim now; None if there is no such queue."""

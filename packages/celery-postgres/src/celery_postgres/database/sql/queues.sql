@@ -21,6 +21,11 @@ SET auto_delete = %(auto_delete)s, expires_ms = %(expires_ms)s, message_ttl_ms =
 WHERE queue.name = %(queue)s
 RETURNING queue.id
 
+-- name: may_change_queues
+-- repeatable
+-- Whether the role may change a queue that is there: workers may, roles that only publish may not.
+SELECT has_column_privilege('kombu_queue', 'fair', 'UPDATE')
+
 -- name: find_queue
 -- repeatable
 -- takes: queue text
