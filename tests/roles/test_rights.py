@@ -34,7 +34,8 @@ TABLES: dict[str, dict[str, str]] = {
         "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at expires_at"
         " flow_key flow_later payload priority queue_id task_id tenant_id)",
         "reader": "SELECT(id task_id visible)",
-        "monitor": "SELECT(available_at consumer_id enqueued_at id priority queue_id visible)",
+        "monitor": "SELECT(available_at consumer_id enqueued_at failures flow_key flow_later id priority queue_id"
+        " visible)",
     },
     "kombu_queue": {
         "worker": ALL,
@@ -49,8 +50,11 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_subscription": {"worker": ALL, "producer": "SELECT", "monitor": "SELECT"},
     "kombu_dead_letter": {"worker": "SELECT, INSERT", "monitor": "SELECT(died_at queue)"},
     "kombu_stopped_task": {"worker": "SELECT", "monitor": "SELECT"},
-    "kombu_limit": {"worker": "SELECT"},
-    "kombu_throttle": {"worker": ALL},
+    "kombu_limit": {
+        "worker": "SELECT",
+        "monitor": "SELECT(burst flow_key max_running per_second queue_id refuse weight)",
+    },
+    "kombu_throttle": {"worker": ALL, "monitor": "SELECT"},
     "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT(last_run_at name runs)"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
     "celery_tasksetmeta": {"worker": ALL, "reader": "SELECT"},
@@ -69,17 +73,19 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_consumer_id_seq": {},
     "kombu_dead_letter_id_seq": {},
 }
-#: By function: who may call it. All but the first three are the owner's work, whoever calls them.
+#: By function: who may call it. All but the first four are the owner's work, whoever calls them.
 FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse_stock()": set(),  # a trigger calls it, for everybody
     "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_room(bigint,bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
+    "kombu_limit_of(bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_catch_up(text)": {"celery_producer", "celery_worker"},
     "kombu_publish_unique(bigint,text,smallint,text,uuid,timestamp with time zone,timestamp with time zone,bigint,"
     "bigint,uuid,smallint,timestamp with time zone,text,text,double precision,double precision)": {
         "celery_producer",
         "celery_worker",
     },
+    "kombu_admit(bigint[],text[])": {"celery_producer", "celery_worker"},
     "celery_size_chord(text,integer)": {"celery_producer", "celery_worker"},
     "celery_save_group(text,bytea,timestamp without time zone)": {"celery_producer", "celery_worker"},
     "celery_give_up_waiting(bigint,text[])": {"celery_result_reader", "celery_worker"},
@@ -123,7 +129,10 @@ PRIVILEGES = """
 STATEMENTS = set(statements())
 
 #: What a worker never does: an operator uses the queue tool as the owner.
-OF_OPERATORS = {"delete_dead_letters", "requeue_dead_letters", "block_task", "unblock_task"}
+OF_OPERATORS = {
+    *("delete_dead_letters", "requeue_dead_letters", "block_task", "unblock_task"),
+    *("set_limit", "remove_limit"),
+}
 #: What these read, others may read too; the first names no table of ours.
 OF_EVERYBODY = {
     *("open_session", "monitor_begin", "broker_usable"),
@@ -137,7 +146,7 @@ OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),
     *("publish_within", "publish_many_within", "publish_to_exchange_within", "publish_unique", "publish_unique_within"),
     *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
-    *("look", "size_chord", "save_group", "catch_up"),
+    *("look", "size_chord", "save_group", "catch_up", "queues_that_refuse", "admit"),
 }
 OF_READERS = {
     *("result", "results", "result_exists", "result_or_message"),
@@ -148,7 +157,8 @@ OF_READERS = {
 OF_BOTH = {"task_states", "messages_of_task"}
 OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
-    *("queue_depths", "dead_letter_counts", "beat_runs"),
+    *("queue_depths", "key_depths", "dead_letter_counts", "beat_runs"),
+    *("counts_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
     *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules"),
 }
 
@@ -264,7 +274,7 @@ def test_functions_are_open_to_those_that_need_them(databases: Databases, name: 
     for signature, as_owner, settings, _ in found:
         assert (as_owner, settings) == (
             (False, None)
-            if signature.startswith(("kombu_refuse", "kombu_room"))
+            if signature.startswith(("kombu_refuse", "kombu_room", "kombu_limit_of"))
             else (True, ["search_path=public, pg_temp"])
         )
 

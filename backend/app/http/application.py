@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.settings import Settings, get_settings
 from app.db.engine import dispose_engine
-from app.http import connections, events, health, pages, problems, tasks
+from app.http import connections, events, health, limits, pages, problems, tasks
 from app.http.catalogue import schemas
 from app.http.guard import Guard
 from app.observability import logging as json_logging
@@ -69,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app, _PARAMETERS)
     app.include_router(health.router(monitor))
     app.include_router(tasks.router(settings))
+    app.include_router(limits.router())
     app.include_router(events.router(settings))
     model = pages.mount(app, settings)
     app.add_middleware(Guard, settings=settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated
@@ -22,12 +23,14 @@ from app.http.catalogue import KINDS, Kind, Submission
 from app.http.credentials import PresentedKey, tenant_transaction
 from app.http.documents import Limits, parse
 from app.http.problems import Problem
-from celery_postgres import operations, publishing_on
+from celery_postgres import RateLimited, operations, publishing_on
 
 logger = logging.getLogger(__name__)
 
 #: Seconds after which a new task is worth polling.
 RETRY_AFTER_S = 1
+#: And after which a submission may be tried again that no rate allows.
+RETRY_LATER_S = 60
 MOST_A_PAGE = 100
 
 TaskId = Annotated[str, Path(min_length=1, max_length=155)]
@@ -185,9 +188,19 @@ def _submit(kind: Kind, submission: Submission, key: str, idempotency_key: str |
             "tenant_id": str(tenant_id),
             "correlation_id": correlation_id_var.get(),
         }
-        with publishing_on(connection):
-            kind.task.apply_async(kwargs=arguments, task_id=task_id)
+        try:
+            with publishing_on(connection):
+                kind.task.apply_async(kwargs=arguments, task_id=task_id)
+        except RateLimited as error:
+            raise _too_fast(error) from None
     return _accepted(views.Task(task_id=task_id, name=kind.name, state=submissions.PENDING, created_at=created_at))
+
+
+def _too_fast(error: RateLimited) -> Problem:
+    """The answer to a tenant whose rate limit refuses the task; nothing was stored."""
+    wait_s = RETRY_LATER_S if error.retry_in_s is None else max(1, math.ceil(error.retry_in_s))
+    headers = {"Retry-After": str(wait_s)}
+    return Problem(429, "rate-limited", "this tenant submits tasks faster than its limit allows", headers=headers)
 
 
 def _accepted(task: views.Task, headers: dict[str, str] | None = None) -> Response:

@@ -37,6 +37,7 @@ from app.observability.beat import BeatCollector
 from app.observability.broker_maintenance import maintenance
 from app.observability.health import HealthMonitor
 from app.observability.http_server import Page, PageServer, json_page
+from app.observability.key_depth import KeyDepthCollector
 from app.observability.metrics import SlotsCollector
 from app.observability.queue_depth import QueueDepthCollector
 from app.observability.worker_state import WorkerState
@@ -179,6 +180,7 @@ def _registry(worker: Any) -> CollectorRegistry:
     registry.register(SlotsCollector(worker))
     registry.register(maintenance)
     registry.register(QueueDepthCollector())
+    registry.register(KeyDepthCollector())
     registry.register(BeatCollector(worker.app))
     return registry
 

@@ -22,6 +22,7 @@ from celery_postgres.errors import (
     FlowError,
     LeaseLost,
     NotPublishedError,
+    RateLimited,
     SchemaError,
     UnstorableResultError,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "LeaseLost",
     "NotPublishedError",
     "Observer",
+    "RateLimited",
     "SchemaError",
     "Transport",
     "UnstorableResultError",

@@ -59,8 +59,24 @@ class OptionError(CeleryPostgresError, ImproperlyConfigured, ValueError):
 
 
 class FlowError(CeleryPostgresError, ValueError):
-    """A key, a limit, or another part of a `Flow` is not one. Nothing was published or changed. The text quotes no
-    key."""
+    """A key, a limit, or another part of a `Flow` is not one. Nothing was published or changed."""
+
+
+class RateLimited(FlowError):  # noqa: N818  what has happened, and no fault of the program
+    """A rate limit refuses messages: nothing was published, neither this message nor those that go with it.
+
+    `retry_in_s`: seconds until the same would be admitted; None if it never is (a rate of 0, a batch above the burst).
+    """
+
+    def __init__(self, queue: str, key: str, retry_in_s: float | None) -> None:
+        when = "not until the limit changes" if retry_in_s is None else f"in {max(retry_in_s, 0.001):.3f} s"
+        super().__init__(
+            f"not published: a rate limit of the queue {queue!r} refuses the key {key!r}; try again {when}"
+        )
+        self.queue, self.key, self.retry_in_s = queue, key, retry_in_s
+
+    def __reduce__(self) -> tuple[type[RateLimited], tuple[str, str, float | None]]:
+        return type(self), (self.queue, self.key, self.retry_in_s)
 
 
 class AddressError(CeleryPostgresError, ImproperlyConfigured, ValueError):

@@ -15,14 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Self
-from uuid import UUID
 
 from celery_postgres.broker.transport import Transport
 from celery_postgres.database import pool
 from celery_postgres.database.address import parsed
-from celery_postgres.database.borrowed import BorrowedConnection
 from celery_postgres.database.dead_letter_store import DeadLetter, DeadLetterFilter, DeadLetterStore, Requeued
-from celery_postgres.database.monitor_store import BeatRun, DeadLetterCount, MonitorStore, QueueDepth, TaskState
+from celery_postgres.database.limit_operations import LimitOperations
+from celery_postgres.database.limit_store import KeyCounts, KeyStatus, Limit
+from celery_postgres.database.monitor_store import (
+    BeatRun,
+    DeadLetterCount,
+    KeyCount,
+    KeyDepth,
+    MonitorStore,
+    QueueDepth,
+    TaskState,
+)
+from celery_postgres.database.on_connection import is_usable, key_status, monitor, task_states, waiting_by_tenant
 from celery_postgres.database.operator_store import (
     BlockedTask,
     ConsumerOverview,
@@ -45,7 +54,7 @@ from celery_postgres.results.elsewhere import results_elsewhere
 from celery_postgres.results.watching import load_result, watching
 
 
-class Operations:
+class Operations(LimitOperations):
     """The broker, from outside of a worker. Any number of threads may use one.
 
     Every method raises `celery_postgres.SchemaError` if the tables or the rights are missing, and `psycopg2.Error` if
@@ -221,49 +230,6 @@ def read_model(app: Any) -> ReadModel:
     return ReadModel(dsn, backend.dsn if elsewhere else None, app)
 
 
-# -- on a connection of the caller
-
-
-def monitor(connection: Any) -> MonitorStore:
-    """What metrics and pages show, read on the caller's connection, in the transaction that it has there.
-
-    Until that transaction ends, it has the rights of the role `celery_monitor` and no others (if `roles.sql` was run
-    and the connection's role is a member), and it plans by index. Make it read-only, with a time-out.
-
-    Args:
-        connection: a psycopg2 connection, or a SQLAlchemy `Connection` driven by psycopg2.
-    """
-    store = MonitorStore(BorrowedConnection(connection))
-    store.begin()
-    return store
-
-
-def is_usable(connection: Any) -> bool:
-    """Whether the role of the caller's connection may consume from the broker. Reads no message."""
-    return MonitorStore(BorrowedConnection(connection)).is_usable()
-
-
-def waiting_by_tenant(connection: Any, queue: str, *, cap: int) -> dict[UUID | None, int]:
-    """The waiting messages of a queue by tenant (the header `tenant_id`), scheduled ones included.
-
-    Args:
-        connection: of the caller, as for `monitor`.
-        queue: its name.
-        cap: reading ends at so many messages without a time, and at so many with one.
-    """
-    return MonitorStore(BorrowedConnection(connection)).waiting_by_tenant(queue, cap=cap)
-
-
-def task_states(connection: Any, task_ids: Sequence[str]) -> dict[str, TaskState]:
-    """The state and the stored result of each task, by its id, in one statement.
-
-    Args:
-        connection: of the caller, as for `monitor`; its database holds the broker and the results.
-        task_ids: whose. It is for the caller to know whom they may be shown to.
-    """
-    return MonitorStore(BorrowedConnection(connection)).task_states(task_ids)
-
-
 __all__ = [
     "WORKER_FUNCTIONS",
     "WORKER_SEQUENCES",
@@ -274,6 +240,11 @@ __all__ = [
     "DeadLetter",
     "DeadLetterCount",
     "DeadLetterFilter",
+    "KeyCount",
+    "KeyCounts",
+    "KeyDepth",
+    "KeyStatus",
+    "Limit",
     "MonitorStore",
     "Operations",
     "QueueDepth",
@@ -287,6 +258,7 @@ __all__ = [
     "TaskStatus",
     "connect",
     "is_usable",
+    "key_status",
     "load_result",
     "monitor",
     "of",

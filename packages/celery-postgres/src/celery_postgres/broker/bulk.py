@@ -9,8 +9,8 @@ from typing import Any
 from celery_postgres.broker.callers_transaction import Aside
 from celery_postgres.broker.destinations import publish_declaring
 from celery_postgres.broker.transaction import callers_transaction
-from celery_postgres.database.envelope import Envelope
-from celery_postgres.database.publish_store import Addressed, PublishStore
+from celery_postgres.database.envelope import Addressed, Envelope
+from celery_postgres.database.publish_store import PublishStore
 from celery_postgres.errors import DuplicateTaskError
 
 #: Messages in one round trip.

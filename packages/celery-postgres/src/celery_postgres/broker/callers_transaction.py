@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from celery_postgres.database.admission import admit, admit_routed
 from celery_postgres.database.callers_connection import AsyncCallersConnection, CallersConnection
 from celery_postgres.database.driver import SERIALIZATION_FAILURE, Error
-from celery_postgres.database.envelope import Envelope
+from celery_postgres.database.envelope import Addressed, Envelope
 from celery_postgres.database.publish_store import (
-    Addressed,
     AsyncCallersPublishStore,
     CallersPublishStore,
     PublishStore,
+    has_unique,
 )
 from celery_postgres.database.store import Runner
 from celery_postgres.errors import NotPublishedError, primary
@@ -74,10 +75,15 @@ class WrittenAtOnce:
         """
         self.check()
         try:
-            missing = self._store.publish_many(messages)
-            for queue in missing:
+            if has_unique(messages):
+                messages = admit(aside.runner, messages) or messages
+            untaken = self._store.publish_many(messages)
+            if untaken and (admitted := admit(aside.runner, messages)) is not None:
+                messages = admitted
+                untaken = self._store.publish_many(messages)
+            for queue in untaken:
                 aside.declare(queue)
-            if missing and self._store.publish_many(messages):
+            if untaken and self._store.publish_many(messages):
                 raise _older_than_queue()
         except NotPublishedError as error:
             _catch_up(error, aside)
@@ -88,7 +94,11 @@ class WrittenAtOnce:
     ) -> None:
         self.check()
         try:
+            if envelope.unique is not None:
+                envelope = admit_routed(aside.runner, exchange, routing_key, envelope) or envelope
             taken = self._store.publish_to_exchange(exchange, routing_key, envelope)
+            if not taken and (admitted := admit_routed(aside.runner, exchange, routing_key, envelope)):
+                taken = self._store.publish_to_exchange(exchange, routing_key, admitted)
         except NotPublishedError as error:
             _catch_up(error, aside)
             raise
@@ -142,6 +152,7 @@ class WrittenAtTheEnd:
 
         Raises:
             NotPublishedError: nothing was published.
+            RateLimited: a rate limit refuses one of them.
             SchemaError: the tables or the rights are missing.
         """
         import asyncio  # who writes here has loaded it
@@ -153,10 +164,16 @@ class WrittenAtTheEnd:
             await self._connection.check_transaction(self._transaction)
             async with self._connection.all_or_nothing():
                 for portion in _portions(await self._addressed(store)):
-                    missing = await store.publish_many(portion)
-                    if missing:
-                        # On a connection of psycopg2, which would stop the event loop.
-                        await asyncio.to_thread(self._declare, missing)
+                    # Others' statements are on connections of psycopg2, which would stop the event loop.
+                    if has_unique(portion):
+                        admitted = await asyncio.to_thread(self._admit, portion)
+                        portion = portion if admitted is None else admitted
+                    untaken = await store.publish_many(portion)
+                    if untaken and (admitted := await asyncio.to_thread(self._admit, portion)) is not None:
+                        portion = admitted
+                        untaken = await store.publish_many(portion)
+                    if untaken:
+                        await asyncio.to_thread(self._declare, untaken)
                         if await store.publish_many(portion):
                             raise _older_than_queue()
         except NotPublishedError as error:
@@ -180,6 +197,13 @@ class WrittenAtTheEnd:
             queues = routes[key] or ([one.fallback] if one.fallback else [])
             found += [(queue, one.envelope) for queue in queues]
         return found
+
+    def _admit(self, messages: Sequence[Addressed]) -> list[Addressed] | None:
+        assert self._aside is not None  # noqa: S101  something was published
+        try:
+            return admit(self._aside.runner, messages)
+        except Error as error:
+            raise NotPublishedError(f"not published, because its limits cannot be read: {primary(error)}") from None
 
     def _declare(self, queues: Sequence[str]) -> None:
         try:

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from celery_postgres.database.envelope import Envelope
-from celery_postgres.database.publish_store import Addressed
+from celery_postgres.database.envelope import Addressed, Envelope
 
 _thread = threading.local()
 

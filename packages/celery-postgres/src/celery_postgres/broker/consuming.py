@@ -8,9 +8,11 @@ from typing import Any
 from kombu.exceptions import ChannelError
 
 from celery_postgres.broker.declaring import DeclaringChannel
+from celery_postgres.broker.limited import check_acks
 from celery_postgres.broker.qos import QoS
 from celery_postgres.consumer import decompression
 from celery_postgres.consumer.outlet import Subscription
+from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.errors import OptionError
 
 
@@ -36,6 +38,7 @@ class ConsumingChannel(DeclaringChannel):
                 f"the queue {queue!r} is in the database {name}, and this worker's broker is another: start it with "
                 f"the broker_url of {name}, or name its own queues with -Q"
             )
+        check_acks(LimitStore(self.sessions), queue, no_ack=bool(no_ack))
         self._tag_to_queue[consumer_tag] = queue
         self._active_queues.append(queue)
         self._consumers.add(consumer_tag)

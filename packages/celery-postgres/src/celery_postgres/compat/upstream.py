@@ -62,3 +62,13 @@ def acks_early(task: Any) -> bool:
         return False
     known = celery.current_app.tasks.get(task)
     return known is not None and not known.acks_late
+
+
+def tasks_by_ack() -> tuple[list[str], list[str]] | None:
+    """The names of the application's tasks that this worker acknowledges before they run, and of those after; None if
+    this process is no worker."""
+    if worker_state() is None:
+        return None
+    tasks = {name: task for name, task in celery.current_app.tasks.items() if not name.startswith("celery.")}
+    early = sorted(name for name, task in tasks.items() if not task.acks_late)
+    return early, sorted(tasks.keys() - set(early))

@@ -47,7 +47,8 @@ class FairRing:
 
     #: Keys in one claim. Each costs the server 10 to 20 us beside its messages.
     LANES = 64
-    #: A key that is closed until another consumer acknowledges is asked again after so long.
+    #: A key that is closed is asked again after so long at the latest: another consumer may have acknowledged, and an
+    #: operator may have changed the limit.
     PARKED_S = 1.0
     #: With more closed keys each of them is asked less often: to ask one costs the server some 30 us.
     PARKED = 500
@@ -56,9 +57,15 @@ class FairRing:
         self._open: dict[int, _Lane] = {}
         self._closed: dict[int, _Lane] = {}
         self._openings: list[tuple[float, int]] = []
+        #: Until when the limits of the whole queue have closed it.
+        self._opens: float | None = None
 
     def __bool__(self) -> bool:
         """Whether a key may have its turn now."""
+        if self._opens is not None:
+            if time.monotonic() < self._opens:
+                return False
+            self._opens = None
         self._open_due()
         return bool(self._open)
 
@@ -67,8 +74,8 @@ class FairRing:
 
     @property
     def any_closed(self) -> bool:
-        """Whether a key waits for its limits."""
-        return bool(self._closed)
+        """Whether a key waits for its limits, or all keys for those of the queue."""
+        return bool(self._closed) or self._opens is not None
 
     def found(self, keys: Iterable[ReadyKey]) -> None:
         """These keys have ready messages, none below their first id that is not known already. New keys come last."""
@@ -125,14 +132,22 @@ class FairRing:
                 self._to_the_end(turn.key, lane)
 
     def acknowledged(self, key: int) -> None:
-        """A message of this key was acknowledged: its limit may allow another."""
+        """A message of this key was acknowledged: its limit, and that of the queue, may allow another."""
+        self._opens = None
         lane = self._closed.get(key)
         if lane is not None:
             self._reopen(key, lane)
 
+    def close(self, opens_in_s: float | None) -> None:
+        """The limits of the whole queue allow no more, for so long or until an acknowledgement."""
+        self._opens = time.monotonic() + (self.PARKED_S if opens_in_s is None else min(opens_in_s, self.PARKED_S))
+
     @property
     def opens_at(self) -> float | None:
-        """When the next closed key is to be asked again, by the monotonic clock."""
+        """When the queue, or the next closed key, is to be asked again, by the monotonic clock."""
+        return self._next_opening() if self._opens is None else self._opens
+
+    def _next_opening(self) -> float | None:
         while self._openings:
             at, key = self._openings[0]
             if key in self._closed and self._closed[key].opens == at:
@@ -142,14 +157,15 @@ class FairRing:
 
     def _open_due(self) -> None:
         now = time.monotonic()
-        while (at := self.opens_at) is not None and at <= now:
+        while (at := self._next_opening()) is not None and at <= now:
             key = heapq.heappop(self._openings)[1]
             self._reopen(key, self._closed[key])
 
     def _close(self, key: int, lane: _Lane, opens_in_s: float | None) -> None:
         del self._open[key]
         self._closed[key] = lane
-        pause = opens_in_s if opens_in_s is not None else self.PARKED_S * max(1.0, len(self._closed) / self.PARKED)
+        most = self.PARKED_S * max(1.0, len(self._closed) / self.PARKED)
+        pause = most if opens_in_s is None else min(opens_in_s, most)
         lane.owed, lane.opens = 0, time.monotonic() + pause
         heapq.heappush(self._openings, (lane.opens, key))
 

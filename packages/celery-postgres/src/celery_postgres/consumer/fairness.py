@@ -164,8 +164,11 @@ class Fairness:
         for one in result.messages:
             by_key.setdefault(one.flow_key, []).append(one.id)
         taken = {key: Taken(len(ids), max(ids)) for key, ids in by_key.items() if key is not None}
-        full = len(result.messages) >= limit
-        self._keys[turns.queue].ring.took(turns.turns, taken, result.closed, full=full)
+        ring, whole = self._keys[turns.queue].ring, result.queue_closed
+        closed = whole is not None and len(result.messages) >= whole.places
+        ring.took(turns.turns, taken, result.closed, full=closed or len(result.messages) >= limit)
+        if whole is not None and closed:
+            ring.close(whole.opens_in_s)
 
 
 def in_turn(messages: Sequence[ClaimedMessage], turns: Turns | None) -> list[ClaimedMessage]:

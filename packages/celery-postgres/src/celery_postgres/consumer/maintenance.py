@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery_postgres import observer
 from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore
+from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.store import Runner
@@ -64,9 +65,11 @@ class Maintenance:
                 beat(session)
                 return rows
 
-        queues, messages = QueueStore(Beating()), MessageStore(Beating())
+        queues, messages, limits = QueueStore(Beating()), MessageStore(Beating()), LimitStore(Beating())
         self._step(session, "removal of expired queues", queues.drop_expired)
         self._step(session, "removal of expired messages", messages.drop_expired)
+        self._step(session, "removal of idle throttles", limits.drop_idle_throttles)
+        self._step(session, "conversion of queues that are no longer fair", limits.clear_unfair)
         self._step(session, RESCUE, lambda: self._release_orphaned_claims(session))
         if time.monotonic() >= self._next_orphans:
             self._step(session, "removal of orphaned messages", queues.clear_orphans)

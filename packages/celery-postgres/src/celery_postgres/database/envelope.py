@@ -40,6 +40,8 @@ class Envelope:
         durable: `yes`, or `no` for a transient message, whose publish does not wait for the disk.
         flow_key: whose turn the message takes in a fair queue.
         unique: how the message holds its unique key, if it has one.
+        admitted: no rate limit refuses it at publish: its place has been taken, or it is a retry, whose task is lost if
+            it is refused.
     """
 
     payload: str
@@ -51,6 +53,7 @@ class Envelope:
     durable: str
     flow_key: str = ""
     unique: Unique | None = None
+    admitted: bool = False
 
     @classmethod
     def of(cls, message: dict[str, Any], priority: int) -> Envelope:
@@ -77,6 +80,7 @@ class Envelope:
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
             flow_key=flow_key(headers),
             unique=unique,
+            admitted=bool(headers.get("retries")),
         )
 
     def without_unique_key(self) -> Envelope:
@@ -89,6 +93,10 @@ class Envelope:
         return replace(self, payload=payload, unique=None)
 
 
+#: A message, and the queue that it goes to.
+Addressed = tuple[str, Envelope]
+
+
 def parameters(envelope: Envelope) -> dict[str, Any]:
     """The parameters of a statement that takes one message, without its queue."""
     return {
@@ -99,6 +107,7 @@ def parameters(envelope: Envelope) -> dict[str, Any]:
         "eta": envelope.eta,
         "ttl_ms": envelope.ttl_ms,
         "flow_key": envelope.flow_key,
+        "admitted": envelope.admitted,
         "durable": envelope.durable,
     }
 

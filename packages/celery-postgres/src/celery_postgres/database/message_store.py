@@ -75,6 +75,7 @@ class ClaimResult:
         one_had_failed: a message that has failed before was there, and kept others from being claimed.
         snapshot: the transactions whose messages the claim could see.
         closed: the keys whose limits have allowed less than their share.
+        queue_closed: the limits of the whole fair queue, if they have allowed less than the limit of the claim.
         keyed_wait: a fair queue has ready messages with keys.
     """
 
@@ -84,6 +85,7 @@ class ClaimResult:
     snapshot: Snapshot
     closed: Mapping[int, Closed] = field(default_factory=dict)
     keyed_wait: bool = False
+    queue_closed: Closed | None = None
 
 
 class MessageStore(Store):
@@ -266,13 +268,16 @@ class MessageStore(Store):
 
 def _result(rows: list[Row]) -> ClaimResult:
     (snapshot, due_in_s, one_had_failed, keyed_wait, closed, *_), *claimed = rows
+    limits = {key: Closed(places, opens_in_s) for key, places, opens_in_s in closed or ()}
+    queue_closed = limits.pop(None, None)
     return ClaimResult(
         [ClaimedMessage(*row[5:]) for row in claimed],
         due_in_s,
         one_had_failed,
         Snapshot.parse(snapshot),
-        {key: Closed(places, opens_in_s) for key, places, opens_in_s in closed or ()},
+        limits,
         bool(keyed_wait),
+        queue_closed,
     )
 
 

@@ -34,6 +34,40 @@ class QueueDepth:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyDepth:
+    """The messages of a key of a fair queue. Counting stops at the cap of the question.
+
+    Attributes:
+        queue: its name.
+        key: the hash of the key, in 16 hexadecimal digits, as `limits list` shows it too.
+        waiting: its ready messages.
+        running: those that consumers have claimed.
+    """
+
+    queue: str
+    key: str
+    waiting: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCount:
+    """How many keys of a fair queue wait, within the number of keys that the question walks.
+
+    Attributes:
+        queue: its name.
+        waiting: keys with ready messages.
+        at_limit: those of them of which as many run as their concurrency allows.
+        throttled: those of them whose rate allows no other message now.
+    """
+
+    queue: str
+    waiting: int
+    at_limit: int
+    throttled: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetterCount:
     """The dead letters of a queue, or of all `other` queues.
 
@@ -96,6 +130,28 @@ class MonitorStore(Store):
         """
         rows = self._run("queue_depths", first=list(first), named=named, walked=walked, cap=cap)
         return [QueueDepth(*row) for row in rows]
+
+    def key_depths(
+        self, *, first: Sequence[str] = (), named: int, walked: int, top: int, cap: int
+    ) -> tuple[list[KeyCount], list[KeyDepth]]:
+        """Of each fair queue how many keys wait, and its keys with most messages waiting or running.
+
+        Args:
+            first: queues that are looked at before others.
+            named: how many queues are looked at.
+            walked: how many keys of each.
+            top: how many keys of each are returned by what waits, and as many by what runs.
+            cap: how many messages are counted for each key.
+        """
+        counts, depths = [], []
+        for queue, key, one, two, three in self._run(
+            "key_depths", first=list(first), named=named, walked=walked, top=top, cap=cap
+        ):
+            if key is None:
+                counts.append(KeyCount(queue, one, two, three))
+            else:
+                depths.append(KeyDepth(queue, key, one, two))
+        return counts, depths
 
     def dead_letter_counts(self, queues: Sequence[str], *, cap: int) -> list[DeadLetterCount]:
         """The dead letters of each of these queues, and of all others together as `other`; the `cap` newest count."""

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery_postgres.database import driver
+from celery_postgres.database.admission import admit, admit_routed
 from celery_postgres.database.callers_connection import AsyncCallersConnection
-from celery_postgres.database.envelope import Envelope, columns, parameters
+from celery_postgres.database.envelope import Addressed, Envelope, columns, parameters
 from celery_postgres.database.session import Row
-from celery_postgres.database.store import Store
+from celery_postgres.database.store import Runner, Store
 from celery_postgres.database.unique import report, unique_columns
 from celery_postgres.errors import NotPublishedError, SchemaError
 
 LOCK_NOT_AVAILABLE = "55P03"
-#: A message, and the queue that it goes to.
-Addressed = tuple[str, Envelope]
 
 
 class PublishStore(Store):
@@ -33,6 +32,10 @@ class PublishStore(Store):
     _POLLS_WITHIN_S = 0.01
     #: A consumer that falls asleep polls for this long, and finds what is committed until then.
     _POLLS_FOR_S = 0.3
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self._runner = runner
 
     def _publish(self, name: str, **given: Any) -> int:
         """Publish by the named statement, then wake sleepers; returns how many messages were written."""
@@ -63,6 +66,7 @@ class PublishStore(Store):
             eta=envelope.eta,
             ttl_ms=envelope.ttl_ms,
             flow_key=envelope.flow_key,
+            admitted=envelope.admitted,
             durable=envelope.durable,
         )
         for queue_id, sleep, available_at, expires_at, key, later in rows:
@@ -89,20 +93,34 @@ class PublishStore(Store):
 
         Raises:
             DuplicateTaskError: another task holds its unique key.
+            RateLimited: a rate limit refuses it.
         """
         if envelope.unique is not None:
             return not self.publish_many([(queue, envelope)])
+        if self._publish_one(queue, envelope):
+            return True
+        admitted = admit(self._runner, [(queue, envelope)])
+        return admitted is not None and self._publish_one(*admitted[0])
+
+    def _publish_one(self, queue: str, envelope: Envelope) -> bool:
         # A transient message is one statement, with a commit that does not wait.
         if len(envelope.payload) >= self.LONG and envelope.durable == "yes" and driver.can_copy():
             return self._copy(queue, envelope)
         return bool(self._publish("publish", queue=queue, **parameters(envelope)))
 
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
-        """Publish one message to all queues that the exchange routes it to. Returns the number of queues."""
+        """Publish one message to all queues that the exchange routes it to. Returns the number of queues.
+
+        Raises:
+            RateLimited: a rate limit of one of them refuses it.
+        """
+        address = {"exchange": exchange, "routing_key": routing_key}
         if envelope.unique is not None:
-            routes = self._run("routes", exchange=exchange, routing_key=routing_key)
-            return _to_each(routes, envelope, self.publish_many)
-        return self._publish("publish_to_exchange", exchange=exchange, routing_key=routing_key, **parameters(envelope))
+            return _to_each(self._run("routes", **address), envelope, self.publish_many)
+        count = self._publish("publish_to_exchange", **address, **parameters(envelope))
+        if not count and (admitted := admit_routed(self._runner, exchange, routing_key, envelope)):
+            count = self._publish("publish_to_exchange", **address, **parameters(admitted))
+        return count
 
     def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
         """Publish all messages, in their order, or none. Returns the queues that do not exist; with one it was none.
@@ -110,19 +128,23 @@ class PublishStore(Store):
         Raises:
             DuplicateTaskError: another task holds the unique key of one; the others were published.
             NotPublishedError: the publish of a unique key did not end in time.
+            RateLimited: a rate limit refuses one of them.
         """
-        if any(one.unique is not None for _, one in messages):
+        if has_unique(messages):
+            admit(self._runner, messages)
             try:
                 ((missing, firsts, _),) = self._run("publish_unique", **_unique_parameters(messages))
             except driver.Error as error:
                 raise _impatient(error) or error from None
             return _published(messages, missing, firsts)
-        ((missing, _),) = self._run(
-            "publish_many",
-            queues=[queue for queue, _ in messages],
-            **columns([envelope for _, envelope in messages]),
-        )
-        return _queues(messages, missing)
+        untaken = self._publish_all(messages)
+        if untaken and (admitted := admit(self._runner, messages)) is not None:
+            untaken = self._publish_all(admitted)
+        return untaken
+
+    def _publish_all(self, messages: Sequence[Addressed]) -> list[str]:
+        ((untaken, _),) = self._run("publish_many", **_together(messages))
+        return _queues(messages, untaken)
 
     def catch_up(self, table: str) -> None:
         """Advance the sequence of a table's ids beyond the greatest id."""
@@ -130,10 +152,13 @@ class PublishStore(Store):
 
 
 class CallersPublishStore(Store):
-    """Publish messages in the transaction of a caller. Made over a `CallersConnection`."""
+    """Publish messages in the transaction of a caller. Made over a `CallersConnection`.
+
+    A queue that refuses takes nothing but admitted messages: `admission.admit` makes them so beforehand.
+    """
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
-        """Publish one message. Returns whether this transaction sees the queue; if not, nothing was published."""
+        """Publish one message. Returns whether the queue took it: this transaction sees it, and it does not refuse."""
         if envelope.unique is not None:
             return not self._publish_unique([(queue, envelope)])
         return bool(self._run("publish_within", queue=queue, **parameters(envelope)))
@@ -149,18 +174,14 @@ class CallersPublishStore(Store):
         return int(taken)
 
     def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
-        """The same. Returns the queues that this transaction does not see."""
+        """Publish all messages, in their order, or none. Returns the queues that did not take theirs."""
         if len(messages) == 1:
             ((queue, envelope),) = messages
             return [] if self.publish(queue, envelope) else [queue]
-        if any(one.unique is not None for _, one in messages):
+        if has_unique(messages):
             return self._publish_unique(messages)
-        ((missing, _),) = self._run(
-            "publish_many_within",
-            queues=[queue for queue, _ in messages],
-            **columns([envelope for _, envelope in messages]),
-        )
-        return _queues(messages, missing)
+        ((untaken, _),) = self._run("publish_many_within", **_together(messages))
+        return _queues(messages, untaken)
 
     def _publish_unique(self, messages: Sequence[Addressed]) -> list[str]:
         try:
@@ -177,23 +198,30 @@ class AsyncCallersPublishStore:
         self._run = connection.run
 
     async def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
-        """Publish all messages, in their order, or none. Returns the queues that this transaction does not see."""
-        if any(one.unique is not None for _, one in messages):
+        """Publish all messages, in their order, or none. Returns the queues that did not take theirs."""
+        if has_unique(messages):
             try:
                 ((missing, firsts, _),) = await self._run("publish_unique_within", **_unique_parameters(messages))
             except NotPublishedError as error:
                 raise _impatient(error) or error from None
             return _published(messages, missing, firsts)
-        ((missing, _),) = await self._run(
-            "publish_many_within",
-            queues=[queue for queue, _ in messages],
-            **columns([envelope for _, envelope in messages]),
-        )
-        return _queues(messages, missing)
+        ((untaken, _),) = await self._run("publish_many_within", **_together(messages))
+        return _queues(messages, untaken)
 
     async def routes(self, exchange: str, routing_key: str) -> list[str]:
         """The queues that the exchange routes a message to, as far as this transaction can see."""
         return [queue for (queue,) in await self._run("routes", exchange=exchange, routing_key=routing_key)]
+
+
+def has_unique(messages: Sequence[Addressed]) -> bool:
+    """Whether one of them has a unique key; then they are admitted before they are published, duplicates too."""
+    return any(one.unique is not None for _, one in messages)
+
+
+def _together(messages: Sequence[Addressed]) -> dict[str, Any]:
+    envelopes = [envelope for _, envelope in messages]
+    admitted = all(envelope.admitted for envelope in envelopes)
+    return {"queues": [queue for queue, _ in messages], "admitted": admitted, **columns(envelopes)}
 
 
 def _queues(messages: Sequence[Addressed], numbers: list[int] | None) -> list[str]:

@@ -37,6 +37,7 @@ WORKER_FUNCTIONS = (
     "kombu_catch_up(text)",
     "kombu_publish_unique(bigint, text, smallint, text, uuid, timestamptz, timestamptz, bigint, bigint, uuid, "
     "smallint, timestamptz, text, text, double precision, double precision)",
+    "kombu_admit(bigint[], text[])",
     "celery_size_chord(text, integer)",
     "celery_save_group(text, bytea, timestamp)",
     "celery_give_up_waiting(bigint, text[])",

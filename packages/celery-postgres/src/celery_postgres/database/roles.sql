@@ -84,6 +84,7 @@ BEGIN
             ('celery_worker', 'kombu_catch_up', 'EXECUTE', 'text'),
             ('celery_worker', 'kombu_publish_unique', 'EXECUTE', 'bigint, text, smallint, text, uuid, timestamptz, '
                 'timestamptz, bigint, bigint, uuid, smallint, timestamptz, text, text, double precision, double precision'),
+            ('celery_worker', 'kombu_admit', 'EXECUTE', 'bigint[], text[]'),
             ('celery_worker', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_worker', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
             ('celery_worker', 'celery_give_up_waiting', 'EXECUTE', 'bigint, text[]'),
@@ -104,6 +105,7 @@ BEGIN
             ('celery_producer', 'kombu_catch_up', 'EXECUTE', 'text'),
             ('celery_producer', 'kombu_publish_unique', 'EXECUTE', 'bigint, text, smallint, text, uuid, timestamptz, '
                 'timestamptz, bigint, bigint, uuid, smallint, timestamptz, text, text, double precision, double precision'),
+            ('celery_producer', 'kombu_admit', 'EXECUTE', 'bigint[], text[]'),
             -- Publishing a chord: how many parts it has, and the task ids of a header that contains groups.
             ('celery_producer', 'celery_size_chord', 'EXECUTE', 'text, integer'),
             ('celery_producer', 'celery_save_group', 'EXECUTE', 'text, bytea, timestamp'),
@@ -120,7 +122,9 @@ BEGIN
             -- What /metrics, the dashboard and `queues`, `consumers` and `stopped` of the queue tool show.
             ('celery_monitor', 'kombu_queue', 'SELECT', NULL),
             ('celery_monitor', 'kombu_message', 'SELECT',
-                'id, queue_id, visible, priority, enqueued_at, available_at, consumer_id'),
+                'id, queue_id, visible, priority, enqueued_at, available_at, consumer_id, failures, flow_key, flow_later'),
+            ('celery_monitor', 'kombu_limit', 'SELECT', 'queue_id, flow_key, weight, max_running, per_second, burst, refuse'),
+            ('celery_monitor', 'kombu_throttle', 'SELECT', NULL),
             ('celery_monitor', 'kombu_consumer', 'SELECT', NULL),
             ('celery_monitor', 'kombu_subscription', 'SELECT', NULL),
             ('celery_monitor', 'kombu_stopped_task', 'SELECT', NULL),

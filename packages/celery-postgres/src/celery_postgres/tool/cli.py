@@ -17,7 +17,7 @@ from celery_postgres.database.rights import roles_script
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.readmodel import CursorError
-from celery_postgres.tool import migrate, views
+from celery_postgres.tool import flow_commands, migrate, views
 from celery_postgres.tool.display import Display, visible
 from celery_postgres.tool.operator import Operator, OperatorError
 
@@ -121,7 +121,9 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
         command(name, method).add_argument("queue")
     for name, method in (("stop", Operator.stop), ("allow", Operator.allow)):
         command(name, method).add_argument("task", metavar="TASK_NAME")
-    confirmed(command("purge", Operator.purge)).add_argument("queue")
+    purged = confirmed(command("purge", flow_commands.purge))
+    purged.add_argument("queue")
+    purged.add_argument("--key", help="only messages of this key")
     moved = confirmed(command("move", Operator.move))
     moved.add_argument("queue")
     moved.add_argument("--to", type=_variable, required=True, metavar="VARIABLE", help="it has the other URL")
@@ -140,6 +142,7 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
     shown.add_argument("--payload", action="store_true", help="also print what the producer sent")
     for name, method in (("requeue", Operator.dead_requeue), ("purge", Operator.dead_purge)):
         conditions(confirmed(command(name, method, letters)), several=True)
+    flow_commands.register(commands, command)
     migrate.register(commands)
     roles = "print the SQL that makes the roles and grants them their rights: pipe it into psql"
     commands.add_parser("roles", help=roles, description=roles)

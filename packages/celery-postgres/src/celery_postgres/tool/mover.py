@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from celery_postgres.database.dead_letter import FlawedMessageError
 from celery_postgres.database.envelope import Envelope, decode
 from celery_postgres.database.identity import same_tables
+from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.moving_store import MovingStore, Record
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.operator_store import OperatorStore
@@ -91,17 +92,39 @@ class Mover:
             message_ttl_ms=self._found.message_ttl_ms,
             fair=self._found.fair or None,
         )
+        self._follow(into)
         for name in self._from.moves(self._prefix) or [self._begun()]:
             self._move(name, into, moved)
         moved.claimed = sum(row.claimed for row in OperatorStore(self._source).queues(self._queue))
         return moved
+
+    def _follow(self, into: int) -> None:
+        """Give a fair queue of the target the limits for which it has none of its own."""
+        source, target = LimitStore(self._source), LimitStore(self._target)
+        if not self._found.fair:
+            return
+        there = {limit.key for limit in target.limits(self._queue, cap=1)}
+        for limit in source.limits(self._queue, cap=1):
+            if limit.key not in there:
+                target.set(
+                    into,
+                    limit.key,
+                    concurrency=limit.concurrency,
+                    per_second=limit.per_second,
+                    burst=limit.burst,
+                    refuse=limit.refuse,
+                    weight=limit.weight,
+                )
 
     def _begun(self) -> str:
         """The name of a new move. Its record is there before anything is set aside."""
         name = f"{self._prefix}{secrets.token_hex(4)} {self._queue}"[:200]
         QueueStore(self._target).declare(name, auto_delete=False, expires_ms=None, message_ttl_ms=None)
         PublishStore(self._target).publish(name, Envelope(_record([], ""), 0, None, None, None, None, "yes"))
-        QueueStore(self._source).declare(name, auto_delete=False, expires_ms=None, message_ttl_ms=None)
+        # Messages keep their keys there.
+        QueueStore(self._source).declare(
+            name, auto_delete=False, expires_ms=None, message_ttl_ms=None, fair=self._found.fair
+        )
         return name
 
     def _move(self, name: str, into: int, moved: Moved) -> None:

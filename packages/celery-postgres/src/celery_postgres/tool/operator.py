@@ -46,14 +46,14 @@ class Operator:
         self.session = session
         self.store = OperatorStore(session)
         self.display = display
-        self._app = app
+        self.app = app
         self._queues = QueueStore(session)
         self._dead_letters = DeadLetterStore(session)
 
     @cached_property
     def model(self) -> ReadModel:
         """The console's read model, on connections of its own."""
-        return ReadModel(self.session.dsn, app=self._app)
+        return ReadModel(self.session.dsn, app=self.app)
 
     def close(self) -> None:
         """Close the connections."""
@@ -142,7 +142,7 @@ class Operator:
         tasks and other tasks of the queue go on."""
         if not given.task:
             raise OperatorError("the name of the task is empty")
-        known = given.task in getattr(self._app, "tasks", ()) or is_known(self, given.task)
+        known = given.task in getattr(self.app, "tasks", ()) or is_known(self, given.task)
         self.store.block(given.task)
         warning = "" if known else "; but nothing here has had this name yet: is it the task's whole name?"
         self.display.say(

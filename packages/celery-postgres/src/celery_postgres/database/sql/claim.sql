@@ -157,11 +157,13 @@ SELECT NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
 -- name: claim_turns
 -- Acknowledge claims and claim messages of one fair queue by turns, as `claim` does it: keys in their order, each with a
 -- priority, the lowest id, and a share, which is the most that may be claimed of it. What a key's limits allow is asked
--- after the acks, under a lock of the key that is held to the commit; a key that is locked gives nothing. A message that
+-- after the acks, under a lock of the key that is held to the commit; a key that is locked gives nothing. The limits of the
+-- whole queue are asked in the same way, before those of the keys, and bound what all keys give together. A message that
 -- has failed before comes first among those of its priority, and alone. No lock is waited for.
 --
 -- Returns rows as `claim` does. The first one has the keys whose limits have allowed less than their share: how much, and
--- the seconds until it is more, if that is known.
+-- the seconds until it is more, if that is known; and the same of the whole queue, with a null key, if its limits have
+-- allowed less than `limit`.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queue bigint, limit bigint,
 --   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[]
 WITH settled AS (
@@ -169,6 +171,12 @@ WITH settled AS (
     RETURNING message.id
 ), acknowledged AS MATERIALIZED (
     SELECT count(*) FROM settled
+), whole AS MATERIALIZED (
+    -- No row if the whole queue has no limits. Adding 0 times the count puts the acks first in any plan.
+    SELECT room.*
+    FROM acknowledged
+    CROSS JOIN LATERAL kombu_room(%(queue)s, 0, %(limit)s + 0 * acknowledged.count) AS room
+    WHERE EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = %(queue)s AND found.flow_key = 0)
 ), failed_before AS MATERIALIZED (
     SELECT message.id, message.priority, message.flow_key, room.interval_s
     FROM acknowledged
@@ -181,20 +189,24 @@ WITH settled AS (
         LIMIT 10  -- of as many keys one may have room
         FOR UPDATE SKIP LOCKED
     ) AS message
-    LEFT JOIN LATERAL kombu_room(%(queue)s, message.flow_key, 1) AS room ON message.flow_key IS NOT NULL
+    LEFT JOIN LATERAL kombu_room(%(queue)s, message.flow_key, 1 + 0 * acknowledged.count) AS room
+        ON message.flow_key IS NOT NULL
     WHERE (room.places > 0) IS NOT FALSE
+      AND (message.flow_key IS NULL OR coalesce((SELECT whole.places FROM whole), 1) > 0)
     LIMIT 1
 ), turn AS MATERIALIZED (
     SELECT turn.*, coalesce(room.places, turn.share) AS places, room.opens_in, room.interval_s
     FROM acknowledged
     CROSS JOIN unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s)
         AS turn (flow_key, priority, lowest_id, share)
-    LEFT JOIN LATERAL kombu_room(%(queue)s, turn.flow_key, turn.share) AS room ON (
+    LEFT JOIN LATERAL kombu_room(%(queue)s, turn.flow_key, turn.share + 0 * acknowledged.count) AS room ON (
         SELECT EXISTS (
             SELECT FROM kombu_limit AS found
             WHERE found.queue_id = %(queue)s AND (found.max_running IS NOT NULL OR found.per_second IS NOT NULL)
+              AND found.flow_key IS DISTINCT FROM 0
         )
     )
+    WHERE coalesce((SELECT whole.places FROM whole), 1) > 0
 ), fair AS MATERIALIZED (
     SELECT message.id, message.priority, turn.flow_key, turn.interval_s
     FROM turn
@@ -208,7 +220,7 @@ WITH settled AS (
         LIMIT turn.places
         FOR UPDATE SKIP LOCKED
     ) AS message
-    LIMIT %(limit)s
+    LIMIT (SELECT coalesce(min(whole.places), %(limit)s) FROM whole)
 ), better AS MATERIALIZED (
     SELECT fair.id, fair.flow_key, fair.interval_s
     FROM fair
@@ -221,12 +233,16 @@ WITH settled AS (
 ), claimed AS (
     -- include: claim_chosen
 ), throttled AS (
-    -- Under the lock of the key.
+    -- Under the locks of the key and of the queue.
     INSERT INTO kombu_throttle AS throttle (queue_id, flow_key, free_at)
-    SELECT %(queue)s, chosen.flow_key, clock_timestamp() + count(*) * chosen.interval_s * interval '1 second'
-    FROM chosen
-    WHERE chosen.interval_s IS NOT NULL
-    GROUP BY chosen.flow_key, chosen.interval_s
+    SELECT %(queue)s, charged.flow_key, clock_timestamp() + count(*) * charged.interval_s * interval '1 second'
+    FROM (
+        SELECT chosen.flow_key, chosen.interval_s FROM chosen
+        UNION ALL
+        SELECT 0, whole.interval_s FROM chosen CROSS JOIN whole WHERE chosen.flow_key IS NOT NULL
+    ) AS charged
+    WHERE charged.interval_s IS NOT NULL
+    GROUP BY charged.flow_key, charged.interval_s
     ON CONFLICT (queue_id, flow_key) DO UPDATE
     SET free_at = excluded.free_at + greatest(throttle.free_at - clock_timestamp(), interval '0')
 ), marked AS (
@@ -238,8 +254,12 @@ SELECT
     CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN pg_current_snapshot()::text END AS snapshot,
     NULL AS due_in, EXISTS (SELECT FROM failed_before) AS one_had_failed, NULL AS keyed_wait,
     (
-        SELECT json_agg(json_build_array(turn.flow_key, turn.places, turn.opens_in))
-        FROM turn WHERE turn.places < turn.share
+        SELECT json_agg(json_build_array(less.flow_key, less.places, less.opens_in))
+        FROM (
+            SELECT turn.flow_key, turn.places, turn.opens_in FROM turn WHERE turn.places < turn.share
+            UNION ALL
+            SELECT NULL, whole.places, whole.opens_in FROM whole WHERE whole.places < %(limit)s
+        ) AS less
     ) AS closed,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
     NULL AS revoked, NULL AS flow_key, NULL AS payload

@@ -30,7 +30,7 @@ SELECT
 
 -- fragment: given
 -- Many messages in their order, each with its queue; a queue that does not exist has a null id.
-SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms, queue.fair
+SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms, queue.fair, queue.refuses
 FROM unnest(
     %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s::uuid[], %(etas)s, %(ttls_ms)s,
     %(flow_keys)s

@@ -99,6 +99,84 @@ FROM counted
 GROUP BY counted.name
 ORDER BY counted.name
 
+-- name: key_depths
+-- The keys of fair queues that have most messages waiting, and those that have most running: `top` of each for each queue,
+-- by the hash of the key, because whoever may see metrics may not see keys. Of each queue, how many keys wait, and how many
+-- of those wait because of their limit's concurrency, or of its rate.
+--
+-- The `named` oldest fair queues are looked at, those in `first` before others, and `walked` keys of each, by their hash;
+-- of each key `cap` messages are counted. 500 keys with 1,000 messages each are 80 ms.
+-- takes: first text[], named integer, walked integer, top integer, cap integer
+WITH RECURSIVE fair AS MATERIALIZED (
+    SELECT queue.id, queue.name
+    FROM kombu_queue AS queue
+    WHERE queue.fair
+    ORDER BY queue.name = ANY(%(first)s) DESC, queue.id
+    LIMIT %(named)s
+), key AS (
+    SELECT fair.id AS queue_id, 1 AS number, (
+        SELECT message.flow_key FROM kombu_message AS message
+        WHERE message.queue_id = fair.id AND message.visible AND message.flow_key IS NOT NULL AND message.failures = 0
+        ORDER BY message.flow_key LIMIT 1
+    ) AS flow_key
+    FROM fair
+    UNION ALL
+    SELECT key.queue_id, key.number + 1, (
+        SELECT message.flow_key FROM kombu_message AS message
+        WHERE message.queue_id = key.queue_id AND message.visible AND message.flow_key > key.flow_key
+          AND message.flow_key IS NOT NULL AND message.failures = 0
+        ORDER BY message.flow_key LIMIT 1
+    )
+    FROM key
+    WHERE key.flow_key IS NOT NULL AND key.number < %(walked)s
+), waiting AS MATERIALIZED (
+    SELECT key.queue_id, key.flow_key, (
+        SELECT count(*) FROM (
+            SELECT FROM kombu_message AS message
+            WHERE message.queue_id = key.queue_id AND message.flow_key = key.flow_key AND message.visible
+              AND message.flow_key IS NOT NULL AND message.failures = 0
+            LIMIT %(cap)s
+        ) AS part
+    ) AS waiting
+    FROM key
+    WHERE key.flow_key IS NOT NULL
+), running AS MATERIALIZED (
+    SELECT fair.id AS queue_id, claimed.flow_key, count(*) AS running
+    FROM fair
+    CROSS JOIN LATERAL (
+        SELECT message.flow_key FROM kombu_message AS message
+        WHERE message.queue_id = fair.id AND NOT message.visible AND message.flow_key IS NOT NULL
+        LIMIT 10 * %(cap)s
+    ) AS claimed
+    GROUP BY fair.id, claimed.flow_key
+), counted AS MATERIALIZED (
+    SELECT queue_id, flow_key, coalesce(waiting.waiting, 0) AS waiting, coalesce(running.running, 0) AS running
+    FROM waiting FULL JOIN running USING (queue_id, flow_key)
+), ranked AS MATERIALIZED (
+    SELECT counted.*,
+        row_number() OVER (PARTITION BY counted.queue_id ORDER BY counted.waiting DESC, counted.flow_key) AS by_waiting,
+        row_number() OVER (PARTITION BY counted.queue_id ORDER BY counted.running DESC, counted.flow_key) AS by_running,
+        counted.waiting > 0 AND coalesce(
+            counted.running >= coalesce(own.max_running, each_key.max_running), false
+        ) AS at_limit,
+        counted.waiting > 0 AND coalesce(throttle.free_at > now() + (
+            CASE WHEN own.per_second IS NULL THEN each_key.burst ELSE own.burst END - 1
+        ) / nullif(coalesce(own.per_second, each_key.per_second), 0) * interval '1 second', false) AS throttled
+    FROM counted
+    LEFT JOIN kombu_limit AS own ON own.queue_id = counted.queue_id AND own.flow_key = counted.flow_key
+    LEFT JOIN kombu_limit AS each_key ON each_key.queue_id = counted.queue_id AND each_key.flow_key IS NULL
+    LEFT JOIN kombu_throttle AS throttle
+        ON throttle.queue_id = counted.queue_id AND throttle.flow_key = counted.flow_key
+)
+SELECT fair.name, NULL AS key, count(*) FILTER (WHERE ranked.waiting > 0) AS waiting,
+    count(*) FILTER (WHERE ranked.at_limit) AS at_limit, count(*) FILTER (WHERE ranked.throttled) AS throttled
+FROM fair LEFT JOIN ranked ON ranked.queue_id = fair.id
+GROUP BY fair.name
+UNION ALL
+SELECT fair.name, lpad(to_hex(ranked.flow_key), 16, '0'), ranked.waiting, ranked.running, NULL
+FROM ranked JOIN fair ON fair.id = ranked.queue_id
+WHERE ranked.by_waiting <= %(top)s AND ranked.waiting > 0 OR ranked.by_running <= %(top)s AND ranked.running > 0
+
 -- name: dead_letter_counts
 -- How many dead letters there are by queue, `cap` of the newest at most, and how many of them came in the last 15
 -- minutes; those of queues that are not in `queues` together as `other`.

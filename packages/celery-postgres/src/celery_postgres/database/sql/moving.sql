@@ -57,7 +57,7 @@ ORDER BY message.priority DESC, message.id + 0
 LIMIT 1
 
 -- name: move_in
--- A batch and its record, in one commit. Nothing is written if the record is not the one expected: another process has
+-- A batch and its record, in one commit. Messages keep their keys if the queue is fair here too. Nothing is written if the record is not the one expected: another process has
 -- gone on with this move. Returns whether it was written.
 -- takes: queue bigint, record_id bigint, expected text, record text, payloads text[], priorities smallint[],
 --   task_ids text[], tenant_ids text[], enqueued text[], available text[], expires text[], failures smallint[],
@@ -74,13 +74,19 @@ WITH recorded AS (
     )
     SELECT
         %(queue)s, one.payload, one.priority, one.task_id, one.tenant_id::uuid, one.enqueued::timestamptz,
-        one.available::timestamptz, one.expires::timestamptz, one.failures, one.revoked, one.flow_key, one.flow_later
+        CASE
+            WHEN queue.fair OR one.flow_key IS NULL OR one.failures > 0 THEN one.available::timestamptz
+        END,
+        one.expires::timestamptz, one.failures, one.revoked, CASE WHEN queue.fair THEN one.flow_key END,
+        CASE WHEN queue.fair THEN one.flow_later END
     FROM unnest(
         %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(enqueued)s, %(available)s, %(expires)s,
         %(failures)s, %(revoked)s, %(flow_keys)s, %(flow_later)s
     ) WITH ORDINALITY AS one (
-        payload, priority, task_id, tenant_id, enqueued, available, expires, failures, revoked, flow_key, flow_later, number
+        payload, priority, task_id, tenant_id, enqueued, available, expires, failures, revoked, flow_key, flow_later,
+        number
     )
+    JOIN kombu_queue AS queue ON queue.id = %(queue)s
     WHERE EXISTS (SELECT FROM recorded)
     ORDER BY one.number
     RETURNING queue_id

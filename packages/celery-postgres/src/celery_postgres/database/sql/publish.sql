@@ -11,22 +11,23 @@
 -- a bare prepared insert being 235: more for the executor to set up.
 
 -- name: publish
--- One message to the queue of that name. Writes nothing if there is no such queue.
+-- One message to the queue of that name. Writes nothing if there is no such queue, or if one of its limits refuses and the
+-- message was not `admitted`.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
---   flow_key text, durable text
+--   flow_key text, admitted boolean, durable text
 -- include: insert_message
 -- include: message_of_parameters
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s AND
+WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND
     -- include: commit_of_transient
 RETURNING
     -- include: queue_and_sleep
 
 -- name: publish_to_exchange
 -- One message to every queue that is bound to the exchange and whose binding matches, in all processes' bindings.
--- With no queue bound nothing is written.
+-- With no queue bound nothing is written, nor if one of them refuses and the message was not `admitted`.
 -- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
---   eta timestamptz, ttl_ms bigint, flow_key text, durable text
+--   eta timestamptz, ttl_ms bigint, flow_key text, admitted boolean, durable text
 WITH target AS MATERIALIZED (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding
@@ -34,24 +35,24 @@ WITH target AS MATERIALIZED (
         -- include: binding_matches
 ), queue AS MATERIALIZED (
     -- Apart, so that only the consumers of these queues are woken, whatever the plan.
-    SELECT queue.id, queue.message_ttl_ms, queue.fair
+    SELECT queue.id, queue.message_ttl_ms, queue.fair, queue.refuses
     FROM target
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
 )
 -- include: insert_message
 -- include: message_of_parameters
 FROM queue
-WHERE
+WHERE (%(admitted)s OR NOT EXISTS (SELECT FROM queue AS any_one WHERE any_one.refuses)) AND
     -- include: commit_of_transient
 RETURNING
     -- include: queue_and_sleep
 
 -- name: address
 -- repeatable
--- Where `copy_message` is to write a long message: its queue, no row if there is none of that name; when it is due, and
+-- Where `copy_message` is to write a long message: its queue, no row if `publish` would write nothing; when it is due, and
 -- when it expires, in microseconds since 2000. If the queue is deleted before the message comes, the message was there first:
 -- it goes with its queue, as does one whose publish had read the queue.
--- takes: queue text, eta timestamptz, ttl_ms bigint, flow_key text, durable text
+-- takes: queue text, eta timestamptz, ttl_ms bigint, flow_key text, admitted boolean, durable text
 SELECT
     -- include: queue_and_sleep
     , (extract(epoch FROM message.available_at - '2000-01-01 00:00+00') * 1000000)::bigint,
@@ -61,7 +62,7 @@ FROM (
         queue.id,
         -- include: times_and_keys
     FROM kombu_queue AS queue
-    WHERE queue.name = %(queue)s
+    WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s)
 ) AS message (queue_id, available_at, expires_at, flow_key, flow_later)
 
 -- name: copy_message
@@ -104,20 +105,25 @@ ORDER BY queue.name
 
 -- name: publish_many
 -- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those
--- whose queue does not exist; if there is one, nothing at all was written.
+-- whose queue does not exist, or refuses unless they are `admitted`; if there is one, nothing at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
---   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], admitted boolean
 WITH given AS MATERIALIZED (
     -- include: given
 ), touched AS (
     -- include: insert_message
     -- include: message_of_given
     FROM given
-    WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
+    WHERE NOT EXISTS (
+        SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL OR any_one.refuses AND NOT %(admitted)s
+    )
     RETURNING queue_id
 )
 SELECT
-    (SELECT array_agg(given.number) FROM given WHERE given.queue_id IS NULL),
+    (
+        SELECT array_agg(given.number) FROM given
+        WHERE given.queue_id IS NULL OR given.refuses AND NOT %(admitted)s
+    ),
     -- include: wake_sleepers
 
 -- name: publish_unique

@@ -8,14 +8,15 @@
 -- So none is sent while half of the queue is used (4 GB by default), and consumers poll.
 
 -- name: publish_within
--- One message to the queue of that name; no row if this transaction sees no such queue. PostgreSQL plans it each time,
+-- One message to the queue of that name; no row if this transaction sees no such queue, or if the queue refuses and the
+-- message was not `admitted`. PostgreSQL plans it each time,
 -- because we prepare no statements on the caller's connection: so it is written in the shortest form.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
---   flow_key text
+--   flow_key text, admitted boolean
 -- include: insert_message
 -- include: message_of_parameters_within
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s
+WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s)
   AND (
       SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
       FROM kombu_subscription AS subscription
@@ -25,9 +26,9 @@ RETURNING 1
 
 -- name: publish_many_within
 -- Messages to queues by name, in their order. Returns the numbers (from 1) of those whose queue does not exist, as far
--- as this transaction can see; if there is one, nothing at all was written.
+-- as this transaction can see, or refuses unless they are `admitted`; if there is one, nothing at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
---   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], admitted boolean
 WITH given AS MATERIALIZED (
     -- include: given
 ), touched AS (
@@ -39,17 +40,23 @@ WITH given AS MATERIALIZED (
         CASE WHEN given.fair AND (given.eta > clock_timestamp()) IS NOT TRUE THEN hashtextextended(given.flow_key, 0) END,
         CASE WHEN given.fair AND given.eta > clock_timestamp() THEN hashtextextended(given.flow_key, 0) END
     FROM given
-    WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
+    WHERE NOT EXISTS (
+        SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL OR any_one.refuses AND NOT %(admitted)s
+    )
     RETURNING queue_id
 )
 SELECT
-    (SELECT array_agg(given.number) FROM given WHERE given.queue_id IS NULL),
+    (
+        SELECT array_agg(given.number) FROM given
+        WHERE given.queue_id IS NULL OR given.refuses AND NOT %(admitted)s
+    ),
     -- include: wake_all_within
 
 -- name: publish_to_exchange_within
--- One message to every queue that is bound to the exchange and whose binding matches. Returns how many queues took it.
+-- One message to every queue that is bound to the exchange and whose binding matches. Returns how many queues took it:
+-- none if one of them refuses and the message was not `admitted`.
 -- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
---   eta timestamptz, ttl_ms bigint, flow_key text
+--   eta timestamptz, ttl_ms bigint, flow_key text, admitted boolean
 WITH target AS (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding
@@ -60,6 +67,9 @@ WITH target AS (
     -- include: message_of_parameters_within
     FROM target
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
+    WHERE %(admitted)s OR NOT EXISTS (
+        SELECT FROM target AS one JOIN kombu_queue AS any_one ON any_one.id = one.queue_id WHERE any_one.refuses
+    )
     RETURNING queue_id
 )
 SELECT

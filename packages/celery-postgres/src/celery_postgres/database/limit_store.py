@@ -1,0 +1,235 @@
+"""Limits of fair queues, as rows that change while everything runs; and the messages of a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from celery_postgres.database.dead_letter import FlawedMessageError
+from celery_postgres.database.envelope import decode, readable_key
+from celery_postgres.database.store import Store
+
+#: The key of a limit that holds for each key of its queue.
+EACH = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Limits of a key, of each key or of a whole queue. None where there is none.
+
+    Attributes:
+        queue: the name of the queue.
+        key: whose limits they are; `*` for each key, None for the whole queue.
+        concurrency: how many may run in all workers together. 0 pauses the key.
+        per_second: how many may start in a second, or, with `refuse`, be published.
+        burst: how many may do so at once after a pause.
+        refuse: what is too much is refused at publish; otherwise it waits.
+        weight: how many turns the key has for each one of a key of weight 1.
+        changed_at: when the row was changed last.
+        key_hash: what metrics call the key, which they do not show.
+        running: messages of the key that consumers have claimed.
+        waiting: its ready messages.
+        opens_in_s: seconds until the rate allows another message; None if it allows one now, and for `*`.
+    """
+
+    queue: str
+    key: str | None
+    concurrency: int | None
+    per_second: float | None
+    burst: int
+    refuse: bool
+    weight: int | None
+    changed_at: datetime
+    key_hash: str | None
+    running: int
+    waiting: int
+    opens_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCounts:
+    """The messages of a key by state."""
+
+    ready: int
+    scheduled: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """What holds for a key in a fair queue, by its own row or that of each key; None where there is no limit.
+
+    Attributes:
+        queue: the name of the queue.
+        concurrency, per_second, burst, refuse: as of `Limit`.
+        waiting: ready messages, up to the cap of the question.
+        running: claimed ones, up to the same.
+        opens_in_s: seconds until the rate allows another message; None if it allows one now.
+    """
+
+    queue: str
+    concurrency: int | None
+    per_second: float | None
+    burst: int | None
+    refuse: bool | None
+    waiting: int
+    running: int
+    opens_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that a rate limit refuses.
+
+    Attributes:
+        number: which one of those that were asked for, from 0.
+        retry_in_s: seconds after which all of them would be admitted; None if that is not known.
+    """
+
+    number: int
+    retry_in_s: float | None
+
+
+class LimitStore(Store):
+    """Read and change limits."""
+
+    #: Rows that one statement changes.
+    BATCH = 1000
+
+    def lock_queue(self, queue: str) -> tuple[int, bool] | None:
+        """Within a transaction: change the limits of this queue alone. Returns its id, and whether it is fair."""
+        for queue_id, fair in self._run("lock_queue", queue=queue):
+            return int(queue_id), bool(fair)
+        return None
+
+    def set(
+        self,
+        queue_id: int,
+        key: str | None,
+        *,
+        concurrency: int | None,
+        per_second: float | None,
+        burst: int | None,
+        refuse: bool | None,
+        weight: int | None,
+    ) -> None:
+        """Set limits; what is None stays as it is."""
+        self._run(
+            "set_limit",
+            queue=queue_id,
+            key=key or "",
+            max_running=concurrency,
+            per_second=per_second,
+            burst=burst,
+            refuse=refuse,
+            weight=weight,
+        )
+        self._run("note_refusals", queue=queue_id)
+
+    def remove(self, queue_id: int, key: str | None) -> bool:
+        """Remove the limits of a key, of each key or of the whole queue. Returns whether there were any."""
+        removed = bool(self._run("remove_limit", queue=queue_id, key=key or ""))
+        self._run("note_refusals", queue=queue_id)
+        return removed
+
+    def limits(self, queue: str | None = None, *, key: str | None = None, cap: int | None = None) -> list[Limit]:
+        """The limits of all queues, or of one, or of a key."""
+        return [_limit(*row) for row in self._run("limits", queue=queue, key=key, cap=cap)]
+
+    def status(self, queues: Sequence[str], key: str, *, cap: int) -> list[KeyStatus]:
+        """What holds for a key in those of these queues that are fair, and what of it waits and runs."""
+        return [KeyStatus(*row) for row in self._run("key_status", queues=list(queues), key=key, cap=cap)]
+
+    def counts_running(self, queue: str) -> bool | None:
+        """Whether a limit of this queue counts what runs (one of 0 does not); None if the queue has no limits."""
+        ((counts,),) = self._run("counts_running", queue=queue)
+        return None if counts is None else bool(counts)
+
+    def drop_idle_throttles(self) -> None:
+        """Remove the rows of throttles whose places are all free."""
+        count = self.BATCH
+        while count == self.BATCH:
+            ((count,),) = self._run("drop_idle_throttles", limit=self.BATCH)
+
+    # -- publishing
+
+    def admit(self, queues: Mapping[str, int], messages: Sequence[tuple[str, str]]) -> Refusal | None:
+        """Take the places of messages, each a queue and a key, in the limits that refuse: of all of them, or of none.
+
+        Args:
+            queues: the ids of the queues that refuse; others admit everything.
+        """
+        asked = [number for number, (queue, _) in enumerate(messages) if queue in queues]
+        if not asked:
+            return None
+        ((refused, opens_in, _),) = self._run(
+            "admit",
+            queues=[queues[messages[number][0]] for number in asked],
+            keys=[messages[number][1] for number in asked],
+        )
+        return None if refused is None else Refusal(asked[refused - 1], opens_in)
+
+    def that_refuse(self, queues: Sequence[str]) -> dict[str, int]:
+        """Those of these queues that have a limit which refuses, with their ids."""
+        return dict(self._run("queues_that_refuse", queues=list(queues)))
+
+    # -- the messages of a key
+
+    def counts(self, queue_id: int, key: str) -> KeyCounts:
+        """What waits and runs of a key."""
+        return KeyCounts(*self._run("counts_of_key", queue=queue_id, key=key)[0])
+
+    def purge(self, queue_id: int, key: str) -> int:
+        """Delete the waiting messages of a key, scheduled ones included. Returns how many."""
+        count, more = 0, True
+        while more:
+            ((gone, more),) = self._run("purge_key", queue=queue_id, key=key, limit=self.BATCH)
+            count += int(gone)
+        return count
+
+    # -- fair or not
+
+    def set_fair(self, queue_id: int, *, fair: bool) -> None:
+        """From now on publishers give messages keys, or do not."""
+        self._run("set_fair", queue=queue_id, fair=fair)
+
+    def give_keys(self, queue_id: int) -> int:
+        """Give each message of a fair queue that has no key its key, in batches. Returns how many had none."""
+        count = after = 0
+        while rows := self._run("without_key", queue=queue_id, after=after, limit=self.BATCH):
+            after = rows[-1][0]
+            ((changed,),) = self._run(
+                "give_keys",
+                queue=queue_id,
+                ids=[number for number, *_ in rows],
+                keys=[_key(tenant or "", payload) for _, tenant, payload in rows],
+            )
+            count += int(changed)
+        return count
+
+    def clear_unfair(self) -> None:
+        """Take the keys from the messages of all queues that are no longer fair, which nothing claims with keys."""
+        for (queue_id,) in self._run("keyed_though_unfair"):
+            self.take_keys(queue_id)
+
+    def take_keys(self, queue_id: int) -> int:
+        """Take the keys from all messages of a queue that is not fair, in batches. Returns how many had one."""
+        count, more = 0, True
+        while more:
+            ((changed, more),) = self._run("take_keys", queue=queue_id, limit=self.BATCH)
+            count += int(changed)
+        return count
+
+
+def _limit(queue: str, key: str, *row: object) -> Limit:
+    return Limit(queue, key or None, *row)  # type: ignore[arg-type]
+
+
+def _key(tenant: str, payload: str | None) -> str:
+    """The key of a stored message; its payload is given if a key may be in it."""
+    try:
+        headers = {} if payload is None else decode(payload).get("headers") or {}
+    except FlawedMessageError:
+        headers = {}
+    return readable_key(headers) if headers.get("flow_key") is not None else tenant
