@@ -63,7 +63,9 @@ NEW_CONSTRAINTS = {
     "celery_tasksetmeta_date_done",
 }
 ADDED = {
-    "kombu_queue": {"auto_delete", "expires_ms", "message_ttl_ms", "consumed", "paused", "used_at", "fair"},
+    "kombu_queue": {
+        *("auto_delete", "expires_ms", "message_ttl_ms", "consumed", "paused", "used_at", "fair", "refuses"),
+    },
     "kombu_message": {
         *("task_id", "tenant_id", "enqueued_at", "available_at", "expires_at", "consumer_id", "claimed_at"),
         *("fence", "priority", "failures", "revoked", "flow_key", "flow_later"),
