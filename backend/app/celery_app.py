@@ -12,6 +12,7 @@ from pathlib import Path
 from celery import Celery
 
 import celery_postgres
+from app import tenant_limits
 from app.core.settings import ConfigurationError, Settings, get_settings
 from app.observability import logging as worker_logging
 from app.observability import metrics, worker_monitoring
@@ -80,6 +81,7 @@ def create_app(settings: Settings | None = None) -> Celery:
     worker_logging.install(app)
     metrics.install(app)
     worker_monitoring.install(app)
+    tenant_limits.install(app, settings)
     if settings.tracing_exporter is not None:
         _trace(settings)
     return app

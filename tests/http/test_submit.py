@@ -15,10 +15,13 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from app.celery_app import celery_app
+from app.celery_app import create_app as create_celery_app
 from app.core.settings import Settings
 from app.http.application import create_app
 from app.http.documents import Limits
 from app.http.problems import MOST_ERRORS
+from celery_postgres import bulk
 from environment.testkit.databases import rows, run
 from environment.testkit.tables import scalar
 from environment.waiting import wait_until
@@ -299,9 +302,35 @@ def test_one_tenant_cannot_fill_the_queue(make_front: Callable[..., Front], data
     assert [answer.status for answer in answers] == [202] * 3 + [429] * 2
     assert answers[-1].code == "tenant-queue-full"
     assert int(answers[-1].headers["retry-after"]) > 0
-    assert [front.submit(tenant=B).status for _ in range(4)] == [202] * 3 + [503]
+    assert [front.submit(tenant=B).status for _ in range(4)] == [202] * 3 + [429]
     run(database.url, "DELETE FROM kombu_message")
     wait_until(lambda: front.submit().status == 202, 10, "the queue to be open again")
+
+
+def test_what_a_tenant_has_queued_elsewhere_takes_nothing_from_others(
+    make_front: Callable[..., Front], database: Any
+) -> None:
+    """A hundred tasks that came by another way than the front are more than all shares together."""
+    front = make_front(database.url, WEB_MAX_QUEUE_LENGTH="60", WEB_MAX_QUEUE_LENGTH_PER_TENANT="30")
+    app = create_celery_app(Settings(database_url=database.url, _env_file=None))
+    try:
+        with app.producer_or_acquire() as producer, bulk(producer):
+            for _ in range(100):
+                app.tasks["app.tasks.housekeeping.ping"].apply_async(kwargs={"tenant_id": str(A)}, producer=producer)
+    finally:
+        app.close()
+        celery_app.set_current()
+    assert front.submit().code == "tenant-queue-full"
+    assert [front.submit(tenant=B).status for _ in range(31)] == [202] * 30 + [429]
+    run(database.url, "DELETE FROM kombu_message WHERE tenant_id = '00000000-0000-0000-0000-00000000000b'")
+    wait_until(lambda: front.submit(tenant=B).status == 202, 10, "the tenant's share to be empty again")
+
+
+def test_who_has_little_goes_on_when_all_shares_are_full(make_front: Callable[..., Front], database: Any) -> None:
+    front = make_front(database.url, WEB_MAX_QUEUE_LENGTH="40", WEB_MAX_QUEUE_LENGTH_PER_TENANT="20")
+    for tenant in (A, B):
+        assert [front.submit(tenant=tenant).status for _ in range(20)] == [202] * 20
+    assert [front.submit(tenant=UUID(int=0xC)).status for _ in range(3)] == [202, 202, 503]
 
 
 # -- Idempotency-Key

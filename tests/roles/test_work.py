@@ -20,6 +20,7 @@ import celery_postgres
 from app.celery_app import celery_app, create_app
 from app.core.settings import Settings
 from app.observability import queue_depth
+from app.tenant_limits import limit_tenants
 from celery_postgres import SchemaError
 from celery_postgres.beat import Scheduler
 from environment.sources import CHECKOUT
@@ -108,6 +109,17 @@ def test_who_only_publishes_leaves_it_to_a_worker_to_make_a_queue_fair(
     for login, fair in (("sender", False), ("runner", True)):
         program(login).send_task(PING, queue="rolling", ignore_result=True)
         assert databases.run(databases.superuser_url(), found) == [(fair,)]
+
+
+def test_the_limit_of_each_tenant_is_the_owners_to_set(
+    databases: Databases, program: Callable[[str], Celery], caplog: pytest.LogCaptureFixture
+) -> None:
+    limit_tenants(program("runner"), ["celery"], 3)
+    assert "queue celery: TENANT_CONCURRENCY is not set (the role runner may not do what the statement" in caplog.text
+    limit_tenants(program("deploy"), ["celery"], 3)
+    found = "SELECT max_running FROM kombu_limit WHERE key = '*'"
+    assert databases.run(databases.superuser_url(), found) == [(3,)]
+    databases.run(databases.superuser_url(), "DELETE FROM kombu_limit")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from kombu.common import Broadcast
 
 from app.celery_app import celery_app, create_app
 from app.core.settings import Settings
+from app.tenant_limits import limit_tenants
+from celery_postgres import operations
 from environment.testkit.databases import rows
+from environment.waiting import wait_until
 
 
 @pytest.fixture
@@ -48,3 +51,22 @@ def test_the_default_queue_and_what_celery_declares_for_itself(app: Celery, modu
     found = dict(rows(module_database.url, "SELECT name, fair FROM kombu_queue"))
     assert found.pop("celery") is True
     assert set(found.values()) <= {False}
+
+
+def test_the_setting_becomes_the_limit_of_each_tenant(
+    app: Celery, module_database: Any, start_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once: then the row counts, which an operator changes."""
+    start_worker(module_database.url, args=["-Q", "limited"], env={"TENANT_CONCURRENCY": "3"})
+    with operations.of(app) as broker:
+        wait_until(lambda: [one.concurrency for one in broker.limits("limited", key="*")] == [3], 30, "the limit")
+        broker.set_limit("limited", key="*", concurrency=5)
+        limit_tenants(app, ["limited"], 3)
+        assert [one.concurrency for one in broker.limits("limited", key="*")] == [5]
+    assert "each tenant runs 5 tasks at once, by the limit of '*', and not 3" in caplog.text
+
+
+def test_a_limit_that_cannot_be_set_is_one_line(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    limit_tenants(app, ["no such queue"], 3)
+    assert "queue no such queue: TENANT_CONCURRENCY is not set (" in caplog.text
+    assert caplog.text.count("\n") == 1

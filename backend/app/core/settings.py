@@ -58,6 +58,13 @@ class Settings(BaseSettings):
         le=100,
         description="Connections that the application (not the broker) keeps open per process.",
     )
+    tenant_concurrency: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Tasks of one tenant that run at once, in all workers together. A worker writes it as the limit of "
+        "each key (`*`) of its queues that have none; then the row counts, which `limits set` changes. 0: no limit.",
+    )
     database_connect_timeout: int = Field(
         5, ge=2, le=60, description="Seconds until an attempt to connect to one host is given up."
     )
@@ -175,10 +182,14 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         le=1_000_000,
-        description="The number of waiting tasks above which further ones are refused (503).",
+        description="The number of waiting tasks above which further ones are refused (503), where no tenant counts "
+        "for more than its share; one with less than a tenth of its share goes on.",
     )
     web_max_queue_length_per_tenant: int = Field(
-        2_500, ge=1, le=1_000_000, description="The same for the tasks of one tenant (429)."
+        2_500,
+        ge=1,
+        le=1_000_000,
+        description="A tenant's share of them, above which its further ones are refused (429).",
     )
     web_max_streams: int = Field(
         500, ge=0, le=10_000, description="Event streams that one web process serves at the same time (else 503)."
