@@ -12,6 +12,7 @@ from benchmarks.cells import (
     deep,
     drain,
     enqueue,
+    fair,
     fleet,
     front,
     get,
@@ -44,6 +45,7 @@ MORE = [
     module.CELL
     for module in (
         deep,
+        fair,
         soak,
         workers,
         prefork,

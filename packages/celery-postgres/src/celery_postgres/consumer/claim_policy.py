@@ -223,8 +223,8 @@ class ClaimPolicy:
             self._full_scan_took = self._last_full_scan - plan.begun
         with_acks = [one for one in result.messages if one.queue_id in plan.queues]
         if plan.turns is not None:
-            self._expecting = self._scan_fully = True
             if with_acks:
+                self._expecting = self._scan_fully = True
                 self._polling.found(len(with_acks), max(one.id for one in with_acks))
             return
         if result.snapshot.next_id < self._ended.next_id:

@@ -48,7 +48,8 @@ def planned(policy: ClaimPolicy, fairness: Fairness, wanted: Wanted, *, force: b
     Args:
         force: claim even if it is not yet time.
     """
-    if not (force or policy.is_due(polls=wanted.polls) or fairness.ready(wanted.fair)):
+    due = force or policy.is_due(polls=wanted.polls)
+    if not (due or fairness.ready(wanted.fair) or (wanted.fair and fairness.looks_now)):
         return None
     try:
         turns = fairness.turns(wanted.fair, policy.limit(wanted.credit))
@@ -56,6 +57,8 @@ def planned(policy: ClaimPolicy, fairness: Fairness, wanted: Wanted, *, force: b
         observer.claim_failed()
         logger.warning("Claiming failed (%s); next try in %.2f s", loggable(error), policy.failed())
         return None
+    if turns is None and not due and not fairness.ready(wanted.fair):
+        return None  # there was no other key
     return policy.plan(
         wanted.queues,
         wanted.credit,

@@ -7,9 +7,10 @@ no place stays empty. What a claim had no place for is owed to the key, which ke
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celery_postgres.database.flow import Closed, ReadyKey, Turn
 
@@ -52,8 +53,14 @@ class FairRing:
     PARKED_S = 1.0
     #: With more closed keys each of them is asked less often: to ask one costs the server some 30 us.
     PARKED = 500
+    #: Keys that are asked again without knowing that they are open are asked together, so often in a second.
+    OPENINGS = 32
+    #: Keys in the ring from which on one that has had its turn leaves it. The next page of keys brings it back.
+    MOST = 20_000
 
     def __init__(self) -> None:
+        #: By key and priority, where the scan began when the key left the ring; of the latest ones.
+        self._left: dict[tuple[int, int], int] = {}
         self._open: dict[int, _Lane] = {}
         self._closed: dict[int, _Lane] = {}
         self._openings: list[tuple[float, int]] = []
@@ -85,6 +92,14 @@ class FairRing:
                 lane = self._open[one.key] = _Lane(one.weight)
             lane.weight = one.weight
             lane.first[one.priority] = min(one.first_id, lane.first.get(one.priority, one.first_id))
+
+    def came(self, one: ReadyKey) -> None:
+        """A message of this key came; there may be older ones, unless the key was known before."""
+        lane = self._open.get(one.key) or self._closed.get(one.key)
+        if lane is None or one.priority not in lane.first:
+            known = self._left.get((one.key, one.priority), 0)
+            one = replace(one, first_id=min(known, one.first_id))
+        self.found([one])
 
     def turns(self, places: int) -> list[Turn]:
         """Who comes next, for a claim of so many messages. The shares together may be more than that."""
@@ -128,7 +143,7 @@ class FairRing:
                 self._close(turn.key, lane, limit.opens_in_s)
             else:
                 if count < turn.share:
-                    del lane.first[turn.priority]  # others hold the rest, if there is any
+                    self._leave(turn.key, turn.priority, lane)  # others hold the rest, if there is any
                 self._to_the_end(turn.key, lane)
 
     def acknowledged(self, key: int) -> None:
@@ -164,9 +179,10 @@ class FairRing:
     def _close(self, key: int, lane: _Lane, opens_in_s: float | None) -> None:
         del self._open[key]
         self._closed[key] = lane
-        most = self.PARKED_S * max(1.0, len(self._closed) / self.PARKED)
-        pause = most if opens_in_s is None else min(opens_in_s, most)
-        lane.owed, lane.opens = 0, time.monotonic() + pause
+        # Whole fractions of a second: so those for which this is a guess are asked together.
+        most = time.monotonic() + self.PARKED_S * max(1.0, len(self._closed) / self.PARKED)
+        most = math.ceil(most * self.OPENINGS) / self.OPENINGS
+        lane.owed, lane.opens = 0, most if opens_in_s is None else min(time.monotonic() + opens_in_s, most)
         heapq.heappush(self._openings, (lane.opens, key))
 
     def _reopen(self, key: int, lane: _Lane) -> None:
@@ -176,6 +192,15 @@ class FairRing:
 
     def _to_the_end(self, key: int, lane: _Lane) -> None:
         lane.owed = 0
+        if len(self) >= self.MOST:
+            for priority in list(lane.first):
+                self._leave(key, priority, lane)
         del self._open[key]
         if lane.first:
             self._open[key] = lane
+
+    def _leave(self, key: int, priority: int, lane: _Lane) -> None:
+        self._left.pop((key, priority), None)
+        self._left[key, priority] = lane.first.pop(priority)
+        if len(self._left) > self.MOST:
+            del self._left[next(iter(self._left))]

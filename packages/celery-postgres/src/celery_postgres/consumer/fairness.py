@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from celery_postgres.consumer.fair_ring import FairRing, Taken
 from celery_postgres.database.fair_store import BEGINNING, FairStore
-from celery_postgres.database.flow import Turns
+from celery_postgres.database.flow import ReadyKey, Turns
 from celery_postgres.database.message_store import Claim, ClaimedMessage, ClaimResult
 
 
 class _Keys:
-    """The keys of one queue, and how far the walk through them has come."""
+    """The keys of one queue, and how far the walk through them has come.
+
+    Attributes:
+        failed: whether the next claim may bring a message that has failed before. Not twice in a row: it comes alone,
+            and a key whose messages all fail would keep the others waiting.
+    """
 
     def __init__(self) -> None:
         self.ring = FairRing()
         self.cursor = BEGINNING
         self.next_page = 0.0
+        self.failed = True
+
+    @property
+    def walking(self) -> bool:
+        """Whether no known key may have its turn, and others are not read yet."""
+        return self.cursor != BEGINNING and not self.ring
 
 
 class Fairness:
@@ -30,12 +41,15 @@ class Fairness:
 
     #: While keys have messages, the newest ones are looked at so often: a key that had none waits for that.
     NEWEST_S = 0.05
-    #: Ids below the greatest one known at which a message may yet be committed. What comes later, a page finds.
-    BEHIND = 1000
+    #: A message is looked for again, by its id, so long after a greater id was seen: it may be committed until then. What
+    #: comes later, a page finds.
+    LATE_S = 0.15
+    #: What looking for the newest takes: one part in so many of the time at most.
+    NEWEST_SHARE = 20
     #: A page of the keys is read so often, and takes one part in so many of the time.
     PAGE_S, PAGE_SHARE = 0.25, 20
-    #: Known keys of a queue from which on no page is read.
-    MOST = 10_000
+    #: Known keys of a queue from which on no page is read, and a key that has had its turn is forgotten until one is.
+    MOST = FairRing.MOST
     #: While keys have messages, and the latest claim from everything else brought nothing, the next comes so late.
     REST_S = 0.05
 
@@ -48,12 +62,15 @@ class Fairness:
         self._store = store
         self._holds = holds
         self._keys: dict[int, _Keys] = {}
-        self._greatest_id = 0
+        #: The greatest ids of the latest looks, each with its time; the first is older than `LATE_S`.
+        self._greatest_ids: deque[tuple[float, int]] = deque([(0.0, 0)])
         self._next_newest = self._others_at = 0.0
         self._others_were_next = False
         #: When the next scheduled message is due, by the latest claim.
         self._due_at: float | None = None
         self._looks = True
+        #: A claim has let publishers sleep, and has seen messages with keys: of a key that came since the latest look?
+        self._looks_again = False
         #: Queues to be asked for messages that have failed before, which no key is found by.
         self._unasked: list[int] = []
         self._rotation = 0
@@ -63,6 +80,12 @@ class Fairness:
     def look(self) -> None:
         """There may be messages of keys that are not known."""
         self._looks = True
+
+    @property
+    def looks_now(self) -> bool:
+        """Whether to look for keys before anything is due."""
+        now = time.monotonic()
+        return self._looks_again or any(keys.walking and keys.next_page <= now for keys in self._keys.values())
 
     @property
     def any_closed(self) -> bool:
@@ -76,9 +99,10 @@ class Fairness:
         return any(queue in self._keys and bool(self._keys[queue].ring) for queue in queues)
 
     def opens_in(self, queues: Iterable[int]) -> float | None:
-        """Seconds until a key that is closed is to be asked again; None if there is none."""
-        times = [self._keys[queue].ring.opens_at for queue in queues if queue in self._keys]
-        known = [at for at in times if at is not None]
+        """Seconds until a key that is closed is to be asked again, or more keys are to be read; None if there is none."""
+        asked = [self._keys[queue] for queue in queues if queue in self._keys]
+        known = [keys.next_page for keys in asked if keys.walking]
+        known += [at for at in (keys.ring.opens_at for keys in asked) if at is not None]
         return max(0.0, min(known) - time.monotonic()) if known else None
 
     def turns(self, queues: Sequence[int], places: int) -> Turns | None:
@@ -103,7 +127,7 @@ class Fairness:
             return None
         self._rotation += 1
         queue = open_queues[self._rotation % len(open_queues)]
-        return Turns(queue, self._keys[queue].ring.turns(places))
+        return Turns(queue, self._keys[queue].ring.turns(places), failed=self._keys[queue].failed)
 
     def turn(self, queue: int) -> Turns | None:
         """Whose turn it is in one queue, for a single message."""
@@ -122,18 +146,29 @@ class Fairness:
         now = time.monotonic()
         due = self._due_at is not None and self._due_at <= now
         is_open = self.ready(queues)
-        if not (due or (now >= self._next_newest if is_open else self._looks)):
+        if not (due or (now >= self._next_newest if is_open else self._looks or self.looks_now)):
             return
-        self._looks, self._due_at, self._next_newest = False, None, now + self.NEWEST_S
+        self._looks, self._looks_again, self._due_at = False, False, None
         self._unasked = list(queues)
         self._store.promote_due(queues)
-        self._greatest_id, found = self._store.newest_keys(queues, self._greatest_id - self.BEHIND)
+        found = self._newest(queues, now)
         for queue, key in found:
-            self._keys[queue].ring.found([key])
+            self._keys[queue].ring.came(key)
         for queue in queues:
             keys = self._keys[queue]
             if not keys.ring or (now >= keys.next_page and len(keys.ring) < self.MOST):
                 self._read_page(queue, keys)
+
+    def _newest(self, queues: Sequence[int], now: float) -> list[tuple[int, ReadyKey]]:
+        seen = self._greatest_ids
+        greatest, found = self._store.newest_keys(queues, seen[0][1])
+        if greatest < seen[-1][1]:
+            seen.clear()  # this is another server, or a restored database
+        seen.append((now, greatest))
+        while len(seen) > 1 and seen[1][0] <= now - self.LATE_S:
+            seen.popleft()
+        self._next_newest = now + max(self.NEWEST_S, self.NEWEST_SHARE * (time.monotonic() - now))
+        return found
 
     def _read_page(self, queue: int, keys: _Keys) -> None:
         begun = time.monotonic()
@@ -154,10 +189,11 @@ class Fairness:
                 self._running[one.claim] = (one.queue_id, one.flow_key)
         if turns is None:
             self._others_at = now if result.messages else now + self.REST_S
-            self._looks = self._looks or (result.keyed_wait and not self.any_closed)
+            self._looks_again = result.keyed_wait
             self._due_at = None if result.due_in_s is None else now + result.due_in_s
             return
         self._looks = self._looks or bool(result.messages)
+        self._keys[turns.queue].failed = not result.one_had_failed
         if result.one_had_failed:
             return  # what the turns would have brought was left
         by_key: dict[int | None, list[int]] = {}

@@ -222,7 +222,7 @@ class PrefetchBuffer:
         if not queues and not auto_ack:
             return None  # an ack wakes us, and the heartbeat when a queue is no longer paused
         fair = self._fair(queues + auto_ack)
-        if self.fairness.ready(fair) and not self.policy.retry.failing:
+        if fair and (self.fairness.ready(fair) or self.fairness.looks_now) and not self.policy.retry.failing:
             return 0.0
         pause = self.policy.pause(polls=self._polls(queues), without_notifications=self.heartbeat.without_notifications)
         opens_in = self.fairness.opens_in(fair)

@@ -38,10 +38,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """The keys of a fair queue that a claim is to ask, in their order."""
+    """The keys of a fair queue that a claim is to ask, in their order.
+
+    Attributes:
+        failed: whether a message that has failed before may come instead, and alone.
+    """
 
     queue: int
     turns: Sequence[Turn] = ()
+    failed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,14 +126,27 @@ SELECT
     CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN pg_current_snapshot()::text END AS snapshot,
     CASE WHEN NOT EXISTS (SELECT FROM chosen) AND NOT EXISTS (SELECT FROM auto_ack) AND NOT EXISTS (SELECT FROM due) THEN (
         SELECT extract(epoch FROM min(following.available_at) - now())::float
-        FROM unnest(%(queues)s || %(auto_ack_queues)s) AS asked (queue_id)
-        CROSS JOIN LATERAL (
-            SELECT candidate.available_at
-            FROM kombu_message AS candidate
-            WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NOT NULL
-              AND candidate.flow_key IS NULL AND candidate.available_at < now() + interval '1 day'
-            ORDER BY candidate.available_at
-            LIMIT 1
+        FROM (
+            SELECT timed.available_at
+            FROM unnest(%(queues)s || %(auto_ack_queues)s) AS asked (queue_id)
+            CROSS JOIN LATERAL (
+                SELECT candidate.available_at
+                FROM kombu_message AS candidate
+                WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NOT NULL
+                  AND candidate.flow_key IS NULL AND candidate.available_at < now() + interval '1 day'
+                ORDER BY candidate.available_at
+                LIMIT 1
+            ) AS timed
+            UNION ALL
+            -- What has failed before and has a key is in no index of scheduled messages.
+            SELECT failed.available_at
+            FROM unnest(%(peeked)s) AS asked (queue_id)
+            CROSS JOIN LATERAL (
+                SELECT min(candidate.available_at) AS available_at
+                FROM kombu_message AS candidate
+                WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
+                  AND candidate.flow_key IS NOT NULL AND candidate.available_at BETWEEN now() AND now() + interval '1 day'
+            ) AS failed
         ) AS following
     ) END AS due_in,
     EXISTS (SELECT FROM failed_before) AS one_had_failed,
@@ -159,13 +172,13 @@ SELECT NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
 -- priority, the lowest id, and a share, which is the most that may be claimed of it. What a key's limits allow is asked
 -- after the acks, under a lock of the key that is held to the commit; a key that is locked gives nothing. The limits of the
 -- whole queue are asked in the same way, before those of the keys, and bound what all keys give together. A message that
--- has failed before comes first among those of its priority, and alone. No lock is waited for.
+-- has failed before comes first among those of its priority, and alone, if `failed` says so. No lock is waited for.
 --
 -- Returns rows as `claim` does. The first one has the keys whose limits have allowed less than their share: how much, and
 -- the seconds until it is more, if that is known; and the same of the whole queue, with a null key, if its limits have
 -- allowed less than `limit`.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queue bigint, limit bigint,
---   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[]
+--   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[], failed boolean
 WITH settled AS (
     -- include: acknowledge
     RETURNING message.id
@@ -184,7 +197,7 @@ WITH settled AS (
         SELECT candidate.id, candidate.priority, candidate.flow_key
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = %(queue)s AND candidate.visible AND candidate.failures > 0
-          AND candidate.available_at <= now()
+          AND candidate.available_at <= now() AND %(failed)s
         ORDER BY candidate.priority DESC, candidate.available_at
         LIMIT 10  -- of as many keys one may have room
         FOR UPDATE SKIP LOCKED

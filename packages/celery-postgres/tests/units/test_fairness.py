@@ -1,0 +1,168 @@
+"""The fair queues of a connection: which keys it looks for, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from celery_postgres.consumer import fair_ring, fairness
+from celery_postgres.consumer.fairness import Fairness
+from celery_postgres.database.flow import Closed, ReadyKey, Turn, Turns
+from celery_postgres.database.message_store import ClaimedMessage, ClaimResult
+from celery_postgres.database.snapshot import Snapshot
+
+QUEUE = 1
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Store:
+    """Keys with the ids of their messages."""
+
+    KEYS = 3
+
+    def __init__(self) -> None:
+        self.ids: dict[int, list[int]] = {}
+        self.asked: list[str] = []
+
+    def promote_due(self, queues: Sequence[int]) -> int:
+        self.asked.append("promote_due")
+        return 0
+
+    def newest_keys(self, queues: Sequence[int], above: int) -> tuple[int, list[tuple[int, ReadyKey]]]:
+        self.asked.append("newest_keys")
+        found = {key: [one for one in ids if one > above] for key, ids in self.ids.items()}
+        greatest = max([above, *(one for ids in found.values() for one in ids)])
+        return greatest, [(QUEUE, ReadyKey(key, 0, min(ids))) for key, ids in found.items() if ids]
+
+    def ready_keys(self, queue: int, after: tuple[int, int] = fairness.BEGINNING) -> list[ReadyKey]:
+        self.asked.append("ready_keys")
+        keys = sorted(key for key, ids in self.ids.items() if ids and (key, 9) > after)
+        return [ReadyKey(key, 0, min(self.ids[key])) for key in keys[: self.KEYS]]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(fair_ring, "time", clock)
+    monkeypatch.setattr(fairness, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def turns(clock: Clock, store: Store) -> Fairness:
+    return Fairness(store, lambda claim: False)  # type: ignore[arg-type]
+
+
+def brought(*messages: tuple[int, int], failed: bool = False, keyed_wait: bool = False, **closed: int) -> ClaimResult:
+    """Of a claim: messages by key and id, and the keys that are closed."""
+    made = [ClaimedMessage(one, QUEUE, 2, 0, int(failed), None, None, False, key, "") for key, one in messages]
+    limits = {int(key.removeprefix("key_")): Closed(places, None) for key, places in closed.items()}
+    return ClaimResult(made, None, failed, Snapshot.parse("1:1:"), limits, keyed_wait)
+
+
+def next_turns(turns: Fairness, places: int = 10) -> list[Turn]:
+    """Whose turn it is, apart from what is claimed from everything else."""
+    for _ in range(4):
+        found = turns.turns([QUEUE], places)
+        if found is not None and found.turns:
+            return list(found.turns)
+        turns.claimed(found, places, brought())
+    return []
+
+
+def test_a_key_that_is_new_here_begins_with_its_oldest_message(turns: Fairness, store: Store) -> None:
+    """The newest ids are seen first, and a page has not come to the key yet."""
+    store.ids = {1: [1], 2: [2], 3: [3], 4: [4, 50]}
+    found = {turn.key: turn.lowest_id for turn in next_turns(turns)}
+    assert found[4] <= 4
+
+
+def test_a_key_that_was_known_is_not_read_from_its_beginning(turns: Fairness, store: Store, clock: Clock) -> None:
+    store.ids = {1: [7]}
+    asked = next_turns(turns)
+    turns.claimed(Turns(QUEUE, asked), 10, brought((1, 7)))
+    store.ids = {1: [60]}
+    clock.now += 1
+    turns.look()
+    assert [turn.lowest_id for turn in next_turns(turns)] == [8]
+
+
+def test_a_new_key_is_found_while_another_is_closed(turns: Fairness, store: Store) -> None:
+    """Its message was committed between the look and the claim from which on publishers notify."""
+    store.ids = {1: [1]}
+    asked = next_turns(turns)
+    turns.claimed(Turns(QUEUE, asked), 10, brought(key_1=0))
+    assert next_turns(turns) == []
+    store.ids[2] = [2]
+    turns.claimed(None, 10, brought(keyed_wait=True))
+    assert turns.looks_now
+    assert [turn.key for turn in next_turns(turns)] == [2]
+    assert not turns.looks_now
+
+
+def test_closed_keys_are_looked_at_once(turns: Fairness, store: Store) -> None:
+    store.ids = {1: [1]}
+    turns.claimed(Turns(QUEUE, next_turns(turns)), 10, brought(key_1=0))
+    turns.claimed(None, 10, brought(keyed_wait=True))
+    assert next_turns(turns) == []
+    asked = len(store.asked)
+    assert not turns.looks_now
+    assert next_turns(turns) == []
+    assert len(store.asked) == asked
+
+
+def test_all_keys_are_read_while_those_that_are_known_are_closed(turns: Fairness, store: Store, clock: Clock) -> None:
+    store.ids = {key: [key] for key in range(1, 12)}
+    seen: set[int] = set()
+    store.newest_keys = lambda queues, above: (100, [])  # type: ignore[method-assign]
+    for _ in range(40):
+        asked = next_turns(turns)
+        seen |= {turn.key for turn in asked}
+        turns.claimed(Turns(QUEUE, asked), 10, brought(**{f"key_{turn.key}": 0 for turn in asked}))
+        clock.now += turns.opens_in([QUEUE]) or 0.0
+        if len(seen) == 11:
+            return
+    raise AssertionError(seen)
+
+
+def test_a_message_that_failed_is_not_brought_twice_in_a_row(turns: Fairness, store: Store) -> None:
+    """Else a key whose messages all fail would keep the others waiting."""
+    store.ids = {1: [1]}
+    allowed = []
+    for _ in range(12):
+        found = turns.turns([QUEUE], 10)
+        turns.claimed(found, 10, brought((2, 9), failed=True) if found and found.failed else brought())
+        if found and found.turns:
+            allowed.append(found.failed)
+            store.ids = {1: [1]}
+            turns.look()
+    assert {True, False} <= set(allowed)
+
+
+def test_more_keys_than_are_kept_take_turns_too(turns: Fairness, store: Store, clock: Clock,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fairness, "MOST", 4)
+    monkeypatch.setattr(fair_ring.FairRing, "MOST", 4)
+    store.ids = {key: list(range(key, 5000, 20)) for key in range(20)}
+    store.newest_keys = lambda queues, above: (100, [])  # type: ignore[method-assign]
+    seen = set()
+    for _ in range(60):
+        asked = next_turns(turns, 2)
+        taken = [(turn.key, turn.lowest_id) for turn in asked][:2]
+        seen |= {key for key, _ in taken}
+        turns.claimed(Turns(QUEUE, asked), 2, brought(*taken))
+        clock.now += 0.3
+    assert seen == set(range(20))
