@@ -98,7 +98,15 @@ def _asked(session: Session, cursor: Any) -> dict[str, Any]:
 
     cursor.execute("SELECT payload FROM kombu_message LIMIT 1")
     (payload,) = cursor.fetchone()
-    message = {"queue": name, "payload": payload, "priority": 0, "tenant_id": None, "eta": None, "ttl_ms": None, "flow_key": ""}
+    message = {
+        "queue": name,
+        "payload": payload,
+        "priority": 0,
+        "tenant_id": None,
+        "eta": None,
+        "ttl_ms": None,
+        "flow_key": "",
+    }
 
     def publish() -> None:
         session.run("publish", **message, task_id=str(uuid.uuid4()), durable="yes")

@@ -21,14 +21,7 @@ from benchmarks.programs.publishing import SETTLING
 from benchmarks.run import Run, worker_of
 from benchmarks.systems import System
 from benchmarks.systems.clusters import connect, pin
-from celery_postgres.consumer.claim_policy import ClaimPolicy
-from celery_postgres.consumer.claiming import Wanted, planned, send
-from celery_postgres.consumer.claims import Claims
-from celery_postgres.consumer.fairness import Fairness
-from celery_postgres.consumer.outlet import Subscription
-from celery_postgres.database.fair_store import FairStore
-from celery_postgres.database.message_store import ClaimedMessage, MessageStore
-from celery_postgres.database.session import Session
+from environment.testkit.turns import TurnsConsumer
 
 _KEYS = 10_000
 _BATCH = 64
@@ -37,34 +30,6 @@ _WORKERS = 4
 ZIPF = 20
 #: Milliseconds of a task in ``quiet``.
 _TASK_S = 0.01
-
-
-class Consumer:
-    """Claims and acknowledges as a worker does, on one connection."""
-
-    def __init__(self, url: str, number: int, queue: int, *, fair: bool) -> None:
-        self.session = Session(url)
-        self._number = number
-        self._policy = ClaimPolicy()
-        self._policy.add_queue(queue)
-        self._messages = MessageStore(self.session)
-        self._claims = Claims(self.session, 5, lambda: None, lambda: None)  # type: ignore[arg-type]
-        self._fairness = Fairness(FairStore(self.session), self._claims.holds)
-        subscription: Any = Subscription("q", None, auto_ack=False, queue_id=queue)  # type: ignore[arg-type]
-        self._wanted = Wanted([subscription], _BATCH, [], fair=[queue] if fair else [], polls=True, only_events=False)
-
-    def claim(self) -> list[ClaimedMessage]:
-        """The next messages, which are acknowledged with the next claim."""
-        plan = planned(self._policy, self._fairness, self._wanted, force=False)
-        result = plan and send(self._number, self._claims, self._policy, self._fairness, self._messages, plan)
-        if not result:
-            time.sleep(0.001)
-            return []
-        for one in result.messages:
-            self._claims.deliver(one.claim)
-        for one in result.messages:
-            self._claims.ack(one.claim)
-        return result.messages
 
 
 def measure(run: Run, system: System, how: str) -> dict[str, Any]:
@@ -105,7 +70,7 @@ def _prepare(cursor: Any, what: str, waiting: int) -> int:
     cursor.execute("SET synchronous_commit = off")
     columns = f"now(), hashint8extended({_key(what, waiting)}, 0)" if fair else "NULL, NULL"
     cursor.execute(
-        "INSERT INTO kombu_message (queue_id, payload, priority, task_id, available_at, flow_key)"  # noqa: S608
+        "INSERT INTO kombu_message (queue_id, payload, priority, task_id, available_at, flow_key)"
         f" SELECT queue_id, payload, priority, gen_random_uuid()::text, {columns}"
         f" FROM (SELECT * FROM kombu_message LIMIT 1) AS one, generate_series(1, {waiting}) AS i"
     )
@@ -125,10 +90,15 @@ def _claims(run: Run, system: System, broker: Any, queue: int, what: str, consum
         return len(got) > left if what == "skewed" else time.monotonic() > end
 
     def work(number: int) -> None:
-        consumer = Consumer(broker.url, number, queue, fair=what != "unfair")
+        consumer = TurnsConsumer(broker.url, number, queue, places=_BATCH)
         with closing(consumer.session):
             while not enough():
-                got.update(one.flow_key for one in consumer.claim())
+                messages = consumer.claim(fair=what != "unfair")
+                got.update(one.flow_key for one in messages)
+                for one in messages:
+                    consumer.ack(one)
+                if not messages:
+                    time.sleep(0.001)
 
     meter, begun = run.meter(system), time.monotonic()
     threads = [threading.Thread(target=work, args=[1 + one]) for one in range(consumers)]

@@ -152,8 +152,9 @@ def test_a_message_that_failed_is_not_brought_twice_in_a_row(turns: Fairness, st
     assert {True, False} <= set(allowed)
 
 
-def test_more_keys_than_are_kept_take_turns_too(turns: Fairness, store: Store, clock: Clock,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_keys_than_are_kept_take_turns_too(
+    turns: Fairness, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Fairness, "MOST", 4)
     monkeypatch.setattr(fair_ring.FairRing, "MOST", 4)
     store.ids = {key: list(range(key, 5000, 20)) for key in range(20)}

@@ -41,8 +41,8 @@ class Fairness:
 
     #: While keys have messages, the newest ones are looked at so often: a key that had none waits for that.
     NEWEST_S = 0.05
-    #: A message is looked for again, by its id, so long after a greater id was seen: it may be committed until then. What
-    #: comes later, a page finds.
+    #: A message is looked for again, by its id, so long after a greater id was seen: it may be committed until then.
+    #: What comes later, a page finds.
     LATE_S = 0.15
     #: What looking for the newest takes: one part in so many of the time at most.
     NEWEST_SHARE = 20
@@ -99,7 +99,7 @@ class Fairness:
         return any(queue in self._keys and bool(self._keys[queue].ring) for queue in queues)
 
     def opens_in(self, queues: Iterable[int]) -> float | None:
-        """Seconds until a key that is closed is to be asked again, or more keys are to be read; None if there is none."""
+        """Seconds until a closed key is to be asked again, or more keys are to be read; None if there is none."""
         asked = [self._keys[queue] for queue in queues if queue in self._keys]
         known = [keys.next_page for keys in asked if keys.walking]
         known += [at for at in (keys.ring.opens_at for keys in asked) if at is not None]
