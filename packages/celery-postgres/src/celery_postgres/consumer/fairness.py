@@ -44,7 +44,7 @@ class Fairness:
     #: A message is looked for again, by its id, so long after a greater id was seen: it may be committed until then.
     #: What comes later, a page finds.
     LATE_S = 0.15
-    #: What looking for the newest takes: one part in so many of the time at most.
+    #: What looking for the newest takes: one part in so many of the time, as long as twice `NEWEST_S` allow that.
     NEWEST_SHARE = 20
     #: A page of the keys is read so often, and takes one part in so many of the time.
     PAGE_S, PAGE_SHARE = 0.25, 20
@@ -167,7 +167,8 @@ class Fairness:
         seen.append((now, greatest))
         while len(seen) > 1 and seen[1][0] <= now - self.LATE_S:
             seen.popleft()
-        self._next_newest = now + max(self.NEWEST_S, self.NEWEST_SHARE * (time.monotonic() - now))
+        took = self.NEWEST_SHARE * (time.monotonic() - now)
+        self._next_newest = now + min(max(self.NEWEST_S, took), 2 * self.NEWEST_S)
         return found
 
     def _read_page(self, queue: int, keys: _Keys) -> None:
