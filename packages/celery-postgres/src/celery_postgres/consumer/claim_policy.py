@@ -187,7 +187,8 @@ class ClaimPolicy:
             )
         )
         self._last_claim = now
-        self._notified = False
+        # A claim by turns sees nothing of other queues, remote control among them: they were perhaps what it was about.
+        self._notified = self._notified and turns is not None
         if len(queues) > 1:
             self._rotation = (self._rotation + 1) % len(queues)
             queues = queues[self._rotation :] + queues[: self._rotation]

@@ -92,8 +92,10 @@ def send(
     policy.succeeded(plan, result)
     fairness.claimed(plan.turns, plan.limit, result)
     with_acks = sum(one.queue_id in plan.queues for one in result.messages)
-    # An idle worker among two others gets three heartbeats of theirs in 2 s, which are no measure of its work.
-    if plan.queues and (with_acks or not result.messages):
+    # An idle worker among two others gets three heartbeats of theirs in 2 s, which are no measure of its work. Nor is a
+    # look for what has failed before, which asks no key.
+    looked = plan.turns is not None and not plan.turns.turns
+    if plan.queues and (with_acks or not (result.messages or looked)):
         observer.claimed(time.monotonic() - plan.begun, with_acks)
     return result
 
