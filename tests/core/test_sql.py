@@ -65,6 +65,7 @@ VARIABLE = {
     "packages/celery-postgres/src/celery_postgres/database/callers_psycopg2.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/callers_sqlalchemy.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/migrations/executing.py": "files",
+    "packages/celery-postgres/src/celery_postgres/database/rights.py": "the roles, or the file of an administrator",
     "packages/celery-postgres/src/celery_postgres/database/server.py": "literals of the module",
     "packages/celery-postgres/src/celery_postgres/database/session.py": "the statements of files",
     "environment/provision.py": "psycopg2.sql, which quotes names and the password",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import psycopg2
 import pytest
@@ -55,6 +56,33 @@ def program(databases: Databases) -> Iterator[Callable[[str], Celery]]:
     for app in made:
         app.close()
     celery_app.set_current()
+
+
+# -- the roles after an upgrade
+
+
+def test_the_owner_of_the_tables_grants_the_use_of_new_ones_without_psql(databases: Databases) -> None:
+    """With a driver's name in the URL, and a password that says something else in a URL."""
+    password = "50%@here:/ there?#"
+    databases.run(
+        databases.superuser_url("plain"),
+        f"CREATE ROLE odd LOGIN PASSWORD '{password}' IN ROLE celery_migrator",
+        "ALTER ROLE odd SET role = 'celery_migrator'",
+        "REVOKE ALL ON kombu_limit FROM celery_worker",
+    )
+    sender, address = databases.url("sender", "plain").split("://")[1].split("@")
+    assert sender.startswith("sender:")
+    url = f"postgresql+psycopg2://odd:{quote(password, safe='')}@{address}"
+    command = [sys.executable, "-m", "celery_postgres", "roles", "--run"]
+    done = subprocess.run(command, env=os.environ | {"DATABASE_URL": url}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the roles have their rights\n"), done.stderr
+    granted = "SELECT has_table_privilege('celery_worker', 'kombu_limit', 'SELECT')"
+    assert databases.run(databases.superuser_url("plain"), granted) == [(True,)]
+    refused = subprocess.run(
+        [*command, "missing.sql"], env=os.environ | {"DATABASE_URL": url}, capture_output=True, text=True, check=False
+    )
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "celery_postgres: missing.sql cannot be read: No such file or directory\n"
 
 
 # -- the producer and the worker

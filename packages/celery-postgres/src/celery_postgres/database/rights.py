@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+
+import psycopg2
 
 _ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
@@ -47,3 +50,19 @@ WORKER_FUNCTIONS = (
 def roles_script() -> str:
     """The statement that makes roles `celery_worker`, `celery_producer` and others, and grants them their rights."""
     return Path(__file__).with_name("roles.sql").read_text(encoding="utf-8")
+
+
+def run_script(dsn: str, script: str) -> list[str]:
+    """Run SQL in one transaction.
+
+    Args:
+        dsn: a libpq connection string.
+        script: statements without psql's own commands.
+
+    Returns:
+        The server's notices.
+    """
+    with closing(psycopg2.connect(dsn)) as connection:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(script)
+        return [line.strip() for line in connection.notices]

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery_postgres.database import driver
 from celery_postgres.database.address import describe, is_postgresql, parsed
-from celery_postgres.database.rights import roles_script
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.readmodel import CursorError
-from celery_postgres.tool import flow_commands, migrate, views
+from celery_postgres.tool import flow_commands, migrate, roles, views
 from celery_postgres.tool.display import Display, visible
 from celery_postgres.tool.operator import Operator, OperatorError
 
@@ -144,8 +143,7 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
         conditions(confirmed(command(name, method, letters)), several=True)
     flow_commands.register(commands, command)
     migrate.register(commands)
-    roles = "print the SQL that makes the roles and grants them their rights: pipe it into psql"
-    commands.add_parser("roles", help=roles, description=roles)
+    roles.register(commands)
     within = " ".join(f"`dead {name}`: {one.description}" for name, one in letters.choices.items())
     parser.epilog = " ".join(filter(None, [within, program.more]))
     return parser
@@ -170,7 +168,7 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None, program
         if hasattr(given, "migration"):
             return int(given.migration(_address() if dsn is None else dsn, given))
         if given.command == "roles":
-            print(roles_script(), end="")  # noqa: T201
+            roles.print_or_run(given, lambda: _address() if dsn is None else dsn)
             return 0
         console = None if given.json else _console()
         session = Session(_address() if dsn is None else dsn, _SETTINGS)
