@@ -9,19 +9,19 @@ let
   cfg = config.services.celery-postgres;
   inherit (cfg.database) createLocally;
   unit = import ./unit.nix { inherit lib pkgs cfg; };
-  inherit (import ../. { inherit pkgs; }) postgresql;
-  client = if createLocally then config.services.postgresql.package else postgresql;
-
   once = {
     Type = "oneshot";
     RemainAfterExit = true;
     Restart = "on-failure";
     RestartSec = 5;
   };
-  # psql would read a password from the terminal, and somebody's .psqlrc.
-  psql = "psql --no-psqlrc --no-password --quiet --set ON_ERROR_STOP=1";
-  grant = ''${psql} --file ${cfg.roles} "$DATABASE_URL"'';
-  withRoles = createLocally || cfg.database.adminUrlFile != null;
+  # Not psql: it would show the URL with its password among its arguments, and know no postgresql+psycopg2://.
+  grant = "python -m celery_postgres roles --run ${cfg.roles}\n";
+  # The workers' URL may be in this variable, which comes before DATABASE_URL.
+  alone = "export CELERY_BROKER_URL=\"$DATABASE_URL\"\n";
+  withRoles = cfg.roles != null && (createLocally || cfg.database.adminUrlFile != null);
+  # Somebody has made the roles who gives migrations a login of their own.
+  withGrants = cfg.roles != null && (withRoles || cfg.database.migrationUrlFile != null);
 in
 {
   config = lib.mkIf cfg.enable {
@@ -45,15 +45,17 @@ in
         user = if createLocally then "postgres" else cfg.migrationUser;
         urlFile = cfg.database.adminUrlFile;
         after = lib.optional createLocally "postgresql.target";
-        programs = [ client ];
-        lines = ''
-          ${grant}
-        ''
-        + lib.optionalString createLocally ''
-          ${psql} --set worker=${lib.escapeShellArgs [ cfg.user ]} \
-            --set migrator=${lib.escapeShellArgs [ cfg.migrationUser ]} \
-            --file ${../../ops/postgres/logins.sql} "$DATABASE_URL"
-        '';
+        programs = lib.optional createLocally config.services.postgresql.package;
+        lines =
+          alone
+          + grant
+          # Without .psqlrc, and without a password from the terminal.
+          + lib.optionalString createLocally ''
+            psql --no-psqlrc --no-password --quiet --set ON_ERROR_STOP=1 \
+              --set worker=${lib.escapeShellArgs [ cfg.user ]} \
+              --set migrator=${lib.escapeShellArgs [ cfg.migrationUser ]} \
+              --file ${../../ops/postgres/logins.sql} "$DATABASE_URL"
+          '';
         serviceConfig = once;
       });
 
@@ -68,14 +70,9 @@ in
             cfg.database.urlFile;
         after =
           lib.optional createLocally "postgresql.target" ++ lib.optional withRoles "celery-roles.service";
-        programs = [ client ];
-        lines = ''
-          ${lib.escapeShellArgs cfg.migrate}
-        ''
         # Only the owner may grant the use of a new table.
-        + lib.optionalString withRoles ''
-          ${grant}
-        '';
+        lines =
+          alone + "${lib.escapeShellArgs cfg.migrate}\n" + lib.optionalString withGrants grant;
         serviceConfig = once;
         unit.wantedBy = [ "celery.target" ];
       });

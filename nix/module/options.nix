@@ -8,6 +8,10 @@ let
   types = lib.types;
   cfg = config.services.celery-postgres;
 
+  ports = builtins.filter (port: port != null) (
+    map (worker: worker.metricsPort) (builtins.attrValues cfg.workers)
+  );
+
   environment = lib.mkOption {
     type = types.attrsOf types.str;
     default = { };
@@ -60,7 +64,7 @@ in
       "migrate"
     ] "The command that brings the tables up to date, before workers start. Empty: none.";
     roles = lib.mkOption {
-      type = types.path;
+      type = types.nullOr types.path;
       default =
         pkgs.runCommand "roles.sql"
           {
@@ -73,6 +77,7 @@ in
       defaultText = lib.literalExpression "what `python -m celery_postgres roles` prints";
       description = ''
         The SQL of the roles. It is run as an administrator before the migrations, and as the owner of the tables after them.
+        null: the roles of the database are others, and you grant them their rights after each migration.
       '';
     };
     user = lib.mkOption {
@@ -196,8 +201,8 @@ in
         description = "Its port.";
       };
       allowedHosts = words [ ] "The names by which browsers reach it, besides localhost and addresses.";
-      # CELERY_CONSOLE_KEYS and CELERY_CONSOLE_SECRET.
-      inherit environmentFiles;
+      # CELERY_CONSOLE_KEYS, which hold no secret, and CELERY_CONSOLE_SECRET.
+      inherit environment environmentFiles;
     };
 
     front = {
@@ -235,6 +240,38 @@ in
       message = "services.celery-postgres.database: migrationUrlFile and adminUrlFile are for a remote database.";
     }
     {
+      assertion = cfg.database.createLocally -> cfg.roles != null;
+      message = "services.celery-postgres.roles: a local database needs the roles; null is for a remote one.";
+    }
+    {
+      assertion = cfg.database.createLocally -> cfg.user != cfg.migrationUser;
+      message = "services.celery-postgres: user and migrationUser are one account, and workers would own the tables.";
+    }
+    {
+      # In the URL and in scripts as it is.
+      assertion = builtins.match "[A-Za-z0-9_.-]+" cfg.database.name != null;
+      message = "services.celery-postgres.database.name: letters, digits, dots, dashes and underscores.";
+    }
+    {
+      # Celery separates the names in --queues with commas.
+      assertion = builtins.all (
+        worker: builtins.all (queue: builtins.match "[^,]+" queue != null) worker.queues
+      ) (builtins.attrValues cfg.workers);
+      message = "services.celery-postgres.workers: the name of a queue is empty or has a comma.";
+    }
+    {
+      assertion =
+        cfg.console.enable
+        && builtins.match "127\\..*|::1|localhost" cfg.console.address == null
+        && !(cfg.environment // cfg.console.environment) ? CELERY_CONSOLE_KEYS
+        -> cfg.environmentFiles ++ cfg.console.environmentFiles != [ ];
+      message = "services.celery-postgres.console: on another than a loopback address it needs CELERY_CONSOLE_KEYS.";
+    }
+    {
+      assertion = cfg.metrics.scrape -> ports != [ ];
+      message = "services.celery-postgres.metrics: no worker has a metricsPort.";
+    }
+    {
       assertion = cfg.front.enable -> cfg.front.command != [ ];
       message = "services.celery-postgres.front: the application's front has no command.";
     }
@@ -247,12 +284,13 @@ in
     {
       assertion =
         let
-          ports = builtins.filter (port: port != null) (
-            map (worker: worker.metricsPort) (builtins.attrValues cfg.workers)
-          );
+          all =
+            ports
+            ++ lib.optional cfg.console.enable cfg.console.port
+            ++ lib.optional cfg.front.enable cfg.front.port;
         in
-        builtins.length ports == builtins.length (lib.unique ports);
-      message = "services.celery-postgres.workers: two workers of one machine need different metricsPorts.";
+        builtins.length all == builtins.length (lib.unique all);
+      message = "services.celery-postgres: the metricsPorts of workers, and the ports of console and front, are all different.";
     }
   ];
 }

@@ -99,7 +99,7 @@ in
             {
               name = "celery-console";
               description = "Console of the Celery application";
-              inherit (cfg.console) environmentFiles;
+              inherit (cfg.console) environment environmentFiles;
             };
       })
       (lib.mkIf cfg.front.enable {

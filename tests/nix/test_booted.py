@@ -30,7 +30,7 @@ LOGINS = """\
 CREATE ROLE admin LOGIN PASSWORD 'a' CREATEROLE;
 GRANT CREATE ON DATABASE celery TO admin; GRANT ALL ON SCHEMA public TO admin WITH GRANT OPTION;
 ALTER DATABASE celery OWNER TO admin;
-CREATE ROLE runner LOGIN PASSWORD 'b'; CREATE ROLE deploy LOGIN PASSWORD 'c';
+CREATE ROLE runner LOGIN PASSWORD 'b%@:/ '; CREATE ROLE deploy LOGIN PASSWORD 'c';
 """
 PUBLISH = "import sys, mine; print(*[mine.work.delay(float(sys.argv[2])).id for _ in range(int(sys.argv[1]))])"
 AWAIT = "import sys, mine; [mine.app.AsyncResult(one).get(timeout=60) for one in sys.argv[1:]]"
@@ -53,7 +53,7 @@ def boot(name: str, root: Path) -> BootedMachine:
     assert built.returncode == 0, built.stderr
     described = json.loads(Path(built.stdout.strip()).read_text())
     tools = json.loads(STAND_IN.read_text())
-    secrets = {"worker": "runner:b", "migrator": "deploy:c", "admin": "admin:a"}
+    secrets = {"worker": "runner:b%25%40%3A%2F%20", "migrator": "deploy:c", "admin": "admin:a"}
     return BootedMachine(
         root,
         described["services"],
@@ -61,7 +61,7 @@ def boot(name: str, root: Path) -> BootedMachine:
         [Path(tools["python"]["folder"]).parent],
         {
             PYTHON: described["python"],
-            **{f"/secrets/{name}": f"postgresql://{login}@127.0.0.1/celery\n" for name, login in secrets.items()},
+            **{f"/secrets/{name}": f"postgresql+psycopg2://{login}@127.0.0.1/celery\n" for name, login in secrets.items()},
         },
     )
 

@@ -128,6 +128,39 @@ def test_a_secret_is_a_credential_and_never_a_variable(machine: Machine) -> None
     assert "celery-roles" in machine.services(MINIMAL + 'database = { urlFile = "/u"; adminUrlFile = "/a"; };')
 
 
+def test_the_roles_get_their_rights_after_each_migration(machine: Machine) -> None:
+    """By no program that has the URL among its arguments, and not with the workers' URL."""
+    alone, grant = "export CELERY_BROKER_URL=", "python -m celery_postgres roles --run /roles.sql"
+    separate = MINIMAL + 'database = { urlFile = "/run/url"; migrationUrlFile = "/run/owner"; };'
+    for options in (LOCAL, separate):
+        script = machine.script(options, "celery-migrate")
+        assert script.index(alone) < script.index("python -m celery_postgres migrate") < script.index(grant)
+    assert grant in machine.script(LOCAL, "celery-roles")
+    for options in (separate.replace('"/roles.sql"', "null"), MINIMAL + 'database.urlFile = "/run/url";'):
+        assert grant not in machine.script(options, "celery-migrate")
+    admin = MINIMAL + 'database = { urlFile = "/u"; adminUrlFile = "/a"; };'
+    assert "psql" not in machine.script(admin, "celery-roles") + machine.script(admin, "celery-migrate")
+
+
+def test_unusual_names_and_no_process_but_workers(machine: Machine) -> None:
+    options = (
+        MINIMAL
+        + """
+        database.urlFile = "/run/my secrets/url";
+        environment.GREETING = "50% of \\"a\\" $HOME";
+        workers."a-b.c_d" = { queues = [ "it's" "with space" ]; };
+        workers.second.queues = [ "it's" ];
+        console = { enable = true; address = "::"; environment.CELERY_CONSOLE_KEYS = "x"; };
+    """
+    )
+    assert set(machine.services(options)) == {
+        "celery-migrate", "celery-console", "celery-worker-a-b.c_d", "celery-worker-second"
+    }  # fmt: skip
+    assert machine.failed_assertions(options) == []
+    script = machine.script(options, '"celery-worker-a-b.c_d"')
+    assert "--queues 'it'\\''s,with space' --hostname a-b.c_d@%h" in script.replace("\\\\", "\\")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -136,7 +169,14 @@ def test_a_secret_is_a_credential_and_never_a_variable(machine: Machine) -> None
         (LOCAL + 'database.adminUrlFile = "/run/url";', "are for a remote database"),
         (LOCAL + "front.enable = true;", "the application's front has no command"),
         (LOCAL + 'workers."a b" = { };', "a name has letters"),
-        (LOCAL + "workers.a.metricsPort = 1; workers.b.metricsPort = 1;", "different metricsPorts"),
+        (LOCAL + "workers.a.metricsPort = 1; workers.b.metricsPort = 1;", "are all different"),
+        (LOCAL + 'console.enable = true; front = { enable = true; command = [ "x" ]; port = 8787; };', "all different"),
+        (LOCAL + 'workers.a.queues = [ "a,b" ];', "the name of a queue"),
+        (LOCAL + 'migrationUser = "celery";', "are one account"),
+        (LOCAL + 'database.name = "a b";', "database.name: letters"),
+        (LOCAL.replace('"/roles.sql"', "null"), "a local database needs the roles"),
+        (LOCAL + 'console = { enable = true; address = "0.0.0.0"; };', "it needs CELERY_CONSOLE_KEYS"),
+        (LOCAL + "metrics.scrape = true; workers.a = { };", "no worker has a metricsPort"),
     ],
 )
 def test_what_contradicts_itself_is_one_line(machine: Machine, options: str, message: str) -> None:
