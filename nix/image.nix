@@ -13,6 +13,8 @@
     "celery_postgres"
     "migrate"
   ],
+  # The SQL of the roles, if it is not the package's.
+  roles ? null,
   front ? {
     command = [ ];
   },
@@ -53,6 +55,18 @@ pkgs.dockerTools.streamLayeredImage {
     pkgs.dockerTools.caCertificates
   ]
   ++ lib.optional (migrate != [ ]) (program "celery-migrate" "Bring the tables up to date" migrate)
+  ++ [
+    (program "celery-grant" "Give the roles their rights on the tables" (
+      [
+        "python"
+        "-m"
+        "celery_postgres"
+        "roles"
+        "--run"
+      ]
+      ++ lib.optional (roles != null) "${roles}"
+    ))
+  ]
   ++ lib.optional (front.command != [ ]) (program "celery-front" "The HTTP front" front.command);
 
   # All that it writes is here; the rest may be read-only.

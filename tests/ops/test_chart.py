@@ -39,8 +39,10 @@ ALL: dict[str, Any] = {
         },
     },
     "migrations": {"command": ["celery-migrate"], "secret": {"name": "owner"}},
+    "nodeSelector": {"disk": "slow"},
+    "tolerations": [{"key": "batch", "operator": "Exists"}],
     "console": {"enabled": True, "allowedHosts": ["tasks.example"], "envFrom": [{"secretRef": {"name": "keys"}}]},
-    "front": {"enabled": True, "command": ["celery-front"]},
+    "front": {"enabled": True, "command": ["celery-front"], "envFrom": [{"secretRef": {"name": "keys"}}]},
     "env": [{"name": "ENVIRONMENT", "value": "production"}],
     "podAnnotations": {"a": "b"},
 }
@@ -56,14 +58,16 @@ def needed(name: str) -> Any:
     return pytest.importorskip(name, reason=".ci/chart installs it, and runs these")
 
 
-def rendered(values: dict[str, Any], tmp_path: Path, load_yaml: LoadYaml) -> dict[tuple[str, str], Any]:
+def rendered(
+    values: dict[str, Any], tmp_path: Path, load_yaml: LoadYaml, name: str = "demo"
+) -> dict[tuple[str, str], Any]:
     """The objects by kind and name."""
     helm = needed("helm_python")
     found: dict[tuple[str, str], Any] = {}
-    for name, text in helm.Chart.load(str(CHART)).render(values, name="demo").items():
+    for file, text in helm.Chart.load(str(CHART)).render(values, name=name).items():
         for index, document in enumerate(re.split(r"^---$", text, flags=re.MULTILINE)):
-            if name.endswith(".yaml") and document.strip():
-                path = tmp_path / f"{Path(name).name}-{index}"
+            if file.endswith(".yaml") and document.strip():
+                path = tmp_path / f"{Path(file).name}-{index}"
                 path.write_text(document)
                 one = load_yaml(path)
                 found[one["kind"], one["metadata"]["name"]] = one
@@ -92,25 +96,49 @@ def test_every_pod_may_do_little(tmp_path: Path, load_yaml: LoadYaml) -> None:
     pods = [found["spec"]["template"]["spec"] for found in objects.values() if "template" in found["spec"]]
     assert len(pods) == 7
     for pod in pods:
-        (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["automountServiceAccountToken"] is False
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        url, *_ = container["env"]
-        assert set(url["valueFrom"]) == {"secretKeyRef"}
-        assert {"name": "ENVIRONMENT", "value": "production"} in container["env"]
+        assert pod["tolerations"] == ALL["tolerations"]
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            url, *_ = container["env"]
+            assert set(url["valueFrom"]) == {"secretKeyRef"}
+            assert {"name": "ENVIRONMENT", "value": "production"} in container["env"]
+    disks = [pod["nodeSelector"]["disk"] for pod in pods]
+    assert (disks.count("fast"), disks.count("slow")) == (1, 6), "a worker's own comes first"
 
 
 def test_migrations_run_before_as_the_owner_of_the_tables(tmp_path: Path, load_yaml: LoadYaml) -> None:
     job = rendered(ALL, tmp_path, load_yaml)["Job", "demo-migrate"]
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["celery-migrate"]
-    assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "owner", "key": "url"}
+    (migrate,) = job["spec"]["template"]["spec"]["initContainers"]
+    (grant,) = job["spec"]["template"]["spec"]["containers"]
+    assert migrate["command"] == ["celery-migrate"]
+    assert grant["command"] == ["python", "-m", "celery_postgres", "roles", "--run"]
+    for container in (migrate, grant):
+        assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "owner", "key": "url"}
+        # Not the workers' URL, which may be in a secret of envFrom.
+        assert container["env"][-1] == {"name": "CELERY_BROKER_URL", "value": "$(DATABASE_URL)"}
+    # One login for everything needs no roles, and other roles are not ours to grant.
+    for values in (LEAST, {**LEAST, "migrations": {"secret": {"name": "owner"}, "grant": []}}):
+        job = rendered(values, tmp_path, load_yaml)["Job", "demo-migrate"]
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert container["name"] == "migrate"
+        assert "initContainers" not in job["spec"]["template"]["spec"]
+
+
+def test_long_names_stay_different(tmp_path: Path, load_yaml: LoadYaml) -> None:
+    workers = {"default": None, "b" * 29 + "1": {}, "b" * 29 + "2": {"concurrency": 2_000_000}}
+    found = rendered({**LEAST, "workers": workers}, tmp_path, load_yaml, "a" * 53)
+    names = [name for kind, name in found if kind == "Deployment"]
+    assert len(names) == 3
+    assert {len(name) for name in names} == {58, 62}, "the beat's, and two that were cut"
+    pods = [one["spec"]["template"]["spec"] for one in found.values() if "template" in one["spec"]]
+    assert any("2000000" in pod["containers"][0]["command"] for pod in pods)
 
 
 def test_keda_scales_by_the_age_of_the_workers_own_queues(tmp_path: Path, load_yaml: LoadYaml) -> None:
@@ -137,6 +165,11 @@ def test_keda_scales_by_the_age_of_the_workers_own_queues(tmp_path: Path, load_y
         ({"workers": {"a": {"concurency": 2}}}, "concurency"),
         ({"workers": {"A b": {}}}, "A b"),
         ({"readyFile": "/var/ready"}, "readyFile"),
+        ({"image": {"repository": "mine", "tag": 1.10}}, "/image/tag"),
+        ({"front": {"enabled": True}}, "front.command is not set"),
+        ({"console": {"enabled": True}}, "console.envFrom is not set"),
+        ({"workers": {"a": {"queues": ["a,b"]}}}, "/workers/a/queues/0"),
+        ({"workers": {"a": {"autoscaling": {"enabled": True, "minReplicas": 11}}}}, "minReplicas is greater than"),
     ],
 )
 def test_a_wrong_value_is_named(change: dict[str, Any], message: str) -> None:

@@ -1,5 +1,10 @@
+{{/* A name that is cut ends with a hash: two long names stay two. */}}
 {{- define "celery.name" -}}
-{{- printf "%s-%s" .root.Release.Name .part | trunc 63 | trimSuffix "-" -}}
+{{- $name := printf "%s-%s" .root.Release.Name .part -}}
+{{- if gt (len $name) 63 -}}
+{{- $name = printf "%s-%s" (trunc 54 $name | trimSuffix "-") (sha256sum $name | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
 {{- end }}
 
 {{- define "celery.selector" -}}
@@ -18,7 +23,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- required "app is not set: the Celery application, as for `celery --app`" .Values.app -}}
 {{- end }}
 
-{{/* What every pod has: nothing that a task does not need. */}}
+{{/* What every pod has: nothing that a task does not need. `own`: the values of this worker or process. */}}
 {{- define "celery.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -28,14 +33,21 @@ securityContext:
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- $values := .root.Values }}
+{{- $own := default (dict) .own }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" }}
+{{- with default (index $values $key) (index $own $key) }}
+{{ $key }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 volumes:
   - name: tmp
     emptyDir: {}
 {{- end }}
 
-{{/* What every container has. `secret`: where the URL is. */}}
+{{/* What every container has. `secret`: where the URL is; `last`: what no value of the user changes. */}}
 {{- define "celery.container" -}}
-image: {{ printf "%s:%s" (required "image.repository is not set" .root.Values.image.repository) (toString .root.Values.image.tag) | quote }}
+image: {{ printf "%s:%s" (required "image.repository is not set" .root.Values.image.repository) .root.Values.image.tag | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
@@ -58,6 +70,10 @@ env:
   {{- end }}
   {{- with .root.Values.env }}
   {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- range $name, $value := default (dict) .last }}
+  - name: {{ $name }}
+    value: {{ $value | quote }}
   {{- end }}
 {{- with concat .root.Values.envFrom (default (list) .envFrom) }}
 envFrom: {{- toYaml . | nindent 2 }}
