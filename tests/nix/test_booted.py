@@ -61,7 +61,7 @@ def boot(name: str, root: Path) -> BootedMachine:
         [Path(tools["python"]["folder"]).parent],
         {
             PYTHON: described["python"],
-            **{f"/secrets/{name}": f"postgresql+psycopg2://{login}@127.0.0.1/celery\n" for name, login in secrets.items()},
+            **{f"/secrets/{name}": f"postgresql+psycopg2://{one}@127.0.0.1/celery\n" for name, one in secrets.items()},
         },
     )
 
@@ -141,7 +141,7 @@ class TestLocal:
 class TestRemote:
     def test_a_killed_worker_loses_no_task(self, remote: BootedMachine) -> None:
         restarts = int(remote.property("celery-worker-one", "NRestarts"))  # it may have come before the roles
-        tasks = python(remote, PUBLISH, "120", "0.1").split()
+        tasks = python(remote, PUBLISH, "60", "1").split()
         claimed = "SELECT count(*) FROM kombu_message WHERE consumer_id IS NOT NULL"
         wait_until(lambda: int(psql(remote, claimed)) >= 2, 30, "claims", 0.1)
         assert remote.run("systemctl", "kill", "--signal", "KILL", "celery-worker-one").returncode == 0
