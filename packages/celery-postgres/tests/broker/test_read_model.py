@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg2
@@ -12,9 +14,12 @@ from celery import Celery
 from kombu import Queue
 
 from celery_postgres import operations
+from celery_postgres.database import watchdog
+from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.reader import Reader
 from celery_postgres.readmodel import Count, CursorError, ReadModel, State, TaskFilter, Unavailable
 from environment.testkit.client import DEADLINE_S, Client
+from environment.testkit.proxy import Proxy
 from environment.testkit.tables import run
 from environment.waiting import wait_until
 
@@ -305,6 +310,27 @@ def test_a_statement_that_takes_long_is_ended(model: ReadModel, url: str, queue:
         assert second.value is first.value  # without another 2 s
         holder.rollback()
     wait_until(lambda: _names(model) == [queue], DEADLINE_S, "the failure to be forgotten")
+
+
+def test_a_server_that_stands_still_is_given_up(
+    plain_database: Any, proxy: Proxy, client: Client, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.publish("x", queue)
+    monkeypatch.setattr(watchdog, "_process", PerProcess(watchdog._State, watchdog._State.leave_to_parent))
+    monkeypatch.setattr(watchdog, "GRACE_S", -1.5)
+    model = ReadModel(proxy.url(plain_database.tcp_url))
+    assert model.queue(queue) is not None
+    proxy.stall()
+    ended = threading.Event()
+
+    def look() -> None:
+        with suppress(Unavailable):
+            model.queue(queue)
+        ended.set()
+
+    threading.Thread(target=look, daemon=True).start()
+    assert ended.wait(DEADLINE_S), "a look waits for a server that never answers"
+    model.close()
 
 
 def _names(model: ReadModel) -> list[str]:

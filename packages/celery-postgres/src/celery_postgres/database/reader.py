@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg2
 
+from celery_postgres.database import watchdog
 from celery_postgres.database.session import Row, Session
 
 #: Sessions at the same moment.
@@ -67,6 +68,8 @@ class Reader:
                     raise
             finally:
                 self._give_back(session)
+        # A server that stands still cancels no statement: without it two looks would take both sessions for good.
+        watchdog.start()
         session = Session(self.dsn, _SETTINGS)
         try:
             return session.run(name, **parameters)
