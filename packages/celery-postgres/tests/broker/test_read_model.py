@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import psycopg2
@@ -287,6 +287,24 @@ def test_dead_letters_are_grouped_by_reason_and_task(
         which = TaskFilter(state=State.DEAD, reason=one.reason, whole_task=one.task or "")
         rows = model.tasks(which).rows
         assert ({row.name for row in rows}, len(rows)) == ({one.task}, one.count)
+
+
+@pytest.mark.parametrize("name", ["tâche.échec", "back\\slash", "100%_sure", "🐘.task"])
+def test_a_name_with_escapes_in_json_is_found_as_it_is_written(
+    model: ReadModel, url: str, client: Client, app: Celery, queue: str, name: str
+) -> None:
+    for number in range(2):
+        app.send_task(name, [number], queue=queue, task_id=f"{number}-of-the-name")
+    send(app, queue, 1, "100 unsure")
+    assert [row.name for row in model.tasks(TaskFilter(task=name)).rows] == [name] * 2
+    assert [row.name for row in model.tasks(TaskFilter(task=name[1:5], queue=queue)).rows] == [name] * 2
+    bury(client, queue, 2)
+    (group,) = model.dead_letters().groups
+    assert (group.task, group.count) == (name, 2)
+    for which in (TaskFilter(state=State.DEAD, whole_task=name), TaskFilter(state=State.DEAD, task=name)):
+        assert [row.name for row in model.tasks(which).rows] == [name] * 2
+    with closing(operations.connect(url)) as broker:
+        assert len(broker.dead_letters(operations.DeadLetterFilter(task=name))) == 2
 
 
 # -- what it costs others

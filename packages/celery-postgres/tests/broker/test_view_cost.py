@@ -44,7 +44,7 @@ ASKED: dict[str, Any] = {
     "statuses": ["FAILURE"], "prefix": "task-1", "task_id": "task-77", "since": datetime(1970, 1, 1, tzinfo=UTC),
 }  # fmt: skip
 #: What is asked where it finds nothing, so that all that may be read is read.
-NOTHING = {"task": "there is no such name"}
+NOTHING = {"task": "there is no such name", "names": ["%there is no such name%"]}
 OF_A_QUEUE = {"queue": "queue-2"}
 #: Rows that a statement may read: of each of ten priorities and of what has a time, of each of three queues.
 MOST = 3 * 14 * LIMIT

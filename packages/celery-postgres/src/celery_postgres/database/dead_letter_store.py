@@ -8,7 +8,7 @@ from datetime import datetime
 
 from celery_postgres.database.envelope import decode, readable_key
 from celery_postgres.database.store import EVERYTHING, Store
-from celery_postgres.database.task_rows import unescaped
+from celery_postgres.database.task_rows import spellings, unescaped
 
 #: Rows that one statement changes.
 BATCH = 1000
@@ -86,7 +86,7 @@ class DeadLetterStore(Store):
             queue=which.queue,
             reason=which.reason,
             age_s=which.older_than_s,
-            task=which.task,
+            names=None if which.task is None else spellings(which.task),
             limit=limit or EVERYTHING,
         )
         return [DeadLetter(*row) for row in rows]

@@ -151,3 +151,14 @@ def unescaped(name: str | None) -> str | None:
     except (ValueError, UnicodeEncodeError):
         return name
     return str(value)
+
+
+def spellings(name: str) -> list[str]:
+    """A name as it may stand in JSON: some encoders escape what is not ASCII, and some keep it."""
+    forms = (name, json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1])
+    return list(dict.fromkeys(forms))
+
+
+def patterns(part: str) -> list[str]:
+    """Patterns of LIKE for a part of a name, as it may stand in JSON."""
+    return ["%" + re.sub(r"([\\%_])", r"\\\1", one) + "%" for one in spellings(part)]

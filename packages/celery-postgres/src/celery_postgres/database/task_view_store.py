@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery_postgres.database.store import Runner, Store
-from celery_postgres.database.task_rows import ENDED, State, TaskRow, dead_row, message_row, result_row
+from celery_postgres.database.task_rows import (
+    ENDED,
+    State,
+    TaskRow,
+    dead_row,
+    message_row,
+    patterns,
+    result_row,
+    spellings,
+    unescaped,
+)
 
 #: Rows that one statement reads at most.
 SCANNED = 10_000
@@ -127,7 +137,7 @@ class TaskViewStore(Store):
         (before,) = after or (_LAST_ID,)
         state = None if which.state is None else str(which.state)
         asked = {"before": before, "state": state, "tenant": which.tenant, "since": which.since, "until": which.until}
-        asked |= {"task": which.task, "scanned": SCANNED, "limit": limit}
+        asked |= {"names": _patterns(which.task), "scanned": SCANNED, "limit": limit}
         if which.queue is None:
             rows = self._run("view_messages", **asked)
         else:
@@ -154,7 +164,7 @@ class TaskViewStore(Store):
             after=due,
             after_id=number,
             tenant=which.tenant,
-            task=which.task,
+            names=_patterns(which.task),
             queues=_QUEUES,
             scanned=_DUE if which.queue is None else SCANNED,
             limit=limit,
@@ -172,7 +182,7 @@ class TaskViewStore(Store):
             after=since,
             after_id=number,
             tenant=which.tenant,
-            task=which.task,
+            names=_patterns(which.task),
             scanned=SCANNED,
             limit=limit,
         )
@@ -203,8 +213,8 @@ class TaskViewStore(Store):
         rows = self._run(
             "view_dead",
             reason=which.reason,
-            task=which.task,
-            whole_task=which.whole_task,
+            names=_patterns(which.task),
+            whole_names=None if which.whole_task is None else spellings(which.whole_task),
             queue=which.queue,
             tenant=which.tenant,
             limit=limit,
@@ -221,7 +231,9 @@ class TaskViewStore(Store):
         """The newest `cap` dead letters by reason and task, the largest group first."""
         rows = self._run("view_dead_groups", tenant=tenant, queue=queue, cap=cap, groups=groups)
         return [
-            DeadLetterGroup(reason, task, count, first, last, tenants, hour, quarter, tuple(queues or ()), newest)
+            DeadLetterGroup(
+                reason, unescaped(task), count, first, last, tenants, hour, quarter, tuple(queues or ()), newest
+            )
             for reason, task, count, first, last, tenants, hour, quarter, queues, newest in rows
         ]
 
@@ -259,6 +271,10 @@ class TaskViewStore(Store):
 
 
 _FINAL = tuple(status for state in (State.SUCCEEDED, State.FAILED, State.REVOKED) for status in ENDED[state])
+
+
+def _patterns(part: str | None) -> list[str] | None:
+    return None if part is None else patterns(part)
 
 
 def _utc(moment: datetime | None) -> datetime | None:

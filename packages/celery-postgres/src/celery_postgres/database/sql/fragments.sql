@@ -253,10 +253,9 @@ END
 AND (%(tenant)s IS NULL OR message.tenant_id = %(tenant)s)
 AND (%(since)s IS NULL OR message.enqueued_at >= %(since)s)
 AND (%(until)s IS NULL OR message.enqueued_at < %(until)s)
-AND (%(task)s IS NULL OR strpos(
+AND (%(names)s IS NULL OR
     -- include: short_name_in_payload
-    , %(task)s
-) > 0)
+    LIKE ANY (%(names)s))
 
 -- fragment: publish_unique
 -- Publish `given`: messages with unique keys in the order of these, so that two of these statements never wait for each

@@ -122,8 +122,8 @@ SELECT
     -- include: wake_sleepers
 
 -- name: dead_letters
--- The oldest first. A condition that is null is met by all.
--- takes: ids bigint[], queue text, reason text, age_s float, task text, limit bigint
+-- The oldest first. A condition that is null is met by all. `names` are spellings of the task's.
+-- takes: ids bigint[], queue text, reason text, age_s float, names text[], limit bigint
 SELECT dead.id, dead.died_at, dead.queue, dead.task_id, dead.tenant_id, dead.failures, dead.reason,
     octet_length(dead.payload)
 FROM kombu_dead_letter AS dead
@@ -131,9 +131,9 @@ WHERE (%(ids)s IS NULL OR dead.id = ANY (%(ids)s))
   AND (%(queue)s IS NULL OR dead.queue = %(queue)s)
   AND (%(reason)s IS NULL OR dead.reason = %(reason)s)
   AND (%(age_s)s IS NULL OR dead.died_at < now() - %(age_s)s * interval '1 second')
-  AND (%(task)s IS NULL OR %(task)s =
+  AND (%(names)s IS NULL OR
     -- include: name_in_payload
-  )
+    = ANY (%(names)s))
 ORDER BY dead.died_at, dead.id
 LIMIT %(limit)s
 

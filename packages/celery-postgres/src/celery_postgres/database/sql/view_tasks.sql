@@ -2,7 +2,7 @@
 
 -- name: view_messages
 -- Messages in any state, the last published first. Reads at most `scanned` of them, whatever the conditions leave out.
--- takes: before bigint, state text, tenant uuid, since timestamptz, until timestamptz, task text, scanned integer,
+-- takes: before bigint, state text, tenant uuid, since timestamptz, until timestamptz, names text[], scanned integer,
 --   limit integer
 SELECT
     -- include: message_columns
@@ -27,7 +27,7 @@ OFFSET %(scanned)s - 1 LIMIT 1
 -- name: view_messages_of_queue
 -- The same of one queue, through its own indexes: of each priority, of those whose time has come (all that is ready in a
 -- fair queue), of those whose time has not, and of the claimed ones at most `scanned` are read.
--- takes: queue text, before bigint, state text, tenant uuid, since timestamptz, until timestamptz, task text,
+-- takes: queue text, before bigint, state text, tenant uuid, since timestamptz, until timestamptz, names text[],
 --   scanned integer, limit integer
 WITH queue AS MATERIALIZED (
     SELECT one.id FROM kombu_queue AS one WHERE one.name = %(queue)s
@@ -82,7 +82,7 @@ LIMIT %(limit)s
 -- name: view_scheduled
 -- Messages whose time has not come, the next due first: of each queue, `queues` at most and the internal ones
 -- last, or of the one of that name, at most `scanned`.
--- takes: queue text, after timestamptz, after_id bigint, tenant uuid, task text, queues integer, scanned integer,
+-- takes: queue text, after timestamptz, after_id bigint, tenant uuid, names text[], queues integer, scanned integer,
 --   limit integer
 SELECT
     -- include: message_columns
@@ -108,15 +108,14 @@ FROM (
     LIMIT %(scanned)s
 ) AS message
 WHERE (%(tenant)s IS NULL OR message.tenant_id = %(tenant)s)
-  AND (%(task)s IS NULL OR strpos(
+  AND (%(names)s IS NULL OR
     -- include: short_name_in_payload
-    , %(task)s
-  ) > 0)
+    LIKE ANY (%(names)s))
 LIMIT %(limit)s
 
 -- name: view_running
 -- Messages that consumers have claimed, the longest claimed first; at most `scanned` claims are read.
--- takes: queue text, consumer bigint, after timestamptz, after_id bigint, tenant uuid, task text, scanned integer,
+-- takes: queue text, consumer bigint, after timestamptz, after_id bigint, tenant uuid, names text[], scanned integer,
 --   limit integer
 SELECT
     -- include: message_columns
@@ -132,10 +131,9 @@ FROM (
 ) AS message
 WHERE (%(queue)s IS NULL OR message.queue_id = (SELECT queue.id FROM kombu_queue AS queue WHERE queue.name = %(queue)s))
   AND (%(tenant)s IS NULL OR message.tenant_id = %(tenant)s)
-  AND (%(task)s IS NULL OR strpos(
+  AND (%(names)s IS NULL OR
     -- include: short_name_in_payload
-    , %(task)s
-  ) > 0)
+    LIKE ANY (%(names)s))
 LIMIT %(limit)s
 
 -- name: view_ended
@@ -166,9 +164,9 @@ ORDER BY candidate.date_done DESC, candidate.id DESC
 OFFSET %(scanned)s - 1 LIMIT 1
 
 -- name: view_dead
--- Dead letters, the newest first; at most `scanned` are read. `task` is a part of the name, `whole_task` all of it, and
--- empty where the name is not known.
--- takes: before timestamptz, before_id bigint, reason text, task text, whole_task text, queue text, tenant uuid,
+-- Dead letters, the newest first; at most `scanned` are read. `names` are patterns of the name as it stands in the payload,
+-- `whole_names` spellings of all of it, empty where the name is not known.
+-- takes: before timestamptz, before_id bigint, reason text, names text[], whole_names text[], queue text, tenant uuid,
 --   since timestamptz, scanned integer, limit integer
 SELECT letter.id, letter.task_id,
     -- include: name_in_payload
@@ -185,14 +183,13 @@ FROM (
 WHERE (%(reason)s IS NULL OR letter.reason = %(reason)s)
   AND (%(queue)s IS NULL OR letter.queue = %(queue)s)
   AND (%(tenant)s IS NULL OR letter.tenant_id = %(tenant)s)
-  AND (%(task)s IS NULL OR strpos(
+  AND (%(names)s IS NULL OR
     -- include: short_name_in_payload
-    , %(task)s
-  ) > 0)
-  AND (%(whole_task)s IS NULL OR %(whole_task)s = coalesce(
+    LIKE ANY (%(names)s))
+  AND (%(whole_names)s IS NULL OR coalesce(
     -- include: short_name_in_payload
     , ''
-  ))
+  ) = ANY (%(whole_names)s))
 LIMIT %(limit)s
 
 -- name: view_dead_end
