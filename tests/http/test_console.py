@@ -49,6 +49,11 @@ def look(front: Front, path: str, session: str) -> Answer:
     return front.get(f"/console/{path}", tenant=None, headers={"Cookie": session})
 
 
+def act(front: Front, session: str, form: dict[str, str]) -> Answer:
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": session}
+    return front.request("POST", "/console/act", urlencode(form).encode(), tenant=None, headers=headers)
+
+
 def test_the_front_page_leads_to_the_console(front: Front) -> None:
     for path in ("/", "/console"):
         answer = front.get(path, tenant=None)
@@ -77,6 +82,34 @@ def test_a_tenants_key_shows_its_own_tasks(front: Front) -> None:
     for path in ("queues", "queue?name=celery", "workers"):
         assert look(front, path, session).status == 404
     assert front.key(A) not in listed
+
+
+def test_a_tenant_revokes_its_own_task_and_no_other(front: Front) -> None:
+    mine, others = front.submit().json["task_id"], front.submit(tenant=B).json["task_id"]
+    session = cookie(front, front.key(A))
+    for task_id, status in ((others, 404), ("nothing", 404), (mine, 200)):
+        plan = look(front, f"act?do=revoke&id={task_id}", session)
+        assert plan.status == status
+    form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', plan.body.decode()))
+    assert form["id"] == mine
+    for task_id, token, status in ((others, form["token"], 404), (mine, "0" * 64, 400), (mine, form["token"], 200)):
+        answer = act(front, session, form | {"id": task_id, "token": token})
+        assert answer.status == status
+    assert "The task is revoked." in answer.body.decode()
+    assert "s-revoked" in look(front, f"task?id={mine}", session).body.decode()
+    assert "s-waiting" in look(front, f"task?id={others}", cookie(front, front.key(B))).body.decode()
+
+
+@pytest.mark.parametrize("do", ["pause", "resume", "requeue", "discard", "block", "unblock", "", "revoke"])
+def test_nothing_of_another_tenant_is_on_any_address(front: Front, do: str) -> None:
+    others = front.submit(tenant=B).json["task_id"]
+    session = cookie(front, front.key(A))
+    about = f"id={others}&q={others}&queue=celery&name=celery&tenant={B}&worker=1"
+    for path in ("", "queues", "queue", "tasks", "task", "dead", "workers", "find", f"act?do={do}", "nothing"):
+        answer = look(front, f"{path}{'&' if '?' in path else '?'}{about}", session)
+        assert answer.status in (200, 303, 404), path
+        assert answer.body.decode().replace(about.replace("&", "&amp;"), "").count(others) <= 2, path
+        assert f"task?id={others}" not in answer.body.decode(), path
 
 
 def test_an_operators_key_shows_all(front: Front) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -107,7 +107,7 @@ def row_of(status: TaskStatus, messages: list[TaskRow], stored: TaskRow | None, 
     if status.phase is TaskPhase.DEAD_LETTERED and dead:
         return dead[0]
     if messages:
-        return messages[0]
+        return replace(messages[0], state=State.REVOKED) if status.phase is TaskPhase.REVOKED else messages[0]
     known = stored or (dead[0] if dead else None)
     return known or TaskRow(status.task_id, None, _PHASES.get(status.phase, State.RUNNING), status.since, status.queue)
 
