@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import psycopg2
 import pytest
@@ -174,7 +174,17 @@ def test_what_a_producer_writes_is_text(module_database: Any, served: Console) -
 
 @pytest.mark.parametrize(
     "query",
-    ["before=x", "before=" + "A" * 250, "worker=99999999999999999999", "q=%00", "id=%ff", "state=nothing", "q=%"],
+    [
+        "before=x",
+        "before=" + "A" * 250,
+        "worker=99999999999999999999",
+        "q=%00",
+        "id=%ff",
+        "state=nothing",
+        "q=%",
+        "tenant=urn:uuid:00000000-0000-0000-0000-00000000000a",
+        "tenant=%EF%BC%910000000-0000-0000-0000-00000000000a",
+    ],
 )
 def test_what_makes_no_sense_is_no_failure(served: Console, query: str) -> None:
     for path in ("/tasks", "/dead", "/task", "/queue", "/find"):
@@ -195,14 +205,21 @@ def test_pages_lead_to_the_end_and_show_each_task_once(served: Console) -> None:
 
 def test_find_leads_to_a_task_a_queue_or_a_search(served: Console) -> None:
     task_id = served.night.ids["failed"]
+    run(
+        served.database_url,
+        "INSERT INTO kombu_dead_letter (message_id, failures, queue, payload, reason, task_id)"
+        " VALUES (1, 0, 'q', '{}', 'rejected', 'hostile id/ü <b>')",
+    )
     for asked, place in (
         (task_id, f"/task?id={task_id}"),
         (task_id[:10], f"/task?id={task_id}"),
         ("llm", "/queue?name=llm"),
         ("explanation", "/tasks?q=explanation"),
+        ("hostile id/ü <b>", "/task?id=hostile+id%2F%C3%BC+%3Cb%3E"),
         ("", "/tasks"),
     ):
-        assert served.get(f"/find?q={asked}").headers["location"] == place
+        assert served.get(f"/find?{urlencode({'q': asked})}").headers["location"] == place
+    run(served.database_url, "DELETE FROM kombu_dead_letter WHERE task_id = 'hostile id/ü <b>'")
 
 
 def test_a_database_that_does_not_answer_is_a_page(served: Console) -> None:

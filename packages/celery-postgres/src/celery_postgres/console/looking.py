@@ -50,6 +50,11 @@ class Look:
             raise NotThereError("A part of this address is longer than any name here, or is no text.")
         return value
 
+    def owns(self, task_id: str) -> bool:
+        """Whether this viewer sees a task: a tenant its own, others all."""
+        tenant, tenants = self.viewer.tenant, self.source.tenants
+        return tenant is None or (tenants is not None and tenants.owns(tenant, task_id))
+
     @property
     def acts(self) -> bool:
         """Whether this viewer may act on the broker, and this console can."""

@@ -13,4 +13,6 @@ def find(look: Look) -> Elsewhere:
         return Elsewhere(look.link("task", id=task_id))
     if look.viewer.role in STAFF and text and look.source.model.queue(text) is not None:
         return Elsewhere(look.link("queue", name=text))
+    if text and look.owns(text) and look.source.model.task(text) is not None:  # an id that a program made up
+        return Elsewhere(look.link("task", id=text))
     return Elsewhere(look.link("tasks", q=text))

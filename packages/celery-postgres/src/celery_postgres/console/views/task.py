@@ -17,9 +17,8 @@ _ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED})
 
 def task(look: Look) -> Page:
     """The task of the address, if it is this viewer's."""
-    task_id, viewer, tenants = look.asked("id"), look.viewer, look.source.tenants
-    its_own = viewer.tenant is None or (tenants is not None and tenants.owns(viewer.tenant, task_id))
-    found = look.source.model.task(task_id) if task_id and its_own else None
+    task_id = look.asked("id")
+    found = look.source.model.task(task_id) if task_id and look.owns(task_id) else None
     if found is None:
         raise NotThereError(
             "Nothing is kept of this task: its result has expired or was ignored, or there never was one of this id."

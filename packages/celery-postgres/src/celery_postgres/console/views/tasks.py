@@ -33,8 +33,9 @@ def tasks(look: Look) -> Page | Elsewhere:
     text = asked["q"].strip("*").rstrip(".")
     if ID.fullmatch(text) and (alone := only_task(look, text)) is not None:
         return Elsewhere(look.link("task", id=alone))
-    wrong_tenant = bool(staff and asked["tenant"] and not _is_uuid(asked["tenant"]))
-    which = _filter(asked, text, staff=staff)
+    tenant = _uuid(asked["tenant"]) if staff else None
+    wrong_tenant = bool(staff and asked["tenant"] and tenant is None)
+    which = _filter(asked, text, tenant, staff=staff)
     page = Rows(()) if wrong_tenant else _read(look, which)
     state = which.state
     filtered = any(asked.values())
@@ -61,10 +62,7 @@ def only_task(look: Look, beginning: str) -> str | None:
     """The id of the one task that begins so and is this viewer's; None if there is none, or several."""
     if len(beginning) < _SHORTEST_ID:
         return None
-    found = look.source.model.find(beginning)
-    tenant, tenants = look.viewer.tenant, look.source.tenants
-    if tenant is not None:
-        found = [one for one in found if tenants is not None and tenants.owns(tenant, one)]
+    found = [one for one in look.source.model.find(beginning) if look.owns(one)]
     return found[0] if len(found) == 1 else None
 
 
@@ -80,14 +78,14 @@ def _read(look: Look, which: TaskFilter) -> Rows:
         raise NotThereError("This page does not exist any more. Start from the newest.") from None
 
 
-def _filter(asked: dict[str, str], text: str, *, staff: bool) -> TaskFilter:
+def _filter(asked: dict[str, str], text: str, tenant: str | None, *, staff: bool) -> TaskFilter:
     state = State(asked["state"]) if asked["state"] in set(State) else None
     window = _WHEN.get(asked["when"])
     return TaskFilter(
         state=state,
         task=text or None,
         queue=asked["queue"] or None,
-        tenant=asked["tenant"] or None if staff and _is_uuid(asked["tenant"]) else None,
+        tenant=tenant,
         since=None if window is None else datetime.now(UTC) - window[1],
         consumer=int(asked["worker"]) if staff and re.fullmatch(r"\d{1,18}", asked["worker"], re.ASCII) else None,
     )
@@ -125,9 +123,9 @@ def _said(page: Rows, state: State | None) -> str:
     return f"{plural(len(page.rows), 'task')}. Tasks that ignore their result are listed until they have ended."
 
 
-def _is_uuid(text: str) -> bool:
+def _uuid(text: str) -> str | None:
+    """As PostgreSQL writes it: Python reads more forms of a UUID than PostgreSQL does."""
     try:
-        UUID(text)
+        return str(UUID(text))
     except ValueError:
-        return False
-    return True
+        return None
