@@ -6,10 +6,14 @@ import time
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from celery_postgres import console
 from celery_postgres.console import ConfiguredKeys, ConsoleError, ThisMachine, new_key
 from celery_postgres.console.serving import OwnHosts, keys_for
 from celery_postgres.console.sessions import COOKIE, LIFETIME_S, Attempts, Sessions
+from celery_postgres.readmodel import ReadModel
 from environment.testkit.console import Console, serving
 
 
@@ -50,12 +54,41 @@ def test_a_form_of_another_site_does_nothing(served: Console) -> None:
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
         {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
     ):
         answer = served.request("POST", "/sign-in", form, **header)
         assert answer.status == 400
         assert "set-cookie" not in answer.headers
     same = {"Origin": served.address, "Host": f"127.0.0.1:{served.port}"}
     assert served.request("POST", "/sign-in", form, **same).status == 303
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "evil#", "x?y"])
+def test_a_host_that_is_no_address_is_no_failure(served: Console, host: str) -> None:
+    door = served.get("/queues?a=1", None, Host=host)
+    assert door.status == 401
+    assert 'value="/queues?a=1"' in door.text
+    assert served.get("/queues", Host=host).status == 200
+
+
+def test_two_consoles_of_a_host_have_a_session_each(served: Console) -> None:
+    outer = {}
+    for path in ("/one", "/two"):
+        key, line = new_key("reader", "support")
+        inner = console.create(console.Source(ReadModel(served.database_url)), console.ConfiguredKeys([line]))
+        outer[path] = key, inner
+    mounts = Starlette(routes=[Mount(path, inner) for path, (_, inner) in outer.items()])
+    with serving(served.database_url, served.night) as other:
+        other._server.config.loaded_app = mounts
+        cookies = []
+        for path, (key, _) in outer.items():
+            answer = other.request("POST", f"{path}/sign-in", {"key": key})
+            cookies.append(answer.headers["set-cookie"].partition(";")[0])
+        assert all(cookie.startswith(COOKIE) for cookie in cookies)
+        assert len({cookie.partition("=")[0] for cookie in cookies}) == 2
+        for path in outer:
+            assert other.request("GET", f"{path}/queues", Cookie="; ".join(cookies)).status == 200
 
 
 def test_signing_out_needs_the_token_of_the_session(served: Console) -> None:

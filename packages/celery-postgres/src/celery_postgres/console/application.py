@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from celery_postgres.console import acting, pages
 from celery_postgres.console.access import Keys, Role, ThisMachine
-from celery_postgres.console.door import Door, FormError, Guest, base_of, field, form_of, redirect
+from celery_postgres.console.door import Door, FormError, Guest, base_of, field, form_of, query_of, redirect
 from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, View
 from celery_postgres.console.sessions import Sessions
 from celery_postgres.console.source import Source
@@ -123,7 +123,6 @@ class _Console:
         """What every page shows around its content."""
         role = guest.viewer.role
         marked = self._marked(look) if role in STAFF else {}
-        query = f"?{request.url.query}" if request.url.query else ""
         return {
             "base": look.base,
             "look": look,
@@ -131,7 +130,7 @@ class _Console:
             "role_says": "Open on this machine alone" if self._open else _SAYS[role],
             "token": self._door.token(guest),
             "now": datetime.now(UTC),
-            "again": f"{look.base}/{view.path}{query}",
+            "again": f"{look.base}/{view.path}{query_of(request)}",
             "here": view.path if view.parent is None else view.parent,
             "views": [
                 {"path": one.path, "name": one.name, "key": one.key, **marked.get(one.path, _NO_MARK)}
@@ -194,7 +193,8 @@ class _Console:
             return answer
         # Without a key every address looks the same.
         guest = await run_in_threadpool(self._door.guest, request)
-        if guest is None and request.method == "GET" and not request.url.path.startswith(f"{base_of(request)}/static"):
+        is_file = request.scope["path"].startswith(f"{base_of(request)}/static")
+        if guest is None and request.method == "GET" and not is_file:
             return self._door.ask(request)
         text = str(error) if isinstance(error, NotThereError) else _NOT_THERE
         return self._problem(request, 404, "Not here", text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from hashlib import sha256
+from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -42,6 +43,13 @@ def base_of(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
+def query_of(request: Request) -> str:
+    """The query of the address, with its question mark. Not from `request.url`, which begins with the Host header: some
+    texts there are no address at all."""
+    query = request.scope["query_string"].decode("latin-1")
+    return f"?{query}" if query else ""
+
+
 def redirect(location: str) -> RedirectResponse:
     """See another page of the console. The location is a path: the Host header is the sender's text."""
     return RedirectResponse(location, 303, HEADERS)
@@ -77,7 +85,10 @@ def _is_same_site(request: Request) -> bool:
     if site is not None:
         return site in _SAME
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    try:
+        return origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    except ValueError:  # not an address
+        return False
 
 
 class Door:
@@ -101,7 +112,7 @@ class Door:
         """Who makes this request; None if that is not known. Asks the keys: call it in a thread."""
         if isinstance(self._keys, ThisMachine):
             return Guest(self._keys.viewer, None)
-        session = self._sessions.read(request.cookies.get(COOKIE))
+        session = self._sessions.read(request.cookies.get(_cookie_of(request)))
         viewer = None if session is None else self._keys.find(session.key)
         return None if viewer is None else Guest(viewer, session)
 
@@ -121,8 +132,8 @@ class Door:
     def ask(self, request: Request, status: int = 401, error: str = "", then: str | None = None) -> Response:
         """The form. Its answer leads to `then`, by default to the page that was asked for."""
         if then is None:
-            query = f"?{request.url.query}" if request.url.query else ""
-            then = request.url.path.removeprefix(base_of(request)) + query if request.method == "GET" else "/"
+            path = quote(request.scope["path"].removeprefix(base_of(request)))
+            then = path + query_of(request) if request.method == "GET" else "/"
         return self._pages.render(
             "sign_in.html", status, base=base_of(request), next=then, error=error, sources=self._sources
         )
@@ -139,7 +150,7 @@ class Door:
             return self.ask(request, 401, "This key is not valid, or was revoked. Ask the operator for one.", then)
         answer = redirect(base_of(request) + (then if _is_own(then) else "/"))
         answer.set_cookie(
-            COOKIE,
+            _cookie_of(request),
             self._sessions.cookie(viewer.key),
             max_age=LIFETIME_S,
             path="/",
@@ -156,8 +167,15 @@ class Door:
         if guest is not None:
             self.verify(guest, form)
         answer = redirect(f"{base_of(request)}/")
-        answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+        answer.delete_cookie(_cookie_of(request), path="/", secure=True, httponly=True, samesite="strict")
         return answer
+
+
+def _cookie_of(request: Request) -> str:
+    """The name of this console's cookie. Browsers keep one cookie of a name for each host, so two consoles that are
+    mounted at different paths would sign each other's viewers out."""
+    base = base_of(request)
+    return f"{COOKIE}-{sha256(base.encode()).hexdigest()[:8]}" if base else COOKIE
 
 
 def _is_own(path: str) -> bool:
