@@ -1,2 +1,6 @@
-# For nix-shell; the flake's dev shell is the same derivation.
-(import ./nix { }).shell
+# For nix-shell, with the arguments of default.nix; the flake's dev shell is the same derivation.
+{
+  system ? builtins.currentSystem,
+  ...
+}@arguments:
+(import ./nix ({ inherit system; } // removeAttrs arguments [ "inNixShell" ])).shell

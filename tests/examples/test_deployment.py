@@ -26,6 +26,13 @@ def test_a_unit_is_valid(name: str, program: Callable[[str], str], tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_password_of_compose_is_in_no_url() -> None:
+    """Any text may be one, and it is written down once: the database's volume keeps the first."""
+    text = (FOLDER / "compose.yaml").read_text()
+    assert "    DATABASE_URL: postgresql://postgres@postgres/postgres\n    PGPASSWORD: ${POSTGRES_PASSWORD}\n" in text
+    assert 'echo "POSTGRES_PASSWORD=' in (CHECKOUT / "docs/guides/containers.md").read_text()
+
+
 def test_compose_follows_its_schema() -> None:
     pytest.importorskip("check_jsonschema", reason="nixpkgs has no Python package check-jsonschema")
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]

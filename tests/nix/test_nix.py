@@ -38,6 +38,10 @@ def test_the_flake_and_the_import_give_the_same_derivations(tree: Tree, tmp_path
         "shell.default = project.shell.drvPath; formatter = project.formatter.drvPath; }"
     )
     assert from_flake == json.loads(imported)
+    # nix-shell gives every file that it calls inNixShell.
+    words = f"{{ nixpkgs = {tree.root}/nix/stand-in; inNixShell = true; }}"
+    shell = tree.evaluate("--impure", "--expr", f"(import {tree.root}/shell.nix {words}).drvPath")
+    assert shell == from_flake["shell"]["default"]
 
 
 def test_a_document_changes_no_derivation_and_the_code_does(tree: Tree) -> None:
