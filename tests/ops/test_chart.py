@@ -132,7 +132,7 @@ def test_migrations_run_before_as_the_owner_of_the_tables(tmp_path: Path, load_y
 
 
 def test_long_names_stay_different(tmp_path: Path, load_yaml: LoadYaml) -> None:
-    workers = {"default": None, "b" * 29 + "1": {}, "b" * 29 + "2": {"concurrency": 2_000_000}}
+    workers = {"default": None, "gone": None, "b" * 29 + "1": {}, "b" * 29 + "2": {"concurrency": 2_000_000}}
     found = rendered({**LEAST, "workers": workers}, tmp_path, load_yaml, "a" * 53)
     names = [name for kind, name in found if kind == "Deployment"]
     assert len(names) == 3
