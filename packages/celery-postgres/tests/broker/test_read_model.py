@@ -14,7 +14,7 @@ from celery import Celery
 from kombu import Queue
 
 from celery_postgres import operations
-from celery_postgres.database import watchdog
+from celery_postgres.database import task_view_store, watchdog
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.reader import Reader
 from celery_postgres.readmodel import Count, CursorError, ReadModel, State, TaskFilter, Unavailable
@@ -158,7 +158,7 @@ def test_a_fair_queue_shows_the_newest_of_what_waits(
     client.publish([[], {}, {}], fair, headers={"flow_key": "a", "id": "later", "task": "mine.later", **LATER})
     monkeypatch.setattr("celery_postgres.database.task_view_store.SCANNED", 4)
     rows = model.tasks(TaskFilter(queue=queue, state=State.WAITING)).rows
-    assert [row.task_id for row in rows] == ["5", "4", "3"]  # the last published is scheduled, and counts
+    assert [row.task_id for row in rows] == ["5", "4", "3", "2"]  # of a fair queue the last four
     detail = model.queue(queue)
     assert detail is not None
     assert (detail.queue.waiting, detail.queue.scheduled) == (Count(6), Count(1))
@@ -305,6 +305,16 @@ def test_a_name_with_escapes_in_json_is_found_as_it_is_written(
         assert [row.name for row in model.tasks(which).rows] == [name] * 2
     with closing(operations.connect(url)) as broker:
         assert len(broker.dead_letters(operations.DeadLetterFilter(task=name))) == 2
+
+
+def test_a_search_in_a_queue_goes_on_beyond_what_one_statement_reads(
+    model: ReadModel, app: Celery, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_view_store, "SCANNED", 3)
+    send(app, queue, 1, "mine.rare")
+    send(app, queue, 10)
+    assert [row.name for row in model.tasks(TaskFilter(queue=queue, task="rare")).rows] == ["mine.rare"]
+    assert len(model.tasks(TaskFilter(queue=queue)).rows) == 11
 
 
 # -- what it costs others

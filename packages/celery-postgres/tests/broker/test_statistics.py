@@ -54,6 +54,7 @@ WHOLE = {
     "view_claims": {"ix_kombu_message_claimed"},
     "view_dead_by_queue": {"ix_kombu_dead_letter_died_at"},
     "view_messages_of_queue": {"ix_kombu_message_claimed"},
+    "view_messages_of_queue_end": {"ix_kombu_message_claimed"},
     # Who waits now, once an hour.
     "drop_old_waiters": {"celery_waiter"},
 }

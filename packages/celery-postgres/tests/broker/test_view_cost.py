@@ -76,7 +76,7 @@ VIEWS = sorted(name for name in statements() if name.startswith("view_"))
 
 def asked(name: str, **more: Any) -> dict[str, Any]:
     known = {**ASKED, **more}
-    if name in ("view_messages", "view_messages_end", "view_messages_of_queue"):
+    if name.startswith("view_messages") and name != "view_messages_of_task":
         known["before"] = 2**62
     return {parameter: known.get(parameter) for parameter in statements()[name].parameters}
 

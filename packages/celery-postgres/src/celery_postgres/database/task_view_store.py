@@ -145,9 +145,11 @@ class TaskViewStore(Store):
         found = [message_row(row) for row in rows]
         if len(found) == limit:
             return Found(found, found[-1].position)
-        if which.queue is not None:
-            return Found(found)
-        for number, published_at in self._run("view_messages_end", before=before, scanned=SCANNED):
+        if which.queue is None:
+            last = self._run("view_messages_end", before=before, scanned=SCANNED)
+        else:
+            last = self._run("view_messages_of_queue_end", queue=which.queue, before=before, scanned=SCANNED)
+        for number, published_at in last:
             return Found(found, (number,), published_at)
         return Found(found)
 

@@ -238,6 +238,46 @@ message.consumer_id, (
     SELECT consumer.hostname FROM kombu_consumer AS consumer WHERE consumer.id = message.consumer_id
 ) AS hostname
 
+-- fragment: messages_of_queue
+-- Messages of `queue` before an id, through its own indexes; of each part at most `scanned`.
+SELECT candidate.* FROM (
+    SELECT part.*
+    FROM queue CROSS JOIN generate_series(0, 9) AS lane (priority)
+    CROSS JOIN LATERAL (
+        SELECT message.*
+        -- include: from_untimed
+          AND message.priority = lane.priority AND message.id + 0 < %(before)s
+        ORDER BY message.id + 0 DESC
+        LIMIT %(scanned)s
+    ) AS part
+    UNION ALL
+    SELECT part.*
+    FROM queue CROSS JOIN LATERAL (
+        SELECT message.*
+        -- include: from_timed
+          AND message.available_at <= now()
+        ORDER BY message.available_at DESC
+        LIMIT %(scanned)s
+    ) AS part
+    WHERE part.id < %(before)s
+    UNION ALL
+    SELECT part.*
+    FROM queue CROSS JOIN LATERAL (
+        SELECT message.*
+        -- include: from_timed
+          AND message.available_at > now()
+        ORDER BY message.available_at
+        LIMIT %(scanned)s
+    ) AS part
+    WHERE part.id < %(before)s
+    UNION ALL
+    SELECT part.*
+    FROM (
+        SELECT message.* FROM kombu_message AS message WHERE message.consumer_id IS NOT NULL LIMIT %(scanned)s
+    ) AS part
+    WHERE part.queue_id = (SELECT queue.id FROM queue) AND part.id < %(before)s
+) AS candidate
+
 -- fragment: message_state
 CASE
     WHEN message.visible IS NOT TRUE THEN 'running'

@@ -35,49 +35,26 @@ WITH queue AS MATERIALIZED (
 SELECT
     -- include: message_columns
 FROM (
-    SELECT candidate.* FROM (
-        SELECT part.*
-        FROM queue CROSS JOIN generate_series(0, 9) AS lane (priority)
-        CROSS JOIN LATERAL (
-            SELECT message.*
-            -- include: from_untimed
-              AND message.priority = lane.priority AND message.id + 0 < %(before)s
-            ORDER BY message.id + 0 DESC
-            LIMIT %(scanned)s
-        ) AS part
-        UNION ALL
-        SELECT part.*
-        FROM queue CROSS JOIN LATERAL (
-            SELECT message.*
-            -- include: from_timed
-              AND message.available_at <= now()
-            ORDER BY message.available_at DESC
-            LIMIT %(scanned)s
-        ) AS part
-        WHERE part.id < %(before)s
-        UNION ALL
-        SELECT part.*
-        FROM queue CROSS JOIN LATERAL (
-            SELECT message.*
-            -- include: from_timed
-              AND message.available_at > now()
-            ORDER BY message.available_at
-            LIMIT %(scanned)s
-        ) AS part
-        WHERE part.id < %(before)s
-        UNION ALL
-        SELECT part.*
-        FROM (
-            SELECT message.* FROM kombu_message AS message WHERE message.consumer_id IS NOT NULL LIMIT %(scanned)s
-        ) AS part
-        WHERE part.queue_id = (SELECT queue.id FROM queue) AND part.id < %(before)s
-    ) AS candidate
+    -- include: messages_of_queue
     ORDER BY candidate.id DESC
     LIMIT %(scanned)s
 ) AS message
 WHERE
     -- include: message_filter
 LIMIT %(limit)s
+
+-- name: view_messages_of_queue_end
+-- The last of the messages that `view_messages_of_queue` reads; no row if there are fewer than `scanned`.
+-- takes: queue text, before bigint, scanned integer
+WITH queue AS MATERIALIZED (
+    SELECT one.id FROM kombu_queue AS one WHERE one.name = %(queue)s
+)
+SELECT message.id, message.enqueued_at
+FROM (
+    -- include: messages_of_queue
+) AS message
+ORDER BY message.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
 
 -- name: view_scheduled
 -- Messages whose time has not come, the next due first: of each queue, `queues` at most and the internal ones
