@@ -8,6 +8,7 @@ import pytest
 
 from celery_postgres.consumer import fair_ring, fairness
 from celery_postgres.consumer.fairness import Fairness
+from celery_postgres.database.fair_store import Look
 from celery_postgres.database.flow import Closed, ReadyKey, Turn, Turns
 from celery_postgres.database.message_store import ClaimedMessage, ClaimResult
 from celery_postgres.database.snapshot import Snapshot
@@ -32,15 +33,11 @@ class Store:
         self.ids: dict[int, list[int]] = {}
         self.asked: list[str] = []
 
-    def promote_due(self, queues: Sequence[int]) -> int:
-        self.asked.append("promote_due")
-        return 0
-
-    def newest_keys(self, queues: Sequence[int], above: int) -> tuple[int, list[tuple[int, ReadyKey]]]:
-        self.asked.append("newest_keys")
+    def look(self, queues: Sequence[int], above: int) -> Look:
+        self.asked.append("look")
         found = {key: [one for one in ids if one > above] for key, ids in self.ids.items()}
         greatest = max([above, *(one for ids in found.values() for one in ids)])
-        return greatest, [(QUEUE, ReadyKey(key, 0, min(ids))) for key, ids in found.items() if ids]
+        return Look(greatest, came=[(QUEUE, ReadyKey(key, 0, min(ids))) for key, ids in found.items() if ids])
 
     def ready_keys(self, queue: int, after: tuple[int, int] = fairness.BEGINNING) -> list[ReadyKey]:
         self.asked.append("ready_keys")
@@ -127,7 +124,7 @@ def test_closed_keys_are_looked_at_once(turns: Fairness, store: Store) -> None:
 def test_all_keys_are_read_while_those_that_are_known_are_closed(turns: Fairness, store: Store, clock: Clock) -> None:
     store.ids = {key: [key] for key in range(1, 12)}
     seen: set[int] = set()
-    store.newest_keys = lambda queues, above: (100, [])  # type: ignore[method-assign]
+    store.look = lambda queues, above: Look(100)  # type: ignore[method-assign]
     for _ in range(40):
         asked = next_turns(turns)
         seen |= {turn.key for turn in asked}
@@ -158,7 +155,7 @@ def test_more_keys_than_are_kept_take_turns_too(
     monkeypatch.setattr(Fairness, "MOST", 4)
     monkeypatch.setattr(fair_ring.FairRing, "MOST", 4)
     store.ids = {key: list(range(key, 5000, 20)) for key in range(20)}
-    store.newest_keys = lambda queues, above: (100, [])  # type: ignore[method-assign]
+    store.look = lambda queues, above: Look(100)  # type: ignore[method-assign]
     seen = set()
     for _ in range(60):
         asked = next_turns(turns, 2)

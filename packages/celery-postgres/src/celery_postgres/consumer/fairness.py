@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from celery_postgres.consumer.fair_ring import FairRing, Taken
-from celery_postgres.database.fair_store import BEGINNING, FairStore
-from celery_postgres.database.flow import ReadyKey, Turns
+from celery_postgres.database.fair_store import BEGINNING, FairStore, Look
+from celery_postgres.database.flow import Turns
 from celery_postgres.database.message_store import Claim, ClaimedMessage, ClaimResult
 
 
@@ -64,7 +64,7 @@ class Fairness:
         self._keys: dict[int, _Keys] = {}
         #: The greatest ids of the latest looks, each with its time; the first is older than `LATE_S`.
         self._greatest_ids: deque[tuple[float, int]] = deque([(0.0, 0)])
-        self._next_newest = self._others_at = 0.0
+        self._next_newest = self._others_at = self._brought_at = 0.0
         self._others_were_next = False
         #: When the next scheduled message is due, by the latest claim.
         self._due_at: float | None = None
@@ -148,28 +148,30 @@ class Fairness:
         is_open = self.ready(queues)
         if not (due or (now >= self._next_newest if is_open else self._looks or self.looks_now)):
             return
-        self._looks, self._looks_again, self._due_at = False, False, None
-        self._unasked = list(queues)
-        self._store.promote_due(queues)
-        found = self._newest(queues, now)
-        for queue, key in found:
+        again, self._looks, self._looks_again, self._due_at = self._looks_again, False, False, None
+        look = self._look(queues, now)
+        self._unasked = list(look.failed)
+        for queue, key in look.came:
             self._keys[queue].ring.came(key)
+        for queue, key in look.due:
+            self._keys[queue].ring.found([key])
         for queue in queues:
             keys = self._keys[queue]
-            if not keys.ring or (now >= keys.next_page and len(keys.ring) < self.MOST):
+            unread = again or keys.cursor != BEGINNING or not keys.next_page
+            if (unread and not keys.ring) or (keys.ring and now >= keys.next_page and len(keys.ring) < self.MOST):
                 self._read_page(queue, keys)
 
-    def _newest(self, queues: Sequence[int], now: float) -> list[tuple[int, ReadyKey]]:
+    def _look(self, queues: Sequence[int], now: float) -> Look:
         seen = self._greatest_ids
-        greatest, found = self._store.newest_keys(queues, seen[0][1])
-        if greatest < seen[-1][1]:
+        look = self._store.look(queues, seen[0][1])
+        if look.greatest_id < seen[-1][1]:
             seen.clear()  # this is another server, or a restored database
-        seen.append((now, greatest))
+        seen.append((now, look.greatest_id))
         while len(seen) > 1 and seen[1][0] <= now - self.LATE_S:
             seen.popleft()
         took = self.NEWEST_SHARE * (time.monotonic() - now)
         self._next_newest = now + min(max(self.NEWEST_S, took), 2 * self.NEWEST_S)
-        return found
+        return look
 
     def _read_page(self, queue: int, keys: _Keys) -> None:
         begun = time.monotonic()
@@ -193,7 +195,10 @@ class Fairness:
             self._looks_again = result.keyed_wait
             self._due_at = None if result.due_in_s is None else now + result.due_in_s
             return
-        self._looks = self._looks or bool(result.messages)
+        if result.messages:
+            # Where messages are sparse, the claim from everything else sees whether there is another.
+            self._looks = self._looks or now - self._brought_at < self.NEWEST_S
+            self._brought_at = now
         self._keys[turns.queue].failed = not result.one_had_failed
         if result.one_had_failed:
             return  # what the turns would have brought was left

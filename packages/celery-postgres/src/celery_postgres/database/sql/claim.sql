@@ -152,12 +152,17 @@ SELECT
     EXISTS (SELECT FROM failed_before) AS one_had_failed,
     EXISTS (
         SELECT FROM unnest(%(peeked)s) AS asked (queue_id)
-        CROSS JOIN LATERAL (
+        WHERE EXISTS (
             SELECT FROM kombu_message AS candidate
             WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.flow_key IS NOT NULL
               AND candidate.failures = 0
-            LIMIT 1
-        ) AS found
+            OFFSET 0
+        ) OR EXISTS (
+            SELECT FROM kombu_message AS candidate
+            WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
+              AND candidate.available_at <= now() AND candidate.flow_key IS NOT NULL
+            OFFSET 0
+        )
     ) AS keyed_wait,
     NULL AS closed,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,

@@ -36,33 +36,17 @@ FROM found
 LEFT JOIN kombu_limit AS own ON own.queue_id = %(queue)s AND own.flow_key = found.flow_key
 LEFT JOIN kombu_limit AS each_key ON each_key.queue_id = %(queue)s AND each_key.key = '*'
 
--- name: newest_keys
--- The same for the messages that came last: those with an id above `above`, and with one of the last `limit` ids. The
--- first row is the greatest of these ids, or `above`, and a queue that is null.
--- takes: queues bigint[], above bigint, limit bigint
-WITH newest AS MATERIALIZED (
+-- name: look_for_keys
+-- Make ready what is due, and return the keys of that and of what came last: of the messages with an id above `above`, and
+-- with one of the last `newest` ids, each with its lowest id there. A scheduled message takes its turn like any other. The
+-- first row has, with a queue that is null, the greatest of these ids, or `above`; and the queues in which a message with
+-- a key waits that has failed before. No lock is waited for, nor is the commit.
+-- takes: queues bigint[], above bigint, newest bigint, due bigint
+WITH latest AS MATERIALIZED (
     SELECT coalesce((
         SELECT message.id FROM kombu_message AS message WHERE message.id > %(above)s ORDER BY message.id DESC LIMIT 1
     ), %(above)s) AS id
-)
-SELECT NULL AS queue_id, NULL AS flow_key, NULL AS priority, newest.id, NULL AS weight FROM newest
-UNION ALL
-SELECT found.queue_id, found.flow_key, found.priority, found.id, coalesce(own.weight, each_key.weight, 1)
-FROM (
-    SELECT message.queue_id, message.flow_key, message.priority, min(message.id) AS id
-    FROM kombu_message AS message
-    WHERE message.id > greatest(%(above)s, (SELECT newest.id FROM newest) - %(limit)s)
-      AND message.queue_id = ANY (%(queues)s)
-      AND message.visible AND message.flow_key IS NOT NULL AND message.failures = 0
-    GROUP BY message.queue_id, message.flow_key, message.priority
-) AS found
-LEFT JOIN kombu_limit AS own ON own.queue_id = found.queue_id AND own.flow_key = found.flow_key
-LEFT JOIN kombu_limit AS each_key ON each_key.queue_id = found.queue_id AND each_key.key = '*'
-
--- name: promote_due
--- Make ready what is due in fair queues: a scheduled message takes its turn like any other. No lock is waited for.
--- takes: queues bigint[], limit bigint
-WITH due AS MATERIALIZED (
+), due AS MATERIALIZED (
     SELECT message.id
     FROM unnest(%(queues)s) AS asked (queue_id)
     CROSS JOIN LATERAL (
@@ -71,13 +55,40 @@ WITH due AS MATERIALIZED (
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.available_at IS NOT NULL
           AND candidate.flow_key IS NULL AND candidate.flow_later IS NOT NULL AND candidate.available_at <= now()
         ORDER BY candidate.available_at
-        LIMIT %(limit)s
+        LIMIT %(due)s
         FOR UPDATE SKIP LOCKED
     ) AS message
-    LIMIT %(limit)s
+    LIMIT %(due)s
 ), promoted AS (
     UPDATE kombu_message AS message SET flow_key = message.flow_later, flow_later = NULL
     WHERE message.id = ANY (ARRAY(SELECT due.id FROM due))
-    RETURNING message.id
+    RETURNING message.queue_id, message.flow_key, message.priority, message.id
+), found AS (
+    SELECT message.queue_id, message.flow_key, message.priority, min(message.id) AS id, true AS came
+    FROM kombu_message AS message
+    WHERE message.id > greatest(%(above)s, (SELECT latest.id FROM latest) - %(newest)s)
+      AND message.queue_id = ANY (%(queues)s)
+      AND message.visible AND message.flow_key IS NOT NULL AND message.failures = 0
+    GROUP BY message.queue_id, message.flow_key, message.priority
+    UNION ALL
+    SELECT promoted.queue_id, promoted.flow_key, promoted.priority, min(promoted.id), false
+    FROM promoted
+    GROUP BY promoted.queue_id, promoted.flow_key, promoted.priority
 )
-SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM promoted)
+SELECT NULL AS queue_id, NULL AS flow_key, NULL AS priority,
+    CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN latest.id END AS id, NULL AS weight, NULL AS came,
+    ARRAY(
+        SELECT asked.queue_id FROM unnest(%(queues)s) AS asked (queue_id)
+        WHERE EXISTS (
+            SELECT FROM kombu_message AS candidate
+            WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
+              AND candidate.available_at <= now() AND candidate.flow_key IS NOT NULL
+            OFFSET 0
+        )
+    ) AS failed
+FROM latest
+UNION ALL
+SELECT found.queue_id, found.flow_key, found.priority, found.id, coalesce(own.weight, each_key.weight, 1), found.came, NULL
+FROM found
+LEFT JOIN kombu_limit AS own ON own.queue_id = found.queue_id AND own.flow_key = found.flow_key
+LEFT JOIN kombu_limit AS each_key ON each_key.queue_id = found.queue_id AND each_key.key = '*'
