@@ -22,7 +22,7 @@ from environment.testkit.machine import unavailable
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("distribution")]
 
 PROJECT: dict[str, Any] = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
-EXTRAS = {"psycopg2", "binary", "tool", "sqlalchemy", "psycopg", "django"}
+EXTRAS = {"psycopg2", "binary", "tool", "console", "sqlalchemy", "psycopg", "django"}
 
 
 @pytest.fixture(scope="module")
