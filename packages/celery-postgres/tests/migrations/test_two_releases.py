@@ -14,6 +14,7 @@ import pytest
 from celery_postgres.database.migrations import NEWEST, check, migrate, version
 from environment.testkit import old_release
 from environment.testkit.catalogue import catalogue, difference
+from environment.testkit.databases import run
 from environment.testkit.probe import Probe, broker
 from environment.testkit.tables import rows_of, scalar
 from environment.waiting import wait_until
@@ -114,3 +115,35 @@ def test_both_work_on_while_it_is_migrated(url: str, old: Path, make_probe: Call
     assert scalar(url, "SELECT count(*) FROM kombu_dead_letter") == 0
     assert scalar(url, "SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'") == len(tags)
     assert check(url).current
+
+
+def test_both_work_on_a_fair_queue(url: str, old: Path, make_probe: Callable[..., Probe]) -> None:
+    """The release before knows no keys: it publishes without, and claims what has one by its time. Nothing is lost."""
+    before, now = make_probe(url), make_probe(url)
+    assert migrate(url) == NEWEST
+    before.start(pool="threads", command=old_release.worker(old))
+    now.start(pool="threads")
+    run(
+        url, "INSERT INTO kombu_queue (name, fair) VALUES ('celery', true) ON CONFLICT (name) DO UPDATE SET fair = true"
+    )
+    words = [*old_release.python(old), "-c", PUBLISHER, broker(url, "old-publisher"), f"db+{url}"]
+
+    def ended(probe: Probe, of: str) -> Counter[str]:
+        return Counter(note["tag"] for note in probe.notes("end", f"{of}-*"))
+
+    def each_ran_both() -> bool:
+        return all(len(ended(probe, of)) > 20 for probe in (before, now) for of in ("old", "new"))
+
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as publisher:
+        sent = 0
+        while not each_ran_both():
+            assert sent < 5000, "one of the workers leaves what the other release has published"
+            for _ in range(20):
+                options = {"countdown": 0.3} if sent % 10 == 0 else {}
+                now.send("run_late", f"new-{sent}", headers={"flow_key": f"key-{sent % 7}"}, **options)
+                sent += 1
+        of_old = int(publisher.communicate(timeout=DEADLINE_S)[0])
+    tags = [*(f"old-{number}" for number in range(of_old)), *(f"new-{number}" for number in range(sent))]
+    wait_until(lambda: rows_of(url) == 0, DEADLINE_S, "every message to be acknowledged")
+    assert sum((ended(probe, of) for probe in (before, now) for of in ("old", "new")), Counter()) == Counter(tags)
+    assert scalar(url, "SELECT count(*) FROM kombu_dead_letter") == 0
