@@ -102,16 +102,14 @@ def read_whole(plan: dict[str, Any], leading: dict[str, str]) -> Iterator[str]:
         yield from read_whole(part, leading)
 
 
-def test_every_plan_reads_by_an_index_whatever_the_statistics_say(url: str) -> None:
-    columns = "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid, 1, true) FROM pg_index"
-    leading = {name: column.strip("()") for name, column in rows(url, columns)}
+def plans(url: str, *names: str) -> dict[str, dict[str, Any]]:
+    """The plans of statements, as a worker's session makes them."""
     session = Session(url)
     found = {}
     try:
         with session.transaction() as connection, connection.cursor() as cursor:
-            for name, statement in statements().items():
-                if statement.copied:
-                    continue  # it reads nothing
+            for name in names:
+                statement = statements()[name]
                 cursor.execute(statement.prepare)
                 nothing = ", ".join(["NULL"] * len(statement.parameters))
                 arguments = sql.SQL(f"({nothing})" if nothing else "")
@@ -119,8 +117,48 @@ def test_every_plan_reads_by_an_index_whatever_the_statistics_say(url: str) -> N
                 cursor.execute(execute)
                 ((told,),) = cursor.fetchall()
                 plan = told if isinstance(told, list) else json.loads(told)
-                if whole := set(read_whole(plan[0]["Plan"], leading)):
-                    found[name] = whole
+                found[name] = plan[0]["Plan"]
     finally:
         session.close()
-    assert found == WHOLE
+    return found
+
+
+def test_every_plan_reads_by_an_index_whatever_the_statistics_say(url: str) -> None:
+    columns = "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid, 1, true) FROM pg_index"
+    leading = {name: column.strip("()") for name, column in rows(url, columns)}
+    reading = [name for name, statement in statements().items() if not statement.copied]
+    whole = {name: set(read_whole(plan, leading)) for name, plan in plans(url, *reading).items()}
+    assert {name: found for name, found in whole.items() if found} == WHOLE
+
+
+def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The indexes by which a plan reads messages, each with what it leaves out of what it has read."""
+    if plan.get("Relation Name") == "kombu_message" and "Index Name" in plan:
+        yield plan["Index Name"], plan.get("Filter", "")
+    for part in plan.get("Plans", ()):
+        yield from scans(part)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        "(queue_id, payload) SELECT n % 2, 'x'",
+        "(queue_id, payload, available_at, flow_key, visible) SELECT n % 2, 'x', now(), n, false",
+        "(queue_id, payload, available_at, flow_key, failures) SELECT n % 2, 'x', now(), n, 1",
+        "(queue_id, payload, available_at, flow_key) SELECT 1, 'x', now(), n",
+        "(queue_id, payload, available_at, flow_later) SELECT 1, 'x', now() + interval '1 h', n",
+    ],
+    ids=["without keys", "claimed", "failed", "keys", "scheduled"],
+)
+def test_a_fair_queue_is_read_as_ever_whatever_the_statistics_say(plain_database: Any, seen: str) -> None:
+    """Every message of a fair queue has a time and, when it is ready, a key: an index of all of these is a backlog."""
+    url = plain_database.url
+    run(url, "ALTER TABLE kombu_message SET (autovacuum_enabled = false)")
+    run(url, f"INSERT INTO kombu_message {seen} {SERIES}", "ANALYZE kombu_message")
+    found = {name: set(scans(plan)) for name, plan in plans(url, "look_for_keys", "claim", "claim_turns").items()}
+    assert {index for index, left_out in found["look_for_keys"] if "failures = 0" in left_out} == {"kombu_message_pkey"}
+    for name, of_statement in found.items():
+        indexes = {index for index, _ in of_statement}
+        assert "ix_kombu_message_failed" in indexes, name
+        assert "ix_kombu_message_timed" not in indexes, name
+        assert {index for index, left_out in of_statement if "failures > 0" in left_out} <= {"ix_kombu_message_failed"}

@@ -12,6 +12,7 @@
 -- claim at that id keeps 20,000 messages/s when a long transaction keeps the dead index entries alive, where a plain
 -- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
 -- before comes first among those of its priority in its queue, and alone. What has a key is left to `claim_turns`.
+-- (`coalesce` keeps those that have failed from being looked for among all messages with a time.)
 -- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, or, if nothing was
 -- claimed, from `polls_in` seconds on: until then it claims again by itself. Those of a queue without acks always have
 -- to, unless `awake_from` is given and so many of its messages were claimed. `peeked` are the queues in which to look for
@@ -34,7 +35,7 @@ WITH settled AS (
         SELECT candidate.id, candidate.queue_id, candidate.priority
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
-          AND candidate.available_at <= now() AND candidate.flow_key IS NULL
+          AND coalesce(candidate.available_at, 'infinity') <= now() AND candidate.flow_key IS NULL
         ORDER BY candidate.priority DESC, candidate.available_at
         LIMIT 1
         FOR UPDATE SKIP LOCKED
@@ -142,10 +143,11 @@ SELECT
             SELECT failed.available_at
             FROM unnest(%(peeked)s) AS asked (queue_id)
             CROSS JOIN LATERAL (
-                SELECT min(candidate.available_at) AS available_at
+                SELECT min(coalesce(candidate.available_at, 'infinity')) AS available_at
                 FROM kombu_message AS candidate
                 WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
-                  AND candidate.flow_key IS NOT NULL AND candidate.available_at BETWEEN now() AND now() + interval '1 day'
+                  AND candidate.flow_key IS NOT NULL
+                  AND coalesce(candidate.available_at, 'infinity') BETWEEN now() AND now() + interval '1 day'
             ) AS failed
         ) AS following
     ) END AS due_in,
@@ -160,7 +162,7 @@ SELECT
         ) OR EXISTS (
             SELECT FROM kombu_message AS candidate
             WHERE candidate.queue_id = asked.queue_id AND candidate.visible AND candidate.failures > 0
-              AND candidate.available_at <= now() AND candidate.flow_key IS NOT NULL
+              AND coalesce(candidate.available_at, 'infinity') <= now() AND candidate.flow_key IS NOT NULL
             OFFSET 0
         )
     ) AS keyed_wait,
@@ -202,7 +204,7 @@ WITH settled AS (
         SELECT candidate.id, candidate.priority, candidate.flow_key
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = %(queue)s AND candidate.visible AND candidate.failures > 0
-          AND candidate.available_at <= now() AND %(failed)s
+          AND coalesce(candidate.available_at, 'infinity') <= now() AND %(failed)s
         ORDER BY candidate.priority DESC, candidate.available_at
         LIMIT 10  -- of as many keys one may have room
         FOR UPDATE SKIP LOCKED
