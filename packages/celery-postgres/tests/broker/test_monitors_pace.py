@@ -104,7 +104,7 @@ def test_a_monitor_waits_until_the_next_claim_is_due(events: int) -> None:
     policy = ClaimPolicy()
     subscription = Subscription("celeryev", cast(Any, None), auto_ack=True, queue_id=1)
     plan = policy.plan([], 0, [subscription], polls=True, only_events=True)
-    messages = [ClaimedMessage(number, 1, 1, 0, 0, None, False, False, "") for number in range(1, events + 1)]
+    messages = [ClaimedMessage(number, 1, 1, 0, 0, None, False, False, None, "") for number in range(1, events + 1)]
     policy.succeeded(plan, ClaimResult(messages, None, False, Snapshot(1)))
     policy._polling.next = 0.0
     assert not policy.is_due(polls=True)

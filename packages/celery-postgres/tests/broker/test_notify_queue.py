@@ -162,7 +162,7 @@ def test_every_statement_that_wakes_somebody_has_a_form_that_does_not() -> None:
             assert statement.quietly.parameters == statement.parameters
             assert "pg_notify" not in statement.quietly.direct + statement.quietly.prepare
     within = [statement for name, statement in statements().items() if name.endswith("_within")]
-    assert len(within) == 3
+    assert len(within) == 4
     assert all("(SELECT pg_notification_queue_usage()) < 0.5" in one.direct for one in within)
 
 

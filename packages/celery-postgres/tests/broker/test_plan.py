@@ -248,7 +248,7 @@ def test_the_overview_of_an_operator_counts_in_the_indexes(
     wait_until(vacuumed, DEADLINE_S, "vacuum to find all visible")
     settle(url)
     reads = Reads(url)
-    shown = json.loads(typed(url, "--json", "queues").stdout)
+    shown = json.loads(typed(url, "--json", "queues", "--exact").stdout)
     settle(url)
     read = reads.since()
     (row,) = [row for row in shown if row["queue"] == queue]

@@ -178,7 +178,7 @@ RETURNING queue.name, queue.auto_delete
 WITH written AS (
     INSERT INTO kombu_message (queue_id, payload) SELECT 0, '' WHERE false
 )
-SELECT kombu_refuse(queue.name), queue.used_at, message.expires_at, subscription.queue_id
+SELECT kombu_refuse(queue.name), queue.used_at, queue.refuses, message.expires_at, subscription.queue_id
 FROM kombu_queue AS queue, kombu_message AS message, kombu_subscription AS subscription
 WHERE false
 
