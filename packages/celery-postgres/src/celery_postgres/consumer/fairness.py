@@ -192,7 +192,7 @@ class Fairness:
                 self._running[one.claim] = (one.queue_id, one.flow_key)
         if turns is None:
             self._others_at = now if result.messages else now + self.REST_S
-            self._looks_again = result.keyed_wait
+            self._looks_again = self._looks_again or result.keyed_wait
             self._due_at = None if result.due_in_s is None else now + result.due_in_s
             return
         if result.messages:
