@@ -131,6 +131,8 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cluster = TemporaryCluster(int(os.environ.get("SKELDIR_POSTGRES_MAJOR", DEFAULT_MAJOR)), tcp=True)
+        # All processes of a test run share it, and sixteen publishers of one test have two connections each.
+        cluster.options = {**cluster.options, "max_connections": "300"}
         config.add_cleanup(cluster.close)
         _keep_initialized(cluster)
         cluster.__enter__()

@@ -47,7 +47,7 @@ def test_a_worker_works_on_meanwhile(probe: Probe) -> None:
     sent = []
     for _ in range(5):
         # So that there is something to alter each time.
-        celery_postgres.migrate(libpq, to=7)
+        celery_postgres.migrate(libpq, to=11)
         sent += [probe.send("run_late", f"meanwhile-{len(sent) + number}") for number in range(20)]
         celery_postgres.create_schema(libpq)
     assert [result.get(timeout=DEADLINE_S) for result in sent] == [f"meanwhile-{number}" for number in range(100)]

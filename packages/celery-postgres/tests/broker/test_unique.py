@@ -20,6 +20,7 @@ import celery_postgres
 from celery_postgres import DuplicateTaskError, Flow, FlowError, NotPublishedError, publishing_on
 from celery_postgres.broker import transaction as publishing
 from environment.testkit.callers import KINDS, calling
+from environment.testkit.client import DEADLINE_S
 from environment.testkit.databases import rows
 from environment.testkit.tables import rows_of, run, scalar
 
@@ -129,7 +130,7 @@ def _in_bulk(app: Celery, name: str, number: int) -> Any:
 def test_one_of_many_publishers_publishes(
     app: Celery, module_database: Any, queue: str, name: str, publish: Publish
 ) -> None:
-    barrier = threading.Barrier(PUBLISHERS)
+    barrier = threading.Barrier(PUBLISHERS, timeout=2 * DEADLINE_S)
 
     def one(number: int) -> str:
         barrier.wait()
@@ -150,7 +151,7 @@ def test_bulks_with_the_same_keys_in_any_order_do_not_wait_for_each_other(
     app: Celery, module_database: Any, queue: str
 ) -> None:
     task, keys = app.tasks["unique.replaces"], [str(number) for number in range(40)]
-    barrier = threading.Barrier(4)
+    barrier = threading.Barrier(4, timeout=2 * DEADLINE_S)
 
     def one(order: list[str]) -> list[Any]:
         barrier.wait()
@@ -226,7 +227,7 @@ def test_a_duplicate_in_a_transaction_leaves_it_usable(
 def test_one_of_many_transactions_publishes(
     app: Celery, module_database: Any, queue: str, name: str, kind: str
 ) -> None:
-    barrier = threading.Barrier(PUBLISHERS)
+    barrier = threading.Barrier(PUBLISHERS, timeout=2 * DEADLINE_S)
 
     async def publish(number: int) -> str:
         async with calling(kind, module_database.url) as caller:
