@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import psycopg2
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from kombu import Queue
@@ -22,6 +21,7 @@ from celery_postgres.consumer.fair_ring import FairRing
 from celery_postgres.database.message_store import ClaimedMessage
 from environment.testkit.client import Client
 from environment.testkit.databases import rows
+from environment.testkit.stateful import run_machine
 from environment.testkit.tables import dead_letters
 from environment.testkit.turns import MAX_FAILURES, TurnsConsumer
 from environment.waiting import wait_until
@@ -262,18 +262,7 @@ class FairQueue(RuleBasedStateMachine):
 
 def test_a_fair_queue_agrees_with_its_model(module_database: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(FairRing, "PARKED_S", 0.02)
-    machine = type("FairQueue", (FairQueue,), {"url": module_database.url})
-    case = machine.TestCase  # type: ignore[attr-defined]
-    case.settings = settings(
-        max_examples=8,
-        stateful_step_count=40,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        print_blob=True,
-    )
-    case().runTest()
+    run_machine(FairQueue, examples=8, steps=40, given={"url": module_database.url})
 
 
 LIMIT, WORKERS, MESSAGES = 3, 8, 3000

@@ -13,12 +13,13 @@ import subprocess
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from environment.testkit.client import Client
 from environment.testkit.kombu_programs import spawn
+from environment.testkit.stateful import run_machine
 from environment.testkit.tables import dead_letters, rows_of
 from environment.waiting import wait_until
 
@@ -197,20 +198,9 @@ class Broker(RuleBasedStateMachine):
 
 
 def play(url: str, *, crashes: bool, examples: int, steps: int) -> None:
-    machine = type("Broker", (Broker,), {"url": url, "crashes": crashes})
-    case = machine.TestCase  # type: ignore[attr-defined]
-    case.settings = settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        # A crash costs seconds: one failing example soon is worth more than a small one late.
-        phases=[Phase.generate] if crashes else list(Phase),
-        report_multiple_bugs=False,
-        print_blob=True,
-    )
-    case().runTest()
+    # A crash costs seconds: one failing example soon is worth more than a small one late.
+    phases = [Phase.generate] if crashes else list(Phase)
+    run_machine(Broker, examples=examples, steps=steps, given={"url": url, "crashes": crashes}, phases=phases)
 
 
 def test_a_queue_agrees_with_its_model(database: Any) -> None:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
@@ -25,6 +24,7 @@ from celery_postgres.consumer.scan_position import ScanPosition
 from celery_postgres.database.message_store import Claim, ClaimedMessage, MessageStore
 from celery_postgres.database.session import Session
 from celery_postgres.database.snapshot import Snapshot
+from environment.testkit.stateful import run_machine
 
 
 class Clock:
@@ -544,14 +544,4 @@ class Scene(RuleBasedStateMachine):
 
 
 def test_nothing_is_passed_over_after_a_full_scan(database: Any, clock: Clock) -> None:
-    case = type("Scene", (Scene,), {"url": database.url, "clock": clock}).TestCase  # type: ignore[attr-defined]
-    case.settings = settings(
-        max_examples=25,
-        stateful_step_count=60,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        print_blob=True,
-    )
-    case().runTest()
+    run_machine(Scene, examples=25, steps=60, given={"url": database.url, "clock": clock})

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
@@ -20,6 +19,7 @@ from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.publish_store import CallersPublishStore, PublishStore
 from celery_postgres.database.session import Session
 from celery_postgres.errors import DuplicateTaskError
+from environment.testkit.stateful import run_machine
 
 CONSUMER = 1
 REASON = DeadLetterReason(DeadLetterKind.REJECTED)
@@ -200,13 +200,4 @@ def _id(payload: str) -> str:
 
 
 def test_the_tables_hold_what_the_model_holds(module_database: Any) -> None:
-    case = type("UniqueKeys", (UniqueKeys,), {"url": module_database.url}).TestCase
-    case.settings = settings(
-        max_examples=12,
-        stateful_step_count=30,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
-    case().runTest()
+    run_machine(UniqueKeys, examples=12, steps=30, given={"url": module_database.url})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from celery_postgres.database.counting import CAP
-from celery_postgres.database.operator_store import BlockedTask, ConsumerOverview
+from celery_postgres.database.operator_store import BlockedTask, ConsumerOverview, QueueOverview
 from celery_postgres.database.queue_view_store import QueueViewStore
 from celery_postgres.database.task_status_store import TaskStatusStore
 from celery_postgres.readmodel import Schedule, State, TaskFilter, TaskRow
@@ -52,17 +52,9 @@ def register(command: Declare, age: Callable[[str], float], limit: Callable[[str
 
 
 @dataclass(frozen=True, slots=True)
-class _QueueLine:
-    """A queue in the overview."""
+class _QueueLine(QueueOverview):
+    """A queue in the overview, with its dead letters."""
 
-    queue: str
-    paused: bool
-    ready: int
-    scheduled: int
-    claimed: int
-    taken_by_stock: int
-    oldest_s: float | None
-    consumers: int
     dead_letters: int
 
 
