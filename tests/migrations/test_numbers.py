@@ -13,7 +13,14 @@ from environment.testkit.catalogue import catalogue, difference
 from environment.testkit.databases import allow_stock, rows, run, stock_consume, stock_publish
 
 #: The numbers that Alembic's revisions record.
-NUMBERS = {"202611292300": 8, "202611300300": 9, "202611300330": 10, "202611301030": 11, "202611301130": 12}
+NUMBERS = {
+    "202611292300": 8,
+    "202611300300": 9,
+    "202611300330": 10,
+    "202611301030": 11,
+    "202611301130": 12,
+    "202611301330": 13,
+}
 ROWS = (
     "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload) VALUES (7, 1, 'r', 'p')",
     "INSERT INTO celery_chord (id, size) VALUES ('chord', 3)",
@@ -37,7 +44,7 @@ def without_grants(found: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "revision",
-    ["202512171200", "202611291900", "202611292300", "202611300300", "202611300330", "202611301030", "202611301130"],
+    ["202512171200", "202611291900", *NUMBERS],
 )
 @pytest.mark.parametrize("by", ["alembic", "the command"])
 def test_every_revision_is_adopted_with_its_rows(
@@ -75,11 +82,11 @@ def test_a_schema_that_a_newer_release_has_migrated_is_not_taken_back(empty_data
     alembic("upgrade", url, "head")
     run(
         url,
-        "INSERT INTO celery_postgres_migration VALUES (13, 'of_the_future', 'x', now())",
+        "INSERT INTO celery_postgres_migration VALUES (14, 'of_the_future', 'x', now())",
         "UPDATE alembic_version SET version_num = '202611291900'",
     )
     alembic("upgrade", url, "head")
-    assert version(PostgresDSN.parse(url).libpq()) == 13
+    assert version(PostgresDSN.parse(url).libpq()) == 14
 
 
 def test_no_revision_depends_on_a_file_of_the_package() -> None:

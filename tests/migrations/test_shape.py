@@ -71,7 +71,7 @@ ADDED = {
         *("fence", "priority", "failures", "revoked", "flow_key", "flow_later"),
         *("unique_key", "unique_until", "unique_ends_at"),
     },
-    "celery_taskmeta": {"children"},
+    "celery_taskmeta": {"children", "tenant_id", "root_id", "parent_id", "published_at", "due_at", "started_at"},
     "celery_tasksetmeta": set(),
 }
 GONE = {"FK_kombu_message_queue"}
@@ -82,7 +82,7 @@ NEW_INDEXES = {
         *("ready", "timed", "failed", "claimed", "expires", "task", "taken"),
         *("fair", "running", "later", "unique"),
     )
-}
+} | {"ix_celery_taskmeta_tenant", "ix_celery_taskmeta_root"}
 
 
 def test_what_deviates_from_stock_is_listed(empty_database: Any, stock_database: Any, alembic: Any) -> None:

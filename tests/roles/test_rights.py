@@ -57,6 +57,7 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_throttle": {"worker": ALL, "monitor": "SELECT"},
     "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT(last_run_at name runs)"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
+    "celery_attempt": {"worker": "SELECT, INSERT, DELETE", "reader": "SELECT"},
     "celery_tasksetmeta": {"worker": ALL, "reader": "SELECT"},
     "celery_chord": {"worker": ALL, "monitor": "SELECT(added created_at done due_at id size)"},
     "celery_chord_part": {"worker": "SELECT, INSERT, DELETE"},
@@ -70,6 +71,7 @@ TABLES: dict[str, dict[str, str]] = {
     "task_id_sequence": {"worker": "USAGE"},
     "taskset_id_sequence": {"worker": "USAGE"},
     "celery_listener_sequence": {"worker": "USAGE", "reader": "USAGE"},
+    "celery_attempt_id_seq": {},
     "kombu_consumer_id_seq": {},
     "kombu_dead_letter_id_seq": {},
 }

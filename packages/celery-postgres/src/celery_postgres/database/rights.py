@@ -22,6 +22,7 @@ WORKER_TABLES = {
     "kombu_throttle": _ALL,
     "celery_beat_entry": ("SELECT", "INSERT", "UPDATE"),
     "celery_taskmeta": _ALL,
+    "celery_attempt": ("SELECT", "INSERT", "DELETE"),
     "celery_tasksetmeta": _ALL,
     "celery_chord": _ALL,
     "celery_chord_part": ("SELECT", "INSERT", "DELETE"),

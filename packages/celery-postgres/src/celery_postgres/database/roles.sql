@@ -74,6 +74,7 @@ BEGIN
             ('celery_worker', 'message_id_sequence', 'USAGE', NULL),
             -- Results, chords, and the clients that wait for them.
             ('celery_worker', 'celery_taskmeta', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'celery_attempt', 'SELECT, INSERT, DELETE', NULL),
             ('celery_worker', 'celery_tasksetmeta', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_chord', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_chord_part', 'SELECT, INSERT, DELETE', NULL),
@@ -113,6 +114,7 @@ BEGIN
             -- Reading results and saved groups, and registering waiting clients. Of messages, whether a task's still waits:
             -- the option `waiting_state`.
             ('celery_result_reader', 'celery_taskmeta', 'SELECT', NULL),
+            ('celery_result_reader', 'celery_attempt', 'SELECT', NULL),
             ('celery_result_reader', 'kombu_message', 'SELECT', 'id, task_id, visible'),
             ('celery_result_reader', 'celery_tasksetmeta', 'SELECT', NULL),
             ('celery_result_reader', 'celery_waiter', 'INSERT', 'task_id, listener, slot'),
