@@ -79,6 +79,8 @@ BEGIN
             ('celery_worker', 'celery_chord', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_chord_part', 'SELECT, INSERT, DELETE', NULL),
             ('celery_worker', 'celery_waiter', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'celery_minute', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'celery_hour', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'task_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'taskset_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'celery_listener_sequence', 'USAGE', NULL),

@@ -20,6 +20,7 @@ NUMBERS = {
     "202611301030": 11,
     "202611301130": 12,
     "202611301330": 13,
+    "202611301340": 14,
 }
 ROWS = (
     "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload) VALUES (7, 1, 'r', 'p')",
@@ -82,11 +83,11 @@ def test_a_schema_that_a_newer_release_has_migrated_is_not_taken_back(empty_data
     alembic("upgrade", url, "head")
     run(
         url,
-        "INSERT INTO celery_postgres_migration VALUES (14, 'of_the_future', 'x', now())",
+        f"INSERT INTO celery_postgres_migration VALUES ({NEWEST + 1}, 'of_the_future', 'x', now())",  # noqa: S608
         "UPDATE alembic_version SET version_num = '202611291900'",
     )
     alembic("upgrade", url, "head")
-    assert version(PostgresDSN.parse(url).libpq()) == 14
+    assert version(PostgresDSN.parse(url).libpq()) == NEWEST + 1
 
 
 def test_no_revision_depends_on_a_file_of_the_package() -> None:

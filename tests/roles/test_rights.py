@@ -65,6 +65,8 @@ TABLES: dict[str, dict[str, str]] = {
         "worker": ALL,
         "reader": "INSERT(listener slot task_id)",
     },
+    "celery_minute": {"worker": ALL},
+    "celery_hour": {"worker": ALL},
     "celery_postgres_migration": dict.fromkeys(ROLES.values(), "SELECT"),
     "queue_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
     "message_id_sequence": {"worker": "USAGE", "producer": "USAGE"},

@@ -32,6 +32,10 @@ FILL = {
     "celery_chord": f"(id, size, done) SELECT 'chord-' || n, 1, 0 {SERIES}",
     "celery_chord_part": f"(chord_id, task_id, status) SELECT 'chord-' || n, 'task-' || n, 'SUCCESS' {SERIES}",
     "celery_waiter": f"(task_id, listener, slot) SELECT 'task-' || n, n, n {SERIES}",
+    "celery_minute": "(minute, consumer_id, queue, name, started, done, failed, retried, waited, ran)"
+    f" SELECT now() - n * interval '1 minute', n % 2, 'q', 'n', 1, 1, 0, 0, '{{}}', '{{}}' {SERIES}",
+    "celery_hour": "(hour, queue, name, started, done, failed, retried, waited, ran)"
+    f" SELECT now() - n * interval '1 hour', 'q', 'n', 1, 1, 0, 0, '{{}}', '{{}}' {SERIES}",
 }
 
 #: What reads a whole index or table, and may.

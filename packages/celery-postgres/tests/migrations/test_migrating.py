@@ -54,6 +54,7 @@ RELEASED = {
     11: "82fc6c9053ede5684bd5c89c4409736c2b6a4a679c52e5529d7a9e6c1d90a1f0",
     12: "4c2fcfb4fbd34672439094f09b64054b4b40e7f42883ed61cb03a3269d263bb5",
     13: "1d8e47649208cc3a9228071b20340ce32fc1bfbb26073bc40de1a4ccb0e12b9b",
+    14: "68df1a4dfbb2ae21f8dc89c52ffcb158ae1a11dc957bb811e5136c1834fb94e3",
 }
 
 KILLED = """
@@ -262,15 +263,15 @@ def test_a_changed_file_is_an_error(empty: str) -> None:
 
 def test_a_newer_release_was_here(empty: str) -> None:
     migrate(empty)
-    run(empty, "INSERT INTO celery_postgres_migration VALUES (14, 'of_the_future', 'x', now())")
-    assert migrate(empty) == 14  # the schema goes first, and the old release must not stop over it
+    run(empty, f"INSERT INTO celery_postgres_migration VALUES ({NEWEST + 1}, 'of_the_future', 'x', now())")  # noqa: S608
+    assert migrate(empty) == NEWEST + 1  # the schema goes first, and the old release must not stop over it
     assert check(empty).current
-    with pytest.raises(MigrationError, match="is at 14 and this release knows 13"):
+    with pytest.raises(MigrationError, match=f"is at {NEWEST + 1} and this release knows {NEWEST}"):
         migrate(empty, 5)
 
 
 def test_the_command(empty: str) -> None:
-    assert "not recorded as migrated; this release needs version 13" in typed(empty, "version").stdout
+    assert f"not recorded as migrated; this release needs version {NEWEST}" in typed(empty, "version").stdout
     assert typed(empty, "check").returncode == 1
     done = typed(empty, "migrate", "--to", "3")
     assert (done.returncode, done.stdout) == (0, "the schema is at version 3\n")
@@ -278,7 +279,7 @@ def test_the_command(empty: str) -> None:
     assert json.loads(typed(empty, "--json", "version").stdout) == {"version": 3, "newest": NEWEST}
     assert "migration 0004 broker_tables is not applied" in typed(empty, "check").stdout
     assert typed(empty, "migrate").returncode == 0
-    assert typed(empty, "check").stdout == "the schema is at version 13, as it should be\n"
+    assert typed(empty, "check").stdout == f"the schema is at version {NEWEST}, as it should be\n"
     assert typed(empty, "migrate", "--to", "99").returncode == 1
 
 

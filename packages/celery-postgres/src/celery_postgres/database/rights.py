@@ -27,6 +27,8 @@ WORKER_TABLES = {
     "celery_chord": _ALL,
     "celery_chord_part": ("SELECT", "INSERT", "DELETE"),
     "celery_waiter": _ALL,
+    "celery_minute": _ALL,
+    "celery_hour": _ALL,
 }
 #: Sequences that it takes numbers from (USAGE).
 WORKER_SEQUENCES = (

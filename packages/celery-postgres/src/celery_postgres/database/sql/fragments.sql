@@ -339,3 +339,42 @@ ORDER BY queue.id, one.unique_key NULLS FIRST, one.number
     FROM outcome
     WHERE outcome.first_task IS NOT NULL
 )
+
+-- What consumers have counted.
+
+-- fragment: sum_counts
+-- Of the rows of `gone`, added up.
+sum(gone.started), sum(gone.done), sum(gone.failed), sum(gone.retried),
+ARRAY[
+    sum(gone.waited[1]), sum(gone.waited[2]), sum(gone.waited[3]), sum(gone.waited[4]),
+    sum(gone.waited[5]), sum(gone.waited[6]), sum(gone.waited[7]), sum(gone.waited[8]),
+    sum(gone.waited[9]), sum(gone.waited[10]), sum(gone.waited[11]), sum(gone.waited[12]),
+    sum(gone.waited[13]), sum(gone.waited[14]), sum(gone.waited[15]), sum(gone.waited[16])
+],
+ARRAY[
+    sum(gone.ran[1]), sum(gone.ran[2]), sum(gone.ran[3]), sum(gone.ran[4]),
+    sum(gone.ran[5]), sum(gone.ran[6]), sum(gone.ran[7]), sum(gone.ran[8]),
+    sum(gone.ran[9]), sum(gone.ran[10]), sum(gone.ran[11]), sum(gone.ran[12]),
+    sum(gone.ran[13]), sum(gone.ran[14]), sum(gone.ran[15]), sum(gone.ran[16])
+]
+
+-- fragment: add_counts
+-- Of a row that is there, to `kept`.
+started = kept.started + excluded.started, done = kept.done + excluded.done,
+failed = kept.failed + excluded.failed, retried = kept.retried + excluded.retried,
+waited = ARRAY[
+    kept.waited[1] + excluded.waited[1], kept.waited[2] + excluded.waited[2], kept.waited[3] + excluded.waited[3],
+    kept.waited[4] + excluded.waited[4], kept.waited[5] + excluded.waited[5], kept.waited[6] + excluded.waited[6],
+    kept.waited[7] + excluded.waited[7], kept.waited[8] + excluded.waited[8], kept.waited[9] + excluded.waited[9],
+    kept.waited[10] + excluded.waited[10], kept.waited[11] + excluded.waited[11], kept.waited[12] + excluded.waited[12],
+    kept.waited[13] + excluded.waited[13], kept.waited[14] + excluded.waited[14], kept.waited[15] + excluded.waited[15],
+    kept.waited[16] + excluded.waited[16]
+],
+ran = ARRAY[
+    kept.ran[1] + excluded.ran[1], kept.ran[2] + excluded.ran[2], kept.ran[3] + excluded.ran[3],
+    kept.ran[4] + excluded.ran[4], kept.ran[5] + excluded.ran[5], kept.ran[6] + excluded.ran[6],
+    kept.ran[7] + excluded.ran[7], kept.ran[8] + excluded.ran[8], kept.ran[9] + excluded.ran[9],
+    kept.ran[10] + excluded.ran[10], kept.ran[11] + excluded.ran[11], kept.ran[12] + excluded.ran[12],
+    kept.ran[13] + excluded.ran[13], kept.ran[14] + excluded.ran[14], kept.ran[15] + excluded.ran[15],
+    kept.ran[16] + excluded.ran[16]
+]

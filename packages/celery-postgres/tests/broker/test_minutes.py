@@ -1,0 +1,119 @@
+"""What consumers count by the minute: how it is stored, and added up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from celery_postgres.database.histogram import CLASSES
+from celery_postgres.database.minute_store import MinuteRow, MinuteStore
+from celery_postgres.database.session import Session
+from environment.testkit.databases import rows
+from environment.testkit.tables import run, scalar
+
+DAY_S = 86_400.0
+COUNTS = "queue, name, started, done, failed, retried, waited[1], ran[16]"
+ALL = f"SELECT consumer_id, {COUNTS} FROM celery_minute ORDER BY 1, 2, 3"  # noqa: S608
+HOURS = f"SELECT {COUNTS} FROM celery_hour ORDER BY hour"  # noqa: S608
+
+
+@pytest.fixture
+def url(plain_database: Any) -> str:
+    return str(plain_database.url)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[MinuteStore]:
+    with closing(Session(url)) as session:
+        yield MinuteStore(session)
+
+
+def this_minute() -> int:
+    return int(time.time() // 60)
+
+
+def counted(minute: int, consumer: int, name: str = "n", *, started: int = 5) -> MinuteRow:
+    row = MinuteRow(minute, consumer, "q", name, started=started, done=3, failed=1, retried=1)
+    row.waited[0], row.ran[CLASSES - 1] = started, 5
+    return row
+
+
+def test_a_row_that_is_written_again_is_replaced(url: str, store: MinuteStore) -> None:
+    row = counted(this_minute(), 7)
+    clock = store.write([row, counted(this_minute(), 7, 'odd "name", {with} \\ all')])
+    assert clock == pytest.approx(time.time(), abs=60)
+    row.started, row.waited[0], row.longest_s, row.longest_task = 8, 8, 2.5, "a-task"
+    store.write([row])
+    store.write([row])
+    assert rows(url, ALL) == [
+        (7, "q", "n", 8, 3, 1, 1, 8, 5),
+        (7, "q", 'odd "name", {with} \\ all', 5, 3, 1, 1, 5, 5),
+    ]
+    assert rows(url, "SELECT longest_s, longest_task FROM celery_minute WHERE name = 'n'") == [(2.5, "a-task")]
+    assert store.write([]) >= clock
+
+
+def test_old_minutes_are_added_up_for_all_consumers(url: str, store: MinuteStore) -> None:
+    old = this_minute() - 60
+    store.write([counted(old, 7), counted(old, 8), counted(old, 8, "other"), counted(this_minute(), 7)])
+    store.tidy(DAY_S, DAY_S)
+    store.write([counted(old, 9)])  # by one that could not write it earlier
+    store.tidy(DAY_S, DAY_S)
+    assert rows(url, ALL) == [
+        (0, "q", "n", 15, 9, 3, 3, 15, 15),
+        (0, "q", "other", 5, 3, 1, 1, 5, 5),
+        (7, "q", "n", 5, 3, 1, 1, 5, 5),
+    ]
+
+
+def test_minutes_become_hours_and_hours_end(url: str, store: MinuteStore) -> None:
+    store.BATCH = 3
+    old = (this_minute() - 600) // 60 * 60
+    store.write([counted(old + minute, consumer) for minute in range(10) for consumer in (7, 8)])
+    store.write([counted(old + 60, 7)])
+    store.tidy(3600.0, DAY_S)
+    assert rows(url, ALL) == []
+    assert rows(url, HOURS) == [("q", "n", 100, 60, 20, 20, 100, 100), ("q", "n", 5, 3, 1, 1, 5, 5)]
+    assert scalar(url, "SELECT bool_and(hour = date_trunc('hour', hour)) FROM celery_hour")
+    store.tidy(3600.0, 3600.0)
+    assert rows(url, HOURS) == []
+
+
+def test_several_that_add_up_at_once_lose_nothing(url: str, store: MinuteStore) -> None:
+    old = this_minute() - 300
+    minutes = range(old, old + 200)
+    store.write([counted(minute, consumer, f"n{minute % 7}") for minute in minutes for consumer in range(1, 9)])
+    failures: list[Exception] = []
+
+    def tidy() -> None:
+        try:
+            with closing(Session(url)) as session:
+                own = MinuteStore(session)
+                own.BATCH = 50
+                own.tidy(7200.0, DAY_S)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=tidy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    both = "(SELECT coalesce(sum({0}), 0) FROM celery_minute) + (SELECT coalesce(sum({0}), 0) FROM celery_hour)"
+    assert scalar(url, "SELECT " + both.format("started")) == 200 * 8 * 5
+    assert scalar(url, "SELECT " + both.format("waited[1]")) == 200 * 8 * 5
+
+
+def test_names_and_queues_have_a_limit(url: str) -> None:
+    columns = "(minute, consumer_id, queue, name, started, done, failed, retried, waited, ran)"
+    with pytest.raises(Exception, match="celery_minute_name_check"):
+        run(
+            url,
+            f"INSERT INTO celery_minute {columns} VALUES (now(), 1, 'q', repeat('n', 201), 1, 1, 1, 1, '{{}}', '{{}}')",  # noqa: S608
+        )
