@@ -102,7 +102,13 @@ def occupied_slots(cluster: TemporaryCluster) -> Iterator[list[object]]:
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                     " WHERE usename = 'app_user' AND application_name <> 'occupant'"
                 )
-                return cursor.fetchone() == (0,)
+                # A session that begins has a slot, and is not in pg_stat_activity yet: so the slots are counted.
+                cursor.execute(
+                    "SELECT current_setting('max_connections')::int"
+                    " - current_setting('superuser_reserved_connections')::int"
+                )
+                (slots,) = cursor.fetchone()
+                return len(taken) + 1 == slots  # one is the master's
 
         wait_until(alone, RECOVERY_S, "every slot to be taken")
         yield taken
