@@ -21,6 +21,7 @@ NUMBERS = {
     "202611301130": 12,
     "202611301330": 13,
     "202611301340": 14,
+    "202611301345": 15,
 }
 ROWS = (
     "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload) VALUES (7, 1, 'r', 'p')",

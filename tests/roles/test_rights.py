@@ -77,11 +77,17 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_consumer_id_seq": {},
     "kombu_dead_letter_id_seq": {},
 }
-#: By function: who may call it. All but the first four are the owner's work, whoever calls them.
+#: By function: who may call it. All but the first five are the owner's work, whoever calls them.
 FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse_stock()": set(),  # a trigger calls it, for everybody
     "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_room(bigint,bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
+    "kombu_rooms(bigint,bigint[],bigint[])": {
+        "celery_monitor",
+        "celery_producer",
+        "celery_result_reader",
+        "celery_worker",
+    },
     "kombu_limit_of(bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_catch_up(text)": {"celery_producer", "celery_worker"},
     "kombu_publish_unique(bigint,text,smallint,text,uuid,timestamp with time zone,timestamp with time zone,bigint,"

@@ -215,17 +215,13 @@ WITH settled AS (
       AND (message.flow_key IS NULL OR coalesce((SELECT whole.places FROM whole), 1) > 0)
     LIMIT 1
 ), turn AS MATERIALIZED (
-    SELECT turn.*, coalesce(room.places, turn.share) AS places, room.opens_in, room.interval_s
+    -- One call for all keys, after the acks.
+    SELECT turn.flow_key, turn.priority, turn.lowest_id, turn.share, turn.places, turn.opens_in, turn.interval_s
     FROM acknowledged
-    CROSS JOIN unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s)
-        AS turn (flow_key, priority, lowest_id, share)
-    LEFT JOIN LATERAL kombu_room(%(queue)s, turn.flow_key, turn.share + 0 * acknowledged.count) AS room ON (
-        SELECT EXISTS (
-            SELECT FROM kombu_limit AS found
-            WHERE found.queue_id = %(queue)s AND (found.max_running IS NOT NULL OR found.per_second IS NOT NULL)
-              AND found.flow_key IS DISTINCT FROM 0
-        )
-    )
+    CROSS JOIN LATERAL ROWS FROM (
+        unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s),
+        kombu_rooms(%(queue)s + 0 * acknowledged.count, %(turn_keys)s, %(turn_shares)s)
+    ) AS turn (flow_key, priority, lowest_id, share, places, opens_in, interval_s)
     WHERE coalesce((SELECT whole.places FROM whole), 1) > 0
 ), fair AS MATERIALIZED (
     SELECT message.id, message.priority, turn.flow_key, turn.interval_s

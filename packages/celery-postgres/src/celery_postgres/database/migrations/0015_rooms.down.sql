@@ -1,0 +1,2 @@
+-- step: drop the function kombu_rooms
+DROP FUNCTION IF EXISTS kombu_rooms(bigint, bigint[], bigint[]);
