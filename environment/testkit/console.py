@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import socket
 import threading
@@ -16,6 +17,7 @@ import uvicorn
 
 from celery_postgres import console, operations
 from celery_postgres.console import new_key
+from celery_postgres.console.serving import Server
 from celery_postgres.readmodel import Page, ReadModel, State, TaskFilter, TaskRow
 from environment.testkit import night
 from environment.testkit.browser import Browser
@@ -73,13 +75,19 @@ class Console:
     """
 
     def __init__(
-        self, application: Any, keys: Mapping[str, str], rows: night.Night, url: str, held: TenantKeys
+        self,
+        application: Any,
+        keys: Mapping[str, str],
+        rows: night.Night,
+        url: str,
+        held: TenantKeys,
+        port: int,
     ) -> None:
+        self.application = application
         self.keys, self.night, self.database_url, self.tenant_keys = keys, rows, url, held
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", port))
         self.port = int(self._socket.getsockname()[1])
-        config = uvicorn.Config(application, log_level="critical", lifespan="off")
-        self._server = uvicorn.Server(config)
+        self._server = Server(uvicorn.Config(application, log_level="critical", lifespan="off"), application)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._cookies: dict[str, str] = {}
 
@@ -106,7 +114,9 @@ class Console:
             connection.request(method, path, body, sent)
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read().decode())
+            content = response.read()
+            packed = found.get("content-encoding") == "gzip"
+            return Answer(response.status, found, (gzip.decompress(content) if packed else content).decode())
 
     def cookie(self, who: str) -> str:
         """The cookie of somebody who has signed in, once."""
@@ -121,13 +131,18 @@ class Console:
         return self.request("GET", path, None, **given, **headers)
 
 
+def staff_keys() -> dict[str, tuple[str, str]]:
+    """A key for each who is no tenant, with its line of configuration."""
+    return {who: new_key(who, who.replace("+", "-")) for who in ("reader", "operator", "operator+payloads")}
+
+
 @contextmanager
-def serving(url: str, rows: night.Night, **options: Any) -> Iterator[Console]:
-    """A console of this database with a key for everybody."""
-    keys, lines = {}, []
-    for who in ("reader", "operator", "operator+payloads"):
-        keys[who], line = new_key(who, who.replace("+", "-"))
-        lines.append(line)
+def serving(
+    url: str, rows: night.Night, *, port: int = 0, staff: Mapping[str, tuple[str, str]] | None = None, **options: Any
+) -> Iterator[Console]:
+    """A console of this database with a key for everybody, on a free port or this one."""
+    staff = staff or staff_keys()
+    keys, lines = {who: key for who, (key, _) in staff.items()}, [line for _, line in staff.values()]
     held = TenantKeys()
     model, broker = ReadModel(url), operations.connect(url)
     owned = {night.ACME: [rows.ids["failed"], rows.ids["expired"]], night.BOREALIS: [rows.ids["dead"]]}
@@ -137,7 +152,7 @@ def serving(url: str, rows: night.Night, **options: Any) -> Iterator[Console]:
         title="production",
         **options,
     )
-    served = Console(application, keys | {name: f"key of {name}" for name in TENANTS}, rows, url, held)
+    served = Console(application, keys | {name: f"key of {name}" for name in TENANTS}, rows, url, held, port)
     try:
         served.start()
         yield served

@@ -102,6 +102,12 @@ def test_this_machine_looks_without_a_key(folder: Path, module_database: Any) ->
         status, refusal = get(f"{address}/", Host="evil.example")
         assert status == 421
         assert "--allowed-host" in refusal
+        tab = urllib.request.urlopen(f"{address}/events?of=queues", timeout=20)  # noqa: S310
+        assert tab.readline().startswith(b"data: ")
+    # The server has stopped, though a page was live: it ends the streams first.
+    with tab:
+        assert tab.read() is not None
+    assert "graceful" not in (folder / "log").read_text()
 
 
 def test_with_keys_it_is_closed(folder: Path, module_database: Any) -> None:

@@ -6,7 +6,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
 from typing import Protocol
@@ -60,6 +60,10 @@ class Viewer:
     def acts(self) -> bool:
         """Whether it may change the broker."""
         return self.role is Role.OPERATOR
+
+    def shared(self) -> Viewer:
+        """What all have in common who see the same as this one."""
+        return replace(self, name="", key="")
 
 
 class Keys(Protocol):

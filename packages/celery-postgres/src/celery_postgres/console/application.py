@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -19,9 +20,12 @@ from starlette.routing import Route
 
 from celery_postgres.console import acting, pages
 from celery_postgres.console.access import Keys, Role, ThisMachine
-from celery_postgres.console.door import Door, FormError, Guest, base_of, field, form_of, query_of, redirect
+from celery_postgres.console.door import Door, FormError, base_of, field, form_of, query_of, redirect
+from celery_postgres.console.following import Following
+from celery_postgres.console.live import Live
 from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, View
 from celery_postgres.console.sessions import Sessions
+from celery_postgres.console.sharing import Subject
 from celery_postgres.console.source import Source
 from celery_postgres.console.views import VIEWS, marks, planning
 from celery_postgres.database import driver
@@ -74,15 +78,19 @@ class _Console:
         self._open = isinstance(keys, ThisMachine)
         self._marks: tuple[float, dict[str, dict[str, str]]] = (-MARKS_S, {})
         self._door = Door(keys, Sessions(secret), self._pages, sources)
+        self._live = Live(self._shared)
 
     def application(self) -> Starlette:
         """The routes."""
+        # 300 queues are 160 kB of HTML, and 9 kB so. Its length tells nothing: another site's requests have no cookie.
+        smaller = [Middleware(GZipMiddleware, minimum_size=1_000)]
         routes = [
             Route("/sign-in", self._post(self._door.sign_in), methods=["POST"]),
             Route("/sign-out", self._post(self._door.sign_out), methods=["POST"]),
             Route("/act", self._act, methods=["POST"]),
-            Route("/static/{name}", self._file, methods=["GET"]),
-            *(Route(f"/{view.path}", self._shown(view), methods=["GET"]) for view in VIEWS),
+            Route("/static/{name}", self._file, methods=["GET"], middleware=smaller),
+            *(Route(f"/{one.path}", self._shown(one), methods=["GET"], middleware=smaller) for one in VIEWS),
+            *Following(self._door, self._live).routes(),
         ]
         handlers: dict[Any, Any] = {
             NotThereError: self._not_there,
@@ -92,10 +100,8 @@ class _Console:
             driver.Error: self._no_database,
             Exception: self._failed,
         }
-        # 300 queues are 160 kB of HTML, and 9 kB so. Its length tells nothing: another site's requests have no cookie.
-        application = Starlette(
-            routes=routes, exception_handlers=handlers, middleware=[Middleware(GZipMiddleware, minimum_size=1_000)]
-        )
+        application = Starlette(routes=routes, exception_handlers=handlers)
+        application.state.live = self._live
         # A redirect would lead to the host in the Host header, which is the sender's text.
         application.router.redirect_slashes = False
         return application
@@ -115,22 +121,33 @@ class _Console:
             found = view.show(look)
             if isinstance(found, Elsewhere):
                 return redirect(found.address)
-            return self._pages.render(found.template, **self._around(request, guest, view, look), **found.content)
+            around = self._around(look, view, query_of(request), self._door.token(guest))
+            return self._pages.render(found.template, **around, **found.content)
 
         return show
 
-    def _around(self, request: Request, guest: Guest, view: View, look: Look) -> dict[str, Any]:
+    def _shared(self, subject: Subject) -> str:
+        """A page as all get it who follow it: without a name, and without the token of forms."""
+        look = Look(subject.viewer, self._source, dict(subject.query), subject.base)
+        found = subject.view.show(look)
+        if isinstance(found, Elsewhere):
+            raise NotThereError(_NOT_THERE)
+        query = f"?{urlencode(subject.query)}" if subject.query else ""
+        return self._pages.text(found.template, **self._around(look, subject.view, query, None), **found.content)
+
+    def _around(self, look: Look, view: View, query: str, token: str | None) -> dict[str, Any]:
         """What every page shows around its content."""
-        role = guest.viewer.role
+        role = look.viewer.role
         marked = self._marked(look) if role in STAFF else {}
         return {
             "base": look.base,
             "look": look,
-            "viewer": guest.viewer,
+            "viewer": look.viewer,
             "role_says": "Open on this machine alone" if self._open else _SAYS[role],
-            "token": self._door.token(guest),
+            "token": token,
             "now": datetime.now(UTC),
-            "again": f"{look.base}/{view.path}{query_of(request)}",
+            "again": f"{look.base}/{view.path}{query}",
+            "live": f"{view.path}{query}" if view.live else None,
             "here": view.path if view.parent is None else view.parent,
             "views": [
                 {"path": one.path, "name": one.name, "key": one.key, **marked.get(one.path, _NO_MARK)}
@@ -171,7 +188,7 @@ class _Console:
         error = ""
         if plan.typed and field(form, "number").replace(",", "").strip() != str(plan.number):
             error = f"This is not {plan.number}. Nothing was done."
-        around = self._around(request, guest, _ACTING, look)
+        around = self._around(look, _ACTING, query_of(request), self._door.token(guest))
         if plan.refused or error:
             fields = planning.fields(look)
             content = {"plan": plan, "fields": fields, "at": at.isoformat(), "error": error}

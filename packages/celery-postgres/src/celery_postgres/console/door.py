@@ -102,7 +102,7 @@ class Door:
     """
 
     def __init__(self, keys: Keys, sessions: Sessions, pages: Pages, sources: Sequence[tuple[str, str]]) -> None:
-        self._keys = keys
+        self.keys = keys
         self._sessions = sessions
         self._pages = pages
         self._sources = list(sources)
@@ -110,11 +110,15 @@ class Door:
 
     def guest(self, request: Request) -> Guest | None:
         """Who makes this request; None if that is not known. Asks the keys: call it in a thread."""
-        if isinstance(self._keys, ThisMachine):
-            return Guest(self._keys.viewer, None)
-        session = self._sessions.read(request.cookies.get(_cookie_of(request)))
-        viewer = None if session is None else self._keys.find(session.key)
+        if isinstance(self.keys, ThisMachine):
+            return Guest(self.keys.viewer, None)
+        session = self.session(request)
+        viewer = None if session is None else self.keys.find(session.key)
         return None if viewer is None else Guest(viewer, session)
+
+    def session(self, request: Request) -> Session | None:
+        """What the cookie of this request says, if it is valid. Whether its key still is, the keys know."""
+        return self._sessions.read(request.cookies.get(_cookie_of(request)))
 
     def token(self, guest: Guest) -> str | None:
         """The token of this guest's forms."""
@@ -144,7 +148,7 @@ class Door:
         then, address = field(form, "next"), request.client.host if request.client else ""
         if not self._attempts.allows(address):
             return self.ask(request, 429, "Too many wrong keys from this address. Wait a minute.", then)
-        viewer = await run_in_threadpool(self._keys.enter, field(form, "key").strip())
+        viewer = await run_in_threadpool(self.keys.enter, field(form, "key").strip())
         if viewer is None:
             self._attempts.failed(address)
             return self.ask(request, 401, "This key is not valid, or was revoked. Ask the operator for one.", then)

@@ -106,6 +106,7 @@ class View(NamedTuple):
         roles: who has it. For others it does not exist.
         show: makes the page.
         parent: the path of the view that the navigation marks.
+        live: whether its page follows what changes. Not one that acts, records who looks, or leads elsewhere.
     """
 
     path: str
@@ -114,3 +115,4 @@ class View(NamedTuple):
     roles: frozenset[Role]
     show: Show
     parent: str | None = None
+    live: bool = True

@@ -69,8 +69,11 @@ class Pages:
 
     def render(self, template: str, status: int = 200, **content: Any) -> Response:
         """A page as a response."""
-        text = self._environment.get_template(template).render(content)
-        return Response(text, status, HEADERS, HTML)
+        return Response(self.text(template, **content), status, HEADERS, HTML)
+
+    def text(self, template: str, **content: Any) -> str:
+        """A page as text."""
+        return self._environment.get_template(template).render(content)
 
 
 def file(name: str) -> Response | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from celery_postgres.console.access import ConfiguredKeys, Keys, ThisMachine, lines_of
@@ -21,6 +24,10 @@ KEYS = "CELERY_CONSOLE_KEYS"
 SECRET = "CELERY_CONSOLE_SECRET"  # noqa: S105  # the name of a variable
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?", re.ASCII)
 _SHORTEST_SECRET = 32
+#: Seconds for requests to end when the server stops.
+STOP_S = 5
+#: uvicorn's status when it cannot listen.
+_NOT_STARTED = 3
 
 
 def keys_for(host: str, environment: Mapping[str, str]) -> Keys:
@@ -50,8 +57,38 @@ def serve(app: Any, *, host: str, port: int, title: str, allowed_hosts: Sequence
     if secret is not None and len(secret) < _SHORTEST_SECRET:
         raise ConsoleError(f"{SECRET} is shorter than {_SHORTEST_SECRET} characters")
     keys = keys_for(host, os.environ)
-    console = OwnHosts(create(source_of(app), keys, title=title, secret=secret), [host, *allowed_hosts])
-    uvicorn.run(console, host=host, port=port, log_level="warning", server_header=False, date_header=False)
+    console = create(source_of(app), keys, title=title, secret=secret)
+    config = uvicorn.Config(
+        OwnHosts(console, [host, *allowed_hosts]),
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=STOP_S,
+    )
+    server = Server(config, console)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(_NOT_STARTED)
+
+
+class Server(uvicorn.Server):
+    """A server that ends the streams of live pages before it stops: uvicorn waits for every request.
+
+    Args:
+        config: of uvicorn.
+        console: what `create` has returned.
+    """
+
+    def __init__(self, config: uvicorn.Config, console: Starlette) -> None:
+        super().__init__(config)
+        self._console = console
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._console.state.live.end()
+        await super().shutdown(sockets)
 
 
 class OwnHosts:

@@ -1,6 +1,7 @@
 // Everything here is an addition: each page is complete without it. It keeps theme, zone and keys; never an API key.
 "use strict";
 const root = document.documentElement;
+const $ = (what, where = document) => where.querySelector(what);
 const $$ = (what, where = document) => [...where.querySelectorAll(what)];
 const kept = {
   get(name) { try { return localStorage.getItem(`console-${name}`); } catch { return null; } },
@@ -11,9 +12,12 @@ const kept = {
     } catch { /* the browser keeps nothing: it lasts until the next page */ }
   },
 };
-const on = (name, act) => {
-  for (const button of $$(`[data-do=${name}]`)) { button.hidden = false; button.addEventListener("click", () => act(button)); }
-};
+// What buttons do: `data-do` names it. Without this script they are hidden.
+const acts = {};
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do], [data-copy]");
+  if (button) (button.dataset.copy === undefined ? acts[button.dataset.do] : copy)?.(button);
+});
 
 // Times in the reader's zone, UTC on hover. Without this script they are UTC and say so.
 const forms = {
@@ -21,62 +25,231 @@ const forms = {
   date: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
 };
 let zone = kept.get("zone") || undefined;
-function tell() {
-  for (const time of $$("time[datetime]")) {
+const written = (moment, form) =>
+  new Intl.DateTimeFormat("en-GB", { ...(forms[form] || forms.time), timeZone: zone }).format(moment);
+function tell(where = document) {
+  for (const time of $$("time[datetime]", where)) {
     const moment = new Date(time.dateTime);
     if (Number.isNaN(moment.getTime())) continue;
     time.title = moment.toISOString().replace("T", " ").replace("Z", " UTC");
-    const form = forms[time.dataset.f] || forms.time;
-    time.textContent = new Intl.DateTimeFormat("en-GB", { ...form, timeZone: zone }).format(moment);
+    time.textContent = written(moment, time.dataset.f);
   }
-  for (const name of $$("[data-zone]")) name.textContent = zone || Intl.DateTimeFormat().resolvedOptions().timeZone;
+  for (const name of $$("[data-zone]", where)) name.textContent = zone || Intl.DateTimeFormat().resolvedOptions().timeZone;
 }
-tell();
-on("zone", () => { zone = zone ? undefined : "UTC"; kept.set("zone", zone || null); tell(); });
+acts.zone = () => { zone = zone ? undefined : "UTC"; kept.set("zone", zone || null); tell(); };
 
 // The theme: the system's, or the one that was chosen here.
 if (kept.get("theme")) root.dataset.theme = kept.get("theme");
-on("theme", () => {
+acts.theme = () => {
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
   kept.set("theme", root.dataset.theme);
-});
+};
 
-for (const button of $$("[data-copy]")) {
-  button.hidden = !navigator.clipboard;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  });
+async function copy(button) {
+  await navigator.clipboard.writeText(button.dataset.copy);
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+
+// What a page, or a part that came later, needs before it is shown.
+function ready(where) {
+  tell(where);
+  for (const button of $$("[data-do]", where)) button.hidden = button.dataset.do === "pause" && !live;
+  for (const button of $$("[data-copy]", where)) button.hidden = !navigator.clipboard;
+  if (kept.get("keys") === "off") for (const button of $$("[data-do=keys]", where)) button.textContent = "Switch the keys on";
 }
 
 // Keys. They can be switched off (WCAG 2.1.4), and never act while text is typed.
 const help = document.getElementById("keys");
-on("help", () => help?.showModal());
-on("keys", (button) => {
+acts.help = () => help?.showModal();
+acts.keys = (button) => {
   const off = kept.get("keys") !== "off";
   kept.set("keys", off ? "off" : null);
   button.textContent = off ? "Switch the keys on" : "Switch the keys off";
-});
-if (kept.get("keys") === "off") for (const button of $$("[data-do=keys]")) button.textContent = "Switch the keys on";
+};
 let going = false;
-let at = -1;
+let at = null; // the row that j and k have reached
 function move(step) {
-  const rows = $$("tbody tr").filter((row) => row.querySelector("a"));
+  const rows = $$("main tbody tr").filter((row) => $("a", row));
   if (!rows.length) return;
-  rows[at]?.classList.remove("at");
-  at = Math.max(0, Math.min(rows.length - 1, at + step));
-  rows[at].classList.add("at");
-  rows[at].querySelector("a").focus();
+  const next = rows[Math.max(0, Math.min(rows.length - 1, rows.indexOf(at) + step))];
+  at?.classList.remove("at");
+  at = next;
+  at.classList.add("at");
+  $("a", at).focus();
 }
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || kept.get("keys") === "off") return;
-  if (event.target.matches("input, select, textarea") || help?.open) return;
-  const view = going ? document.querySelector(`nav a[data-key="${CSS.escape(event.key)}"]`) : null;
+  if (help?.open || event.target.matches("select, textarea, input:not([type=checkbox])")) return;
+  const view = going ? $(`nav a[data-key="${CSS.escape(event.key)}"]`) : null;
   going = event.key === "g";
   if (view) view.click();
   else if (event.key === "/") { event.preventDefault(); document.getElementById("find")?.focus(); }
   else if (event.key === "?") help?.showModal();
+  else if (event.key === ".") acts.pause();
+  else if (event.key === "x") (at && $("input[type=checkbox]", at))?.click();
   else if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
 });
+
+// Live. The server tells when this page has changed; then it is fetched, and what differs is replaced: not what the
+// reader has the focus in, has marked, or has begun to fill in. That follows as soon as it is left.
+const pane = $(".live[data-live]");
+const live = pane && {
+  shown: "", heard: Date.now(), read: new Date($("[data-at] time", pane).dateTime), state: "", paused: false, stop: null,
+};
+const UNIT = "tr, li, form, pre, p, dl > div, h1, h2, summary, svg";
+const marked = (node) => {
+  const selection = getSelection();
+  return selection && !selection.isCollapsed && selection.containsNode(node, true);
+};
+const focused = (node) => node.contains(document.activeElement) && document.activeElement !== document.body;
+const filled = (node) => $$("input, select, textarea", node).some((field) =>
+  field.type === "checkbox" ? field.checked !== field.defaultChecked
+    : field.options ? field.selectedIndex !== Math.max(0, [...field.options].findIndex((one) => one.defaultSelected))
+      : field.type !== "hidden" && field.value !== field.defaultValue);
+let left = false; // whether something was left as it was
+const busy = (node) => {
+  const is = node.nodeType === 1 && (focused(node) || marked(node) || filled(node));
+  left ||= is;
+  return is;
+};
+const name = (node) => node.nodeType !== 1 ? String(node.nodeType) : [node.nodeName, node.id
+  || node.getAttribute("aria-labelledby") || (node.matches("tr, li") && $("a[href]", node)?.getAttribute("href"))].join();
+
+function morph(old, next) {
+  if (old.isEqualNode(next) || (old.nodeType === 1 && old.matches(UNIT) && busy(old))) return;
+  if (old.nodeType !== 1) { old.nodeValue = next.nodeValue; return; }
+  if (old.matches("form[method=post]")) return; // it has the token of this session
+  for (const { name: one } of [...old.attributes]) if (!next.hasAttribute(one) && one !== "open") old.removeAttribute(one);
+  for (const { name: one, value } of next.attributes) if (one !== "open") old.setAttribute(one, value);
+  if (next.matches("table[data-list]") && hold(old, next)) return;
+  let place = old.firstChild;
+  for (const want of [...next.childNodes]) {
+    if (place?.id === "unseen") place = place.nextSibling;
+    let same = place;
+    while (same && name(same) !== name(want)) same = same.nextSibling;
+    if (!same) { old.insertBefore(document.importNode(want, true), place); continue; }
+    // What has the focus would lose it if it was moved: what is before it goes behind it.
+    while (same !== place && focused(same)) { const one = place; place = one.nextSibling; same.after(one); }
+    if (same === place) place = same.nextSibling;
+    else old.insertBefore(same, place);
+    morph(same, want);
+  }
+  while (place) { const one = place; place = one.nextSibling; if (one.id !== "unseen" && !busy(one)) one.remove(); }
+}
+
+// New rows do not push a list down: those that are there are kept up to date, and a button shows the new ones.
+function hold(old, next) {
+  const has = new Map($$("tbody tr", old).map((row) => [name(row), row]));
+  const rows = $$("tbody tr", next);
+  const unseen = rows.filter((row) => !has.has(name(row))).length;
+  if (live.showing || !unseen) { document.getElementById("unseen")?.remove(); return false; }
+  for (const row of rows) if (has.has(name(row))) morph(has.get(name(row)), row);
+  if (!document.getElementById("unseen")) {
+    old.insertAdjacentHTML("beforebegin", '<p id="unseen" role="status"><button type="button" class="btn" data-do="show"></button></p>');
+  }
+  $("#unseen button").textContent = `${unseen}${unseen === rows.length ? " or more" : ""} new, show`;
+  return true;
+}
+
+function settle() {
+  if (!live.next) return;
+  left = false;
+  morph($("main"), $("main", live.next).cloneNode(true));
+  morph($("nav ul"), $("nav ul", live.next).cloneNode(true));
+  if (!$("table[data-list]")) document.getElementById("unseen")?.remove();
+  live.late = left;
+}
+acts.show = () => {
+  const head = $("main h1");
+  live.showing = true;
+  settle();
+  live.showing = false;
+  head.tabIndex = -1;
+  head.focus();
+};
+for (const event of ["focusout", "selectionchange", "reset"]) {
+  document.addEventListener(event, () => { if (live?.late) { live.late = false; setTimeout(settle, 50); } });
+}
+
+const SAYS = {
+  ok: "Live, ", asks: "Every 10 s, as of ", paused: "Paused at ", failed: "Not live since ", gone: "Not there any more; this is of ",
+  ended: "Your session has ended; this is of ", changed: "The console has a new version; this is of ",
+};
+function say() {
+  if (!live) return;
+  const silent = Date.now() - live.heard > 5000 && ["", "ok"].includes(live.state);
+  const state = live.paused ? "paused" : silent ? "failed" : live.state;
+  if (!state) return;
+  const fine = ["ok", "asks", "paused"].includes(state);
+  const put = (what, text) => { if (what.textContent !== text) what.textContent = text; };
+  put($("[data-said]", pane), SAYS[state]);
+  $("[data-said]", pane).className = fine ? "" : "warn";
+  put($("[data-at]", pane), `${written(live.read)}${state === "failed" ? ", trying again" : ""}`);
+  $("[data-refresh]", pane).hidden = state === "ok";
+  put($("[data-refresh]", pane), state === "ended" ? "Sign in" : "Refresh");
+  put($("[data-do=pause]", pane), live.paused ? "Follow" : "Pause");
+  $("[data-do=pause]", pane).hidden = ["ended", "changed", "gone"].includes(state);
+}
+
+const address = (path) => `${$(".brand").getAttribute("href")}${path}?of=${encodeURIComponent(pane.dataset.live)}`;
+async function fetched(signal) {
+  const answer = await fetch(address("fresh"), { signal });
+  if (answer.status === 401) { live.state = "ended"; throw new Error("ended"); }
+  if (!answer.ok) throw new Error(String(answer.status));
+  const next = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if ($("script[src]", next)?.getAttribute("src") !== $("script[src]").getAttribute("src")) { live.state = "changed"; throw new Error("changed"); }
+  ready(next);
+  live.next = next;
+  live.shown = answer.headers.get("x-page");
+  settle();
+}
+async function hear(event, signal) {
+  live.heard = Date.now();
+  live.state = event.state;
+  if (event.at) live.read = new Date(event.at);
+  if (event.state === "ok" && event.page !== live.shown) await fetched(signal);
+  say();
+}
+async function follow(signal) {
+  const answer = await fetch(address("events"), { signal });
+  if (answer.status === 401) { live.state = "ended"; return; }
+  if (answer.status === 429) {
+    await fetched(signal);
+    [live.state, live.heard, live.read] = ["asks", Date.now() + 10000, new Date()];
+    return;
+  }
+  if (!answer.ok) { live.state = answer.status === 404 ? "gone" : "failed"; return; }
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const events = (text + part.value).split("\n\n");
+    text = events.pop();
+    for (const one of events) await hear(JSON.parse(one.replace(/^data: /, "")), signal);
+  }
+}
+async function start() {
+  if (!live || live.stop || live.paused || document.hidden) return;
+  const stop = live.stop = new AbortController();
+  while (live.stop === stop && !["ended", "changed", "gone"].includes(live.state)) {
+    const begun = Date.now();
+    try { await follow(stop.signal); } catch { if (live.state === "asks") live.state = "failed"; }
+    say();
+    const rest = live.state === "asks" ? 10000 : Date.now() - begun > 10000 ? 100 : 1500 + Math.random() * 1000;
+    await new Promise((go) => { setTimeout(go, rest); stop.signal.addEventListener("abort", go); });
+  }
+}
+function halt() { live?.stop?.abort(); if (live) live.stop = null; }
+acts.pause = () => {
+  if (!live) return;
+  live.paused = !live.paused;
+  if (live.paused) halt(); else { live.heard = Date.now(); start(); }
+  say();
+};
+document.addEventListener("visibilitychange", () => { if (document.hidden) halt(); else if (live) { live.heard = Date.now(); start(); } });
+addEventListener("pagehide", halt);
+addEventListener("pageshow", start);
+if (live) setInterval(say, 1000);
+ready(document);
+start();

@@ -20,8 +20,8 @@ VIEWS = (
     View("task", None, "", EVERYONE, task, "tasks"),
     View("dead", "Dead letters", "d", EVERYONE, dead),
     View("workers", "Workers", "w", STAFF, workers),
-    View("act", None, "", ACTORS, plan, ""),
-    View("find", None, "", EVERYONE, find, ""),
+    View("act", None, "", ACTORS, plan, "", live=False),
+    View("find", None, "", EVERYONE, find, "", live=False),
 )
 
 
