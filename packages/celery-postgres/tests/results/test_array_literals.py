@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from celery_postgres.database.array_literals import LARGE, binaries, booleans, numbers, texts, timestamps
+from celery_postgres.database.array_literals import LARGE, binaries, booleans, floats, numbers, texts, timestamps
 
 Read = Callable[[Any, str], Any]
 
@@ -71,6 +71,13 @@ def test_timestamps(read: Read, members: list[datetime | None]) -> None:
 def test_a_timestamp_with_a_time_zone_is_an_error() -> None:
     with pytest.raises(ValueError, match="time zone"):
         timestamps([datetime.now(UTC)])
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.floats(allow_nan=False)))
+@example([1764509289.1234567, 5e-324, float("inf"), None])
+def test_floats(read: Read, members: list[float | None]) -> None:
+    assert read(floats(members), "float[]") == members
 
 
 @settings(deadline=None)

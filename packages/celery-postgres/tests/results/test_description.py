@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import Celery, states
+from celery import Celery, chain, states
 from celery.app.task import Context
 
-from celery_postgres.results.description import description_of
+from celery_postgres.results.description import description_of, history_of
 from environment.testkit.canvas import answer
 from environment.testkit.databases import rows
 from environment.testkit.probe import Probe
@@ -23,6 +23,41 @@ def test_a_worker_of_every_pool_describes_its_results(pool: Probe) -> None:
     ((name, queue, worker, retries, args),) = rows(pool.url, DESCRIBED, id=result.id)
     assert (name, queue, retries, args) == ("probe.add", "celery", 0, None)
     assert worker
+
+
+HISTORY = """
+    SELECT meta.tenant_id::text, meta.root_id, meta.parent_id, meta.due_at IS NOT NULL,
+        meta.published_at <= meta.started_at AND meta.started_at <= meta.date_done AT TIME ZONE 'UTC',
+        meta.started_at >= meta.due_at
+    FROM celery_taskmeta AS meta WHERE meta.task_id = :id
+"""
+TENANT = "6f2d7f0e-53a7-4d1e-9d3a-0b9a4d2c7f11"
+
+
+def test_a_result_tells_when_its_task_was_published_and_begun(pool: Probe) -> None:
+    """In every pool: the two machines' clocks are one here."""
+    alone = pool.send("add", 2, 3, headers={"tenant_id": TENANT.upper()})
+    later = pool.send("add", 2, 4, countdown=0.2)
+    last = chain(pool.app.signature("probe.add", (1, 1)), pool.app.signature("probe.add", (1,))).apply_async()
+    assert (answer(alone), answer(later), answer(last)) == (5, 6, 3)
+    first = last.parent
+    assert rows(pool.url, HISTORY, id=alone.id) == [(TENANT, None, None, False, True, None)]
+    assert rows(pool.url, HISTORY, id=later.id) == [(None, None, None, True, True, True)]
+    assert rows(pool.url, HISTORY, id=first.id) == [(None, None, None, False, True, None)]
+    assert rows(pool.url, HISTORY, id=last.id) == [(None, first.id, first.id, False, True, None)]
+
+
+def test_the_last_attempt_replaces_the_times_of_the_one_before(make_app: Callable[..., Celery]) -> None:
+    app, request = make_app(), Context(REQUEST | {"id": "twice"})
+    for state, properties in (
+        (states.RETRY, {"published_at": 1000.5, "due_at": 1001.5}),
+        (states.SUCCESS, {"published_at": 2000.25}),
+    ):
+        request.properties = properties
+        app.backend.store_result("twice", 1, state, request=request)
+        app.backend.flush()
+    stored = "SELECT extract(epoch FROM published_at)::float, due_at FROM celery_taskmeta WHERE task_id = 'twice'"
+    assert rows(app.backend.url.removeprefix("db+"), stored) == [(2000.25, None)]
 
 
 def store(app: Celery, task_id: str, **request: Any) -> tuple[Any, ...]:
@@ -46,17 +81,27 @@ def test_describing_can_be_off(make_app: Callable[..., Celery]) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        {"task": "a\0b", "hostname": "\ud800", "retries": 1 << 40, "delivery_info": {"routing_key": ["q"]}},
-        {"task": "x" * 156, "hostname": "", "retries": "many", "delivery_info": "q"},
-        {"task": {"a": 1}, "hostname": b"h", "retries": True, "delivery_info": None},
-        {"task": None, "hostname": 3, "retries": -1},
+        {
+            **{"task": "a\0b", "hostname": "\ud800", "retries": 1 << 40, "delivery_info": {"routing_key": ["q"]}},
+            **{"root_id": "r\0", "parent_id": "\ud800", "tenant_id": "\0", "properties": {"published_at": "now"}},
+        },
+        {
+            **{"task": "x" * 156, "hostname": "", "retries": "many", "delivery_info": "q"},
+            **{"root_id": "x" * 156, "parent_id": "", "tenant_id": "x", "properties": {"published_at": 1e300}},
+        },
+        {
+            **{"task": {"a": 1}, "hostname": b"h", "retries": True, "delivery_info": None},
+            **{"root_id": [1], "parent_id": b"p", "tenant_id": [], "properties": {"due_at": float("nan")}},
+        },
+        {"task": None, "hostname": 3, "retries": -1, "tenant_id": 5, "properties": None},
     ],
     ids=["text", "size", "types", "absent"],
 )
 def test_what_cannot_be_stored_costs_no_result(make_app: Callable[..., Celery], request_: dict[str, Any]) -> None:
     assert set(description_of(Context(request_)).values()) == {None}
+    assert set(history_of(Context(request_)).values()) == {None}
     assert store(make_app(), f"hostile-{id(request_)}", **request_) == (None,) * 5
 
 
 def test_a_client_that_stores_a_state_describes_nothing() -> None:
-    assert description_of(None) == {}
+    assert description_of(None) == history_of(None) == {}

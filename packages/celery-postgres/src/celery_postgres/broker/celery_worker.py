@@ -12,6 +12,7 @@ from celery_postgres.compat import (
     prefork_shutdown,
     publish_patience,
     task_continuation,
+    task_start,
     transport_names,
 )
 from celery_postgres.consumer import poison
@@ -35,6 +36,7 @@ def fit(transport: Any, options: Options) -> None:
     inspect_stats.install(_shown)
     eta.install()
     prefork_shutdown.install()
+    task_start.install()
 
 
 def _shown(broker: dict[str, Any]) -> dict[str, Any]:

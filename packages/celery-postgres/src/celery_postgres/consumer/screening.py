@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from celery_postgres.consumer import moments
 from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.outlet import Delivery, Subscription
 from celery_postgres.database.dead_letter import (
@@ -71,6 +72,7 @@ def screen(
                 screened.deliveries.append(delivery)
         else:
             content["redelivered"] = bool(one.fence & 1)
+            moments.note(content["properties"], one)
             _sort(screened, one, delivery, headers.get("eta"), blocked)
     return _settle(messages, screened)
 

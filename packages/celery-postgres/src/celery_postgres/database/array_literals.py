@@ -19,6 +19,11 @@ def numbers(members: Iterable[int | None]) -> str:
     return "{" + ",".join(["NULL" if one is None else str(one) for one in members]) + "}"
 
 
+def floats(members: Iterable[float | None]) -> str:
+    """The literal of an array of floating-point numbers."""
+    return "{" + ",".join(["NULL" if one is None else repr(one) for one in members]) + "}"
+
+
 def booleans(members: Iterable[bool]) -> str:
     """The literal of an array of booleans."""
     return "{" + ",".join(["t" if one else "f" for one in members]) + "}"

@@ -47,6 +47,7 @@ class ClaimedMessage:
         expired: AMQP's expiration of the message is over.
         revoked: the task was revoked while it waited.
         flow_key: the hash of its key, in a fair queue.
+        published_at: in seconds since 1970.
     """
 
     id: int
@@ -59,6 +60,7 @@ class ClaimedMessage:
     revoked: bool
     flow_key: int | None
     payload: str
+    published_at: float | None = None
 
     @property
     def claim(self) -> Claim:

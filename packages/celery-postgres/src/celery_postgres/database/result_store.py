@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import states
 
-from celery_postgres.database.array_literals import binaries, booleans, texts, timestamps
+from celery_postgres.database.array_literals import binaries, booleans, floats, texts, timestamps
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.session import Row
 from celery_postgres.database.store import Store
@@ -29,7 +29,10 @@ class Outcome:
         date_done: when the state was stored, in UTC and without a time zone.
         children: as JSON, the tasks that this one has started.
         args, kwargs: encoded by the application's result serializer; only with `result_extended`.
-        name, worker, retries, queue: of the task; unless `describe` is off.
+        name, worker, retries, queue: of the task; unless `describe` is off, as all that follow.
+        tenant_id: the tenant in its headers.
+        root_id, parent_id: of the canvas that it belongs to; no `root_id` if it is its own.
+        published_at, due_at, started_at: of this attempt, in seconds since 1970; `due_at` if it was scheduled.
     """
 
     task_id: str
@@ -44,6 +47,12 @@ class Outcome:
     worker: str | None = None
     retries: int | None = None
     queue: str | None = None
+    tenant_id: str | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    published_at: float | None = None
+    due_at: float | None = None
+    started_at: float | None = None
 
     @property
     def final(self) -> bool:
@@ -111,6 +120,12 @@ class ResultStore(Store):
             workers=texts([one.worker for one in outcomes]),
             retries=[one.retries for one in outcomes],
             queues=texts([one.queue for one in outcomes]),
+            tenant_ids=texts([one.tenant_id for one in outcomes]),
+            root_ids=texts([one.root_id for one in outcomes]),
+            parent_ids=texts([one.parent_id for one in outcomes]),
+            published_at=floats([one.published_at for one in outcomes]),
+            due_at=floats([one.due_at for one in outcomes]),
+            started_at=floats([one.started_at for one in outcomes]),
             final=booleans([one.final for one in outcomes]),
             part_chords=texts([one.chord_id for one in parts]),
             part_tasks=texts([one.task_id for one in parts]),
@@ -141,6 +156,12 @@ class ResultStore(Store):
             worker=outcome.worker,
             retries=outcome.retries,
             queue=outcome.queue,
+            tenant_id=outcome.tenant_id,
+            root_id=outcome.root_id,
+            parent_id=outcome.parent_id,
+            published_at=outcome.published_at,
+            due_at=outcome.due_at,
+            started_at=outcome.started_at,
             final=outcome.final,
             acked_id=message,
             acked_fence=fence,

@@ -27,7 +27,7 @@ from celery_postgres.errors import UnstorableResultError, is_temporary, loggable
 from celery_postgres.results.acknowledgement import claim_of_task, continuation_not_sent, is_acknowledged
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of
 from celery_postgres.results.columns import LONGEST_ID, LONGEST_STATE, integer, short, text
-from celery_postgres.results.description import description_of
+from celery_postgres.results.description import description_of, history_of
 from celery_postgres.results.persistence import PersistentBackend
 from celery_postgres.results.serializer import dump
 from celery_postgres.results.write import Write
@@ -204,6 +204,7 @@ class RecordingBackend(PersistentBackend):
         elif self.options.describe:
             extended = description_of(request)
         children = self.current_task_children(request)
+        history = history_of(request) if self.options.describe else {}
         return Outcome(
             task_id=text(task_id),
             status=text(state),
@@ -218,6 +219,7 @@ class RecordingBackend(PersistentBackend):
             worker=short(extended.get("worker")),
             retries=integer(extended.get("retries")),
             queue=short(extended.get("queue")),
+            **history,
         )
 
     def _part(self, request: Any, state: str, result: bytes | None) -> Part | None:

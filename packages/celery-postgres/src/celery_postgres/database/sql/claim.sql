@@ -105,7 +105,8 @@ WITH settled AS (
         SELECT due.id FROM due WHERE due.queue_id = ANY (%(auto_ack_queues)s)
     ))
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
-        message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload
+        message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload,
+        date_part('epoch', message.enqueued_at) AS published_at
 ), marked AS (
     UPDATE kombu_subscription AS subscription
     SET asleep = NOT subscription.asleep,
@@ -168,7 +169,7 @@ SELECT
     ) AS keyed_wait,
     NULL AS closed,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
-    NULL AS revoked, NULL AS flow_key, NULL AS payload
+    NULL AS revoked, NULL AS flow_key, NULL AS payload, NULL AS published_at
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
 UNION ALL
@@ -278,7 +279,7 @@ SELECT
         ) AS less
     ) AS closed,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
-    NULL AS revoked, NULL AS flow_key, NULL AS payload
+    NULL AS revoked, NULL AS flow_key, NULL AS payload, NULL AS published_at
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
 

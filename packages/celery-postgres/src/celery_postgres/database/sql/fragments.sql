@@ -119,7 +119,8 @@ SET visible = false, consumer_id = %(consumer)s, claimed_at = now(),
     fence = %(fence)s + (message.fence <> 0)::integer
 WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
 RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
-    message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload
+    message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload,
+    date_part('epoch', message.enqueued_at) AS published_at
 
 -- fragment: bury_dead
 -- The rows of `dead`, each with a `reason`, become dead letters. Their queue may be gone.
