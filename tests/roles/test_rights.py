@@ -55,6 +55,11 @@ TABLES: dict[str, dict[str, str]] = {
         "monitor": "SELECT(burst flow_key max_running per_second queue_id refuse weight)",
     },
     "kombu_throttle": {"worker": ALL, "monitor": "SELECT"},
+    "kombu_lost_consumer": {"worker": "SELECT, INSERT, DELETE", "monitor": "SELECT"},
+    "console_action": {
+        "worker": "SELECT, INSERT(action actor conditions planned source subject), UPDATE(done ended_at outcome)"
+    },
+    "console_action_id_seq": {},
     "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT(last_run_at name runs)"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
     "celery_attempt": {"worker": "SELECT, INSERT, DELETE", "reader": "SELECT"},
@@ -80,6 +85,7 @@ TABLES: dict[str, dict[str, str]] = {
 #: By function: who may call it. All but the first five are the owner's work, whoever calls them.
 FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse_stock()": set(),  # a trigger calls it, for everybody
+    "kombu_name_dead_letter()": set(),  # so does this
     "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_room(bigint,bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_rooms(bigint,bigint[],bigint[])": {
@@ -169,7 +175,7 @@ OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "key_depths", "dead_letter_counts", "beat_runs"),
     *("counts_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
-    *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules"),
+    *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules", "view_lost_consumers"),
 }
 
 
@@ -203,6 +209,8 @@ def test_a_worker_asks_at_its_start_for_what_it_was_given(databases: Databases) 
     asked |= dict.fromkeys(WORKER_SEQUENCES, "USAGE")
     of_workers = {table: rights["worker"] for table, rights in TABLES.items() if "worker" in rights}
     assert of_workers.pop("celery_postgres_migration") == "SELECT"  # read only to name a version in an error
+    # Without the record of what people did, and of workers that were lost, tasks run all the same.
+    del of_workers["console_action"], of_workers["kombu_lost_consumer"]
     assert asked == of_workers
 
 
@@ -284,7 +292,7 @@ def test_functions_are_open_to_those_that_need_them(databases: Databases, name: 
     for signature, as_owner, settings, _ in found:
         assert (as_owner, settings) == (
             (False, None)
-            if signature.startswith(("kombu_refuse", "kombu_room", "kombu_limit_of"))
+            if signature.startswith(("kombu_refuse", "kombu_room", "kombu_limit_of", "kombu_name_dead_letter"))
             else (True, ["search_path=public, pg_temp"])
         )
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from celery_postgres.broker.transport import Transport
 from celery_postgres.database import pool
+from celery_postgres.database.action_store import Action, ActionStore, LostConsumer
 from celery_postgres.database.address import parsed
 from celery_postgres.database.dead_letter_store import DeadLetter, DeadLetterFilter, DeadLetterStore, Requeued
 from celery_postgres.database.limit_operations import LimitOperations
@@ -71,6 +72,8 @@ class Operations(LimitOperations):
         self._operator = OperatorStore(sessions)
         self._queues = QueueStore(sessions)
         self._dead_letters = DeadLetterStore(sessions)
+        #: What people did: wrap in `actions.recorded(source=…, actor=…, action=…)` what somebody does by hand.
+        self.actions = ActionStore(sessions)
 
     def __enter__(self) -> Self:
         return self
@@ -234,6 +237,8 @@ __all__ = [
     "WORKER_FUNCTIONS",
     "WORKER_SEQUENCES",
     "WORKER_TABLES",
+    "Action",
+    "ActionStore",
     "BeatRun",
     "BlockedTask",
     "ConsumerOverview",
@@ -245,6 +250,7 @@ __all__ = [
     "KeyDepth",
     "KeyStatus",
     "Limit",
+    "LostConsumer",
     "MonitorStore",
     "Operations",
     "QueueDepth",

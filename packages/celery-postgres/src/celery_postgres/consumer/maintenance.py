@@ -41,13 +41,16 @@ class Maintenance:
         self._step(session, RESCUE, lambda: self._rescue(session, consumer, counter))
 
     def _rescue(self, session: Session, consumer: int, counter: int) -> None:
-        if not ConsumerStore(session).remove(consumer, counter):
+        removed = ConsumerStore(session).remove(consumer, counter)
+        if removed is None:
             return  # another consumer was first, or it lives
         rescued = self._release_orphaned_claims(session)
         logger.warning(
             "Consumer %d is dead; its %d messages run again", consumer, rescued, extra={"consumer": consumer}
         )
         observer.lease_expired(rescued)
+        # A step of its own: its failure, for example for a missing right, must not count as one of the rescue.
+        self._step(session, "record of lost workers", lambda: ConsumerStore(session).note_lost(removed, rescued))
 
     def run(self, session: Session, beat: Callable[[Session], object]) -> None:
         """Remove expired queues and messages, and release the claims of consumers that are gone.

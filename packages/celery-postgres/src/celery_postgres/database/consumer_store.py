@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg2
 
@@ -35,6 +36,16 @@ class Lock:
     pid: int | None
     key: int | None
     direct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A consumer whose row was removed."""
+
+    consumer: int
+    hostname: str | None
+    pid: int | None
+    started_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +156,22 @@ class ConsumerStore(Store):
         """Whether a consumer's row is there and no session holds its lock."""
         return any(not lives for _, lives in self._run("session_lives", consumer=consumer))
 
-    def remove(self, consumer: int, counter: int | None = None) -> bool:
-        """Remove a consumer, if its counter still is `counter`; whether it was removed."""
-        return bool(self._run("remove_consumer", consumer=consumer, beat=counter))
+    def remove(self, consumer: int, counter: int | None = None) -> Removed | None:
+        """Remove a consumer, if its counter still is `counter`. Returns what it was; None if it was not removed."""
+        for hostname, pid, started_at in self._run("remove_consumer", consumer=consumer, beat=counter):
+            return Removed(consumer, hostname, pid, started_at)
+        return None
+
+    def note_lost(self, removed: Removed, claimed: int) -> None:
+        """Keep for a week that others found a consumer dead, with how many messages it had claimed."""
+        self._run(
+            "note_lost_consumer",
+            consumer=removed.consumer,
+            hostname=removed.hostname,
+            pid=removed.pid,
+            started_at=removed.started_at,
+            claimed=claimed,
+        )
 
     def gone(self) -> list[Gone]:
         """The consumers that no longer exist and have left claims."""

@@ -16,7 +16,7 @@ from celery_postgres.database.address import describe, is_postgresql, parsed
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.readmodel import CursorError
-from celery_postgres.tool import flow_commands, migrate, roles, views
+from celery_postgres.tool import flow_commands, migrate, recording, roles, views
 from celery_postgres.tool.display import Display, visible
 from celery_postgres.tool.operator import Operator, OperatorError
 
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None, dsn: str | None = None, program
         session = Session(_address() if dsn is None else dsn, _SETTINGS)
         operator = Operator(session, Display(console), program.app)
         try:
-            status: int = getattr(given, "method", views.queues)(operator, given)
+            status = recording.run(operator, given, getattr(given, "method", views.queues))
         finally:
             operator.close()
     except (OperatorError, SchemaError, CursorError, ValueError) as error:

@@ -37,6 +37,8 @@ class Display:
 
     def __init__(self, console: Console | None) -> None:
         self._console = console
+        #: What was said last, and how many things were changed.
+        self.line, self.count = "", 0
 
     @property
     def is_json(self) -> bool:
@@ -52,11 +54,13 @@ class Display:
     def did(self, verb: str, count: int, noun: str, suffix: str = "", **fields: Any) -> int:
         """Say what the command did. Returns the exit status 0."""
         line = f"{verb} {counted(count, noun)}{suffix}"
+        self.count = count
         self.say(line, dry_run=False, verb=verb, count=count, **fields)
         return 0
 
     def say(self, line: str, **fields: Any) -> None:
         """Print `line` for people, or `fields` for programs."""
+        self.line = line
         if self._console is None:
             _print_json(fields)
         else:

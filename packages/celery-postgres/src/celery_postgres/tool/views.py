@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from celery_postgres.database.action_store import Action, ActionStore
 from celery_postgres.database.counting import CAP
 from celery_postgres.database.operator_store import BlockedTask, ConsumerOverview, QueueOverview
 from celery_postgres.database.queue_view_store import QueueViewStore
@@ -49,6 +50,9 @@ def register(command: Declare, age: Callable[[str], float], limit: Callable[[str
     command("consumers", consumers)
     command("schedules", schedules)
     command("stopped", stopped)
+    command("actions", actions).add_argument(
+        "--limit", type=limit, default=50, help="0 for the last 1,000 (%(default)s)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,13 @@ def consumers(operator: Operator, given: argparse.Namespace) -> int:
 def stopped(operator: Operator, given: argparse.Namespace) -> int:
     """List the blocked tasks."""
     operator.display.show(BlockedTask, operator.store.blocked_tasks())
+    return 0
+
+
+def actions(operator: Operator, given: argparse.Namespace) -> int:
+    """List what was done by hand, in the console and with this tool: who, what, and what became of it."""
+    found = ActionStore(operator.session).actions(given.limit or 1_000)
+    operator.display.show(Action, found)
     return 0
 
 

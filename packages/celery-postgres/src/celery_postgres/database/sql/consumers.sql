@@ -99,7 +99,7 @@ WITH unused AS MATERIALIZED (
 )
 DELETE FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
-RETURNING consumer.id
+RETURNING consumer.hostname, consumer.pid, consumer.started_at
 
 -- name: gone_consumers
 -- Consumers that no longer exist, and how many messages they still claim. They are looked for between the ids of those

@@ -213,14 +213,31 @@ least(
 
 -- fragment: name_in_payload
 -- The task's name, which only the payload has: JSON in which Celery writes the header `task` before any other text could
--- contain `"task": "` with its quotes unescaped. A tenth of the cost of parsing, and no payload is refused.
-nullif(left(split_part(split_part(payload, '"task": "', 2), '"', 1), 255), '')
+-- contain `"task": "` with its quotes unescaped. A tenth of the cost of parsing, and no payload is refused. Only a name
+-- with a quote in it takes a regular expression.
+nullif(left(CASE
+    WHEN right(split_part(split_part(payload, '"task": "', 2), '"', 1), 1) = '\' THEN
+        substring(split_part(payload, '"task": "', 2) FROM '^((?:[^"\\]|\\.)*)"')
+    ELSE split_part(split_part(payload, '"task": "', 2), '"', 1)
+END, 255), '')
 
 -- fragment: short_name_in_payload
 -- The same of many rows: not of those whose payload alone would take a millisecond.
 CASE WHEN octet_length(payload) <= 20000 THEN
     -- include: name_in_payload
 END
+
+-- fragment: name_of_letter
+-- The same of the dead letter `letter`, whose name may have been kept.
+coalesce(letter.task_name,
+    -- include: name_in_payload
+)
+
+-- fragment: short_name_of_letter
+-- The same of many dead letters.
+coalesce(letter.task_name,
+    -- include: short_name_in_payload
+)
 
 -- fragment: is_internal
 -- Queues of remote control, events and replies, which workers and clients make for themselves.

@@ -146,7 +146,7 @@ OFFSET %(scanned)s - 1 LIMIT 1
 -- takes: before timestamptz, before_id bigint, reason text, names text[], whole_names text[], queue text, tenant uuid,
 --   since timestamptz, scanned integer, limit integer
 SELECT letter.id, letter.task_id,
-    -- include: name_in_payload
+    -- include: name_of_letter
     AS name,
     letter.queue, letter.tenant_id::text, letter.enqueued_at, letter.died_at, letter.failures, letter.reason,
     octet_length(letter.payload)
@@ -161,10 +161,10 @@ WHERE (%(reason)s IS NULL OR letter.reason = %(reason)s)
   AND (%(queue)s IS NULL OR letter.queue = %(queue)s)
   AND (%(tenant)s IS NULL OR letter.tenant_id = %(tenant)s)
   AND (%(names)s IS NULL OR
-    -- include: short_name_in_payload
+    -- include: short_name_of_letter
     LIKE ANY (%(names)s))
   AND (%(whole_names)s IS NULL OR coalesce(
-    -- include: short_name_in_payload
+    -- include: short_name_of_letter
     , ''
   ) = ANY (%(whole_names)s))
 LIMIT %(limit)s
@@ -186,12 +186,12 @@ SELECT letter.reason, letter.name, count(*), min(letter.died_at), max(letter.die
     count(*) FILTER (WHERE letter.died_at > now() - interval '15 minutes'),
     (array_agg(DISTINCT letter.queue) FILTER (WHERE letter.queue IS NOT NULL))[1:10], max(letter.id)
 FROM (
-    SELECT newest.reason, newest.died_at, newest.tenant_id, newest.queue, newest.id,
-        -- include: short_name_in_payload
+    SELECT letter.reason, letter.died_at, letter.tenant_id, letter.queue, letter.id,
+        -- include: short_name_of_letter
         AS name
-    FROM kombu_dead_letter AS newest
-    WHERE newest.died_at BETWEEN '0001-01-02' AND '9999-12-30'
-    ORDER BY newest.died_at DESC
+    FROM kombu_dead_letter AS letter
+    WHERE letter.died_at BETWEEN '0001-01-02' AND '9999-12-30'
+    ORDER BY letter.died_at DESC
     LIMIT %(cap)s
 ) AS letter
 WHERE (%(tenant)s IS NULL OR letter.tenant_id = %(tenant)s) AND (%(queue)s IS NULL OR letter.queue = %(queue)s)
@@ -249,7 +249,7 @@ WHERE meta.task_id = %(task_id)s
 -- The dead letters of one task, the newest first.
 -- takes: task_id text, limit integer
 SELECT letter.id, letter.task_id,
-    -- include: name_in_payload
+    -- include: name_of_letter
     AS name,
     letter.queue, letter.tenant_id::text, letter.enqueued_at, letter.died_at, letter.failures, letter.reason,
     octet_length(letter.payload)

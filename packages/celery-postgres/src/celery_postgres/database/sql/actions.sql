@@ -1,0 +1,69 @@
+-- What people did to the broker, and which workers were lost.
+
+-- name: begin_action
+-- Write an action before it begins. Returns its id.
+-- takes: source text, actor text, action text, subject text, conditions text, planned bigint
+INSERT INTO console_action (source, actor, action, subject, conditions, planned)
+VALUES (%(source)s, %(actor)s, %(action)s, %(subject)s, %(conditions)s, %(planned)s)
+RETURNING id
+
+-- name: continue_action
+-- Add to what an action has done. Returns it; no row if it has ended, or is another person's.
+-- takes: id bigint, actor text, done bigint
+UPDATE console_action AS action SET done = action.done + %(done)s
+WHERE action.id = %(id)s AND action.actor = %(actor)s AND action.ended_at IS NULL
+RETURNING action.done
+
+-- name: end_action
+-- takes: id bigint, done bigint, outcome text
+UPDATE console_action AS action SET ended_at = now(), done = action.done + %(done)s, outcome = %(outcome)s
+WHERE action.id = %(id)s AND action.ended_at IS NULL
+RETURNING action.done
+
+-- name: unfinished_action
+-- What somebody began and has not ended.
+-- takes: id bigint, actor text
+SELECT action.action, action.conditions, action.planned, action.done, action.began_at
+FROM console_action AS action
+WHERE action.id = %(id)s AND action.actor = %(actor)s AND action.ended_at IS NULL
+
+-- name: view_actions
+-- Actions before an id, the last begun first.
+-- takes: before_id bigint, limit integer
+SELECT action.id, action.began_at, action.ended_at, action.source, action.actor, action.login, action.action,
+    action.subject, action.planned, action.done, action.outcome
+FROM console_action AS action
+WHERE action.id < %(before_id)s
+ORDER BY action.id DESC
+LIMIT %(limit)s
+
+-- name: view_pauses
+-- Of each of these queues the last pause: since when, and by whom.
+-- takes: names text[]
+SELECT queue.name, pause.began_at, pause.actor
+FROM unnest(%(names)s) AS queue (name)
+CROSS JOIN LATERAL (
+    SELECT action.began_at, action.actor FROM console_action AS action
+    WHERE action.action = 'pause' AND action.subject = queue.name
+    ORDER BY action.id DESC
+    LIMIT 1
+) AS pause
+
+-- name: note_lost_consumer
+-- Keep what was known of a consumer that others found dead, for a week.
+-- takes: consumer bigint, hostname text, pid integer, started_at timestamptz, claimed bigint
+WITH forgotten AS (
+    DELETE FROM kombu_lost_consumer AS lost WHERE lost.lost_at < now() - interval '7 days'
+)
+INSERT INTO kombu_lost_consumer (id, hostname, pid, started_at, claimed)
+VALUES (%(consumer)s, %(hostname)s, %(pid)s, %(started_at)s, %(claimed)s)
+ON CONFLICT (id) DO NOTHING
+
+-- name: view_lost_consumers
+-- Consumers that others found dead in the last `within_s` seconds, the last first.
+-- takes: within_s float, limit integer
+SELECT lost.id, lost.lost_at, lost.hostname, lost.pid, lost.started_at, lost.claimed
+FROM kombu_lost_consumer AS lost
+WHERE lost.lost_at > now() - %(within_s)s * interval '1 second'
+ORDER BY lost.lost_at DESC
+LIMIT %(limit)s
