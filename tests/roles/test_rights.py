@@ -60,7 +60,8 @@ TABLES: dict[str, dict[str, str]] = {
         "worker": "SELECT, INSERT(action actor conditions planned source subject), UPDATE(done ended_at outcome)"
     },
     "console_action_id_seq": {},
-    "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT(last_run_at name runs)"},
+    "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT"},
+    "celery_beat": {"worker": ALL, "monitor": "SELECT"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
     "celery_attempt": {"worker": "SELECT, INSERT, DELETE", "reader": "SELECT"},
     "celery_tasksetmeta": {"worker": ALL, "reader": "SELECT"},

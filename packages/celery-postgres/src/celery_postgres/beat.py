@@ -9,7 +9,13 @@ transaction pooler.
 
 from __future__ import annotations
 
+import heapq
 import logging
+import os
+import secrets
+import socket
+import time
+from contextlib import suppress
 from typing import Any
 
 from amqp.exceptions import RecoverableConnectionError
@@ -21,11 +27,13 @@ from celery_postgres.broker.transaction import publishing_on
 from celery_postgres.database import driver
 from celery_postgres.database.address import is_postgresql, libpq_dsn
 from celery_postgres.database.backoff import Backoff
-from celery_postgres.database.beat_store import BeatStore
+from celery_postgres.database.beat_store import BeatStore, Described
 from celery_postgres.database.envelope import text_or_none
+from celery_postgres.database.names import printable
 from celery_postgres.database.options import Options
 from celery_postgres.database.session import Session
 from celery_postgres.errors import NotPublishedError, SchemaError, is_lasting, loggable
+from celery_postgres.readmodel.schedule_words import next_run, words
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +42,29 @@ logger = logging.getLogger(__name__)
 _NOT_SENT_YET = (driver.Error, SchemaError, NotPublishedError, OperationalError, RecoverableConnectionError)
 #: Bytes of a name: an index takes 2704.
 _MAX_NAME = 2_600
+#: How often a beat notes that it lives, and reads what operators want: two statements.
+LOOK_S = 5.0
 
 
 class Scheduler(beat.Scheduler):
     """`beat_scheduler = "celery_postgres.beat:Scheduler"`, or `celery beat --scheduler celery_postgres.beat:Scheduler`.
 
-    The schedule is `beat_schedule`; a new entry counts from the moment when a beat first sees it. An entry that was due
-    while no beat ran is sent once, as with Celery's own scheduler. The clock is the beat's.
+    The schedule is `beat_schedule`; operators may disable an entry, and have one sent now. A new entry counts from the
+    moment when a beat first sees it. An entry that was due while no beat ran is sent once, as with Celery's own
+    scheduler. The clock is the beat's.
 
     Raises:
         ImproperlyConfigured: the broker is not PostgreSQL, or cannot store the name of an entry.
     """
 
+    _heap: list[Any] | None
+
     def __init__(self, app: Any, **options: Any) -> None:
         self._session: Session | None = None
         self._retry = Backoff()
+        self._id = secrets.randbits(62)
+        self._next_look = 0.0
+        self._disabled: frozenset[str] = frozenset()
         super().__init__(app, **options)
 
     def setup_schedule(self) -> None:
@@ -77,7 +93,9 @@ class Scheduler(beat.Scheduler):
         try:
             if self._session is None:
                 self._connect()
-            seconds = float(super().tick(*args, **options))
+            elif time.monotonic() >= self._next_look:
+                self._look(self._session)
+            seconds = min(float(super().tick(*args, **options)), max(0.0, self._next_look - time.monotonic()))
         except _NOT_SENT_YET as error:
             seconds = self._retry.failed()
             verb = "use" if isinstance(error, SchemaError) else "reach"
@@ -91,10 +109,12 @@ class Scheduler(beat.Scheduler):
         """Send an entry that is due, unless another beat has."""
         session = self._session
         assert session is not None  # noqa: S101
-        at: Any = self.schedule[entry.name].last_run_at  # `_read` has set it
+        following = self.schedule[entry.name]
+        at: Any = following.last_run_at  # `_read` has set it
+        next_run_at = next_run(following.schedule, at, self.app.now())
         try:
             with session.transaction() as connection:
-                ours = BeatStore(session).take(entry.name, entry.total_run_count, at)
+                ours = BeatStore(session).take(entry.name, entry.total_run_count, at, next_run_at)
                 if ours:
                     self._publish(entry, producer, session, connection)
         except _NOT_SENT_YET:
@@ -104,9 +124,38 @@ class Scheduler(beat.Scheduler):
         if not ours:
             self._read(session)  # and with it when the next run is due
 
+    def populate_heap(self, *args: Any, **options: Any) -> None:
+        """As Celery's, without the entries that are disabled: `tick` only looks at the first."""
+        super().populate_heap(*args, **options)
+        heap = [one for one in self._heap or () if one.entry.name not in self._disabled]
+        heapq.heapify(heap)
+        self._heap = heap
+
     def close(self) -> None:
+        if self._session is not None:
+            with suppress(*_NOT_SENT_YET):
+                BeatStore(self._session).stop(self._id)
         self._disconnect()
         super().close()
+
+    def _look(self, session: Session) -> None:
+        """Note that this beat lives, and do what operators want."""
+        if not BeatStore(session).seen(self._id):
+            self._start(session)
+        self._read(session)
+
+    def _send_now(self, name: str, session: Session) -> None:
+        """Send an entry once, beside its schedule, because an operator wants it."""
+        try:
+            with session.transaction() as connection:
+                if BeatStore(session).take_request(name):
+                    self._publish(self.schedule[name], self.producer, session, connection)
+        except _NOT_SENT_YET as error:
+            if session.closed:
+                raise
+            # The request stays, and what is due does not wait for it.
+            logger.warning("The entry %r could not be sent now (%s); next try in %.0f s", name, loggable(error), LOOK_S)
+            self._drop_producer()
 
     def _publish(self, entry: Any, producer: Any, session: Session, connection: Any) -> None:
         fields = {"entry": entry.name, "task_name": entry.task}
@@ -114,7 +163,8 @@ class Scheduler(beat.Scheduler):
         session.script("SAVEPOINT entry")
         try:
             with publishing_on(connection):
-                self.apply_async(entry, producer=producer, advance=False)
+                result: Any = self.apply_async(entry, producer=producer, advance=False)
+            BeatStore(session).sent(entry.name, text_or_none(getattr(result, "id", None)))
         except beat.SchedulingError as error:
             cause = error.__context__
             refusal = _refusal(cause)
@@ -138,7 +188,12 @@ class Scheduler(beat.Scheduler):
         # The transport has checked its options: setup_schedule asks it for its address.
         options: Options = self.connection.transport.options  # type: ignore[attr-defined]
         self._session = Session(libpq_dsn(self.connection), connect_timeout=options.connect_timeout or 5)
+        self._start(self._session)
         self._read(self._session)
+
+    def _start(self, session: Session) -> None:
+        zone = str(self.app.timezone)
+        BeatStore(session).start(self._id, printable(socket.gethostname()), os.getpid(), zone, list(self.schedule))
 
     def _disconnect(self) -> None:
         if self._session is not None:
@@ -154,12 +209,25 @@ class Scheduler(beat.Scheduler):
             connection.release()
 
     def _read(self, session: Session) -> None:
-        """Read the state of the entries."""
-        for row in BeatStore(session).read(list(self.schedule), self.app.now()):
+        """Read the state of the entries, and send what operators want sent now."""
+        now, store = self.app.now(), BeatStore(session)
+        self._next_look = time.monotonic() + LOOK_S
+        rows = store.read(list(self.schedule), now)
+        for row in rows:
             entry = self.schedule[row.name]
             # A crontab's hours are those of the zone of this time, as with Celery's own scheduler after a run.
             entry.last_run_at, entry.total_run_count = row.last_run_at.astimezone(self.app.timezone), row.runs
+        self._disabled = frozenset(row.name for row in rows if not row.enabled)
         self._heap = None
+        store.describe([self._described(row.name, now) for row in rows])
+        for row in rows:
+            if row.requested:
+                self._send_now(row.name, session)
+
+    def _described(self, name: str, now: Any) -> Described:
+        entry: Any = self.schedule[name]
+        due = None if name in self._disabled else next_run(entry.schedule, entry.last_run_at, now)
+        return Described(name, printable(entry.task), words(entry.schedule), due)
 
 
 def _refusal(error: BaseException | None) -> tuple[str, BaseException] | None:

@@ -39,8 +39,11 @@ def test_every_option_reaches_its_field() -> None:
         "max_decompressed": 1 << 20,
         "unresponsive_timeout": 30,
         "gossip": True,
+        "app_version": "2026.11",
     }
-    assert checked(given) == Options(2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0, True)
+    assert checked(given) == Options(
+        2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0, True, app_version="2026.11"
+    )
 
 
 def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
@@ -59,6 +62,8 @@ def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
         ("connect_timeout", "5", "number of seconds"),
         ("connect_args", {"sslmode": "require"}, "belong into the broker URL"),
         ("gossip", "yes", "gossip is True or False"),
+        ("app_version", "two\nlines", "app_version is a text of at most 64 printable characters"),
+        ("app_version", 7, "app_version is a text of at most 64 printable characters"),
         ("connect_args", {"connect_timeout": -1}, "connect_timeout is a number of seconds"),
         ("statement_timeout", "soon", "as PostgreSQL writes it"),
         ("statement_timeout", -1, "as PostgreSQL writes it"),

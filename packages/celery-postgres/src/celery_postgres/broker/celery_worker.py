@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery import signals
+
 from celery_postgres.broker.transaction import at_once
 from celery_postgres.compat import (
     error_isolation,
@@ -15,7 +17,7 @@ from celery_postgres.compat import (
     task_start,
     transport_names,
 )
-from celery_postgres.consumer import poison
+from celery_postgres.consumer import poison, worker_report
 from celery_postgres.database.address import is_postgresql, masked
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.options import Options
@@ -37,6 +39,12 @@ def fit(transport: Any, options: Options) -> None:
     eta.install()
     prefork_shutdown.install()
     task_start.install()
+    worker_report.note_version(options.app_version)
+
+
+@signals.worker_ready.connect(weak=False)
+def _note_worker(sender: Any, **_: Any) -> None:
+    worker_report.note_worker(sender.controller)
 
 
 def _shown(broker: dict[str, Any]) -> dict[str, Any]:

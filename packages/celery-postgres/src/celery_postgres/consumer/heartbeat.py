@@ -12,6 +12,7 @@ import os
 import threading
 import time
 
+from celery_postgres.consumer import worker_report
 from celery_postgres.consumer.buffers import Buffers
 from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.failure_detector import FailureDetector
@@ -55,13 +56,7 @@ class Heartbeat(Service):
         blocked: names of the tasks that an operator has blocked.
     """
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        listen: Sessions,
-        max_failures: int,
-        unresponsive_s: float,
-    ) -> None:
+    def __init__(self, sessions: Sessions, listen: Sessions, max_failures: int, unresponsive_s: float) -> None:
         """Connect, register as a consumer, and start the thread.
 
         Args:
@@ -252,9 +247,11 @@ class Heartbeat(Service):
 
     def _beat(self, session: Session) -> None:
         """Raise the counter and read those of the others."""
-        pulse = self.member.beat(session, peek=self._buffers.any_resting)
+        pulse = self.member.beat(session, worker_report.report(), peek=self._buffers.any_resting)
         if pulse is None:
             return
+        if pulse.draining and worker_report.drain():
+            self._buffers.notify()  # the main thread sleeps until then
         if pulse.uncertain:
             self.claims.reconcile_soon()
             self._buffers.outdate(self._subscriptions.outdated(ConsumerStore(session), self.consumer))

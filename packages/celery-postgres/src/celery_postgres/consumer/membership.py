@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_postgres.consumer.early_acks import EarlyAcks
-from celery_postgres.database.consumer_store import Beat, ConsumerStore, Lock, Other
+from celery_postgres.database.consumer_store import Beat, ConsumerStore, Lock, Other, Report
 from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.names import printable
 
@@ -31,6 +31,7 @@ class Pulse:
         uncertain: the database may record claims and subscriptions that this process does not know about, or miss some.
         others: the other consumers.
         fair: ids of the queues that are fair.
+        draining: this worker shall end when what it runs has ended.
     """
 
     paused: frozenset[int]
@@ -39,6 +40,7 @@ class Pulse:
     uncertain: bool
     others: list[Other]
     fair: frozenset[int]
+    draining: bool
 
 
 class Membership:
@@ -85,13 +87,14 @@ class Membership:
         """This id is no longer this process's."""
         self.consumer = 0
 
-    def beat(self, session: Session, *, peek: bool) -> Pulse | None:
+    def beat(self, session: Session, report: Report, *, peek: bool) -> Pulse | None:
         """Send a heartbeat; None if this process cannot go on under its id: see `lost`.
 
         Args:
+            report: what this worker is and does.
             peek: also check for waiting messages.
         """
-        answer: Beat = ConsumerStore(session).beat(self.consumer, self._lock, peek=peek)
+        answer: Beat = ConsumerStore(session).beat(self.consumer, self._lock, report, peek=peek)
         own = answer.own
         if own is None:
             self.lost = "This process was silent for so long that other consumers took over its messages"
@@ -107,7 +110,13 @@ class Membership:
         else:
             self._come_back(session, went_back=own.counter < before)
         return Pulse(
-            own.paused_queues, own.blocked_tasks, own.messages_wait, not as_expected, answer.others, own.fair_queues
+            own.paused_queues,
+            own.blocked_tasks,
+            own.messages_wait,
+            not as_expected,
+            answer.others,
+            own.fair_queues,
+            own.draining,
         )
 
     def _come_back(self, session: Session, *, went_back: bool) -> None:

@@ -80,6 +80,11 @@ class LostConsumer:
     pid: int | None
     started_at: datetime | None
     claimed: int
+    name: str | None = None
+    pool: str | None = None
+    slots: int | None = None
+    app_version: str | None = None
+    queues: list[str] | None = None
 
 
 @dataclass(slots=True)

@@ -40,12 +40,40 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A consumer whose row was removed."""
+    """A consumer whose row was removed; a worker of this release with what it reported."""
 
     consumer: int
     hostname: str | None
     pid: int | None
     started_at: datetime | None
+    name: str | None = None
+    pool: str | None = None
+    slots: int | None = None
+    app_version: str | None = None
+    queues: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a worker reports of itself with each heartbeat; of another consumer, nothing.
+
+    Attributes:
+        name: Celery's name of the worker.
+        pool: its kind.
+        slots: how many tasks run in it at once.
+        app_version: the release of the application that it runs, if it was given one.
+        busy: how many tasks run in it now.
+        running: the ones that run the longest, as JSON; None if none runs.
+        draining: it ends when they have ended.
+    """
+
+    name: str | None = None
+    pool: str | None = None
+    slots: int | None = None
+    app_version: str | None = None
+    busy: int | None = None
+    running: str | None = None
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +85,7 @@ class Own:
     blocked_tasks: frozenset[str]
     messages_wait: bool
     fair_queues: frozenset[int]
+    draining: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +157,11 @@ class ConsumerStore(Store):
             session_direct=lock.direct,
         )
 
-    def beat(self, consumer: int, lock: Lock, *, peek: bool) -> Beat:
+    def beat(self, consumer: int, lock: Lock, report: Report, *, peek: bool) -> Beat:
         """Raise a consumer's counter and read those of all others.
 
         Args:
+            report: what the consumer is and does.
             peek: also check whether a message waits for this consumer, or is due before the next heartbeat.
         """
         rows = self._run(
@@ -141,12 +171,24 @@ class ConsumerStore(Store):
             session_key=lock.key,
             session_direct=lock.direct,
             peek=peek,
+            worker=report.name,
+            pool=report.pool,
+            slots=report.slots,
+            app_version=report.app_version,
+            busy=report.busy,
+            running=report.running,
+            draining=report.draining,
         )
         own, others = None, []
-        for found, counter, has_session, direct, paused, waits, blocked, fair, _ in rows:
+        for found, counter, has_session, direct, paused, waits, blocked, fair, draining, _ in rows:
             if found == consumer:
                 own = Own(
-                    counter, frozenset(paused or ()), frozenset(blocked or ()), bool(waits), frozenset(fair or ())
+                    counter,
+                    frozenset(paused or ()),
+                    frozenset(blocked or ()),
+                    bool(waits),
+                    frozenset(fair or ()),
+                    bool(draining),
                 )
             else:
                 others.append(Other(found, counter, bool(has_session), bool(direct)))
@@ -158,8 +200,8 @@ class ConsumerStore(Store):
 
     def remove(self, consumer: int, counter: int | None = None) -> Removed | None:
         """Remove a consumer, if its counter still is `counter`. Returns what it was; None if it was not removed."""
-        for hostname, pid, started_at in self._run("remove_consumer", consumer=consumer, beat=counter):
-            return Removed(consumer, hostname, pid, started_at)
+        for row in self._run("remove_consumer", consumer=consumer, beat=counter):
+            return Removed(consumer, *row)
         return None
 
     def note_lost(self, removed: Removed, claimed: int) -> None:
@@ -171,6 +213,11 @@ class ConsumerStore(Store):
             pid=removed.pid,
             started_at=removed.started_at,
             claimed=claimed,
+            worker=removed.name,
+            pool=removed.pool,
+            slots=removed.slots,
+            app_version=removed.app_version,
+            queues=removed.queues,
         )
 
     def gone(self) -> list[Gone]:

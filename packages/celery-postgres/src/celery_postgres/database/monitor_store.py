@@ -84,7 +84,7 @@ class DeadLetterCount:
 
 @dataclass(frozen=True, slots=True)
 class BeatRun:
-    """An entry of the schedule that a beat has seen, and when it was last sent."""
+    """An entry of the schedule that a beat has seen and nobody has disabled, and when it was last sent, or enabled."""
 
     entry: str
     last_run_at: datetime

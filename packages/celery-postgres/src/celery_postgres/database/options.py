@@ -93,6 +93,8 @@ _REFUSED = {
     "execution_options": "the schema is set in the broker URL: ?options=-csearch_path%3D…",
 }
 
+#: Characters of a version.
+_LONGEST_LABEL = 64
 #: As wide as the column of states.
 _STATE = re.compile(r"[A-Z][A-Z0-9_]{0,49}")
 _DURATION = re.compile(r"\s*\d+(\.\d+)?\s*(us|ms|s|min|h|d)?\s*")
@@ -113,6 +115,7 @@ class Options:
         unresponsive_timeout: seconds until a process counts as dead that holds its session and raises no heartbeat.
         gossip: whether workers send each other their heartbeats.
         databases: those of the whole fleet; None if there is one.
+        app_version: the release of the application, which workers report.
     """
 
     connect_timeout: int | None = None
@@ -123,6 +126,7 @@ class Options:
     unresponsive_timeout: float = UNRESPONSIVE_S
     gossip: bool = False
     databases: Databases | None = None
+    app_version: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -153,6 +157,8 @@ class Options:
             )
         if "gossip" in given:
             checked["gossip"] = _switch("gossip", given["gossip"])
+        if given.get("app_version") is not None:
+            checked["app_version"] = _label("app_version", given["app_version"])
         checked["databases"] = databases_of(given)
         return cls(**checked)
 
@@ -257,6 +263,13 @@ def _switch(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
     raise OptionError(f"{name} is True or False")
+
+
+def _label(name: str, value: Any) -> str | None:
+    """A short text; None for an empty one, as of an environment variable that is not set."""
+    if isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_LABEL:
+        return value or None
+    raise OptionError(f"{name} is a text of at most {_LONGEST_LABEL} printable characters")
 
 
 def _seconds(name: str, value: Any, least: float) -> float:

@@ -21,6 +21,7 @@ WORKER_TABLES = {
     "kombu_limit": ("SELECT",),
     "kombu_throttle": _ALL,
     "celery_beat_entry": ("SELECT", "INSERT", "UPDATE"),
+    "celery_beat": _ALL,
     "celery_taskmeta": _ALL,
     "celery_attempt": ("SELECT", "INSERT", "DELETE"),
     "celery_tasksetmeta": _ALL,

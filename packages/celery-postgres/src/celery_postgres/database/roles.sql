@@ -75,6 +75,7 @@ BEGIN
             ('celery_worker', 'console_action', 'INSERT', 'source, actor, action, subject, conditions, planned'),
             ('celery_worker', 'console_action', 'UPDATE', 'ended_at, done, outcome'),
             ('celery_worker', 'celery_beat_entry', 'SELECT, INSERT, UPDATE', NULL),
+            ('celery_worker', 'celery_beat', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'queue_id_sequence', 'USAGE', NULL),
             ('celery_worker', 'message_id_sequence', 'USAGE', NULL),
             -- Results, chords, and the clients that wait for them.
@@ -140,7 +141,8 @@ BEGIN
             ('celery_monitor', 'kombu_stopped_task', 'SELECT', NULL),
             ('celery_monitor', 'kombu_dead_letter', 'SELECT', 'queue, died_at'),
             ('celery_monitor', 'celery_taskmeta', 'SELECT', 'status, date_done'),
-            ('celery_monitor', 'celery_beat_entry', 'SELECT', 'name, last_run_at, runs'),
+            ('celery_monitor', 'celery_beat_entry', 'SELECT', NULL),
+            ('celery_monitor', 'celery_beat', 'SELECT', NULL),
             ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at')
         ) AS written (role, relation, rights, columns)
         CROSS JOIN LATERAL (

@@ -7,6 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from celery.beat import ScheduleEntry
+from celery.schedules import maybe_schedule
+
+from celery_postgres.readmodel.schedule_words import words
 
 
 def overdue_s(app: Any, name: str, known: Any, last_run_at: datetime) -> float:
@@ -53,7 +56,9 @@ class Lateness:
         """The task and the schedule of an entry, as texts; None for what is not known."""
         known = None if self._app is None else (self._app.conf.beat_schedule or {}).get(entry)
         if isinstance(known, ScheduleEntry):
-            return known.task, str(known.schedule)
+            return known.task, words(known.schedule)
         if isinstance(known, dict):
-            return str(known.get("task") or "") or None, str(known.get("schedule"))
+            return str(known.get("task") or "") or None, words(
+                maybe_schedule(known["schedule"])
+            ) if "schedule" in known else None
         return None, None

@@ -51,18 +51,23 @@ CROSS JOIN LATERAL (
 
 -- name: note_lost_consumer
 -- Keep what was known of a consumer that others found dead, for a week.
--- takes: consumer bigint, hostname text, pid integer, started_at timestamptz, claimed bigint
+-- takes: consumer bigint, hostname text, pid integer, started_at timestamptz, claimed bigint, worker text, pool text,
+--   slots integer, app_version text, queues text[]
 WITH forgotten AS (
     DELETE FROM kombu_lost_consumer AS lost WHERE lost.lost_at < now() - interval '7 days'
 )
-INSERT INTO kombu_lost_consumer (id, hostname, pid, started_at, claimed)
-VALUES (%(consumer)s, %(hostname)s, %(pid)s, %(started_at)s, %(claimed)s)
+INSERT INTO kombu_lost_consumer (id, hostname, pid, started_at, claimed, name, pool, slots, app_version, queues)
+VALUES (
+    %(consumer)s, %(hostname)s, %(pid)s, %(started_at)s, %(claimed)s, %(worker)s, %(pool)s, %(slots)s, %(app_version)s,
+    %(queues)s
+)
 ON CONFLICT (id) DO NOTHING
 
 -- name: view_lost_consumers
 -- Consumers that others found dead in the last `within_s` seconds, the last first.
 -- takes: within_s float, limit integer
-SELECT lost.id, lost.lost_at, lost.hostname, lost.pid, lost.started_at, lost.claimed
+SELECT lost.id, lost.lost_at, lost.hostname, lost.pid, lost.started_at, lost.claimed, lost.name, lost.pool, lost.slots,
+    lost.app_version, lost.queues
 FROM kombu_lost_consumer AS lost
 WHERE lost.lost_at > now() - %(within_s)s * interval '1 second'
 ORDER BY lost.lost_at DESC

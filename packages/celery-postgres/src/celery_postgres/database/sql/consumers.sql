@@ -2,13 +2,14 @@
 
 -- name: register_consumer
 -- Add a consumer, under an id that its process has drawn: a sequence goes back in time with its database, and then two
--- processes would share an id.
+-- processes would share an id. It fails unless the table has what a heartbeat writes.
 -- takes: consumer bigint, hostname text, pid integer, session_pid integer, session_key bigint, session_direct boolean
 INSERT INTO kombu_consumer (id, hostname, pid, session_pid, session_key, session_direct) OVERRIDING SYSTEM VALUE
 VALUES (
     %(consumer)s, %(hostname)s, %(pid)s, %(session_pid)s, %(session_key)s,
     %(session_direct)s
 )
+RETURNING draining
 
 -- name: open_session
 -- Take the lock that shows that this session lives: it is free as soon as the session has ended. Null takes none.
@@ -20,16 +21,19 @@ SELECT pg_backend_pid(), (
 
 -- name: beat
 -- Raise this consumer's counter, and note its session. Returns (consumer, counter, whether it has a session of its own,
--- whether that is direct, paused queues, whether a message waits, blocked tasks, fair queues) of this consumer, if its row still
--- exists, and of all others. With `peek` it also checks, for an idle consumer, whether one of its queues has a message
--- that is ready, or due before the next heartbeat.
--- takes: consumer bigint, session_pid integer, session_key bigint, session_direct boolean, peek boolean
+-- whether that is direct, paused queues, whether a message waits, blocked tasks, fair queues, whether it shall end) of this
+-- consumer, if its row still exists, and of all others. With `peek` it also checks, for an idle consumer, whether one of its
+-- queues has a message that is ready, or due before the next heartbeat. It also notes what the worker reports of itself.
+-- takes: consumer bigint, session_pid integer, session_key bigint, session_direct boolean, peek boolean, worker text,
+--   pool text, slots integer, app_version text, busy integer, running jsonb, draining boolean
 WITH mine AS (
     UPDATE kombu_consumer AS consumer
     SET beat = consumer.beat + 1, session_pid = %(session_pid)s, session_key = %(session_key)s,
-        session_direct = %(session_direct)s
+        session_direct = %(session_direct)s, beat_at = now(), name = %(worker)s, pool = %(pool)s, slots = %(slots)s,
+        app_version = %(app_version)s, busy = %(busy)s, running = %(running)s,
+        draining = consumer.draining OR %(draining)s
     WHERE consumer.id = %(consumer)s
-    RETURNING consumer.id, consumer.beat
+    RETURNING consumer.id, consumer.beat, consumer.draining
 )
 SELECT mine.id, mine.beat, NULL, NULL, (
     SELECT array_agg(queue.id)
@@ -56,11 +60,12 @@ SELECT mine.id, mine.beat, NULL, NULL, (
     SELECT array_agg(queue.id)
     FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
     WHERE subscription.consumer_id = mine.id AND queue.fair
-), set_config('synchronous_commit', 'off', true)
+), mine.draining, set_config('synchronous_commit', 'off', true)
 FROM mine
 UNION ALL
 SELECT
-    other.id, other.beat, other.locked OR other.session_key IS NOT NULL, other.session_direct, NULL, NULL, NULL, NULL, NULL
+    other.id, other.beat, other.locked OR other.session_key IS NOT NULL, other.session_direct, NULL, NULL, NULL, NULL, NULL,
+    NULL
 FROM kombu_consumer AS other
 WHERE other.id <> %(consumer)s
 
@@ -99,7 +104,13 @@ WITH unused AS MATERIALIZED (
 )
 DELETE FROM kombu_consumer AS consumer
 WHERE consumer.id = %(consumer)s AND (%(beat)s IS NULL OR consumer.beat = %(beat)s)
-RETURNING consumer.hostname, consumer.pid, consumer.started_at
+RETURNING consumer.hostname, consumer.pid, consumer.started_at, consumer.name, consumer.pool, consumer.slots,
+    consumer.app_version, ARRAY(
+        SELECT queue.name
+        FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
+        WHERE subscription.consumer_id = consumer.id
+        ORDER BY queue.name
+    )
 
 -- name: gone_consumers
 -- Consumers that no longer exist, and how many messages they still claim. They are looked for between the ids of those

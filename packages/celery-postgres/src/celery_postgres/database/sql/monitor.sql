@@ -191,9 +191,11 @@ FROM (
 GROUP BY 1
 
 -- name: beat_runs
--- When each of these entries of the schedule was last sent.
+-- From when the next run of each of these entries of the schedule counts; not of those that are disabled.
 -- takes: names text[]
-SELECT entry.name, entry.last_run_at FROM celery_beat_entry AS entry WHERE entry.name = ANY(%(names)s) ORDER BY 1
+SELECT entry.name, greatest(entry.last_run_at, entry.counts_from) FROM celery_beat_entry AS entry
+WHERE entry.name = ANY(%(names)s) AND entry.enabled
+ORDER BY 1
 
 -- name: broker_usable
 -- Whether the role may consume. kombu_message itself is not read, since its first visible row may lie behind a million
