@@ -6,6 +6,7 @@ import importlib.util
 import signal
 
 import pytest
+from celery.result import ResultSet
 
 from environment.testkit.probe import DEADLINE_S, Probe
 from environment.testkit.tables import rows_of
@@ -38,3 +39,11 @@ def test_term_drains(probe: Probe) -> None:
     assert worker.process.wait(DEADLINE_S) == 0
     assert [one.get(timeout=DEADLINE_S) for one in results] == [f"drain-{number}" for number in range(4)]
     assert rows_of(probe.url, "celery") == 0
+
+
+def test_acks_return_their_credit_at_once(probe: Probe) -> None:
+    """Each would else wait for Celery's poll, 2 s, and all of them for longer than the deadline."""
+    conf = {"task_acks_late": True, "worker_prefetch_multiplier": 1}
+    probe.start(pool="gevent", concurrency=1, conf=conf)
+    results = [probe.send("add", number, 1) for number in range(int(DEADLINE_S))]
+    assert ResultSet(results).get(timeout=DEADLINE_S)[-1] == int(DEADLINE_S)

@@ -12,6 +12,7 @@ from celery_postgres.compat import (
     eta,
     inspect_stats,
     prefork_shutdown,
+    prompt_acks,
     publish_patience,
     task_continuation,
     task_start,
@@ -39,6 +40,7 @@ def fit(transport: Any, options: Options) -> None:
     eta.install()
     prefork_shutdown.install()
     task_start.install()
+    prompt_acks.install()
     worker_report.note_version(options.app_version)
 
 

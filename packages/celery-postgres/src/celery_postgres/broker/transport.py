@@ -57,6 +57,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         self._buffer: PrefetchBuffer | None = None
         self._heartbeat: Heartbeat | None = None
         self._event_loop: EventLoop | None = None
+        self._drain_ends = False
         self.placing = self._placing()
         celery_worker.fit(Transport, self.options)
 
@@ -151,7 +152,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     # -- consuming without an event loop
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
-        """Deliver one message, or wait for one.
+        """Deliver one message, or wait for one, or for `end_drain`.
 
         Raises:
             socket.timeout: no message came in `timeout` seconds.
@@ -163,6 +164,9 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         while not buffer.deliver_next(force):
             force = False
             buffer.wake.clear()
+            if self._drain_ends:
+                self._drain_ends = False
+                return
             pause = buffer.pause()
             if deadline is not None:
                 left = deadline - time.monotonic()
@@ -171,6 +175,13 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 pause = left if pause is None else min(pause, left)
             if pause != 0:
                 buffer.wake.wait(1.0 if pause is None else pause)
+
+    def end_drain(self) -> None:
+        """Let `drain_events` return without a message, this time or the next: its caller has something to do."""
+        self._drain_ends = True
+        buffer = self._buffer
+        if buffer is not None:
+            buffer.wake.set()
 
     # -- consuming with an event loop
 
