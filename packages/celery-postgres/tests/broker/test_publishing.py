@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any
 from uuid import uuid4
 
@@ -16,11 +17,14 @@ import psycopg2.extensions
 import pytest
 
 from celery_postgres.consumer.polling import PollingBackoff
+from celery_postgres.database import slow_commits
 from celery_postgres.database.binary_row import COPIED_AT_ONCE, binary_row
+from celery_postgres.database.chord_store import ChordStore
 from celery_postgres.database.envelope import Envelope, parameters
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.publish_store import PublishStore
 from celery_postgres.database.session import Session
+from celery_postgres.database.unique import UNTIL, Unique
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.tables import rows, run
 from environment.waiting import wait_until
@@ -44,8 +48,10 @@ def session(module_database: Any) -> Iterator[Session]:
     made.close()
 
 
-def of(payload: str = "{}", eta: datetime | None = None, durable: str = "yes") -> Envelope:
-    return Envelope(payload, 0, None, None, eta, None, durable)
+def of(
+    payload: str = "{}", eta: datetime | None = None, durable: str = "yes", unique: Unique | None = None
+) -> Envelope:
+    return Envelope(payload, 0, None, None, eta, None, durable, unique=unique)
 
 
 def envelope(*given: Any, **different: Any) -> dict[str, Any]:
@@ -278,29 +284,50 @@ def test_a_consumer_in_dense_traffic_sleeps_from_its_next_poll_on(
     inbox.take_acked()
 
 
-@pytest.mark.parametrize(("polls_for_s", "woken"), [(PublishStore._POLLS_FOR_S, 0), (0.0, 1)], ids=["polls", "rests"])
-def test_who_fell_asleep_while_a_message_was_copied_is_woken_unless_it_still_polls(
+@pytest.mark.parametrize(("polls_for_s", "woken"), [(inf, 0), (0.0, 1)], ids=["polls", "rests"])
+@pytest.mark.parametrize("how", ["publish", "copy_message", "publish_many", "publish_unique", "finish_chord"])
+def test_who_fell_asleep_while_a_message_was_committed_is_woken_unless_it_still_polls(
     session: Session,
     listener: Callable[[str], Session],
     sleep: Callable[[str], None],
     heard: Callable[..., list[int]],
     queue: str,
     monkeypatch: pytest.MonkeyPatch,
+    how: str,
     polls_for_s: float,
     woken: int,
 ) -> None:
+    """A commit may wait for a standby for longer than a consumer polls that falls asleep meanwhile."""
+
     class Slow:
         def run(self, name: str, **parameters: Any) -> list[Any]:
             if name == "copy_message":
                 sleep("-1 second")
-            return session.run(name, **parameters)
+            answer = session.run(name, **parameters)
+            if name == how:
+                sleep("-1 second")
+            return answer
 
     consumer = listener(queue)
-    monkeypatch.setattr(PublishStore, "_POLLS_FOR_S", polls_for_s)
-    assert PublishStore(Slow()).publish(queue, of("x" * PublishStore.LONG))
+    monkeypatch.setattr(slow_commits, "POLLS_FOR_S", polls_for_s)
+
+    def publish(**different: Any) -> None:
+        store = PublishStore(Slow())
+        if how == "finish_chord":
+            session.script("INSERT INTO celery_chord (id, size, done, due_at) VALUES ('due', 1, 1, now())")
+            assert ChordStore(Slow()).finish("due", [(queue, of(**different))]) == []
+        elif how == "publish_many":
+            assert store.publish_many([(queue, of(**different))] * 2) == []
+        elif how == "publish_unique":
+            different["unique"] = Unique(str(uuid4()), min(UNTIL.values()), "return")
+            assert store.publish(queue, of(**different))
+        else:
+            assert store.publish(queue, of("x" * (PublishStore.LONG if how == "copy_message" else 1), **different))
+
+    publish()
     assert heard(consumer) == [woken]
-    later = datetime.now(UTC) + timedelta(hours=1)
-    assert PublishStore(session).publish(queue, of("x" * PublishStore.LONG, eta=later))
+    session.script("UPDATE kombu_subscription SET asleep = false")
+    publish(eta=datetime.now(UTC) + timedelta(hours=1))
     assert heard(consumer) == [0]
 
 

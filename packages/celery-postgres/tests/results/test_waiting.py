@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from math import inf
 from typing import Any
 
 import pytest
@@ -16,9 +18,12 @@ from celery import Celery, states
 from celery.exceptions import TimeoutError
 from celery.result import GroupResult, ResultSet
 
+from celery_postgres.database import slow_commits
+from celery_postgres.database.result_store import Outcome, ResultStore
 from celery_postgres.database.session import Session
 from celery_postgres.errors import UnstorableResultError
 from celery_postgres.results.listener import Listener, listener
+from celery_postgres.results.write import Write, record
 from environment.testkit.canvas import count
 from environment.testkit.databases import rows
 from environment.testkit.kombu_programs import environment
@@ -167,6 +172,33 @@ def test_several_threads_wait_for_one_task(named: tuple[Celery, str, str]) -> No
     registered(url, 1)
     store(app, "one")
     assert [waiters.join() for waiters in several] == [{"one": "ONE"}] * 20
+
+
+@pytest.mark.parametrize(("polls_for_s", "notified"), [(inf, []), (0.0, ["7 8"])])
+@pytest.mark.parametrize("statement", ["record_one", "record"])
+def test_who_registered_while_a_result_was_committed_is_notified_unless_it_still_polls(
+    plain_database: Any, monkeypatch: pytest.MonkeyPatch, statement: str, polls_for_s: float, notified: list[str]
+) -> None:
+    """A commit may wait for a standby for longer than a listener polls that registers meanwhile."""
+    with closing(Session(plain_database.url)) as session, closing(Session(plain_database.url)) as waits:
+        waits.listen("celery_result_1")
+        ids = ["ended", "ended too"][: 1 + (statement == "record")]
+
+        class Slow:
+            def run(self, name: str, **parameters: Any) -> list[Any]:
+                answer = session.run(name, **parameters)
+                if name == statement:
+                    ResultStore(session).await_results(1, {one: 7 + number for number, one in enumerate(ids)})
+                return answer
+
+        monkeypatch.setattr(slow_commits, "POLLS_FOR_S", polls_for_s)
+        outcomes = [Outcome(one, states.SUCCESS, b"1", None) for one in ids]
+        record(ResultStore(Slow()), [Write([one]) for one in outcomes])
+        session.script("NOTIFY celery_result_1, 'mark'")
+        heard: list[str] = []
+        wait_until(lambda: heard.extend(waits.notifications()) or "mark" in heard, DEADLINE_S, "the mark")
+        assert heard == [" ".join(one.split()[: len(ids)]) for one in notified] + ["mark"]
+        assert waiting(plain_database.url) == (0 if notified else len(ids))
 
 
 def test_a_listener_that_ends_when_idle_starts_again(

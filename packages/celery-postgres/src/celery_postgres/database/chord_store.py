@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_postgres.database.envelope import Envelope, columns
+from celery_postgres.database.slow_commits import woken_if_slow
 from celery_postgres.database.store import Store
 
 
@@ -74,12 +75,12 @@ class ChordStore(Store):
         Returns:
             The queues that do not exist; if there is one, nothing has happened.
         """
-        ((missing, _),) = self._run(
-            "finish_chord",
-            chord=chord_id,
-            queues=[queue for queue, _ in messages],
-            **columns([envelope for _, envelope in messages]),
-        )
+        queues = [queue for queue, _ in messages]
+        soon = [queue for queue, envelope in messages if envelope.is_soon]
+        with woken_if_slow(self._run, "wake_by_name", queues=soon):
+            ((missing, _),) = self._run(
+                "finish_chord", chord=chord_id, queues=queues, **columns([envelope for _, envelope in messages])
+            )
         return missing or []
 
     def end(self, chord_id: str) -> bool:

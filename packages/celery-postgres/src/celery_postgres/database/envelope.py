@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -54,6 +54,11 @@ class Envelope:
     flow_key: str = ""
     unique: Unique | None = None
     admitted: bool = False
+
+    @property
+    def is_soon(self) -> bool:
+        """Whether a consumer that sleeps should be woken for it, and not wait for its own alarm."""
+        return self.eta is None or self.eta < datetime.now(UTC) + timedelta(seconds=2)
 
     @classmethod
     def of(cls, message: dict[str, Any], priority: int) -> Envelope:

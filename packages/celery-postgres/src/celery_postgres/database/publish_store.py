@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from celery_postgres.database import driver
+from celery_postgres.database import driver, slow_commits
 from celery_postgres.database.admission import admit, admit_routed
 from celery_postgres.database.callers_connection import AsyncCallersConnection
 from celery_postgres.database.envelope import Addressed, Envelope, columns, parameters
 from celery_postgres.database.session import Row
+from celery_postgres.database.slow_commits import woken_if_slow
 from celery_postgres.database.store import Runner, Store
 from celery_postgres.database.unique import report, unique_columns
 from celery_postgres.errors import NotPublishedError, SchemaError
@@ -30,28 +31,29 @@ class PublishStore(Store):
     LONG = 1 << 16
     #: A consumer that polls by itself does so within this time; a longer one is a clock that was set back.
     _POLLS_WITHIN_S = 0.01
-    #: A consumer that falls asleep polls for this long, and finds what is committed until then.
-    _POLLS_FOR_S = 0.3
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
         self._runner = runner
 
-    def _publish(self, name: str, **given: Any) -> int:
+    def _publish(self, name: str, envelope: Envelope, **address: str) -> int:
         """Publish by the named statement, then wake sleepers; returns how many messages were written."""
         begun = time.monotonic()
-        rows = self._run(name, **given)
-        self._wake(rows, time.monotonic() - begun)
+        rows = self._run(name, **address, **parameters(envelope))
+        self._wake(rows, envelope, time.monotonic() - begun)
         return len(rows)
 
-    def _wake(self, rows: Iterable[Row], waited_s: float) -> None:
-        """Wake consumers for messages that are committed.
+    def _wake(self, rows: Iterable[Row], envelope: Envelope, waited_s: float) -> None:
+        """Wake consumers for a message that is committed.
 
         Args:
             rows: (queue, seconds until its last sleeper fell asleep or None), as of `waited_s` ago at most.
         """
-        # A poll that begins after the commit finds the message.
-        queues = [queue for queue, sleep in rows if sleep is not None and not waited_s < sleep < self._POLLS_WITHIN_S]
+        if waited_s > slow_commits.POLLS_FOR_S and envelope.is_soon:
+            queues = [queue for queue, _ in rows]  # one may have fallen asleep meanwhile, and polled for the last time
+        else:
+            # A poll that begins after the commit finds the message.
+            queues = [one for one, sleep in rows if sleep is not None and not waited_s < sleep < self._POLLS_WITHIN_S]
         if queues:
             # Whatever happens now, the messages are published. Who is not woken polls after 1.2 s at most.
             with contextlib.suppress(driver.Error, SchemaError):
@@ -82,10 +84,7 @@ class PublishStore(Store):
                 flow_key=key,
                 flow_later=later,
             )
-            took_s = time.monotonic() - begun
-            if took_s > self._POLLS_FOR_S and later is None and (key is not None or available_at is None):
-                sleep = 0.0  # one may have fallen asleep meanwhile, and polled for the last time
-            self._wake([(queue_id, sleep)], took_s)
+            self._wake([(queue_id, sleep)], envelope, time.monotonic() - begun)
         return bool(rows)
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
@@ -106,7 +105,7 @@ class PublishStore(Store):
         # A transient message is one statement, with a commit that does not wait.
         if len(envelope.payload) >= self.LONG and envelope.durable == "yes" and driver.can_copy():
             return self._copy(queue, envelope)
-        return bool(self._publish("publish", queue=queue, **parameters(envelope)))
+        return bool(self._publish("publish", envelope, queue=queue))
 
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
         """Publish one message to all queues that the exchange routes it to. Returns the number of queues.
@@ -117,9 +116,9 @@ class PublishStore(Store):
         address = {"exchange": exchange, "routing_key": routing_key}
         if envelope.unique is not None:
             return _to_each(self._run("routes", **address), envelope, self.publish_many)
-        count = self._publish("publish_to_exchange", **address, **parameters(envelope))
+        count = self._publish("publish_to_exchange", envelope, **address)
         if not count and (admitted := admit_routed(self._runner, exchange, routing_key, envelope)):
-            count = self._publish("publish_to_exchange", **address, **parameters(admitted))
+            count = self._publish("publish_to_exchange", admitted, **address)
         return count
 
     def publish_many(self, messages: Sequence[Addressed]) -> list[str]:
@@ -133,7 +132,8 @@ class PublishStore(Store):
         if has_unique(messages):
             admit(self._runner, messages)
             try:
-                ((missing, firsts, _),) = self._run("publish_unique", **_unique_parameters(messages))
+                with self._woken_if_slow(messages):
+                    ((missing, firsts, _),) = self._run("publish_unique", **_unique_parameters(messages))
             except driver.Error as error:
                 raise _impatient(error) or error from None
             return _published(messages, missing, firsts)
@@ -143,8 +143,13 @@ class PublishStore(Store):
         return untaken
 
     def _publish_all(self, messages: Sequence[Addressed]) -> list[str]:
-        ((untaken, _),) = self._run("publish_many", **_together(messages))
+        with self._woken_if_slow(messages):
+            ((untaken, _),) = self._run("publish_many", **_together(messages))
         return _queues(messages, untaken)
+
+    def _woken_if_slow(self, messages: Sequence[Addressed]) -> contextlib.AbstractContextManager[None]:
+        soon = {queue for queue, envelope in messages if envelope.is_soon}
+        return woken_if_slow(self._run, "wake_by_name", queues=sorted(soon))
 
     def catch_up(self, table: str) -> None:
         """Advance the sequence of a table's ids beyond the greatest id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from celery import states
 from celery_postgres.database.array_literals import binaries, booleans, floats, texts, timestamps
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.session import Row
+from celery_postgres.database.slow_commits import woken_if_slow
 from celery_postgres.database.store import Store
 
 #: How far a cleanup by state has come: the date and the id of the last row, as PostgreSQL writes them.
@@ -166,6 +168,11 @@ class ResultStore(Store):
             acked_id=message,
             acked_fence=fence,
         )
+
+    def woken_if_slow(self, outcomes: Iterable[Outcome]) -> AbstractContextManager[None]:
+        """A block that records these; if it takes long, listeners that registered meanwhile are notified."""
+        ended = [one.task_id for one in outcomes if one.final]
+        return woken_if_slow(self._run, "notify_waiters", task_ids=ended)
 
     # -- reading
 

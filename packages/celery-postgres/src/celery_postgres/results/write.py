@@ -109,14 +109,15 @@ def _record_failure(store: ResultStore, write: Write, error: Exception) -> list[
 
 def _record(store: ResultStore, writes: list[Write]) -> list[str]:
     if len(writes) == 1 and len(writes[0].outcomes) == 1 and not writes[0].parts:
-        store.record_one(writes[0].outcomes[0], writes[0].claim)
+        with store.woken_if_slow(writes[0].outcomes):
+            store.record_one(writes[0].outcomes[0], writes[0].claim)
         return []
+    outcomes = collapsed(one for write in writes for one in write.outcomes)
     parts = {(one.chord_id, one.task_id): one for write in reversed(writes) for one in write.parts}
-    return store.record(
-        collapsed(one for write in writes for one in write.outcomes),
-        parts.values(),
-        sorted({write.claim for write in writes if write.claim is not None}),
-    )
+    with store.woken_if_slow(outcomes):
+        return store.record(
+            outcomes, parts.values(), sorted({write.claim for write in writes if write.claim is not None})
+        )
 
 
 def collapsed(outcomes: Iterable[Outcome]) -> list[Outcome]:

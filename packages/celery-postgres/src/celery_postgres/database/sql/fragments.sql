@@ -82,6 +82,20 @@ message.queue_id, (
     LIMIT 1
 )
 
+-- fragment: sleepers_to_wake
+-- Of the consumers that sleep at the queues of `woken`: see `wake`.
+CROSS JOIN LATERAL (
+    SELECT subscription.consumer_id,
+        row_number() OVER latest_first AS place,
+        extract(epoch FROM now() - first_value(subscription.slept_at) OVER latest_first) AS slept_s
+    FROM kombu_subscription AS subscription
+    WHERE subscription.queue_id = woken.queue_id AND subscription.asleep
+    WINDOW latest_first AS (ORDER BY subscription.slept_at DESC)
+    LIMIT 2
+) AS sleeper
+WHERE NOT (sleeper.slept_s > -0.01 AND sleeper.slept_s < 0)
+  AND (sleeper.place = 1 OR sleeper.slept_s NOT BETWEEN 0 AND 0.1)
+
 -- fragment: wake_sleepers
 -- For each row of `touched`, notify two sleeping consumers of its queue, those that fell asleep last: one message does not
 -- wake forty workers.
@@ -396,3 +410,26 @@ ran = ARRAY[
     kept.ran[13] + excluded.ran[13], kept.ran[14] + excluded.ran[14], kept.ran[15] + excluded.ran[15],
     kept.ran[16] + excluded.ran[16]
 ]
+
+-- fragment: awaited
+-- Who waits for the tasks of `given` that have ended is removed from those who wait.
+free AS MATERIALIZED (
+    SELECT candidate.task_id, candidate.listener
+    FROM celery_waiter AS candidate
+    WHERE candidate.task_id = ANY (ARRAY(SELECT given.task_id FROM given WHERE given.final))
+    FOR UPDATE SKIP LOCKED
+), awaited AS (
+    DELETE FROM celery_waiter AS waiter
+    WHERE waiter.task_id = ANY (ARRAY(SELECT free.task_id FROM free))
+      AND ((waiter.task_id, waiter.listener) IN (SELECT free.task_id, free.listener FROM free)) IS TRUE
+    RETURNING waiter.listener, waiter.slot
+)
+
+-- fragment: notify_awaited
+-- Listeners are notified of what is in `awaited`.
+(
+    SELECT count(pg_notify('celery_result_' || one.listener, one.slots))
+    FROM (
+        SELECT awaited.listener, string_agg(awaited.slot::text, ' ') AS slots FROM awaited GROUP BY awaited.listener
+    ) AS one
+)

@@ -80,17 +80,14 @@ FROM STDIN (FORMAT binary)
 -- takes: queues bigint[]
 SELECT set_config('synchronous_commit', 'off', true), count(pg_notify('kombu_' || sleeper.consumer_id, ''))
 FROM unnest(%(queues)s) AS woken (queue_id)
-CROSS JOIN LATERAL (
-    SELECT subscription.consumer_id,
-        row_number() OVER latest_first AS place,
-        extract(epoch FROM now() - first_value(subscription.slept_at) OVER latest_first) AS slept_s
-    FROM kombu_subscription AS subscription
-    WHERE subscription.queue_id = woken.queue_id AND subscription.asleep
-    WINDOW latest_first AS (ORDER BY subscription.slept_at DESC)
-    LIMIT 2
-) AS sleeper
-WHERE NOT (sleeper.slept_s > -0.01 AND sleeper.slept_s < 0)
-  AND (sleeper.place = 1 OR sleeper.slept_s NOT BETWEEN 0 AND 0.1)
+-- include: sleepers_to_wake
+
+-- name: wake_by_name
+-- The same for queues by name, after a commit for which consumers that fell asleep meanwhile did not poll long enough.
+-- takes: queues text[]
+SELECT set_config('synchronous_commit', 'off', true), count(pg_notify('kombu_' || sleeper.consumer_id, ''))
+FROM unnest(ARRAY(SELECT queue.id FROM kombu_queue AS queue WHERE queue.name = ANY (%(queues)s))) AS woken (queue_id)
+-- include: sleepers_to_wake
 
 -- name: routes
 -- repeatable

@@ -79,25 +79,23 @@ WITH given AS MATERIALIZED (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
       AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
-), free AS MATERIALIZED (
-    SELECT candidate.task_id, candidate.listener
-    FROM celery_waiter AS candidate
-    WHERE candidate.task_id = ANY (ARRAY(SELECT given.task_id FROM given WHERE given.final))
-    FOR UPDATE SKIP LOCKED
-), awaited AS (
-    DELETE FROM celery_waiter AS waiter
-    WHERE waiter.task_id = ANY (ARRAY(SELECT free.task_id FROM free))
-      AND ((waiter.task_id, waiter.listener) IN (SELECT free.task_id, free.listener FROM free)) IS TRUE
-    RETURNING waiter.listener, waiter.slot
-)
+),
+-- include: awaited
 SELECT
     (SELECT array_agg(counted.id) FROM counted WHERE counted.due_at IS NOT NULL),
-    (
-        SELECT count(pg_notify('celery_result_' || one.listener, one.slots))
-        FROM (
-            SELECT awaited.listener, string_agg(awaited.slot::text, ' ') AS slots FROM awaited GROUP BY awaited.listener
-        ) AS one
-    )
+    -- include: notify_awaited
+
+-- name: notify_waiters
+-- Notify the listeners that wait for tasks that have ended, after a commit for which those that registered meanwhile did
+-- not poll long enough. It waits for no disk.
+-- takes: task_ids text[]
+WITH given AS MATERIALIZED (
+    SELECT one.task_id, true AS final FROM unnest(%(task_ids)s) AS one (task_id)
+),
+-- include: awaited
+SELECT
+    set_config('synchronous_commit', 'off', true),
+    -- include: notify_awaited
 
 -- name: record_one
 -- repeatable
