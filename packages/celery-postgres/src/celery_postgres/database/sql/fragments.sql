@@ -257,6 +257,12 @@ coalesce(letter.task_name,
 -- Queues of remote control, events and replies, which workers and clients make for themselves.
 (queue.auto_delete OR right(queue.name, 7) = '.pidbox' OR starts_with(queue.name, 'celeryev.'))
 
+-- fragment: messages_of_task
+-- All messages of a task: those that wait and those that are claimed, by the index that each has.
+SELECT waiting.* FROM kombu_message AS waiting WHERE waiting.task_id = %(task_id)s AND waiting.visible
+UNION ALL
+SELECT claimed.* FROM kombu_message AS claimed WHERE claimed.task_id = %(task_id)s AND NOT claimed.visible
+
 -- fragment: message_columns
 -- A message as a row of a list of tasks, from the row `message`.
 message.id, message.task_id,

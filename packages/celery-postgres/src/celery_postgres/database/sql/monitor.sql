@@ -233,7 +233,10 @@ GROUP BY waiting.tenant_id
 SELECT
     asked.task_id,
     coalesce(meta.status, CASE WHEN EXISTS (
-        SELECT FROM kombu_message AS message WHERE message.task_id = asked.task_id
+        SELECT FROM kombu_message AS message WHERE message.task_id = asked.task_id AND message.visible
+        OFFSET 0
+    ) OR EXISTS (
+        SELECT FROM kombu_message AS message WHERE message.task_id = asked.task_id AND NOT message.visible
         OFFSET 0
     ) THEN 'PENDING' END),
     CASE WHEN meta.date_done BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.date_done END,

@@ -67,9 +67,11 @@ ORDER BY consumer.id
 SELECT queue.name, queue.paused, EXISTS (
     SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
 ), message.visible, message.consumer_id
-FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = message.queue_id
-WHERE message.task_id = %(task_id)s
-ORDER BY message.id + 0
+FROM (
+    -- include: messages_of_task
+) AS message
+JOIN kombu_queue AS queue ON queue.id = message.queue_id
+ORDER BY message.id
 
 -- name: status_of_task
 -- repeatable
@@ -82,9 +84,10 @@ WITH stored AS MATERIALIZED (
     WHERE meta.task_id = %(task_id)s
 ), newest AS MATERIALIZED (
     SELECT message.*
-    FROM kombu_message AS message
-    WHERE message.task_id = %(task_id)s
-    ORDER BY message.id + 0 DESC
+    FROM (
+        -- include: messages_of_task
+    ) AS message
+    ORDER BY message.id DESC
     LIMIT 1
 ), dead AS MATERIALIZED (
     SELECT letter.id, letter.died_at, letter.queue, letter.failures, letter.reason

@@ -160,9 +160,15 @@ SELECT stored.*, NULL::boolean FROM stored
 UNION ALL
 (
     SELECT message.task_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, message.visible
-    FROM kombu_message AS message
-    WHERE message.task_id = %(task_id)s AND NOT EXISTS (SELECT FROM stored)
-    ORDER BY message.id + 0 DESC
+    FROM (
+        SELECT waiting.id, waiting.task_id, waiting.visible FROM kombu_message AS waiting
+        WHERE waiting.task_id = %(task_id)s AND waiting.visible
+        UNION ALL
+        SELECT claimed.id, claimed.task_id, claimed.visible FROM kombu_message AS claimed
+        WHERE claimed.task_id = %(task_id)s AND NOT claimed.visible
+    ) AS message
+    WHERE NOT EXISTS (SELECT FROM stored)
+    ORDER BY message.id DESC
     LIMIT 1
 )
 

@@ -205,7 +205,14 @@ LIMIT %(groups)s
 -- takes: prefix text, limit integer
 (
     SELECT message.task_id FROM kombu_message AS message
-    WHERE message.task_id >= %(prefix)s AND message.task_id <= %(prefix)s || 'zzzzzzzz'
+    WHERE message.task_id >= %(prefix)s AND message.task_id <= %(prefix)s || 'zzzzzzzz' AND message.visible
+      AND starts_with(message.task_id, %(prefix)s)
+    LIMIT %(limit)s
+)
+UNION
+(
+    SELECT message.task_id FROM kombu_message AS message
+    WHERE message.task_id >= %(prefix)s AND message.task_id <= %(prefix)s || 'zzzzzzzz' AND NOT message.visible
       AND starts_with(message.task_id, %(prefix)s)
     LIMIT %(limit)s
 )
@@ -230,9 +237,11 @@ UNION
 SELECT
     -- include: message_columns
 FROM (
-    SELECT candidate.* FROM kombu_message AS candidate
-    WHERE candidate.task_id = %(task_id)s
-    ORDER BY candidate.id + 0 DESC
+    SELECT candidate.*
+    FROM (
+        -- include: messages_of_task
+    ) AS candidate
+    ORDER BY candidate.id DESC
     LIMIT %(limit)s
 ) AS message
 
@@ -264,8 +273,11 @@ FROM (
 -- What the publisher wrote of a task, unless it is longer than a megabyte.
 -- takes: task_id text
 (
-    SELECT message.payload FROM kombu_message AS message
-    WHERE message.task_id = %(task_id)s AND octet_length(message.payload) <= 1048576
+    SELECT message.payload
+    FROM (
+        -- include: messages_of_task
+    ) AS message
+    WHERE octet_length(message.payload) <= 1048576
     LIMIT 1
 )
 UNION ALL
