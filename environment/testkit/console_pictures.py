@@ -23,9 +23,11 @@ def main() -> None:
     url = os.environ["DATABASE_URL"]
     migrate(url)
     rows = night.fill(url)
+    night.limit(url)
     pictures = (
         ("console-overview", "/", 1280, "light"),
         ("console-dead", "/dead", 1280, "light"),
+        ("console-limits", "/limits", 1280, "light"),
         ("console-task", f"/task?id={rows.ids['failed']}", 390, "dark"),
     )
     program = shutil.which("chromium") or "chromium"

@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 import psycopg2
 from psycopg2.extras import execute_values, register_uuid
 
+from celery_postgres import operations
 from environment.testkit.stock_rows import payload
 
 _NAMES = UUID(int=0xC0115)
@@ -38,6 +39,14 @@ class Night:
     """
 
     ids: dict[str, str] = field(default_factory=dict)
+
+
+def limit(url: str) -> None:
+    """Make the queue `llm` fair: each tenant may run 5 tasks at once and begin 120 a minute, and one of them only 1."""
+    with closing(operations.connect(url)) as broker:
+        broker.set_fair("llm")
+        broker.set_limit("llm", key="*", concurrency=5, per_second=2.0, burst=10)
+        broker.set_limit("llm", key=str(ACME), concurrency=1)
 
 
 def task_id(name: str) -> str:

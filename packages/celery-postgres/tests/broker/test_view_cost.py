@@ -18,9 +18,10 @@ from celery_postgres.database.statements import statements
 from environment.testkit.tables import run
 
 ROWS, LIMIT = 4_000, 20
-GROWING = {"kombu_message", "celery_taskmeta", "kombu_dead_letter"}
+GROWING = {"kombu_message", "celery_taskmeta", "kombu_dead_letter", "kombu_limit"}
 SERIES = f"FROM generate_series(1, {ROWS}) AS n"
 PAYLOAD = """'{"body": "", "headers": {"task": "mine.task' || n % 7 || '"}}'"""
+OF_FAIR = f"{SERIES} JOIN kombu_queue AS queue ON queue.name = 'fair'"
 FILL = (
     "INSERT INTO kombu_queue (name, consumed) SELECT 'queue-' || n, true FROM generate_series(1, 3) AS n",
     f"INSERT INTO kombu_message (payload, queue_id, task_id, priority) SELECT {PAYLOAD}, 1 + n % 3, 'task-' || n, n % 2"
@@ -34,6 +35,15 @@ FILL = (
     "INSERT INTO celery_taskmeta (id, task_id, status, date_done, name)"
     " SELECT nextval('task_id_sequence'), 'task-' || n, 'SUCCESS', timezone('UTC', now()) - n * interval '1 s',"
     f" 'mine.task' {SERIES}",
+    # A fair queue with limits of many keys, each with messages that wait and run.
+    "INSERT INTO kombu_queue (name, fair) VALUES ('fair', true)",
+    "INSERT INTO kombu_limit (queue_id, key, flow_key, max_running)"
+    f" SELECT queue.id, 'key-' || n, hashtextextended('key-' || n, 0), 5 {OF_FAIR}",
+    "INSERT INTO kombu_limit (queue_id, key, max_running) SELECT id, '*', 5 FROM kombu_queue WHERE name = 'fair'",
+    "INSERT INTO kombu_limit (queue_id, key, flow_key, max_running)"
+    " SELECT id, '', 0, 9 FROM kombu_queue WHERE name = 'fair'",
+    "INSERT INTO kombu_message (payload, queue_id, flow_key, available_at, visible)"
+    f" SELECT {PAYLOAD}, queue.id, hashtextextended('key-' || n % 9, 0), now(), n % 2 = 0 {OF_FAIR}",
     "INSERT INTO kombu_consumer (hostname, pid) SELECT 'host', n FROM generate_series(1, 3) AS n",
 )
 NOW = datetime(2999, 1, 1, tzinfo=UTC)
@@ -41,6 +51,7 @@ NOW = datetime(2999, 1, 1, tzinfo=UTC)
 ASKED: dict[str, Any] = {
     "cap": LIMIT, "queues": 10, "scanned": LIMIT, "limit": LIMIT, "groups": 10, "recent_s": 900.0,
     "before": NOW, "before_id": 2**62, "after": datetime(1970, 1, 1, tzinfo=UTC), "after_id": 0,
+    "key": "key-7", "after_queue": 0, "after_key": "", "running_cap": LIMIT, "tenant": None,
     "statuses": ["FAILURE"], "prefix": "task-1", "task_id": "task-77", "since": datetime(1970, 1, 1, tzinfo=UTC),
 }  # fmt: skip
 #: What is asked where it finds nothing, so that all that may be read is read.

@@ -42,6 +42,10 @@ def views(served: Console) -> list[str]:
         "/tasks?tenant=wrong",
         "/act?do=pause&queue=mail",
         "/act?do=resume&queue=mail",
+        "/limits",
+        f"/limits?key={night.ACME}&queue=llm",
+        f"/limit?queue=llm&key={night.ACME}",
+        "/act?do=limit&queue=llm&key=*&concurrency=3&per_minute=90",
         "/nothing",
     ]
 
@@ -60,6 +64,11 @@ def press(browser: Browser, key: str) -> None:
 def arrive(browser: Browser, condition: str) -> None:
     """Wait for a page and its script."""
     browser.until(f"document.readyState === 'complete' && {condition}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _limits(module_database: Any, served: Console) -> None:
+    night.limit(module_database.url)
 
 
 @pytest.fixture

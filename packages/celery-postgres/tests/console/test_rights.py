@@ -24,6 +24,8 @@ EXPECTED = {
     "dead": (200, 200),
     "workers": (200, 404),
     "find?q=llm": (303, 303),
+    "limits": (200, 200),
+    "limit": (404, 404),
     "act": (404, 404),
 }
 
@@ -79,7 +81,7 @@ def test_an_error_message_is_for_those_with_the_right(served: Console, who: str)
 
 def test_a_view_shows_names_of_views_that_the_viewer_has(served: Console) -> None:
     names = {who: re.findall(r'data-key="(\w)"', served.get("/tasks", who).text) for who in ("reader", "tenant A")}
-    assert names == {"reader": ["o", "q", "t", "d", "w"], "tenant A": ["t", "d"]}
+    assert names == {"reader": ["o", "q", "t", "d", "w", "l"], "tenant A": ["t", "d", "l"]}
 
 
 def test_a_revoked_key_ends_its_sessions(module_database: Any, served: Console) -> None:

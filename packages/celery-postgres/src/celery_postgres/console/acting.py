@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from celery_postgres.console import limit_acting
 from celery_postgres.console.access import Role
+from celery_postgres.console.actions import OPERATORS, Action, Done, Plan
 from celery_postgres.console.formatting import count, duration, plural
 from celery_postgres.console.looking import Look, NotThereError
 from celery_postgres.console.views.rows import reason_says
+from celery_postgres.errors import FlowError
 from celery_postgres.operations import Operations, Requeued
 from celery_postgres.readmodel import CAP, State, Task, TaskFilter
 
@@ -18,56 +21,9 @@ logger = logging.getLogger(__name__)
 
 #: Dead letters that one statement changes.
 BATCH = 1_000
-#: Above it, the number has to be typed.
-TYPED = 1_000
 #: Dead letters that one confirmation changes.
 MOST = CAP - 1
 _SOON = "within 1.3 s"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an action would do.
-
-    Attributes:
-        title: the question.
-        says: each consequence with its number, which may be empty.
-        verb: on the button.
-        back: the address of the view that it began in.
-        danger: whether something is gone afterwards.
-        number: how many things it changes.
-        refused: why it cannot be done; empty if it can.
-    """
-
-    title: str
-    says: tuple[tuple[str, str], ...]
-    verb: str
-    back: str
-    danger: bool = False
-    number: int = 1
-    refused: str = ""
-
-    @property
-    def typed(self) -> bool:
-        """Whether the number has to be typed."""
-        return self.number > TYPED
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What was done, and what was not."""
-
-    text: str
-    back: str
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """An action: who may do it, what it would do, and what it does, given the time of the plan."""
-
-    roles: frozenset[Role]
-    plan: Callable[[Look, datetime], Plan]
-    act: Callable[[Look, Operations, datetime], Done]
 
 
 def action_of(look: Look) -> tuple[Action, Operations]:
@@ -81,7 +37,10 @@ def action_of(look: Look) -> tuple[Action, Operations]:
 def act(look: Look, at: datetime) -> Done:
     """Do it, and log who did what."""
     action, broker = action_of(look)
-    done = action.act(look, broker, at)
+    try:
+        done = action.act(look, broker, at)
+    except FlowError as error:
+        done = Done(f"Nothing was changed: {error}.", look.link("limits"))
     logger.info("console: %s by %s: %s", look.asked("do"), look.viewer.name, done.text)
     return done
 
@@ -267,15 +226,15 @@ def _unblock(look: Look, broker: Operations, at: datetime) -> Done:
     return Done(f"{look.asked('name')} {'is unblocked' if was else 'was not blocked'}.", look.link("dead"))
 
 
-_OPERATORS = frozenset({Role.OPERATOR})
 _ACTIONS = {
-    "pause": Action(_OPERATORS, _queue_plan(paused=True), _pause),
-    "resume": Action(_OPERATORS, _queue_plan(paused=False), _resume),
-    "requeue": Action(_OPERATORS, _letters_plan(requeue=True), _requeue),
-    "discard": Action(_OPERATORS, _letters_plan(requeue=False), _discard),
-    "revoke": Action(_OPERATORS | {Role.TENANT}, _revoke_plan, _revoke),
-    "block": Action(_OPERATORS, _block_plan, _block),
-    "unblock": Action(_OPERATORS, _unblock_plan, _unblock),
+    "pause": Action(OPERATORS, _queue_plan(paused=True), _pause),
+    "resume": Action(OPERATORS, _queue_plan(paused=False), _resume),
+    "requeue": Action(OPERATORS, _letters_plan(requeue=True), _requeue),
+    "discard": Action(OPERATORS, _letters_plan(requeue=False), _discard),
+    "revoke": Action(OPERATORS | {Role.TENANT}, _revoke_plan, _revoke),
+    "block": Action(OPERATORS, _block_plan, _block),
+    "unblock": Action(OPERATORS, _unblock_plan, _unblock),
+    **limit_acting.ACTIONS,
 }
 
 

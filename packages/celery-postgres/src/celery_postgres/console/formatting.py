@@ -9,6 +9,8 @@ from markupsafe import Markup, escape
 from celery_postgres.readmodel import Count
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
+#: A number is whole if it is so near to one: 100 a minute is 1.6666666666666667 a second.
+_WHOLE = 1e-6
 #: Characters that change the direction of the text around them, or are invisible.
 _UNSEEN = {
     *range(0x20),
@@ -63,6 +65,17 @@ def duration(seconds: float | timedelta | None) -> str:
 def _two(whole: int, large_s: int, large: str, small_s: int, small: str) -> str:
     most, rest = divmod(whole, large_s)
     return f"{most:,} {large} {rest // small_s} {small}" if rest // small_s else f"{most:,} {large}"
+
+
+def rate(per_second: float) -> str:
+    """A rate: `5 a second`, `120 a minute`, `10 an hour`."""
+    units = ((1, "a second"), (_MINUTE_S, "a minute"), (_HOUR_S, "an hour"))
+    shown = [(per_second * length, name) for length, name in units]
+    many, name = next(
+        (one for one in shown if one[0] >= 1 and abs(one[0] - round(one[0])) < _WHOLE),
+        next((one for one in shown if one[0] >= 1), shown[-1]),
+    )
+    return f"{float(f'{many:.4g}'):,.10g} {name}"
 
 
 def moment(at: datetime | None, form: str = "auto") -> Markup:

@@ -48,6 +48,7 @@ def environment() -> Environment:
         "count": formatting.count,
         "duration": formatting.duration,
         "moment": formatting.moment,
+        "rate": formatting.rate,
         "short": formatting.short,
         "task_name": formatting.task_name,
     }

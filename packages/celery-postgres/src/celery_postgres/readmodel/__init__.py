@@ -16,6 +16,8 @@ however many there are.
 `dead_letters(...)`        `DeadLetters`: `groups` by reason and task; the letters of one group are
                            `tasks(TaskFilter(state=State.DEAD, reason=…, whole_task=…))`
 `workers()`                `tuple[Worker]`, the lost ones first; `worker(id)` adds what it runs
+`limits(queue, cursor)`    `Limits`: limits of queues and keys, with what runs and waits; `limit(queue, key)` is one
+`standing(key, tenant)`    `Standing` of a key in each fair queue: its limits, what waits, for how long, and why
 `schedules()`              `tuple[Schedule]`: the entries that a beat has sent; how late each is, if the app is known
 =========================  ===========================================================================================
 
@@ -28,9 +30,12 @@ from __future__ import annotations
 
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.driver import Error as Unavailable
+from celery_postgres.database.limit_store import Limit
+from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, Schedule, Worker
 from celery_postgres.database.task_rows import ENDED, State, TaskRow
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter
+from celery_postgres.readmodel.limits import Limits, Standing
 from celery_postgres.readmodel.model import DeadLetters, QueueDetail, ReadModel, TenantShare, WorkerDetail
 from celery_postgres.readmodel.observing import Overview
 from celery_postgres.readmodel.pages import CursorError, Page
@@ -41,11 +46,15 @@ __all__ = [
     "CAP",
     "ENDED",
     "Attempt",
+    "BusyKey",
     "Count",
     "CursorError",
     "DeadLetterGroup",
     "DeadLetters",
     "DeadTotal",
+    "Limit",
+    "LimitRow",
+    "Limits",
     "Origin",
     "Overview",
     "Page",
@@ -55,12 +64,14 @@ __all__ = [
     "ReadModel",
     "Schedule",
     "Severity",
+    "Standing",
     "State",
     "Task",
     "TaskFilter",
     "TaskRow",
     "TenantShare",
     "Unavailable",
+    "Waits",
     "Worker",
     "WorkerDetail",
 ]

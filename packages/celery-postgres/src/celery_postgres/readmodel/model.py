@@ -7,12 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from celery_postgres.database.counting import CAP, Count
+from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.monitor_store import MonitorStore
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore, Schedule, Worker
 from celery_postgres.database.reader import Reader
 from celery_postgres.database.task_rows import State, TaskRow
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter, TaskViewStore
+from celery_postgres.readmodel.limits import Limits, LimitViews, Standing
 from celery_postgres.readmodel.observing import MOST_GROUPS, Observer, Overview
 from celery_postgres.readmodel.overdue import Lateness
 from celery_postgres.readmodel.pages import Page, page
@@ -84,6 +86,7 @@ class ReadModel:
         self._queues = QueueViewStore(self._reader)
         self._tasks = TaskViewStore(self._reader, self._results)
         ended = self._queues if self._results is None else QueueViewStore(self._results)
+        self._limits = LimitViews(self._reader, self._results or self._reader)
         self._observer = Observer(self._queues, self._tasks, ended, Lateness(app))
 
     def close(self) -> None:
@@ -135,6 +138,24 @@ class ReadModel:
             tuple(self._tasks.next_of_queue(name, _NEXT)),
             tuple(one for one in self.workers() if name in one.queues),
         )
+
+    # -- limits
+
+    def limits(self, queue: str | None = None, cursor: str | None = None) -> Limits:
+        """The limits of fair queues, or of one of them, and the keys of which most runs.
+
+        Raises:
+            CursorError: the cursor is not one of this list.
+        """
+        return self._limits.limits(queue, cursor)
+
+    def limit(self, queue: str, key: str | None) -> Limit | None:
+        """The limits of a key, of each key (`*`) or of a whole queue; None if there are none."""
+        return None if "\0" in queue + (key or "") else self._limits.limit(queue, key)
+
+    def standing(self, key: str, tenant: UUID | None = None) -> tuple[Standing, ...]:
+        """How a key stands in the fair queues: its limits, what of it runs and waits, and for how long."""
+        return self._limits.standing(key, tenant)
 
     # -- tasks
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from celery_postgres.console.actions import OPERATORS
 from celery_postgres.console.looking import ACTORS, EVERYONE, STAFF, Look, View
 from celery_postgres.console.views.dead import dead
 from celery_postgres.console.views.finding import find
+from celery_postgres.console.views.limits import limit, limits
 from celery_postgres.console.views.overview import overview
 from celery_postgres.console.views.planning import plan
 from celery_postgres.console.views.queues import queue, queues
@@ -20,6 +22,8 @@ VIEWS = (
     View("task", None, "", EVERYONE, task, "tasks"),
     View("dead", "Dead letters", "d", EVERYONE, dead),
     View("workers", "Workers", "w", STAFF, workers),
+    View("limits", "Limits", "l", EVERYONE, limits),
+    View("limit", None, "", OPERATORS, limit, "limits", live=False),
     View("act", None, "", ACTORS, plan, "", live=False),
     View("find", None, "", EVERYONE, find, "", live=False),
 )

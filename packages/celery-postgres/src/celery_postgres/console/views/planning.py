@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from celery_postgres.console import acting
+from celery_postgres.console import acting, limit_acting
 from celery_postgres.console.looking import Look, Page
 
 #: The fields that say what an action is about, kept from its plan to its confirmation.
-FIELDS = ("do", "queue", "reason", "task", "id", "name")
+FIELDS = ("do", "queue", "reason", "task", "id", "name", "key", *limit_acting.FIELDS)
 
 
 def plan(look: Look) -> Page:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from celery_postgres.console.formatting import plural
 from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, Page
+from celery_postgres.console.views.limits import slow
 from celery_postgres.console.views.rows import PAGE, task_row
 from celery_postgres.readmodel import CursorError, State, TaskFilter
 from celery_postgres.readmodel import Page as Rows
@@ -42,6 +43,7 @@ def tasks(look: Look) -> Page | Elsewhere:
     return Page(
         "tasks.html",
         {
+            "notices": slow(look),
             "heading": "Tasks" if staff else "Your tasks",
             "says": "" if staff else "The tasks that were submitted with this tenant's keys.",
             "caption": _order(state) if staff else "Your tasks, the last submitted first",

@@ -439,3 +439,44 @@ free AS MATERIALIZED (
         SELECT awaited.listener, string_agg(awaited.slot::text, ' ') AS slots FROM awaited GROUP BY awaited.listener
     ) AS one
 )
+
+-- fragment: limit_columns
+-- A limit, what runs and what waits of its key or, for those of each key and of the whole queue, of all keys, and for how
+-- many seconds its throttle is closed.
+found.queue_id, queue.name, found.key, found.max_running, found.per_second, found.burst, found.refuse, found.weight,
+found.changed_at,
+CASE WHEN found.flow_key <> 0 THEN (
+    SELECT count(*) FROM (
+        SELECT FROM kombu_message AS message
+        WHERE message.queue_id = found.queue_id AND message.flow_key = found.flow_key AND NOT message.visible
+          AND message.flow_key IS NOT NULL
+        LIMIT %(running_cap)s
+    ) AS part
+) ELSE (
+    SELECT count(*) FROM (
+        SELECT FROM kombu_message AS message
+        WHERE message.queue_id = found.queue_id AND NOT message.visible AND message.flow_key IS NOT NULL
+        LIMIT %(running_cap)s
+    ) AS part
+) END,
+CASE WHEN found.flow_key <> 0 THEN (
+    SELECT count(*) FROM (
+        SELECT FROM kombu_message AS message
+        WHERE message.queue_id = found.queue_id AND message.flow_key = found.flow_key AND message.visible
+          AND message.flow_key IS NOT NULL AND message.failures = 0
+        LIMIT %(cap)s
+    ) AS part
+) ELSE (
+    SELECT count(*) FROM (
+        SELECT FROM kombu_message AS message
+        WHERE message.queue_id = found.queue_id AND message.visible
+          AND message.flow_key IS NOT NULL AND message.failures = 0
+        LIMIT %(cap)s
+    ) AS part
+) END,
+(
+    SELECT greatest(extract(epoch FROM throttle.free_at - now()) - (found.burst - 1) / found.per_second, 0)::float
+    FROM kombu_throttle AS throttle
+    WHERE throttle.queue_id = found.queue_id AND throttle.flow_key = found.flow_key AND found.per_second > 0
+      AND throttle.free_at > now() + (found.burst - 1) / found.per_second * interval '1 second'
+)
