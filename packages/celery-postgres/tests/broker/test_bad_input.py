@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from kombu import Connection
@@ -246,6 +247,15 @@ def test_a_body_that_a_worker_may_not_read_loses_nothing_silently(pool: Probe, c
 
 
 # -- odd but harmless
+
+
+def test_a_task_whose_id_is_a_uuid_runs_under_its_text(pool: Probe) -> None:
+    """Kombu writes a UUID as an object, and no worker can run a task whose id is one."""
+    task_id, tag = uuid4(), unique("id")
+    result = pool.send("run", tag, task_id=task_id)
+    assert result.get(timeout=DEADLINE_S, interval=0.02) == tag
+    assert pool.app.AsyncResult(str(task_id)).get(timeout=DEADLINE_S) == tag
+    assert dead_letters(pool.url, str(task_id)) == 0
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,27 @@ def test_the_command(empty: str) -> None:
     assert typed(empty, "migrate", "--to", "99").returncode == 1
 
 
+def test_the_check_says_whether_the_log_gets_payloads(empty: str, server: Any) -> None:
+    if server.superuser_url is None:
+        pytest.skip("no superuser on a server that is not ours")
+    migrate(empty)
+    parts = psycopg2.extensions.parse_dsn(empty)
+    whose = f"ALTER ROLE {parts['user']} IN DATABASE {parts['dbname']}"  # which no setting of the role overrides
+
+    def checked(**settings: str) -> list[str]:
+        run(server.superuser_url, *(f"{whose} SET {one} = {value}" for one, value in settings.items()))
+        done = typed(empty, "--json", "check")
+        assert done.returncode == 0
+        logged: list[str] = json.loads(done.stdout)["logged"]
+        assert (", ".join(logged) in done.stderr) if logged else not done.stderr
+        return logged
+
+    quiet = {"log_min_error_statement": "panic", "log_error_verbosity": "terse", "log_statement": "ddl"}
+    assert checked(**quiet, log_min_duration_statement="-1") == []
+    loud = checked(log_min_error_statement="error", log_min_duration_statement="0", log_statement="mod")
+    assert loud == ["log_min_error_statement = error", "log_statement = mod", "log_min_duration_statement = 0"]
+
+
 # -- others
 
 

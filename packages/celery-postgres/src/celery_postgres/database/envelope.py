@@ -28,6 +28,8 @@ MAX_TASK_ID_LENGTH = 250
 MAX_KEY_LENGTH = 200
 #: The headers and properties that may have the id of the task.
 _IDS = frozenset({"id", "root_id", "correlation_id"})
+#: Those that may have the ids of tasks and groups.
+_ALL_IDS = _IDS | {"parent_id", "group"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Envelope:
         """
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
-        task_id, tenant_id = _short(text_or_none(headers.get("id"))), _uuid(headers.get("tenant_id"))
+        task_id, tenant_id = _short(text_or_none(_plain(headers.get("id")))), _uuid(headers.get("tenant_id"))
         unique = None
         if headers.get("unique_key") is not None or headers.get("debounce") is not None:
             unique = unique_of(headers, task_id, tenant_id, parse_time(headers.get("expires")))
@@ -180,12 +182,21 @@ def _marked(message: dict[str, Any], marker: str) -> dict[str, Any]:
 
 
 def encode(message: dict[str, Any]) -> str:
-    """The payload of a message, in stock's format: JSON in ASCII. Values that plain JSON cannot express (a UUID in a
-    header) are written as Kombu writes them."""
+    """The payload of a message, in stock's format: JSON in ASCII. Values that plain JSON cannot express are written as
+    Kombu writes them, as objects; but those ids of a task that are UUIDs as texts, by which workers know them."""
     try:
         return json.dumps(message)
     except TypeError:
-        return str(kombu_json.dumps(message))
+        parts = ("headers", "properties") if "task" in (message.get("headers") or {}) else ()
+        plain = {
+            part: {name: _plain(value) if name in _ALL_IDS else value for name, value in message[part].items()}
+            for part in parts
+        }
+        return str(kombu_json.dumps({**message, **plain}))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else value
 
 
 def decode(payload: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from celery_postgres.database import migrations
 from celery_postgres.database.advisory_locks import LockHeldError
 from celery_postgres.database.migrations import NEWEST, MigrationError, stock_consumers
+from celery_postgres.database.migrations.log_settings import LOGGED
 from celery_postgres.prerequisites import both_drivers
 from celery_postgres.tool.operator import OperatorError
 
@@ -94,6 +95,8 @@ def _check(dsn: str, given: argparse.Namespace) -> int:
     if twice := both_drivers():
         _say(f"celery_postgres: {twice}")
     status = migrations.check(dsn, schema=given.schema)
+    if status.logged:
+        _say(f"celery_postgres: {LOGGED.format(', '.join(status.logged))}")
     lines = [*status.problems, *(f"migration {one} is not applied" for one in status.pending)]
     newer = [f"a newer release has applied the migrations {', '.join(map(str, status.newer))}"] if status.newer else []
     stock = [stock_consumers.ALLOWED] if status.stock_allowed else []
@@ -104,6 +107,7 @@ def _check(dsn: str, given: argparse.Namespace) -> int:
         "problems": status.problems,
         "newer": status.newer,
         "stock_allowed": status.stock_allowed,
+        "logged": status.logged,
     }
     fitting = [f"the schema is at version {status.version}, as it should be"]
     _answer(given, told, "\n".join([*([*lines, *newer] or fitting), *stock]))

@@ -11,6 +11,7 @@ from celery_postgres.database import advisory_locks
 from celery_postgres.database.migrations import stock_consumers
 from celery_postgres.database.migrations.executing import Executor
 from celery_postgres.database.migrations.files import NEWEST, Migration, MigrationError, migrations
+from celery_postgres.database.migrations.log_settings import logged
 from celery_postgres.database.migrations.record import Entry, Record, changed, verify, version_of
 from celery_postgres.database.migrations.target import connected, prepared
 
@@ -38,6 +39,7 @@ class Status:
             cut off.
         newer: numbers that a newer release has applied.
         stock_allowed: stock Kombu's consumers are allowed, as while a project moves over.
+        logged: settings by which PostgreSQL's log gets payloads, each with its value.
     """
 
     version: int | None
@@ -46,6 +48,7 @@ class Status:
     problems: list[str] = field(default_factory=list)
     newer: list[int] = field(default_factory=list)
     stock_allowed: bool = False
+    logged: list[str] = field(default_factory=list)
 
     @property
     def current(self) -> bool:
@@ -191,6 +194,7 @@ def check(target: Any, *, schema: str | None = None) -> Status:
         cursor.execute(_INVALID)
         invalid = [name for (name,) in cursor.fetchall()]
         refused = stock_consumers.refused(cursor)
+        settings = logged(cursor)
     known: tuple[Migration, ...] = migrations()
     applied = {entry.number for entry in entries if entry.applied}
     return Status(
@@ -204,4 +208,5 @@ def check(target: Any, *, schema: str | None = None) -> Status:
         ],
         [entry.number for entry in entries if entry.number > NEWEST],
         refused is False,
+        settings,
     )
