@@ -14,6 +14,7 @@ from kombu import Connection
 
 from celery_postgres.consumer import registry
 from celery_postgres.database.driver import OperationalError
+from celery_postgres.database.minute_store import Retention
 from celery_postgres.database.notifications import Notifications
 from celery_postgres.database.pool import Sessions
 from celery_postgres.errors import ReadOnlyError
@@ -48,7 +49,7 @@ def test_other_threads_do_not_wait_for_an_address_that_does_not_answer(module_da
     proxy.stall()
     sessions, listen = Sessions(module_database.url), proxy.url(module_database.tcp_url)
     with ThreadPoolExecutor() as threads:
-        connecting = threads.submit(registry.acquire, sessions, listen, 1, 60.0)
+        connecting = threads.submit(registry.acquire, sessions, listen, 1, 60.0, Retention())
         wait_until(registry._registry.value.lock.locked, DEADLINE_S, "it to connect")
         assert threads.submit(registry.heartbeats).result(1) == registry.heartbeats()
         assert not connecting.done()
@@ -61,7 +62,7 @@ def test_other_threads_do_not_wait_for_an_address_that_does_not_answer(module_da
 def test_threads_that_connect_at_once_have_one_heartbeat(module_database: Any) -> None:
     sessions = Sessions(module_database.url)
     with ThreadPoolExecutor(4) as threads:
-        made = set(threads.map(lambda _: registry.acquire(sessions, None, 1, 60.0), range(4)))
+        made = set(threads.map(lambda _: registry.acquire(sessions, None, 1, 60.0, Retention()), range(4)))
     (heartbeat,) = made
     assert registry.heartbeats().count(heartbeat) == 1
     registry.release(heartbeat)

@@ -9,14 +9,16 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from celery.exceptions import TimeLimitExceeded
 
 from celery_postgres.database.histogram import CLASSES
-from celery_postgres.database.minute_store import MinuteRow, MinuteStore
+from celery_postgres.database.minute_store import MinuteRow, MinuteStore, Retention
 from celery_postgres.database.session import Session
 from environment.testkit.databases import rows
-from environment.testkit.tables import run, scalar
+from environment.testkit.probe import DEADLINE_S, POOLS, Probe
+from environment.testkit.tables import rows_of, run, scalar
+from environment.waiting import wait_until
 
-DAY_S = 86_400.0
 COUNTS = "queue, name, started, done, failed, retried, waited[1], ran[16]"
 ALL = f"SELECT consumer_id, {COUNTS} FROM celery_minute ORDER BY 1, 2, 3"  # noqa: S608
 HOURS = f"SELECT {COUNTS} FROM celery_hour ORDER BY hour"  # noqa: S608
@@ -47,23 +49,22 @@ def test_a_row_that_is_written_again_is_replaced(url: str, store: MinuteStore) -
     row = counted(this_minute(), 7)
     clock = store.write([row, counted(this_minute(), 7, 'odd "name", {with} \\ all')])
     assert clock == pytest.approx(time.time(), abs=60)
-    row.started, row.waited[0], row.longest_s, row.longest_task = 8, 8, 2.5, "a-task"
+    row.started, row.waited[0] = 8, 8
     store.write([row])
     store.write([row])
     assert rows(url, ALL) == [
         (7, "q", "n", 8, 3, 1, 1, 8, 5),
         (7, "q", 'odd "name", {with} \\ all', 5, 3, 1, 1, 5, 5),
     ]
-    assert rows(url, "SELECT longest_s, longest_task FROM celery_minute WHERE name = 'n'") == [(2.5, "a-task")]
     assert store.write([]) >= clock
 
 
 def test_old_minutes_are_added_up_for_all_consumers(url: str, store: MinuteStore) -> None:
     old = this_minute() - 60
     store.write([counted(old, 7), counted(old, 8), counted(old, 8, "other"), counted(this_minute(), 7)])
-    store.tidy(DAY_S, DAY_S)
+    store.tidy(Retention())
     store.write([counted(old, 9)])  # by one that could not write it earlier
-    store.tidy(DAY_S, DAY_S)
+    store.tidy(Retention())
     assert rows(url, ALL) == [
         (0, "q", "n", 15, 9, 3, 3, 15, 15),
         (0, "q", "other", 5, 3, 1, 1, 5, 5),
@@ -76,11 +77,11 @@ def test_minutes_become_hours_and_hours_end(url: str, store: MinuteStore) -> Non
     old = (this_minute() - 600) // 60 * 60
     store.write([counted(old + minute, consumer) for minute in range(10) for consumer in (7, 8)])
     store.write([counted(old + 60, 7)])
-    store.tidy(3600.0, DAY_S)
+    store.tidy(Retention(minutes_s=3600.0))
     assert rows(url, ALL) == []
     assert rows(url, HOURS) == [("q", "n", 100, 60, 20, 20, 100, 100), ("q", "n", 5, 3, 1, 1, 5, 5)]
     assert scalar(url, "SELECT bool_and(hour = date_trunc('hour', hour)) FROM celery_hour")
-    store.tidy(3600.0, 3600.0)
+    store.tidy(Retention(3600.0, 3600.0))
     assert rows(url, HOURS) == []
 
 
@@ -95,7 +96,7 @@ def test_several_that_add_up_at_once_lose_nothing(url: str, store: MinuteStore) 
             with closing(Session(url)) as session:
                 own = MinuteStore(session)
                 own.BATCH = 50
-                own.tidy(7200.0, DAY_S)
+                own.tidy(Retention(minutes_s=7200.0))
         except Exception as error:
             failures.append(error)
 
@@ -117,3 +118,56 @@ def test_names_and_queues_have_a_limit(url: str) -> None:
             url,
             f"INSERT INTO celery_minute {columns} VALUES (now(), 1, 'q', repeat('n', 201), 1, 1, 1, 1, '{{}}', '{{}}')",  # noqa: S608
         )
+
+
+# -- counted by workers
+
+SUMS = """
+    SELECT name, sum(started), sum(done), sum(failed), sum(retried),
+        (SELECT sum(n) FROM celery_minute AS one, unnest(one.ran) AS n WHERE one.name = counted.name)
+    FROM celery_minute AS counted WHERE queue = 'celery' GROUP BY name ORDER BY name
+"""
+
+
+@pytest.mark.parametrize("pool_name", ["threads", "prefork", "gevent"])
+def test_a_worker_counts_how_each_attempt_ended(probe: Probe, pool_name: str) -> None:
+    if pool_name == "gevent":
+        pytest.importorskip("gevent")
+    worker = probe.start(pool=pool_name, concurrency=POOLS.get(pool_name, 4))
+    for number in range(3):
+        probe.send("run_quiet", f"quiet-{number}")
+        probe.send("run_late", f"late-{number}")
+        probe.send("fail", f"fails-{number}")
+    for task in ("again", "ignore", "reject"):
+        probe.send(task, task)
+    expected = [
+        ("probe.again", 3, 1, 0, 2, 3),
+        ("probe.fail", 3, 0, 3, 0, 3),
+        ("probe.ignore", 1, 0, 0, 0, 0),
+        ("probe.reject", 1, 0, 0, 0, 0),
+        ("probe.run_late", 3, 3, 0, 0, 3),
+        ("probe.run_quiet", 3, 3, 0, 0, 3),
+    ]
+    if pool_name == "prefork":  # what no child can tell
+        probe.send("die", "dies").get(timeout=DEADLINE_S)
+        with pytest.raises(TimeLimitExceeded):
+            probe.send("spin", "spins", time_limit=1).get(timeout=DEADLINE_S)
+        expected = sorted([*expected, ("probe.die", 2, 1, 1, 0, 2), ("probe.spin", 1, 0, 1, 0, 1)])
+    probe.wait_for("start", "again", 3)
+    wait_until(lambda: rows_of(probe.url, "celery") == 0, DEADLINE_S, "all tasks to have ended")
+    worker.stop()  # it writes what it has counted
+    assert rows(probe.url, SUMS) == expected
+    assert scalar(probe.url, "SELECT count(*) FROM celery_minute WHERE queue <> 'celery' OR consumer_id = 0") == 0
+    assert scalar(probe.url, "SELECT bool_and(minute > now() - interval '5 minutes') FROM celery_minute")
+
+
+def test_a_worker_writes_while_it_runs_and_goes_on_without_the_table(probe: Probe) -> None:
+    worker = probe.start()
+    probe.send("run", "first").get(timeout=DEADLINE_S)
+    wait_until(lambda: rows(probe.url, SUMS) == [("probe.run", 1, 1, 0, 0, 1)], DEADLINE_S, "the first count")
+    run(probe.url, "DROP TABLE celery_minute")
+    probe.send("run", "second").get(timeout=DEADLINE_S)
+    wait_until(lambda: "is not counted" in worker.log_text(), DEADLINE_S, "a line that says that it does not count")
+    assert probe.send("run", "third").get(timeout=DEADLINE_S) == "third"
+    worker.stop()
+    assert worker.log_text().count("is not counted") == 1

@@ -40,10 +40,12 @@ def test_every_option_reaches_its_field() -> None:
         "unresponsive_timeout": 30,
         "gossip": True,
         "app_version": "2026.11",
+        "minutes_kept": 0,
+        "hours_kept": 365 * 86_400,
     }
-    assert checked(given) == Options(
-        2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0, True, app_version="2026.11"
-    )
+    kept = {"minutes_kept": 0.0, "hours_kept": 365 * 86_400.0}
+    expected = Options(2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0, True, app_version="2026.11", **kept)
+    assert checked(given) == expected
 
 
 def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
@@ -75,6 +77,8 @@ def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
         ("max_decompressed", None, "max_decompressed is a whole number, 1 or more"),
         ("unresponsive_timeout", float("inf"), "from 30 to"),
         ("unresponsive_timeout", 10**400, "from 30 to"),
+        ("minutes_kept", -1, "minutes_kept is a number of seconds, from 0 to"),
+        ("hours_kept", "a year", "hours_kept is a number of seconds, from 0 to"),
         ("connect_timeout", 10**12, "from 1 to"),
         ("statement_timeout", 10**12, "as PostgreSQL writes it"),
         ("listen_dsn", "garbage", "listen_dsn is not one that libpq understands"),

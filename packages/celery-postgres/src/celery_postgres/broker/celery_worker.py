@@ -15,6 +15,7 @@ from celery_postgres.compat import (
     prompt_acks,
     publish_patience,
     task_continuation,
+    task_progress,
     task_start,
     transport_names,
 )
@@ -40,6 +41,7 @@ def fit(transport: Any, options: Options) -> None:
     eta.install()
     prefork_shutdown.install()
     task_start.install()
+    task_progress.install()
     prompt_acks.install()
     worker_report.note_version(options.app_version)
 

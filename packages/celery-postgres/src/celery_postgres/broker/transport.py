@@ -19,6 +19,7 @@ from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.consumer.prefetch import PrefetchBuffer
 from celery_postgres.database import driver, pool, schema
 from celery_postgres.database.address import libpq_dsn, masked
+from celery_postgres.database.minute_store import Retention
 from celery_postgres.database.options import Options
 from celery_postgres.database.pool import Sessions
 
@@ -102,7 +103,11 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         if self._buffer is None:
             options = self.options
             self._heartbeat = registry.acquire(
-                sessions, options.listen_dsn, options.max_failures, options.unresponsive_timeout
+                sessions,
+                options.listen_dsn,
+                options.max_failures,
+                options.unresponsive_timeout,
+                Retention(options.minutes_kept, options.hours_kept),
             )
             if not self._heartbeat.registered(self._connect_timeout()):
                 raise driver.OperationalError("this process could not register as a consumer")

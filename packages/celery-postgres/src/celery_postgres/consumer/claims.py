@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from celery_postgres.consumer.counting import Tally
 from celery_postgres.consumer.early_acks import EarlyAcks
 from celery_postgres.consumer.pending_acks import PendingAcks
 from celery_postgres.database import driver
@@ -36,6 +37,7 @@ class Claims:
         pending: acks that are not sent yet.
         early: the latest acks of tasks that are acknowledged before they run.
         max_failures: the number of failures after which a message is a dead letter.
+        tally: what counts the tasks of delivered messages; None if nothing does.
     """
 
     #: How many maintenance rounds reconcile after an answer was lost, so that the youngest claim is old enough to be
@@ -56,6 +58,7 @@ class Claims:
         self.max_failures = max_failures
         self.pending = PendingAcks()
         self.early = EarlyAcks()
+        self.tally: Tally | None = None
         self._messages = MessageStore(sessions)
         self._wake = wake
         self._ended = ended

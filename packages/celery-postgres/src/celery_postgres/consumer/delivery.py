@@ -12,6 +12,7 @@ from celery_postgres.compat.eta import work_of
 from celery_postgres.compat.upstream import worker_state
 from celery_postgres.consumer import message_checks, poison
 from celery_postgres.consumer.claims import Claims
+from celery_postgres.consumer.counting import progress_of
 from celery_postgres.consumer.fairness import Fairness
 from celery_postgres.consumer.outlet import Delivery, Subscription
 from celery_postgres.consumer.screening import screen
@@ -113,6 +114,8 @@ def message_of(one: Delivery, claims: Claims, messages: MessageStore) -> Any:
     try:
         message = one.subscription.outlet.make_message(content)
         message.due, message.mark = is_due(content), mark
+        if claims.tally is not None and one.task is not None:
+            message.progress = progress_of(claims.tally, one.subscription.queue, properties)
         return message
     except Exception as error:  # whatever a codec raises on the bytes of a body
         _bury(one, _reason(error), claims, messages)

@@ -15,6 +15,8 @@ import time
 from celery_postgres.consumer import worker_report
 from celery_postgres.consumer.buffers import Buffers
 from celery_postgres.consumer.claims import Claims
+from celery_postgres.consumer.counting import Counting
+from celery_postgres.consumer.departure import settle_everything
 from celery_postgres.consumer.failure_detector import FailureDetector
 from celery_postgres.consumer.maintenance import Maintenance
 from celery_postgres.consumer.membership import Membership
@@ -24,9 +26,9 @@ from celery_postgres.database import driver, watchdog
 from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore, EndedSubscription
 from celery_postgres.database.message_store import MessageStore
+from celery_postgres.database.minute_store import Retention
 from celery_postgres.database.notifications import Notifications
 from celery_postgres.database.pool import Sessions
-from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.service import Service
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, loggable
@@ -56,13 +58,16 @@ class Heartbeat(Service):
         blocked: names of the tasks that an operator has blocked.
     """
 
-    def __init__(self, sessions: Sessions, listen: Sessions, max_failures: int, unresponsive_s: float) -> None:
+    def __init__(
+        self, sessions: Sessions, listen: Sessions, max_failures: int, unresponsive_s: float, kept: Retention
+    ) -> None:
         """Connect, register as a consumer, and start the thread.
 
         Args:
             listen: connections that notifications reach; the same as `sessions` unless those go through a pooler.
             max_failures: the number of failures after which a message is a dead letter.
             unresponsive_s: see `FailureDetector`.
+            kept: for how long counts of tasks are kept.
 
         Raises:
             psycopg2.OperationalError: the database cannot be reached.
@@ -71,6 +76,8 @@ class Heartbeat(Service):
         super().__init__("heartbeat")
         self.sessions = sessions
         self.claims = Claims(sessions, max_failures, self.wake_up, lambda: self._buffers.claims_ended())
+        self.counting = Counting(counts=kept.minutes_s > 0)
+        self.claims.tally = self.counting.tally
         self.member = Membership(self.claims.early)
         self.generation = 0
         self.paused: frozenset[int] = frozenset()
@@ -80,7 +87,7 @@ class Heartbeat(Service):
         self._notifications = Notifications(listen, self._buffers.notify)
         self._subscriptions = ProcessSubscriptions(sessions)
         self._detector = FailureDetector(unresponsive_s)
-        self._maintenance = Maintenance(max_failures)
+        self._maintenance = Maintenance(max_failures, kept)
         self._next_beat = self._next_maintenance = 0.0
         #: The thread waits for the next beat, so work before that has to wake it.
         self._resting = False
@@ -223,6 +230,7 @@ class Heartbeat(Service):
         if self.claims.pending.age() > self.claims.pending.FLUSH_AFTER_S:
             self.claims.settle_pending(messages)
         self.claims.do_postponed(messages)
+        self.counting.write_if_due(session, self.consumer)
         pending = len(self.claims.pending) > 0
         self._wait(session, busy=self._buffers.release_stale(messages) or pending)
 
@@ -280,18 +288,10 @@ class Heartbeat(Service):
             if self.consumer:
                 if self._session is None:
                     self._session = self.sessions.connect()
-                self._settle_everything(self._session)
+                queues = self._subscriptions.queue_ids()
+                settle_everything(self._session, self.consumer, self.claims, self.counting, queues)
         except (driver.Error, SchemaError) as error:
             logger.warning("Leaving the claims of this process to the other consumers: %s", loggable(error))
         self.disconnect()
         self._notifications.stop()
         self.wake.close()
-
-    def _settle_everything(self, session: Session) -> None:
-        messages = MessageStore(session)
-        self.claims.settle_pending(messages)
-        self.claims.do_postponed(messages)
-        if ConsumerStore(session).remove(self.consumer):
-            messages.release_all(self.consumer, self.claims.max_failures, failed=False)
-            # A program that ends without closing its connection, such as Flower: nobody may run maintenance after it.
-            QueueStore(session).drop_unused(self._subscriptions.queue_ids())

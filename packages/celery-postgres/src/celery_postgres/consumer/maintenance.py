@@ -12,6 +12,7 @@ from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.message_store import MessageStore
+from celery_postgres.database.minute_store import MinuteStore, Retention
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.store import Runner
 from celery_postgres.errors import loggable
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 #: How often to look for messages of queues that no longer exist. They are rare, and slow down nothing.
 ORPHANS_S = 3600.0
+#: How often to add up old counts of tasks.
+COUNTS_S = 300.0
+_KEPT = Retention()
 #: The step that the tasks of dead consumers wait for; each round of maintenance does it too.
 RESCUE = "rescue of dead consumers"
 
@@ -30,8 +34,9 @@ RESCUE = "rescue of dead consumers"
 class Maintenance:
     """Runs in every consumer; concurrent runs share the work and never repeat it."""
 
-    def __init__(self, max_failures: int) -> None:
-        self._max_failures = max_failures
+    def __init__(self, max_failures: int, kept: Retention = _KEPT) -> None:
+        self._max_failures, self._kept = max_failures, kept
+        self._next_counts = time.monotonic() + COUNTS_S * uniform(0, 1)
         self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0, 1)
         #: Steps whose latest attempt failed.
         self._failing: set[str] = set()
@@ -74,6 +79,9 @@ class Maintenance:
         self._step(session, "removal of idle throttles", limits.drop_idle_throttles)
         self._step(session, "conversion of queues that are no longer fair", limits.clear_unfair)
         self._step(session, RESCUE, lambda: self._release_orphaned_claims(session))
+        if time.monotonic() >= self._next_counts:
+            self._step(session, "summary of counts", lambda: MinuteStore(Beating()).tidy(self._kept))
+            self._next_counts = time.monotonic() + COUNTS_S * uniform(0.8, 1.2)
         if time.monotonic() >= self._next_orphans:
             self._step(session, "removal of orphaned messages", queues.clear_orphans)
             self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0.8, 1.2)

@@ -6,6 +6,7 @@ import atexit
 import threading
 
 from celery_postgres.consumer.heartbeat import Heartbeat
+from celery_postgres.database.minute_store import Retention
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.pool import Sessions
 
@@ -28,7 +29,9 @@ class _Registry:
 _registry = PerProcess(_Registry)
 
 
-def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unresponsive_s: float) -> Heartbeat:
+def acquire(
+    sessions: Sessions, listen_dsn: str | None, max_failures: int, unresponsive_s: float, kept: Retention
+) -> Heartbeat:
     """The heartbeat for a database, started for its first consumer. Call `release` when the connection closes.
 
     Raises:
@@ -46,7 +49,7 @@ def acquire(sessions: Sessions, listen_dsn: str | None, max_failures: int, unres
                 registry.unreachable.add(listen_dsn)
                 listen.connect().close()  # a wrong address or certificate is an error here, not a line in a log
                 registry.unreachable.discard(listen_dsn)
-            heartbeat = Heartbeat(sessions, listen, max_failures, unresponsive_s)
+            heartbeat = Heartbeat(sessions, listen, max_failures, unresponsive_s, kept)
             registry.heartbeats = {**registry.heartbeats, key: heartbeat}
         return heartbeat
 

@@ -8,8 +8,22 @@ from dataclasses import dataclass, field
 from celery_postgres.database.histogram import CLASSES
 from celery_postgres.database.store import Store
 
+DAY_S = 86_400.0
 #: Seconds after which the rows of several consumers become one. A row that is written again after that counts twice.
 MERGED_AFTER_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how long counts are kept.
+
+    Attributes:
+        minutes_s: after so many seconds a minute becomes a part of its hour; 0 counts nothing.
+        hours_s: after so many seconds an hour is deleted.
+    """
+
+    minutes_s: float = 2 * DAY_S
+    hours_s: float = 60 * DAY_S
 
 
 def _empty() -> list[int]:
@@ -27,8 +41,6 @@ class MinuteRow:
         done, failed, retried: attempts that ended, and how. One that is retried is not also failed.
         waited: of those that began, how many waited how long since they could run, by the classes of `histogram`.
         ran: of those that ended, how many ran how long.
-        longest_s: for how long the longest one had been running; None if none ran.
-        longest_task: its id.
     """
 
     minute: int
@@ -41,8 +53,6 @@ class MinuteRow:
     retried: int = 0
     waited: list[int] = field(default_factory=_empty)
     ran: list[int] = field(default_factory=_empty)
-    longest_s: float | None = None
-    longest_task: str | None = None
 
 
 class MinuteStore(Store):
@@ -62,21 +72,14 @@ class MinuteStore(Store):
             counts=[count for row in rows for count in (row.started, row.done, row.failed, row.retried)],
             waited=[count for row in rows for count in row.waited],
             ran=[count for row in rows for count in row.ran],
-            longest=[row.longest_s for row in rows],
-            tasks=[row.longest_task for row in rows],
         )
         return float(clock)
 
-    def tidy(self, minutes_kept_s: float, hours_kept_s: float) -> None:
-        """Add up the rows of several consumers, and the minutes of an hour, and delete old hours.
-
-        Args:
-            minutes_kept_s: after so many seconds a minute becomes a part of its hour.
-            hours_kept_s: after so many seconds an hour is deleted.
-        """
+    def tidy(self, kept: Retention) -> None:
+        """Add up the rows of several consumers, and the minutes of an hour, and delete old hours."""
         self._repeat("merge_minutes", MERGED_AFTER_S)
-        self._repeat("minutes_to_hours", minutes_kept_s)
-        self._repeat("drop_hours", hours_kept_s)
+        self._repeat("minutes_to_hours", kept.minutes_s)
+        self._repeat("drop_hours", kept.hours_s)
 
     def _repeat(self, name: str, after_s: float) -> None:
         count = self.BATCH

@@ -12,7 +12,8 @@ from typing import Any
 from celery import states
 
 from celery_postgres.database import keepalive
-from celery_postgres.database.address import direct_dsn
+from celery_postgres.database import option_values as values
+from celery_postgres.database.minute_store import Retention
 from celery_postgres.database.placement import Databases, databases_of
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.errors import OptionError
@@ -23,8 +24,9 @@ logger = logging.getLogger(__name__)
 MAX_DECOMPRESSED = 64 << 20
 #: The default of `unresponsive_timeout`, in seconds.
 UNRESPONSIVE_S = 600.0
-#: The longest time: PostgreSQL counts milliseconds in 32 bits.
-_MOST_S = 2_147_483
+#: Ten years.
+_LONGEST_KEPT_S = 315_576_000
+_RETENTION = Retention()
 #: What `pickle` may be, in `result_backend_transport_options`.
 PICKLES = ("write", "read", "refuse")
 
@@ -93,11 +95,8 @@ _REFUSED = {
     "execution_options": "the schema is set in the broker URL: ?options=-csearch_path%3D…",
 }
 
-#: Characters of a version.
-_LONGEST_LABEL = 64
 #: As wide as the column of states.
 _STATE = re.compile(r"[A-Z][A-Z0-9_]{0,49}")
-_DURATION = re.compile(r"\s*\d+(\.\d+)?\s*(us|ms|s|min|h|d)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +113,8 @@ class Options:
         max_decompressed: the largest body in bytes, decompressed.
         unresponsive_timeout: seconds until a process counts as dead that holds its session and raises no heartbeat.
         gossip: whether workers send each other their heartbeats.
+        minutes_kept, hours_kept: seconds for which counts of tasks are kept by the minute, and then by the hour; with 0
+            minutes nothing is counted.
         databases: those of the whole fleet; None if there is one.
         app_version: the release of the application, which workers report.
     """
@@ -125,6 +126,8 @@ class Options:
     max_decompressed: int = MAX_DECOMPRESSED
     unresponsive_timeout: float = UNRESPONSIVE_S
     gossip: bool = False
+    minutes_kept: float = _RETENTION.minutes_s
+    hours_kept: float = _RETENTION.hours_s
     databases: Databases | None = None
     app_version: str | None = None
 
@@ -143,22 +146,25 @@ class Options:
         if (connect_timeout := _connect_timeout(given)) is not None:
             checked["connect_timeout"] = connect_timeout
         if "statement_timeout" in given:
-            checked["statement_timeout"] = _duration("statement_timeout", given["statement_timeout"])
+            checked["statement_timeout"] = values.duration("statement_timeout", given["statement_timeout"])
         if given.get("listen_dsn") is not None:
-            checked["listen_dsn"] = _address("listen_dsn", given["listen_dsn"])
+            checked["listen_dsn"] = values.address("listen_dsn", given["listen_dsn"])
         if "max_failures" in given:
-            checked["max_failures"] = _whole("max_failures", given["max_failures"], 1, 32767)
+            checked["max_failures"] = values.whole("max_failures", given["max_failures"], 1, 32767)
         if "max_decompressed" in given:
-            checked["max_decompressed"] = _whole("max_decompressed", given["max_decompressed"], 1)
+            checked["max_decompressed"] = values.whole("max_decompressed", given["max_decompressed"], 1)
         if "unresponsive_timeout" in given:
             # A heartbeat that stands still for a shorter time than a lease means nothing.
-            checked["unresponsive_timeout"] = _seconds(
+            checked["unresponsive_timeout"] = values.seconds(
                 "unresponsive_timeout", given["unresponsive_timeout"], keepalive.LEASE_S
             )
         if "gossip" in given:
-            checked["gossip"] = _switch("gossip", given["gossip"])
+            checked["gossip"] = values.switch("gossip", given["gossip"])
         if given.get("app_version") is not None:
-            checked["app_version"] = _label("app_version", given["app_version"])
+            checked["app_version"] = values.label("app_version", given["app_version"])
+        for name in ("minutes_kept", "hours_kept"):
+            if name in given:
+                checked[name] = values.seconds(name, given[name], 0, _LONGEST_KEPT_S)
         checked["databases"] = databases_of(given)
         return cls(**checked)
 
@@ -197,8 +203,8 @@ class ResultOptions:
         return cls(
             pickle=None if "pickle" not in given else str(given["pickle"]),
             waiting_state=_own_state("waiting_state", given.get("waiting_state")),
-            listen_dsn=None if given.get("listen_dsn") is None else _address("listen_dsn", given["listen_dsn"]),
-            describe=_switch("describe", given.get("describe", True)),
+            listen_dsn=None if given.get("listen_dsn") is None else values.address("listen_dsn", given["listen_dsn"]),
+            describe=values.switch("describe", given.get("describe", True)),
         )
 
 
@@ -249,48 +255,4 @@ def _connect_timeout(given: Mapping[str, Any]) -> int | None:
             "into the broker URL, as in ?sslmode=require"
         )
     value = given["connect_timeout"] if "connect_timeout" in given else arguments.get("connect_timeout")
-    return None if value is None else int(_seconds("connect_timeout", value, 1))
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most):
-        return value
-    bounds = f"{least} or more" if most is None else f"from {least} to {most}"
-    raise OptionError(f"{name} is a whole number, {bounds}")
-
-
-def _switch(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise OptionError(f"{name} is True or False")
-
-
-def _label(name: str, value: Any) -> str | None:
-    """A short text; None for an empty one, as of an environment variable that is not set."""
-    if isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_LABEL:
-        return value or None
-    raise OptionError(f"{name} is a text of at most {_LONGEST_LABEL} printable characters")
-
-
-def _seconds(name: str, value: Any, least: float) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and least <= value <= _MOST_S:
-        return float(value)
-    raise OptionError(f"{name} is a number of seconds, from {least:g} to {_MOST_S}")
-
-
-def _duration(name: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_S * 1000:
-        return str(value)
-    if isinstance(value, str) and _DURATION.fullmatch(value):
-        return value
-    raise OptionError(f"{name} is a time as PostgreSQL writes it ('30s', '500ms'), or a number of milliseconds")
-
-
-def _address(name: str, value: Any) -> str | None:
-    if not isinstance(value, str):
-        raise OptionError(f"{name} is a text")
-    try:
-        return direct_dsn(value, name) if value else None
-    except ValueError as error:
-        raise OptionError(str(error)) from None
+    return None if value is None else int(values.seconds("connect_timeout", value, 1))

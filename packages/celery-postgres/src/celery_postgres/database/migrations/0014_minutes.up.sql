@@ -2,8 +2,7 @@
 -- older workers go on; they count nothing.
 
 -- A row for each minute, consumer, queue and task name. `waited` and `ran` have the number of tasks in each of 16 classes of
--- duration. `longest_s` is how long the longest task of this name had been running when the row was written, and
--- `longest_task` is its id. A consumer writes its own rows alone; later they are added up in rows of the consumer 0.
+-- duration. A consumer writes its own rows alone; later they are added up in rows of the consumer 0.
 -- step: create celery_minute
 CREATE TABLE IF NOT EXISTS celery_minute (
     minute timestamptz NOT NULL,
@@ -16,8 +15,6 @@ CREATE TABLE IF NOT EXISTS celery_minute (
     retried integer NOT NULL,
     waited integer[] NOT NULL,
     ran integer[] NOT NULL,
-    longest_s double precision,
-    longest_task text,
     PRIMARY KEY (minute, consumer_id, queue, name)
 ) WITH (fillfactor = 70);
 CREATE INDEX IF NOT EXISTS ix_celery_minute_own ON celery_minute (minute) WHERE consumer_id <> 0;

@@ -6,23 +6,21 @@
 -- clock. The commit is not waited for: the next one writes the same rows again, or those of the next minute.
 -- repeatable
 -- takes: minutes bigint[], consumers bigint[], queues text[], names text[], counts integer[], waited integer[],
---   ran integer[], longest float[], tasks text[]
+--   ran integer[]
 WITH written AS (
     INSERT INTO celery_minute AS counted (
-        minute, consumer_id, queue, name, started, done, failed, retried, waited, ran, longest_s, longest_task
+        minute, consumer_id, queue, name, started, done, failed, retried, waited, ran
     )
     SELECT
         to_timestamp(given.minute * 60), given.consumer_id, given.queue, given.name,
         (%(counts)s)[given.n * 4 - 3], (%(counts)s)[given.n * 4 - 2], (%(counts)s)[given.n * 4 - 1],
         (%(counts)s)[given.n * 4],
-        (%(waited)s)[given.n * 16 - 15 : given.n * 16], (%(ran)s)[given.n * 16 - 15 : given.n * 16],
-        given.longest_s, given.longest_task
-    FROM unnest(%(minutes)s, %(consumers)s, %(queues)s, %(names)s, %(longest)s, %(tasks)s)
-        WITH ORDINALITY AS given (minute, consumer_id, queue, name, longest_s, longest_task, n)
+        (%(waited)s)[given.n * 16 - 15 : given.n * 16], (%(ran)s)[given.n * 16 - 15 : given.n * 16]
+    FROM unnest(%(minutes)s, %(consumers)s, %(queues)s, %(names)s)
+        WITH ORDINALITY AS given (minute, consumer_id, queue, name, n)
     ON CONFLICT (minute, consumer_id, queue, name) DO UPDATE
     SET started = excluded.started, done = excluded.done, failed = excluded.failed, retried = excluded.retried,
-        waited = excluded.waited, ran = excluded.ran,
-        longest_s = excluded.longest_s, longest_task = excluded.longest_task
+        waited = excluded.waited, ran = excluded.ran
 )
 SELECT extract(epoch FROM clock_timestamp())::float, set_config('synchronous_commit', 'off', true)
 

@@ -1,0 +1,92 @@
+"""When a worker's tasks begin and how they end, as its main process hears of it from every pool.
+
+Celery tells the request of a task, by methods that pools call: a prefork child's report arrives there too, and so does
+the end of a child that was killed. Signals are sent in the process that runs the task, none for a killed one, and
+events only where they are switched on. Unnecessary once Celery sends signals for both in the main process.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import wraps
+from importlib import import_module
+from typing import Any, Protocol
+
+from billiard import einfo
+from celery.exceptions import TaskPredicate, Terminated
+
+_WRAPPED: Any = getattr(einfo, "ExceptionWithTraceback", ())
+
+
+class Progress(Protocol):
+    """What wants to know; the attribute `progress` of a message."""
+
+    def began(self, name: str, at: float) -> None:
+        """The task began, by the monotonic clock."""
+        ...
+
+    def ended(self, how: str, ran_s: float | None = None) -> None:
+        """The attempt ended after so many seconds, or now: `done`, `failed` or `retried`. The first call counts."""
+        ...
+
+
+def install() -> None:
+    """Patch Celery's strategies, if this process is a worker. Calling it again changes nothing."""
+    if "celery.worker.consumer.consumer" not in sys.modules:
+        return
+    strategy: Any = import_module("celery.worker.strategy")
+    if not hasattr(strategy.create_request_cls, "celery_postgres"):
+        strategy.create_request_cls = _telling(strategy.create_request_cls)
+
+
+def _telling(original: Any) -> Any:
+    @wraps(original)
+    def create_request_cls(*arguments: Any, **options: Any) -> Any:
+        return _request_class(original(*arguments, **options))
+
+    create_request_cls.celery_postgres = True  # type: ignore[attr-defined]
+    return create_request_cls
+
+
+def _request_class(base: Any) -> Any:
+    accepted, succeeded, failed = base.on_accepted, base.on_success, base.on_failure
+    retried, timed_out = base.on_retry, base.on_timeout
+
+    class Request(base):  # type: ignore[misc]
+        """As its base, and tells the `progress` of its message."""
+
+        def on_accepted(self, pid: Any, time_accepted: Any) -> Any:
+            progress = getattr(self._message, "progress", None)
+            if progress is not None:
+                progress.began(self.name, time_accepted)
+            return accepted(self, pid, time_accepted)
+
+        def on_success(self, failed__retval__runtime: Any, **named: Any) -> Any:
+            if not failed__retval__runtime[0]:  # else Celery goes on with `on_failure`
+                _tell(self, "done", failed__retval__runtime[2])
+            return succeeded(self, failed__retval__runtime, **named)
+
+        def on_failure(self, exc_info: Any, *rest: Any, **named: Any) -> Any:
+            error = exc_info.exception
+            if isinstance(error, _WRAPPED):
+                error = error.exc
+            if not isinstance(error, TaskPredicate | Terminated):  # retried, ignored, rejected, revoked
+                _tell(self, "failed")
+            return failed(self, exc_info, *rest, **named)
+
+        def on_retry(self, exc_info: Any) -> Any:
+            _tell(self, "retried")
+            return retried(self, exc_info)
+
+        def on_timeout(self, soft: Any, timeout: Any) -> Any:
+            if not soft:
+                _tell(self, "failed")
+            return timed_out(self, soft, timeout)
+
+    return Request
+
+
+def _tell(request: Any, how: str, ran_s: Any = None) -> None:
+    progress = getattr(request._message, "progress", None)
+    if progress is not None:
+        progress.ended(how, ran_s if type(ran_s) is float else None)
