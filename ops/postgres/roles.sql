@@ -115,7 +115,7 @@ BEGIN
             -- or its visibility. It creates missing queues and bindings. It reads only the columns by which it finds and
             -- counts queues, and wakes sleeping consumers. It may change and lock no row.
             ('celery_producer', 'kombu_message', 'INSERT',
-                'queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later'),
+                'queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later, in_order'),
             ('celery_producer', 'kombu_message', 'SELECT', 'queue_id, visible, available_at, expires_at, consumer_id'),
             ('celery_producer', 'kombu_queue', 'SELECT', NULL),
             ('celery_producer', 'kombu_queue', 'INSERT', 'name, auto_delete, expires_ms, message_ttl_ms, fair'),

@@ -25,6 +25,7 @@ NUMBERS = {
     "202611301355": 16,
     "202611301430": 17,
     "202611301435": 18,
+    "202611301440": 19,
 }
 ROWS = (
     "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload) VALUES (7, 1, 'r', 'p')",

@@ -68,7 +68,7 @@ ADDED = {
     },
     "kombu_message": {
         *("task_id", "tenant_id", "enqueued_at", "available_at", "expires_at", "consumer_id", "claimed_at"),
-        *("fence", "priority", "failures", "revoked", "flow_key", "flow_later"),
+        *("fence", "priority", "failures", "revoked", "flow_key", "flow_later", "in_order"),
         *("unique_key", "unique_until", "unique_ends_at"),
     },
     "celery_taskmeta": {"children", "tenant_id", "root_id", "parent_id", "published_at", "due_at", "started_at"},
@@ -80,7 +80,7 @@ NEW_INDEXES = {
     f"ix_kombu_message_{name}"
     for name in (
         *("ready", "timed", "failed", "claimed", "expires", "task", "taken"),
-        *("fair", "running", "later", "unique"),
+        *("fair", "running", "later", "unique", "order"),
     )
 } | {"ix_celery_taskmeta_tenant", "ix_celery_taskmeta_root"}
 

@@ -94,6 +94,7 @@ def test_uncommitted_messages_keep_no_publisher_waiting(databases: Databases) ->
                     eta=None,
                     ttl_ms=None,
                     flow_key="",
+                    in_order=None,
                     admitted=True,
                     durable="yes",
                 )

@@ -32,7 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_message": {
         "worker": ALL,
         "producer": "SELECT(available_at consumer_id expires_at queue_id visible), INSERT(available_at expires_at"
-        " flow_key flow_later payload priority queue_id task_id tenant_id)",
+        " flow_key flow_later in_order payload priority queue_id task_id tenant_id)",
         "reader": "SELECT(id task_id visible)",
         "monitor": "SELECT(available_at consumer_id enqueued_at failures flow_key flow_later id priority queue_id"
         " visible)",
@@ -88,6 +88,9 @@ FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse_stock()": set(),  # a trigger calls it, for everybody
     "kombu_name_dead_letter()": set(),  # so does this
     "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
+    "kombu_room_in_order(bigint,bigint,bigint)": {
+        *("celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"),
+    },
     "kombu_room(bigint,bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_rooms(bigint,bigint[],bigint[])": {
         "celery_monitor",
@@ -157,7 +160,8 @@ OF_EVERYBODY = {
     *("hold_key", "sees_held_key", "moves"),
     # Of the console: what the server shows of sessions, and claims by the columns that a publisher may read.
     *("view_health", "view_claims"),
-    *("find_queue", "may_change_queues", "subscriptions", "orphaned_queues", "gone_consumers", "address", "wake"),
+    *("find_queue", "queues_that_are_unfair", "may_change_queues", "subscriptions", "orphaned_queues"),
+    *("gone_consumers", "address", "wake"),
 }
 OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),

@@ -84,7 +84,7 @@ def test_a_long_message_is_copied_with_the_sessions_own_settings(server: Any, pl
         pytest.skip("the server of DATABASE_URL is not ours: it may ask for a password")
     migrate(plain_database.url)
     watchdog.start()  # which would end the connection instead
-    row = dict.fromkeys(("task_id", "tenant_id", "available_at", "expires_at", "flow_key", "flow_later"))
+    row = dict.fromkeys(("task_id", "tenant_id", "available_at", "expires_at", "flow_key", "flow_later", "in_order"))
     locked = "LOCK TABLE kombu_message IN SHARE MODE"
     with Pooler(plain_database.url) as pooler, closing(Session(pooler.url, {"statement_timeout": "50ms"})) as session:
         queue_id = scalar(plain_database.url, "INSERT INTO kombu_queue (name) VALUES ('q') RETURNING id")

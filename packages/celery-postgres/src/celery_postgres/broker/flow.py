@@ -32,6 +32,8 @@ class Flow:
             `done`, for which the task needs `acks_late`.
         on_conflict: what a call does whose key is taken: `return` the result of the one that holds it, `raise`
             `DuplicateTaskError`, or `replace` that one's arguments and return its result.
+        ordered: the calls of a key run one after another, in the order in which they were published, in all workers
+            together; a retry keeps its place. The task needs `acks_late`, and its queue is fair.
         debounce: seconds after the last call of the same unique key to start; or a pair, whose second number is the
             longest time after the first call. It is 10 times the first by default.
 
@@ -52,6 +54,7 @@ class Flow:
         until: str = "started",
         on_conflict: str = "return",
         debounce: float | Sequence[float] | None = None,
+        ordered: bool = False,
     ) -> None:
         if until not in tuple(UNTIL):
             raise FlowError(f"until is {' or '.join(UNTIL)}")
@@ -65,10 +68,14 @@ class Flow:
             checked_unique_key(unique)
         if not unique and (until != "started" or on_conflict != "return" or debounce is not None):
             raise FlowError("until, on_conflict and debounce need unique")
+        if not isinstance(ordered, bool):
+            raise FlowError("ordered is True or False")
+        if ordered and unique:
+            raise FlowError("a task is ordered or unique, and not both: limit the key to a concurrency of 1 instead")
         checked_debounce(debounce)
         if debounce is not None and (until != "started" or on_conflict not in ("return", "replace")):
             raise FlowError("a debounced task replaces the one that waits, until that is started")
-        self.key, self.unique, self.until = key, unique or None, until
+        self.key, self.unique, self.until, self.ordered = key, unique or None, until, ordered
         self.on_conflict = "replace" if debounce is not None else on_conflict
         self.debounce = list(debounce) if isinstance(debounce, tuple | list) else debounce
 
@@ -90,6 +97,13 @@ class Flow:
         found: dict[str, Any] = {}
         if self.key is not None and "flow_key" not in given:
             found["flow_key"] = _asked(task, "key", self.key, args, kwargs)
+        if self.ordered and given.get("flow_ordered", True):
+            if not task.acks_late:
+                raise FlowError(
+                    f"the task {task.name} is ordered, and acknowledged when it starts, so that the next one would run "
+                    "beside it: set acks_late=True"
+                )
+            found["flow_ordered"] = True
         if self.unique is not None and "unique_key" not in given:
             found["unique_key"] = (
                 _all_arguments(task, args, kwargs)

@@ -31,16 +31,25 @@ class _Lane:
         first: by priority, where the scan begins.
         owed: what the latest claim had no place for.
         opens: until when its limit has closed it; None if it is in the ring.
+        in_order: its messages run one after another.
     """
 
     weight: int
     first: dict[int, int] = field(default_factory=dict)
     owed: int = 0
     opens: float | None = None
+    in_order: bool = False
 
     @property
     def priority(self) -> int:
         return max(self.first)
+
+    def turn(self, key: int, rounds: int) -> Turn:
+        if self.in_order:
+            # From the beginning: a retry keeps its place, before what was claimed since. One more than it may give, so
+            # that it is closed until that one is acknowledged.
+            return Turn(key, self.priority, 0, 2, in_order=True)
+        return Turn(key, self.priority, self.first[self.priority], self.owed or self.weight * rounds)
 
 
 class FairRing:
@@ -90,7 +99,7 @@ class FairRing:
             lane = self._open.get(one.key) or self._closed.get(one.key)
             if lane is None:
                 lane = self._open[one.key] = _Lane(one.weight)
-            lane.weight = one.weight
+            lane.weight, lane.in_order = one.weight, lane.in_order or one.in_order
             lane.first[one.priority] = min(one.first_id, lane.first.get(one.priority, one.first_id))
 
     def came(self, one: ReadyKey) -> None:
@@ -112,10 +121,7 @@ class FairRing:
             chosen.append((key, lane))
             weights += lane.owed or lane.weight
         rounds = max(1, -(-places // weights)) if weights else 0
-        return [
-            Turn(key, lane.priority, lane.first[lane.priority], lane.owed or lane.weight * rounds)
-            for key, lane in chosen
-        ]
+        return [lane.turn(key, rounds) for key, lane in chosen]
 
     def took(
         self, turns: Sequence[Turn], taken: Mapping[int, Taken], closed: Mapping[int, Closed], *, full: bool

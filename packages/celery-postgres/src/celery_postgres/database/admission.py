@@ -14,16 +14,18 @@ from celery_postgres.database.envelope import Addressed, Envelope
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.store import Runner
-from celery_postgres.errors import RateLimited
+from celery_postgres.errors import FlowError, RateLimited
 
 
 def admit(runner: Runner, messages: Sequence[Addressed]) -> list[Addressed] | None:
     """The same messages, admitted: all of them take their places. None if no queue of theirs refuses.
 
     Raises:
+        FlowError: one of them is in order, and its queue is not fair.
         RateLimited: one of them is refused, and none has taken a place.
     """
     store = LimitStore(runner)
+    _check_order(store, messages)
     asking = [(queue, envelope) for queue, envelope in messages if not envelope.admitted]
     queues = store.that_refuse(sorted({queue for queue, _ in messages}))
     if not queues:
@@ -35,6 +37,15 @@ def admit(runner: Runner, messages: Sequence[Addressed]) -> list[Addressed] | No
     return [(queue, replace(envelope, admitted=True)) for queue, envelope in messages]
 
 
+def _check_order(store: LimitStore, messages: Sequence[Addressed]) -> None:
+    ordered = sorted({queue for queue, envelope in messages if envelope.in_order})
+    if ordered and (unfair := store.that_are_unfair(ordered)):
+        raise FlowError(
+            f"the queue {unfair[0]!r} is not fair, and keeps no order of its keys: run `python -m celery_postgres fair "
+            'QUEUE on`, or declare it with queue_arguments={"x-fair": True}'
+        )
+
+
 def admit_routed(runner: Runner, exchange: str, routing_key: str, envelope: Envelope) -> Envelope | None:
     """The same for a message to all queues of an exchange; None if none of them refuses.
 
@@ -43,7 +54,7 @@ def admit_routed(runner: Runner, exchange: str, routing_key: str, envelope: Enve
     Raises:
         RateLimited: as above.
     """
-    if envelope.task_id is None or envelope.admitted:
+    if envelope.task_id is None or (envelope.admitted and not envelope.in_order):
         return None
     queues = list(QueueStore(runner).routes(exchange, routing_key))
     admitted = admit(runner, [(queue, envelope) for queue in queues])

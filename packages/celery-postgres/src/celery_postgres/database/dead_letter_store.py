@@ -110,19 +110,20 @@ class DeadLetterStore(Store):
         """
         count, unreadable, without_queue = 0, 0, 0
         for start in range(0, len(ids), BATCH):
-            found: dict[int, tuple[int, str]] = {}
+            found: dict[int, tuple[int, str, bool | None]] = {}
             for one in ids[start : start + BATCH]:
                 payload = self.payload(one)
                 try:
                     if payload is not None:
-                        found[one] = _priority_and_key(payload)
+                        found[one] = _place(payload)
                 except ValueError:
                     unreadable += 1
             ((gone, _),) = self._run(
                 "requeue_dead_letters",
                 ids=list(found),
-                priorities=[priority for priority, _ in found.values()],
-                flow_keys=[key for _, key in found.values()],
+                priorities=[priority for priority, _, _ in found.values()],
+                flow_keys=[key for _, key, _ in found.values()],
+                in_orders=[in_order for _, _, in_order in found.values()],
             )
             count += len(gone)
             if left := sorted(found.keys() - set(gone)):
@@ -138,7 +139,10 @@ class DeadLetterStore(Store):
         return count
 
 
-def _priority_and_key(payload: str) -> tuple[int, str]:
+def _place(payload: str) -> tuple[int, str, bool | None]:
+    """The priority of a message, its key, and whether it is in order."""
     message = decode(payload)
-    value = message["properties"].get("priority")
-    return min(max(int(value), 0), 9) if isinstance(value, int) else 0, readable_key(message.get("headers") or {})
+    headers, value = message.get("headers") or {}, message["properties"].get("priority")
+    if headers.get("flow_ordered") is True:
+        return 0, readable_key(headers), True
+    return min(max(int(value), 0), 9) if isinstance(value, int) else 0, readable_key(headers), None

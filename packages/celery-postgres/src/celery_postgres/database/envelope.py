@@ -44,6 +44,8 @@ class Envelope:
         unique: how the message holds its unique key, if it has one.
         admitted: no rate limit refuses it at publish: its place has been taken, or it is a retry, whose task is lost if
             it is refused.
+        in_order: in a fair queue it runs after all older messages of its key that are in order, and alone.
+        is_retry: its task has run before, and asks for another attempt.
     """
 
     payload: str
@@ -56,6 +58,8 @@ class Envelope:
     flow_key: str = ""
     unique: Unique | None = None
     admitted: bool = False
+    in_order: bool = False
+    is_retry: bool = False
 
     @property
     def is_soon(self) -> bool:
@@ -67,7 +71,7 @@ class Envelope:
         """The columns of a message that is published.
 
         Raises:
-            FlowError: its `flow_key` or its `unique_key` is no key.
+            FlowError: its `flow_key` or its `unique_key` is no key, or another header of `Flow` is wrong.
         """
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
@@ -75,9 +79,10 @@ class Envelope:
         unique = None
         if headers.get("unique_key") is not None or headers.get("debounce") is not None:
             unique = unique_of(headers, task_id, tenant_id, parse_time(headers.get("expires")))
+        in_order = is_in_order(headers)
         return cls(
             payload=encode(message if unique is None or unique.marker is None else _marked(message, unique.marker)),
-            priority=priority,
+            priority=0 if in_order else priority,
             task_id=task_id,
             tenant_id=tenant_id,
             eta=_earliest(parse_time(headers.get("eta")), parse_time(headers.get("expires"))),
@@ -88,6 +93,8 @@ class Envelope:
             flow_key=flow_key(headers),
             unique=unique,
             admitted=bool(headers.get("retries")),
+            in_order=in_order,
+            is_retry=bool(headers.get("retries")),
         )
 
     def without_unique_key(self) -> Envelope:
@@ -114,6 +121,7 @@ def parameters(envelope: Envelope) -> dict[str, Any]:
         "eta": envelope.eta,
         "ttl_ms": envelope.ttl_ms,
         "flow_key": envelope.flow_key,
+        "in_order": envelope.in_order or None,
         "admitted": envelope.admitted,
         "durable": envelope.durable,
     }
@@ -129,6 +137,7 @@ def columns(envelopes: list[Envelope]) -> dict[str, list[Any]]:
         "etas": [one.eta for one in envelopes],
         "ttls_ms": [one.ttl_ms for one in envelopes],
         "flow_keys": [one.flow_key for one in envelopes],
+        "in_orders": [one.in_order or None for one in envelopes],
     }
 
 
@@ -150,6 +159,22 @@ def readable_key(headers: Mapping[str, Any]) -> str:
         return flow_key(headers)
     except FlowError:
         return ""
+
+
+def is_in_order(headers: Mapping[str, Any]) -> bool:
+    """Whether a message with these headers runs in the order of its key.
+
+    Raises:
+        FlowError: the header is neither true nor false, or the message has a unique key too.
+    """
+    given = headers.get("flow_ordered")
+    if given is None:
+        return False
+    if not isinstance(given, bool):
+        raise FlowError(f"flow_ordered is true or false, not {type(given).__name__}")
+    if given and (headers.get("unique_key") is not None or headers.get("debounce") is not None):
+        raise FlowError("a task is ordered or unique, and not both: limit the key to a concurrency of 1 instead")
+    return given
 
 
 def checked_key(key: object) -> str:

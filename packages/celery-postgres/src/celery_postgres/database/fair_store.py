@@ -55,7 +55,7 @@ class FairStore(Store):
         Args:
             above: of the newest only those with a greater id, and of the last `NEWEST` ids.
         """
-        (*_, greatest, _, _, failed), *rows = self._run(
+        (*_, greatest, _, _, _, failed), *rows = self._run(
             "look_for_keys", queues=list(queues), above=above, newest=self.NEWEST, due=self.DUE
         )
         found = [(queue, ReadyKey(*key), bool(came)) for queue, *key, came, _ in rows]

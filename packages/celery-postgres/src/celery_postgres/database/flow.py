@@ -13,12 +13,14 @@ class ReadyKey:
     Attributes:
         first_id: the lowest id of these messages.
         weight: how many messages it may give in a turn, for each one of a key of weight 1.
+        in_order: its messages are to run one after another.
     """
 
     key: int
     priority: int
     first_id: int
     weight: int = 1
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,14 @@ class Turn:
     Attributes:
         lowest_id: where the scan begins.
         share: how many messages at most.
+        in_order: it may give its oldest message, if none of it runs.
     """
 
     key: int
     priority: int
     lowest_id: int
     share: int
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,10 @@ class LimitStore(Store):
         """Those of these queues that have a limit which refuses, with their ids."""
         return dict(self._run("queues_that_refuse", queues=list(queues)))
 
+    def that_are_unfair(self, queues: Sequence[str]) -> list[str]:
+        """Those of these queues that exist and are not fair."""
+        return [name for (name,) in self._run("queues_that_are_unfair", queues=list(queues))]
+
     # -- the messages of a key
 
     def counts(self, queue_id: int, key: str) -> KeyCounts:

@@ -159,6 +159,7 @@ class MessageStore(Store):
             turn_priorities=[turn.priority for turn in turns.turns],
             turn_ids=[turn.lowest_id for turn in turns.turns],
             turn_shares=[turn.share for turn in turns.turns],
+            turn_orders=[turn.in_order for turn in turns.turns],
             failed=turns.failed,
         )
         return _result(rows)

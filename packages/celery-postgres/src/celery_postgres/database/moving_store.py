@@ -11,7 +11,7 @@ from celery_postgres.database.store import Store
 #: The parameters of `move_in`, in the order of the columns of `messages_aside`.
 _COLUMNS = (
     *("payloads", "priorities", "task_ids", "tenant_ids", "enqueued", "available", "expires"),
-    *("failures", "revoked", "flow_keys", "flow_later"),
+    *("failures", "revoked", "flow_keys", "flow_later", "in_orders"),
 )
 
 

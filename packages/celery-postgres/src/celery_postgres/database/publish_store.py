@@ -68,6 +68,7 @@ class PublishStore(Store):
             eta=envelope.eta,
             ttl_ms=envelope.ttl_ms,
             flow_key=envelope.flow_key,
+            in_order=envelope.in_order or None,
             admitted=envelope.admitted,
             durable=envelope.durable,
         )
@@ -83,6 +84,7 @@ class PublishStore(Store):
                 expires_at=expires_at,
                 flow_key=key,
                 flow_later=later,
+                in_order=envelope.in_order or None,
             )
             self._wake([(queue_id, sleep)], envelope, time.monotonic() - begun)
         return bool(rows)
@@ -92,14 +94,27 @@ class PublishStore(Store):
 
         Raises:
             DuplicateTaskError: another task holds its unique key.
+            FlowError: it is in order, and the queue is not fair.
             RateLimited: a rate limit refuses it.
         """
         if envelope.unique is not None:
             return not self.publish_many([(queue, envelope)])
+        if envelope.in_order and envelope.is_retry and self._retry(queue, envelope):
+            return True
         if self._publish_one(queue, envelope):
             return True
         admitted = admit(self._runner, [(queue, envelope)])
         return admitted is not None and self._publish_one(*admitted[0])
+
+    def _retry(self, queue: str, envelope: Envelope) -> bool:
+        """Let the message of a task that runs in order become its next attempt, at its place; False if it is gone."""
+        given = parameters(envelope)
+        for kept in ("priority", "in_order", "admitted"):
+            del given[kept]
+        begun = time.monotonic()
+        rows = self._run("retry_in_order", queue=queue, **given)
+        self._wake(rows, envelope, time.monotonic() - begun)
+        return bool(rows)
 
     def _publish_one(self, queue: str, envelope: Envelope) -> bool:
         # A transient message is one statement, with a commit that does not wait.
@@ -116,6 +131,8 @@ class PublishStore(Store):
         address = {"exchange": exchange, "routing_key": routing_key}
         if envelope.unique is not None:
             return _to_each(self._run("routes", **address), envelope, self.publish_many)
+        if envelope.in_order and envelope.is_retry:
+            return _to_each(self._run("routes", **address), envelope, lambda each: self.publish(*each[0]))
         count = self._publish("publish_to_exchange", envelope, **address)
         if not count and (admitted := admit_routed(self._runner, exchange, routing_key, envelope)):
             count = self._publish("publish_to_exchange", admitted, **address)

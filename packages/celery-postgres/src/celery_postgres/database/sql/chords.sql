@@ -42,7 +42,7 @@ LIMIT 100
 -- Publishes the messages of the body and deletes the chord, in one commit. Of two processes that try, one does both and
 -- the other nothing. Returns the names of the queues that do not exist; if there is one, nothing was written.
 -- takes: chord text, queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
---   etas timestamptz[], ttls_ms bigint[], flow_keys text[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], in_orders boolean[]
 WITH given AS MATERIALIZED (
     -- include: given
 ), finished AS (

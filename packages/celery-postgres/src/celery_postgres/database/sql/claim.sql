@@ -180,13 +180,15 @@ SELECT NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
 -- priority, the lowest id, and a share, which is the most that may be claimed of it. What a key's limits allow is asked
 -- after the acks, under a lock of the key that is held to the commit; a key that is locked gives nothing. The limits of the
 -- whole queue are asked in the same way, before those of the keys, and bound what all keys give together. A message that
--- has failed before comes first among those of its priority, and alone, if `failed` says so. No lock is waited for.
+-- has failed before comes first among those of its priority, and alone, if `failed` says so. Messages in order are claimed
+-- from turns in order alone, one at a time, and none before an older one of its key. No lock is waited for.
 --
 -- Returns rows as `claim` does. The first one has the keys whose limits have allowed less than their share: how much, and
 -- the seconds until it is more, if that is known; and the same of the whole queue, with a null key, if its limits have
 -- allowed less than `limit`.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queue bigint, limit bigint,
---   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[], failed boolean
+--   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[], turn_orders boolean[],
+--   failed boolean
 WITH settled AS (
     -- include: acknowledge
     RETURNING message.id
@@ -202,7 +204,7 @@ WITH settled AS (
     SELECT message.id, message.priority, message.flow_key, room.interval_s
     FROM acknowledged
     CROSS JOIN LATERAL (
-        SELECT candidate.id, candidate.priority, candidate.flow_key
+        SELECT candidate.id, candidate.priority, candidate.flow_key, candidate.in_order
         FROM kombu_message AS candidate
         WHERE candidate.queue_id = %(queue)s AND candidate.visible AND candidate.failures > 0
           AND coalesce(candidate.available_at, 'infinity') <= now() AND %(failed)s
@@ -212,17 +214,31 @@ WITH settled AS (
     ) AS message
     LEFT JOIN LATERAL kombu_room(%(queue)s, message.flow_key, 1 + 0 * acknowledged.count) AS room
         ON message.flow_key IS NOT NULL
-    WHERE (room.places > 0) IS NOT FALSE
+    LEFT JOIN LATERAL (
+        SELECT line.places, line.newest
+        FROM kombu_room_in_order(%(queue)s, message.flow_key, 1 + 0 * acknowledged.count) AS line
+        WHERE message.in_order
+        OFFSET 0
+    ) AS line ON true
+    WHERE (room.places > 0) IS NOT FALSE AND (line.places > 0 AND line.newest = message.id) IS NOT FALSE
       AND (message.flow_key IS NULL OR coalesce((SELECT whole.places FROM whole), 1) > 0)
     LIMIT 1
 ), turn AS MATERIALIZED (
     -- One call for all keys, after the acks.
-    SELECT turn.flow_key, turn.priority, turn.lowest_id, turn.share, turn.places, turn.opens_in, turn.interval_s
+    SELECT turn.flow_key, turn.priority, turn.lowest_id, turn.share, turn.in_order,
+        coalesce(line.places, turn.places) AS places, coalesce(line.opens_in, turn.opens_in) AS opens_in,
+        turn.interval_s, line.newest
     FROM acknowledged
     CROSS JOIN LATERAL ROWS FROM (
-        unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s),
+        unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s, %(turn_orders)s),
         kombu_rooms(%(queue)s + 0 * acknowledged.count, %(turn_keys)s, %(turn_shares)s)
-    ) AS turn (flow_key, priority, lowest_id, share, places, opens_in, interval_s)
+    ) AS turn (flow_key, priority, lowest_id, share, in_order, places, opens_in, interval_s)
+    LEFT JOIN LATERAL (
+        SELECT line.*
+        FROM kombu_room_in_order(%(queue)s, turn.flow_key, turn.places) AS line
+        WHERE turn.in_order
+        OFFSET 0
+    ) AS line ON true
     WHERE coalesce((SELECT whole.places FROM whole), 1) > 0
 ), fair AS MATERIALIZED (
     SELECT message.id, message.priority, turn.flow_key, turn.interval_s
@@ -233,6 +249,7 @@ WITH settled AS (
         WHERE candidate.queue_id = %(queue)s AND candidate.flow_key = turn.flow_key
           AND 9 - candidate.priority = 9 - turn.priority AND candidate.id + 0 >= turn.lowest_id
           AND candidate.visible AND candidate.flow_key IS NOT NULL AND candidate.failures = 0
+          AND (candidate.in_order IS NULL OR turn.in_order) AND (candidate.id <= turn.newest) IS NOT FALSE
         ORDER BY candidate.id + 0
         LIMIT turn.places
         FOR UPDATE SKIP LOCKED

@@ -187,7 +187,7 @@ RETURNING queue.name, queue.auto_delete
 -- something that the release names here (decision 0035). It writes none either, and still fails where the server takes no
 -- writes: a worker would find out only after it has connected, where Celery begins anew at once.
 WITH written AS (
-    INSERT INTO kombu_message (queue_id, payload) SELECT 0, '' WHERE false
+    INSERT INTO kombu_message (queue_id, payload, in_order) SELECT 0, '', true WHERE false
 )
 SELECT kombu_refuse(queue.name), queue.used_at, queue.refuses, message.expires_at, subscription.queue_id
 FROM kombu_queue AS queue, kombu_message AS message, kombu_subscription AS subscription

@@ -5,11 +5,11 @@
 
 -- name: ready_keys
 -- The keys of a fair queue that have ready messages, after a key and a priority (as 9 - priority), each with the lowest
--- id and its weight. It steps from key to key in the index, which costs 35 us each, however many messages a key has.
+-- id, its weight, and whether that message is in order. It steps from key to key in the index, which costs 35 us each, however many messages a key has.
 -- takes: queue bigint, after_key bigint, after_low integer, limit bigint
 WITH RECURSIVE found AS (
     (
-        SELECT message.flow_key, 9 - message.priority AS low, message.id, 1 AS number
+        SELECT message.flow_key, 9 - message.priority AS low, message.id, message.in_order, 1 AS number
         FROM kombu_message AS message
         WHERE message.queue_id = %(queue)s
           AND (message.flow_key, 9 - message.priority) > (%(after_key)s, %(after_low)s)
@@ -18,10 +18,10 @@ WITH RECURSIVE found AS (
         LIMIT 1
     )
     UNION ALL
-    SELECT following.flow_key, following.low, following.id, found.number + 1
+    SELECT following.flow_key, following.low, following.id, following.in_order, found.number + 1
     FROM found
     CROSS JOIN LATERAL (
-        SELECT message.flow_key, 9 - message.priority AS low, message.id
+        SELECT message.flow_key, 9 - message.priority AS low, message.id, message.in_order
         FROM kombu_message AS message
         WHERE message.queue_id = %(queue)s
           AND (message.flow_key, 9 - message.priority) > (found.flow_key, found.low)
@@ -31,7 +31,7 @@ WITH RECURSIVE found AS (
     ) AS following
     WHERE found.number < %(limit)s
 )
-SELECT found.flow_key, 9 - found.low, found.id, coalesce(own.weight, each_key.weight, 1)
+SELECT found.flow_key, 9 - found.low, found.id, coalesce(own.weight, each_key.weight, 1), found.in_order IS TRUE
 FROM found
 LEFT JOIN kombu_limit AS own ON own.queue_id = %(queue)s AND own.flow_key = found.flow_key
 LEFT JOIN kombu_limit AS each_key ON each_key.queue_id = %(queue)s AND each_key.key = '*'
@@ -64,21 +64,23 @@ WITH latest AS MATERIALIZED (
 ), promoted AS (
     UPDATE kombu_message AS message SET flow_key = message.flow_later, flow_later = NULL
     WHERE message.id = ANY (ARRAY(SELECT due.id FROM due))
-    RETURNING message.queue_id, message.flow_key, message.priority, message.id
+    RETURNING message.queue_id, message.flow_key, message.priority, message.id, message.in_order
 ), found AS (
-    SELECT message.queue_id, message.flow_key, message.priority, min(message.id) AS id, true AS came
+    SELECT message.queue_id, message.flow_key, message.priority, min(message.id) AS id, bool_or(message.in_order) AS in_order,
+        true AS came
     FROM kombu_message AS message
     WHERE message.id > greatest(%(above)s, (SELECT latest.id FROM latest) - %(newest)s)
       AND message.queue_id = ANY (%(queues)s)
       AND message.visible AND message.flow_key + 0 IS NOT NULL AND message.failures = 0
     GROUP BY message.queue_id, message.flow_key, message.priority
     UNION ALL
-    SELECT promoted.queue_id, promoted.flow_key, promoted.priority, min(promoted.id), false
+    SELECT promoted.queue_id, promoted.flow_key, promoted.priority, min(promoted.id), bool_or(promoted.in_order), false
     FROM promoted
     GROUP BY promoted.queue_id, promoted.flow_key, promoted.priority
 )
 SELECT NULL AS queue_id, NULL AS flow_key, NULL AS priority,
-    CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN latest.id END AS id, NULL AS weight, NULL AS came,
+    CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN latest.id END AS id, NULL AS weight,
+    NULL AS in_order, NULL AS came,
     ARRAY(
         SELECT asked.queue_id FROM unnest(%(queues)s) AS asked (queue_id)
         WHERE EXISTS (
@@ -90,7 +92,8 @@ SELECT NULL AS queue_id, NULL AS flow_key, NULL AS priority,
     ) AS failed
 FROM latest
 UNION ALL
-SELECT found.queue_id, found.flow_key, found.priority, found.id, coalesce(own.weight, each_key.weight, 1), found.came, NULL
+SELECT found.queue_id, found.flow_key, found.priority, found.id, coalesce(own.weight, each_key.weight, 1),
+    found.in_order IS TRUE, found.came, NULL
 FROM found
 LEFT JOIN kombu_limit AS own ON own.queue_id = found.queue_id AND own.flow_key = found.flow_key
 LEFT JOIN kombu_limit AS each_key ON each_key.queue_id = found.queue_id AND each_key.key = '*'

@@ -4,7 +4,7 @@
 -- Whatever publishes a message fills these columns; the others have defaults. In a fair queue each message has a time and
 -- the hash of its key: in `flow_key` if it is ready, in `flow_later` if it is scheduled.
 INSERT INTO kombu_message AS message (
-    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later
+    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later, in_order
 )
 
 -- fragment: message_of_parameters
@@ -12,6 +12,7 @@ INSERT INTO kombu_message AS message (
 SELECT
     queue.id, %(payload)s, %(priority)s, %(task_id)s, %(tenant_id)s,
     -- include: times_and_keys
+    , CASE WHEN queue.fair THEN %(in_order)s END
 
 -- fragment: times_and_keys
 CASE WHEN %(eta)s > now() THEN %(eta)s WHEN queue.fair THEN now() END,
@@ -26,15 +27,16 @@ SELECT
     CASE WHEN %(eta)s > clock_timestamp() THEN %(eta)s WHEN queue.fair THEN clock_timestamp() END,
     clock_timestamp() + least(%(ttl_ms)s, queue.message_ttl_ms) * interval '1 millisecond',
     CASE WHEN queue.fair AND (%(eta)s > clock_timestamp()) IS NOT TRUE THEN hashtextextended(%(flow_key)s, 0) END,
-    CASE WHEN queue.fair AND %(eta)s > clock_timestamp() THEN hashtextextended(%(flow_key)s, 0) END
+    CASE WHEN queue.fair AND %(eta)s > clock_timestamp() THEN hashtextextended(%(flow_key)s, 0) END,
+    CASE WHEN queue.fair THEN %(in_order)s END
 
 -- fragment: given
 -- Many messages in their order, each with its queue; a queue that does not exist has a null id.
 SELECT one.*, queue.id AS queue_id, queue.message_ttl_ms, queue.fair, queue.refuses
 FROM unnest(
     %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s::uuid[], %(etas)s, %(ttls_ms)s,
-    %(flow_keys)s
-) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, flow_key, number)
+    %(flow_keys)s, %(in_orders)s
+) WITH ORDINALITY AS one (queue, payload, priority, task_id, tenant_id, eta, ttl_ms, flow_key, in_order, number)
 LEFT JOIN kombu_queue AS queue ON queue.name = one.queue
 ORDER BY one.number
 
@@ -45,7 +47,12 @@ SELECT
     CASE WHEN given.eta > now() THEN given.eta WHEN given.fair THEN now() END,
     now() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond',
     CASE WHEN given.fair AND (given.eta > now()) IS NOT TRUE THEN hashtextextended(given.flow_key, 0) END,
-    CASE WHEN given.fair AND given.eta > now() THEN hashtextextended(given.flow_key, 0) END
+    CASE WHEN given.fair AND given.eta > now() THEN hashtextextended(given.flow_key, 0) END,
+    CASE WHEN given.fair THEN given.in_order END
+
+-- fragment: unfit
+-- A message of `given` whose queue does not take it: it does not exist, refuses, or is not fair and cannot keep an order.
+given.queue_id IS NULL OR given.refuses AND NOT %(admitted)s OR given.in_order AND NOT given.fair
 
 -- fragment: binding_matches
 binding.exchange = %(exchange)s
@@ -348,9 +355,23 @@ outcome AS MATERIALIZED (
         given.unique_key::uuid, given.unique_until, least(given.unique_ends_at, given.ends_at),
         given.conflict, given.marker, given.delay, given.longest
     ) AS result
-    WHERE NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
+    WHERE given.in_order IS NOT TRUE AND NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
+), in_line AS (
+    -- Without a unique key.
+    -- include: insert_message
+    SELECT
+        given.queue_id, given.payload, given.priority, given.task_id, given.tenant_id::uuid, given.starts_at, given.ends_at,
+        CASE WHEN given.fair AND NOT given.later THEN hashtextextended(given.flow_key, 0) END,
+        CASE WHEN given.fair AND given.later THEN hashtextextended(given.flow_key, 0) END,
+        CASE WHEN given.fair THEN given.in_order END
+    FROM given
+    WHERE given.in_order AND NOT EXISTS (SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL)
+    ORDER BY given.number
+    RETURNING queue_id
 ), touched AS (
     SELECT outcome.queue_id FROM outcome WHERE outcome.written
+    UNION ALL
+    SELECT in_line.queue_id FROM in_line
 )
 
 -- fragment: given_unique
@@ -360,9 +381,9 @@ SELECT one.*, queue.id AS queue_id, queue.fair, (one.eta > clock_timestamp()) IS
     clock_timestamp() + least(one.ttl_ms, queue.message_ttl_ms) * interval '1 millisecond' AS ends_at
 FROM unnest(
     %(queues)s, %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(etas)s, %(ttls_ms)s, %(flow_keys)s,
-    %(unique_keys)s, %(unique_untils)s, %(unique_ends)s, %(conflicts)s, %(markers)s, %(delays)s, %(longests)s
+    %(in_orders)s, %(unique_keys)s, %(unique_untils)s, %(unique_ends)s, %(conflicts)s, %(markers)s, %(delays)s, %(longests)s
 ) WITH ORDINALITY AS one (
-    queue, payload, priority, task_id, tenant_id, eta, ttl_ms, flow_key, unique_key, unique_until, unique_ends_at,
+    queue, payload, priority, task_id, tenant_id, eta, ttl_ms, flow_key, in_order, unique_key, unique_until, unique_ends_at,
     conflict, marker, delay, longest, number
 )
 LEFT JOIN kombu_queue AS queue ON queue.name = one.queue

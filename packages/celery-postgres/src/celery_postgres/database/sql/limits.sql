@@ -157,6 +157,11 @@ FROM kombu_admit(%(queues)s, %(keys)s) AS admitted
 -- takes: queues text[]
 SELECT queue.name, queue.id FROM kombu_queue AS queue WHERE queue.name = ANY (%(queues)s) AND queue.refuses
 
+-- name: queues_that_are_unfair
+-- repeatable
+-- takes: queues text[]
+SELECT queue.name FROM kombu_queue AS queue WHERE queue.name = ANY (%(queues)s) AND NOT queue.fair ORDER BY queue.name
+
 -- name: counts_of_key
 -- repeatable
 -- What waits, what is scheduled and what runs of a key.

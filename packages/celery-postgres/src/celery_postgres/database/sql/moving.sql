@@ -29,7 +29,7 @@ RETURNING message.id
 SELECT
     message.payload, message.priority, message.task_id, message.tenant_id::text, message.enqueued_at::text,
     message.available_at::text, message.expires_at::text, message.failures, message.revoked, message.flow_key,
-    message.flow_later
+    message.flow_later, message.in_order
 FROM kombu_message AS message
 WHERE message.id = ANY (%(ids)s) AND message.queue_id = %(aside)s
 ORDER BY message.id
@@ -61,7 +61,7 @@ LIMIT 1
 -- gone on with this move. Returns whether it was written.
 -- takes: queue bigint, record_id bigint, expected text, record text, payloads text[], priorities smallint[],
 --   task_ids text[], tenant_ids text[], enqueued text[], available text[], expires text[], failures smallint[],
---   revoked boolean[], flow_keys bigint[], flow_later bigint[]
+--   revoked boolean[], flow_keys bigint[], flow_later bigint[], in_orders boolean[]
 WITH recorded AS (
     UPDATE kombu_message AS message
     SET payload = %(record)s
@@ -70,7 +70,7 @@ WITH recorded AS (
 ), touched AS (
     INSERT INTO kombu_message (
         queue_id, payload, priority, task_id, tenant_id, enqueued_at, available_at, expires_at, failures, revoked,
-        flow_key, flow_later
+        flow_key, flow_later, in_order
     )
     SELECT
         %(queue)s, one.payload, one.priority, one.task_id, one.tenant_id::uuid, one.enqueued::timestamptz,
@@ -78,13 +78,13 @@ WITH recorded AS (
             WHEN queue.fair OR one.flow_key IS NULL OR one.failures > 0 THEN one.available::timestamptz
         END,
         one.expires::timestamptz, one.failures, one.revoked, CASE WHEN queue.fair THEN one.flow_key END,
-        CASE WHEN queue.fair THEN one.flow_later END
+        CASE WHEN queue.fair THEN one.flow_later END, CASE WHEN queue.fair THEN one.in_order END
     FROM unnest(
         %(payloads)s, %(priorities)s, %(task_ids)s, %(tenant_ids)s, %(enqueued)s, %(available)s, %(expires)s,
-        %(failures)s, %(revoked)s, %(flow_keys)s, %(flow_later)s
+        %(failures)s, %(revoked)s, %(flow_keys)s, %(flow_later)s, %(in_orders)s
     ) WITH ORDINALITY AS one (
         payload, priority, task_id, tenant_id, enqueued, available, expires, failures, revoked, flow_key, flow_later,
-        number
+        in_order, number
     )
     JOIN kombu_queue AS queue ON queue.id = %(queue)s
     WHERE EXISTS (SELECT FROM recorded)

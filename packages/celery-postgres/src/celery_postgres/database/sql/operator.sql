@@ -153,10 +153,10 @@ SELECT dead.payload FROM kombu_dead_letter AS dead WHERE dead.id = %(id)s
 -- name: requeue_dead_letters
 -- Dead letters become new messages of their queues, without failures; not those whose queue no longer exists. Returns the
 -- ids of those that did.
--- takes: ids bigint[], priorities smallint[], flow_keys text[]
+-- takes: ids bigint[], priorities smallint[], flow_keys text[], in_orders boolean[]
 WITH chosen AS MATERIALIZED (
-    SELECT dead.*, given.priority, given.flow_key, queue.id AS queue_id, queue.fair
-    FROM unnest(%(ids)s, %(priorities)s, %(flow_keys)s) AS given (id, priority, flow_key)
+    SELECT dead.*, given.priority, given.flow_key, given.in_order, queue.id AS queue_id, queue.fair
+    FROM unnest(%(ids)s, %(priorities)s, %(flow_keys)s, %(in_orders)s) AS given (id, priority, flow_key, in_order)
     JOIN kombu_dead_letter AS dead ON dead.id = given.id
     JOIN kombu_queue AS queue ON queue.name = dead.queue
     WHERE dead.id = ANY (%(ids)s)
@@ -166,7 +166,8 @@ WITH chosen AS MATERIALIZED (
     -- include: insert_message
     SELECT chosen.queue_id, chosen.payload, chosen.priority, chosen.task_id, chosen.tenant_id,
         CASE WHEN chosen.fair THEN now() END, NULL,
-        CASE WHEN chosen.fair THEN hashtextextended(chosen.flow_key, 0) END, NULL
+        CASE WHEN chosen.fair THEN hashtextextended(chosen.flow_key, 0) END, NULL,
+        CASE WHEN chosen.fair THEN chosen.in_order END
     FROM chosen
     RETURNING queue_id
 ), gone AS (

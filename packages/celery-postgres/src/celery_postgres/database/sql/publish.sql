@@ -11,23 +11,23 @@
 -- a bare prepared insert being 235: more for the executor to set up.
 
 -- name: publish
--- One message to the queue of that name. Writes nothing if there is no such queue, or if one of its limits refuses and the
--- message was not `admitted`.
+-- One message to the queue of that name. Writes nothing if there is no such queue, if one of its limits refuses and the
+-- message was not `admitted`, or if the message is in order and the queue is not fair.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
---   flow_key text, admitted boolean, durable text
+--   flow_key text, in_order boolean, admitted boolean, durable text
 -- include: insert_message
 -- include: message_of_parameters
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND
+WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND (queue.fair OR %(in_order)s IS NOT TRUE) AND
     -- include: commit_of_transient
 RETURNING
     -- include: queue_and_sleep
 
 -- name: publish_to_exchange
 -- One message to every queue that is bound to the exchange and whose binding matches, in all processes' bindings.
--- With no queue bound nothing is written, nor if one of them refuses and the message was not `admitted`.
+-- With no queue bound nothing is written, nor if one of them does not take it, as above.
 -- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
---   eta timestamptz, ttl_ms bigint, flow_key text, admitted boolean, durable text
+--   eta timestamptz, ttl_ms bigint, flow_key text, in_order boolean, admitted boolean, durable text
 WITH target AS MATERIALIZED (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding
@@ -42,7 +42,8 @@ WITH target AS MATERIALIZED (
 -- include: insert_message
 -- include: message_of_parameters
 FROM queue
-WHERE (%(admitted)s OR NOT EXISTS (SELECT FROM queue AS any_one WHERE any_one.refuses)) AND
+WHERE (%(admitted)s OR NOT EXISTS (SELECT FROM queue AS any_one WHERE any_one.refuses))
+  AND (%(in_order)s IS NOT TRUE OR NOT EXISTS (SELECT FROM queue AS any_one WHERE NOT any_one.fair)) AND
     -- include: commit_of_transient
 RETURNING
     -- include: queue_and_sleep
@@ -52,7 +53,7 @@ RETURNING
 -- Where `copy_message` is to write a long message: its queue, no row if `publish` would write nothing; when it is due, and
 -- when it expires, in microseconds since 2000. If the queue is deleted before the message comes, the message was there first:
 -- it goes with its queue, as does one whose publish had read the queue.
--- takes: queue text, eta timestamptz, ttl_ms bigint, flow_key text, admitted boolean, durable text
+-- takes: queue text, eta timestamptz, ttl_ms bigint, flow_key text, in_order boolean, admitted boolean, durable text
 SELECT
     -- include: queue_and_sleep
     , (extract(epoch FROM message.available_at - '2000-01-01 00:00+00') * 1000000)::bigint,
@@ -62,16 +63,37 @@ FROM (
         queue.id,
         -- include: times_and_keys
     FROM kombu_queue AS queue
-    WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s)
+    WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND (queue.fair OR %(in_order)s IS NOT TRUE)
 ) AS message (queue_id, available_at, expires_at, flow_key, flow_later)
 
 -- name: copy_message
 -- One message, as a row of COPY: a payload of 1 MB is 11 ms as a text in a statement, which the server reads character by
 -- character, and 6 ms so. Under 64 kB there is no difference.
 -- copies: queue_id bigint, payload text, priority smallint, task_id text, tenant_id uuid, available_at timestamptz,
---   expires_at timestamptz, flow_key bigint, flow_later bigint
-COPY kombu_message (queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later)
+--   expires_at timestamptz, flow_key bigint, flow_later bigint, in_order boolean
+COPY kombu_message (
+    queue_id, payload, priority, task_id, tenant_id, available_at, expires_at, flow_key, flow_later, in_order
+)
 FROM STDIN (FORMAT binary)
+
+-- name: retry_in_order
+-- The next attempt of a task that runs in order: its message becomes the new one, at its place. Writes nothing if its
+-- message is gone.
+-- takes: queue text, payload text, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint, flow_key text, durable text
+UPDATE kombu_message AS message
+SET payload = %(payload)s, tenant_id = %(tenant_id)s, failures = 0, visible = true, consumer_id = NULL, claimed_at = NULL,
+    fence = CASE WHEN message.fence < 9223372036854775807 THEN message.fence + 1 ELSE 2 END,
+    available_at = greatest(%(eta)s, now()),
+    expires_at = now() + least(
+        %(ttl_ms)s, (SELECT queue.message_ttl_ms FROM kombu_queue AS queue WHERE queue.name = %(queue)s)
+    ) * interval '1 millisecond',
+    flow_key = CASE WHEN (%(eta)s > now()) IS NOT TRUE THEN hashtextextended(%(flow_key)s, 0) END,
+    flow_later = CASE WHEN %(eta)s > now() THEN hashtextextended(%(flow_key)s, 0) END
+WHERE message.queue_id = (SELECT queue.id FROM kombu_queue AS queue WHERE queue.name = %(queue)s) AND message.in_order
+  AND coalesce(message.flow_key, message.flow_later) = hashtextextended(%(flow_key)s, 0)
+  AND (message.flow_key IS NOT NULL OR message.fence <> 0) AND message.fence <> 0 AND message.task_id = %(task_id)s
+RETURNING
+    -- include: queue_and_sleep
 
 -- name: wake
 -- Notify consumers of these queues: of those that sleep the one that fell asleep last, and the one before it too unless
@@ -102,9 +124,10 @@ ORDER BY queue.name
 
 -- name: publish_many
 -- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those
--- whose queue does not exist, or refuses unless they are `admitted`; if there is one, nothing at all was written.
+-- whose queue does not exist, does not keep their order, or refuses unless they are `admitted`; if there is one, nothing
+-- at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
---   etas timestamptz[], ttls_ms bigint[], flow_keys text[], admitted boolean
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], in_orders boolean[], admitted boolean
 WITH given AS MATERIALIZED (
     -- include: given
 ), touched AS (
@@ -112,22 +135,23 @@ WITH given AS MATERIALIZED (
     -- include: message_of_given
     FROM given
     WHERE NOT EXISTS (
-        SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL OR any_one.refuses AND NOT %(admitted)s
+        SELECT FROM given WHERE
+        -- include: unfit
     )
     RETURNING queue_id
 )
 SELECT
     (
-        SELECT array_agg(given.number) FROM given
-        WHERE given.queue_id IS NULL OR given.refuses AND NOT %(admitted)s
+        SELECT array_agg(given.number) FROM given WHERE
+        -- include: unfit
     ),
     -- include: wake_sleepers
 
 -- name: publish_unique
 -- The same if there are unique keys among them. Returns also the numbers of those whose key another task holds.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
---   etas timestamptz[], ttls_ms bigint[], flow_keys text[], unique_keys text[], unique_untils smallint[],
---   unique_ends timestamptz[], conflicts text[], markers text[], delays float[], longests float[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], in_orders boolean[], unique_keys text[],
+--   unique_untils smallint[], unique_ends timestamptz[], conflicts text[], markers text[], delays float[], longests float[]
 WITH given AS MATERIALIZED (
     -- include: given_unique
 ),

@@ -12,11 +12,11 @@
 -- message was not `admitted`. PostgreSQL plans it each time,
 -- because we prepare no statements on the caller's connection: so it is written in the shortest form.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
---   flow_key text, admitted boolean
+--   flow_key text, in_order boolean, admitted boolean
 -- include: insert_message
 -- include: message_of_parameters_within
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s)
+WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND (queue.fair OR %(in_order)s IS NOT TRUE)
   AND (
       SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
       FROM kombu_subscription AS subscription
@@ -28,7 +28,7 @@ RETURNING 1
 -- Messages to queues by name, in their order. Returns the numbers (from 1) of those whose queue does not exist, as far
 -- as this transaction can see, or refuses unless they are `admitted`; if there is one, nothing at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
---   etas timestamptz[], ttls_ms bigint[], flow_keys text[], admitted boolean
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], in_orders boolean[], admitted boolean
 WITH given AS MATERIALIZED (
     -- include: given
 ), touched AS (
@@ -38,17 +38,19 @@ WITH given AS MATERIALIZED (
         given.tenant_id, CASE WHEN given.eta > clock_timestamp() THEN given.eta WHEN given.fair THEN clock_timestamp() END,
         clock_timestamp() + least(given.ttl_ms, given.message_ttl_ms) * interval '1 millisecond',
         CASE WHEN given.fair AND (given.eta > clock_timestamp()) IS NOT TRUE THEN hashtextextended(given.flow_key, 0) END,
-        CASE WHEN given.fair AND given.eta > clock_timestamp() THEN hashtextextended(given.flow_key, 0) END
+        CASE WHEN given.fair AND given.eta > clock_timestamp() THEN hashtextextended(given.flow_key, 0) END,
+        CASE WHEN given.fair THEN given.in_order END
     FROM given
     WHERE NOT EXISTS (
-        SELECT FROM given AS any_one WHERE any_one.queue_id IS NULL OR any_one.refuses AND NOT %(admitted)s
+        SELECT FROM given WHERE
+        -- include: unfit
     )
     RETURNING queue_id
 )
 SELECT
     (
-        SELECT array_agg(given.number) FROM given
-        WHERE given.queue_id IS NULL OR given.refuses AND NOT %(admitted)s
+        SELECT array_agg(given.number) FROM given WHERE
+        -- include: unfit
     ),
     -- include: wake_all_within
 
@@ -56,7 +58,7 @@ SELECT
 -- One message to every queue that is bound to the exchange and whose binding matches. Returns how many queues took it:
 -- none if one of them refuses and the message was not `admitted`.
 -- takes: exchange text, routing_key text, payload text, priority smallint, task_id text, tenant_id uuid,
---   eta timestamptz, ttl_ms bigint, flow_key text, admitted boolean
+--   eta timestamptz, ttl_ms bigint, flow_key text, in_order boolean, admitted boolean
 WITH target AS (
     SELECT DISTINCT binding.queue_id
     FROM kombu_binding AS binding
@@ -67,8 +69,9 @@ WITH target AS (
     -- include: message_of_parameters_within
     FROM target
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
-    WHERE %(admitted)s OR NOT EXISTS (
-        SELECT FROM target AS one JOIN kombu_queue AS any_one ON any_one.id = one.queue_id WHERE any_one.refuses
+    WHERE NOT EXISTS (
+        SELECT FROM target AS one JOIN kombu_queue AS any_one ON any_one.id = one.queue_id
+        WHERE any_one.refuses AND NOT %(admitted)s OR %(in_order)s AND NOT any_one.fair
     )
     RETURNING queue_id
 )
@@ -79,8 +82,8 @@ SELECT
 -- name: publish_unique_within
 -- `publish_unique` in the caller's transaction.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
---   etas timestamptz[], ttls_ms bigint[], flow_keys text[], unique_keys text[], unique_untils smallint[],
---   unique_ends timestamptz[], conflicts text[], markers text[], delays float[], longests float[]
+--   etas timestamptz[], ttls_ms bigint[], flow_keys text[], in_orders boolean[], unique_keys text[],
+--   unique_untils smallint[], unique_ends timestamptz[], conflicts text[], markers text[], delays float[], longests float[]
 WITH given AS MATERIALIZED (
     -- include: given_unique
 ),
