@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_postgres import observer
+from celery_postgres.consumer import history
 from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore
 from celery_postgres.database.limit_store import LimitStore
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How often to look for messages of queues that no longer exist. They are rare, and slow down nothing.
+#: How often to look for messages of queues that no longer exist, and for attempts that are not kept any more. The first
+#: are rare, and both slow down nothing.
 ORPHANS_S = 3600.0
 #: How often to add up old counts of tasks.
 COUNTS_S = 300.0
@@ -84,6 +86,7 @@ class Maintenance:
             self._next_counts = time.monotonic() + COUNTS_S * uniform(0.8, 1.2)
         if time.monotonic() >= self._next_orphans:
             self._step(session, "removal of orphaned messages", queues.clear_orphans)
+            self._step(session, "removal of old attempts", lambda: history.drop_old(Beating()))
             self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0.8, 1.2)
 
     def _step(self, session: Session, step: str, work: Callable[[], object]) -> None:

@@ -13,6 +13,7 @@ from celery import states
 
 from celery_postgres.database import keepalive
 from celery_postgres.database import option_values as values
+from celery_postgres.database.attempt_store import Retention as History
 from celery_postgres.database.minute_store import Retention
 from celery_postgres.database.placement import Databases, databases_of
 from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
@@ -27,6 +28,7 @@ UNRESPONSIVE_S = 600.0
 #: Ten years.
 _LONGEST_KEPT_S = 315_576_000
 _RETENTION = Retention()
+_HISTORY = History()
 #: What `pickle` may be, in `result_backend_transport_options`.
 PICKLES = ("write", "read", "refuse")
 
@@ -179,12 +181,16 @@ class ResultOptions:
         listen_dsn: a direct address of the database, on which `get()` waits, if the backend's is that of a pooler; here
             as libpq's connection string.
         describe: whether a result names its task, queue and worker, also without `result_extended`.
+        history: seconds for which attempts that did not succeed are kept; 0 keeps none.
+        history_rows: of these the newest that are kept.
     """
 
     pickle: str | None = None
     waiting_state: str | None = None
     listen_dsn: str | None = None
     describe: bool = True
+    history: float = _HISTORY.seconds
+    history_rows: int = _HISTORY.rows
 
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> ResultOptions:
@@ -205,6 +211,8 @@ class ResultOptions:
             waiting_state=_own_state("waiting_state", given.get("waiting_state")),
             listen_dsn=None if given.get("listen_dsn") is None else values.address("listen_dsn", given["listen_dsn"]),
             describe=values.switch("describe", given.get("describe", True)),
+            history=values.seconds("history", given.get("history", _HISTORY.seconds), 0, _LONGEST_KEPT_S),
+            history_rows=values.whole("history_rows", given.get("history_rows", _HISTORY.rows), 1, 10**12),
         )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from celery import states
 
 from celery_postgres.database.array_literals import binaries, booleans, floats, texts, timestamps
+from celery_postgres.database.attempt_store import AttemptStore
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.session import Row
 from celery_postgres.database.slow_commits import woken_if_slow
-from celery_postgres.database.store import Store
+from celery_postgres.database.store import Runner, Store
 
 #: How far a cleanup by state has come: the date and the id of the last row, as PostgreSQL writes them.
 Position = tuple[str, int]
@@ -94,6 +95,10 @@ class ResultStore(Store):
 
     #: Rows that one statement deletes at most.
     BATCH = 1000
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self.attempts = AttemptStore(runner)
 
     # -- recording
 

@@ -12,6 +12,7 @@ from celery.utils.time import maybe_timedelta
 
 from celery_postgres.database import pool
 from celery_postgres.database.address import masked, parsed
+from celery_postgres.database.attempt_store import Retention
 from celery_postgres.database.chord_store import ChordStore
 from celery_postgres.database.options import ResultOptions
 from celery_postgres.database.placement import databases_of
@@ -34,6 +35,7 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
     Attributes:
         dsn: the address in libpq's form.
         options: `result_backend_transport_options`, checked.
+        kept: how long attempts are kept.
         pickle: how results are serialized.
         elsewhere: the other databases of the fleet.
         expiry: when a cleanup deletes them.
@@ -58,6 +60,7 @@ class ConnectedBackend(BaseBackend):  # type: ignore[misc]
                 "Celery's own names. For another schema set search_path in the address (?options=-csearch_path%3D…)"
             )
         self.options = ResultOptions.of(conf.result_backend_transport_options)
+        self.kept = Retention(self.options.history, self.options.history_rows)
         self.pickle = Pickle(self.options.pickle or _DEFAULT_PICKLE)
         self.expiry = Expiry.of(conf, self.expires)
         self.dsn = parsed(self.url, "result backend")

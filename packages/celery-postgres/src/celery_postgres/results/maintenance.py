@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
 from functools import partial
 
 from celery_postgres.database.backoff import uniform
@@ -34,7 +33,7 @@ class Maintenance:
         """Do what is due. Returns the seconds until the next run."""
         for chord_id in self._backend.chord_store.overdue(self.OVERDUE_S):
             self._backend.send_body(chord_id)
-        if any(astuple(self._backend.expiry)) and time.monotonic() >= self._next_cleanup:
+        if time.monotonic() >= self._next_cleanup:
             self._next_cleanup = time.monotonic() + self.CLEANUP_INTERVAL_S * uniform(0.8, 1.2)
             if not self.clean(self.CLEANUP_S):
                 self._next_cleanup = time.monotonic() + self.INTERVAL_S
@@ -61,6 +60,8 @@ class Maintenance:
             yield partial(chords.drop_old, expiry.chords)
         if expiry.results is not None:
             yield partial(results.drop_old_groups, expiry.results)
+        if self._backend.claims() is None:  # or the consumers of this database do it
+            yield partial(self._backend.result_store.attempts.drop_old, self._backend.kept)
         if expiry.results != expiry.failures:
             yield partial(self._drop_shorter, expiry, results)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
 
-from celery_postgres.consumer import registry
+from celery_postgres.consumer import history, registry
 from celery_postgres.consumer.claims import Claims, collect_with
 from celery_postgres.database import driver, watchdog
 from celery_postgres.database.address import database_of
@@ -61,7 +61,9 @@ class PersistentBackend(ConnectedBackend):
             celery.exceptions.Reject: it could not be stored, and this worker ends. The message runs again.
         """
         if not (write.outcomes or write.parts):
-            return
+            if not write.attempts:
+                return
+            claim, ends = None, False  # a task whose result is ignored ends whether or not it is remembered
         write.pickle = self.pickle
         claims = self.claims()
         writer = self.writer(claims)
@@ -226,6 +228,7 @@ class PersistentBackend(ConnectedBackend):
     def start_maintenance(self) -> None:
         """Called in every worker, also in one that never stores a result. Maintenance runs in the batch writer; in a
         worker whose broker is elsewhere it runs in a fallback writer."""
+        history.keep(self.kept)
         database = database_of(self.dsn)
         writer = self.writer(self.claims())
         if writer is None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,18 +20,19 @@ from celery_postgres.database.address import database_of, libpq_dsn
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.result_store import Outcome, Part
 from celery_postgres.errors import UnstorableResultError, is_temporary, loggable
+from celery_postgres.results import attempts
 from celery_postgres.results.acknowledgement import claim_of_task, continuation_not_sent, is_acknowledged
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of
 from celery_postgres.results.columns import LONGEST_ID, LONGEST_STATE, integer, short, text
 from celery_postgres.results.description import description_of, history_of
-from celery_postgres.results.persistence import PersistentBackend
+from celery_postgres.results.remembering import RememberingBackend
 from celery_postgres.results.serializer import dump
 from celery_postgres.results.write import Write
 
 logger = logging.getLogger(__name__)
 
 
-class RecordingBackend(PersistentBackend):
+class RecordingBackend(RememberingBackend):
     """The half of the backend that a worker needs.
 
     A task's final state, its part in a chord and the acknowledgement of its message are one `Write`, which is stored
@@ -46,7 +43,6 @@ class RecordingBackend(PersistentBackend):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._shares_broker: bool | None = None
-        self._thread = threading.local()
 
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **_: Any
@@ -130,6 +126,7 @@ class RecordingBackend(PersistentBackend):
                 )  # fmt: skip
                 if store_result and request is not None:
                     self._fail_rest_of_chain(request, exc, traceback, state)
+                self._remember(write, attempts.FAILED, task_id, exc, traceback, request)
             except Exception as error:  # nothing in here uses the database
                 logger.error(  # noqa: TRY400  # its traceback may quote arguments
                     "Storing the failure of a task without everything that depends on it: %s", described(error)
@@ -162,34 +159,6 @@ class RecordingBackend(PersistentBackend):
                     self.store_result(context.id, exc, state, traceback=traceback, request=context)
                     if context.chord:
                         self.on_chord_part_return(context, state, exc)
-
-    def mark_as_revoked(
-        self,
-        task_id: str,
-        reason: str = "",
-        request: Any = None,
-        store_result: bool = True,
-        state: str = states.REVOKED,
-    ) -> None:
-        with self._collecting() as write:
-            super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
-        self.submit(write)
-
-    @property
-    def _collected(self) -> Write | None:
-        """The write that this thread collects; None in a process that was forked meanwhile."""
-        pid, write = getattr(self._thread, "collected", (0, None))
-        return write if pid == os.getpid() else None
-
-    @contextlib.contextmanager
-    def _collecting(self) -> Iterator[Write]:
-        """Collect what this thread stores in the block in one write, which the caller submits."""
-        outer, write = self._collected, Write()
-        self._thread.collected = os.getpid(), write
-        try:
-            yield write
-        finally:
-            self._thread.collected = os.getpid(), outer
 
     def _outcome(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outcome:
         if len(state) > LONGEST_STATE:

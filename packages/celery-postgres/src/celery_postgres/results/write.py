@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from celery import states
 
+from celery_postgres.database import driver
+from celery_postgres.database.attempt_store import EndedAttempt
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.result_store import Outcome, Part, ResultStore
-from celery_postgres.errors import UnstorableResultError, is_lasting, primary
+from celery_postgres.errors import SchemaError, UnstorableResultError, is_lasting, loggable, primary
 from celery_postgres.results.serializer import Pickle, dump
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ class Write:
         stored: set when it has been stored.
         pickle: how a failure is serialized that replaces a refused result.
         origin: of a write that came through the pipe: the child's number, and the number of its record.
+        attempts: what is remembered beside the results, if the database can do it.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -36,12 +39,14 @@ class Write:
     stored: bool = False
     pickle: Pickle = Pickle.WRITE
     origin: tuple[int, int] | None = None
+    attempts: list[EndedAttempt] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """About how many bytes it has."""
         values = [value for one in self.outcomes for value in (one.result, one.traceback, one.args, one.kwargs)]
-        return sum(len(value) for value in (*values, *(one.result for one in self.parts)) if value)
+        others = (*(one.result for one in self.parts), *(one.traceback for one in self.attempts))
+        return sum(len(value) for value in (*values, *others) if value)
 
     @property
     def is_end(self) -> bool:
@@ -56,7 +61,7 @@ class Write:
 
 
 def record(store: ResultStore, writes: list[Write]) -> list[str]:
-    """Store writes in one commit. Returns the chords whose body is due.
+    """Store writes in one commit, and then their attempts. Returns the chords whose body is due.
 
     A value that the database refuses, although it passed the serializer, must not take the whole batch along. So each
     write of a refused batch is stored alone, and the task of a refused write is recorded as failed.
@@ -65,6 +70,17 @@ def record(store: ResultStore, writes: list[Write]) -> list[str]:
         psycopg2.Error, SchemaError: the database cannot do it now. It has stored nothing, or everything and its answer
             was lost; storing it again changes nothing.
     """
+    due = _record_each(store, writes)
+    attempts = [one for write in writes for one in write.attempts]
+    if attempts:
+        try:
+            store.attempts.record(attempts)
+        except (driver.Error, SchemaError) as error:  # no result waits for what is only remembered
+            logger.warning("Could not remember %d attempts: %s", len(attempts), loggable(error))
+    return due
+
+
+def _record_each(store: ResultStore, writes: list[Write]) -> list[str]:
     try:
         return _record(store, writes)
     except Exception as error:
@@ -74,7 +90,7 @@ def record(store: ResultStore, writes: list[Write]) -> list[str]:
             return _record_failure(store, writes[0], error)
     due: list[str] = []
     for write in writes:
-        due += record(store, [write])
+        due += _record_each(store, [write])
     return due
 
 
@@ -92,7 +108,7 @@ def _record_failure(store: ResultStore, write: Write, error: Exception) -> list[
             for one in write.outcomes
         ],
         [replace(one, status=states.FAILURE, result=result) for one in write.parts],
-        write.claim,
+        claim=write.claim,
     )
     try:
         return _record(store, [failed])
@@ -111,6 +127,8 @@ def _record(store: ResultStore, writes: list[Write]) -> list[str]:
     if len(writes) == 1 and len(writes[0].outcomes) == 1 and not writes[0].parts:
         with store.woken_if_slow(writes[0].outcomes):
             store.record_one(writes[0].outcomes[0], writes[0].claim)
+        return []
+    if not any(write.outcomes or write.parts or write.claim for write in writes):
         return []
     outcomes = collapsed(one for write in writes for one in write.outcomes)
     parts = {(one.chord_id, one.task_id): one for write in reversed(writes) for one in write.parts}

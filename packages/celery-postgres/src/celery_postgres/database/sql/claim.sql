@@ -340,6 +340,20 @@ WITH given AS MATERIALIZED (
         format(%(reason)s, given.failures) AS reason, message.payload
 ), buried AS (
     -- include: bury_dead
+), lost AS (
+    -- include: remember
+    SELECT
+        message.task_id, 'lost',
+        -- include: short_name_in_payload
+        , queue.name, message.tenant_id, coalesce(consumer.hostname, 'consumer ' || message.consumer_id),
+        message.enqueued_at, message.claimed_at, now(), NULL
+    FROM given
+    JOIN kombu_message AS message ON message.id = given.id
+    LEFT JOIN kombu_queue AS queue ON queue.id = message.queue_id
+    LEFT JOIN kombu_consumer AS consumer ON consumer.id = message.consumer_id
+    WHERE message.id = ANY (%(ids)s) AND %(failed)s AND message.task_id IS NOT NULL
+), died AS (
+    -- include: remember_dead
 ), released AS (
     UPDATE kombu_message AS message
     SET visible = true, consumer_id = NULL, claimed_at = NULL,
@@ -390,6 +404,8 @@ WITH dead AS (
     USING unnest(%(ids)s, %(fences)s, %(reasons)s) AS given (id, fence, reason)
     WHERE message.id = ANY (%(ids)s) AND message.id = given.id AND message.fence = given.fence AND NOT message.visible
     RETURNING message.*, given.reason
+), died AS (
+    -- include: remember_dead
 )
 -- include: bury_dead
 RETURNING message_id
@@ -418,6 +434,8 @@ WITH dead AS (
 ), buried AS (
     -- include: bury_dead
     WHERE dead.task_id IS NOT NULL
+), died AS (
+    -- include: remember_dead
 )
 SELECT count(*) FROM dead
 

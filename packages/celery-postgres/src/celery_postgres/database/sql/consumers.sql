@@ -189,7 +189,8 @@ RETURNING queue.name, queue.auto_delete
 WITH written AS (
     INSERT INTO kombu_message (queue_id, payload, in_order) SELECT 0, '', true WHERE false
 )
-SELECT kombu_refuse(queue.name), queue.used_at, queue.refuses, message.expires_at, subscription.queue_id
+SELECT kombu_refuse(queue.name), queue.used_at, queue.refuses, message.expires_at, subscription.queue_id,
+    'celery_attempt'::regclass
 FROM kombu_queue AS queue, kombu_message AS message, kombu_subscription AS subscription
 WHERE false
 

@@ -149,6 +149,21 @@ RETURNING message.id, message.queue_id, message.fence, message.priority, message
 SELECT dead.id, dead.failures, dead.enqueued_at, dead.tenant_id, queue.name, dead.task_id, dead.reason, dead.payload
 FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
 
+-- fragment: remember
+INSERT INTO celery_attempt (
+    task_id, state, name, queue, tenant_id, worker, published_at, started_at, ended_at, error
+)
+
+-- fragment: remember_dead
+-- The tasks of `dead` have ended as dead letters.
+-- include: remember
+SELECT
+    dead.task_id, 'dead',
+    -- include: short_name_in_payload
+    , queue.name, dead.tenant_id, NULL, dead.enqueued_at, NULL::timestamptz, now(), dead.reason
+FROM dead LEFT JOIN kombu_queue AS queue ON queue.id = dead.queue_id
+WHERE dead.task_id IS NOT NULL
+
 -- fragment: insert_dead_letter
 INSERT INTO kombu_dead_letter (message_id, failures, enqueued_at, tenant_id, queue, task_id, reason, payload)
 

@@ -1,0 +1,34 @@
+-- Attempts at tasks that did not simply succeed.
+
+-- name: record_attempts
+-- The commit is not waited for: a crash of the server forgets the attempts of its last moments, and no result.
+-- takes: attempts json
+WITH recorded AS (
+    INSERT INTO celery_attempt (
+        task_id, state, name, queue, tenant_id, worker, retries, published_at, due_at, started_at, ended_at, error, traceback
+    )
+    SELECT
+        one.task_id, one.state, one.name, one.queue, one.tenant_id, one.worker, one.retries, to_timestamp(one.published_at),
+        to_timestamp(one.due_at), to_timestamp(one.started_at), to_timestamp(one.ended_at), one.error, one.traceback
+    FROM json_to_recordset(%(attempts)s) AS one (
+        task_id text, state text, name text, queue text, tenant_id uuid, worker text, retries integer, published_at float,
+        due_at float, started_at float, ended_at float, error text, traceback text
+    )
+)
+SELECT set_config('synchronous_commit', 'off', true)
+
+-- name: drop_old_attempts
+-- Looks at the `batch` oldest attempts, and deletes those that were recorded more than `seconds` ago, and those that are not
+-- among the newest `rows`. Concurrent runs delete none twice. Returns how many were deleted.
+-- takes: seconds float, rows bigint, batch bigint
+WITH gone AS (
+    DELETE FROM celery_attempt AS attempt
+    WHERE attempt.id = ANY (ARRAY(
+        SELECT candidate.id FROM celery_attempt AS candidate ORDER BY candidate.id LIMIT %(batch)s
+    )) AND (
+        attempt.recorded_at < now() - %(seconds)s * interval '1 second'
+        OR attempt.id <= (SELECT max(newest.id) FROM celery_attempt AS newest) - %(rows)s
+    )
+    RETURNING attempt.id
+)
+SELECT count(*) FROM gone
