@@ -11,11 +11,14 @@ import pytest
 
 from celery_postgres import operations
 from celery_postgres.console.acting import at_of
+from celery_postgres.console.actions import letters as letters_of_a_group
 from celery_postgres.errors import SchemaError
+from environment.testkit import night
 from environment.testkit.browser import Browser
-from environment.testkit.console import Answer, Console, enter
+from environment.testkit.console import DEADLINE_S, Answer, Console, enter
 from environment.testkit.databases import run
 from environment.testkit.tables import rows, scalar
+from environment.waiting import wait_until
 
 GROUP = {"reason": "rejected", "task": "webhooks.deliver", "queue": "webhooks"}
 ALL = {
@@ -96,7 +99,7 @@ def test_a_large_number_has_to_be_typed(served: Console) -> None:
         assert "This is not 1200. Nothing was done." in refused.text
     assert scalar(url, "SELECT count(*) FROM kombu_dead_letter WHERE reason = 'many'") == 1_200
     done = confirm(served, asked.text, number="1,200")
-    assert "1,200 dead letters are deleted." in done.text
+    assert "1,200 of 1,200 dead letters are deleted." in done.text
     assert scalar(url, "SELECT count(*) FROM kombu_dead_letter WHERE reason = 'many'") == 0
 
 
@@ -112,6 +115,121 @@ def test_a_tenant_revokes_its_own_waiting_task(served: Console) -> None:
     assert "only what waits can be revoked" in plan(served, "revoke", "tenant A", id=own).text
     assert "The task is revoked." in confirm(served, asked.text).text
     assert scalar(url, revoked) is True
+
+
+def recorded(url: str) -> dict[str, object]:
+    """What the last action left on record."""
+    names = ("source", "actor", "action", "subject", "planned", "done", "outcome", "ended_at IS NOT NULL")
+    (row,) = rows(url, f"SELECT {', '.join(names)} FROM console_action ORDER BY id DESC LIMIT 1")  # noqa: S608
+    return dict(zip((*names[:-1], "ended"), row, strict=True))
+
+
+def test_each_action_is_on_record_and_in_what_changed(served: Console) -> None:
+    url = served.database_url
+    confirm(served, plan(served, "pause", queue="mail").text)
+    assert recorded(url) == {
+        **{"source": "console", "actor": "operator", "action": "pause", "subject": "mail", "planned": 1, "done": 1},
+        **{"outcome": "Queue mail is paused.", "ended": True},
+    }
+    did, by = "operator paused mail", "by <bdi>operator</bdi>"
+    # The overview is read once a second.
+    shown = {"/": did, "/actions": did, "/queues": by, "/queue?name=mail": by}
+    for path, text in shown.items():
+        for who in ("reader", "operator"):
+            wait_until(lambda path=path, who=who, text=text: text in served.get(path, who).text, DEADLINE_S, path)
+    confirm(served, plan(served, "resume", queue="mail").text)
+    assert by not in served.get("/queue?name=mail", "reader").text
+    count = scalar(url, "SELECT count(*) FROM console_action")
+    plan(served, "pause", queue="mail")
+    assert scalar(url, "SELECT count(*) FROM console_action") == count, "a dry run is none"
+
+
+def test_without_a_record_nothing_is_done(served: Console) -> None:
+    url = served.database_url
+    asked = plan(served, "block", name="not.recorded")
+    run(url, "ALTER TABLE console_action RENAME TO elsewhere")
+    try:
+        assert confirm(served, asked.text).status == 503
+    finally:
+        run(url, "ALTER TABLE elsewhere RENAME TO console_action")
+    assert scalar(url, "SELECT count(*) FROM kombu_stopped_task WHERE name = 'not.recorded'") == 0
+
+
+def test_values_are_shown_to_those_with_the_right_and_each_reading_is_recorded(served: Console) -> None:
+    url, about = served.database_url, {"do": "read", "id": served.night.ids["failed"]}
+    who = "operator+payloads"
+    for other in ("reader", "operator", "tenant A"):
+        form = about | {"token": _token(served, other)}
+        assert served.request("POST", "/act", form, Cookie=served.cookie(other)).status == 404
+        assert plan(served, "read", other, id=about["id"]).status == 404
+    before = scalar(url, "SELECT count(*) FROM console_action")
+    assert night.SECRET not in plan(served, "read", who, id=about["id"]).text
+    assert scalar(url, "SELECT count(*) FROM console_action") == before
+    shown = served.request("POST", "/act", about | {"token": _token(served, who)}, Cookie=served.cookie(who))
+    assert shown.status == 200
+    assert night.SECRET in shown.text
+    last = recorded(url)
+    assert (last["actor"], last["action"], last["subject"], last["ended"]) == (
+        *("operator-payloads", "read", about["id"], True),
+    )
+    assert night.SECRET not in str(rows(url, "SELECT * FROM console_action"))
+    assert f"saw the values of {about['id']}" in served.get("/actions", "reader").text
+    waiting = about | {"id": served.night.ids["waiting"], "token": _token(served, who)}
+    assert "Arguments" in served.request("POST", "/act", waiting, Cookie=served.cookie(who)).text
+
+
+def test_many_letters_go_in_parts_that_only_their_beginner_goes_on_with(
+    served: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = served.database_url
+    monkeypatch.setattr(letters_of_a_group, "BATCH", 10)
+    monkeypatch.setattr(letters_of_a_group, "PART_S", 0.0)
+    run(
+        url,
+        "INSERT INTO kombu_dead_letter (message_id, failures, queue, task_id, reason, payload)"
+        " SELECT n, 0, CASE WHEN n % 5 = 0 THEN 'gone' ELSE 'webhooks' END, 'parts', 'parts',"
+        ' \'{"body": "", "headers": {"task": "in.parts"}, "properties": {}}\''
+        " FROM generate_series(1, 25) AS n",
+    )
+    left = "SELECT count(*) FROM kombu_dead_letter WHERE reason = 'parts'"
+    part = confirm(served, plan(served, "requeue", reason="parts", task="in.parts").text)
+    assert "8 of 25" in part.text
+    last = recorded(url)
+    assert (last["planned"], last["done"], last["ended"]) == (25, 8, False)
+    assert "Not ended: 8 of 25" in served.get("/actions", "reader").text
+    form = fields(part.text)
+    stolen = {"run": form["run"], "after": form["after"], "token": _token(served, "operator+payloads")}
+    assert served.request("POST", "/act", stolen, Cookie=served.cookie("operator+payloads")).status == 404
+    for wrong in ({"run": "0"}, {"run": "x"}, {"after": "x"}, {"run": "9" * 30}):
+        assert confirm(served, part.text, **wrong).status == 404, wrong
+    assert scalar(url, left) == 17
+    # What a form says it is about is not what counts, but what was begun.
+    second = confirm(served, part.text, do="discard", reason="rejected")
+    assert "16 of 25" in second.text
+    done = confirm(served, second.text)
+    assert "20 of 25 dead letters are in their queues again." in done.text
+    assert (scalar(url, left), recorded(url)["done"], recorded(url)["ended"]) == (5, 20, True)
+    assert confirm(served, second.text).status == 404, "it has ended"
+
+    again = confirm(served, plan(served, "discard", reason="parts", task="in.parts", queue="gone").text)
+    assert "5 of 5 dead letters are deleted." in again.text
+
+
+def test_an_action_in_parts_can_be_stopped(served: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = served.database_url
+    monkeypatch.setattr(letters_of_a_group, "BATCH", 2)
+    monkeypatch.setattr(letters_of_a_group, "PART_S", 0.0)
+    run(
+        url,
+        "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload)"
+        " SELECT n, 0, 'stopping', '{}' FROM generate_series(1, 6) AS n",
+    )
+    part = confirm(served, plan(served, "discard", reason="stopping").text)
+    stopped = confirm(served, part.text, stop="1")
+    assert "Stopped after 2 of 6." in stopped.text
+    assert scalar(url, "SELECT count(*) FROM kombu_dead_letter WHERE reason = 'stopping'") == 4
+    assert recorded(url)["outcome"] == "Stopped after 2 of 6."
+    assert confirm(served, part.text).status == 404
 
 
 def test_blocking_and_unblocking_a_task(served: Console) -> None:
@@ -160,6 +278,23 @@ def test_what_the_login_may_not_do_is_told_and_not_done(served: Console, monkeyp
     assert answer.status == 503
     assert "The console&#39;s login may not do this" in answer.text
     assert "The role watcher may not do this." in answer.text
+
+
+def test_parts_go_on_by_themselves_in_a_browser(
+    served: Console, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters_of_a_group, "BATCH", 2)
+    monkeypatch.setattr(letters_of_a_group, "PART_S", 0.0)
+    run(
+        served.database_url,
+        "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload)"
+        " SELECT n, 0, 'by itself', '{}' FROM generate_series(1, 4) AS n",
+    )
+    enter(browser, served, "operator")
+    browser.open(f"{served.address}/act?do=discard&reason=by+itself&task=")
+    browser.value("document.querySelector('.confirm button').click()")
+    browser.until("document.title.startsWith('Done')")
+    assert scalar(served.database_url, "SELECT count(*) FROM kombu_dead_letter WHERE reason = 'by itself'") == 0
 
 
 def test_a_plans_time_is_never_in_the_future() -> None:

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from celery_postgres.console import acting, pages
 from celery_postgres.console.access import Keys, Role, ThisMachine
+from celery_postgres.console.action import Done
 from celery_postgres.console.door import Door, FormError, base_of, field, form_of, query_of, redirect
 from celery_postgres.console.following import Following
 from celery_postgres.console.live import Live
@@ -180,20 +181,32 @@ class _Console:
         if guest is None:
             return self._door.ask(request)
         self._door.verify(guest, form)
-        asked = {name: field(form, name) for name in planning.FIELDS if name in form}
+        asked = {name: field(form, name) for name in acting.FIELDS if name in form}
         look = Look(guest.viewer, self._source, asked, base_of(request))
+        around = self._around(look, _ACTING, query_of(request), self._door.token(guest))
+        if "run" in form:
+            run, after = field(form, "run"), field(form, "after")
+            look, done = acting.resume(look, run, after, stop="stop" in form)
+            return self._told(look, around, done)
         action, _ = acting.action_of(look)
         at = acting.at_of(field(form, "at"))
         plan = action.plan(look, at)
         error = ""
         if plan.typed and field(form, "number").replace(",", "").strip() != str(plan.number):
             error = f"This is not {plan.number}. Nothing was done."
-        around = self._around(look, _ACTING, query_of(request), self._door.token(guest))
         if plan.refused or error:
             fields = planning.fields(look)
             content = {"plan": plan, "fields": fields, "at": at.isoformat(), "error": error}
             return self._pages.render("plan.html", 409 if plan.refused else 422, **around, **content)
-        return self._pages.render("done.html", **around, done=acting.act(look, at))
+        return self._told(look, around, acting.act(look, plan, at))
+
+    def _told(self, look: Look, around: dict[str, Any], done: Done | acting.Part) -> Response:
+        """What was done, or how far it is."""
+        if isinstance(done, acting.Part):
+            return self._pages.render("part.html", **around, part=done, title_of=look.asked("do"))
+        if done.shown is not None:
+            return self._pages.render("values.html", **around, back=done.back, **done.shown)
+        return self._pages.render("done.html", **around, done=done)
 
     async def _file(self, request: Request) -> Response:
         found = pages.file(request.path_params["name"])

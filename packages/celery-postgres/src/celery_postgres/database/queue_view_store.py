@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from celery_postgres.database.counting import CAP, Count
@@ -194,7 +194,7 @@ class QueueViewStore(Store):
         self, names: list[str] | None, cap: int, claims: dict[int, Count], dead: dict[str | None, int]
     ) -> list[Queue]:
         rows = self._run("view_queues", names=names, cap=cap, queues=MOST_QUEUES)
-        return [
+        found = [
             Queue(
                 name,
                 internal,
@@ -207,6 +207,16 @@ class QueueViewStore(Store):
                 dead.get(name, 0),
             )
             for number, name, internal, paused, waiting, oldest_s, scheduled, consumers in rows
+        ]
+        return self._with_pauses(found)
+
+    def _with_pauses(self, queues: list[Queue]) -> list[Queue]:
+        """The same queues; those that are paused with since when and by whom, as far as that was recorded."""
+        paused = [one.name for one in queues if one.paused]
+        known = {name: (at, by) for name, at, by in self._run("view_pauses", names=paused)} if paused else {}
+        return [
+            replace(one, paused_since=known[one.name][0], paused_by=known[one.name][1]) if one.name in known else one
+            for one in queues
         ]
 
     def dead_by_queue(self) -> list[DeadOfQueue]:

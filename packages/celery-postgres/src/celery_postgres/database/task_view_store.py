@@ -229,6 +229,18 @@ class TaskViewStore(Store):
             return Found(found, (died_at, last), died_at)
         return Found(found)
 
+    def count_dead(self, which: TaskFilter, most: int) -> int:
+        """How many dead letters `dead` would list, `most` at most."""
+        ((count,),) = self._run(
+            "view_dead_count",
+            before=which.until or _LATEST,
+            reason=which.reason,
+            whole_names=None if which.whole_task is None else spellings(which.whole_task),
+            queue=which.queue,
+            scanned=SCANNED,
+        )
+        return min(int(count), most)
+
     def dead_groups(self, *, tenant: str | None, queue: str | None, cap: int, groups: int) -> list[DeadLetterGroup]:
         """The newest `cap` dead letters by reason and task, the largest group first."""
         rows = self._run("view_dead_groups", tenant=tenant, queue=queue, cap=cap, groups=groups)

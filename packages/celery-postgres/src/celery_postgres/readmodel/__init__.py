@@ -15,6 +15,7 @@ however many there are.
 `payload(task_id)`         what its publisher wrote, for those who may see arguments
 `dead_letters(...)`        `DeadLetters`: `groups` by reason and task; the letters of one group are
                            `tasks(TaskFilter(state=State.DEAD, reason=…, whole_task=…))`
+`actions()`                what people did by hand; `overview().changes` has what changed in the last hour
 `workers()`                `tuple[Worker]`, the lost ones first; `worker(id)` adds what it runs
 `limits(queue, cursor)`    `Limits`: limits of queues and keys, with what runs and waits; `limit(queue, key)` is one
 `standing(key, tenant)`    `Standing` of a key in each fair queue: its limits, what waits, for how long, and why
@@ -28,6 +29,7 @@ UTC and aware. Every method raises `celery_postgres.SchemaError` where tables or
 
 from __future__ import annotations
 
+from celery_postgres.database.action_store import Action
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.driver import Error as Unavailable
 from celery_postgres.database.limit_store import Limit
@@ -35,6 +37,7 @@ from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, Schedule, Worker
 from celery_postgres.database.task_rows import ENDED, State, TaskRow
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter
+from celery_postgres.readmodel.changes import Change
 from celery_postgres.readmodel.limits import Limits, Standing
 from celery_postgres.readmodel.model import DeadLetters, QueueDetail, ReadModel, TenantShare, WorkerDetail
 from celery_postgres.readmodel.observing import Overview
@@ -45,8 +48,10 @@ from celery_postgres.readmodel.task import Attempt, Origin, Task
 __all__ = [
     "CAP",
     "ENDED",
+    "Action",
     "Attempt",
     "BusyKey",
+    "Change",
     "Count",
     "CursorError",
     "DeadLetterGroup",

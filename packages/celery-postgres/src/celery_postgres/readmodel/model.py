@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from celery_postgres.database.action_store import Action, ActionStore
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.monitor_store import MonitorStore
@@ -85,9 +86,10 @@ class ReadModel:
         self._results = None if results is None else Reader(results)
         self._queues = QueueViewStore(self._reader)
         self._tasks = TaskViewStore(self._reader, self._results)
+        self._actions = ActionStore(self._reader)
         ended = self._queues if self._results is None else QueueViewStore(self._results)
         self._limits = LimitViews(self._reader, self._results or self._reader)
-        self._observer = Observer(self._queues, self._tasks, ended, Lateness(app))
+        self._observer = Observer(self._queues, self._tasks, ended, Lateness(app), self._actions)
 
     def close(self) -> None:
         """Close the connections."""
@@ -100,6 +102,10 @@ class ReadModel:
     def overview(self) -> Overview:
         """Queues, workers, dead letters, schedules and problems, at most a second old."""
         return self._observer.overview()
+
+    def actions(self, limit: int = PAGE, before: int | None = None) -> list[Action]:
+        """What people did by hand, the last begun first; before an id, for the next page."""
+        return self._actions.actions(limit, before)
 
     def problems(self) -> tuple[Problem, ...]:
         """What needs attention, the most urgent first, then the oldest."""
@@ -217,6 +223,10 @@ class ReadModel:
         return self._tasks.payload_of(task_id)
 
     # -- dead letters
+
+    def count_dead(self, which: TaskFilter, most: int) -> int:
+        """How many of the newest 10,000 dead letters meet the conditions, in one statement; `most` at most."""
+        return self._tasks.count_dead(which, most)
 
     def dead_letters(self, *, tenant: UUID | str | None = None, queue: str | None = None) -> DeadLetters:
         """The dead letters by reason and task, the largest group first."""

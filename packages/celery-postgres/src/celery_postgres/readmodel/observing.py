@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.counting import CAP
 from celery_postgres.database.queue_view_store import (
     DeadTotal,
@@ -19,7 +20,9 @@ from celery_postgres.database.queue_view_store import (
     Worker,
 )
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskViewStore
+from celery_postgres.readmodel import changes as changing
 from celery_postgres.readmodel import thresholds
+from celery_postgres.readmodel.changes import Change, changes
 from celery_postgres.readmodel.overdue import Lateness
 from celery_postgres.readmodel.problem import Problem
 from celery_postgres.readmodel.problems import Late, Observed, problems
@@ -45,6 +48,7 @@ class Overview:
         dead: how many dead letters there are.
         schedules: the entries that a beat has sent.
         problems: what needs attention, the most urgent first.
+        changes: what changed in the last hour, the last first.
     """
 
     read_at: datetime
@@ -53,6 +57,7 @@ class Overview:
     dead: DeadTotal
     schedules: tuple[Schedule, ...]
     problems: tuple[Problem, ...]
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +77,18 @@ class Observer:
         tasks: reads dead letters.
         results: reads results, which may be in another database.
         lateness: knows the schedule.
+        actions: reads what people did, and which workers were lost.
     """
 
     def __init__(
-        self, queues: QueueViewStore, tasks: TaskViewStore, results: QueueViewStore, lateness: Lateness
+        self,
+        queues: QueueViewStore,
+        tasks: TaskViewStore,
+        results: QueueViewStore,
+        lateness: Lateness,
+        actions: ActionStore,
     ) -> None:
+        self._actions = actions
         self._queues, self._tasks, self._results, self._lateness = queues, tasks, results, lateness
         self._lock = threading.Lock()
         self._latest: tuple[float, Overview] | None = None
@@ -122,7 +134,13 @@ class Observer:
             causes.health,
             now,
         )
-        return Overview(now, tuple(queues), tuple(workers), total, tuple(schedules), problems(observed))
+        changed = changes(
+            self._actions.actions(changing.MOST),
+            self._actions.lost(changing.WITHIN.total_seconds(), changing.MOST),
+            workers,
+            now,
+        )
+        return Overview(now, tuple(queues), tuple(workers), total, tuple(schedules), problems(observed), changed)
 
     def _known(self, one: Schedule) -> Schedule:
         task, schedule = self._lateness.describe(one.entry)

@@ -253,3 +253,5 @@ addEventListener("pageshow", start);
 if (live) setInterval(say, 1000);
 ready(document);
 start();
+// An action in parts goes on by itself; there is time to stop it.
+if ($("form[data-go]")) setTimeout(() => $("form[data-go]")?.requestSubmit($("form[data-go] .main")), 700);

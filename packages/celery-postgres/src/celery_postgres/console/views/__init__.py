@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from celery_postgres.console.actions import OPERATORS
+from celery_postgres.console.action import OPERATORS
 from celery_postgres.console.looking import ACTORS, EVERYONE, STAFF, Look, View
+from celery_postgres.console.views.actions import actions
 from celery_postgres.console.views.dead import dead
 from celery_postgres.console.views.finding import find
 from celery_postgres.console.views.limits import limit, limits
@@ -24,6 +25,7 @@ VIEWS = (
     View("workers", "Workers", "w", STAFF, workers),
     View("limits", "Limits", "l", EVERYONE, limits),
     View("limit", None, "", OPERATORS, limit, "limits", live=False),
+    View("actions", None, "", STAFF, actions, ""),
     View("act", None, "", ACTORS, plan, "", live=False),
     View("find", None, "", EVERYONE, find, "", live=False),
 )

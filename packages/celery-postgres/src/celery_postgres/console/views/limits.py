@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery_postgres.console.actions.limits import named
 from celery_postgres.console.formatting import duration, rate
-from celery_postgres.console.limit_acting import named
 from celery_postgres.console.looking import Look, NotThereError, Page
 from celery_postgres.readmodel import BusyKey, CursorError, LimitRow, Standing
 

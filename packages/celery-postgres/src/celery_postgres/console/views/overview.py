@@ -7,10 +7,12 @@ from typing import Any
 from celery_postgres.console.formatting import duration, plural
 from celery_postgres.console.looking import Look, Page
 from celery_postgres.console.views.rows import queue_rows
-from celery_postgres.readmodel import Problem, Severity
+from celery_postgres.readmodel import Change, Problem, Severity
 
 MOST_PROBLEMS = 7
 MOST_QUEUES = 8
+MOST_CHANGES = 8
+_TONES = {"action": "acc", "lost": "bad", "started": ""}
 _ICONS = {"queue": "late", "dead": "dead", "worker": "lost", "schedule": "late", "failed": "failed"}
 
 
@@ -27,8 +29,14 @@ def overview(look: Look) -> Page:
             "more_problems": max(len(now.problems) - MOST_PROBLEMS, 0),
             "queues": sorted(own, key=lambda row: (not row["late"], -row["waiting"].number))[:MOST_QUEUES],
             "all_queues": len(own),
+            "changes": [_changed(one) for one in now.changes[:MOST_CHANGES]],
         },
     )
+
+
+def _changed(one: Change) -> dict[str, Any]:
+    tone = "warn" if one.unfinished else _TONES.get(one.kind, "")
+    return {"at": one.at, "tone": tone, "text": one.text, "more": one.detail}
 
 
 def _shown(look: Look, problem: Problem) -> dict[str, Any]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from celery_postgres.console import acting, limit_acting
+from celery_postgres.console import acting
 from celery_postgres.console.looking import Look, Page
-
-#: The fields that say what an action is about, kept from its plan to its confirmation.
-FIELDS = ("do", "queue", "reason", "task", "id", "name", "key", *limit_acting.FIELDS)
 
 
 def plan(look: Look) -> Page:
@@ -20,4 +17,4 @@ def plan(look: Look) -> Page:
 
 def fields(look: Look) -> list[tuple[str, str]]:
     """What the form repeats."""
-    return [(name, look.asked(name)) for name in FIELDS if name in look.query]
+    return [(name, look.asked(name)) for name in acting.FIELDS if name in look.query]

@@ -35,10 +35,12 @@ def queue(look: Look) -> Page:
     total = sum(share.waiting for share in found.tenants) or 1
     now = datetime.now(UTC)
     says = "Workers claim nothing from it." if found.queue.paused else "Open."
+    by = {"since": found.queue.paused_since, "by": found.queue.paused_by} if found.queue.paused_by else None
     return Page(
         "queue.html",
         {
             "queue": row,
+            "paused": by,
             "summary": f"{says} {plural(found.queue.consumers, 'consumer')}.",
             "tenants": [
                 {

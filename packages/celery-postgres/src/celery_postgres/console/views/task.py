@@ -30,6 +30,7 @@ def task(look: Look) -> Page:
             "task": {"id": task_id, "name": row.name, "state": str(row.state)},
             "says": _says(found),
             "revocable": _revocable(look, found),
+            "reads": look.acts and look.viewer.payloads,
             "error": _error(look, found),
             "advice": _advice(look, found),
             "events": _events(found),
@@ -58,9 +59,7 @@ def _error(look: Look, found: Task) -> dict[str, Any] | None:
     if not found.traceback and found.row.state is not State.FAILED:
         return None
     text = found.traceback or ""
-    if look.viewer.payloads:
-        lines, note = tracebacks.whole(text), "Of the last attempt, with its message"
-    elif look.viewer.role in STAFF:
+    if look.viewer.role in STAFF:
         lines, note = tracebacks.frames(text), "Of the last attempt. The message is withheld: it may quote data"
     else:
         lines, note = [], "Of the last attempt. The API shows the messages that quote no data"

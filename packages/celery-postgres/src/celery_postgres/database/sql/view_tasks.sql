@@ -169,6 +169,23 @@ WHERE (%(reason)s IS NULL OR letter.reason = %(reason)s)
   ) = ANY (%(whole_names)s))
 LIMIT %(limit)s
 
+-- name: view_dead_count
+-- How many letters `view_dead` lists of the newest `scanned` that are older than a time.
+-- takes: before timestamptz, reason text, whole_names text[], queue text, scanned integer
+SELECT count(*)
+FROM (
+    SELECT candidate.* FROM kombu_dead_letter AS candidate
+    WHERE candidate.died_at < %(before)s AND candidate.died_at >= '0001-01-02'
+    ORDER BY candidate.died_at DESC, candidate.id DESC
+    LIMIT %(scanned)s
+) AS letter
+WHERE (%(reason)s IS NULL OR letter.reason = %(reason)s)
+  AND (%(queue)s IS NULL OR letter.queue = %(queue)s)
+  AND (%(whole_names)s IS NULL OR coalesce(
+    -- include: short_name_of_letter
+    , ''
+  ) = ANY (%(whole_names)s))
+
 -- name: view_dead_end
 -- The last of the dead letters that `view_dead` reads; no row if there are fewer than `scanned`.
 -- takes: before timestamptz, before_id bigint, since timestamptz, scanned integer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from celery_postgres.console.actions import OPERATORS, Action, Done, Plan
+from celery_postgres.console.action import OPERATORS, Action, Done, Plan, Step
 from celery_postgres.console.formatting import rate
 from celery_postgres.console.looking import Look
 from celery_postgres.database.limiting import NewLimit
@@ -116,7 +116,7 @@ def _rate_says(new: NewLimit) -> list[tuple[str, str]]:
     return [("", f"At most {many} begin, {new.burst or 1:,} at once after a pause; the others wait")]
 
 
-def _set(look: Look, broker: Operations, at: datetime) -> Done:
+def _set(look: Look, broker: Operations, step: Step) -> Done:
     queue, key = _whose(look)
     new = asked(look)
     broker.set_limit(
@@ -147,11 +147,14 @@ def _remove_plan(look: Look, at: datetime) -> Plan:
     return Plan(title, tuple(says), "Remove", back, danger=True)
 
 
-def _remove(look: Look, broker: Operations, at: datetime) -> Done:
+def _remove(look: Look, broker: Operations, step: Step) -> Done:
     queue, key = _whose(look)
     were = broker.remove_limit(queue, key=key)
     said = "are removed" if were else "were removed already"
-    return Done(f"The limits of {named(queue, key)} {said}.", look.link("limits"))
+    return Done(f"The limits of {named(queue, key)} {said}.", look.link("limits"), int(were))
 
 
-ACTIONS = {"limit": Action(OPERATORS, _plan, _set), "unlimit": Action(OPERATORS, _remove_plan, _remove)}
+LIMITS = {
+    "limit": Action(OPERATORS, "queue", _plan, _set),
+    "unlimit": Action(OPERATORS, "queue", _remove_plan, _remove),
+}

@@ -1,0 +1,109 @@
+"""What changed lately: what people did, which workers were lost, and which began."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from celery_postgres.database.action_store import Action, LostConsumer
+from celery_postgres.database.queue_view_store import Worker
+
+#: How far back it goes, and how many of each kind it has.
+WITHIN = timedelta(hours=1)
+MOST = 20
+
+#: What somebody did, as a verb in the past; the subject follows.
+_DID = {
+    "pause": "paused",
+    "resume": "resumed",
+    "purge": "purged",
+    "move": "moved",
+    "revoke": "revoked",
+    "block": "blocked",
+    "unblock": "unblocked",
+    "release": "released the claims of consumer",
+    "requeue": "requeued dead letters of",
+    "discard": "discarded dead letters of",
+    "delete taken": "deleted what stock consumers had taken of",
+    "limit": "set limits of",
+    "set limits": "set limits of",
+    "unlimit": "removed limits of",
+    "remove limits": "removed limits of",
+    "set fair": "changed the fairness of",
+    "drain": "drained a key of",
+    "read": "saw the values of",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that changed.
+
+    Attributes:
+        at: when.
+        kind: `action`, `lost` or `started`.
+        text: what, in a sentence. It contains names that people and producers chose.
+        detail: what became of it; may be empty.
+        unfinished: whether it is an action without an end: it goes on, or was cut off.
+    """
+
+    at: datetime
+    kind: str
+    text: str
+    detail: str = ""
+    unfinished: bool = False
+
+
+def did(action: Action) -> str:
+    """Who did what, in a sentence."""
+    verb = _DID.get(action.action, f"did `{action.action}`:")
+    return f"{action.actor} {verb} {action.subject or 'several'}"
+
+
+def detail(action: Action) -> str:
+    """What became of an action."""
+    if action.ended_at is not None:
+        return action.outcome
+    return f"Not ended: {action.done:,} of {action.planned:,}" if action.planned else "Not ended"
+
+
+def changes(
+    actions: Iterable[Action], lost: Iterable[LostConsumer], workers: Sequence[Worker], now: datetime
+) -> tuple[Change, ...]:
+    """What changed in the last hour, the last first. Workers that began in the same minute are one change."""
+    since = now - WITHIN
+    found = [
+        Change(one.began_at, "action", did(one), detail(one), one.ended_at is None)
+        for one in actions
+        if one.began_at >= since and one.action != "read"
+    ]
+    found += [
+        Change(
+            one.lost_at,
+            "lost",
+            f"Worker {one.hostname or one.id}, process {one.pid}, was lost",
+            f"{one.claimed:,} claimed messages run again" if one.claimed else "It had claimed nothing",
+        )
+        for one in lost
+        if one.lost_at >= since
+    ]
+    began: dict[datetime, list[tuple[datetime, Worker]]] = defaultdict(list)
+    for worker in workers:
+        at = worker.started_at
+        if at is not None and at >= since:
+            began[at.replace(second=0, microsecond=0)].append((at, worker))
+    found += [
+        Change(max(at for at, _ in some), "started", _started([worker for _, worker in some]))
+        for some in began.values()
+    ]
+    return tuple(sorted(found, key=lambda one: one.at, reverse=True)[:MOST])
+
+
+def _started(workers: Sequence[Worker]) -> str:
+    if len(workers) == 1:
+        return f"Worker {workers[0].hostname}, process {workers[0].pid}, started"
+    names = sorted({str(one.hostname) for one in workers})
+    where = names[0] if len(names) == 1 else f"{len(names)} machines"
+    return f"{len(workers)} worker processes started on {where}"
