@@ -140,9 +140,6 @@ _OF_THE_MOMENT = frozenset(
 #: The tables whose ids come from sequences.
 _NUMBERED = frozenset({"kombu_message", "kombu_queue", "kombu_dead_letter", "celery_taskmeta", "celery_tasksetmeta"})
 
-#: The SQLSTATEs that a migration repairs: undefined table, column, function, unique index.
-_SCHEMA_CODES = frozenset({"42P01", "42703", "42883", "42P10"})
-_NO_RIGHT = "42501"
 #: Kombu and Celery raise the last two: the broker is unreachable, and a channel has lost its connection.
 _UNREACHABLE = (psycopg2.Error, SchemaError, OperationalError, RecoverableConnectionError)
 #: libpq (15 to 17) reports an expired certificate and an unknown CA in the same words.
@@ -253,51 +250,3 @@ def is_temporary(error: BaseException | None) -> bool:
 def refuses_value(sqlstate: str, source_function: str | None) -> bool:
     """Whether PostgreSQL refuses a value with this SQLSTATE, raised by this function of the server."""
     return sqlstate[:2] in _OF_A_VALUE and source_function not in _OF_THE_MOMENT
-
-
-def translate(error: psycopg2.Error, role: str = "", statement: str = "") -> Exception:
-    """The same error with a text that says what to do and quotes no statement.
-
-    Args:
-        role: the role that connected, if known.
-        statement: the name of the statement that failed, if it has one.
-    """
-    found = schema_error(error.pgcode, primary(error), role, statement)
-    if found is not None:
-        return found
-    return restated(error, ReadOnlyError if error.pgcode == errorcodes.READ_ONLY_SQL_TRANSACTION else type(error))
-
-
-def schema_error(sqlstate: str | None, reason: str, role: str = "", statement: str = "") -> SchemaError | None:
-    """What to do about missing tables or rights; None if the SQLSTATE has another meaning.
-
-    Args:
-        reason: PostgreSQL's own message, without the statement.
-    """
-    if sqlstate in _SCHEMA_CODES:
-        missing = SchemaError(
-            f"the broker's tables are missing, older than this release or not on the search_path ({reason}): "
-            "run `python -m celery_postgres migrate` as the role that owns the tables, or your project's own migrations"
-        )
-        missing.outdated = True
-        return missing
-    if sqlstate == _NO_RIGHT:
-        who = f"the role {role}".rstrip()
-        what = f"what the statement {statement} needs" if statement else "this"
-        return SchemaError(
-            f"{who} may not do {what} ({reason}): as the owner of what is named there, grant {who} USAGE on a "
-            "schema or a sequence, EXECUTE on a function, SELECT, INSERT, UPDATE or DELETE on a table"
-        )
-    return None
-
-
-def restated(error: psycopg2.Error, kind: type[psycopg2.Error]) -> psycopg2.Error:
-    """The same error as an instance of `kind`, without the statement and with its SQLSTATE."""
-    text = _message(error)
-    if kind is ReadOnlyError:
-        text += ": connect to the primary (several hosts and target_session_attrs=read-write find it)"
-    plain = kind(text)
-    # `pgcode` can be set in no other way; this is how psycopg2 itself unpickles it.
-    plain.__setstate__({"pgcode": error.pgcode})  # type: ignore[no-untyped-call]
-    plain.lasting = is_lasting(error)  # type: ignore[attr-defined]  # known from the diagnosis, which is not copied
-    return plain

@@ -10,7 +10,8 @@ from kombu.exceptions import EncodeError
 from psycopg2 import errors as pg
 
 from celery_postgres import errors
-from celery_postgres.errors import CeleryPostgresError, ReadOnlyError, SchemaError, translate
+from celery_postgres.database.translating import translate
+from celery_postgres.errors import CeleryPostgresError, ReadOnlyError, SchemaError
 
 
 def raised(sqlstate: str, text: str = "refused") -> psycopg2.Error:

@@ -11,7 +11,8 @@ from psycopg2 import errorcodes
 from celery_postgres.database.callers import Adapter, AsyncAdapter, Refusal, adapter_of, refusal_of
 from celery_postgres.database.session import Row
 from celery_postgres.database.statements import Statement, statements
-from celery_postgres.errors import NotPublishedError, lagging_table, refuses_value, schema_error
+from celery_postgres.database.translating import schema_error
+from celery_postgres.errors import NotPublishedError, lagging_table, refuses_value
 
 #: How what is written together begins, ends and is undone: within a transaction, and in autocommit.
 _WITHIN = ("SAVEPOINT celery_postgres", "RELEASE SAVEPOINT celery_postgres", "ROLLBACK TO SAVEPOINT celery_postgres")

@@ -1,7 +1,6 @@
 """How a statement reaches PostgreSQL: one session is one connection.
 
-psycopg2 has no automatic prepared statements, so a session prepares each named
-statement at its first use: a prepared insert is 2,600 durable commits/s where a plain one is 1,300.
+A session prepares each named statement at its first use: 2,600 durable inserts/s then, and 1,300 otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ from celery_postgres.database.array_literals import numbers
 from celery_postgres.database.binary_row import COPIED_AT_ONCE, binary_row
 from celery_postgres.database.session_settings import SETTINGS
 from celery_postgres.database.statements import Statement, statements
-from celery_postgres.errors import UnsupportedServerError, lagging, primary, restated, translate
+from celery_postgres.database.translating import restated, translate
+from celery_postgres.errors import UnsupportedServerError, lagging, primary
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from celery_postgres.database.address import direct_dsn
 from celery_postgres.database.migrations.files import MigrationError
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.session import Session
-from celery_postgres.errors import SchemaError, primary, translate
+from celery_postgres.database.translating import translate
+from celery_postgres.errors import SchemaError, primary
 
 #: The schema of the tables, if there are any, else the one where tables would be created.
 _SCHEMA = """
