@@ -24,10 +24,12 @@ def main() -> None:
     migrate(url)
     rows = night.fill(url)
     night.limit(url)
+    chain = night.canvas(url)
     pictures = (
         ("console-overview", "/", 1280, "light"),
         ("console-dead", "/dead", 1280, "light"),
         ("console-limits", "/limits", 1280, "light"),
+        ("console-canvas", f"/task?id={chain}", 1280, "light"),
         ("console-task", f"/task?id={rows.ids['failed']}", 390, "dark"),
     )
     program = shutil.which("chromium") or "chromium"

@@ -49,6 +49,35 @@ def limit(url: str) -> None:
         broker.set_limit("llm", key=str(ACME), concurrency=1)
 
 
+def canvas(url: str) -> str:
+    """A chain with three tasks at once, one of which has failed and one of which waits. Returns the failed one's id."""
+    root, budget, failed, waits = (task_id(f"canvas {name}") for name in ("fetch", "budget", "explain", "route"))
+    ended = (
+        (root, "SUCCESS", "app.tasks.imports.fetch", None, None),
+        (budget, "SUCCESS", "app.tasks.llm.budget", root, root),
+        (failed, "FAILURE", "app.tasks.llm.explanation", root, root),
+    )
+    steps = [{"task": name, "options": {"task_id": task_id(name)}} for name in ("mail.send", "reports.compose")]
+    body = [[], {}, {"callbacks": None, "errbacks": None, "chain": steps, "chord": None}]
+    headers = {"task": "app.tasks.llm.routing", "id": waits, "root_id": root, "parent_id": root}
+    sent = json.dumps([[one, None] for one in (budget, failed, waits)]).encode()
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.executemany(_MEMBER, [(*one, sent if one[0] == root else None) for one in ended])
+        cursor.execute(
+            "INSERT INTO kombu_message (queue_id, payload, task_id)"
+            " SELECT id, %s, %s FROM kombu_queue WHERE name = 'mail'",
+            [payload(body, "mail", **headers), waits],
+        )
+    return failed
+
+
+_MEMBER = """
+    INSERT INTO celery_taskmeta (id, task_id, status, name, root_id, parent_id, children, date_done)
+    SELECT nextval('task_id_sequence'), one.*, timezone('UTC', now())
+    FROM (VALUES (%s, %s, %s, %s, %s, %s::bytea)) AS one
+"""
+
+
 def task_id(name: str) -> str:
     """The id of a task by its name here, the same in every run."""
     return str(uuid5(_NAMES, name))

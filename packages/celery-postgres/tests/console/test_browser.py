@@ -42,6 +42,7 @@ def views(served: Console) -> list[str]:
         "/tasks?tenant=wrong",
         "/act?do=pause&queue=mail",
         "/act?do=resume&queue=mail",
+        f"/task?id={night.task_id('canvas explain')}",
         "/limits",
         f"/limits?key={night.ACME}&queue=llm",
         f"/limit?queue=llm&key={night.ACME}",
@@ -67,8 +68,9 @@ def arrive(browser: Browser, condition: str) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _limits(module_database: Any, served: Console) -> None:
+def _more(module_database: Any, served: Console) -> None:
     night.limit(module_database.url)
+    night.canvas(module_database.url)
 
 
 @pytest.fixture

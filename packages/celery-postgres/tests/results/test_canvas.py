@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import celery
@@ -13,6 +14,7 @@ from celery.canvas import chunks, xmap, xstarmap
 from celery.exceptions import ChordError, CPendingDeprecationWarning, TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet
 
+from celery_postgres.readmodel import ReadModel
 from environment.testkit.canvas import answer, chords_gone, count, drained, stored
 from environment.testkit.probe import DEADLINE_S, Probe, unique
 from environment.testkit.tables import scalar
@@ -61,6 +63,27 @@ def ran_once(pool: Probe, tag: str) -> None:
 
 
 # -- chains and groups
+
+
+def test_what_ran_is_shown_as_a_tree(canvas: Canvas) -> None:
+    """A chain whose second step is a chord: the read model finds all of it from each task."""
+    first, parts = canvas.add(1, 1), [canvas.add(number) for number in range(2)]
+    result = chain(first, chord(parts, canvas.total)).apply_async()
+    answer(result)
+    drained(canvas.pool)
+    with closing(ReadModel(canvas.pool.url)) as model:
+        found = model.task(result.id)
+        assert found is not None
+        tree = model.canvas(found)
+        assert tree is not None
+        assert {one.name for one in tree.members} == {"probe.add", "probe.total"}
+        assert len(tree.members) == 4
+        assert {str(one.state) for one in tree.members} == {"succeeded"}
+        assert [one.depth for one in tree.members][:2] == [0, 1]
+        for one in tree.members:
+            again = model.task(str(one.task_id))
+            assert again is not None
+            assert model.canvas(again) == tree
 
 
 def test_a_chain(canvas: Canvas) -> None:

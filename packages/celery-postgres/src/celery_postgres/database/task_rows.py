@@ -74,6 +74,11 @@ class TaskRow:
     position: tuple[Any, ...] = ()
 
 
+def state_of(status: str) -> State:
+    """The state that a result's status means; one that Celery has not ended is running."""
+    return _STATE_OF.get(status, State.RUNNING)
+
+
 def message_row(row: tuple[Any, ...]) -> TaskRow:
     """From the fragment `message_columns`."""
     number, task_id, name, state, queue, tenant, published, available, claimed, failures, consumer, host, *_ = row
@@ -99,7 +104,7 @@ def result_row(row: tuple[Any, ...]) -> TaskRow:
     return TaskRow(
         task_id,
         name,
-        _STATE_OF.get(status, State.RUNNING),
+        state_of(status),
         None if done_at is None else done_at.replace(tzinfo=UTC),
         queue,
         worker=worker,

@@ -12,6 +12,7 @@ however many there are.
 `tasks(filter, cursor)`    `Page` of `TaskRow`: tasks by state, name, queue, tenant and time
 `find(text)`               ids of tasks that begin with a text of at least 8 characters
 `task(task_id)`            `Task`: one task with its attempts, error and origin; None if nothing is stored of it
+`canvas(task)`             `Canvas`: the chain, group or chord that a task is in, as a tree; None if it is alone
 `payload(task_id)`         what its publisher wrote, for those who may see arguments
 `dead_letters(...)`        `DeadLetters`: `groups` by reason and task; the letters of one group are
                            `tasks(TaskFilter(state=State.DEAD, reason=…, whole_task=…))`
@@ -37,6 +38,7 @@ from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, Schedule, Worker
 from celery_postgres.database.task_rows import ENDED, State, TaskRow
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter
+from celery_postgres.readmodel.canvas import Canvas, Member
 from celery_postgres.readmodel.changes import Change
 from celery_postgres.readmodel.limits import Limits, Standing
 from celery_postgres.readmodel.model import DeadLetters, QueueDetail, ReadModel, TenantShare, WorkerDetail
@@ -51,6 +53,7 @@ __all__ = [
     "Action",
     "Attempt",
     "BusyKey",
+    "Canvas",
     "Change",
     "Count",
     "CursorError",
@@ -60,6 +63,7 @@ __all__ = [
     "Limit",
     "LimitRow",
     "Limits",
+    "Member",
     "Origin",
     "Overview",
     "Page",

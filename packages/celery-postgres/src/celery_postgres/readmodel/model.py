@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from celery_postgres.database.action_store import Action, ActionStore
+from celery_postgres.database.canvas_store import CanvasStore
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.monitor_store import MonitorStore
@@ -15,6 +16,7 @@ from celery_postgres.database.reader import Reader
 from celery_postgres.database.task_rows import State, TaskRow
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter, TaskViewStore
+from celery_postgres.readmodel.canvas import Canvas, canvas_of
 from celery_postgres.readmodel.limits import Limits, LimitViews, Standing
 from celery_postgres.readmodel.observing import MOST_GROUPS, Observer, Overview
 from celery_postgres.readmodel.overdue import Lateness
@@ -88,6 +90,7 @@ class ReadModel:
         self._tasks = TaskViewStore(self._reader, self._results)
         self._actions = ActionStore(self._reader)
         ended = self._queues if self._results is None else QueueViewStore(self._results)
+        self._canvases = CanvasStore(self._reader, self._results)
         self._limits = LimitViews(self._reader, self._results or self._reader)
         self._observer = Observer(self._queues, self._tasks, ended, Lateness(app), self._actions)
 
@@ -213,6 +216,11 @@ class ReadModel:
             children_of(None if stored is None else stored.children),
             tuple(dead),
         )
+
+    def canvas(self, task: Task) -> Canvas | None:
+        """The chain, group or chord of a task, as far as results and messages tell; None if it is alone."""
+        task_id = task.row.task_id
+        return None if task_id is None else canvas_of(self._canvases, task_id, task.origin.root_id)
 
     def _stored(self, task_id: str) -> Stored:
         found = self._tasks.result_of(task_id)

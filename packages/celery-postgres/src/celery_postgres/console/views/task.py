@@ -9,6 +9,7 @@ from celery_postgres.console import tracebacks
 from celery_postgres.console.access import Role
 from celery_postgres.console.formatting import moment, plural
 from celery_postgres.console.looking import STAFF, Look, NotThereError, Page
+from celery_postgres.console.views.canvas import canvas
 from celery_postgres.console.views.rows import reason_says
 from celery_postgres.readmodel import Attempt, State, Task
 
@@ -33,6 +34,7 @@ def task(look: Look) -> Page:
             "reads": look.acts and look.viewer.payloads,
             "error": _error(look, found),
             "advice": _advice(look, found),
+            "canvas": canvas(look, found),
             "events": _events(found),
             "facts": _facts(look, found),
             "arguments": [one.rpartition(": ")[::2] for one in found.origin.arguments],
