@@ -18,7 +18,7 @@ from celery_postgres.database.statements import statements
 from environment.testkit.tables import run
 
 ROWS, LIMIT = 4_000, 20
-GROWING = {"kombu_message", "celery_taskmeta", "kombu_dead_letter", "kombu_limit"}
+GROWING = {"kombu_message", "celery_taskmeta", "celery_attempt", "kombu_dead_letter", "kombu_limit"}
 SERIES = f"FROM generate_series(1, {ROWS}) AS n"
 PAYLOAD = """'{"body": "", "headers": {"task": "mine.task' || n % 7 || '"}}'"""
 OF_FAIR = f"{SERIES} JOIN kombu_queue AS queue ON queue.name = 'fair'"
@@ -35,6 +35,10 @@ FILL = (
     "INSERT INTO celery_taskmeta (id, task_id, status, date_done, name)"
     " SELECT nextval('task_id_sequence'), 'task-' || n, 'SUCCESS', timezone('UTC', now()) - n * interval '1 s',"
     f" 'mine.task' {SERIES}",
+    "UPDATE celery_taskmeta SET tenant_id = '00000000-0000-0000-0000-00000000000a'",
+    "INSERT INTO celery_attempt (task_id, state, name, error, tenant_id, ended_at)"
+    " SELECT 'past-' || n, 'failed', 'mine.task', 'ValueError', '00000000-0000-0000-0000-00000000000a', now()"
+    f" {SERIES}",
     # A fair queue with limits of many keys, each with messages that wait and run.
     "INSERT INTO kombu_queue (name, fair) VALUES ('fair', true)",
     "INSERT INTO kombu_limit (queue_id, key, flow_key, max_running)"
@@ -53,7 +57,8 @@ ASKED: dict[str, Any] = {
     "before": NOW, "before_id": 2**62, "after": datetime(1970, 1, 1, tzinfo=UTC), "after_id": 0,
     "key": "key-7", "after_queue": 0, "after_key": "", "running_cap": LIMIT, "tenant": None,
     "root": "task-77", "task_ids": ["task-77", "task-78"], "longest": 1_000,
-    "statuses": ["FAILURE"], "prefix": "task-1", "task_id": "task-77", "since": datetime(1970, 1, 1, tzinfo=UTC),
+    "statuses": ["FAILURE"], "states": ["failed"],
+    "prefix": "task-1", "task_id": "task-77", "since": datetime(1970, 1, 1, tzinfo=UTC),
 }  # fmt: skip
 #: What is asked where it finds nothing, so that all that may be read is read.
 NOTHING = {"task": "there is no such name", "names": ["%there is no such name%"]}
@@ -88,8 +93,10 @@ VIEWS = sorted(name for name in statements() if name.startswith("view_"))
 
 def asked(name: str, **more: Any) -> dict[str, Any]:
     known = {**ASKED, **more}
-    if name.startswith("view_messages") and name != "view_messages_of_task":
+    if name.startswith(("view_messages", "view_attempts")) and name != "view_messages_of_task":
         known["before"] = 2**62
+    if "of_tenant" in name:
+        known["tenant"] = "00000000-0000-0000-0000-00000000000a"
     return {parameter: known.get(parameter) for parameter in statements()[name].parameters}
 
 

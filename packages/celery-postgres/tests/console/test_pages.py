@@ -138,12 +138,20 @@ def test_what_a_producer_writes_is_text(module_database: Any, served: Console) -
                 name,
             ],
         )
+        for seconds in (9, 2):
+            cursor.execute(
+                "INSERT INTO celery_attempt (task_id, state, name, queue, worker, error, traceback, published_at,"
+                " started_at, ended_at) SELECT 'hostile-attempt', 'failed', %s, %s, %s, %s, %s,"
+                " now() - interval '10 s', now() - %s * interval '1 s', now()",
+                [*[name] * 5, seconds],
+            )
     asked = quote(name)
     looks = [
         *("/", "/queues", f"/queue?name={asked}", "/tasks", "/tasks?state=failed", "/dead", "/workers"),
         f"/task?id=hostile-id{asked}",
         "/task?id=hostile-letter",
         "/task?id=hostile-result",
+        "/task?id=hostile-attempt",
         f"/tasks?q={asked}&queue={asked}&tenant={asked}&state={asked}&when={asked}",
         f"/dead?queue={asked}&reason={asked}&task={asked}",
     ]
@@ -162,10 +170,15 @@ def test_what_a_producer_writes_is_text(module_database: Any, served: Console) -
         assert "49" not in re.findall(r"onerror=alert\(1\)&gt;(\S\S)", answer.text)
         seen += "\\u202e" in answer.text
     assert seen >= len(looks) - 1, "the hostile rows were not shown"
+    attempts = served.get("/task?id=hostile-attempt", "operator").text
+    assert (attempts.count("Attempt 1"), attempts.count("Attempt 2"), attempts.count('<rect class="f-')) == (1, 1, 4)
+    assert re.search(r'<rect class="f-bad" x="\d+\.\d" y="2" width="\d+\.\d"', attempts)
+    assert "Failures by task and error" in served.get("/").text
     run(
         module_database.url,
         "DELETE FROM kombu_consumer WHERE pid = 1",
         "DELETE FROM celery_taskmeta WHERE task_id = 'hostile-result'",
+        "DELETE FROM celery_attempt WHERE task_id = 'hostile-attempt'",
         "DELETE FROM kombu_dead_letter WHERE task_id = 'hostile-letter'",
         "DELETE FROM kombu_message WHERE task_id LIKE 'hostile-%'",
         "DELETE FROM kombu_queue WHERE name LIKE '</title>%'",

@@ -11,6 +11,8 @@ from typing import Any
 
 from celery import states
 
+from celery_postgres.database.history_store import PastAttempt
+
 
 class State(StrEnum):
     """Where a task is, in the words of the views; `celery_states` has Celery's own."""
@@ -54,6 +56,8 @@ class TaskRow:
         error: of a failed or retrying task, the exception's type; of a dead letter, the whole reason. No value.
         dead_letter: the id of its dead letter.
         bytes: the size of a dead letter's payload.
+        waited_s: of an ended task, how long its last attempt waited since it was published, or due.
+        ran_s: how long that ran, by its worker's clock.
         position: where a list that ends with this row goes on.
     """
 
@@ -71,7 +75,33 @@ class TaskRow:
     error: str | None = None
     dead_letter: int | None = None
     bytes: int | None = None
+    waited_s: float | None = None
+    ran_s: float | None = None
     position: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """What the result backend has of a task: `row`, and what only its own page shows.
+
+    Attributes:
+        status: Celery's state.
+        traceback: of a failure; it may quote values.
+        result: the bytes of its result, for `operations.load_result`.
+        children: the ids of what it sent, as Celery stores them.
+        root_id, parent_id: of the canvas that it belongs to; no root if it is its own.
+        due_at, started_at: of its last attempt.
+    """
+
+    row: TaskRow
+    status: str
+    traceback: str | None
+    result: bytes | None
+    children: bytes | None
+    root_id: str | None = None
+    parent_id: str | None = None
+    due_at: datetime | None = None
+    started_at: datetime | None = None
 
 
 def state_of(status: str) -> State:
@@ -101,17 +131,54 @@ def message_row(row: tuple[Any, ...]) -> TaskRow:
 def result_row(row: tuple[Any, ...]) -> TaskRow:
     """From `view_ended` and the first columns of `view_result_of_task`."""
     number, task_id, name, status, queue, worker, retries, done_at, traceback = row[:9]
+    tenant_id, published_at, due_at, started_at = row[9:13]
     return TaskRow(
         task_id,
         name,
         state_of(status),
         None if done_at is None else done_at.replace(tzinfo=UTC),
         queue,
+        tenant_id,
+        published_at,
         worker=worker,
         failures=retries or 0,
         error=error_type(traceback),
+        waited_s=waited_s(published_at, due_at, started_at),
+        ran_s=None if done_at is None else between_s(started_at, done_at.replace(tzinfo=UTC)),
         position=(done_at, number),
     )
+
+
+_OF_ATTEMPTS = {"retried": State.RETRYING, "revoked": State.REVOKED, "dead": State.DEAD}
+
+
+def attempt_row(one: PastAttempt) -> TaskRow:
+    """From an attempt. One that was lost with its worker, or failed outside the task, has failed with `worker lost`."""
+    return TaskRow(
+        one.task_id,
+        unescaped(one.name),
+        _OF_ATTEMPTS.get(one.state, State.FAILED),
+        one.ended_at,
+        one.queue,
+        one.tenant_id,
+        one.published_at,
+        worker=one.worker,
+        failures=one.retries or 0,
+        error="worker lost" if one.state == "lost" else one.error,
+        waited_s=waited_s(one.published_at, one.due_at, one.started_at),
+        ran_s=between_s(one.started_at, one.ended_at),
+        position=(one.id,),
+    )
+
+
+def waited_s(published_at: datetime | None, due_at: datetime | None, started_at: datetime | None) -> float | None:
+    """How long a task waited for a worker: since it was published, or due."""
+    return between_s(due_at or published_at, started_at)
+
+
+def between_s(begin: datetime | None, end: datetime | None) -> float | None:
+    """The seconds between two times. Of two machines' clocks the second may be behind: then it is 0."""
+    return None if begin is None or end is None else max((end - begin).total_seconds(), 0.0)
 
 
 def dead_row(row: tuple[Any, ...]) -> TaskRow:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from celery_postgres.database.history_store import Failures, HistoryStore, PastAttempt
 from celery_postgres.database.store import Runner, Store
 from celery_postgres.database.task_rows import (
     ENDED,
     State,
+    StoredResult,
     TaskRow,
+    attempt_row,
     dead_row,
     message_row,
     patterns,
@@ -41,7 +44,7 @@ class TaskFilter:
         state: where they are; None for any.
         task: a part of the task's name, as it is written (upper and lower case differ).
         queue: the whole name of the queue.
-        tenant: the tenant's id. Results do not name their tenant, so with this no ended task is found.
+        tenant: the tenant's id.
         since: changed at this time or later.
         until: changed before this time.
         reason: of dead letters, the whole reason.
@@ -102,24 +105,6 @@ class DeadLetterGroup:
     newest: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResult:
-    """What the result backend has of a task: `row`, and what only its own page shows.
-
-    Attributes:
-        status: Celery's state.
-        traceback: of a failure; it may quote values.
-        result: the bytes of its result, for `operations.load_result`.
-        children: the ids of what it sent, as Celery stores them.
-    """
-
-    row: TaskRow
-    status: str
-    traceback: str | None
-    result: bytes | None
-    children: bytes | None
-
-
 class TaskViewStore(Store):
     """Read lists of tasks. `after` is the `Found.after` of the page before, or None for the first.
 
@@ -131,6 +116,8 @@ class TaskViewStore(Store):
     def __init__(self, runner: Runner, results: Runner | None = None) -> None:
         super().__init__(runner)
         self._run_results = (results or runner).run
+        self._history = HistoryStore(results or runner)
+        self._histories = [self._history] if results is None else [self._history, HistoryStore(runner)]
 
     def messages(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
         """Messages, the last published first."""
@@ -193,20 +180,35 @@ class TaskViewStore(Store):
 
     def ended(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
         """Stored results, the last ended first."""
-        if which.tenant is not None:
-            return Found([])
         before, number = after or (_utc(which.until or _LATEST), 0 if which.until else _LAST_ID)
         statuses = ENDED.get(which.state, _FINAL)
         bounds = {"before": before, "before_id": number, "since": _utc(which.since), "scanned": SCANNED}
+        name = "view_ended"
+        if which.tenant is not None:
+            name, bounds = "view_ended_of_tenant", bounds | {"tenant": which.tenant}
         rows = self._run_results(
-            "view_ended", statuses=list(statuses), task=which.task, queue=which.queue, limit=limit, **bounds
+            name, statuses=list(statuses), task=which.task, queue=which.queue, limit=limit, **bounds
         )
         found = [result_row(row) for row in rows]
         if len(found) == limit:
             return Found(found, found[-1].position)
-        for done_at, last in self._run_results("view_ended_end", **bounds):
+        for done_at, last in self._run_results(f"{name}_end", **bounds):
             return Found(found, (done_at, last), done_at.replace(tzinfo=UTC))
         return Found(found)
+
+    def unstored(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
+        """Tasks of which no result is kept, by the attempt that ended them, the last recorded first."""
+        (before,) = after or (_LAST_ID,)
+        wanted = [str(state) for state in (State.FAILED, State.REVOKED) if which.state in (None, state)]
+        attempts = self._history.ended(
+            before=before, states=wanted, scanned=SCANNED, limit=limit, task=which.task, queue=which.queue,
+            tenant=which.tenant, since=which.since, until=which.until,
+        )  # fmt: skip
+        found = [attempt_row(one) for one in attempts]
+        if len(found) == limit:
+            return Found(found, found[-1].position)
+        end = self._history.end(before=before, scanned=SCANNED)
+        return Found(found) if end is None else Found(found, (end[0],), end[1])
 
     def dead(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
         """Dead letters, the newest first."""
@@ -273,9 +275,18 @@ class TaskViewStore(Store):
     def result_of(self, task_id: str) -> StoredResult | None:
         """What is stored of a task."""
         for row in self._run_results("view_result_of_task", task_id=task_id):
-            result, children = (None if value is None else bytes(value) for value in row[9:11])
-            return StoredResult(result_row(row), row[3], row[8], result, children)
+            result, children = (None if value is None else bytes(value) for value in row[13:15])
+            return StoredResult(result_row(row), row[3], row[8], result, children, *row[15:17], *row[11:13])
         return None
+
+    def attempts_of(self, task_id: str) -> list[PastAttempt]:
+        """The attempts that are remembered of a task, the last first."""
+        found = [one for history in self._histories for one in history.of_task(task_id)]
+        return sorted(found, key=lambda one: one.ended_at or _EARLIEST, reverse=True)
+
+    def failures(self, since: datetime, *, cap: int, groups: int) -> list[Failures]:
+        """What failed since a time, by task and error, the most first."""
+        return self._history.failures(since, cap=cap, groups=groups)
 
     def payload_of(self, task_id: str) -> str | None:
         """What the publisher wrote of a task; None if it is gone, or longer than a megabyte."""

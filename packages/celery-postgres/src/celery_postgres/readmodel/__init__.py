@@ -13,6 +13,7 @@ however many there are.
 `find(text)`               ids of tasks that begin with a text of at least 8 characters
 `task(task_id)`            `Task`: one task with its attempts, error and origin; None if nothing is stored of it
 `canvas(task)`             `Canvas`: the chain, group or chord that a task is in, as a tree; None if it is alone
+`failures()`               `Failures` of the last hour, by task and error
 `payload(task_id)`         what its publisher wrote, for those who may see arguments
 `dead_letters(...)`        `DeadLetters`: `groups` by reason and task; the letters of one group are
                            `tasks(TaskFilter(state=State.DEAD, reason=…, whole_task=…))`
@@ -33,6 +34,7 @@ from __future__ import annotations
 from celery_postgres.database.action_store import Action
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.driver import Error as Unavailable
+from celery_postgres.database.history_store import Failures
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, Schedule, Worker
@@ -60,6 +62,7 @@ __all__ = [
     "DeadLetterGroup",
     "DeadLetters",
     "DeadTotal",
+    "Failures",
     "Limit",
     "LimitRow",
     "Limits",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from celery_postgres.database.action_store import Action, ActionStore
 from celery_postgres.database.canvas_store import CanvasStore
 from celery_postgres.database.counting import CAP, Count
+from celery_postgres.database.history_store import Failures, PastAttempt
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.monitor_store import MonitorStore
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore, Schedule, Worker
 from celery_postgres.database.reader import Reader
-from celery_postgres.database.task_rows import State, TaskRow
+from celery_postgres.database.task_rows import State, StoredResult, TaskRow, attempt_row
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter, TaskViewStore
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
@@ -29,6 +31,8 @@ _NEXT = 20
 #: A search for an id needs so many characters.
 SHORTEST_ID = 8
 _MOST_IDS = 50
+#: Groups of failures.
+_FAILURES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,20 +202,24 @@ class ReadModel:
         if "\0" in task_id:
             return None
         status = TaskStatusStore(self._reader).of(task_id, None if self._results is None else self._stored)
-        if status.phase is TaskPhase.UNKNOWN:
+        past = self._tasks.attempts_of(task_id)
+        if status.phase is TaskPhase.UNKNOWN and not past:
             return None
         messages, dead = self._tasks.messages_of(task_id), self._tasks.dead_of(task_id)
         stored = self._tasks.result_of(task_id)
-        row = row_of(status, messages, None if stored is None else stored.row, dead)
+        if status.phase is TaskPhase.UNKNOWN and stored is None:
+            row = attempt_row(past[0])
+        else:
+            row = row_of(status, messages, None if stored is None else stored.row, dead)
         if tenant is not None and row.tenant_id != str(tenant):
             return None
         return Task(
             row,
             status,
             None if stored is None else stored.status,
-            attempts_of(messages, None if stored is None else stored.row, dead),
-            origin_of(self.payload(task_id)),
-            None if stored is None else stored.traceback,
+            attempts_of(messages, stored, dead, past),
+            origin_of(self.payload(task_id), stored),
+            _traceback(stored, past),
             None if stored is None else stored.result,
             children_of(None if stored is None else stored.children),
             tuple(dead),
@@ -225,6 +233,10 @@ class ReadModel:
     def _stored(self, task_id: str) -> Stored:
         found = self._tasks.result_of(task_id)
         return Stored(None, None) if found is None else Stored(found.status, found.row.changed_at)
+
+    def failures(self) -> list[Failures]:
+        """What failed, was retried or was lost in the last hour, by task and error, the most first."""
+        return self._tasks.failures(datetime.now(UTC) - timedelta(hours=1), cap=CAP - 1, groups=_FAILURES)
 
     def payload(self, task_id: str) -> str | None:
         """What the publisher wrote, while a message or a dead letter exists; None if it is longer than a megabyte."""
@@ -241,3 +253,10 @@ class ReadModel:
         whose = None if tenant is None else str(tenant)
         groups = self._tasks.dead_groups(tenant=whose, queue=queue, cap=CAP - 1, groups=MOST_GROUPS)
         return DeadLetters(DeadTotal.of(self._queues.dead_by_queue()), tuple(groups))
+
+
+def _traceback(stored: StoredResult | None, past: list[PastAttempt]) -> str | None:
+    """Of the last attempt, as long as anything has it."""
+    if stored is not None:
+        return stored.traceback
+    return past[0].traceback if past else None

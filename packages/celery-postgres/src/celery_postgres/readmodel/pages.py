@@ -81,8 +81,11 @@ _OVER: tuple[Any, ...] = ("over",)
 
 def _sources(store: TaskViewStore, state: State | None) -> list[_Source]:
     messages, ended, dead = _Source(store.messages, 1), _Source(store.ended, 2), _Source(store.dead, 2)
+    unstored = _Source(store.unstored, 1)
     if state is None:
-        return [messages, ended, dead]
+        return [messages, ended, unstored, dead]
+    if state in (State.FAILED, State.REVOKED):
+        return [ended, unstored]
     others = {
         State.WAITING: messages,
         State.SCHEDULED: _Source(store.scheduled, 2),

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from celery_postgres.database.envelope import decode, parse_time
-from celery_postgres.database.task_rows import State, TaskRow
+from celery_postgres.database.history_store import PastAttempt
+from celery_postgres.database.task_rows import State, StoredResult, TaskRow, attempt_row, between_s, waited_s
 from celery_postgres.database.task_status_store import TaskPhase, TaskStatus
 
 #: Arguments that are listed, and characters of a name or a type.
@@ -22,12 +23,13 @@ class Attempt:
 
     Attributes:
         state: how it ended, or RUNNING.
-        began_at: when a consumer claimed the message; None if it is not recorded.
+        began_at: when it began, or when a consumer claimed the message of one that runs or was lost.
         ended_at: when its end was recorded.
         worker: who ran it.
-        error: the type of its exception, or the reason of its dead letter.
+        error: the type of its exception, `worker lost`, or the reason of its dead letter.
         lost: how many attempts before this one left no record but a count: their workers died, or failed outside the
             task.
+        published_at, due_at: of its message.
     """
 
     state: State
@@ -36,6 +38,18 @@ class Attempt:
     worker: str | None = None
     error: str | None = None
     lost: int = 0
+    published_at: datetime | None = None
+    due_at: datetime | None = None
+
+    @property
+    def waited_s(self) -> float | None:
+        """How long it waited since it was published, or due."""
+        return waited_s(self.published_at, self.due_at, self.began_at)
+
+    @property
+    def ran_s(self) -> float | None:
+        """How long it ran, once it has ended."""
+        return between_s(self.began_at, self.ended_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,8 @@ class Task:
     dead_letters: tuple[TaskRow, ...] = ()
 
 
+#: A result and its attempt have the times at which one after the other was made, in one process.
+_SAME_END_S = 1.0
 _PHASES = {
     TaskPhase.SCHEDULED: State.SCHEDULED,
     TaskPhase.WAITING: State.WAITING,
@@ -112,22 +128,63 @@ def row_of(status: TaskStatus, messages: list[TaskRow], stored: TaskRow | None, 
     return known or TaskRow(status.task_id, None, _PHASES.get(status.phase, State.RUNNING), status.since, status.queue)
 
 
-def attempts_of(messages: list[TaskRow], stored: TaskRow | None, dead: list[TaskRow]) -> tuple[Attempt, ...]:
-    """The attempts that left a record, the oldest first."""
+def attempts_of(
+    messages: list[TaskRow], stored: StoredResult | None, dead: list[TaskRow], past: list[PastAttempt]
+) -> tuple[Attempt, ...]:
+    """The attempts that left a record, the oldest first.
+
+    Args:
+        past: the attempts that are remembered. The one whose end the result is, and those that became one of the dead
+            letters, stand there once.
+    """
     found = []
-    if stored is not None and stored.state is not State.RUNNING:
-        found.append(Attempt(stored.state, None, stored.changed_at, stored.worker, stored.error))
-    found += [Attempt(State.DEAD, None, one.changed_at, None, one.error, lost=one.failures) for one in dead]
-    for one in messages:
-        if one.state is State.RUNNING:
-            found.append(Attempt(State.RUNNING, one.changed_at, None, one.worker, lost=one.failures))
-        elif one.failures:
-            found.append(Attempt(one.state, None, None, None, lost=one.failures))
+    if stored is not None and stored.row.state is not State.RUNNING:
+        row = stored.row
+        found.append(
+            Attempt(
+                row.state, stored.started_at, row.changed_at, row.worker, row.error,
+                published_at=row.published_at, due_at=stored.due_at,
+            )
+        )  # fmt: skip
+    died = {one.changed_at for one in dead}
+    found += [_past(one) for one in past if not (_is_of(one, stored) or (one.state == "dead" and one.ended_at in died))]
+    lost = sum(one.state == "lost" for one in past)
+    found += [
+        Attempt(State.DEAD, None, one.changed_at, None, one.error, lost=max(one.failures - lost, 0)) for one in dead
+    ]
+    for message in messages:
+        untold = max(message.failures - lost, 0)
+        if message.state is State.RUNNING:
+            found.append(
+                Attempt(
+                    State.RUNNING, message.changed_at, None, message.worker, lost=untold,
+                    published_at=message.published_at, due_at=message.due_at,
+                )
+            )  # fmt: skip
+        elif untold:
+            found.append(Attempt(message.state, None, None, None, lost=untold))
     return tuple(sorted(found, key=lambda one: (one.ended_at is None, str(one.ended_at or one.began_at or ""))))
 
 
-def origin_of(payload: str | None) -> Origin:
-    """What the headers and the body of a payload say. Nothing that a producer may write raises."""
+def _past(one: PastAttempt) -> Attempt:
+    row = attempt_row(one)
+    return Attempt(
+        row.state, one.started_at, one.ended_at, one.worker, row.error, published_at=one.published_at, due_at=one.due_at
+    )
+
+
+def _is_of(one: PastAttempt, stored: StoredResult | None) -> bool:
+    """Whether the stored state is the end of this attempt."""
+    if stored is None or one.state == "lost" or attempt_row(one).state is not stored.row.state:
+        return False
+    apart_s = between_s(stored.row.changed_at, one.ended_at)
+    return apart_s is not None and apart_s < _SAME_END_S
+
+
+def origin_of(payload: str | None, stored: StoredResult | None = None) -> Origin:
+    """What the headers and the body of a payload say, or else the result. Nothing that a producer may write raises."""
+    if payload is None and stored is not None:
+        return Origin(root_id=stored.root_id, parent_id=stored.parent_id, retries=stored.row.failures)
     if payload is None:
         return Origin()
     try:

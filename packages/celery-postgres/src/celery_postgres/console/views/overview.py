@@ -7,7 +7,7 @@ from typing import Any
 from celery_postgres.console.formatting import duration, plural
 from celery_postgres.console.looking import Look, Page
 from celery_postgres.console.views.rows import queue_rows
-from celery_postgres.readmodel import Change, Problem, Severity
+from celery_postgres.readmodel import Change, Failures, Problem, Severity
 
 MOST_PROBLEMS = 7
 MOST_QUEUES = 8
@@ -30,6 +30,7 @@ def overview(look: Look) -> Page:
             "queues": sorted(own, key=lambda row: (not row["late"], -row["waiting"].number))[:MOST_QUEUES],
             "all_queues": len(own),
             "changes": [_changed(one) for one in now.changes[:MOST_CHANGES]],
+            "failures": [_failed(look, one) for one in look.source.model.failures()],
         },
     )
 
@@ -37,6 +38,18 @@ def overview(look: Look) -> Page:
 def _changed(one: Change) -> dict[str, Any]:
     tone = "warn" if one.unfinished else _TONES.get(one.kind, "")
     return {"at": one.at, "tone": tone, "text": one.text, "more": one.detail}
+
+
+def _failed(look: Look, one: Failures) -> dict[str, Any]:
+    ended = [(one.failed, "failed"), (one.retried, "retried"), (one.lost, "lost")]
+    return {
+        "task": one.task,
+        "error": one.error or ("worker lost" if one.lost else "No exception"),
+        "counts": ", ".join(f"{number:,} {word}" for number, word in ended if number),
+        "last": one.last_at,
+        "tenants": one.tenants or "",
+        "link": look.link("tasks", state="failed" if one.failed else "retrying", q=one.task) if one.task else "",
+    }
 
 
 def _shown(look: Look, problem: Problem) -> dict[str, Any]:

@@ -83,6 +83,9 @@ def task_row(row: TaskRow) -> dict[str, Any]:
         "at": row.changed_at,
         "due": row.due_at,
         "retries": row.failures,
+        "waited": duration(row.waited_s),
+        "ran": duration(row.ran_s),
+        "worker": row.worker or "",
         "sub": sub,
         "tone": tone,
     }

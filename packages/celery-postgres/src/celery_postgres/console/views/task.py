@@ -9,6 +9,7 @@ from celery_postgres.console import tracebacks
 from celery_postgres.console.access import Role
 from celery_postgres.console.formatting import moment, plural
 from celery_postgres.console.looking import STAFF, Look, NotThereError, Page
+from celery_postgres.console.views.attempts import attempt_rows
 from celery_postgres.console.views.canvas import canvas
 from celery_postgres.console.views.rows import reason_says
 from celery_postgres.readmodel import Attempt, State, Task
@@ -35,7 +36,8 @@ def task(look: Look) -> Page:
             "error": _error(look, found),
             "advice": _advice(look, found),
             "canvas": canvas(look, found),
-            "events": _events(found),
+            "attempts": attempt_rows(found.attempts, staff=look.viewer.role in STAFF),
+            "events": _events(found, staff=look.viewer.role in STAFF),
             "facts": _facts(look, found),
             "arguments": [one.rpartition(": ")[::2] for one in found.origin.arguments],
         },
@@ -97,22 +99,25 @@ def _advised(heading: str, text: str, link: str, action: str) -> dict[str, str]:
     return {"heading": heading, "text": text, "link": link, "action": action, "command": ""}
 
 
-def _events(found: Task) -> list[dict[str, Any]]:
+def _events(found: Task, *, staff: bool) -> list[dict[str, Any]]:
     """What is known of its course, the oldest first."""
+    published = [found.row.published_at, *(one.published_at for one in found.dead_letters)]
+    published += [one.published_at for one in found.attempts]
     events: list[tuple[datetime, str, str, str]] = [
-        (row.published_at, "", f"Published to {row.queue}" if row.queue else "Published", "")
-        for row in (found.row, *found.dead_letters)
-        if row.published_at is not None
+        (moment, "", f"Published to {found.row.queue}" if found.row.queue else "Published", "")
+        for moment in published
+        if moment is not None
     ]
     if found.row.due_at is not None:
         events.append((found.row.due_at, "", "Due", ""))
     for attempt in found.attempts:
         if attempt.began_at is not None:
-            worker = f" by {attempt.worker}" if attempt.worker else ""
-            events.append((attempt.began_at, "acc", f"Claimed{worker}", _lost(attempt)))
+            worker = f" by {attempt.worker}" if attempt.worker and staff else ""
+            begun = "Claimed" if attempt.ended_at is None or attempt.error == "worker lost" else "Began"
+            events.append((attempt.began_at, "acc", f"{begun}{worker}", _lost(attempt)))
         if attempt.ended_at is not None:
             tone = "bad" if attempt.state in (State.FAILED, State.DEAD) else "acc"
-            worker = f" on {attempt.worker}" if attempt.worker else ""
+            worker = f" on {attempt.worker}" if attempt.worker and staff else ""
             error = reason_says(attempt.error) if attempt.state is State.DEAD and attempt.error else attempt.error
             events.append((attempt.ended_at, tone, f"{str(attempt.state).capitalize()}{worker}", error or ""))
     unique = sorted(dict.fromkeys(events), key=lambda event: event[0])

@@ -298,6 +298,27 @@ message.consumer_id, (
     SELECT consumer.hostname FROM kombu_consumer AS consumer WHERE consumer.id = message.consumer_id
 ) AS hostname
 
+-- fragment: ended_columns
+-- A result as a row of a list of tasks, from the row `meta`.
+meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.retries, meta.date_done,
+CASE WHEN meta.status <> 'SUCCESS' THEN right(meta.traceback, 4000) END,
+-- include: moments_of_result
+
+-- fragment: moments_of_result
+-- Python has no time for PostgreSQL's `infinity`.
+meta.tenant_id::text,
+CASE WHEN meta.published_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.published_at END,
+CASE WHEN meta.due_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.due_at END,
+CASE WHEN meta.started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.started_at END
+
+-- fragment: attempt_columns
+attempt.state, attempt.name, attempt.queue, attempt.tenant_id::text, attempt.worker, attempt.retries,
+CASE WHEN attempt.published_at BETWEEN '0001-01-02' AND '9999-12-30' THEN attempt.published_at END,
+CASE WHEN attempt.due_at BETWEEN '0001-01-02' AND '9999-12-30' THEN attempt.due_at END,
+CASE WHEN attempt.started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN attempt.started_at END,
+CASE WHEN attempt.ended_at BETWEEN '0001-01-02' AND '9999-12-30' THEN attempt.ended_at END,
+attempt.error, attempt.traceback
+
 -- fragment: messages_of_queue
 -- Messages of `queue` before an id, through its own indexes; of each part at most `scanned`.
 SELECT candidate.* FROM (

@@ -117,8 +117,8 @@ LIMIT %(limit)s
 -- Stored results, the last ended first; at most `scanned` are read. `since`, `until` and `before` are in UTC.
 -- takes: before timestamp, before_id bigint, statuses text[], task text, queue text, since timestamp, scanned integer,
 --   limit integer
-SELECT meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.retries, meta.date_done,
-    CASE WHEN meta.status <> 'SUCCESS' THEN right(meta.traceback, 4000) END
+SELECT
+    -- include: ended_columns
 FROM (
     SELECT candidate.* FROM celery_taskmeta AS candidate
     WHERE candidate.date_done <= %(before)s AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
@@ -267,7 +267,9 @@ FROM (
 -- takes: task_id text
 SELECT meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.retries,
     CASE WHEN meta.date_done BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.date_done END,
-    meta.traceback, meta.result, meta.children
+    meta.traceback,
+    -- include: moments_of_result
+    , meta.result, meta.children, meta.root_id, meta.parent_id
 FROM celery_taskmeta AS meta
 WHERE meta.task_id = %(task_id)s
 

@@ -1,0 +1,86 @@
+-- What is remembered of ended tasks beside their results. Each statement reads at most so many rows as its limits say.
+
+-- name: view_ended_of_tenant
+-- As `view_ended`, of one tenant, through an index of its own.
+-- takes: tenant uuid, before timestamp, before_id bigint, statuses text[], task text, queue text, since timestamp,
+--   scanned integer, limit integer
+SELECT
+    -- include: ended_columns
+FROM (
+    SELECT candidate.* FROM celery_taskmeta AS candidate
+    WHERE candidate.tenant_id = %(tenant)s AND candidate.date_done <= %(before)s
+      AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
+      AND (candidate.date_done, candidate.id) < (%(before)s, %(before_id)s)
+    ORDER BY candidate.date_done DESC, candidate.id DESC
+    LIMIT %(scanned)s
+) AS meta
+WHERE meta.status = ANY (%(statuses)s)
+  AND (%(task)s IS NULL OR strpos(meta.name, %(task)s) > 0)
+  AND (%(queue)s IS NULL OR meta.queue = %(queue)s)
+LIMIT %(limit)s
+
+-- name: view_ended_of_tenant_end
+-- The last of the results that `view_ended_of_tenant` reads; no row if there are fewer than `scanned`.
+-- takes: tenant uuid, before timestamp, before_id bigint, since timestamp, scanned integer
+SELECT candidate.date_done, candidate.id FROM celery_taskmeta AS candidate
+WHERE candidate.tenant_id = %(tenant)s AND candidate.date_done <= %(before)s
+  AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
+  AND (candidate.date_done, candidate.id) < (%(before)s, %(before_id)s)
+ORDER BY candidate.date_done DESC, candidate.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_attempts
+-- Attempts that ended a task of which no result is kept, the last recorded first: its result was ignored, or has expired.
+-- takes: before bigint, states text[], task text, queue text, tenant uuid, since timestamptz, until timestamptz,
+--   scanned integer, limit integer
+SELECT attempt.id, attempt.task_id,
+    -- include: attempt_columns
+FROM (
+    SELECT candidate.* FROM celery_attempt AS candidate
+    WHERE candidate.id < %(before)s
+    ORDER BY candidate.id DESC
+    LIMIT %(scanned)s
+) AS attempt
+WHERE attempt.state = ANY (%(states)s)
+  AND (%(task)s IS NULL OR strpos(attempt.name, %(task)s) > 0)
+  AND (%(queue)s IS NULL OR attempt.queue = %(queue)s)
+  AND (%(tenant)s IS NULL OR attempt.tenant_id = %(tenant)s)
+  AND (%(since)s IS NULL OR attempt.ended_at >= %(since)s)
+  AND (%(until)s IS NULL OR attempt.ended_at < %(until)s)
+  AND (SELECT count(*) FROM celery_taskmeta AS meta WHERE meta.task_id = attempt.task_id) = 0
+LIMIT %(limit)s
+
+-- name: view_attempts_end
+-- The last of the attempts that `view_attempts` reads; no row if there are fewer than `scanned`.
+-- takes: before bigint, scanned integer
+SELECT candidate.id, candidate.recorded_at FROM celery_attempt AS candidate
+WHERE candidate.id < %(before)s
+ORDER BY candidate.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_attempts_of_task
+-- The attempts that are remembered of one task, the last first.
+-- takes: task_id text, limit integer
+SELECT attempt.id, attempt.task_id,
+    -- include: attempt_columns
+FROM (
+    SELECT candidate.* FROM celery_attempt AS candidate
+    WHERE candidate.task_id = %(task_id)s
+    ORDER BY candidate.id + 0 DESC
+    LIMIT %(limit)s
+) AS attempt
+ORDER BY attempt.id DESC
+
+-- name: view_failures
+-- Of the newest `cap` attempts, those that failed, were retried or lost since a time, by task and error.
+-- takes: since timestamptz, cap integer, groups integer
+SELECT attempt.name, attempt.error, count(*) FILTER (WHERE attempt.state = 'failed'),
+    count(*) FILTER (WHERE attempt.state = 'retried'), count(*) FILTER (WHERE attempt.state = 'lost'),
+    min(attempt.recorded_at), max(attempt.recorded_at), count(DISTINCT attempt.tenant_id)
+FROM (
+    SELECT candidate.* FROM celery_attempt AS candidate ORDER BY candidate.id DESC LIMIT %(cap)s
+) AS attempt
+WHERE attempt.recorded_at >= %(since)s AND attempt.state IN ('failed', 'retried', 'lost')
+GROUP BY attempt.name, attempt.error
+ORDER BY count(*) DESC, max(attempt.recorded_at) DESC
+LIMIT %(groups)s
