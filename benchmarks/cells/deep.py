@@ -106,6 +106,7 @@ def _asked(session: Session, cursor: Any) -> dict[str, Any]:
         "eta": None,
         "ttl_ms": None,
         "flow_key": "",
+        "admitted": False,
     }
 
     def publish() -> None:
