@@ -72,6 +72,7 @@ def _start_maintenance(sender: Any, **_: Any) -> None:
 
     backend = sender.app.backend
     if isinstance(backend, DatabaseBackend):
+        backend.shares_broker()  # asked before claims are looked for
         backend.start_maintenance()
 
 

@@ -14,8 +14,8 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery_postgres.consumer import history, registry
 from celery_postgres.consumer.claims import Claims, collect_with
 from celery_postgres.database import driver, watchdog
-from celery_postgres.database.address import database_of
 from celery_postgres.database.backoff import Backoff
+from celery_postgres.database.identity import name_of
 from celery_postgres.database.message_store import Claim
 from celery_postgres.errors import SchemaError, is_lasting, loggable, primary
 from celery_postgres.results.batch_writer import BatchWriter
@@ -86,7 +86,7 @@ class PersistentBackend(ConnectedBackend):
                 self.flush()  # or this state would be stored first
             if not write.is_end or (ends and write.claim is None):
                 return False
-            return pipe.offer(database_of(self.dsn), write, self._recover)
+            return pipe.offer(name_of(self.dsn), write, self._recover)
         except SoftTimeLimitExceeded:  # of the task, which has ended
             return False
 
@@ -143,7 +143,7 @@ class PersistentBackend(ConnectedBackend):
         its fallback writer. None in a client. Called with `wait`, it returns whether the write is stored."""
         if is_child():
             return self._hand_over
-        writer = fallback_writer(database_of(self.dsn))
+        writer = fallback_writer(name_of(self.dsn))
         if writer is None:
             return None
         if "celery.concurrency.prefork" in sys.modules:  # in its main process, whose loop must go on
@@ -154,7 +154,7 @@ class PersistentBackend(ConnectedBackend):
         here, retry = _handover(), Backoff()
         while True:
             try:
-                return here.keep(database_of(self.dsn), write, wait)
+                return here.keep(name_of(self.dsn), write, wait)
             except SoftTimeLimitExceeded:
                 continue
             except OSError as error:  # the main process is gone, or stores nothing in this database
@@ -173,7 +173,7 @@ class PersistentBackend(ConnectedBackend):
         claims = self.claims()
         if claim is not None and claims is not None and claims.carry(claim):
             write.claim = claim
-        writer = self.writer(claims) or fallback_writer(database_of(self.dsn))
+        writer = self.writer(claims) or fallback_writer(name_of(self.dsn))
         assert writer is not None  # noqa: S101  # `start_maintenance` has started one of the two
         return writer.keep(write, wait)
 
@@ -214,12 +214,12 @@ class PersistentBackend(ConnectedBackend):
 
     def claims(self) -> Claims | None:
         """The claims of this process in our database; None in a process that does not consume."""
-        mine = database_of(self.dsn)
-        return next((one.claims for one in registry.heartbeats() if database_of(one.sessions.dsn) == mine), None)
+        mine = name_of(self.dsn)
+        return next((one.claims for one in registry.heartbeats() if name_of(one.sessions.dsn) == mine), None)
 
     def writer(self, claims: Claims | None) -> BatchWriter | None:
         """The batch writer of this process; None in a process that does not consume, and never did."""
-        database = database_of(self.dsn)
+        database = name_of(self.dsn)
         writer = batch_writer(database)
         if writer is not None or claims is None:
             return writer
@@ -229,7 +229,7 @@ class PersistentBackend(ConnectedBackend):
         """Called in every worker, also in one that never stores a result. Maintenance runs in the batch writer; in a
         worker whose broker is elsewhere it runs in a fallback writer."""
         history.keep(self.kept)
-        database = database_of(self.dsn)
+        database = name_of(self.dsn)
         writer = self.writer(self.claims())
         if writer is None:
             writer = start_fallback_writer(database, *self._writers_arguments())
@@ -252,7 +252,7 @@ class PersistentBackend(ConnectedBackend):
 
     def flush(self) -> None:
         """Wait until everything that this process has submitted is stored."""
-        writer = batch_writer(database_of(self.dsn))
+        writer = batch_writer(name_of(self.dsn))
         if writer is not None:
             writer.flush()
         elif is_child() and _pipe().unconfirmed():
@@ -261,7 +261,7 @@ class PersistentBackend(ConnectedBackend):
     def _flush_pipe(self) -> None:
         try:
             # Stored after everything that has come through the pipe.
-            stored = _handover().keep(database_of(self.dsn), Write(), wait=True)
+            stored = _handover().keep(name_of(self.dsn), Write(), wait=True)
         except OSError:  # the main process is gone
             stored = False
         if stored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +17,12 @@ from kombu.utils.encoding import ensure_bytes
 from celery_postgres.broker import transport
 from celery_postgres.compat.publish_patience import AFTER_A_PAUSE
 from celery_postgres.consumer.poison import described
-from celery_postgres.database.address import database_of, libpq_dsn
+from celery_postgres.database.address import libpq_dsn
+from celery_postgres.database.driver import Error
+from celery_postgres.database.identity import recognizes
 from celery_postgres.database.message_store import Claim
 from celery_postgres.database.result_store import Outcome, Part
-from celery_postgres.errors import UnstorableResultError, is_temporary, loggable
+from celery_postgres.errors import SchemaError, UnstorableResultError, is_temporary, loggable
 from celery_postgres.results import attempts
 from celery_postgres.results.acknowledgement import claim_of_task, continuation_not_sent, is_acknowledged
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of
@@ -30,6 +33,9 @@ from celery_postgres.results.serializer import dump
 from celery_postgres.results.write import Write
 
 logger = logging.getLogger(__name__)
+
+#: Until then a database that could not be reached counts as another one.
+_ASKS_AGAIN_S = 30.0
 
 
 class RecordingBackend(RememberingBackend):
@@ -43,6 +49,7 @@ class RecordingBackend(RememberingBackend):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._shares_broker: bool | None = None
+        self._asks_again = 0.0
 
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **_: Any
@@ -213,12 +220,17 @@ class RecordingBackend(RememberingBackend):
         return claim
 
     def shares_broker(self) -> bool:
-        """Whether the broker is this package's and in the same database."""
+        """Whether the broker is this package's and in the same database. Two addresses of one are both asked, once."""
         if self._shares_broker is None:
             broker = self.app.connection_for_read().transport
-            ours = isinstance(broker, transport.Transport)
-            self._shares_broker = ours and database_of(libpq_dsn(broker.client)) == database_of(self.dsn)
-        return self._shares_broker
+            if not isinstance(broker, transport.Transport):
+                self._shares_broker = False
+            elif time.monotonic() >= self._asks_again:
+                try:
+                    self._shares_broker = recognizes(self.dsn, libpq_dsn(broker.client))
+                except (Error, SchemaError):
+                    self._asks_again = time.monotonic() + _ASKS_AGAIN_S
+        return bool(self._shares_broker)
 
     def _is_late(self, request: Any) -> bool:
         """Whether the message is acknowledged after what is stored now."""
