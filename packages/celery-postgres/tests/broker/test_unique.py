@@ -300,6 +300,19 @@ def test_headers_by_hand_are_enough_and_win(app: Celery, module_database: Any, q
     assert [number for _, number, _ in waiting(module_database, queue)] == [1, 3, 4]
 
 
+def test_headers_by_hand_return_no_id_whose_result_never_comes(app: Celery, module_database: Any, queue: str) -> None:
+    headers = {"unique_key": "mine"}
+    task = app.tasks["unique.plain"]
+    first = task.apply_async(("a", 1), headers=headers)
+    for publish in (task.apply_async, lambda args, **options: app.send_task("unique.plain", args, **options)):
+        with pytest.raises(DuplicateTaskError, match=first.id):
+            publish(("a", 2), headers=headers)
+    task.apply_async(("a", 3), headers={**headers, "unique_conflict": "return"})  # who asks for no result
+    assert app.tasks["unique.returns"].apply_async(("a", 4), headers=headers).id
+    assert app.tasks["unique.returns"].apply_async(("a", 5), headers=headers).id
+    assert [number for _, number, _ in waiting(module_database, queue)] == [1, 4]
+
+
 def test_a_message_that_has_expired_frees_its_key(app: Celery, module_database: Any, queue: str) -> None:
     task = app.tasks["unique.returns"]
     first = task.apply_async(("a", 1), expires=datetime.now(UTC) - timedelta(seconds=1))

@@ -41,8 +41,11 @@ class PublishingChannel(DeclaringChannel):
         exchange, routing_key = exchange or "", routing_key or ""
         self._inplace_augment_message(message, exchange, routing_key)
         envelope = Envelope.of(message, self._get_message_priority(message))
-        if envelope.unique is not None and (first := current_first()) is not None:
-            envelope.unique.found = first.found
+        if envelope.unique is not None:
+            if (first := current_first()) is not None:
+                envelope.unique.found = first.found
+            elif envelope.unique.conflict == "return" and "unique_conflict" not in message["headers"]:
+                envelope.unique.conflict = "raise"  # else Celery returns an id whose result never comes
         revoked = _revoked(message) if exchange.endswith(REMOTE_CONTROL) else None
         if revoked:  # in the database, because workers forget a revoke after three hours
             MessageStore(self.sessions).mark_revoked(revoked)
