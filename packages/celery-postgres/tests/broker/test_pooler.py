@@ -8,8 +8,9 @@ from typing import Any
 
 import psycopg2
 import pytest
+from kombu import Queue
 
-from celery_postgres import migrate
+from celery_postgres import RateLimited, migrate, operations
 from celery_postgres.database import watchdog
 from celery_postgres.database.migrations import MigrationError
 from celery_postgres.database.notification_probe import hears
@@ -156,3 +157,31 @@ def test_orders_are_answered_within_celerys_own_patience(
     name = worker.name  # type: ignore[attr-defined]
     answers = [probe.app.control.ping(destination=[name], limit=1) for _ in range(6)]
     assert answers.count([{name: {"ok": "pong"}}]) > len(answers) / 2
+
+
+def test_a_fair_queue_with_limits_and_order(pooler: Pooler, plain_database: Any) -> None:
+    """Turns, limits and the order of a key are kept by statements alone, and by locks of their transactions."""
+    migrate(plain_database.url)
+    fair = Queue("q", queue_arguments={"x-fair": True})
+    with closing(Client(pooler.url)) as client, operations.connect(pooler.url) as broker:
+        client.declare(fair)
+        for number in range(40):
+            client.publish(number, fair, headers={"flow_key": "busy"})
+        for number in range(5):
+            client.publish(f"o{number}", fair, headers={"flow_key": "line", "flow_ordered": True})
+        client.publish("quiet", fair, headers={"flow_key": "quiet"})
+        broker.set_limit("q", key="busy", concurrency=2)
+        broker.set_limit("q", key="refused", per_second=0.001, burst=1, refuse=True)
+        client.publish("admitted", fair, headers={"flow_key": "refused"})
+        with pytest.raises(RateLimited):
+            client.publish("refused", fair, headers={"flow_key": "refused"})
+        inbox = client.consume(fair, prefetch=20)
+        first = inbox.take(5)
+        running = "SELECT count(*) FROM kombu_message WHERE NOT visible AND flow_key = hashtextextended('busy', 0)"
+        assert scalar(plain_database.url, running) == 2
+        assert {one.payload for one in first} == {0, 1, "o0", "quiet", "admitted"}
+        for one in first:
+            one.ack()
+        rest = inbox.take_acked(38 + 4)
+        assert [one for one in rest if isinstance(one, str)] == ["o1", "o2", "o3", "o4"]
+        assert sorted(one for one in rest if not isinstance(one, str)) == list(range(2, 40))
