@@ -89,6 +89,7 @@ def fill(url: str) -> Night:
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         register_uuid(None, cursor)  # type: ignore[no-untyped-call]
         _queues(cursor)
+        _schedule(cursor)
         _messages(cursor, night)
         _results(cursor, night)
         _dead_letters(cursor, night)
@@ -110,15 +111,46 @@ def message(name: str, queue: str, identity: str, *arguments: Any, **headers: An
     return payload(body, queue, **given)
 
 
+#: What a worker reports of the tasks that it runs the longest: names are of its own program, ids of producers.
+_RUNNING = json.dumps(
+    [{"id": f"running-{number}", "task": "llm.explanation", "for_s": 30.0 / number} for number in range(1, 6)]
+)
+
+
+def _schedule(cursor: Any) -> None:
+    """A beat that lives; an entry that is late, one that is not, and one that is disabled."""
+    cursor.execute(
+        "INSERT INTO celery_beat (id, hostname, pid, timezone, entries, seen_at)"
+        " VALUES (1, 'node-a', 4243, 'Europe/Zurich', '{nightly-report,refresh-views,weekly-digest}', now())"
+    )
+    cursor.execute(
+        "INSERT INTO celery_beat_entry (name, last_run_at, runs, task, schedule, next_run_at, enabled) VALUES"
+        " ('nightly-report', now() - interval '1 day 12 minutes', 9, 'reports.nightly', 'daily at 03:00',"
+        " now() - interval '12 minutes', true),"
+        " ('refresh-views', now() - interval '2 minutes', 900, 'maintenance.refresh_views', 'every 5 min',"
+        " now() + interval '3 hours', true),"
+        " ('weekly-digest', now() - interval '9 days', 4, 'reports.digest', 'cron 0 6 * * 1', NULL, false)"
+    )
+    cursor.execute(
+        "INSERT INTO kombu_lost_consumer (id, hostname, pid, started_at, lost_at, claimed, name, pool, slots,"
+        " app_version, queues) VALUES (77, 'node-d', 11, now() - interval '1 day', now() - interval '13 minutes', 8,"
+        " 'llm-4@node-d', 'prefork', 8, '2026.11.28', '{llm}')"
+    )
+
+
 def _queues(cursor: Any) -> None:
     for name, paused in (("celery", False), ("llm", False), ("reports", True), ("webhooks", False), ("mail", False)):
         cursor.execute("INSERT INTO kombu_queue (name, paused, consumed) VALUES (%s, %s, true)", [name, paused])
     cursor.execute("INSERT INTO kombu_queue (name, auto_delete) VALUES ('celery@node-a.celery.pidbox', true)")
-    for host, queues in (("llm-1@node-a", ["llm"]), ("default-1@node-b", ["celery", "webhooks", "mail"])):
+    for host, version, draining, running, queues in (
+        ("llm-1@node-a", "2026.11.28", False, _RUNNING, ["llm"]),
+        ("default-1@node-b", "2026.11.27", True, None, ["celery", "webhooks", "mail"]),
+    ):
         cursor.execute(
-            "INSERT INTO kombu_consumer (hostname, pid, started_at) VALUES (%s, %s, now() - interval '3 hours') "
-            "RETURNING id",
-            [host, 4242],
+            "INSERT INTO kombu_consumer (hostname, pid, started_at, name, pool, slots, app_version, beat_at, busy,"
+            " running, draining)"
+            " VALUES (%s, %s, now() - interval '3 hours', %s, 'prefork', 8, %s, now(), %s, %s, %s) RETURNING id",
+            [host, 4242, host, version, 5 if running else 0, running, draining],
         )
         (consumer,) = cursor.fetchone()
         cursor.execute(

@@ -162,6 +162,7 @@ OF_EVERYBODY = {
     *("view_health", "view_claims"),
     *("find_queue", "queues_that_are_unfair", "may_change_queues", "subscriptions", "orphaned_queues"),
     *("gone_consumers", "address", "wake"),
+    *("wake_by_name", "view_fair_queues"),
 }
 OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),
@@ -174,15 +175,17 @@ OF_READERS = {
     *("restore_group", "await_results", "stop_waiting"),
     *("view_ended_of_tenant", "view_ended_of_tenant_end", "view_attempts", "view_attempts_end"),
     *("view_attempts_of_task", "view_failures"),
-    *("view_ended", "view_ended_end", "view_outcomes", "view_result_of_task"),
+    *("view_ended", "view_ended_end", "view_outcomes", "view_result_of_task", "view_sent_ended"),
+    *("view_root_of", "view_canvas"),
 }
 #: What a client that publishes and waits may ask: where a task's message is.
-OF_BOTH = {"task_states", "messages_of_task"}
+OF_BOTH = {"task_states", "messages_of_task", "view_sent", "view_waits_of_tenant"}
 OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "key_depths", "dead_letter_counts", "beat_runs"),
     *("counts_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
-    *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules", "view_lost_consumers"),
+    *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules", "view_lost_consumers", "view_beats"),
+    "view_oldest_of_key",
 }
 
 

@@ -21,6 +21,7 @@ from celery_postgres.database import pool
 from celery_postgres.database.action_store import Action, ActionStore, LostConsumer
 from celery_postgres.database.address import parsed
 from celery_postgres.database.dead_letter_store import DeadLetter, DeadLetterFilter, DeadLetterStore, Requeued
+from celery_postgres.database.fleet_operations import FleetOperations
 from celery_postgres.database.limit_operations import LimitOperations
 from celery_postgres.database.limit_store import KeyCounts, KeyStatus, Limit
 from celery_postgres.database.monitor_store import (
@@ -55,7 +56,7 @@ from celery_postgres.results.elsewhere import results_elsewhere
 from celery_postgres.results.watching import load_result, watching
 
 
-class Operations(LimitOperations):
+class Operations(LimitOperations, FleetOperations):
     """The broker, from outside of a worker. Any number of threads may use one.
 
     Every method raises `celery_postgres.SchemaError` if the tables or the rights are missing, and `psycopg2.Error` if

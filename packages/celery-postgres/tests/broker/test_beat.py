@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +16,13 @@ from zoneinfo import ZoneInfo
 import psycopg2
 import pytest
 from celery import Celery
-from celery.schedules import crontab
+from celery.schedules import BaseSchedule, crontab, maybe_schedule
 
 from app.core.dsn import PostgresDSN
-from celery_postgres.beat import Scheduler
+from celery_postgres import operations
+from celery_postgres.beat import LOOK_S, Scheduler
+from celery_postgres.readmodel import ReadModel
+from celery_postgres.readmodel.schedule_words import words
 from environment.testkit.beats import EVERY_S, SCHEDULE, Beat, beating
 from environment.testkit.databases import rows
 from environment.testkit.kombu_programs import environment
@@ -195,6 +199,104 @@ def test_a_name_that_cannot_be_stored_is_refused_at_start(
     assert start_beat({name: SCHEDULE["tick"]}).wait(DEADLINE_S) != 0
     last = (tmp_path / "beat.log").read_text().splitlines()[-1]
     assert "celery_postgres.beat cannot store the name of the entry" in last
+
+
+def test_operators_disable_enable_and_send_entries(
+    start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
+) -> None:
+    url = plain_database.url
+    yearly = {"task": "probe.add", "schedule": 31e6, "args": [1, 2], "options": {"queue": "yearly"}}
+    beats = [start_beat({**SCHEDULE, "yearly": yearly}) for _ in range(2)]
+    sent(url, 2)
+    with closing(ReadModel(url)) as model, operations.connect(url) as broker:
+        wait_until(lambda: len(model.beats()) == 2, DEADLINE_S, "both beats to report")
+        assert broker.disable_schedule("tick")
+        assert not broker.disable_schedule("tick")
+        # No beat sends it from here on, whether it has noticed or not.
+        runs, messages = scalar(url, "SELECT runs FROM celery_beat_entry WHERE name = 'tick'"), rows_of(url, "ticks")
+        assert runs == messages
+        assert broker.run_schedule("yearly")
+        wait_until(lambda: rows_of(url, "yearly") == 1, DEADLINE_S, "what was asked for")
+        assert rows(url, "SELECT runs, requested_at IS NULL FROM celery_beat_entry WHERE name = 'yearly'") == [
+            (0, True)
+        ]
+        assert (rows_of(url, "ticks"), rows(url, STATE)[0][1]) == (messages, runs)
+        found = {one.entry: one for one in model.schedules()}
+        assert (found["tick"].enabled, found["tick"].overdue_s, found["tick"].next_run_at) == (False, None, None)
+        wait_until(lambda: model.schedules()[1].last is not None, DEADLINE_S, "what was sent")
+        asked = model.schedules()[1]
+        assert (asked.task, asked.schedule, asked.listed) == ("probe.add", "every 358 d 19 h", True)
+        assert asked.last is not None
+        assert (asked.last.state, asked.last.queue) == ("waiting", "yearly")
+        assert asked.next_run_at is not None
+        assert asked.next_run_at > asked.last_run_at + timedelta(days=300)
+        run(url, "UPDATE celery_beat_entry SET last_run_at = now() - interval '1 hour' WHERE name = 'tick'")
+        assert broker.enable_schedule("tick")
+        sent(url, messages + 2)
+        assert not broker.run_schedule("no such entry")
+    for beat in beats:
+        beat.terminate()
+        assert beat.wait(DEADLINE_S) == 0
+    assert rows(url, "SELECT count(*) FROM celery_beat WHERE stopped_at IS NOT NULL") == [(2,)]
+    assert rows_of(url, "ticks") == rows(url, STATE)[0][1]
+    assert "was not sent" not in (tmp_path / "beat.log").read_text()
+
+
+def test_a_request_that_cannot_be_sent_now_stays_and_holds_up_nothing(
+    start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
+) -> None:
+    url = plain_database.url
+    run(url, f"ALTER DATABASE \"{plain_database.name}\" SET lock_timeout = '50ms'")
+    run(url, "INSERT INTO kombu_queue (id, name) VALUES (nextval('queue_id_sequence'), 'ticks')")
+    run(url, "INSERT INTO celery_beat_entry (name, last_run_at, requested_at) VALUES ('later', now(), now())")
+    later = {"task": "probe.echo", "schedule": 3600, "args": [1], "options": {"queue": "later"}}
+    with closing(psycopg2.connect(PostgresDSN.parse(url).libpq())) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE kombu_queue IN SHARE MODE")  # no queue can be made; publishing goes on
+        start_beat({"later": later, **SCHEDULE})
+        sent(url, 3)
+        connection.rollback()
+    wait_until(lambda: rows_of(url, "later") > 0, DEADLINE_S, "what was asked for")
+    assert "The entry 'later' could not be sent now (" in (tmp_path / "beat.log").read_text()
+
+
+def test_a_beat_replaces_the_row_of_the_one_before_it_on_its_machine(
+    plain_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = plain_database.url
+    app = Celery("beat", broker=broker(url, "beat"), set_as_current=False)
+    app.conf.update(beat_schedule={"daily": {"task": "t", "schedule": 86_400}}, result_expires=None)
+    run(
+        url,
+        "INSERT INTO celery_beat (id, hostname, pid, entries, seen_at) VALUES"
+        " (1, 'here', 1, '{}', now() - interval '31 seconds'), (2, 'another', 1, '{}', now() - interval '23 hours'),"
+        " (3, 'long-gone', 1, '{}', now() - interval '25 hours')",
+    )
+    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    with closing(Scheduler(app=app)) as scheduler:
+        assert 0 <= scheduler.tick() <= LOOK_S
+        assert sorted(one for (one,) in rows(url, "SELECT id FROM celery_beat WHERE id < 9")) == [2]
+        run(url, "DELETE FROM celery_beat")
+        scheduler._next_look = 0.0
+        scheduler.tick()
+        assert rows(url, "SELECT entries FROM celery_beat") == [(["daily"],)]
+
+
+@pytest.mark.parametrize(
+    ("when", "shown"),
+    [
+        (0.2, "every 0.2 s"),
+        (300, "every 5 min"),
+        (crontab(), "every minute"),
+        (crontab(minute="*/15"), "every 15 min"),
+        (crontab(minute=30), "hourly at :30"),
+        (crontab(minute=0, hour=3), "daily at 03:00"),
+        (crontab(minute=0, hour=7, day_of_week="1-5"), "cron 0 7 * * 1-5"),
+        (BaseSchedule(), "by BaseSchedule"),
+    ],
+)
+def test_a_schedule_in_words(when: Any, shown: str) -> None:
+    assert words(maybe_schedule(when)) == shown
 
 
 def test_another_broker_is_refused_with_a_one_line_error(tmp_path: Path) -> None:

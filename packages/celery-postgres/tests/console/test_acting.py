@@ -28,6 +28,11 @@ ALL = {
     "discard": GROUP,
     "block": {"name": "a.task"},
     "unblock": {"name": "a.task"},
+    "drain-worker": {"id": "1"},
+    "forget-worker": {"id": "77"},
+    "run-now": {"name": "nightly-report"},
+    "disable": {"name": "nightly-report"},
+    "enable": {"name": "weekly-digest"},
 }
 
 

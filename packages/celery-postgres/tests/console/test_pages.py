@@ -35,7 +35,7 @@ def pages(served: Console) -> list[str]:
     """Every view, some of them with what they can be asked for."""
     ids = served.night.ids
     return [
-        *("/", "/queues", "/queue?name=llm", "/queue?name=reports", "/tasks", "/dead", "/workers"),
+        *("/", "/queues", "/queue?name=llm", "/queue?name=reports", "/tasks", "/dead", "/workers", "/schedules"),
         *(f"/tasks?state={state}" for state in ("waiting", "scheduled", "running", "succeeded", "failed", "dead")),
         *(f"/task?id={ids[kind]}" for kind in ("waiting", "scheduled", "running", "failed", "succeeded", "dead")),
         "/dead?reason=expired&task=app.tasks.llm.explanation",

@@ -23,6 +23,7 @@ EXPECTED = {
     "task?id=": (404, 404),
     "dead": (200, 200),
     "workers": (200, 404),
+    "schedules": (200, 404),
     "find?q=llm": (303, 303),
     "limits": (200, 200),
     "limit": (404, 404),
@@ -83,7 +84,7 @@ def test_an_error_message_is_shown_on_no_page_that_one_looks_at(served: Console,
 
 def test_a_view_shows_names_of_views_that_the_viewer_has(served: Console) -> None:
     names = {who: re.findall(r'data-key="(\w)"', served.get("/tasks", who).text) for who in ("reader", "tenant A")}
-    assert names == {"reader": ["o", "q", "t", "d", "w", "l"], "tenant A": ["t", "d", "l"]}
+    assert names == {"reader": ["o", "q", "t", "d", "w", "l", "s"], "tenant A": ["t", "d", "l"]}
 
 
 def test_a_revoked_key_ends_its_sessions(module_database: Any, served: Console) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from celery_postgres.database.counting import Count
-from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, Worker
+from celery_postgres.database.fleet_view_store import Beat, Worker
+from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue
 from celery_postgres.database.task_view_store import DeadLetterGroup
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.problem import Severity
@@ -21,6 +22,7 @@ AT = datetime(2026, 11, 30, 2, 12, tzinfo=UTC)
 QUEUE = Queue("llm", False, False, Count(8412), 848.0, Count(0), Count(24), 2, 0)
 WORKER = Worker(7, "node-d", 11, AT, 3, ("llm",), Count(8), AT - timedelta(seconds=90), lost=True)
 GROUP = DeadLetterGroup("failed 3 times", "llm.run", 41, AT, AT - timedelta(minutes=3), 1, 41, 41, ("llm",), 9)
+BEAT = Beat("node-a", 12, "UTC", AT, None, 31.0, 7)
 QUIET = Observed(at=AT)
 
 
@@ -60,6 +62,12 @@ def test_nothing_needs_attention_where_all_is_quiet() -> None:
         ("lost", Severity.WARNING, "Worker node-d is lost and had claimed 8 tasks", {"workers": [WORKER]}),
         ("lost", Severity.WARNING, "Worker number 7 is lost and had claimed 1 task",
          {"workers": [replace(WORKER, hostname=None, claimed=Count(1))]}),
+        ("lost", Severity.WARNING, "Worker llm-4@node-d was lost 13 min ago",
+         {"workers": [replace(WORKER, name="llm-4@node-d", claimed=Count(0), lost_at=AT - timedelta(minutes=13))]}),
+        ("beatless", Severity.WARNING, "No beat has run for 31 s: nothing of the schedule is sent",
+         {"beats": [BEAT, replace(BEAT, seen_s=4000.0)]}),
+        ("beatless", Severity.CRITICAL, "No beat has run for 5 min 1 s: nothing of the schedule is sent",
+         {"beats": [replace(BEAT, seen_s=301.0)]}),
         ("overdue", Severity.WARNING, "Schedule nightly is 1 min 1 s late", {"late": [Late("nightly", 61.0)]}),
         ("overdue", Severity.CRITICAL, "Schedule nightly is 12 min late", {"late": [Late("nightly", 720.0)]}),
         ("failing", Severity.WARNING, "a fails: 10 of the last 100 runs in 15 minutes",
@@ -86,6 +94,9 @@ def test_a_rule_says_one_sentence(rule: str, severity: Severity, sentence: str, 
         ("paused", {"queues": queue(paused=True, oldest_s=900.0)}),
         ("paused", {"queues": queue(paused=True, waiting=Count(0), oldest_s=None)}),
         ("lost", {"workers": [replace(WORKER, claimed=Count(0))]}),
+        ("lost", {"workers": [replace(WORKER, claimed=Count(0), lost_at=AT - timedelta(hours=1))]}),
+        ("beatless", {"beats": [BEAT, replace(BEAT, seen_s=30.0)]}),
+        ("beatless", {"beats": [replace(BEAT, entries=0)]}),
         ("failing", {"recent": [Outcomes("a", 20, 9, AT)]}),
         ("failing", {"recent": [Outcomes("a", 1000, 50, AT)]}),
         ("failing", {"recent": [Outcomes("a", 100, 10, AT)], "before": [Outcomes("a", 100, 4, AT)]}),

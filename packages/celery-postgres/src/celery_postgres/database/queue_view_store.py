@@ -1,4 +1,4 @@
-"""The rows that views of queues, workers and schedules show."""
+"""The rows that views of queues show."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ MOST_QUEUES = 1_000
 _TIERS = ((101, None), (1_001, 60), (CAP, 6))
 #: Claims that are read to count those of each queue.
 _CLAIMS = 20_001
-_MOST_SCHEDULES = 1_000
-#: Where counting the claims of one worker stops.
-_CLAIMS_CAP = 1_001
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,54 +58,6 @@ class Queue:
         if self.growth_per_min is None or self.growth_per_min >= 0:
             return None
         return self.waiting.number / -self.growth_per_min * 60
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A process that consumes, or one that is gone and has left claims behind: that one has only an id.
-
-    Attributes:
-        id: its number in `kombu_consumer`.
-        hostname: its machine; None if the process is gone.
-        pid: its process id on that machine.
-        started_at: when it registered.
-        beat: the counter that it raises each second.
-        queues: what it consumes, the internal queues included.
-        claimed: messages that it has claimed.
-        oldest_claim_at: when it claimed the oldest of them.
-        lost: whether its row or its session is gone. A worker behind a transaction pooler has no session of its own, so
-            only others can tell whether it lives: they remove its row.
-    """
-
-    id: int
-    hostname: str | None
-    pid: int | None
-    started_at: datetime | None
-    beat: int | None
-    queues: tuple[str, ...]
-    claimed: Count
-    oldest_claim_at: datetime | None
-    lost: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """An entry of a beat's schedule.
-
-    Attributes:
-        entry: its name.
-        last_run_at: when it was last sent, or first seen.
-        runs: how often it was sent.
-        overdue_s: for how many seconds it should have been sent; None where the application does not have the entry.
-        task, schedule: what it sends and when, as the application has it.
-    """
-
-    entry: str
-    last_run_at: datetime
-    runs: int
-    overdue_s: float | None = None
-    task: str | None = None
-    schedule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +110,7 @@ class Health:
 
 
 class QueueViewStore(Store):
-    """Read queues, workers and schedules."""
+    """Read queues, and what problems are found by."""
 
     def queues(self, dead: Sequence[DeadOfQueue] = ()) -> list[Queue]:
         """All queues, at most `MOST_QUEUES`: those of the application by name, then the internal ones.
@@ -222,22 +171,6 @@ class QueueViewStore(Store):
     def dead_by_queue(self) -> list[DeadOfQueue]:
         """The newest 10,000 dead letters by queue."""
         return [DeadOfQueue(*row) for row in self._run("view_dead_by_queue", cap=CAP, recent_s=RECENT_S)]
-
-    def workers(self) -> list[Worker]:
-        """The processes that consume, lost ones first, then by machine."""
-        found = [
-            Worker(consumer, None, None, None, None, (), Count(claims), None, lost=True)
-            for consumer, claims in self._run("gone_consumers")
-        ]
-        for consumer, hostname, pid, started_at, beat, queues, claimed, oldest, lives in self._run("view_workers"):
-            claims = Count.of(claimed, _CLAIMS_CAP)
-            lost = lives is False
-            found.append(Worker(consumer, hostname, pid, started_at, beat, tuple(queues or ()), claims, oldest, lost))
-        return sorted(found, key=lambda one: not one.lost)
-
-    def schedules(self) -> list[Schedule]:
-        """The entries that a beat of this package has seen, by name."""
-        return [Schedule(*row) for row in self._run("view_schedules", limit=_MOST_SCHEDULES)]
 
     # -- what problems are found by
 

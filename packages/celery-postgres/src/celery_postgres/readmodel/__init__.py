@@ -18,10 +18,10 @@ however many there are.
 `dead_letters(...)`        `DeadLetters`: `groups` by reason and task; the letters of one group are
                            `tasks(TaskFilter(state=State.DEAD, reason=…, whole_task=…))`
 `actions()`                what people did by hand; `overview().changes` has what changed in the last hour
-`workers()`                `tuple[Worker]`, the lost ones first; `worker(id)` adds what it runs
 `limits(queue, cursor)`    `Limits`: limits of queues and keys, with what runs and waits; `limit(queue, key)` is one
 `standing(key, tenant)`    `Standing` of a key in each fair queue: its limits, what waits, for how long, and why
-`schedules()`              `tuple[Schedule]`: the entries that a beat has sent; how late each is, if the app is known
+`workers()`                `tuple[Worker]`, the lost ones first, with what each runs; `worker(id)` adds what it claimed
+`schedules()`              `tuple[Schedule]`: the entries that a beat has seen: last run, next run, how late; `beats()`
 =========================  ===========================================================================================
 
 All texts in rows come from producers: show them as text. `Count` prints `10,000+` where counting stopped. Times are in
@@ -34,10 +34,11 @@ from __future__ import annotations
 from celery_postgres.database.action_store import Action
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.driver import Error as Unavailable
+from celery_postgres.database.fleet_view_store import Beat, LastRun, Running, Schedule, Worker
 from celery_postgres.database.history_store import Failures
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
-from celery_postgres.database.queue_view_store import DeadTotal, Queue, Schedule, Worker
+from celery_postgres.database.queue_view_store import DeadTotal, Queue
 from celery_postgres.database.task_rows import ENDED, State, TaskRow
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter
 from celery_postgres.readmodel.canvas import Canvas, Member
@@ -54,6 +55,7 @@ __all__ = [
     "ENDED",
     "Action",
     "Attempt",
+    "Beat",
     "BusyKey",
     "Canvas",
     "Change",
@@ -63,6 +65,7 @@ __all__ = [
     "DeadLetters",
     "DeadTotal",
     "Failures",
+    "LastRun",
     "Limit",
     "LimitRow",
     "Limits",
@@ -74,6 +77,7 @@ __all__ = [
     "Queue",
     "QueueDetail",
     "ReadModel",
+    "Running",
     "Schedule",
     "Severity",
     "Standing",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from celery_postgres.database.action_store import Action, LostConsumer
-from celery_postgres.database.queue_view_store import Worker
+from celery_postgres.database.fleet_view_store import Worker
 
 #: How far back it goes, and how many of each kind it has.
 WITHIN = timedelta(hours=1)
@@ -34,6 +34,11 @@ _DID = {
     "set fair": "changed the fairness of",
     "drain": "drained a key of",
     "read": "saw the values of",
+    "drain-worker": "drained worker",
+    "forget-worker": "forgot the lost worker",
+    "run-now": "sent the entry of the schedule",
+    "disable": "disabled the entry of the schedule",
+    "enable": "enabled the entry of the schedule",
 }
 
 
@@ -83,7 +88,7 @@ def changes(
         Change(
             one.lost_at,
             "lost",
-            f"Worker {one.hostname or one.id}, process {one.pid}, was lost",
+            f"Worker {one.name or one.hostname or one.id}, process {one.pid}, was lost",
             f"{one.claimed:,} claimed messages run again" if one.claimed else "It had claimed nothing",
         )
         for one in lost
@@ -102,8 +107,10 @@ def changes(
 
 
 def _started(workers: Sequence[Worker]) -> str:
+    versions = sorted({one.app_version for one in workers if one.app_version})
+    release = f" with version {' and '.join(versions[:2])}" if versions else ""
     if len(workers) == 1:
-        return f"Worker {workers[0].hostname}, process {workers[0].pid}, started"
+        return f"Worker {workers[0].name or workers[0].hostname}, process {workers[0].pid}, started{release}"
     names = sorted({str(one.hostname) for one in workers})
     where = names[0] if len(names) == 1 else f"{len(names)} machines"
-    return f"{len(workers)} worker processes started on {where}"
+    return f"{len(workers)} worker processes started on {where}{release}"

@@ -10,15 +10,17 @@ from uuid import UUID
 from celery_postgres.database.action_store import Action, ActionStore
 from celery_postgres.database.canvas_store import CanvasStore
 from celery_postgres.database.counting import CAP, Count
+from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
 from celery_postgres.database.history_store import Failures, PastAttempt
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.monitor_store import MonitorStore
-from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore, Schedule, Worker
+from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore
 from celery_postgres.database.reader import Reader
 from celery_postgres.database.task_rows import State, StoredResult, TaskRow, attempt_row
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter, TaskViewStore
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
+from celery_postgres.readmodel.fleet import Fleet
 from celery_postgres.readmodel.limits import Limits, LimitViews, Standing
 from celery_postgres.readmodel.observing import MOST_GROUPS, Observer, Overview
 from celery_postgres.readmodel.overdue import Lateness
@@ -96,7 +98,10 @@ class ReadModel:
         ended = self._queues if self._results is None else QueueViewStore(self._results)
         self._canvases = CanvasStore(self._reader, self._results)
         self._limits = LimitViews(self._reader, self._results or self._reader)
-        self._observer = Observer(self._queues, self._tasks, ended, Lateness(app), self._actions)
+        fleet = FleetViewStore(self._reader)
+        of_results = fleet if self._results is None else FleetViewStore(self._results)
+        self._fleet = Fleet(fleet, of_results, Lateness(app))
+        self._observer = Observer(self._queues, self._fleet, self._tasks, ended, self._actions)
 
     def close(self) -> None:
         """Close the connections."""
@@ -130,8 +135,12 @@ class ReadModel:
         return None
 
     def schedules(self) -> tuple[Schedule, ...]:
-        """The entries that a beat has sent."""
-        return self.overview().schedules
+        """The entries that a beat has seen, by name, with what became of the task that each has sent last."""
+        return tuple(self._fleet.with_last_runs(self.overview().schedules))
+
+    def beats(self) -> tuple[Beat, ...]:
+        """The beats of the last day, the ones seen last first."""
+        return self.overview().beats
 
     # -- one queue
 

@@ -5,25 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.counting import CAP
-from celery_postgres.database.queue_view_store import (
-    DeadTotal,
-    Health,
-    Outcomes,
-    Queue,
-    QueueViewStore,
-    Schedule,
-    Worker,
-)
+from celery_postgres.database.fleet_view_store import Beat, Schedule, Worker
+from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, QueueViewStore
 from celery_postgres.database.task_view_store import DeadLetterGroup, TaskViewStore
 from celery_postgres.readmodel import changes as changing
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.changes import Change, changes
-from celery_postgres.readmodel.overdue import Lateness
+from celery_postgres.readmodel.fleet import Fleet
 from celery_postgres.readmodel.problem import Problem
 from celery_postgres.readmodel.problems import Late, Observed, problems
 from celery_postgres.readmodel.trend import Trend
@@ -47,6 +40,7 @@ class Overview:
         workers: the lost ones first.
         dead: how many dead letters there are.
         schedules: the entries that a beat has sent.
+        beats: those of the last day, the ones seen last first.
         problems: what needs attention, the most urgent first.
         changes: what changed in the last hour, the last first.
     """
@@ -56,6 +50,7 @@ class Overview:
     workers: tuple[Worker, ...]
     dead: DeadTotal
     schedules: tuple[Schedule, ...]
+    beats: tuple[Beat, ...]
     problems: tuple[Problem, ...]
     changes: tuple[Change, ...] = ()
 
@@ -73,23 +68,23 @@ class Observer:
     """Reads overviews.
 
     Args:
-        queues: reads queues, workers and schedules.
+        queues: reads queues.
+        fleet: reads workers, beats and the schedule.
         tasks: reads dead letters.
         results: reads results, which may be in another database.
-        lateness: knows the schedule.
         actions: reads what people did, and which workers were lost.
     """
 
     def __init__(
         self,
         queues: QueueViewStore,
+        fleet: Fleet,
         tasks: TaskViewStore,
         results: QueueViewStore,
-        lateness: Lateness,
         actions: ActionStore,
     ) -> None:
+        self._queues, self._fleet, self._tasks, self._results = queues, fleet, tasks, results
         self._actions = actions
-        self._queues, self._tasks, self._results, self._lateness = queues, tasks, results, lateness
         self._lock = threading.Lock()
         self._latest: tuple[float, Overview] | None = None
         self._failed: tuple[float, Exception] | None = None
@@ -119,9 +114,9 @@ class Observer:
     def _read(self) -> Overview:
         now = datetime.now(UTC)
         dead = self._queues.dead_by_queue()
-        queues, workers = self._trend.of(self._queues.queues(dead), time.monotonic()), self._queues.workers()
+        queues, workers = self._trend.of(self._queues.queues(dead), time.monotonic()), self._fleet.workers()
         total = DeadTotal.of(dead)
-        schedules = [self._known(one) for one in self._queues.schedules()]
+        schedules, beats = self._fleet.schedules(), self._fleet.beats()
         causes = self._read_causes(now)
         observed = Observed(
             queues,
@@ -133,6 +128,7 @@ class Observer:
             causes.before,
             causes.health,
             now,
+            beats,
         )
         changed = changes(
             self._actions.actions(changing.MOST),
@@ -140,12 +136,9 @@ class Observer:
             workers,
             now,
         )
-        return Overview(now, tuple(queues), tuple(workers), total, tuple(schedules), problems(observed), changed)
-
-    def _known(self, one: Schedule) -> Schedule:
-        task, schedule = self._lateness.describe(one.entry)
-        overdue_s = self._lateness.of(one.entry, one.last_run_at)
-        return replace(one, overdue_s=overdue_s, task=task, schedule=schedule)
+        return Overview(
+            now, tuple(queues), tuple(workers), total, tuple(schedules), tuple(beats), problems(observed), changed
+        )
 
     def _read_causes(self, now: datetime) -> _Causes:
         if self._causes is None or time.monotonic() - self._causes.read >= CAUSES_FRESH_S:

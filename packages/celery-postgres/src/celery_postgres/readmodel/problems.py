@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
 
-from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, Worker
-from celery_postgres.database.task_view_store import DeadLetterGroup
+from celery_postgres.database.queue_view_store import Outcomes, Queue
 from celery_postgres.readmodel import thresholds
+from celery_postgres.readmodel.fleet_problems import beatless, lost, overdue
+from celery_postgres.readmodel.observed import Late, Observed, severity_of
 from celery_postgres.readmodel.problem import Problem, Severity
 from celery_postgres.readmodel.thresholds import Threshold
 from celery_postgres.readmodel.words import counted, duration, listed
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """An entry of the schedule, and for how long it should have been sent."""
-
-    entry: str
-    overdue_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What the rules look at.
-
-    Attributes:
-        queues, workers, dead: of this second.
-        groups: the dead letters by reason and task.
-        late: the entries of the schedule that are due.
-        recent, before: how tasks ended in the last 15 minutes, and in the two hours before.
-        health: of the database.
-        at: when it was read.
-    """
-
-    queues: Sequence[Queue] = ()
-    workers: Sequence[Worker] = ()
-    dead: DeadTotal | None = None
-    groups: Sequence[DeadLetterGroup] = ()
-    late: Sequence[Late] = ()
-    recent: Sequence[Outcomes] = ()
-    before: Sequence[Outcomes] = ()
-    health: Health | None = None
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    def waiting(self) -> list[Queue]:
-        """The queues of the application in which a task waits, the longest first."""
-        own = [one for one in self.queues if not one.internal and one.waiting and one.oldest_s is not None]
-        return sorted(own, key=lambda one: -(one.oldest_s or 0.0))
 
 
 def problems(observed: Observed) -> tuple[Problem, ...]:
@@ -99,7 +61,8 @@ def _oldest(queues: list[Queue], limit: Threshold, rule: str, sentence: str, det
     others = f"; also {listed([one.name for one in beyond[1:]])}" if len(beyond) > 1 else ""
     waiting = f"{first.waiting} {'is' if first.waiting.number == 1 else 'are'}"
     text = sentence.format(name=first.name, age=duration(age_s), waiting=waiting)
-    return Problem(rule, _severity(age_s, limit), text, f"{detail}{_trend(first)}{others}.", age_s, "queue", first.name)
+    why = f"{detail}{_trend(first)}{others}."
+    return Problem(rule, severity_of(age_s, limit), text, why, age_s, "queue", first.name)
 
 
 def _trend(queue: Queue) -> str:
@@ -131,48 +94,6 @@ def dead(observed: Observed) -> Problem | None:
         max(0.0, (observed.at - most.last_at).total_seconds()),
         "dead",
         most.task or "",
-    )
-
-
-def lost(observed: Observed) -> Problem | None:
-    """A worker is gone, and what it had claimed is not released yet."""
-    gone = [one for one in observed.workers if one.lost and one.claimed.number > thresholds.LOST.warning]
-    if not gone:
-        return None
-    first = max(gone, key=lambda one: one.claimed.number)
-    name = first.hostname or f"number {first.id}"
-    claimed = f"{first.claimed} {'task' if first.claimed.number == 1 else 'tasks'}"
-    others = f" {counted(len(gone) - 1, 'other worker is', 'other workers are')} lost too." if len(gone) > 1 else ""
-    since = first.oldest_claim_at
-    age_s = None if since is None else max(0.0, (observed.at - since).total_seconds())
-    return Problem(
-        "lost",
-        Severity.WARNING,
-        f"Worker {name} is lost and had claimed {claimed}",
-        f"Another worker releases them within half a minute, if one lives.{others}",
-        age_s,
-        "worker",
-        str(first.id),
-    )
-
-
-def overdue(observed: Observed) -> Problem | None:
-    """An entry of the schedule should have been sent."""
-    beyond = sorted(
-        (one for one in observed.late if one.overdue_s > thresholds.OVERDUE_S.warning), key=lambda one: -one.overdue_s
-    )
-    if not beyond:
-        return None
-    first = beyond[0]
-    others = f" Also {listed([one.entry for one in beyond[1:]])}." if len(beyond) > 1 else ""
-    return Problem(
-        "overdue",
-        _severity(first.overdue_s, thresholds.OVERDUE_S),
-        f"Schedule {first.entry} is {duration(first.overdue_s)} late",
-        f"No beat has sent it: see whether one runs.{others}",
-        first.overdue_s,
-        "schedule",
-        first.entry,
     )
 
 
@@ -212,7 +133,7 @@ def open_transaction(observed: Observed) -> Problem | None:
         return None
     return Problem(
         "transaction",
-        _severity(age_s, thresholds.TRANSACTION_S),
+        severity_of(age_s, thresholds.TRANSACTION_S),
         f"A transaction has been open in this database for {duration(age_s)}",
         "Until it ends, vacuum removes no deleted message, and claiming gets slower: find it in pg_stat_activity.",
         age_s,
@@ -228,16 +149,12 @@ def vacuum_behind(observed: Observed) -> Problem | None:
         return None
     return Problem(
         "vacuum",
-        _severity(rows, thresholds.DEAD_ROWS),
+        severity_of(rows, thresholds.DEAD_ROWS),
         f"Vacuum is behind: {rows:,} deleted messages are still in the table",
         "Look for an open transaction, a replication slot that lags, or autovacuum that is off.",
         health.vacuumed_s,
         "database",
     )
-
-
-def _severity(value: float, limit: Threshold) -> Severity:
-    return Severity.CRITICAL if limit.critical is not None and value > limit.critical else Severity.WARNING
 
 
 #: All rules.
@@ -247,6 +164,7 @@ RULES: tuple[Callable[[Observed], Problem | None], ...] = (
     paused,
     dead,
     lost,
+    beatless,
     overdue,
     failing,
     open_transaction,

@@ -34,6 +34,10 @@ PAUSED_S = Threshold(900)
 DEAD = Threshold(1)
 #: Messages that a lost worker has left behind.
 LOST = Threshold(0)
+#: For so many seconds a worker that was lost, and whose messages others have released, needs attention.
+LOST_WITHIN_S = 3600.0
+#: For how many seconds no beat may be seen, where one ran in the last day; a beat is seen each 5 s.
+BEATLESS_S = Threshold(30, 300)
 #: For how many seconds an entry of the schedule may be late.
 OVERDUE_S = Threshold(60, 360)
 #: The share of a task's runs that fail in the last 15 minutes, if it is this many times what it was before.
@@ -80,6 +84,7 @@ HOLDS_S = {
 
 __all__ = [
     "ALERTS",
+    "BEATLESS_S",
     "DEAD",
     "DEAD_ROWS",
     "FAILING",
@@ -89,6 +94,7 @@ __all__ = [
     "HOLDS_S",
     "LATE_S",
     "LOST",
+    "LOST_WITHIN_S",
     "OVERDUE_S",
     "PAUSED_S",
     "RECENT_S",

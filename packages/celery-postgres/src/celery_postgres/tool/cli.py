@@ -16,7 +16,7 @@ from celery_postgres.database.address import describe, is_postgresql, parsed
 from celery_postgres.database.session import Session
 from celery_postgres.errors import SchemaError, primary
 from celery_postgres.readmodel import CursorError
-from celery_postgres.tool import flow_commands, migrate, recording, roles, views
+from celery_postgres.tool import fleet_commands, flow_commands, migrate, recording, roles, views
 from celery_postgres.tool.display import Display, visible
 from celery_postgres.tool.operator import Operator, OperatorError
 
@@ -142,6 +142,7 @@ def _parser(program: Program = ALONE) -> argparse.ArgumentParser:
     for name, method in (("requeue", Operator.dead_requeue), ("purge", Operator.dead_purge)):
         conditions(confirmed(command(name, method, letters)), several=True)
     flow_commands.register(commands, command)
+    fleet_commands.register(command)
     migrate.register(commands)
     roles.register(commands)
     within = " ".join(f"`dead {name}`: {one.description}" for name, one in letters.choices.items())

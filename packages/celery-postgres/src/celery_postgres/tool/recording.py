@@ -30,8 +30,12 @@ _ACTIONS = {
     "limits remove": "remove limits",
     "fair": "set fair",
     "drain": "drain",
+    "drain-worker": "drain-worker",
+    "run-now": "run-now",
+    "disable": "disable",
+    "enable": "enable",
 }
-_SUBJECTS = ("queue", "task", "task_id", "consumer", "id")
+_SUBJECTS = ("queue", "task", "task_id", "consumer", "entry", "id")
 #: What is kept of a command's words. Not the URL of another database.
 _CONDITIONS = (
     *("ids", "queue", "task", "reason", "older_than", "all", "key", "state"),

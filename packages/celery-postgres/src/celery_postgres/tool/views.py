@@ -14,7 +14,7 @@ from celery_postgres.database.counting import CAP
 from celery_postgres.database.operator_store import BlockedTask, ConsumerOverview, QueueOverview
 from celery_postgres.database.queue_view_store import QueueViewStore
 from celery_postgres.database.task_status_store import TaskStatusStore
-from celery_postgres.readmodel import Schedule, State, TaskFilter, TaskRow
+from celery_postgres.readmodel import State, TaskFilter, TaskRow
 from celery_postgres.tool.display import Capped
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def register(command: Declare, age: Callable[[str], float], limit: Callable[[str
     command("state", state).add_argument("task_id")
     command("find", find).add_argument("text", help="the first 8 characters of an id, or more")
     command("consumers", consumers)
-    command("schedules", schedules)
     command("stopped", stopped)
     command("actions", actions).add_argument(
         "--limit", type=limit, default=50, help="0 for the last 1,000 (%(default)s)"
@@ -195,13 +194,6 @@ def actions(operator: Operator, given: argparse.Namespace) -> int:
 def find(operator: Operator, given: argparse.Namespace) -> int:
     """List the ids of tasks that begin with a text of 8 characters or more: whole, for `state` and `cancel`."""
     operator.display.show(_Found, [_Found(one) for one in operator.model.find(given.text)])
-    return 0
-
-
-def schedules(operator: Operator, given: argparse.Namespace) -> int:
-    """List the entries of the schedule that a beat of this package has sent, and when. How late they are, only the
-    application knows: use `celery -A APP queues schedules`."""
-    operator.display.show(Schedule, operator.model.schedules())
     return 0
 
 

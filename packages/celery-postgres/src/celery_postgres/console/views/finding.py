@@ -13,6 +13,10 @@ def find(look: Look) -> Elsewhere:
         return Elsewhere(look.link("task", id=task_id))
     if look.viewer.role in STAFF and text and look.source.model.queue(text) is not None:
         return Elsewhere(look.link("queue", name=text))
+    if look.viewer.role in STAFF and text:
+        for one in look.source.model.workers():
+            if one.name == text:
+                return Elsewhere(look.link("tasks", state="running", worker=str(one.id)))
     if text and look.owns(text) and look.source.model.task(text) is not None:  # an id that a program made up
         return Elsewhere(look.link("task", id=text))
     return Elsewhere(look.link("tasks", q=text))

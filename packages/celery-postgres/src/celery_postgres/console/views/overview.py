@@ -76,6 +76,8 @@ def _where(look: Look, problem: Problem) -> tuple[str, str]:
             return look.link("dead"), "Open dead letters"
         case "worker":
             return look.link("workers"), "Open workers"
+        case "schedule":
+            return look.link("schedules"), "Open schedules"
         case "failed":
             return look.link("tasks", state="failed", q=problem.subject), "See failures"
     return "", ""

@@ -55,7 +55,7 @@ def worker_row(worker: Worker) -> dict[str, Any]:
     """A worker process."""
     return {
         "id": str(worker.id),
-        "name": worker.hostname or f"consumer {worker.id}",
+        "name": worker.name or worker.hostname or f"consumer {worker.id}",
         "pid": worker.pid if worker.pid is not None else "gone",
         "lost": worker.lost,
         "queues": ", ".join(queue for queue in worker.queues if not queue.endswith(".pidbox")),

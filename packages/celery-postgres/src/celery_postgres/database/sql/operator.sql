@@ -68,7 +68,12 @@ SELECT queue.name, queue.paused, EXISTS (
     SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id
 ), message.visible, message.consumer_id
 FROM (
-    -- include: messages_of_task
+    -- Only what a client that publishes and waits may read.
+    SELECT waiting.id, waiting.queue_id, waiting.visible, waiting.consumer_id FROM kombu_message AS waiting
+    WHERE waiting.task_id = %(task_id)s AND waiting.visible
+    UNION ALL
+    SELECT claimed.id, claimed.queue_id, claimed.visible, claimed.consumer_id FROM kombu_message AS claimed
+    WHERE claimed.task_id = %(task_id)s AND NOT claimed.visible
 ) AS message
 JOIN kombu_queue AS queue ON queue.id = message.queue_id
 ORDER BY message.id

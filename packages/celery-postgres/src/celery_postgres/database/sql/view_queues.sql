@@ -1,4 +1,4 @@
--- The queues and the workers as the console shows them, at a cost that does not grow with what waits.
+-- The queues as the console shows them, at a cost that does not grow with what waits.
 
 -- name: view_queues
 -- Every queue with its waiting messages; those of the application first, then the internal ones. Counting stops at `cap`
@@ -72,38 +72,6 @@ CROSS JOIN LATERAL (
 WHERE queue.name = %(queue)s
 ORDER BY message.priority DESC, coalesce(message.available_at, message.enqueued_at)
 LIMIT %(limit)s
-
--- name: view_workers
--- The processes that consume: what each has claimed (counted to 1,001) and since when the oldest of it, and whether the
--- session that shows its life still holds its lock (null if it never had one of its own).
-WITH held AS MATERIALIZED (
-    SELECT lock.pid, lock.classid::bigint << 32 | lock.objid::bigint AS key
-    FROM pg_locks AS lock
-    WHERE lock.locktype = 'advisory' AND lock.objsubid = 1 AND lock.granted
-      AND lock.database = (SELECT one.oid FROM pg_database AS one WHERE one.datname = current_database())
-)
-SELECT consumer.id, consumer.hostname, consumer.pid, consumer.started_at, consumer.beat, (
-    SELECT array_agg(queue.name ORDER BY queue.name)
-    FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
-    WHERE subscription.consumer_id = consumer.id
-), claim.messages, claim.oldest, CASE WHEN consumer.locked OR consumer.session_key IS NOT NULL THEN EXISTS (
-    SELECT FROM held
-    WHERE held.key = coalesce(consumer.session_key, hashtextextended('kombu_consumer', consumer.id))
-      AND held.pid = coalesce(consumer.session_pid, held.pid)
-) END
-FROM kombu_consumer AS consumer
-CROSS JOIN LATERAL (
-    SELECT count(*) AS messages, min(one.claimed_at) AS oldest
-    FROM (
-        SELECT message.claimed_at FROM kombu_message AS message WHERE message.consumer_id = consumer.id LIMIT 1001
-    ) AS one
-) AS claim
-ORDER BY consumer.hostname, consumer.id
-LIMIT 2000
-
--- name: view_schedules
--- takes: limit integer
-SELECT entry.name, entry.last_run_at, entry.runs FROM celery_beat_entry AS entry ORDER BY entry.name LIMIT %(limit)s
 
 -- name: view_outcomes
 -- How the last `cap` tasks ended before a time, by name: how many of each, how many failed, and since when. In UTC.
