@@ -164,3 +164,19 @@ def test_more_keys_than_are_kept_take_turns_too(
         turns.claimed(Turns(QUEUE, asked), 2, brought(*taken))
         clock.now += 0.3
     assert seen == set(range(20))
+
+
+def test_all_keys_are_read_at_once_by_a_consumer_that_begins(turns: Fairness, store: Store) -> None:
+    """Else the keys of the first page have all the turns until the next is due. Four whole pages are the end too."""
+    store.ids = {key: list(range(key, 1200, 12)) for key in range(12)}
+    store.look = lambda queues, above: Look(2000)  # type: ignore[method-assign]
+    seen = set()
+    for _ in range(12):
+        asked = next_turns(turns, 3)
+        seen |= {turn.key for turn in asked}
+        turns.claimed(Turns(QUEUE, asked), 3, brought(*[(turn.key, turn.lowest_id) for turn in asked]))
+    assert seen == set(range(12))
+    pages = store.asked.count("ready_keys")
+    next_turns(turns)
+    next_turns(turns)
+    assert store.asked.count("ready_keys") == pages

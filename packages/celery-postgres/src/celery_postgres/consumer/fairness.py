@@ -16,6 +16,7 @@ class _Keys:
     """The keys of one queue, and how far the walk through them has come.
 
     Attributes:
+        walked: all keys were read once.
         failed: whether the next claim may bring a message that has failed before. Not twice in a row: it comes alone,
             and a key whose messages all fail would keep the others waiting.
     """
@@ -24,6 +25,7 @@ class _Keys:
         self.ring = FairRing()
         self.cursor = BEGINNING
         self.next_page = 0.0
+        self.walked = False
         self.failed = True
 
     @property
@@ -48,6 +50,8 @@ class Fairness:
     NEWEST_SHARE = 20
     #: A page of the keys is read so often, and takes one part in so many of the time.
     PAGE_S, PAGE_SHARE = 0.25, 20
+    #: The same until all keys were read once: those on the first pages would have all the turns.
+    WALK_SHARE = 3
     #: Known keys of a queue from which on no page is read, and a key that has had its turn is forgotten until one is.
     MOST = FairRing.MOST
     #: While keys have messages, and the latest claim from everything else brought nothing, the next comes so late.
@@ -147,6 +151,9 @@ class Fairness:
         due = self._due_at is not None and self._due_at <= now
         is_open = self.ready(queues)
         if not (due or (now >= self._next_newest if is_open else self._looks or self.looks_now)):
+            for queue in queues:
+                if not self._keys[queue].walked and self._page_due(self._keys[queue], now):
+                    self._read_page(queue, self._keys[queue])
             return
         again, self._looks, self._looks_again, self._due_at = self._looks_again, False, False, None
         look = self._look(queues, now)
@@ -158,8 +165,11 @@ class Fairness:
         for queue in queues:
             keys = self._keys[queue]
             unread = again or keys.cursor != BEGINNING or not keys.next_page
-            if (unread and not keys.ring) or (keys.ring and now >= keys.next_page and len(keys.ring) < self.MOST):
+            if (unread and not keys.ring) or self._page_due(keys, now):
                 self._read_page(queue, keys)
+
+    def _page_due(self, keys: _Keys, now: float) -> bool:
+        return bool(keys.ring) and now >= keys.next_page and len(keys.ring) < self.MOST
 
     def _look(self, queues: Sequence[int], now: float) -> Look:
         seen = self._greatest_ids
@@ -177,12 +187,15 @@ class Fairness:
         begun = time.monotonic()
         page = self._store.ready_keys(queue, keys.cursor)
         if not page and keys.cursor != BEGINNING:
+            keys.walked = True
             page = self._store.ready_keys(queue)
         keys.ring.found(page)
         full = len(page) == self._store.KEYS
         keys.cursor = (page[-1].key, 9 - page[-1].priority) if full else BEGINNING
+        keys.walked = keys.walked or not full
         now = time.monotonic()
-        keys.next_page = now + max(self.PAGE_S, self.PAGE_SHARE * (now - begun))
+        pause = max(self.PAGE_S, self.PAGE_SHARE * (now - begun)) if keys.walked else self.WALK_SHARE * (now - begun)
+        keys.next_page = now + pause
 
     def claimed(self, turns: Turns | None, limit: int, result: ClaimResult) -> None:
         """Note what a claim of at most `limit` messages has brought."""

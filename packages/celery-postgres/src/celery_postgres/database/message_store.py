@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 import psycopg2
 
@@ -36,9 +37,8 @@ PRIORITIES = tuple(range(9, -1, -1))
 _OF_A_ROW = frozenset({"22", "23"})
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedMessage:
-    """A message that a claim has brought.
+class ClaimedMessage(NamedTuple):
+    """A message that a claim has brought. A tuple, which is made in a third of the time of a dataclass.
 
     Attributes:
         id: the message's id; also of one that was deleted as it was claimed, for a consumer without acks.
