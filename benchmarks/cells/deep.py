@@ -28,6 +28,7 @@ from benchmarks.systems import System
 from benchmarks.systems.clusters import connect
 from celery_postgres.consumer.claim_policy import ClaimPolicy
 from celery_postgres.consumer.outlet import Subscription
+from celery_postgres.database.envelope import Envelope, parameters
 from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.monitor_store import MonitorStore
 from celery_postgres.database.operator_store import OperatorStore
@@ -98,19 +99,10 @@ def _asked(session: Session, cursor: Any) -> dict[str, Any]:
 
     cursor.execute("SELECT payload FROM kombu_message LIMIT 1")
     (payload,) = cursor.fetchone()
-    message = {
-        "queue": name,
-        "payload": payload,
-        "priority": 0,
-        "tenant_id": None,
-        "eta": None,
-        "ttl_ms": None,
-        "flow_key": "",
-        "admitted": False,
-    }
 
     def publish() -> None:
-        session.run("publish", **message, task_id=str(uuid.uuid4()), durable="yes")
+        envelope = Envelope(payload, 0, str(uuid.uuid4()), None, None, None, "yes")
+        session.run("publish", queue=name, **parameters(envelope))
 
     def scrape() -> None:
         monitor = MonitorStore(session)

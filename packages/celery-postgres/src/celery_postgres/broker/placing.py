@@ -98,6 +98,13 @@ def note_part(group: object, name: str | None) -> None:
         del groups.single[group]
 
 
+def expect_chord(group: str) -> None:
+    """A chord is about to be sent: a part in a second database is refused, and not only when the last one is known."""
+    groups = _groups.value
+    groups.chords[group] = None
+    _forget_oldest(groups.chords)
+
+
 def expect_one_part(group: str) -> None:
     """A chord is about to be sent whose header is one task."""
     groups = _groups.value
@@ -121,10 +128,8 @@ def begin_chord(group: str) -> list[str | None]:
     Raises:
         NotPublishedError: there are several. Each database counts the parts that it has seen end.
     """
-    groups = _groups.value
-    groups.chords[group] = None
-    _forget_oldest(groups.chords)
-    names = groups.names.get(group, set())
+    expect_chord(group)
+    names = _groups.value.names.get(group, set())
     if len(names) > 1:
         raise _divided()
     return list(names)

@@ -15,7 +15,7 @@ from kombu.utils import json
 
 from celery_postgres.broker.collecting import collected
 from celery_postgres.broker.destinations import publish_declaring
-from celery_postgres.broker.placing import begin_chord, expect_one_part, size_later
+from celery_postgres.broker.placing import begin_chord, expect_chord, expect_one_part, size_later
 from celery_postgres.broker.transaction import at_once
 from celery_postgres.database.chord_store import ChordStore, DueChord
 from celery_postgres.errors import is_temporary
@@ -38,8 +38,10 @@ def remember_shape(backend: RecordingBackend, header_result_args: Any) -> None:
     if isinstance(results, functional._regen):  # type: ignore[attr-defined]
         return
     header = backend.app.GroupResult(identity, list(results))
-    if backend.elsewhere and backend.shares_broker() and _is_one_task(header.results):
-        expect_one_part(text(identity))
+    if backend.elsewhere and backend.shares_broker():
+        expect_chord(text(identity))
+        if _is_one_task(header.results):
+            expect_one_part(text(identity))
     if any(isinstance(one, ResultSet) for one in header.results):
         header.save(backend=backend)
         backend.save_shape_elsewhere(header)
