@@ -83,7 +83,7 @@ def test_tasks_are_filtered_and_come_in_pages(tool: Tool, url: str, client: Clie
     assert tool("tasks", "--until", "1h")["tasks"] == []
     shown = typed(url, "tasks", "--limit", "1").stdout.splitlines()
     assert (shown[0].split(), shown[1].split()[:4]) == (
-        ["task_id", "task", "state", "queue", "since", "worker", "error"],
+        ["task_id", "task", "state", "queue", "since", "waited_s", "ran_s", "worker", "error"],
         ["mine.two-00000000", "mine.two", "scheduled", queue],
     )
     assert shown[2].startswith("older: add --cursor ")

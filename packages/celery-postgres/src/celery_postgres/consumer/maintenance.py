@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery_postgres import observer
 from celery_postgres.consumer import history
 from celery_postgres.database.backoff import uniform
-from celery_postgres.database.consumer_store import ConsumerStore
+from celery_postgres.database.consumer_store import ConsumerStore, Removed
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.minute_store import MinuteStore, Retention
@@ -51,7 +51,7 @@ class Maintenance:
         removed = ConsumerStore(session).remove(consumer, counter)
         if removed is None:
             return  # another consumer was first, or it lives
-        rescued = self._release_orphaned_claims(session)
+        rescued = self._release_orphaned_claims(session, removed)
         logger.warning(
             "Consumer %d is dead; its %d messages run again", consumer, rescued, extra={"consumer": consumer}
         )
@@ -112,6 +112,10 @@ class Maintenance:
             logger.info("Maintenance: the %s works again", step, extra={"step": step})
         observer.maintained(step, well=True)
 
-    def _release_orphaned_claims(self, runner: Runner) -> int:
+    def _release_orphaned_claims(self, runner: Runner, removed: Removed | None = None) -> int:
         messages, gone = MessageStore(runner), ConsumerStore(runner).gone()
-        return sum(messages.release_all(one.consumer, self._max_failures, failed=True) for one in gone)
+        known = {} if removed is None else {removed.consumer: removed.hostname}
+        return sum(
+            messages.release_all(one.consumer, self._max_failures, failed=True, worker=known.get(one.consumer))
+            for one in gone
+        )

@@ -187,12 +187,21 @@ class MessageStore(Store):
         """
         self._run("settle_forgotten", ids=list(marks), marks=list(marks.values()))
 
-    def release(self, claims: Sequence[Claim], max_failures: int, *, failed: bool = False, pause_s: float = 0.0) -> int:
+    def release(
+        self,
+        claims: Sequence[Claim],
+        max_failures: int,
+        *,
+        failed: bool = False,
+        pause_s: float = 0.0,
+        worker: str | None = None,
+    ) -> int:
         """Release claims, so that their messages are available again. Returns how many of the claims were still held.
 
         Args:
             failed: Celery had the messages, and this counts as a failure of each.
             pause_s: the seconds until they are available.
+            worker: the machine of a consumer that is gone.
 
         Raises:
             psycopg2.Error: if it is about the values of a row, the other claims have been released.
@@ -210,6 +219,7 @@ class MessageStore(Store):
                     max_failures=max_failures,
                     reason=DeadLetterKind.FAILED.value,
                     pause=pause_s,
+                    worker=worker,
                 )
                 count += released
                 for message, queue, failures in dead or ():
@@ -225,11 +235,11 @@ class MessageStore(Store):
             raise refused
         return count
 
-    def release_all(self, consumer: int, max_failures: int, *, failed: bool) -> int:
+    def release_all(self, consumer: int, max_failures: int, *, failed: bool, worker: str | None = None) -> int:
         """Release everything that is claimed by a consumer that claims no more. Returns how much that was."""
         count = 0
         while claims := self.claims(consumer, self.BATCH):
-            self.release(claims, max_failures, failed=failed)
+            self.release(claims, max_failures, failed=failed, worker=worker)
             count += len(claims)
         return count
 

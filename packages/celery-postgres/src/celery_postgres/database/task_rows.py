@@ -109,6 +109,33 @@ def state_of(status: str) -> State:
     return _STATE_OF.get(status, State.RUNNING)
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetterGroup:
+    """Dead letters of one reason and one task, within the newest 10,000.
+
+    Attributes:
+        reason: why they were set aside.
+        task: the task's name; None where it is not known.
+        count: how many there are.
+        first_at, last_at: when the oldest and the newest of them was set aside.
+        tenants: how many tenants they are of.
+        last_hour, last_15_min: how many came in that time.
+        queues: at most 10 queues that they came from.
+        newest: the id of the newest.
+    """
+
+    reason: str
+    task: str | None
+    count: int
+    first_at: datetime
+    last_at: datetime
+    tenants: int
+    last_hour: int
+    last_15_min: int
+    queues: tuple[str, ...]
+    newest: int
+
+
 def message_row(row: tuple[Any, ...]) -> TaskRow:
     """From the fragment `message_columns`."""
     number, task_id, name, state, queue, tenant, published, available, claimed, failures, consumer, host, *_ = row

@@ -10,6 +10,7 @@ from celery_postgres.database.history_store import Failures, HistoryStore, PastA
 from celery_postgres.database.store import Runner, Store
 from celery_postgres.database.task_rows import (
     ENDED,
+    DeadLetterGroup,
     State,
     StoredResult,
     TaskRow,
@@ -76,33 +77,6 @@ class Found:
     rows: list[TaskRow]
     after: tuple[Any, ...] | None = None
     searched_until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetterGroup:
-    """Dead letters of one reason and one task, within the newest 10,000.
-
-    Attributes:
-        reason: why they were set aside.
-        task: the task's name; None where it is not known.
-        count: how many there are.
-        first_at, last_at: when the oldest and the newest of them was set aside.
-        tenants: how many tenants they are of.
-        last_hour, last_15_min: how many came in that time.
-        queues: at most 10 queues that they came from.
-        newest: the id of the newest.
-    """
-
-    reason: str
-    task: str | None
-    count: int
-    first_at: datetime
-    last_at: datetime
-    tenants: int
-    last_hour: int
-    last_15_min: int
-    queues: tuple[str, ...]
-    newest: int
 
 
 class TaskViewStore(Store):

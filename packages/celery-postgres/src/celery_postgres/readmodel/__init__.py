@@ -39,8 +39,8 @@ from celery_postgres.database.history_store import Failures
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
 from celery_postgres.database.queue_view_store import DeadTotal, Queue
-from celery_postgres.database.task_rows import ENDED, State, TaskRow
-from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter
+from celery_postgres.database.task_rows import ENDED, DeadLetterGroup, State, TaskRow
+from celery_postgres.database.task_view_store import TaskFilter
 from celery_postgres.readmodel.canvas import Canvas, Member
 from celery_postgres.readmodel.changes import Change
 from celery_postgres.readmodel.limits import Limits, Standing

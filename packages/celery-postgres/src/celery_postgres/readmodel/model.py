@@ -16,9 +16,9 @@ from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.monitor_store import MonitorStore
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore
 from celery_postgres.database.reader import Reader
-from celery_postgres.database.task_rows import State, StoredResult, TaskRow, attempt_row
+from celery_postgres.database.task_rows import DeadLetterGroup, State, StoredResult, TaskRow, attempt_row
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
-from celery_postgres.database.task_view_store import DeadLetterGroup, TaskFilter, TaskViewStore
+from celery_postgres.database.task_view_store import TaskFilter, TaskViewStore
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
 from celery_postgres.readmodel.fleet import Fleet
 from celery_postgres.readmodel.limits import Limits, LimitViews, Standing

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from celery_postgres.database.fleet_view_store import Beat, Worker
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue
-from celery_postgres.database.task_view_store import DeadLetterGroup
+from celery_postgres.database.task_rows import DeadLetterGroup
 from celery_postgres.readmodel.problem import Severity
 from celery_postgres.readmodel.thresholds import Threshold
 

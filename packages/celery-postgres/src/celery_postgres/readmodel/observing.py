@@ -12,7 +12,8 @@ from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.counting import CAP
 from celery_postgres.database.fleet_view_store import Beat, Schedule, Worker
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, QueueViewStore
-from celery_postgres.database.task_view_store import DeadLetterGroup, TaskViewStore
+from celery_postgres.database.task_rows import DeadLetterGroup
+from celery_postgres.database.task_view_store import TaskViewStore
 from celery_postgres.readmodel import changes as changing
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.changes import Change, changes

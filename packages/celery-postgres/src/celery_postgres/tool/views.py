@@ -79,6 +79,8 @@ class _TaskLine:
     state: str
     queue: str | None
     since: datetime | None
+    waited_s: float | None
+    ran_s: float | None
     worker: str | None
     error: str | None
 
@@ -159,7 +161,8 @@ def _filter(given: argparse.Namespace) -> TaskFilter:
 
 
 def _line(row: TaskRow) -> _TaskLine:
-    return _TaskLine(row.task_id, row.name, str(row.state), row.queue, row.changed_at, row.worker, row.error)
+    times = row.changed_at, row.waited_s, row.ran_s
+    return _TaskLine(row.task_id, row.name, str(row.state), row.queue, *times, row.worker, row.error)
 
 
 def state(operator: Operator, given: argparse.Namespace) -> int:

@@ -324,8 +324,10 @@ WHERE message.id = ANY (%(ids)s) AND message.visible AND EXISTS (
 -- Release claims: the messages are available at once, or `pause` seconds from now, under a new fence. `failed`: Celery
 -- had them, and this counts as a failure of each; a message that reaches `max_failures` becomes a dead letter instead,
 -- whose reason is `reason` with the number of its failures. Returns how many sleepers were woken, how many of the claims
--- were still held, and the dead letters: id, queue (empty if it is gone) and number of failures.
--- takes: ids bigint[], fences bigint[], failed boolean, max_failures smallint, reason text, pause float
+-- were still held, and the dead letters: id, queue (empty if it is gone) and number of failures. `worker` had them, if that is
+-- known and its row is gone.
+-- takes: ids bigint[], fences bigint[], failed boolean, max_failures smallint, reason text, pause float,
+--   worker text
 WITH given AS MATERIALIZED (
     SELECT message.id, least(message.failures + %(failed)s::integer, 32767) AS failures
     FROM unnest(%(ids)s, %(fences)s) AS given (id, fence)
@@ -345,7 +347,7 @@ WITH given AS MATERIALIZED (
     SELECT
         message.task_id, 'lost',
         -- include: short_name_in_payload
-        , queue.name, message.tenant_id, coalesce(consumer.hostname, 'consumer ' || message.consumer_id),
+        , queue.name, message.tenant_id, coalesce(consumer.hostname, %(worker)s, 'consumer ' || message.consumer_id),
         message.enqueued_at, message.claimed_at, now(), NULL
     FROM given
     JOIN kombu_message AS message ON message.id = given.id
