@@ -7,6 +7,8 @@
 --   celery_result_reader  for clients that wait for results, in addition to celery_producer: Celery's tables do not record
 --                         whose a result is, so a role that may read one may read them all
 --   celery_monitor        counts queues, consumers, ages and states; no payload, argument, result, task or tenant
+--   celery_console        reads what the console shows, and no payload, argument, result or message of an error
+--   celery_operator       acts by hand, in the console or with the tool; it reads everything
 --
 -- When a superuser runs this file, it also keeps payloads out of the server's log: in this database the server then logs a
 -- failed statement without its literals, and an error without its DETAIL, for every login. To undo that for a login of
@@ -23,6 +25,7 @@ DO $roles$
 DECLARE
     schema_name text := current_schema();
     role_name text;
+    views_schema text;
     one record;
     begun text[] := '{}';
     owners name[] := '{}';
@@ -41,7 +44,8 @@ BEGIN
     END;
 
     FOREACH role_name IN ARRAY ARRAY[
-        'celery_migrator', 'celery_worker', 'celery_producer', 'celery_result_reader', 'celery_monitor'
+        'celery_migrator', 'celery_worker', 'celery_producer', 'celery_result_reader', 'celery_monitor',
+        'celery_console', 'celery_operator'
     ]
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
@@ -157,7 +161,47 @@ BEGIN
             ('celery_monitor', 'celery_taskmeta', 'SELECT', 'status, date_done'),
             ('celery_monitor', 'celery_beat_entry', 'SELECT', NULL),
             ('celery_monitor', 'celery_beat', 'SELECT', NULL),
-            ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at')
+            ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
+
+            -- A console that looks: all but payloads, arguments, results and messages of errors. What has those it reads in
+            -- the views that are made below.
+            ('celery_console', 'kombu_queue', 'SELECT', NULL),
+            ('celery_console', 'kombu_consumer', 'SELECT', NULL),
+            ('celery_console', 'kombu_subscription', 'SELECT', NULL),
+            ('celery_console', 'kombu_lost_consumer', 'SELECT', NULL),
+            ('celery_console', 'kombu_stopped_task', 'SELECT', NULL),
+            ('celery_console', 'kombu_limit', 'SELECT', NULL),
+            ('celery_console', 'kombu_throttle', 'SELECT', NULL),
+            ('celery_console', 'celery_beat_entry', 'SELECT', NULL),
+            ('celery_console', 'celery_beat', 'SELECT', NULL),
+            ('celery_console', 'celery_minute', 'SELECT', NULL),
+            ('celery_console', 'celery_hour', 'SELECT', NULL),
+            ('celery_console', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
+            ('celery_console', 'celery_chord_part', 'SELECT', 'chord_id, position, task_id, status'),
+            ('celery_console', 'console_action', 'SELECT', NULL),
+            -- A console that acts, or a person with the tool. Requeueing copies payloads, so it reads them.
+            ('celery_operator', 'kombu_queue', 'SELECT, UPDATE', NULL),
+            ('celery_operator', 'kombu_message', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_operator', 'kombu_dead_letter', 'SELECT, DELETE', NULL),
+            ('celery_operator', 'kombu_dead_letter', 'UPDATE', 'task_name'),  -- for the lock while one is requeued
+            ('celery_operator', 'kombu_stopped_task', 'SELECT, INSERT, DELETE', NULL),
+            ('celery_operator', 'kombu_limit', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_operator', 'kombu_throttle', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_operator', 'kombu_consumer', 'SELECT, UPDATE, DELETE', NULL),
+            ('celery_operator', 'kombu_subscription', 'SELECT', NULL),
+            ('celery_operator', 'kombu_lost_consumer', 'SELECT, DELETE', NULL),
+            ('celery_operator', 'celery_beat_entry', 'SELECT, UPDATE', NULL),
+            ('celery_operator', 'celery_beat', 'SELECT', NULL),
+            ('celery_operator', 'celery_minute', 'SELECT', NULL),
+            ('celery_operator', 'celery_hour', 'SELECT', NULL),
+            ('celery_operator', 'celery_taskmeta', 'SELECT', NULL),
+            ('celery_operator', 'celery_attempt', 'SELECT', NULL),
+            ('celery_operator', 'celery_chord', 'SELECT', NULL),
+            ('celery_operator', 'celery_chord_part', 'SELECT', NULL),
+            ('celery_operator', 'message_id_sequence', 'USAGE', NULL),
+            ('celery_operator', 'console_action', 'SELECT', NULL),
+            ('celery_operator', 'console_action', 'INSERT', 'source, actor, action, subject, conditions, planned'),
+            ('celery_operator', 'console_action', 'UPDATE', 'ended_at, done, outcome')
         ) AS written (role, relation, rights, columns)
         CROSS JOIN LATERAL (
             SELECT c.oid::regclass::text AS found, pg_get_userbyid(c.relowner) AS owner,
@@ -181,7 +225,8 @@ BEGIN
             begun := begun || one.found;
             owners := owners || one.owner;
             EXECUTE format(
-                'REVOKE ALL ON %s %s FROM celery_worker, celery_producer, celery_result_reader, celery_monitor',
+                'REVOKE ALL ON %s %s FROM celery_worker, celery_producer, celery_result_reader, celery_monitor,'
+                ' celery_console, celery_operator',
                 one.kind, one.found
             );
         END IF;
@@ -209,13 +254,63 @@ BEGIN
         END;
     END LOOP;
 
+    -- For celery_console, which may read no payload: a schema with views by the names of the tables that have some. A login
+    -- reads them with ALTER ROLE somebody SET search_path = public_console, public. Of a payload they have its size and the
+    -- task's name, of a traceback its calls and the type of the error; bytes are null.
+    views_schema := schema_name || '_console';
+    BEGIN
+        IF to_regnamespace(quote_ident(views_schema)) IS NULL THEN
+            EXECUTE format('CREATE SCHEMA %I', views_schema);
+        END IF;
+        IF pg_has_role((SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = views_schema), 'USAGE') THEN
+            FOREACH role_name IN ARRAY owners || 'celery_migrator'::name LOOP
+                EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO %I', views_schema, role_name);
+            END LOOP;
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO celery_console', views_schema);
+        END IF;
+    EXCEPTION WHEN insufficient_privilege THEN
+        RAISE NOTICE 'celery_console sees no tasks, until the owner of % or a superuser runs this', current_database();
+    END;
+    IF has_schema_privilege(to_regnamespace(quote_ident(views_schema))::oid, 'CREATE') THEN
+        FOR one IN
+            SELECT c.relname AS name, c.oid::regclass::text AS found, pg_get_userbyid(c.relowner) AS owner,
+                string_agg(CASE
+                    WHEN a.attname = 'payload' THEN
+                        $sql$'{"withheld": ' || octet_length(payload) || ', "task": "' ||
+                        CASE WHEN octet_length(payload) <= 1048576
+                            THEN left(split_part(split_part(payload, '"task": "', 2), '"', 1), 255) ELSE '' END || '"}' AS payload$sql$
+                    WHEN a.attname = 'traceback' THEN
+                        $sql$(
+                            SELECT string_agg(part[1], E'\n')
+                            FROM regexp_matches(
+                                traceback, '(?n)^(  File "[^"]{1,250}", line [0-9]{1,9}(?:, in .{1,200})?(?:\n    [^ ].*)?)$', 'g'
+                            ) AS part
+                        ) || E'\n' || coalesce(substring(
+                            traceback FROM '.*\n  File "[^\n]*\n(?:    [^\n]*\n)*([A-Za-z_][A-Za-z0-9_.]{0,200})(?::|\n|$)'
+                        ), '') AS traceback$sql$
+                    WHEN a.attname IN ('args', 'kwargs', 'result') OR a.atttypid = 'bytea'::regtype THEN
+                        format('NULL::%s AS %I', format_type(a.atttypid, a.atttypmod), a.attname)
+                    ELSE quote_ident(a.attname)
+                END, ', ' ORDER BY a.attnum) AS columns
+            FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE c.relnamespace = to_regnamespace(quote_ident(schema_name)) AND c.relkind IN ('r', 'p')
+              AND c.relname IN ('kombu_message', 'kombu_dead_letter', 'celery_taskmeta', 'celery_attempt')
+            GROUP BY c.oid, c.relname, c.relowner
+        LOOP
+            EXECUTE format('DROP VIEW IF EXISTS %I.%I', views_schema, one.name);
+            EXECUTE format('CREATE VIEW %I.%I AS SELECT %s FROM %s', views_schema, one.name, one.columns, one.found);
+            EXECUTE format('ALTER VIEW %I.%I OWNER TO %I', views_schema, one.name, one.owner);
+            EXECUTE format('GRANT SELECT ON %I.%I TO celery_console', views_schema, one.name);
+        END LOOP;
+    END IF;
+
     -- A login that may connect can listen, notify, hold advisory locks, and fill the disk with temporary tables. So only
     -- these roles and the owner of the tables may connect.
     IF pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE') THEN
         EXECUTE format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
         EXECUTE format(
             'GRANT CONNECT ON DATABASE %I TO celery_migrator, celery_worker, celery_producer, celery_result_reader,'
-            ' celery_monitor', current_database()
+            ' celery_monitor, celery_console, celery_operator', current_database()
         );
         EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO celery_migrator, celery_worker', current_database());
         FOREACH role_name IN ARRAY owners LOOP

@@ -25,6 +25,8 @@ LOGINS = {
     "sender": ("celery_producer",),
     "asker": ("celery_producer", "celery_result_reader"),
     "watcher": ("celery_monitor",),
+    "looker": ("celery_console",),
+    "helper": ("celery_operator",),
 }
 
 
@@ -68,6 +70,7 @@ def databases(migrate: Callable[[str], None]) -> Iterator[Databases]:
             )
         # What a migrator makes belongs to the role, whoever logs in.
         made.run(cluster.superuser_url, "ALTER ROLE deploy SET role = 'celery_migrator'")
+        made.run(cluster.superuser_url, "ALTER ROLE looker SET search_path = public_console, public")
         migrate(made.url("deploy"))
         celery_postgres.create_schema(made.url("deploy", "plain"))
         made.run(made.url("deploy"), ROLES_SQL)

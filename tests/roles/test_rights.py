@@ -13,9 +13,11 @@ from typing import Any
 import psycopg2
 import pytest
 
+from celery_postgres.console import tracebacks
 from celery_postgres.database.rights import roles_script
 from celery_postgres.database.statements import statements
 from celery_postgres.operations import WORKER_SEQUENCES, WORKER_TABLES
+from celery_postgres.readmodel import ReadModel, State, TaskFilter
 from tests.roles.conftest import ROLES_SQL, Databases
 
 pytestmark = pytest.mark.xdist_group("roles")
@@ -25,6 +27,8 @@ ROLES = {
     "celery_producer": "producer",
     "celery_result_reader": "reader",
     "celery_monitor": "monitor",
+    "celery_console": "console",
+    "celery_operator": "operator",
 }
 ALL = "SELECT, INSERT, UPDATE, DELETE"
 #: By table: who may do what, to which columns if not to all. `{}`: the owner alone.
@@ -83,6 +87,33 @@ TABLES: dict[str, dict[str, str]] = {
     "kombu_consumer_id_seq": {},
     "kombu_dead_letter_id_seq": {},
 }
+#: A console that looks reads the tables with payloads in views, and these as they are; another acts.
+OF_CONSOLES: dict[str, tuple[str, str]] = {
+    "kombu_queue": ("SELECT", "SELECT, UPDATE"),
+    "kombu_message": ("", ALL),
+    "kombu_dead_letter": ("", "SELECT, UPDATE(task_name), DELETE"),
+    "kombu_consumer": ("SELECT", "SELECT, UPDATE, DELETE"),
+    "kombu_subscription": ("SELECT", "SELECT"),
+    "kombu_lost_consumer": ("SELECT", "SELECT, DELETE"),
+    "kombu_stopped_task": ("SELECT", "SELECT, INSERT, DELETE"),
+    "kombu_limit": ("SELECT", ALL),
+    "kombu_throttle": ("SELECT", ALL),
+    "celery_beat_entry": ("SELECT", "SELECT, UPDATE"),
+    "celery_beat": ("SELECT", "SELECT"),
+    "celery_minute": ("SELECT", "SELECT"),
+    "celery_hour": ("SELECT", "SELECT"),
+    "celery_taskmeta": ("", "SELECT"),
+    "celery_attempt": ("", "SELECT"),
+    "celery_chord": ("SELECT(added created_at done due_at id size)", "SELECT"),
+    "celery_chord_part": ("SELECT(chord_id position status task_id)", "SELECT"),
+    "console_action": (
+        "SELECT",
+        "SELECT, INSERT(action actor conditions planned source subject), UPDATE(done ended_at outcome)",
+    ),
+    "message_id_sequence": ("", "USAGE"),
+}
+for _table, _rights in OF_CONSOLES.items():
+    TABLES[_table] |= {role: may for role, may in zip(("console", "operator"), _rights, strict=True) if may}
 #: By function: who may call it. All but the first five are the owner's work, whoever calls them.
 FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse_stock()": set(),  # a trigger calls it, for everybody
@@ -243,7 +274,7 @@ def allowed(url: str, names: set[str]) -> set[str]:
                 else:
                     cursor.execute(statement.prepare)
                     cursor.execute("EXPLAIN " + statement.execute, dict.fromkeys(statement.parameters))
-            except psycopg2.errors.InsufficientPrivilege:
+            except (psycopg2.errors.InsufficientPrivilege, psycopg2.errors.FeatureNotSupported):  # the latter of a view
                 continue
             may.add(name)
     return may
@@ -263,6 +294,96 @@ def test_each_login_may_execute_the_statements_of_its_work(
     databases: Databases, name: str, login: str, may: set[str]
 ) -> None:
     assert allowed(databases.url(login, name), STATEMENTS) == may
+
+
+VIEWS = {name for name in STATEMENTS if name.startswith("view_")} | {"status_of_task", "gone_consumers"}
+
+
+@pytest.mark.parametrize("name", ["migrated", "plain"])
+def test_a_console_that_looks_reads_every_view_and_one_that_acts_does_all_that_operators_do(
+    databases: Databases, name: str
+) -> None:
+    of_looker, of_helper = (allowed(databases.url(login, name), STATEMENTS) for login in ("looker", "helper"))
+    assert VIEWS - of_looker == set()
+    of_fleets = {"drain_worker", "forget_worker", "enable_entry", "disable_entry", "request_entry"}
+    assert (VIEWS | OF_OPERATORS | of_fleets | {"set_paused", "cancel_task", "begin_action"}) - of_helper == set()
+    changes = {one for one in of_looker if re.search(r"\b(INSERT|UPDATE|DELETE)\b", statements()[one].direct)}
+    # These two ask about rights, and do not use them.
+    assert changes <= {"broker_usable", "may_change_queues"}, "a console that looks changes nothing"
+
+
+SECRET = "4111 1111"
+TRACEBACK = f"""Traceback (most recent call last):
+  File "/srv/mine/tasks.py", line 12, in pay
+    charge(card)
+  File "/srv/mine/bank.py", line 7, in charge
+    raise Refused(card)
+mine.bank.Refused: the card {SECRET} was refused
+and {SECRET} again
+"""
+
+
+def test_a_console_that_looks_sees_names_sizes_and_calls_and_no_value(databases: Databases) -> None:
+    payload = f'{{"body": "{SECRET}", "headers": {{"task": "mine.pay", "argsrepr": "{SECRET}"}}, "properties": {{}}}}'
+    owner, looker = databases.url("deploy", "plain"), databases.url("looker", "plain")
+    with closing(psycopg2.connect(owner)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO kombu_queue (name) VALUES ('mine')")
+        cursor.execute(
+            "INSERT INTO kombu_message (queue_id, payload, task_id) SELECT id, %s, 'waits' FROM kombu_queue", [payload]
+        )
+        cursor.execute(
+            "INSERT INTO kombu_dead_letter (message_id, failures, queue, reason, payload, task_id)"
+            " VALUES (1, 1, 'mine', 'r', %s, 'dead')",
+            [payload],
+        )
+        cursor.execute(
+            "INSERT INTO celery_taskmeta (id, task_id, status, date_done, name, traceback, result)"
+            " VALUES (1, 'failed', 'FAILURE', timezone('UTC', now()), 'mine.pay', %s, %s)",
+            [TRACEBACK, SECRET.encode()],
+        )
+        cursor.execute(
+            "INSERT INTO celery_attempt (task_id, state, traceback) VALUES ('failed', 'FAILURE', %s)", [TRACEBACK]
+        )
+    model = ReadModel(looker)
+    try:
+        shown = [
+            *(model.overview(), model.queue("mine"), model.tasks(), model.dead_letters()),
+            *(model.task(one) for one in ("waits", "dead", "failed")),
+            *(model.payload(one) for one in ("waits", "dead")),
+        ]
+        assert SECRET not in repr(shown)
+        assert {row.name for row in model.tasks().rows} == {"mine.pay"}
+        (letter,) = model.tasks(TaskFilter(state=State.DEAD)).rows
+        assert letter.bytes == len(payload)
+        found = model.task("failed")
+        assert found is not None
+        assert found.row.error == "Refused"
+        assert [frame.text for frame in tracebacks.frames(found.traceback or "")] == [
+            *("/srv/mine/tasks.py:12, in pay", "    charge(card)"),
+            *("/srv/mine/bank.py:7, in charge", "    raise Refused(card)"),
+        ]
+    finally:
+        model.close()
+    everything = """
+        SELECT view.relname, a.attname
+        FROM pg_class AS view JOIN pg_attribute AS a ON a.attrelid = view.oid AND a.attnum > 0
+        WHERE view.relnamespace = 'public_console'::regnamespace
+    """
+    for view, column in databases.run(looker, everything):
+        assert SECRET not in str(databases.run(looker, f"SELECT {column} FROM public_console.{view}")), (view, column)  # noqa: S608
+    for table in ("kombu_message", "kombu_dead_letter", "celery_taskmeta", "celery_attempt"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            databases.run(looker, f"SELECT * FROM public.{table}")  # noqa: S608
+    for change in ("DELETE FROM kombu_dead_letter", "UPDATE kombu_queue SET paused = true", "TRUNCATE console_action"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            databases.run(looker, change)
+    helper = databases.url("helper", "plain")
+    databases.run(helper, "INSERT INTO console_action (source, actor, action) VALUES ('console', 'ann', 'pause')")
+    for change in ("UPDATE console_action SET actor = 'bob'", "DELETE FROM console_action"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            databases.run(helper, change)
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        databases.run(helper, "INSERT INTO console_action (source, actor, action, login) VALUES ('', '', '', 'bob')")
 
 
 def test_the_owner_may_execute_all_of_them(databases: Databases) -> None:

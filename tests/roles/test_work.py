@@ -311,9 +311,9 @@ def test_a_monitor_lists_queues_and_consumers(databases: Databases, worker: Work
     [
         (["dead", "list"], "dead_letters"),
         (["dead", "show", "1"], "dead_letters"),
-        (["purge", "celery", "--yes"], "purge_queue"),
+        (["purge", "celery", "--yes"], "begin_action"),
         (["cancel", "x"], "messages_of_task"),
-        (["pause", "celery"], "set_paused"),
+        (["pause", "celery"], "begin_action"),
     ],
 )
 def test_a_monitor_looks_and_does_not_touch(databases: Databases, words: list[str], lacking: str) -> None:

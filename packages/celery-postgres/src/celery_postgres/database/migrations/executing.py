@@ -25,6 +25,20 @@ INDEX_TIMEOUT_S = 600
 #: A worker that consumes meanwhile, stock's above all, takes the tables in another order than a migration does.
 _AGAIN = (errorcodes.DEADLOCK_DETECTED, errorcodes.LOCK_NOT_AVAILABLE)
 
+_DROP_VIEWS = """
+    DO $$
+    DECLARE
+        one record;
+    BEGIN
+        FOR one IN
+            SELECT c.oid::regclass AS view FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE n.nspname = current_schema() || '_console' AND c.relkind = 'v' AND pg_has_role(c.relowner, 'USAGE')
+        LOOP
+            EXECUTE format('DROP VIEW %s', one.view);
+        END LOOP;
+    END
+    $$
+"""
 _VALIDITY = """
     SELECT i.indisvalid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
     WHERE c.oid = to_regclass(%s)
@@ -79,6 +93,10 @@ class Executor:
             if step.kind == "guard" or self._needless(step):
                 continue
             self._patiently(step)
+
+    def drop_views(self) -> None:
+        """Drop the views that `roles.sql` has made of the tables, which keep their columns from being dropped."""
+        self._cursor.execute(_DROP_VIEWS)
 
     def guard(self, steps: Sequence[Step]) -> None:
         """Count what the steps would delete.

@@ -134,6 +134,8 @@ def _migrate(
     if not allow_data_loss:
         for migration in down:
             executor.guard(migration.down)
+    if down:
+        executor.drop_views()
     for migration in down:
         tell(f"removing {migration.number:04} {migration.name}")
         record.begin(migration)

@@ -275,6 +275,12 @@ coalesce(letter.task_name,
     -- include: short_name_in_payload
 )
 
+-- fragment: size_of_letter
+-- Of the payload of the dead letter `letter`. A login that may not read it has its size in its place.
+coalesce(
+    substring(left(letter.payload, 30) FROM '^\{"withheld": ([0-9]{1,9}),')::integer, octet_length(letter.payload)
+)
+
 -- fragment: is_internal
 -- Queues of remote control, events and replies, which workers and clients make for themselves.
 (queue.auto_delete OR right(queue.name, 7) = '.pidbox' OR starts_with(queue.name, 'celeryev.'))

@@ -149,7 +149,7 @@ SELECT letter.id, letter.task_id,
     -- include: name_of_letter
     AS name,
     letter.queue, letter.tenant_id::text, letter.enqueued_at, letter.died_at, letter.failures, letter.reason,
-    octet_length(letter.payload)
+    -- include: size_of_letter
 FROM (
     SELECT candidate.* FROM kombu_dead_letter AS candidate
     WHERE candidate.died_at <= %(before)s AND candidate.died_at >= coalesce(%(since)s, '0001-01-02')
@@ -280,7 +280,7 @@ SELECT letter.id, letter.task_id,
     -- include: name_of_letter
     AS name,
     letter.queue, letter.tenant_id::text, letter.enqueued_at, letter.died_at, letter.failures, letter.reason,
-    octet_length(letter.payload)
+    -- include: size_of_letter
 FROM (
     SELECT candidate.* FROM kombu_dead_letter AS candidate
     WHERE candidate.task_id = %(task_id)s
