@@ -4,9 +4,8 @@ The server copies one message that Celery has published, and builds the indexes 
 many calls, one after the other on one connection; its processor time is that of the connection's server process, which
 other programs on the machine change little.
 
-Of a claim, one part grows: its update enters each message once more into ix_kombu_message_task, at a random place of an
-index that does not fit into memory. With 10,000,000 waiting a claim of 50 cost the server 1.78 ms and not 1.13; without
-that index 1.09 and 1.04.
+Until waiting and claimed messages had an index by task each, a claim of 50 with 10,000,000 waiting cost the server
+1.78 ms and not 1.13 (docs/decisions/0072).
 """
 
 from __future__ import annotations
