@@ -73,7 +73,7 @@ def canvas(url: str) -> str:
 
 _MEMBER = """
     INSERT INTO celery_taskmeta (id, task_id, status, name, root_id, parent_id, children, date_done)
-    SELECT nextval('task_id_sequence'), one.*, timezone('UTC', now())
+    SELECT nextval('task_id_sequence'), one.*, timezone('UTC', now() - interval '3 h')
     FROM (VALUES (%s, %s, %s, %s, %s, %s::bytea)) AS one
 """
 

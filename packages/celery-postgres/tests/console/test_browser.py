@@ -49,6 +49,7 @@ def views(served: Console) -> list[str]:
         f"/limits?key={night.ACME}&queue=llm",
         f"/limit?queue=llm&key={night.ACME}",
         "/act?do=limit&queue=llm&key=*&concurrency=3&per_minute=90",
+        "/actions",
         "/nothing",
     ]
 
