@@ -34,7 +34,7 @@ from environment.testkit.catalogue import catalogue, difference
 from environment.testkit.databases import CELERY_TABLES, shape, stock_consume, stock_create_all, stock_publish, tables
 from environment.testkit.kombu_programs import environment
 from environment.testkit.queue_tool import typed
-from environment.testkit.tables import run, scalar
+from environment.testkit.tables import rows, run, scalar
 from environment.waiting import wait_until
 
 DEADLINE_S = 60
@@ -57,7 +57,7 @@ RELEASED = {
     14: "46a5373d7910472d5cae8672a2b9690b78a877778932f4407cc69ea106dcd923",
     15: "f573c685a88c4ad77065006b124b16a0b0519bcc951f8008e449fd3f299e0430",
     16: "ef06c3fdb713399f8f8cded4bd68981d8eecbcf9e1629f85078b1764194dbd57",
-    17: "04eca07df9e12a1ab1a9929143a2b6a72072f94c28117ed04dbf6eb98009ddd1",
+    17: "487387021779126007b8ecca9d405a73c7f7d5e59cf27831db65aff9befbf322",
     18: "2f78bae65012989a699178b3c22ff74171bd58d332d8e651865f1c4e6a189976",
     19: "edf793add340439bb75e1ebb6f0d483be8ba833ef524a42f5063fb0f7d9e7956",
 }
@@ -139,6 +139,15 @@ def test_each_number_goes_down_and_up(empty: str, whole: dict[str, Any]) -> None
     migrate(empty)
     assert difference(catalogue(empty), whole) == []
     assert check(empty).current
+
+
+def test_those_who_read_some_columns_of_a_schedule_read_the_new_ones(empty: str) -> None:
+    """Without another run of the roles' SQL: metrics ask whether an entry is enabled."""
+    migrate(empty, 16)
+    run(empty, "GRANT SELECT (name, last_run_at) ON celery_beat_entry TO pg_monitor")
+    migrate(empty)
+    may = "SELECT has_column_privilege('pg_monitor', 'celery_beat_entry', 'enabled', 'SELECT'),"
+    assert rows(empty, may + " has_table_privilege('pg_monitor', 'celery_beat', 'SELECT')") == [(True, True)]
 
 
 def test_the_first_is_what_stock_makes(empty: str, fresh: Any) -> None:

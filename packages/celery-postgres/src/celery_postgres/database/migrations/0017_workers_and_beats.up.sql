@@ -77,6 +77,12 @@ BEGIN
             'GRANT %s ON celery_beat TO %s', CASE WHEN one.beats THEN 'SELECT, INSERT, UPDATE, DELETE' ELSE 'SELECT' END,
             one.grantee
         );
+        IF NOT has_table_privilege(one.grantee::oid, 'celery_beat_entry', 'SELECT') THEN  -- it may read some columns
+            EXECUTE format(
+                'GRANT SELECT (task, schedule, next_run_at, enabled, counts_from, requested_at, sent_at, last_task_id)'
+                ' ON celery_beat_entry TO %s', one.grantee
+            );
+        END IF;
     END LOOP;
 END
 $$;
