@@ -7,8 +7,9 @@ from typing import Any
 from app.db.targets import TARGETS
 from environment.testkit.databases import CELERY_TABLES, rows
 
-#: A worker claims messages of all tenants, so these are protected by grants and not by row-level security.
-WITHOUT_ROW_SECURITY = CELERY_TABLES | {"kombu_dead_letter"}
+#: A worker claims messages of all tenants and writes how they end, so these are protected by grants and not by
+#: row-level security.
+WITHOUT_ROW_SECURITY = CELERY_TABLES | {"kombu_dead_letter", "celery_attempt"}
 TENANT = (
     "(tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid"
     ' AS "nullif"))'

@@ -79,7 +79,7 @@ GONE_INDEXES = {"ix_kombu_message_visible", "ix_kombu_message_timestamp", "ix_ko
 NEW_INDEXES = {
     f"ix_kombu_message_{name}"
     for name in (
-        *("ready", "timed", "failed", "claimed", "expires", "task", "taken"),
+        *("ready", "timed", "failed", "claimed", "expires", "task_waiting", "task_claimed", "taken"),
         *("fair", "running", "later", "unique", "order"),
     )
 } | {"ix_celery_taskmeta_tenant", "ix_celery_taskmeta_root"}
