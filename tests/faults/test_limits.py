@@ -43,14 +43,16 @@ class Looks:
         self._ended = threading.Event()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._watch)
-        thread.start()
+    def watching(self, threads: int = 1) -> Iterator[None]:
+        watchers = [threading.Thread(target=self._watch) for _ in range(threads)]
+        for one in watchers:
+            one.start()
         try:
             yield
         finally:
             self._ended.set()
-            thread.join()
+            for one in watchers:
+                one.join()
 
     def _watch(self) -> None:
         while not self._ended.wait(0.01):
@@ -177,12 +179,12 @@ def test_a_concurrency_of_200_keys_in_eight_processes(
     wait_until(lambda: max_running(url) <= LIMIT, RECOVERY_S, "what was claimed before the limit to be done")
     looks, chance = Looks(url), random.Random(1)  # noqa: S311
     waiting = "SELECT count(*) FROM kombu_message WHERE visible"
-    with looks.watching():
+    with looks.watching(threads=4):
         for round_ in itertools.count():
             seen, done = looks.count, len(fleet.starts())
             if rows(url, waiting)[0][0] < 5_000:
                 fill(url, 20_000)
-            wait_until(lambda seen=seen: looks.count > seen + 200, RECOVERY_S, "looks")
+            wait_until(lambda seen=seen: looks.count > seen + 500, RECOVERY_S, "looks")
             wait_until(lambda done=done: len(fleet.starts()) > done, RECOVERY_S, "a claim", interval_s=0.5)
             victim = chance.randint(1, CONSUMERS)
             fleet.kill(victim)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg2
 
 from celery_postgres.errors import SchemaError
-from environment.testkit.turns import TurnsConsumer
+from environment.testkit.turns import MAX_FAILURES, TurnsConsumer
 
 
 def main(url: str, number: int, queue: int, folder: Path) -> None:
@@ -30,7 +30,8 @@ def main(url: str, number: int, queue: int, folder: Path) -> None:
 
 def _consume(consumer: TurnsConsumer, chance: random.Random, pause: threading.Event, starts: object) -> None:
     held: list[object] = []
-    while True:
+    consumer.messages.release_all(consumer.number, MAX_FAILURES, failed=False)  # of the connection before this one
+    while not consumer.session.closed:
         claimed = consumer.claim()
         for one in claimed:
             print(f"{one.flow_key} {time.time():.6f}", file=starts)  # type: ignore[call-overload]
