@@ -205,6 +205,7 @@ OF_READERS = {
     *("result", "results", "result_exists", "result_or_message"),
     *("restore_group", "await_results", "stop_waiting"),
     *("view_ended_of_tenant", "view_ended_of_tenant_end", "view_attempts", "view_attempts_end"),
+    *("view_attempts_of_tenant", "view_attempts_of_tenant_end"),
     *("view_attempts_of_task", "view_failures"),
     *("view_ended", "view_ended_end", "view_outcomes", "view_result_of_task", "view_sent_ended"),
     *("view_root_of", "view_canvas"),

@@ -87,6 +87,19 @@ def test_a_killed_workers_attempt_is_lost(probe: Probe, max_failures: int, wait_
     assert {state for state, *_ in told} == set(expected)
 
 
+def test_what_the_main_process_ends_is_one_attempt_with_its_beginning(probe: Probe, wait_until: Until) -> None:
+    """Celery reports a task that its hard time limit has killed twice, and both times to the main process."""
+    probe.start(pool="prefork", concurrency=2)
+    slow, busy = probe.send("spin", "slow", time_limit=1), probe.send("spin", "busy")
+    probe.wait_for("start", "busy")
+    busy.revoke(terminate=True, signal="SIGKILL")
+    assert remembered(probe.url, slow.id, 1, wait_until) == [("failed", "TimeLimitExceeded", 0)]
+    assert remembered(probe.url, busy.id, 1, wait_until) == [("revoked", "terminated", 0)]
+    probe.start(pool="solo", queues=["later"])
+    assert answer(probe.send("add", 1, 1, queue="later")) == 2
+    assert scalar(probe.url, "SELECT count(*) FROM celery_attempt WHERE started_at < ended_at") == 2
+
+
 def request(**more: Any) -> Context:
     return Context({"id": "t", "task": "mine.task", "hostname": "w@h", "retries": 1, "properties": {}} | more)
 

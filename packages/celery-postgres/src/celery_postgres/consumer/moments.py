@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from celery_postgres.compat import task_start
-from celery_postgres.compat.upstream import worker_state
 from celery_postgres.database.message_store import ClaimedMessage
 
 _PUBLISHED, _DUE = "published_at", "due_at"
@@ -38,12 +37,8 @@ def due_at(request: Any) -> float | None:
 
 
 def started_at(request: Any) -> float | None:
-    """When the attempt began. The main process of a prefork worker knows it of the tasks that its children run."""
-    began = task_start.began_at(request)
-    state = None if began is not None else worker_state()
-    if state is None:
-        return began
-    return _moment(getattr(state.requests.get(getattr(request, "id", None)), "time_start", None))
+    """When the attempt began."""
+    return task_start.began_at(request)
 
 
 def _moment(value: Any) -> float | None:

@@ -60,15 +60,19 @@ class HistoryStore(Store):
         """Those of one task, the last first."""
         return _attempts(self._run("view_attempts_of_task", task_id=task_id, limit=_OF_A_TASK))
 
-    def ended(self, *, before: int, scanned: int, limit: int, **which: Any) -> list[PastAttempt]:
-        """Those that ended a task of which no result is kept, the last recorded first."""
-        return _attempts(self._run("view_attempts", before=before, scanned=scanned, limit=limit, **which))
-
-    def end(self, *, before: int, scanned: int) -> tuple[int, datetime] | None:
-        """The last that `ended` reads, if there are more."""
-        for number, recorded_at in self._run("view_attempts_end", before=before, scanned=scanned):
-            return number, recorded_at
-        return None
+    def ended(
+        self, tenant: str | None, *, before: int, scanned: int, limit: int, **which: Any
+    ) -> tuple[list[PastAttempt], tuple[int, datetime] | None]:
+        """Those that ended a task of which no result is kept, of a tenant or of all, the last recorded first; and the
+        number and the time of the last that was read, if they are fewer than `limit` and there may be more."""
+        name, bounds = "view_attempts", dict[str, Any](before=before, scanned=scanned)
+        if tenant is not None:
+            name, bounds = "view_attempts_of_tenant", bounds | {"tenant": tenant}
+        found = _attempts(self._run(name, limit=limit, **bounds, **which))
+        if len(found) < limit:
+            for number, recorded_at in self._run(f"{name}_end", **bounds):
+                return found, (number, recorded_at)
+        return found, None
 
     def failures(self, since: datetime, *, cap: int, groups: int) -> list[Failures]:
         """What failed since a time, by task and error, the most first."""

@@ -174,14 +174,13 @@ class TaskViewStore(Store):
         """Tasks of which no result is kept, by the attempt that ended them, the last recorded first."""
         (before,) = after or (_LAST_ID,)
         wanted = [str(state) for state in (State.FAILED, State.REVOKED) if which.state in (None, state)]
-        attempts = self._history.ended(
-            before=before, states=wanted, scanned=SCANNED, limit=limit, task=which.task, queue=which.queue,
-            tenant=which.tenant, since=which.since, until=which.until,
+        attempts, end = self._history.ended(
+            which.tenant, before=before, states=wanted, scanned=SCANNED, limit=limit, task=which.task,
+            queue=which.queue, since=which.since, until=which.until,
         )  # fmt: skip
         found = [attempt_row(one) for one in attempts]
         if len(found) == limit:
             return Found(found, found[-1].position)
-        end = self._history.end(before=before, scanned=SCANNED)
         return Found(found) if end is None else Found(found, (end[0],), end[1])
 
     def dead(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:

@@ -23,10 +23,15 @@ _Read = Callable[[TaskFilter, tuple[Any, ...] | None, int], Found]
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What a list is read from; a place in it is an id, or a time and an id (`parts`)."""
+    """What a list is read from; a place in it is an id, or a time and an id (`parts`).
+
+    Attributes:
+        once: a page reads it once, whatever that finds: most of what it reads is of another source.
+    """
 
     read: _Read
     parts: int
+    once: bool = False
 
 
 class CursorError(CeleryPostgresError):
@@ -61,7 +66,7 @@ def page(store: TaskViewStore, which: TaskFilter, cursor: str | None, limit: int
     places = _places(cursor, sources)
     until = time.monotonic() + SEARCH_S
     found = [
-        _read_on(source.read, which, place, limit, until) if place != _OVER else Found([])
+        _read_on(source.read, which, place, limit, 0.0 if source.once else until) if place != _OVER else Found([])
         for source, place in zip(sources, places, strict=True)
     ]
     rows, taken = _merged([one.rows for one in found], limit)
@@ -81,7 +86,7 @@ _OVER: tuple[Any, ...] = ("over",)
 
 def _sources(store: TaskViewStore, state: State | None) -> list[_Source]:
     messages, ended, dead = _Source(store.messages, 1), _Source(store.ended, 2), _Source(store.dead, 2)
-    unstored = _Source(store.unstored, 1)
+    unstored = _Source(store.unstored, 1, once=True)
     if state is None:
         return [messages, ended, unstored, dead]
     if state in (State.FAILED, State.REVOKED):

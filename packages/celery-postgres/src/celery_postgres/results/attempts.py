@@ -27,7 +27,9 @@ def attempt_of(task_id: Any, state: str, error: Any, traceback: Any, request: An
     """
     if request is None or not isinstance(task_id, str) or getattr(request, "is_eager", False):
         return None
-    setattr(request, _REMEMBERED, True)
+    if getattr(request, _REMEMBERED, None) == state:  # Celery reports a task that a time limit has killed twice
+        return None
+    setattr(request, _REMEMBERED, state)
     history = history_of(request)
     return EndedAttempt(
         task_id=text(task_id),
@@ -52,5 +54,5 @@ def _kind(error: Any) -> str | None:
 def _remember_ignored(sender: Any, request: Any, reason: Any, einfo: Any, **_: Any) -> None:
     """Of a task that ignores its result, Celery stores no state RETRY: this signal is all that there is."""
     remember = getattr(sender.backend, "remember_retry", None)
-    if remember is not None and not getattr(request, _REMEMBERED, False):
+    if remember is not None and getattr(request, _REMEMBERED, None) != RETRIED:
         remember(request, reason.exc, einfo.traceback)

@@ -317,6 +317,14 @@ CASE WHEN meta.published_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.publ
 CASE WHEN meta.due_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.due_at END,
 CASE WHEN meta.started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.started_at END
 
+-- fragment: attempt_filter
+attempt.state = ANY (%(states)s)
+AND (%(task)s IS NULL OR strpos(attempt.name, %(task)s) > 0)
+AND (%(queue)s IS NULL OR attempt.queue = %(queue)s)
+AND (%(since)s IS NULL OR attempt.ended_at >= %(since)s)
+AND (%(until)s IS NULL OR attempt.ended_at < %(until)s)
+AND (SELECT count(*) FROM celery_taskmeta AS meta WHERE meta.task_id = attempt.task_id) = 0
+
 -- fragment: attempt_columns
 attempt.state, attempt.name, attempt.queue, attempt.tenant_id::text, attempt.worker, attempt.retries,
 CASE WHEN attempt.published_at BETWEEN '0001-01-02' AND '9999-12-30' THEN attempt.published_at END,

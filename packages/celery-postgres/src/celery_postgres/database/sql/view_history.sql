@@ -31,8 +31,8 @@ OFFSET %(scanned)s - 1 LIMIT 1
 
 -- name: view_attempts
 -- Attempts that ended a task of which no result is kept, the last recorded first: its result was ignored, or has expired.
--- takes: before bigint, states text[], task text, queue text, tenant uuid, since timestamptz, until timestamptz,
---   scanned integer, limit integer
+-- takes: before bigint, states text[], task text, queue text, since timestamptz, until timestamptz, scanned integer,
+--   limit integer
 SELECT attempt.id, attempt.task_id,
     -- include: attempt_columns
 FROM (
@@ -41,13 +41,8 @@ FROM (
     ORDER BY candidate.id DESC
     LIMIT %(scanned)s
 ) AS attempt
-WHERE attempt.state = ANY (%(states)s)
-  AND (%(task)s IS NULL OR strpos(attempt.name, %(task)s) > 0)
-  AND (%(queue)s IS NULL OR attempt.queue = %(queue)s)
-  AND (%(tenant)s IS NULL OR attempt.tenant_id = %(tenant)s)
-  AND (%(since)s IS NULL OR attempt.ended_at >= %(since)s)
-  AND (%(until)s IS NULL OR attempt.ended_at < %(until)s)
-  AND (SELECT count(*) FROM celery_taskmeta AS meta WHERE meta.task_id = attempt.task_id) = 0
+WHERE
+    -- include: attempt_filter
 LIMIT %(limit)s
 
 -- name: view_attempts_end
@@ -55,6 +50,30 @@ LIMIT %(limit)s
 -- takes: before bigint, scanned integer
 SELECT candidate.id, candidate.recorded_at FROM celery_attempt AS candidate
 WHERE candidate.id < %(before)s
+ORDER BY candidate.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_attempts_of_tenant
+-- The same of one tenant, through an index of its own.
+-- takes: tenant uuid, before bigint, states text[], task text, queue text, since timestamptz, until timestamptz,
+--   scanned integer, limit integer
+SELECT attempt.id, attempt.task_id,
+    -- include: attempt_columns
+FROM (
+    SELECT candidate.* FROM celery_attempt AS candidate
+    WHERE candidate.tenant_id = %(tenant)s AND candidate.id < %(before)s
+    ORDER BY candidate.id DESC
+    LIMIT %(scanned)s
+) AS attempt
+WHERE
+    -- include: attempt_filter
+LIMIT %(limit)s
+
+-- name: view_attempts_of_tenant_end
+-- The last of the attempts that `view_attempts_of_tenant` reads; no row if there are fewer than `scanned`.
+-- takes: tenant uuid, before bigint, scanned integer
+SELECT candidate.id, candidate.recorded_at FROM celery_attempt AS candidate
+WHERE candidate.tenant_id = %(tenant)s AND candidate.id < %(before)s
 ORDER BY candidate.id DESC
 OFFSET %(scanned)s - 1 LIMIT 1
 
