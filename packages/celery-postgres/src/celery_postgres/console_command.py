@@ -18,10 +18,16 @@ import click
     help="A host name by which browsers reach it, besides localhost and addresses. Repeat it for several.",
 )
 @click.option(
+    "--root-path",
+    default="",
+    metavar="PATH",
+    help="The path below which a proxy shows it, such as /celery, where the proxy takes that path away.",
+)
+@click.option(
     "--new-key",
     nargs=2,
     metavar="ROLE NAME",
-    help="Make a key for a `reader`, an `operator` or an `operator+payloads` (who sees error messages), and exit.",
+    help="Make a key for a `reader`, an `operator` or an `operator+payloads` (who sees values), and exit.",
 )
 @click.pass_context
 def console(context: click.Context, /, new_key: tuple[str, str] | None, **options: Any) -> None:

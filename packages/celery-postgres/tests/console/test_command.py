@@ -115,16 +115,23 @@ def test_with_keys_it_is_closed(folder: Path, module_database: Any) -> None:
     viewer = ConfiguredKeys([line]).enter(key)
     assert viewer is not None
     assert viewer.name == "on-call"
-    with served(folder, module_database.url, CELERY_CONSOLE_KEYS=line) as address:
-        status, page = get(f"{address}/")
+    # A proxy shows it below a path, which it takes away.
+    with served(folder, module_database.url, "--root-path", "/celery", CELERY_CONSOLE_KEYS=line) as address:
+        status, page = get(f"{address}/queues")
         assert status == 401
         assert "Sign in with a key" in page
+        assert 'action="/celery/sign-in"' in page
+        assert 'href="/celery/static/console.css' in page
+        assert 'name="next" value="/queues"' in page
+        assert get(f"{address}/celery/queues")[0] == 401, "without a key every address is the door"
 
 
 @pytest.mark.parametrize(
     ("words", "variables", "says"),
     [
         (("--host", "0.0.0.0"), {}, "without keys it listens on a loopback address only"),  # noqa: S104
+        (("--root-path", "celery/"), {}, "'celery/' is not a path such as /celery"),
+        (("--root-path", "//evil.example"), {}, "is not a path such as /celery"),
         ((), {"CELERY_CONSOLE_KEYS": "hunter2"}, "key 1 of the console is not"),
         ((), {"CELERY_CONSOLE_SECRET": "hunter2"}, "CELERY_CONSOLE_SECRET is shorter than 32 characters"),
         (("--new-key", "admin", "x"), {}, "a key is for a `reader`"),

@@ -24,6 +24,7 @@ KEYS = "CELERY_CONSOLE_KEYS"
 SECRET = "CELERY_CONSOLE_SECRET"  # noqa: S105  # the name of a variable
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?", re.ASCII)
 _SHORTEST_SECRET = 32
+_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 #: Seconds for requests to end when the server stops.
 STOP_S = 5
 #: uvicorn's status when it cannot listen.
@@ -47,12 +48,16 @@ def keys_for(host: str, environment: Mapping[str, str]) -> Keys:
     return ThisMachine()
 
 
-def serve(app: Any, *, host: str, port: int, title: str, allowed_hosts: Sequence[str] = ()) -> None:
+def serve(
+    app: Any, *, host: str, port: int, title: str, allowed_hosts: Sequence[str] = (), root_path: str = ""
+) -> None:
     """Serve the console of a Celery application until a signal ends it.
 
     Raises:
-        ConsoleError: it may not listen there, or the broker is not this package's.
+        ConsoleError: it may not listen there, the path is none, or the broker is not this package's.
     """
+    if root_path and not _PATH.fullmatch(root_path):
+        raise ConsoleError(f"--root-path {root_path!r} is not a path such as /celery, without a slash at its end")
     secret = os.environ.get(SECRET) or None
     if secret is not None and len(secret) < _SHORTEST_SECRET:
         raise ConsoleError(f"{SECRET} is shorter than {_SHORTEST_SECRET} characters")
@@ -62,6 +67,7 @@ def serve(app: Any, *, host: str, port: int, title: str, allowed_hosts: Sequence
         OwnHosts(console, [host, *allowed_hosts]),
         host=host,
         port=port,
+        root_path=root_path,
         log_level="warning",
         server_header=False,
         date_header=False,
