@@ -12,6 +12,7 @@ import psycopg2
 from psycopg2.extras import execute_values, register_uuid
 
 from celery_postgres import operations
+from celery_postgres.database.histogram import CLASSES, class_of
 from environment.testkit.stock_rows import payload
 
 _NAMES = UUID(int=0xC0115)
@@ -93,6 +94,7 @@ def fill(url: str) -> Night:
         _messages(cursor, night)
         _results(cursor, night)
         _dead_letters(cursor, night)
+        _minutes(cursor)
     return night
 
 
@@ -254,3 +256,32 @@ def _dead_letters(cursor: Any, night: Night) -> None:
             )
     rows.append((50_000.0, 0, None, "webhooks", None, "the payload is not JSON", "}{"))
     execute_values(cursor, _LETTER, rows, template="(%s::float, %s, %s::uuid, %s, %s, %s, %s)", page_size=len(rows))
+
+
+def _minutes(cursor: Any) -> None:
+    """What workers have counted: from fourteen minutes ago on `llm` falls behind, and its provider does not answer."""
+    counted, depths = [], []
+    for ago in range(60):
+        late = max(0, 14 - ago)
+        llm, mail = 290 - 14 * late + ago % 7, 120 + ago % 11
+        failed = 6 * late + (ago == 31)
+        for queue, name, started, lost, waited_s in (
+            ("llm", "app.tasks.llm.explanation", llm, failed, 0.8 + 45.0 * late),
+            ("mail", "mail.send", mail, 0, 0.05),
+        ):
+            waited, ran = [0] * CLASSES, [0] * CLASSES
+            waited[class_of(waited_s)] = started // 2
+            waited[class_of(waited_s / 3)] += started - started // 2
+            ran[class_of(4.0 if queue == "llm" else 0.2)] = started
+            counted.append((ago, queue, name, started, started - lost, lost, waited, ran))
+        depths.append((ago, "llm", 8 + ago % 5 + 214 * late, 0.5 + 58.0 * late))
+        depths.append((ago, "mail", ago % 4, 0.1))
+    at = "(date_trunc('minute', now()) - %s * interval '1 minute', "
+    insert = "INSERT INTO celery_minute (minute, consumer_id, queue, name, started, done, failed, retried, waited, ran)"
+    execute_values(cursor, f"{insert} VALUES %s", counted, template=f"{at}0, %s, %s, %s, %s, %s, 0, %s, %s)")
+    execute_values(
+        cursor,
+        "INSERT INTO celery_depth (minute, queue, waiting, oldest_s) VALUES %s",
+        depths,
+        template=f"{at}%s, %s, %s)",
+    )

@@ -77,6 +77,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "celery_minute": {"worker": ALL},
     "celery_hour": {"worker": ALL},
+    "celery_depth": {"worker": ALL},
     "celery_postgres_migration": dict.fromkeys(ROLES.values(), "SELECT"),
     "queue_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
     "message_id_sequence": {"worker": "USAGE", "producer": "USAGE"},
@@ -102,6 +103,7 @@ OF_CONSOLES: dict[str, tuple[str, str]] = {
     "celery_beat": ("SELECT", "SELECT"),
     "celery_minute": ("SELECT", "SELECT"),
     "celery_hour": ("SELECT", "SELECT"),
+    "celery_depth": ("SELECT", "SELECT"),
     "celery_taskmeta": ("", "SELECT"),
     "celery_attempt": ("", "SELECT"),
     "celery_chord": ("SELECT(added created_at done due_at id size)", "SELECT"),
@@ -207,7 +209,7 @@ OF_READERS = {
     *("view_ended_of_tenant", "view_ended_of_tenant_end", "view_attempts", "view_attempts_end"),
     *("view_attempts_of_tenant", "view_attempts_of_tenant_end"),
     *("view_attempts_of_task", "view_failures"),
-    *("view_ended", "view_ended_end", "view_outcomes", "view_result_of_task", "view_sent_ended"),
+    *("view_ended", "view_ended_end", "view_result_of_task", "view_sent_ended"),
     *("view_root_of", "view_canvas"),
 }
 #: What a client that publishes and waits may ask: where a task's message is.

@@ -14,6 +14,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery_postgres.database.histogram import CLASSES
 from celery_postgres.database.minute_store import MinuteRow, MinuteStore, Retention
 from celery_postgres.database.session import Session
+from celery_postgres.readmodel import ReadModel
 from environment.testkit.databases import rows
 from environment.testkit.probe import DEADLINE_S, POOLS, Probe
 from environment.testkit.tables import rows_of, run, scalar
@@ -120,6 +121,46 @@ def test_names_and_queues_have_a_limit(url: str) -> None:
         )
 
 
+def test_what_waits_is_noted_once_a_minute_and_forgotten(url: str, store: MinuteStore) -> None:
+    run(
+        url,
+        "INSERT INTO kombu_queue (id, name) VALUES (1, 'q'), (2, 'empty')",
+        "INSERT INTO kombu_queue (id, name, auto_delete) VALUES (3, 'reply.pidbox', true)",
+        "INSERT INTO kombu_message (queue_id, payload, enqueued_at)"
+        " SELECT 1, 'x', now() - interval '1 hour' FROM generate_series(1, 10002)",
+        "INSERT INTO kombu_message (queue_id, payload, available_at) VALUES (2, 'x', now() + interval '1 hour')",
+    )
+    for _ in range(2):
+        store.note_depths([1, 2, 3])
+    noted = "SELECT queue, waiting, oldest_s > 3500 FROM celery_depth ORDER BY queue"
+    assert {row[0] for row in rows(url, noted)} == {"empty", "q"}
+    assert set(rows(url, noted)) == {("empty", 0, None), ("q", 10_001, True)}
+    run(url, "UPDATE celery_depth SET minute = minute - interval '3 days'")
+    store.tidy(Retention())
+    assert rows(url, noted) == []
+
+
+def test_the_last_hour_of_a_queue(url: str, store: MinuteStore) -> None:
+    now = this_minute()
+    store.write([counted(now - 1, 7), counted(now - 1, 8), counted(now - 70, 7)])
+    run(
+        url,
+        f"INSERT INTO celery_depth SELECT to_timestamp({now - 2} * 60 + n * 60), 'q', 40 + n * 30, 1"  # noqa: S608
+        " FROM generate_series(0, 2) AS n",
+    )
+    with closing(ReadModel(url)) as model:
+        hour, every = model.last_hour("q"), model.overview().hour
+        assert model.last_hour("another").latest.started == 0
+    assert every is not None
+    assert len(hour.minutes) == len(every.minutes) == 60
+    # Another minute may have begun since it was written.
+    assert [one.finished for one in hour.minutes if one.finished] == [8]
+    assert every.finished == 8
+    assert [one for one in hour.came if one is not None][-1] == 40  # ten began, and thirty more wait than before
+    assert hour.grows_by == 30
+    assert hour.waited_s(0.5) is not None
+
+
 # -- counted by workers
 
 SUMS = """
@@ -167,7 +208,7 @@ def test_a_worker_writes_while_it_runs_and_goes_on_without_the_table(probe: Prob
     wait_until(lambda: rows(probe.url, SUMS) == [("probe.run", 1, 1, 0, 0, 1)], DEADLINE_S, "the first count")
     run(probe.url, "DROP TABLE celery_minute")
     probe.send("run", "second").get(timeout=DEADLINE_S)
-    wait_until(lambda: "is not counted" in worker.log_text(), DEADLINE_S, "a line that says that it does not count")
+    wait_until(lambda: "cannot count how many tasks run" in worker.log_text(), DEADLINE_S, "it to say so")
     assert probe.send("run", "third").get(timeout=DEADLINE_S) == "third"
     worker.stop()
-    assert worker.log_text().count("is not counted") == 1
+    assert worker.log_text().count("cannot count") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
@@ -15,8 +16,10 @@ from kombu import Queue
 
 from celery_postgres import operations
 from celery_postgres.database import task_view_store, watchdog
+from celery_postgres.database.minute_store import MinuteRow, MinuteStore
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.reader import Reader
+from celery_postgres.database.session import Session
 from celery_postgres.readmodel import Count, CursorError, ReadModel, State, TaskFilter, Unavailable
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.proxy import Proxy
@@ -380,7 +383,9 @@ def test_problems_are_found_in_the_tables(model: ReadModel, url: str, client: Cl
     send(app, queue, 2, "mine.dead")
     bury(client, queue, 2)
     send(app, queue)
-    run(url, "UPDATE kombu_message SET enqueued_at = now() - interval '10 minutes'", RESULT.format(count=200))
+    run(url, "UPDATE kombu_message SET enqueued_at = now() - interval '10 minutes'")
+    with closing(Session(url)) as session:
+        MinuteStore(session).write([MinuteRow(int(time.time() // 60), 7, queue, "mine.ended", done=180, failed=20)])
     found = {one.rule: one for one in model.problems()}
     assert found.keys() == {"unconsumed", "dead", "failing"}
     assert found["unconsumed"].sentence == f"Queue {queue} has no worker: 1 is waiting, the oldest for 10 min"

@@ -34,6 +34,7 @@ FILL = {
     "celery_waiter": f"(task_id, listener, slot) SELECT 'task-' || n, n, n {SERIES}",
     "celery_minute": "(minute, consumer_id, queue, name, started, done, failed, retried, waited, ran)"
     f" SELECT now() - n * interval '1 minute', n % 2, 'q', 'n', 1, 1, 0, 0, '{{}}', '{{}}' {SERIES}",
+    "celery_depth": f"(minute, queue, waiting) SELECT now() - n * interval '1 minute', 'q', 1 {SERIES}",
     "celery_hour": "(hour, queue, name, started, done, failed, retried, waited, ran)"
     f" SELECT now() - n * interval '1 hour', 'q', 'n', 1, 1, 0, 0, '{{}}', '{{}}' {SERIES}",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,12 @@ class Tally:
                 row.retried += 1
             row.ran[class_of(ran_s)] += 1
 
+    def minute(self) -> int:
+        """The current minute since 1970, by the database's clock."""
+        return int((time.monotonic() + self._ahead_s) // 60)
+
     def _row(self, queue: str, name: str) -> MinuteRow:
-        minute = int((time.monotonic() + self._ahead_s) // 60)
+        minute = self.minute()
         if minute != self._minute:
             self._minute = minute
             self._current.clear()
@@ -157,10 +162,15 @@ class Counting:
     def __init__(self, *, counts: bool) -> None:
         self.tally = Tally() if counts else None
         self._next = 0.0  # at once: until then the minutes are those of this machine's clock
-        self._failing = False
+        self._noted_depths_in = 0
+        #: What could not be written the last time.
+        self._failing: set[str] = set()
 
-    def write_if_due(self, session: Session, consumer: int) -> None:
-        """Write what has changed, if it is time; nothing if nothing has.
+    def write_if_due(self, session: Session, consumer: int, queues: Callable[[], Sequence[int]]) -> None:
+        """Write what has changed, if it is time; and once in a minute, how much waits in the queues.
+
+        Args:
+            queues: returns the ids of those that this process consumes.
 
         Raises:
             psycopg2.Error: the connection is lost.
@@ -170,6 +180,10 @@ class Counting:
             return
         first, self._next = self._next == 0.0, now + WRITE_S * uniform(0.8, 1.0)
         self._write(self.tally, session, consumer, also_nothing=first)
+        minute = self.tally.minute()
+        if minute != self._noted_depths_in and (ids := queues()):
+            self._noted_depths_in = minute
+            self._try("what waits in queues", session, lambda: MinuteStore(session).note_depths(ids))
 
     def write_all(self, session: Session, consumer: int) -> None:
         """Write what has changed, before this process ends."""
@@ -181,14 +195,21 @@ class Counting:
         if not rows and not also_nothing:
             return
         try:
-            clock = MinuteStore(session).write(rows)
-        except (driver.Error, SchemaError) as error:
+            if self._try("how many tasks run", session, lambda: tally.written(MinuteStore(session).write(rows))):
+                rows = []
+        finally:
             tally.not_written(rows)
+
+    def _try(self, what: str, session: Session, work: Callable[[], None]) -> bool:
+        """Whether it was done. If not, that is logged once, unless the connection is lost."""
+        try:
+            work()
+        except (driver.Error, SchemaError) as error:
             if session.closed:
                 raise
-            if not self._failing:
-                logger.warning("What tasks this process runs is not counted (%s); they run on", loggable(error))
-            self._failing = True
-            return
-        tally.written(clock)
-        self._failing = False
+            if what not in self._failing:
+                logger.warning("This process cannot count %s (%s); tasks run on", what, loggable(error))
+            self._failing.add(what)
+            return False
+        self._failing.discard(what)
+        return True

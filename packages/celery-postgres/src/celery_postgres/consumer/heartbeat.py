@@ -230,7 +230,7 @@ class Heartbeat(Service):
         if self.claims.pending.age() > self.claims.pending.FLUSH_AFTER_S:
             self.claims.settle_pending(messages)
         self.claims.do_postponed(messages)
-        self.counting.write_if_due(session, self.consumer)
+        self.counting.write_if_due(session, self.consumer, self._subscriptions.queue_ids)
         pending = len(self.claims.pending) > 0
         self._wait(session, busy=self._buffers.release_stale(messages) or pending)
 

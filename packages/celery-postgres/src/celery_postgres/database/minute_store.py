@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from celery_postgres.database.counting import CAP
 from celery_postgres.database.histogram import CLASSES
 from celery_postgres.database.store import Store
 
@@ -75,10 +76,15 @@ class MinuteStore(Store):
         )
         return float(clock)
 
+    def note_depths(self, queues: Sequence[int]) -> None:
+        """Note how much waits in these queues, unless that is noted in this minute already."""
+        self._run("write_depths", queues=list(queues), cap=CAP)
+
     def tidy(self, kept: Retention) -> None:
         """Add up the rows of several consumers, and the minutes of an hour, and delete old hours."""
         self._repeat("merge_minutes", MERGED_AFTER_S)
         self._repeat("minutes_to_hours", kept.minutes_s)
+        self._repeat("drop_depths", kept.minutes_s)
         self._repeat("drop_hours", kept.hours_s)
 
     def _repeat(self, name: str, after_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.store import Store
@@ -85,12 +85,18 @@ class DeadOfQueue:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """How tasks of one name ended: those that succeeded or failed. `first_failure` is in UTC."""
+    """How attempts at tasks of one name ended: those that succeeded or failed.
+
+    Attributes:
+        first_failure: when the minute of the first failure began.
+        ran: how long they ran, and those that were retried too, by classes of `histogram`.
+    """
 
     name: str
     ended: int
     failed: int
     first_failure: datetime | None
+    ran: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +180,6 @@ class QueueViewStore(Store):
 
     # -- what problems are found by
 
-    def outcomes(self, since: datetime, before: datetime) -> list[Outcomes]:
-        """How the last 10,000 tasks ended that ended in this time, by name."""
-        rows = self._run("view_outcomes", since=_utc(since), before=_utc(before), cap=CAP - 1)
-        return [
-            Outcomes(name, ended, failed, None if first is None else first.replace(tzinfo=UTC))
-            for name, ended, failed, first in rows
-        ]
-
     def health(self) -> Health:
         """How the database fares."""
         (row,) = self._run("view_health")
@@ -194,7 +192,3 @@ def _is_longer(queue: Queue) -> bool:
 
 def _age(queue: Queue) -> float:
     return queue.oldest_s or 0.0
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None)

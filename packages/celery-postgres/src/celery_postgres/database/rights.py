@@ -30,6 +30,7 @@ WORKER_TABLES = {
     "celery_waiter": _ALL,
     "celery_minute": _ALL,
     "celery_hour": _ALL,
+    "celery_depth": _ALL,
 }
 #: Sequences that it takes numbers from (USAGE).
 WORKER_SEQUENCES = (

@@ -9,6 +9,7 @@ however many there are.
                            however many ask
 `problems()`               `tuple[Problem]`: what needs attention, by severity, then age (from the same reading)
 `queue(name)`              `QueueDetail`: its messages, who fills it by tenant, what runs next, its consumers; None
+`last_hour(name)`          `LastHour`: what workers counted of it by the minute; of all queues, `overview().hour`
 `tasks(filter, cursor)`    `Page` of `TaskRow`: tasks by state, name, queue, tenant and time
 `find(text)`               ids of tasks that begin with a text of at least 8 characters
 `task(task_id)`            `Task`: one task with its attempts, error and origin; None if nothing is stored of it
@@ -38,11 +39,13 @@ from celery_postgres.database.fleet_view_store import Beat, LastRun, Running, Sc
 from celery_postgres.database.history_store import Failures
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
+from celery_postgres.database.minute_view_store import Depth, Minute
 from celery_postgres.database.queue_view_store import DeadTotal, Queue
 from celery_postgres.database.task_rows import ENDED, DeadLetterGroup, State, TaskRow
 from celery_postgres.database.task_view_store import TaskFilter
 from celery_postgres.readmodel.canvas import Canvas, Member
 from celery_postgres.readmodel.changes import Change
+from celery_postgres.readmodel.last_hour import LastHour
 from celery_postgres.readmodel.limits import Limits, Standing
 from celery_postgres.readmodel.model import DeadLetters, QueueDetail, ReadModel, TenantShare, WorkerDetail
 from celery_postgres.readmodel.observing import Overview
@@ -64,12 +67,15 @@ __all__ = [
     "DeadLetterGroup",
     "DeadLetters",
     "DeadTotal",
+    "Depth",
     "Failures",
+    "LastHour",
     "LastRun",
     "Limit",
     "LimitRow",
     "Limits",
     "Member",
+    "Minute",
     "Origin",
     "Overview",
     "Page",

@@ -13,6 +13,7 @@ from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
 from celery_postgres.database.history_store import Failures, PastAttempt
 from celery_postgres.database.limit_store import Limit
+from celery_postgres.database.minute_view_store import MinuteViewStore
 from celery_postgres.database.monitor_store import MonitorStore
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore
 from celery_postgres.database.reader import Reader
@@ -21,6 +22,7 @@ from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskSt
 from celery_postgres.database.task_view_store import TaskFilter, TaskViewStore
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
 from celery_postgres.readmodel.fleet import Fleet
+from celery_postgres.readmodel.last_hour import LastHour, begins, last_hour
 from celery_postgres.readmodel.limits import Limits, LimitViews, Standing
 from celery_postgres.readmodel.observing import MOST_GROUPS, Observer, Overview
 from celery_postgres.readmodel.overdue import Lateness
@@ -95,13 +97,13 @@ class ReadModel:
         self._queues = QueueViewStore(self._reader)
         self._tasks = TaskViewStore(self._reader, self._results)
         self._actions = ActionStore(self._reader)
-        ended = self._queues if self._results is None else QueueViewStore(self._results)
         self._canvases = CanvasStore(self._reader, self._results)
+        self._minutes = MinuteViewStore(self._reader)
         self._limits = LimitViews(self._reader, self._results or self._reader)
         fleet = FleetViewStore(self._reader)
         of_results = fleet if self._results is None else FleetViewStore(self._results)
         self._fleet = Fleet(fleet, of_results, Lateness(app))
-        self._observer = Observer(self._queues, self._fleet, self._tasks, ended, self._actions)
+        self._observer = Observer(self._queues, self._fleet, self._tasks, self._minutes, self._actions)
 
     def close(self) -> None:
         """Close the connections."""
@@ -178,6 +180,12 @@ class ReadModel:
     def standing(self, key: str, tenant: UUID | None = None) -> tuple[Standing, ...]:
         """How a key stands in the fair queues: its limits, what of it runs and waits, and for how long."""
         return self._limits.standing(key, tenant)
+
+    def last_hour(self, name: str) -> LastHour:
+        """What workers have counted of one queue in the last hour, and how much waited."""
+        now = datetime.now(UTC)
+        since = begins(now)
+        return last_hour(now, self._minutes.minutes(since, name), self._minutes.depths(since, name))
 
     # -- tasks
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.counting import CAP
 from celery_postgres.database.fleet_view_store import Beat, Schedule, Worker
+from celery_postgres.database.minute_view_store import Minute, MinuteViewStore
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, QueueViewStore
 from celery_postgres.database.task_rows import DeadLetterGroup
 from celery_postgres.database.task_view_store import TaskViewStore
@@ -18,6 +19,7 @@ from celery_postgres.readmodel import changes as changing
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.changes import Change, changes
 from celery_postgres.readmodel.fleet import Fleet
+from celery_postgres.readmodel.last_hour import LastHour, begins, last_hour
 from celery_postgres.readmodel.problem import Problem
 from celery_postgres.readmodel.problems import Late, Observed, problems
 from celery_postgres.readmodel.trend import Trend
@@ -26,6 +28,8 @@ from celery_postgres.readmodel.trend import Trend
 FRESH_S = 1.0
 #: The same of what only problems need: groups of dead letters, outcomes, the state of the database.
 CAUSES_FRESH_S = 10.0
+#: The same of how tasks ended before.
+BEFORE_FRESH_S = 60.0
 #: How tasks ended before is asked of so long a time.
 _BEFORE = timedelta(hours=2)
 MOST_GROUPS = 200
@@ -44,6 +48,7 @@ class Overview:
         beats: those of the last day, the ones seen last first.
         problems: what needs attention, the most urgent first.
         changes: what changed in the last hour, the last first.
+        hour: what workers have counted in the last hour, at most ten seconds old.
     """
 
     read_at: datetime
@@ -54,6 +59,7 @@ class Overview:
     beats: tuple[Beat, ...]
     problems: tuple[Problem, ...]
     changes: tuple[Change, ...] = ()
+    hour: LastHour | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class _Causes:
     recent: Sequence[Outcomes]
     before: Sequence[Outcomes]
     health: Health
+    minutes: Sequence[Minute]
 
 
 class Observer:
@@ -72,7 +79,7 @@ class Observer:
         queues: reads queues.
         fleet: reads workers, beats and the schedule.
         tasks: reads dead letters.
-        results: reads results, which may be in another database.
+        minutes: reads what workers have counted.
         actions: reads what people did, and which workers were lost.
     """
 
@@ -81,15 +88,16 @@ class Observer:
         queues: QueueViewStore,
         fleet: Fleet,
         tasks: TaskViewStore,
-        results: QueueViewStore,
+        minutes: MinuteViewStore,
         actions: ActionStore,
     ) -> None:
-        self._queues, self._fleet, self._tasks, self._results = queues, fleet, tasks, results
+        self._queues, self._fleet, self._tasks, self._minutes = queues, fleet, tasks, minutes
         self._actions = actions
         self._lock = threading.Lock()
         self._latest: tuple[float, Overview] | None = None
         self._failed: tuple[float, Exception] | None = None
         self._causes: _Causes | None = None
+        self._before: tuple[float, Sequence[Outcomes]] | None = None
         self._trend = Trend()
 
     def overview(self) -> Overview:
@@ -138,19 +146,31 @@ class Observer:
             now,
         )
         return Overview(
-            now, tuple(queues), tuple(workers), total, tuple(schedules), tuple(beats), problems(observed), changed
+            now,
+            tuple(queues),
+            tuple(workers),
+            total,
+            tuple(schedules),
+            tuple(beats),
+            problems(observed),
+            changed,
+            last_hour(now, causes.minutes),
         )
 
     def _read_causes(self, now: datetime) -> _Causes:
         if self._causes is None or time.monotonic() - self._causes.read >= CAUSES_FRESH_S:
             lately = now - timedelta(seconds=thresholds.FAILING_WITHIN_S)
-            # A worker's clock may be ahead of this one.
-            recent = self._results.outcomes(lately, now + timedelta(days=1))
             self._causes = _Causes(
                 time.monotonic(),
                 self._tasks.dead_groups(tenant=None, queue=None, cap=CAP - 1, groups=MOST_GROUPS),
-                recent,
-                self._results.outcomes(lately - _BEFORE, lately) if any(one.failed for one in recent) else (),
+                self._minutes.outcomes(lately, now + timedelta(days=1)),  # the database's clock may be ahead
+                self._outcomes_before(lately),
                 self._queues.health(),
+                self._minutes.minutes(begins(now)),
             )
         return self._causes
+
+    def _outcomes_before(self, lately: datetime) -> Sequence[Outcomes]:
+        if self._before is None or time.monotonic() - self._before[0] >= BEFORE_FRESH_S:
+            self._before = time.monotonic(), self._minutes.outcomes(lately - _BEFORE, lately)
+        return self._before[1]

@@ -22,6 +22,7 @@ document.addEventListener("click", (event) => {
 // Times in the reader's zone, UTC on hover. Without this script they are UTC and say so.
 const forms = {
   time: { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" },
+  minute: { hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
   date: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
 };
 let zone = kept.get("zone") || undefined;

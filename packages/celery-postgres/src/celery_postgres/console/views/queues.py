@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from celery_postgres.console.formatting import plural
 from celery_postgres.console.looking import Look, NotThereError, Page
+from celery_postgres.console.views.last_hour import queue_charts
 from celery_postgres.console.views.rows import queue_rows, worker_row
 
 _HUNDRED = 100
@@ -40,6 +41,7 @@ def queue(look: Look) -> Page:
         "queue.html",
         {
             "queue": row,
+            "charts": queue_charts(model.last_hour(found.queue.name), found.queue),
             "paused": by,
             "summary": f"{says} {plural(found.queue.consumers, 'consumer')}.",
             "tenants": [

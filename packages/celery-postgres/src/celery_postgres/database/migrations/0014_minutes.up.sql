@@ -34,7 +34,18 @@ CREATE TABLE IF NOT EXISTS celery_hour (
     PRIMARY KEY (hour, queue, name)
 );
 
--- step: grant both tables to the roles that consume
+-- How many messages of a queue waited as a minute began (counting stops at 10,001), and for how long the oldest had. One of the
+-- queue's consumers looks.
+-- step: create celery_depth
+CREATE TABLE IF NOT EXISTS celery_depth (
+    minute timestamptz NOT NULL,
+    queue text NOT NULL CHECK (char_length(queue) <= 200),
+    waiting integer NOT NULL,
+    oldest_s double precision,
+    PRIMARY KEY (minute, queue)
+);
+
+-- step: grant these tables to the roles that consume
 DO $$
 DECLARE
     one record;
@@ -44,7 +55,7 @@ BEGIN
         FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS acl
         WHERE c.oid = 'kombu_message'::regclass AND acl.privilege_type = 'DELETE' AND acl.grantee <> 0
     LOOP
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON celery_minute, celery_hour TO %s', one.grantee);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON celery_minute, celery_hour, celery_depth TO %s', one.grantee);
     END LOOP;
 END
 $$;

@@ -451,6 +451,15 @@ ORDER BY queue.id, one.unique_key NULLS FIRST, one.number
 
 -- What consumers have counted.
 
+-- fragment: sum_of_runs
+-- Of the rows of `gone`, how long tasks ran.
+ARRAY[
+    sum(gone.ran[1]), sum(gone.ran[2]), sum(gone.ran[3]), sum(gone.ran[4]),
+    sum(gone.ran[5]), sum(gone.ran[6]), sum(gone.ran[7]), sum(gone.ran[8]),
+    sum(gone.ran[9]), sum(gone.ran[10]), sum(gone.ran[11]), sum(gone.ran[12]),
+    sum(gone.ran[13]), sum(gone.ran[14]), sum(gone.ran[15]), sum(gone.ran[16])
+]
+
 -- fragment: sum_counts
 -- Of the rows of `gone`, added up.
 sum(gone.started), sum(gone.done), sum(gone.failed), sum(gone.retried),
@@ -460,12 +469,7 @@ ARRAY[
     sum(gone.waited[9]), sum(gone.waited[10]), sum(gone.waited[11]), sum(gone.waited[12]),
     sum(gone.waited[13]), sum(gone.waited[14]), sum(gone.waited[15]), sum(gone.waited[16])
 ],
-ARRAY[
-    sum(gone.ran[1]), sum(gone.ran[2]), sum(gone.ran[3]), sum(gone.ran[4]),
-    sum(gone.ran[5]), sum(gone.ran[6]), sum(gone.ran[7]), sum(gone.ran[8]),
-    sum(gone.ran[9]), sum(gone.ran[10]), sum(gone.ran[11]), sum(gone.ran[12]),
-    sum(gone.ran[13]), sum(gone.ran[14]), sum(gone.ran[15]), sum(gone.ran[16])
-]
+-- include: sum_of_runs
 
 -- fragment: add_counts
 -- Of a row that is there, to `kept`.

@@ -105,3 +105,40 @@ WITH old AS MATERIALIZED (
     RETURNING own.hour
 )
 SELECT count(*) FROM gone
+
+-- name: write_depths
+-- Note how much waits in these queues, at most `cap` of each, unless another consumer has in this minute. Not of internal
+-- queues.
+-- takes: queues bigint[], cap integer
+INSERT INTO celery_depth (minute, queue, waiting, oldest_s)
+SELECT date_trunc('minute', now()), queue.name, least(%(cap)s,
+    -- include: ready_count
+), extract(epoch FROM now() -
+    -- include: ready_since
+)
+FROM kombu_queue AS queue
+WHERE queue.id = ANY (%(queues)s) AND NOT
+    -- include: is_internal
+  AND NOT EXISTS (
+    SELECT FROM celery_depth AS known WHERE known.minute = date_trunc('minute', now()) AND known.queue = queue.name
+  )
+ORDER BY queue.name
+ON CONFLICT DO NOTHING
+
+-- name: drop_depths
+-- Delete what was noted before, at most `limit` rows. Returns how many were deleted.
+-- takes: after_s float, limit bigint
+WITH old AS MATERIALIZED (
+    SELECT own.minute, own.queue
+    FROM celery_depth AS own
+    WHERE own.minute < now() - %(after_s)s * interval '1 second'
+    ORDER BY own.minute
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM celery_depth AS own
+    USING old
+    WHERE own.minute = old.minute AND own.queue = old.queue AND own.minute < now() - %(after_s)s * interval '1 second'
+    RETURNING own.minute
+)
+SELECT count(*) FROM gone

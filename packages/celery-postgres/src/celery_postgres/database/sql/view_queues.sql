@@ -73,20 +73,6 @@ WHERE queue.name = %(queue)s
 ORDER BY message.priority DESC, coalesce(message.available_at, message.enqueued_at)
 LIMIT %(limit)s
 
--- name: view_outcomes
--- How the last `cap` tasks ended before a time, by name: how many of each, how many failed, and since when. In UTC.
--- takes: before timestamp, since timestamp, cap integer
-SELECT coalesce(ended.name, ''), count(*), count(*) FILTER (WHERE ended.status = 'FAILURE'),
-    min(ended.date_done) FILTER (WHERE ended.status = 'FAILURE')
-FROM (
-    SELECT meta.name, meta.status, meta.date_done FROM celery_taskmeta AS meta
-    WHERE meta.date_done < %(before)s AND meta.date_done >= %(since)s
-    ORDER BY meta.date_done DESC
-    LIMIT %(cap)s
-) AS ended
-WHERE ended.status IN ('SUCCESS', 'FAILURE')
-GROUP BY 1
-
 -- name: view_health
 -- The age of the oldest open transaction that this role may see, the dead and live rows of the message table, and how long
 -- ago a vacuum ended there.

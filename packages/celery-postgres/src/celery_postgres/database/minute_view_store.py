@@ -1,0 +1,80 @@
+"""The rows that views show of what workers have counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from celery_postgres.database.counting import CAP, Count
+from celery_postgres.database.histogram import CLASSES, percentile
+from celery_postgres.database.queue_view_store import Outcomes
+from celery_postgres.database.store import Store
+
+#: Tasks whose outcomes are read.
+_MOST_NAMES = 1_000
+_NOTHING = (0,) * CLASSES
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """What workers have counted in one minute, in one queue or in all.
+
+    Attributes:
+        at: when it began.
+        started: attempts that began.
+        done, failed, retried: attempts that ended, and how.
+        waited, ran: of how many tasks the wait and the run were of which class of `histogram`.
+    """
+
+    at: datetime
+    started: int = 0
+    done: int = 0
+    failed: int = 0
+    retried: int = 0
+    waited: tuple[int, ...] = _NOTHING
+    ran: tuple[int, ...] = _NOTHING
+
+    @property
+    def finished(self) -> int:
+        """Tasks that succeeded or failed."""
+        return self.done + self.failed
+
+    def waited_s(self, share: float) -> float | None:
+        """The wait that this share of the tasks that began did not exceed."""
+        return percentile(self.waited, share)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages waited in a queue as a minute began, and for how long the oldest had."""
+
+    at: datetime
+    waiting: Count
+    oldest_s: float | None
+
+
+class MinuteViewStore(Store):
+    """Read what workers have counted."""
+
+    def minutes(self, since: datetime, queue: str | None = None) -> list[Minute]:
+        """The minutes from then on in which something began or ended, the oldest first."""
+        rows = self._run("view_minutes", since=since, queue=queue)
+        return [
+            Minute(at, started, done, failed, retried, _whole(waited), _whole(ran))
+            for at, started, done, failed, retried, waited, ran in rows
+        ]
+
+    def depths(self, since: datetime, queue: str) -> list[Depth]:
+        """How much waited in a queue, the oldest first."""
+        rows = self._run("view_depths", since=since, queue=queue)
+        return [Depth(at, Count.of(waiting, CAP), oldest_s) for at, waiting, oldest_s in rows]
+
+    def outcomes(self, since: datetime, before: datetime) -> list[Outcomes]:
+        """How tasks ended in this time, by name."""
+        rows = self._run("view_outcomes", since=since, before=before, most=_MOST_NAMES)
+        return [Outcomes(name, ended, failed, first, _whole(ran)) for name, ended, failed, first, ran in rows]
+
+
+def _whole(counts: list[int | None]) -> tuple[int, ...]:
+    """A row that another program wrote may have too few."""
+    return tuple(one or 0 for one in counts)
