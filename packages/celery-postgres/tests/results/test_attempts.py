@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 from celery import Celery, states
 from celery.app.task import Context
 
+from celery_postgres.consumer import history
 from celery_postgres.database.attempt_store import AttemptStore, EndedAttempt, Retention
 from celery_postgres.database.options import ResultOptions
+from celery_postgres.database.session import Session
 from celery_postgres.errors import OptionError
 from celery_postgres.results.attempts import attempt_of
 from celery_postgres.results.backend import DatabaseBackend
@@ -171,6 +174,20 @@ def test_old_attempts_are_deleted_by_age_and_by_number(backend: DatabaseBackend,
     backend.kept = Retention(seconds=0)
     backend.cleanup()
     assert scalar(url, "SELECT count(*) FROM celery_attempt") == 0
+
+
+def test_consumers_delete_what_is_no_longer_kept(backend: DatabaseBackend, module_database: Any) -> None:
+    """Where the broker is another database than that of the results, nobody else does."""
+    backend.result_store.attempts.record([EndedAttempt("kept", "lost")])
+    with closing(Session(module_database.url)) as session:
+        history.drop_old(session)
+        assert rows(module_database.url, KINDS, id="kept") == [("lost", None, None)]
+        history.keep(Retention(seconds=0))
+        try:
+            history.drop_old(session)
+        finally:
+            history.keep(Retention())
+    assert rows(module_database.url, KINDS, id="kept") == []
 
 
 @pytest.mark.parametrize(
