@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from celery_postgres.database.counting import Count
-from celery_postgres.database.fleet_view_store import Beat, Worker
+from celery_postgres.database.fleet_view_store import Beat, Running, Worker
+from celery_postgres.database.histogram import CLASSES, class_of
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue
 from celery_postgres.database.task_view_store import DeadLetterGroup
 from celery_postgres.readmodel import thresholds
@@ -175,3 +176,33 @@ def test_durations_are_read_by_people(seconds: float, shown: str) -> None:
 def test_counts_and_lists_are_read_by_people() -> None:
     assert (counted(1, "task"), counted(1200, "task")) == ("1 task", "1,200 tasks")
     assert (listed(["a"]), listed(list("abcde"))) == ("a", "a, b, c and 2 more")
+
+
+def ran(seconds: float, times: int) -> tuple[int, ...]:
+    return tuple(times if number == class_of(seconds) else 0 for number in range(CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("for_s", "usual_s", "times", "is_slow"),
+    [
+        (290, 29.9, 200, False),
+        (301, 29.9, 200, True),
+        (61, 0.02, 200, True),
+        (59, 0.02, 200, False),
+        (9e9, 1, 19, False),
+    ],
+)
+def test_a_task_that_runs_for_long_is_compared_with_its_name(
+    for_s: float, usual_s: float, times: int, is_slow: bool
+) -> None:
+    running = Running("an-id", "llm.run", AT - timedelta(seconds=min(for_s, 1e6)))
+    worker = replace(WORKER, lost=False, name="llm@node", running=(running, replace(running, task="unknown")))
+    before = [Outcomes("llm.run", times // 2, 0, None, ran(usual_s, times // 2))]
+    recent = [Outcomes("llm.run", times - times // 2, 0, None, ran(usual_s, times - times // 2))]
+    problem = found("slow", workers=[worker], before=before, recent=recent)
+    assert bool(problem) == is_slow
+    if for_s == 301:
+        (one,) = problem
+        assert one.sentence == "llm.run has run for 5 min 1 s in worker llm@node"
+        assert one.detail == "Of its runs 95 % ended within 29 s."
+        assert (one.view, one.subject) == ("running", "llm.run")

@@ -9,6 +9,7 @@ from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.fleet_problems import beatless, lost, overdue
 from celery_postgres.readmodel.observed import Late, Observed, severity_of
 from celery_postgres.readmodel.problem import Problem, Severity
+from celery_postgres.readmodel.slow_problems import slow
 from celery_postgres.readmodel.thresholds import Threshold
 from celery_postgres.readmodel.words import counted, duration, listed
 
@@ -167,6 +168,7 @@ RULES: tuple[Callable[[Observed], Problem | None], ...] = (
     beatless,
     overdue,
     failing,
+    slow,
     open_transaction,
     vacuum_behind,
 )

@@ -46,6 +46,10 @@ FAILING_WITHIN_S = 900.0
 FAILING_TIMES = 3.0
 #: Fewer failures are no reason to wake anyone.
 FEWEST_FAILURES = 10
+#: A task runs so many times as long as 95 % of its name, at least so many seconds, if there were so many runs.
+SLOW_TIMES = Threshold(10)
+SLOW_LEAST_S = 60.0
+FEWEST_RUNS = 20
 #: For how many seconds a transaction may be open: until it ends, vacuum removes nothing that was deleted since.
 TRANSACTION_S = Threshold(600, 3600)
 #: Dead rows of the message table, if they outnumber the live ones.
@@ -91,6 +95,7 @@ __all__ = [
     "FAILING_TIMES",
     "FAILING_WITHIN_S",
     "FEWEST_FAILURES",
+    "FEWEST_RUNS",
     "HOLDS_S",
     "LATE_S",
     "LOST",
@@ -98,6 +103,8 @@ __all__ = [
     "OVERDUE_S",
     "PAUSED_S",
     "RECENT_S",
+    "SLOW_LEAST_S",
+    "SLOW_TIMES",
     "TRANSACTION_S",
     "UNCONSUMED_S",
     "Alert",

@@ -81,6 +81,8 @@ def _where(look: Look, problem: Problem) -> tuple[str, str]:
             return look.link("workers"), "Open workers"
         case "schedule":
             return look.link("schedules"), "Open schedules"
+        case "running":
+            return look.link("tasks", state="running", q=problem.subject), "See what runs"
         case "failed":
             return look.link("tasks", state="failed", q=problem.subject), "See failures"
     return "", ""
