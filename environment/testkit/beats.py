@@ -49,6 +49,7 @@ class Beats:
                     "PROBE_BROKER": broker(self._url, f"beat-{len(self._started)}"),
                     "PROBE_RESULTS": results(self._url),
                     "PROBE_FOLDER": str(self._folder),
+                    "PROBE_LOOK_S": "0.5",
                     "PROBE_CONF": json.dumps({"beat_schedule": schedule, "result_expires": None, **conf}),
                 },
                 cwd=CHECKOUT,

@@ -39,6 +39,10 @@ FOLDER = Path(os.environ["PROBE_FOLDER"])
 if lease := os.environ.get("PROBE_LEASE_S"):  # tests wait seconds instead of half a minute
     keepalive.LEASE_S = int(lease)  # the least unresponsive_timeout
     FailureDetector.LEASE_S = float(lease)
+if look := os.environ.get("PROBE_LOOK_S"):  # how often a beat reads what operators want, instead of each 5 s
+    from celery_postgres import beat
+
+    beat.LOOK_S = float(look)
 if patience := os.environ.get("PROBE_PATIENCE_S"):  # instead of half a minute
     publish_patience.PATIENCE_S = float(patience)
 if addresses := os.environ.get("PROBE_DATABASES"):  # by name, each with the queues `<name>.*`

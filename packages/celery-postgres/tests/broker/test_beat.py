@@ -221,8 +221,9 @@ def test_operators_disable_enable_and_send_entries(
             (0, True)
         ]
         assert (rows_of(url, "ticks"), rows(url, STATE)[0][1]) == (messages, runs)
-        found = {one.entry: one for one in model.schedules()}
-        assert (found["tick"].enabled, found["tick"].overdue_s, found["tick"].next_run_at) == (False, None, None)
+        wait_until(lambda: not model.schedules()[0].enabled, DEADLINE_S, "the reading after that")
+        disabled = model.schedules()[0]
+        assert (disabled.entry, disabled.overdue_s, disabled.next_run_at) == ("tick", None, None)
         wait_until(lambda: model.schedules()[1].last is not None, DEADLINE_S, "what was sent")
         asked = model.schedules()[1]
         assert (asked.task, asked.schedule, asked.listed) == ("probe.add", "every 358 d 19 h", True)
