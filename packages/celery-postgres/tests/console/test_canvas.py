@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import psycopg2
+import pytest
 
 from celery_postgres.readmodel import ReadModel
 from celery_postgres.readmodel.canvas import MOST
@@ -15,6 +16,11 @@ from environment.testkit import night
 from environment.testkit.console import Console
 from environment.testkit.stock_rows import payload
 from environment.testkit.tables import run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _chain(module_database: Any, served: Console) -> None:
+    night.canvas(module_database.url)
 
 
 def members(model: ReadModel, task_id: str) -> list[tuple[str | None, str | None, int]]:
@@ -26,7 +32,7 @@ def members(model: ReadModel, task_id: str) -> list[tuple[str | None, str | None
 
 
 def test_a_canvas_is_the_same_from_each_of_its_tasks(module_database: Any, served: Console) -> None:
-    failed = night.canvas(module_database.url)
+    failed = night.task_id("canvas explain")
     with closing(ReadModel(module_database.url)) as model:
         whole = members(model, failed)
         assert whole[0] == ("app.tasks.imports.fetch", "succeeded", 0)
@@ -91,6 +97,19 @@ def test_nothing_that_a_producer_writes_breaks_it(module_database: Any, served: 
         answer = served.get(f"/task?id={night.task_id(f'hostile {number}')}")
         assert answer.status == 200, number
         assert "<script>alert" not in answer.text
+
+
+def test_a_message_that_is_too_long_or_withheld_has_its_name(module_database: Any, served: Console) -> None:
+    root, waits = night.task_id("canvas fetch"), night.task_id("canvas route")
+    withheld = '{"withheld": 812, "task": "app.tasks.llm.withheld"}'
+    with closing(psycopg2.connect(module_database.url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT payload FROM kombu_message WHERE task_id = %s", [waits])
+        ((before,),) = cursor.fetchall()
+        cursor.execute("UPDATE kombu_message SET payload = %s WHERE task_id = %s", [withheld, waits])
+        connection.commit()
+        with closing(ReadModel(module_database.url)) as model:
+            assert ("app.tasks.llm.withheld", "waiting", 1) in members(model, root)
+        cursor.execute("UPDATE kombu_message SET payload = %s WHERE task_id = %s", [before, waits])
 
 
 def test_a_large_canvas_is_a_list_that_says_there_is_more(module_database: Any, served: Console) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_postgres.database.store import Runner, Store
-from celery_postgres.database.task_rows import State, state_of
+from celery_postgres.database.task_rows import State, state_of, unescaped
 
 #: Characters of a payload that is read for what follows its task.
 _LONGEST = 200_000
@@ -31,6 +31,7 @@ class LiveMember:
     task_id: str
     state: State
     tenant_id: str | None
+    name: str | None
     payload: str | None
 
 
@@ -64,4 +65,7 @@ class CanvasStore(Store):
     def live(self, task_ids: Sequence[str], limit: int) -> list[LiveMember]:
         """The messages and the dead letters of these tasks, of each kind at most `limit`."""
         rows = self._run("view_canvas_messages", task_ids=list(task_ids), longest=_LONGEST, limit=limit)
-        return [LiveMember(task_id, State(state), tenant, payload) for task_id, state, tenant, payload in rows]
+        return [
+            LiveMember(task_id, State(state), tenant, unescaped(name), text)
+            for task_id, state, tenant, name, text in rows
+        ]

@@ -95,10 +95,11 @@ def _live(one: LiveMember, sent: dict[str, str]) -> tuple[Member, list[Member]]:
     try:
         message = decode(one.payload or "")
     except ValueError:
-        return Member(one.task_id, None, one.state, sent.get(one.task_id), one.tenant_id), []
+        # Too long, unreadable, or withheld from this login.
+        return Member(one.task_id, one.name, one.state, sent.get(one.task_id), one.tenant_id), []
     headers = message.get("headers") or {}
     parent = _text(headers.get("parent_id")) or sent.get(one.task_id)
-    member = Member(one.task_id, _text(headers.get("task")), one.state, parent, one.tenant_id)
+    member = Member(one.task_id, _text(headers.get("task")) or one.name, one.state, parent, one.tenant_id)
     before, steps = one.task_id, []
     for number, (step_id, name) in enumerate(_following(message)):
         identity = step_id or f"{one.task_id} step {number}"

@@ -22,7 +22,9 @@ FROM (
 SELECT message.task_id,
     -- include: message_state
     AS state,
-    message.tenant_id::text, CASE WHEN octet_length(message.payload) <= %(longest)s THEN message.payload END
+    message.tenant_id::text,
+    -- include: name_in_payload
+    AS name, CASE WHEN octet_length(message.payload) <= %(longest)s THEN message.payload END
 FROM (
     (
         SELECT waiting.* FROM kombu_message AS waiting
@@ -37,6 +39,8 @@ FROM (
 UNION ALL
 (
     SELECT letter.task_id, 'dead', letter.tenant_id::text,
+        -- include: name_of_letter
+        ,
         CASE WHEN octet_length(letter.payload) <= %(longest)s THEN letter.payload END
     FROM kombu_dead_letter AS letter
     WHERE letter.task_id = ANY (%(task_ids)s)
