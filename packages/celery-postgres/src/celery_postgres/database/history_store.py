@@ -65,12 +65,14 @@ class HistoryStore(Store):
     ) -> tuple[list[PastAttempt], tuple[int, datetime] | None]:
         """Those that ended a task of which no result is kept, of a tenant or of all, the last recorded first; and the
         number and the time of the last that was read, if they are fewer than `limit` and there may be more."""
-        name, bounds = "view_attempts", dict[str, Any](before=before, scanned=scanned)
+        name, end = "view_attempts", "view_attempts_end"
+        bounds = dict[str, Any](before=before, scanned=scanned)
         if tenant is not None:
-            name, bounds = "view_attempts_of_tenant", bounds | {"tenant": tenant}
+            name, end = "view_attempts_of_tenant", "view_attempts_of_tenant_end"
+            bounds |= {"tenant": tenant}
         found = _attempts(self._run(name, limit=limit, **bounds, **which))
         if len(found) < limit:
-            for number, recorded_at in self._run(f"{name}_end", **bounds):
+            for number, recorded_at in self._run(end, **bounds):
                 return found, (number, recorded_at)
         return found, None
 

@@ -157,16 +157,17 @@ class TaskViewStore(Store):
         before, number = after or (_utc(which.until or _LATEST), 0 if which.until else _LAST_ID)
         statuses = ENDED.get(which.state, _FINAL)
         bounds = {"before": before, "before_id": number, "since": _utc(which.since), "scanned": SCANNED}
-        name = "view_ended"
+        name, end = "view_ended", "view_ended_end"
         if which.tenant is not None:
-            name, bounds = "view_ended_of_tenant", bounds | {"tenant": which.tenant}
+            name, end = "view_ended_of_tenant", "view_ended_of_tenant_end"
+            bounds |= {"tenant": which.tenant}
         rows = self._run_results(
             name, statuses=list(statuses), task=which.task, queue=which.queue, limit=limit, **bounds
         )
         found = [result_row(row) for row in rows]
         if len(found) == limit:
             return Found(found, found[-1].position)
-        for done_at, last in self._run_results(f"{name}_end", **bounds):
+        for done_at, last in self._run_results(end, **bounds):
             return Found(found, (done_at, last), done_at.replace(tzinfo=UTC))
         return Found(found)
 
