@@ -11,7 +11,7 @@ from celery_postgres.database.store import Store
 
 DAY_S = 86_400.0
 #: Seconds after which the rows of several consumers become one. A row that is written again after that counts twice.
-MERGED_AFTER_S = 600.0
+MERGED_AFTER_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
