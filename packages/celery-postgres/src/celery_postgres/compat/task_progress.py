@@ -42,48 +42,52 @@ def install() -> None:
 def _telling(original: Any) -> Any:
     @wraps(original)
     def create_request_cls(*arguments: Any, **options: Any) -> Any:
-        return _request_class(original(*arguments, **options))
+        return _taught(original(*arguments, **options))
 
     create_request_cls.celery_postgres = True  # type: ignore[attr-defined]
     return create_request_cls
 
 
-def _request_class(base: Any) -> Any:
-    accepted, succeeded, failed = base.on_accepted, base.on_success, base.on_failure
-    retried, timed_out = base.on_retry, base.on_timeout
+def _taught(request: Any) -> Any:
+    """Let a class of requests tell the `progress` of its message.
 
-    class Request(base):  # type: ignore[misc]
-        """As its base, and tells the `progress` of its message."""
+    Celery makes the class for one task, so its methods are replaced. A class derived from it would run the
+    `__init_subclass__` of an application's own requests once more, which counted each success twice.
+    """
+    accepted, succeeded, failed = request.on_accepted, request.on_success, request.on_failure
+    retried, timed_out = request.on_retry, request.on_timeout
 
-        def on_accepted(self, pid: Any, time_accepted: Any) -> Any:
-            progress = getattr(self._message, "progress", None)
-            if progress is not None:
-                progress.began(self.name, time_accepted)
-            return accepted(self, pid, time_accepted)
+    def on_accepted(self: Any, pid: Any, time_accepted: Any) -> Any:
+        progress = getattr(self._message, "progress", None)
+        if progress is not None:
+            progress.began(self.name, time_accepted)
+        return accepted(self, pid, time_accepted)
 
-        def on_success(self, failed__retval__runtime: Any, **named: Any) -> Any:
-            if not failed__retval__runtime[0]:  # else Celery goes on with `on_failure`
-                _tell(self, "done", failed__retval__runtime[2])
-            return succeeded(self, failed__retval__runtime, **named)
+    def on_success(self: Any, failed__retval__runtime: Any, **named: Any) -> Any:
+        if not failed__retval__runtime[0]:  # else Celery goes on with `on_failure`
+            _tell(self, "done", failed__retval__runtime[2])
+        return succeeded(self, failed__retval__runtime, **named)
 
-        def on_failure(self, exc_info: Any, *rest: Any, **named: Any) -> Any:
-            error = exc_info.exception
-            if isinstance(error, _WRAPPED):
-                error = error.exc
-            if not isinstance(error, TaskPredicate | Terminated):  # retried, ignored, rejected, revoked
-                _tell(self, "failed")
-            return failed(self, exc_info, *rest, **named)
+    def on_failure(self: Any, exc_info: Any, *rest: Any, **named: Any) -> Any:
+        error = exc_info.exception
+        if isinstance(error, _WRAPPED):
+            error = error.exc
+        if not isinstance(error, TaskPredicate | Terminated):  # retried, ignored, rejected, revoked
+            _tell(self, "failed")
+        return failed(self, exc_info, *rest, **named)
 
-        def on_retry(self, exc_info: Any) -> Any:
-            _tell(self, "retried")
-            return retried(self, exc_info)
+    def on_retry(self: Any, exc_info: Any) -> Any:
+        _tell(self, "retried")
+        return retried(self, exc_info)
 
-        def on_timeout(self, soft: Any, timeout: Any) -> Any:
-            if not soft:
-                _tell(self, "failed")
-            return timed_out(self, soft, timeout)
+    def on_timeout(self: Any, soft: Any, timeout: Any) -> Any:
+        if not soft:
+            _tell(self, "failed")
+        return timed_out(self, soft, timeout)
 
-    return Request
+    for replacement in (on_accepted, on_success, on_failure, on_retry, on_timeout):
+        setattr(request, replacement.__name__, replacement)
+    return request
 
 
 def _tell(request: Any, how: str, ran_s: Any = None) -> None:
