@@ -185,10 +185,13 @@ def test_an_error_names_the_database(half: tuple[str, Celery], caplog: pytest.Lo
         _ = make_app(databases.url("us"), databases).AsyncResult("unknown").state
     with pytest.raises(psycopg2.OperationalError, match="the database us: "):
         _ = app.AsyncResult("unknown").state
-    with pytest.raises(NotInTime):
-        app.AsyncResult("unknown").get(timeout=1)
-    told = "Cannot wait for results (the database us: "
-    wait_until(lambda: told in caplog.text, DEADLINE_S, "the thread that waits for results to say so")
+
+    def said() -> bool:
+        with pytest.raises(NotInTime):
+            app.AsyncResult("unknown").get(timeout=1)
+        return "Cannot wait for results (the database us: " in caplog.text
+
+    wait_until(said, DEADLINE_S, "the thread that waits for results to say so")
     assert "hunter2" not in caplog.text
 
 
