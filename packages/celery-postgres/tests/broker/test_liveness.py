@@ -136,7 +136,15 @@ def test_who_slept_with_nothing_in_hand_goes_on_consuming(module_database: Any, 
     run(module_database.url, f"DELETE FROM kombu_consumer WHERE id = {first}")  # noqa: S608
     client.publish("x", queue)
     assert inbox.take_acked(deadline_s=RESCUE_S) == ["x"]
-    wait_until(lambda: rows_of(module_database.url, queue) == 0, RESCUE_S, "its acknowledgement")
+
+    def is_gone() -> bool:
+        inbox.drain(0.01)  # it comes again if it was claimed before the heartbeat has noticed
+        for message in inbox.messages:
+            if not message.acknowledged:
+                message.ack()
+        return rows_of(module_database.url, queue) == 0
+
+    wait_until(is_gone, RESCUE_S, "its acknowledgement")
 
 
 def test_who_slept_with_a_message_in_hand_is_told(module_database: Any, client: Client, queue: str) -> None:

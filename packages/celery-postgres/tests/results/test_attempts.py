@@ -24,7 +24,7 @@ from environment.testkit.deadlines import RESCUE_S
 from environment.testkit.probe import Probe
 from environment.testkit.tables import scalar
 
-KINDS = "SELECT state, error, retries FROM celery_attempt WHERE task_id = :id ORDER BY id"
+KINDS = "SELECT state, error, retries FROM celery_attempt WHERE task_id = :id ORDER BY ended_at, id"
 TOLD = """
     SELECT DISTINCT name, queue, worker LIKE '%@%', published_at <= started_at AND started_at <= ended_at,
         tenant_id::text

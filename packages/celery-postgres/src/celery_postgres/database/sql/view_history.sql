@@ -88,7 +88,7 @@ FROM (
     ORDER BY candidate.id + 0 DESC
     LIMIT %(limit)s
 ) AS attempt
-ORDER BY attempt.id DESC
+ORDER BY attempt.ended_at DESC, attempt.id DESC  -- a retry may be stored before what it repeats
 
 -- name: view_failures
 -- Of the newest `cap` attempts, those that failed, were retried or lost since a time, by task and error.
