@@ -230,6 +230,7 @@ def test_a_throttle_of_the_queue_in_eight_processes(
     allowed = burst - 1 + per_second * took
     found = f"{len(starts)} starts in {took:.1f} s, {len(starts) / allowed:.3f} of what is allowed"
     sys.stdout.write(f"{found}; at most {most} in {window:g} s\n")
-    assert most <= per_second * window + burst
-    assert len(starts) <= per_second * took + burst
+    # One more: a consumer notes a start some milliseconds after the claim, and the first one may be the latest of all.
+    assert most <= per_second * window + burst + 1
+    assert len(starts) <= per_second * took + burst + 1
     assert len(starts) >= 0.98 * allowed or quick
