@@ -22,6 +22,7 @@ from celery_postgres.broker.destinations import AtOnce, publish_declaring
 from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.result_store import Outcome
 from celery_postgres.errors import OptionError
+from celery_postgres.results import listener as listening
 from celery_postgres.results.several import Listeners
 from environment.testkit.databases import rows
 from environment.testkit.tables import scalar
@@ -178,21 +179,25 @@ def test_a_revoke_marks_its_own_database_first(half: tuple[str, Celery]) -> None
     assert scalar(url, told) == 1
 
 
-def test_an_error_names_the_database(half: tuple[str, Celery], caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_names_the_database(half: tuple[str, Celery], monkeypatch: pytest.MonkeyPatch) -> None:
     _, app = half
     databases = app.conf.broker_transport_options["databases"]
     with pytest.raises(psycopg2.OperationalError, match="the database us: "):
         _ = make_app(databases.url("us"), databases).AsyncResult("unknown").state
     with pytest.raises(psycopg2.OperationalError, match="the database us: "):
         _ = app.AsyncResult("unknown").state
-
-    def said() -> bool:
-        with pytest.raises(NotInTime):
-            app.AsyncResult("unknown").get(timeout=1)
-        return "Cannot wait for results (the database us: " in caplog.text
-
-    wait_until(said, DEADLINE_S, "the thread that waits for results to say so")
-    assert "hunter2" not in caplog.text
+    with pytest.raises(NotInTime):
+        app.AsyncResult("unknown").get(timeout=1)
+    (us,) = app.backend.elsewhere.sessions()
+    with pytest.raises(psycopg2.OperationalError) as refused:
+        us.connect()
+    told: list[str] = []
+    monkeypatch.setattr(listening.logger, "warning", lambda text, *values: told.append(text % values))
+    waiting = listening.Listener(us)  # its thread does not run
+    waiting._awaited["unknown"] = listening._Awaited(1)
+    waiting.log_failure(refused.value, 1.0, first=True)
+    assert [one[:45] for one in told] == ["Cannot wait for results (the database us: con"]
+    assert "hunter2" not in told[0]
 
 
 def test_what_no_queue_takes_is_in_the_database_of_the_deadletter_queue(fleet: Fleet) -> None:
