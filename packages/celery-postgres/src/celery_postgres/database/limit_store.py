@@ -135,7 +135,7 @@ class LimitStore(Store):
 
     def limits(self, queue: str | None = None, *, key: str | None = None, cap: int | None = None) -> list[Limit]:
         """The limits of all queues, or of one, or of a key."""
-        return [_limit(*row) for row in self._run("limits", queue=queue, key=key, cap=cap)]
+        return [_limit(*row) for row in self._run("limits", queue=queue, key=key, running_cap=cap, cap=cap)]
 
     def status(self, queues: Sequence[str], key: str, *, cap: int) -> list[KeyStatus]:
         """What holds for a key in those of these queues that are fair, and what of it waits and runs."""

@@ -516,10 +516,13 @@ free AS MATERIALIZED (
 )
 
 -- fragment: limit_columns
--- A limit, what runs and what waits of its key or, for those of each key and of the whole queue, of all keys, and for how
--- many seconds its throttle is closed.
 found.queue_id, queue.name, found.key, found.max_running, found.per_second, found.burst, found.refuse, found.weight,
 found.changed_at,
+-- include: limit_use
+
+-- fragment: limit_use
+-- What runs and what waits of the key of a limit or, for those of each key and of the whole queue, of all keys, and for how
+-- many seconds its throttle is closed.
 CASE WHEN found.flow_key <> 0 THEN (
     SELECT count(*) FROM (
         SELECT FROM kombu_message AS message

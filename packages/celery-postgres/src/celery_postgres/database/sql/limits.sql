@@ -40,48 +40,14 @@ DELETE FROM kombu_limit AS found WHERE found.queue_id = %(queue)s AND found.key 
 
 -- name: limits
 -- repeatable
--- All limits, or those of one queue, with what runs and waits of their keys; each is counted up to `cap`, and a null `cap`
--- counts all. The limits of each key and of the whole queue count all keys. A key's hash is what metrics show. Last, for how many seconds the throttle is
--- closed, if it is.
--- takes: queue text, key text, cap integer
+-- All limits, or those of one queue, with what runs and waits of their keys, counted up to `running_cap` and `cap`; a null
+-- counts all. The limits of each key and of the whole queue count all keys. A key's hash is what metrics show. Last, for how
+-- many seconds the throttle is closed, if it is.
+-- takes: queue text, key text, running_cap integer, cap integer
 SELECT
     queue.name, found.key, found.max_running, found.per_second, found.burst, found.refuse, found.weight, found.changed_at,
     CASE WHEN found.flow_key <> 0 THEN lpad(to_hex(found.flow_key), 16, '0') END,
-    CASE WHEN found.flow_key <> 0 THEN (
-        SELECT count(*) FROM (
-            SELECT FROM kombu_message AS message
-            WHERE message.queue_id = found.queue_id AND message.flow_key = found.flow_key AND NOT message.visible
-              AND message.flow_key IS NOT NULL
-            LIMIT %(cap)s
-        ) AS part
-    ) ELSE (
-        SELECT count(*) FROM (
-            SELECT FROM kombu_message AS message
-            WHERE message.queue_id = found.queue_id AND NOT message.visible AND message.flow_key IS NOT NULL
-            LIMIT %(cap)s
-        ) AS part
-    ) END,
-    CASE WHEN found.flow_key <> 0 THEN (
-        SELECT count(*) FROM (
-            SELECT FROM kombu_message AS message
-            WHERE message.queue_id = found.queue_id AND message.flow_key = found.flow_key AND message.visible
-              AND message.flow_key IS NOT NULL AND message.failures = 0
-            LIMIT %(cap)s
-        ) AS part
-    ) ELSE (
-        SELECT count(*) FROM (
-            SELECT FROM kombu_message AS message
-            WHERE message.queue_id = found.queue_id AND message.visible
-              AND message.flow_key IS NOT NULL AND message.failures = 0
-            LIMIT %(cap)s
-        ) AS part
-    ) END,
-    (
-        SELECT greatest(extract(epoch FROM throttle.free_at - now()) - (found.burst - 1) / found.per_second, 0)::float
-        FROM kombu_throttle AS throttle
-        WHERE throttle.queue_id = found.queue_id AND throttle.flow_key = found.flow_key AND found.per_second > 0
-          AND throttle.free_at > now() + (found.burst - 1) / found.per_second * interval '1 second'
-    )
+    -- include: limit_use
 FROM kombu_limit AS found
 JOIN kombu_queue AS queue ON queue.id = found.queue_id
 WHERE (%(queue)s IS NULL OR queue.name = %(queue)s) AND (%(key)s IS NULL OR found.key = %(key)s)
