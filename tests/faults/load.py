@@ -315,3 +315,12 @@ def busy(worker: JournalWorker) -> bool:
     worker.journal.refresh()
     begun = sum(number < 0 for number, _, _ in worker.journal.records)
     return begun > 5 and begun * 2 > len(worker.journal.records)
+
+
+def find_busy(workers: Mapping[str, JournalWorker]) -> str | None:
+    """Return the name of a busy one of ``workers``.
+
+    Wait for this where one of them could run all that is published: the worker that fell asleep last is woken first, so
+    a given one may never run a task.
+    """
+    return next((name for name, worker in workers.items() if busy(worker)), None)

@@ -21,11 +21,13 @@ from environment.temporary import TemporaryCluster
 from environment.testkit.databases import rows, run
 from environment.testkit.journal_app import QUEUE
 from environment.waiting import wait_until
-from tests.faults.load import RECOVERY_S, Load, Outcome, busy
+from tests.faults.load import RECOVERY_S, Load, Outcome, find_busy
 
 Verify = Callable[[Outcome], Outcome]
 
 LIMIT = 3
+#: More slots than the limit allows, and one worker could run all that it allows.
+POOLS = {"solo": 1, "threads": 4, "prefork": 2}
 
 
 class Looks:
@@ -84,15 +86,13 @@ def test_a_limit_of_keys_while_workers_die_and_the_server_restarts(
     )
     looks = Looks(cluster.url())
     with looks.watching():
-        victims = [load.worker("threads"), load.worker("prefork", 2)]
-        load.worker("solo", 1)
+        workers = {pool: load.worker(pool, slots) for pool, slots in POOLS.items()}
         load.publish(rate=30, seconds=0.05)
-        for round_ in range(2 if quick else 12):
-            victim = victims[round_ % 2]
-            wait_until(lambda victim=victim: busy(victim), RECOVERY_S, "the worker to run a task")
+        for _ in range(2 if quick else 12):
+            pool = wait_until(lambda: find_busy(workers), RECOVERY_S, "a worker to run a task")
             with load.fault():
-                victim.kill()
-            victims[round_ % 2] = load.worker(*(("threads", 4) if round_ % 2 == 0 else ("prefork", 2)))
+                workers[pool].kill()
+            workers[pool] = load.worker(pool, POOLS[pool])
             load.wait_for_tasks(10)
             with load.fault():
                 cluster.stop("fast")
