@@ -15,8 +15,9 @@ from celery_postgres.consumer.delivery import message_of
 from celery_postgres.consumer.outlet import Subscription
 from celery_postgres.consumer.screening import screen
 from celery_postgres.database.dead_letter import FlawedMessageError
-from celery_postgres.database.envelope import MAX_TTL_MS, Envelope, decode, encode
+from celery_postgres.database.envelope import MAX_TTL_MS, Envelope
 from celery_postgres.database.message_store import ClaimedMessage, MessageStore
+from celery_postgres.database.payload import decode, encode
 from fuzz.values import value_of
 
 _QUEUE = 1

@@ -14,8 +14,8 @@ import kombu.compression
 import pytest
 
 from celery_postgres.consumer.decompression import TooLargeError, decompress
-from celery_postgres.database.envelope import MAX_MEMBERS
 from celery_postgres.database.options import MAX_DECOMPRESSED
+from celery_postgres.database.payload import MAX_MEMBERS
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.hostile import insert_all
 from environment.testkit.probe import Probe, unique

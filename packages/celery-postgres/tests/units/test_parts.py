@@ -21,8 +21,9 @@ from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.database import watchdog
 from celery_postgres.database.address import is_postgresql, libpq_dsn, masked, parsed
 from celery_postgres.database.consumer_store import Other
-from celery_postgres.database.envelope import Envelope, decode, is_due
+from celery_postgres.database.envelope import Envelope, is_due
 from celery_postgres.database.message_store import new_fence
+from celery_postgres.database.payload import decode
 from celery_postgres.database.statements import statements
 
 

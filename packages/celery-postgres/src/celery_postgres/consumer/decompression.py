@@ -14,8 +14,8 @@ from kombu.utils.encoding import bytes_to_str, str_to_bytes
 
 from celery_postgres.compat.upstream import virtual
 from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
-from celery_postgres.database.envelope import MAX_MEMBERS, has_too_many_members
 from celery_postgres.database.options import MAX_DECOMPRESSED
+from celery_postgres.database.payload import MAX_MEMBERS, has_too_many_members
 
 #: With the codecs that happen to be installed.
 compression: Any = _compression

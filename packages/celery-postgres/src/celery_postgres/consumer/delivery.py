@@ -22,8 +22,9 @@ from celery_postgres.database.dead_letter import (
     FlawedMessageError,
     log_dead_letter,
 )
-from celery_postgres.database.envelope import encode, is_due
+from celery_postgres.database.envelope import is_due
 from celery_postgres.database.message_store import PRIORITIES, ClaimedMessage, MessageStore, tag_of
+from celery_postgres.database.payload import encode
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from celery_postgres.database.dead_letter import (
     FlawedMessageError,
     log_dead_letter,
 )
-from celery_postgres.database.envelope import decode, parse_time
+from celery_postgres.database.envelope import parse_time
 from celery_postgres.database.message_store import Claim, ClaimedMessage, MessageStore
+from celery_postgres.database.payload import decode
 
 
 @dataclass(slots=True)

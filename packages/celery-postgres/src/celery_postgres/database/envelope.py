@@ -1,35 +1,24 @@
-"""The columns of a message beside its payload, and the payload itself, written and read."""
+"""The columns of a message beside its payload."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from kombu.utils import json as kombu_json
-
-from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReason, FlawedMessageError
+from celery_postgres.database.payload import IDS, encode, plain
 from celery_postgres.database.unique import Unique, unique_of
 from celery_postgres.errors import FlowError
 
 TRANSIENT = 1
 #: 3,170 years; a longer time to live is shortened to it, because PostgreSQL's dates end in the year 294276.
 MAX_TTL_MS = 10**14
-#: Members of all lists and objects of a text together. 64 MB of empty lists, which are 4 kB as bz2, take 3.5 GB to
-#: parse; a million members take 0.25 GB at most.
-MAX_MEMBERS = 1_000_000
-_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 #: Characters, of up to 4 bytes each.
 MAX_TASK_ID_LENGTH = 250
 MAX_KEY_LENGTH = 200
-#: The headers and properties that may have the id of the task.
-_IDS = frozenset({"id", "root_id", "correlation_id"})
-#: Those that may have the ids of tasks and groups.
-_ALL_IDS = _IDS | {"parent_id", "group"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +64,7 @@ class Envelope:
         """
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
-        task_id, tenant_id = _short(text_or_none(_plain(headers.get("id")))), _uuid(headers.get("tenant_id"))
+        task_id, tenant_id = _short(text_or_none(plain(headers.get("id")))), _uuid(headers.get("tenant_id"))
         unique = None
         if headers.get("unique_key") is not None or headers.get("debounce") is not None:
             unique = unique_of(headers, task_id, tenant_id, parse_time(headers.get("expires")))
@@ -199,67 +188,11 @@ def _marked(message: dict[str, Any], marker: str) -> dict[str, Any]:
     task_id = headers["id"]
     return {
         **message,
-        "headers": {name: marker if name in _IDS and value == task_id else value for name, value in headers.items()},
+        "headers": {name: marker if name in IDS and value == task_id else value for name, value in headers.items()},
         "properties": {
-            name: marker if name in _IDS and value == task_id else value for name, value in properties.items()
+            name: marker if name in IDS and value == task_id else value for name, value in properties.items()
         },
     }
-
-
-def encode(message: dict[str, Any]) -> str:
-    """The payload of a message, in stock's format: JSON in ASCII. Values that plain JSON cannot express are written as
-    Kombu writes them, as objects; but those ids of a task that are UUIDs as texts, by which workers know them."""
-    try:
-        return json.dumps(message)
-    except TypeError:
-        parts = ("headers", "properties") if "task" in (message.get("headers") or {}) else ()
-        plain = {
-            part: {name: _plain(value) if name in _ALL_IDS else value for name, value in message[part].items()}
-            for part in parts
-        }
-        return str(kombu_json.dumps({**message, **plain}))
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, UUID) else value
-
-
-def decode(payload: str) -> dict[str, Any]:
-    """The message of a payload.
-
-    Raises:
-        FlawedMessageError: the payload is not a Kombu message. The text says what is wrong and quotes nothing.
-    """
-    if has_too_many_members(payload):
-        raise _unreadable(f"a Kombu message: it has more than {MAX_MEMBERS} members")
-    try:
-        message = json.loads(payload)
-    except RecursionError:
-        raise _unreadable("a Kombu message: it is nested too deeply") from None
-    except ValueError:
-        raise _unreadable("JSON") from None
-    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
-        raise _unreadable("a Kombu message: no properties")
-    if not isinstance(message["properties"].get("delivery_info", {}), dict):
-        raise _unreadable("a Kombu message: delivery_info is not an object")
-    if not isinstance(message.get("headers") or {}, dict):
-        raise _unreadable("a Kombu message: headers are not an object")
-    return message
-
-
-def _unreadable(what: str) -> FlawedMessageError:
-    return FlawedMessageError(DeadLetterReason(DeadLetterKind.UNREADABLE, what))
-
-
-def has_too_many_members(text: str) -> bool:
-    """Whether a JSON text has more than `MAX_MEMBERS` members. Does not parse it."""
-    if len(text) <= MAX_MEMBERS or _separators(text) <= MAX_MEMBERS:  # nearly every text is shorter than that
-        return False
-    return _separators(_STRINGS.sub("", text)) > MAX_MEMBERS
-
-
-def _separators(text: str) -> int:
-    return text.count(",") + text.count("[") + text.count("{")
 
 
 def parse_time(value: Any) -> datetime | None:

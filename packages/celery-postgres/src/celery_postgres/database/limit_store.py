@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from celery_postgres.database.dead_letter import FlawedMessageError
-from celery_postgres.database.envelope import decode, readable_key
+from celery_postgres.database.envelope import readable_key
+from celery_postgres.database.payload import decode
 from celery_postgres.database.store import Store
 
 #: The key of a limit that holds for each key of its queue.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from celery_postgres.database.canvas_store import CanvasStore, EndedMember, LiveMember
-from celery_postgres.database.envelope import decode
+from celery_postgres.database.payload import decode
 from celery_postgres.database.task_rows import State
 from celery_postgres.readmodel.task import children_of
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from celery_postgres.database.envelope import decode, parse_time
+from celery_postgres.database.envelope import parse_time
 from celery_postgres.database.history_store import PastAttempt
+from celery_postgres.database.payload import decode
 from celery_postgres.database.task_rows import State, StoredResult, TaskRow, attempt_row, between_s, waited_s
 from celery_postgres.database.task_status_store import TaskPhase, TaskStatus
 

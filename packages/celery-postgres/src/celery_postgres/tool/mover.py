@@ -14,12 +14,13 @@ import secrets
 from dataclasses import dataclass
 
 from celery_postgres.database.dead_letter import FlawedMessageError
-from celery_postgres.database.envelope import Envelope, decode
+from celery_postgres.database.envelope import Envelope
 from celery_postgres.database.identity import same_tables
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.moving_store import MovingStore, Record
 from celery_postgres.database.notification_probe import hears
 from celery_postgres.database.operator_store import OperatorStore
+from celery_postgres.database.payload import decode
 from celery_postgres.database.publish_store import PublishStore
 from celery_postgres.database.queue_store import Queue, QueueStore
 from celery_postgres.database.session import Session

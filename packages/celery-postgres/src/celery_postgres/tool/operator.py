@@ -11,13 +11,13 @@ from typing import Any
 
 from celery_postgres.database.advisory_locks import LockHeldError
 from celery_postgres.database.dead_letter_store import DeadLetter, DeadLetterFilter, DeadLetterStore
-from celery_postgres.database.envelope import decode
 from celery_postgres.database.operator_store import (
     OperatorStore,
     TakenByStock,
     TaskMessage,
     release_consumer,
 )
+from celery_postgres.database.payload import decode
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.session import Session
 from celery_postgres.errors import CeleryPostgresError
