@@ -100,6 +100,16 @@ def test_a_tenant_revokes_its_own_task_and_no_other(front: Front) -> None:
     assert "s-waiting" in look(front, f"task?id={others}", cookie(front, front.key(B))).body.decode()
 
 
+def test_operators_see_what_tenants_revoked_and_tenants_do_not(front: Front) -> None:
+    mine = front.submit().json["task_id"]
+    assert front.request("DELETE", f"/v1/tasks/{mine}").status == 202
+    operators = cookie(front, OPERATOR)
+    assert f"test of tenant {A} revoked {mine}" in look(front, "actions", operators).body.decode()
+    assert f"revoked {mine}" not in look(front, "", operators).body.decode(), "it changes nothing for others"
+    for tenant in (A, B):
+        assert look(front, "actions", cookie(front, front.key(tenant))).status == 404
+
+
 @pytest.mark.parametrize("do", ["pause", "resume", "requeue", "discard", "block", "unblock", "", "revoke"])
 def test_nothing_of_another_tenant_is_on_any_address(front: Front, do: str) -> None:
     others = front.submit(tenant=B).json["task_id"]

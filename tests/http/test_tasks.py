@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from environment.sources import CHECKOUT
-from environment.testkit.databases import rows
+from environment.testkit.databases import rows, run
 from environment.testkit.tables import backends
 from environment.validation import ONE_OF_EACH, exercise
 from environment.waiting import wait_until
@@ -59,11 +59,22 @@ def test_a_failure_says_why_where_its_kind_quotes_nothing(front: Front) -> None:
 
 
 def test_a_task_that_waits_is_revoked(make_front: Callable[..., Front], database: Any, start_worker: Any) -> None:
+    """Recorded before it is done, and once; what cannot be recorded is not done."""
     front = make_front(database.url)
     task_id = front.submit().json["task_id"]
     other = front.submit().json["task_id"]
+    run(database.url, "ALTER TABLE console_action RENAME TO elsewhere")
+    assert front.request("DELETE", f"/v1/tasks/{task_id}").status == 500
+    assert rows(database.url, "SELECT count(*) FROM kombu_message WHERE revoked") == [(0,)]
+    run(database.url, "ALTER TABLE elsewhere RENAME TO console_action")
+    assert front.request("DELETE", f"/v1/tasks/{task_id}", tenant=B).status == 404
     answer = front.request("DELETE", f"/v1/tasks/{task_id}")
     assert (answer.status, answer.json["state"]) == (202, "PENDING")
+    assert front.request("DELETE", f"/v1/tasks/{task_id}").status == 202
+    columns = "source, actor, action, subject, done, outcome, ended_at > began_at"
+    assert rows(database.url, f"SELECT {columns} FROM console_action") == [  # noqa: S608
+        ("http", f"test of tenant {A}", "revoke", task_id, 1, "The task is revoked.", True)
+    ]
     start_worker(database.url)
     task = front.ended(task_id)
     assert (task["state"], task["result"]) == ("REVOKED", None)

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.core.context import correlation_id_var, working_for
 from app.db import api_keys
+from app.db.api_keys import ApiKey
 from app.db.engine import get_engine
 from app.http.problems import Problem
 
@@ -92,9 +93,16 @@ def tenant_transaction(key: str) -> Iterator[tuple[Connection, UUID]]:
     Raises:
         Problem: 401; the key is not valid.
     """
+    with key_transaction(key) as (connection, record):
+        yield connection, record.tenant_id
+
+
+@contextmanager
+def key_transaction(key: str) -> Iterator[tuple[Connection, ApiKey]]:
+    """As `tenant_transaction`, with what may be shown of the key."""
     with get_engine().begin() as connection:
         record = api_keys.authenticate(connection, key)
         if record is None:
             raise _invalid()
         with working_for(record.tenant_id, correlation_id_var.get()):
-            yield connection, record.tenant_id
+            yield connection, record

@@ -76,12 +76,12 @@ def router(settings: Settings) -> APIRouter:
         `id` is the state in an event: a client that reconnects with it as `Last-Event-ID` does not get that event
         again.
         """
-        tenant_id, task = await run_in_threadpool(look_as, key, task_id)
+        found, task = await run_in_threadpool(look_as, key, task_id)
         if task.ended and last_event_id == _event_id(task):
             return Response(status_code=204)
-        streams.take(tenant_id)
+        streams.take(found.tenant_id)
         events = _events(lambda: look_as(key, task_id)[1], task, last_event_id, settings.web_heartbeat)
-        return _Stream(events, lambda: streams.give_back(tenant_id))
+        return _Stream(events, lambda: streams.give_back(found.tenant_id))
 
     return routes
 

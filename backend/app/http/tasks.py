@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BaseModel, ValidationError
@@ -17,10 +17,11 @@ from app.celery_app import celery_app
 from app.core.context import correlation_id_var
 from app.core.settings import Settings
 from app.db import submissions
+from app.db.api_keys import ApiKey
 from app.http import cursors, idempotency, problems, views
 from app.http.backlog import Backlog
 from app.http.catalogue import KINDS, Kind, Submission
-from app.http.credentials import PresentedKey, tenant_transaction
+from app.http.credentials import PresentedKey, key_transaction, tenant_transaction
 from app.http.documents import Limits, parse
 from app.http.problems import Problem
 from celery_postgres import RateLimited, operations, publishing_on
@@ -54,21 +55,21 @@ def answer(content: BaseModel, status: int = 200, headers: dict[str, str] | None
 
 
 def look(key: str, task_id: str) -> views.Task:
-    """As `look_as`, without the tenant."""
+    """As `look_as`, without the key."""
     return look_as(key, task_id)[1]
 
 
-def look_as(key: str, task_id: str) -> tuple[UUID, views.Task]:
-    """Return one task, for the tenant of `key`, and the tenant.
+def look_as(key: str, task_id: str) -> tuple[ApiKey, views.Task]:
+    """Return one task, for the tenant of `key`, and what may be shown of the key.
 
     Raises:
         Problem: 401; or 404 if the tenant has no such task, whether or not another tenant has.
     """
-    with tenant_transaction(key) as (connection, tenant_id):
-        found = submissions.find(connection, tenant_id, task_id) if "\0" not in task_id else None
+    with key_transaction(key) as (connection, record):
+        found = submissions.find(connection, record.tenant_id, task_id) if "\0" not in task_id else None
     if found is None:
         raise Problem(404, "no-such-task", "there is no such task")
-    return tenant_id, views.task(found)
+    return record, views.task(found)
 
 
 def router(settings: Settings) -> APIRouter:
@@ -119,18 +120,33 @@ def router(settings: Settings) -> APIRouter:
     @routes.delete("/v1/tasks/{task_id}", status_code=202, response_model=views.Task, operation_id="revoke_task")
     def revoke_task(task_id: TaskId, key: PresentedKey) -> Response:
         """Revoke a task that has not begun: a worker discards it. A running task continues to its end."""
-        task = look(key, task_id)
+        record, task = look_as(key, task_id)
         if task.ended:
             if task.state == "REVOKED":
                 return answer(task, 202)
             raise Problem(409, "ended", "the task has ended and cannot be revoked any more")
-        # A waiting message is marked in the database; a worker that has claimed it is told.
-        broker().cancel(task_id)
-        celery_app.control.revoke(task_id)
+        _revoke(record, task_id)
         logger.info("task revoked", extra={"task_id": task_id, "task_name": task.name})
         return answer(look(key, task_id), 202, {"Retry-After": str(RETRY_AFTER_S)})
 
     return routes
+
+
+def _revoke(key: ApiKey, task_id: str) -> None:
+    """Revoke a task, and record who did, as the console does. What cannot be recorded is not done."""
+    if broker().state(task_id).phase is operations.TaskPhase.REVOKED:
+        return  # by an earlier request: the same again is no action
+    with broker().actions.recorded(
+        source="http",
+        actor=f"{key.name} of tenant {key.tenant_id}",
+        action="revoke",
+        subject=task_id,
+        conditions={"key": f"tenant:{key.id}", "correlation_id": correlation_id_var.get()},
+    ) as action:
+        # A waiting message is marked in the database; a worker that has claimed it is told.
+        action.done = broker().cancel(task_id)
+        celery_app.control.revoke(task_id)
+        action.outcome = "The task is revoked." if action.done else "Nothing waits of it: the workers are told."
 
 
 async def _json(request: Request) -> bytes:

@@ -42,6 +42,13 @@ def test_an_action_is_there_before_it_begins_and_its_end_when_it_has_ended(plain
         assert [one.action for one in broker.actions.actions(10, before=broker.actions.actions(1)[0].id)] == ["pause"]
 
 
+def test_what_programs_do_with_their_own_tasks_hides_no_change(plain_database: Any) -> None:
+    with operations.connect(plain_database.url) as broker:
+        for source, action in (("console", "pause"), *(("http", "revoke"), ("console", "read")) * 30):
+            broker.actions.begin(source=source, actor="ann", action=action)
+        assert [one.action for one in broker.actions.changes(20)] == ["pause"]
+
+
 def test_only_who_began_an_action_goes_on_with_it(plain_database: Any) -> None:
     with operations.connect(plain_database.url) as broker:
         number = broker.actions.begin(

@@ -15,6 +15,8 @@ from celery_postgres.database.store import Store
 from celery_postgres.errors import SchemaError
 
 _LAST_ID = 2**63 - 1
+#: Actions that are looked at for what changed.
+_SCANNED = 1_000
 #: Characters of a text that is kept.
 _LONGEST = 1_000
 
@@ -167,6 +169,10 @@ class ActionStore(Store):
         """Actions, the last begun first."""
         rows = self._run("view_actions", before_id=_LAST_ID if before is None else before, limit=limit)
         return [Action(*row) for row in rows]
+
+    def changes(self, limit: int) -> list[Action]:
+        """Of the last thousand actions those that may change how the tasks of others fare, the last begun first."""
+        return [Action(*row) for row in self._run("view_changes", scanned=_SCANNED, limit=limit)]
 
     def pauses(self, queues: Sequence[str]) -> dict[str, Pause]:
         """The last pause of each of these queues, as far as one was recorded."""

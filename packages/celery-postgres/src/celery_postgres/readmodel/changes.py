@@ -77,12 +77,19 @@ def detail(action: Action) -> str:
 def changes(
     actions: Iterable[Action], lost: Iterable[LostConsumer], workers: Sequence[Worker], now: datetime
 ) -> tuple[Change, ...]:
-    """What changed in the last hour, the last first. Workers that began in the same minute are one change."""
+    """What changed in the last hour, the last first. Workers that began in the same minute are one change.
+
+    Args:
+        actions: those of `ActionStore.changes`.
+        lost: workers that others found dead.
+        workers: those that live.
+        now: the end of the hour.
+    """
     since = now - WITHIN
     found = [
         Change(one.began_at, "action", did(one), detail(one), one.ended_at is None)
         for one in actions
-        if one.began_at >= since and one.action != "read"
+        if one.began_at >= since
     ]
     found += [
         Change(

@@ -140,7 +140,7 @@ class Observer:
             beats,
         )
         changed = changes(
-            self._actions.actions(changing.MOST),
+            self._actions.changes(changing.MOST),
             self._actions.lost(changing.WITHIN.total_seconds(), changing.MOST),
             workers,
             now,

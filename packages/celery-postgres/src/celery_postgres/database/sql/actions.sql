@@ -37,6 +37,17 @@ WHERE action.id < %(before_id)s
 ORDER BY action.id DESC
 LIMIT %(limit)s
 
+-- name: view_changes
+-- Of the last `scanned` actions those that may change how others fare, the last begun first: not what was only read, and
+-- not what programs do with their own tasks over HTTP, of which there may be thousands.
+-- takes: scanned integer, limit integer
+SELECT action.id, action.began_at, action.ended_at, action.source, action.actor, action.login, action.action,
+    action.subject, action.planned, action.done, action.outcome
+FROM (SELECT newest.* FROM console_action AS newest ORDER BY newest.id DESC LIMIT %(scanned)s) AS action
+WHERE action.source <> 'http' AND action.action <> 'read'
+ORDER BY action.id DESC
+LIMIT %(limit)s
+
 -- name: view_pauses
 -- Of each of these queues the last pause: since when, and by whom.
 -- takes: names text[]
