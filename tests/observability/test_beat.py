@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,8 +11,10 @@ import pytest
 from celery import Celery
 from celery.schedules import BaseSchedule, crontab
 
+from app.core.dsn import PostgresDSN
 from app.core.settings import Settings
 from app.observability import beat
+from celery_postgres.readmodel import ReadModel
 from environment.testkit.databases import run
 
 
@@ -21,10 +24,15 @@ def app(database: Any, monkeypatch: pytest.MonkeyPatch) -> Celery:
     return Celery("scheduled", set_as_current=False)
 
 
+def dsn_of(url: str) -> str:
+    return PostgresDSN.parse(url).libpq()
+
+
 def overdue(app: Celery) -> dict[str, float]:
     return {
         sample.labels["entry"]: sample.value
         for family in beat.BeatCollector(app).collect()
+        if family.name == "celery_beat_overdue_seconds"
         for sample in family.samples
     }
 
@@ -50,9 +58,30 @@ def test_an_entry_is_late_from_when_it_is_due(app: Celery, database: Any) -> Non
     assert 3600 <= found["hourly"] <= 7230
 
 
-def test_without_a_schedule_nothing_is_read(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(beat, "probe")
-    assert overdue(app) == {}
+@pytest.mark.parametrize(
+    ("beats", "seen_s"),
+    [
+        ([], None),
+        ([("'{}'", 40), ("'{numbers}'", 90_000)], None),  # it has no entries; and it ended before the last day
+        ([("'{numbers}'", 400), ("'{numbers}'", 40)], 40),
+    ],
+)
+def test_a_beat_was_seen_a_while_ago_as_the_console_says(
+    app: Celery, database: Any, beats: list[tuple[str, int]], seen_s: float | None
+) -> None:
+    """Also where this worker has no schedule."""
+    for number, (entries, age_s) in enumerate(beats):
+        run(
+            database.url,
+            "INSERT INTO celery_beat (id, hostname, pid, entries, seen_at)"  # noqa: S608
+            f" VALUES ({number}, 'here', 1, {entries}, now() - interval '{age_s} seconds')",
+        )
+    (found,) = [one.samples for one in beat.BeatCollector(app).collect() if one.name == "celery_beat_seen_age_seconds"]
+    with closing(ReadModel(dsn_of(database.url))) as model:
+        problems = [one.age_s for one in model.problems() if one.rule == "beatless"]
+    values = [sample.value for sample in found]
+    assert values == ([] if seen_s is None else [pytest.approx(seen_s, abs=20)])
+    assert problems == ([] if seen_s is None else [pytest.approx(values[0], abs=20)])
 
 
 def test_without_a_database_there_are_no_samples(

@@ -39,7 +39,11 @@ def workers(module_database: Any, start_module_worker: Any, program: Callable[[s
     """Two: their queues are the same."""
     program("prometheus")  # where there is none, no worker is started either
     # A beat has sent the schedule's entry just now.
-    run(module_database.url, "INSERT INTO celery_beat_entry (name) VALUES ('observed-hourly')")
+    run(
+        module_database.url,
+        "INSERT INTO celery_beat_entry (name) VALUES ('observed-hourly')",
+        "INSERT INTO celery_beat (id, hostname, pid, entries) VALUES (1, 'here', 1, '{observed-hourly}')",
+    )
     options = {"args": ["-I", "observed_tasks,observed_schedule"], "env": {"PYTHONPATH": str(OBSERVED)}}
     return [start_module_worker(module_database.url, pool=pool, **options) for pool in ("solo", "prefork")]
 

@@ -65,6 +65,8 @@ def test_every_condition_of_the_rules_is_held_by_a_unit_test(program: Callable[[
         "[5m]))) > 0.1": ("[5m]))) > 0.3", "one claim of a hundred"),
         "(increase(celery_tasks_total[1h])) > 0.5": ("(increase(celery_tasks_total[1h])) > 0.2", "most tasks expire"),
         "[6h])) >= 100": ("[6h])) >= 50", "a task retries without end"),
+        "beat_seen_age_seconds) > 300": ("beat_seen_age_seconds) > 30000", "no beat is seen from minute 10"),
+        "> 10 * max": ("> 1000 * max", "one run goes on for 10 times"),
         "ratio_rate1h > 14.4": ("ratio_rate1h > 30", "a fifth of the tasks fails"),
         "ratio_rate6h > 6 ": ("ratio_rate6h > 9 ", "8 of 100 tasks fail"),
         'increase6h{state="failure"} >= 10': ("increase6h >= 1", "half of very few tasks fails"),

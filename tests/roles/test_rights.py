@@ -75,7 +75,7 @@ TABLES: dict[str, dict[str, str]] = {
         "worker": ALL,
         "reader": "INSERT(listener slot task_id)",
     },
-    "celery_minute": {"worker": ALL},
+    "celery_minute": {"worker": ALL, "monitor": "SELECT"},
     "celery_hour": {"worker": ALL},
     "celery_depth": {"worker": ALL},
     "celery_postgres_migration": dict.fromkeys(ROLES.values(), "SELECT"),
@@ -217,6 +217,7 @@ OF_BOTH = {"task_states", "messages_of_task", "view_sent", "view_waits_of_tenant
 OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "key_depths", "dead_letter_counts", "beat_runs"),
+    *("newest_beat", "reported_runs", "view_minutes", "view_outcomes"),
     *("counts_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
     *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules", "view_lost_consumers", "view_beats"),
     "view_oldest_of_key",

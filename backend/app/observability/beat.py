@@ -1,4 +1,4 @@
-"""How late `celery beat` is, read from the database at each scrape."""
+"""How late `celery beat` is, and when one was last seen, read from the database at each scrape."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from celery_postgres.operations import overdue_s
 
 
 class BeatCollector(DatabaseCollector):
-    """For how long each entry of `beat_schedule` should have been sent, by this worker's clock. Every worker shows the
-    same numbers: take the maximum over workers.
+    """How long ago a beat was seen, and for how long each entry of `beat_schedule` should have been sent, by this
+    worker's clock. Every worker shows the same numbers.
 
     Only entries that a beat has seen, and none of those that Celery adds by itself: where a beat ran once and none is
     wanted, they would be late forever.
@@ -30,13 +30,17 @@ class BeatCollector(DatabaseCollector):
         self._app = app
 
     def read(self) -> Iterator[Metric]:
-        schedule = self._app.conf.beat_schedule
-        if not schedule:
-            return
+        schedule = self._app.conf.beat_schedule or {}
+        with probe.reading(get_settings()) as monitor:
+            seen_s = monitor.beat_seen_s()
+            runs = monitor.beat_runs(schedule) if schedule else []
+        # No sample where no beat ran in the last day: none is wanted there.
+        seen = GaugeMetricFamily("celery_beat_seen_age_seconds", "How long ago a beat that sends entries was seen.")
+        if seen_s is not None:
+            seen.add_metric([], seen_s)
+        yield seen
         text = "For how long an entry of the schedule has been overdue."
         family = GaugeMetricFamily("celery_beat_overdue_seconds", text, labels=["entry"])
-        with probe.reading(get_settings()) as monitor:
-            runs = monitor.beat_runs(schedule)
         for run in runs:
             # An entry with which beat would not start, or whose own kind of schedule fails, must not cost the other
             # metrics.

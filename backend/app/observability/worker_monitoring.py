@@ -40,6 +40,7 @@ from app.observability.http_server import Page, PageServer, json_page
 from app.observability.key_depth import KeyDepthCollector
 from app.observability.metrics import SlotsCollector
 from app.observability.queue_depth import QueueDepthCollector
+from app.observability.slow_tasks import SlowTaskCollector
 from app.observability.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ def _registry(worker: Any) -> CollectorRegistry:
     registry.register(QueueDepthCollector())
     registry.register(KeyDepthCollector())
     registry.register(BeatCollector(worker.app))
+    registry.register(SlowTaskCollector(worker.app))
     return registry
 
 

@@ -51,6 +51,7 @@ from celery_postgres.database.session_settings import STATEMENT_TIMEOUT
 from celery_postgres.database.task_status_store import TaskPhase, TaskStatus, TaskStatusStore
 from celery_postgres.readmodel import ReadModel
 from celery_postgres.readmodel.overdue import overdue_s
+from celery_postgres.readmodel.slow_problems import usual_s
 from celery_postgres.results.backend import DatabaseBackend
 from celery_postgres.results.elsewhere import results_elsewhere
 from celery_postgres.results.watching import load_result, watching
@@ -272,6 +273,7 @@ __all__ = [
     "overdue_s",
     "read_model",
     "task_states",
+    "usual_s",
     "waiting_by_tenant",
     "watching",
 ]

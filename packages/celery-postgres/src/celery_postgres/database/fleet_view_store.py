@@ -223,13 +223,13 @@ def _worker(row: Sequence[Any], now: datetime) -> Worker:
     return Worker(
         *(number, hostname, pid, started, beat, tuple(queues or ()), Count.of(claimed, _CLAIMS_CAP), oldest),
         *(lives is False, name, pool, slots, version, bool(draining), busy),
-        running=tuple(_running(running or (), seen_at or now)),
+        running=tuple(running_of(running, seen_at or now)),
         seen_at=seen_at,
     )
 
 
-def _running(reported: Iterable[Any], seen_at: datetime) -> Iterable[Running]:
-    """What a worker has reported. Its login can write what it likes there."""
+def running_of(reported: Any, seen_at: datetime) -> Iterable[Running]:
+    """What a worker has reported at that time. Its login can write what it likes there."""
     for one in reported if isinstance(reported, list) else ():
         if isinstance(one, dict) and isinstance(one.get("for_s"), int | float):
             since = seen_at - timedelta(seconds=min(max(0.0, one["for_s"]), 10 * 365 * 86_400))

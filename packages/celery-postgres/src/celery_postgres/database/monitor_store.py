@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from celery_postgres.database.fleet_view_store import Running, running_of
+from celery_postgres.database.minute_view_store import MinuteViewStore
 from celery_postgres.database.operator_store import ConsumerOverview, OperatorStore
+from celery_postgres.database.queue_view_store import Outcomes
 from celery_postgres.database.store import Runner, Store
 
 
@@ -114,6 +117,7 @@ class MonitorStore(Store):
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
         self._operator = OperatorStore(runner)
+        self._minutes = MinuteViewStore(runner)
 
     def begin(self) -> None:
         """Take the rights of `celery_monitor`, if that role exists, until the transaction ends; plan by index."""
@@ -164,6 +168,26 @@ class MonitorStore(Store):
     def beat_runs(self, entries: Iterable[str]) -> list[BeatRun]:
         """Those of these entries of the schedule that a beat has seen."""
         return [BeatRun(*row) for row in self._run("beat_runs", names=list(entries))]
+
+    def beat_seen_s(self) -> float | None:
+        """How many seconds ago a beat was seen that sends entries; None if none ran in the last day."""
+        ((seen_s,),) = self._run("newest_beat")
+        return None if seen_s is None else float(seen_s)
+
+    def running(self) -> list[Running]:
+        """The tasks that run: of each worker the five that it runs the longest."""
+        now = datetime.now(UTC)
+        return [
+            one
+            for seen_s, reported in self._run("reported_runs")
+            for one in running_of(reported, now - timedelta(seconds=seen_s))
+        ]
+
+    def outcomes(self, within_s: float) -> list[Outcomes]:
+        """How tasks have ended in the last seconds, by name, and how long they ran."""
+        now = datetime.now(UTC)
+        # The database's clock may be ahead.
+        return self._minutes.outcomes(now - timedelta(seconds=within_s), now + timedelta(days=1))
 
     def is_usable(self) -> bool:
         """Whether the role may read and change messages, which a consumer does."""

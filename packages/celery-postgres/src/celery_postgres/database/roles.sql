@@ -148,6 +148,7 @@ BEGIN
             ('celery_monitor', 'celery_taskmeta', 'SELECT', 'status, date_done'),
             ('celery_monitor', 'celery_beat_entry', 'SELECT', NULL),
             ('celery_monitor', 'celery_beat', 'SELECT', NULL),
+            ('celery_monitor', 'celery_minute', 'SELECT', NULL),
             ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
 
             -- A console that looks: all but payloads, arguments, results and messages of errors. What has those it reads in

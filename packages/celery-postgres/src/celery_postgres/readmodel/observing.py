@@ -30,8 +30,6 @@ FRESH_S = 1.0
 CAUSES_FRESH_S = 10.0
 #: The same of how tasks ended before.
 BEFORE_FRESH_S = 60.0
-#: How tasks ended before is asked of so long a time.
-_BEFORE = timedelta(hours=2)
 MOST_GROUPS = 200
 
 
@@ -172,5 +170,6 @@ class Observer:
 
     def _outcomes_before(self, lately: datetime) -> Sequence[Outcomes]:
         if self._before is None or time.monotonic() - self._before[0] >= BEFORE_FRESH_S:
-            self._before = time.monotonic(), self._minutes.outcomes(lately - _BEFORE, lately)
+            since = lately - timedelta(seconds=thresholds.BEFORE_S)
+            self._before = time.monotonic(), self._minutes.outcomes(since, lately)
         return self._before[1]

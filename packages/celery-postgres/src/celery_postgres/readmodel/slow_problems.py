@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from celery_postgres.database.histogram import percentile
+from celery_postgres.database.queue_view_store import Outcomes
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.observed import Observed
 from celery_postgres.readmodel.problem import Problem, Severity
@@ -13,7 +15,7 @@ from celery_postgres.readmodel.words import duration, listed
 
 def slow(observed: Observed) -> Problem | None:
     """A task runs many times as long as nearly all of its name did in the last two hours."""
-    usual = _usual(observed)
+    usual = usual_s((*observed.before, *observed.recent))
     found = []
     for worker in observed.workers:
         for one in worker.running:
@@ -37,10 +39,10 @@ def slow(observed: Observed) -> Problem | None:
     )
 
 
-def _usual(observed: Observed) -> dict[str, float]:
-    """The 95th percentile of the runs of each task that has run often enough to tell."""
+def usual_s(outcomes: Iterable[Outcomes]) -> dict[str, float]:
+    """Within how many seconds 95 % of the runs of each task ended that has run often enough to tell."""
     counts: dict[str, list[int]] = {}
-    for one in (*observed.before, *observed.recent):
+    for one in outcomes:
         known = counts.get(one.name)
         counts[one.name] = list(one.ran) if known is None else [a + b for a, b in zip(known, one.ran, strict=True)]
     enough = {name: ran for name, ran in counts.items() if sum(ran) >= thresholds.FEWEST_RUNS}

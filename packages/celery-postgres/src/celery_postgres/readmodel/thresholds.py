@@ -50,6 +50,8 @@ FEWEST_FAILURES = 10
 SLOW_TIMES = Threshold(10)
 SLOW_LEAST_S = 60.0
 FEWEST_RUNS = 20
+#: What was before the last 15 minutes is asked of so many seconds.
+BEFORE_S = 7200.0
 #: For how many seconds a transaction may be open: until it ends, vacuum removes nothing that was deleted since.
 TRANSACTION_S = Threshold(600, 3600)
 #: Dead rows of the message table, if they outnumber the live ones.
@@ -77,6 +79,8 @@ ALERTS = (
     Alert("CeleryQueueNotConsumed", "critical", "consumers:max == 0"),
     Alert("CeleryDeadLettersGrowing", "warning", f"dead_letters_recent:max > {DEAD.warning - 1:g}"),
     Alert("CeleryBeatLate", "critical", f"celery_beat_overdue_seconds) > {OVERDUE_S.warning:g}"),
+    Alert("CeleryNoBeat", "critical", f"celery_beat_seen_age_seconds) > {BEATLESS_S.critical:g}"),
+    Alert("CeleryTaskSlow", "warning", f"> {SLOW_TIMES.warning:g} * max by (job, task) (celery_task_usual_"),
     Alert("CeleryErrorBudgetFastBurn", "critical", f">= {FEWEST_FAILURES}"),
     Alert("CeleryErrorBudgetSlowBurn", "warning", f">= {FEWEST_FAILURES}"),
 )
@@ -89,6 +93,7 @@ HOLDS_S = {
 __all__ = [
     "ALERTS",
     "BEATLESS_S",
+    "BEFORE_S",
     "DEAD",
     "DEAD_ROWS",
     "FAILING",

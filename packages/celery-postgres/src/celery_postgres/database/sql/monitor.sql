@@ -197,6 +197,20 @@ SELECT entry.name, greatest(entry.last_run_at, entry.counts_from) FROM celery_be
 WHERE entry.name = ANY(%(names)s) AND entry.enabled
 ORDER BY 1
 
+-- name: newest_beat
+-- How many seconds ago the last beat that has entries was seen; null if none was in the last day.
+SELECT extract(epoch FROM now() - max(beat.seen_at))::float
+FROM celery_beat AS beat
+WHERE cardinality(beat.entries) > 0 AND beat.seen_at > now() - interval '1 day'
+
+-- name: reported_runs
+-- What workers report of the tasks that they run the longest, and how many seconds ago they did.
+SELECT extract(epoch FROM now() - consumer.beat_at)::float, consumer.running
+FROM kombu_consumer AS consumer
+WHERE consumer.running IS NOT NULL AND consumer.beat_at IS NOT NULL
+ORDER BY consumer.id
+LIMIT 2000
+
 -- name: broker_usable
 -- Whether the role may consume. kombu_message itself is not read, since its first visible row may lie behind a million
 -- delivered ones.

@@ -43,12 +43,13 @@ ORDER BY entry.name
 LIMIT %(limit)s
 
 -- name: view_beats
--- The beats, the ones seen last first, and how many seconds ago.
+-- The beats of the last day, the ones seen last first, and how many seconds ago.
 -- takes: limit integer
 SELECT
     beat.hostname, beat.pid, beat.timezone, beat.started_at, beat.stopped_at,
     extract(epoch FROM now() - beat.seen_at)::float, cardinality(beat.entries)
 FROM celery_beat AS beat
+WHERE beat.seen_at > now() - interval '1 day'
 ORDER BY beat.seen_at DESC
 LIMIT %(limit)s
 
