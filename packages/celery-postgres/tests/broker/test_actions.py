@@ -49,6 +49,15 @@ def test_what_programs_do_with_their_own_tasks_hides_no_change(plain_database: A
         assert [one.action for one in broker.actions.changes(20)] == ["pause"]
 
 
+def test_a_pause_ends_with_its_resumption(plain_database: Any) -> None:
+    """Whatever paused it again has recorded nothing."""
+    with operations.connect(plain_database.url) as broker:
+        for action in ("pause", "resume", "pause"):
+            broker.actions.begin(source="console", actor=action, action=action, subject="mail")
+            found = broker.actions.pauses(["mail"])
+            assert [one.actor for one in found.values()] == ([] if action == "resume" else ["pause"])
+
+
 def test_only_who_began_an_action_goes_on_with_it(plain_database: Any) -> None:
     with operations.connect(plain_database.url) as broker:
         number = broker.actions.begin(

@@ -136,3 +136,41 @@ def test_absurd_times_hide_no_row(url: str, model: ReadModel) -> None:
     (row,) = model.tasks(TaskFilter(state=State.FAILED)).rows
     assert (row.waited_s, row.ran_s) == (None, None)
     assert model.task("absurd") is not None
+
+
+def test_keys_that_their_own_limits_hold_back_are_a_problem(plain_database: Any, model: ReadModel) -> None:
+    url = str(plain_database.url)
+    run(
+        url,
+        "INSERT INTO kombu_queue (name, fair) VALUES ('llm', true), ('free', true)",
+        "INSERT INTO kombu_limit (queue_id, key, flow_key, max_running, per_second, burst, refuse)"
+        " SELECT id, key, CASE WHEN key <> '*' THEN hashtextextended(key, 0) END, max_running, per_second, 1, refuse"
+        " FROM kombu_queue, (VALUES ('*', 2, NULL, false), ('rated', NULL, 0.01, false), ('refused', NULL, 0.01, true),"
+        " ('none', 0, NULL, false)) AS one (key, max_running, per_second, refuse) WHERE name = 'llm'",
+        "INSERT INTO kombu_throttle (queue_id, flow_key, free_at)"
+        " SELECT id, hashtextextended(key, 0), now() + interval '1 minute'"
+        " FROM kombu_queue, unnest(ARRAY['rated', 'refused']) AS key WHERE name = 'llm'",
+    )
+    for queue, key, running, waited_s in (
+        ("llm", TENANT, 2, 400),
+        ("llm", "below", 1, 500),
+        ("llm", "young", 2, 200),
+        ("llm", "rated", 0, 350),
+        ("llm", "refused", 0, 350),
+        ("llm", "none", 0, 350),
+        ("free", TENANT, 9, 900),
+    ):
+        tenant = f"'{key}'" if key == TENANT else "NULL"
+        run(
+            url,
+            "INSERT INTO kombu_message (payload, queue_id, tenant_id, flow_key, visible, available_at)"  # noqa: S608
+            f" SELECT '{{}}', id, {tenant}::uuid, hashtextextended('{key}', 0), number > {running},"
+            f" now() - interval '{waited_s} seconds'"
+            f" FROM kombu_queue, generate_series(1, {running} + 3) AS number WHERE name = '{queue}'",
+        )
+    (problem,) = [one for one in model.problems() if one.rule == "limit"]
+    assert problem.sentence.startswith(
+        f"Tenant {TENANT} has been at its limit in queue llm: 3 wait, the next for 6 min"
+    )
+    assert problem.detail == "2 of 2 run. Others go on. Raise its limit, or let it wait. 1 other key waits as well."
+    assert (problem.view, problem.subject) == ("limit", "llm")

@@ -11,6 +11,7 @@ import pytest
 from celery_postgres.database.counting import Count
 from celery_postgres.database.fleet_view_store import Beat, Running, Worker
 from celery_postgres.database.histogram import CLASSES, class_of
+from celery_postgres.database.limit_view_store import KeyAtLimit
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue
 from celery_postgres.database.task_view_store import DeadLetterGroup
 from celery_postgres.readmodel import thresholds
@@ -23,6 +24,7 @@ AT = datetime(2026, 11, 30, 2, 12, tzinfo=UTC)
 QUEUE = Queue("llm", False, False, Count(8412), 848.0, Count(0), Count(24), 2, 0)
 WORKER = Worker(7, "node-d", 11, AT, 3, ("llm",), Count(8), AT - timedelta(seconds=90), lost=True)
 GROUP = DeadLetterGroup("failed 3 times", "llm.run", 41, AT, AT - timedelta(minutes=3), 1, 41, 41, ("llm",), 9)
+HELD = KeyAtLimit("llm", "acme", "00ff", 5, None, Count(5), Count(101), 301.0)
 BEAT = Beat("node-a", 12, "UTC", AT, None, 31.0, 7)
 QUIET = Observed(at=AT)
 
@@ -57,6 +59,14 @@ def test_nothing_needs_attention_where_all_is_quiet() -> None:
          {"queues": queue(consumers=0)}),
         ("paused", Severity.WARNING, "Queue llm is paused: 8,412 are waiting, the oldest for 15 min 1 s",
          {"queues": queue(paused=True, oldest_s=901.0)}),
+        ("paused", Severity.WARNING,
+         "Queue llm has been paused for 20 min: 8,412 are waiting, the oldest for 2.0 s",
+         {"queues": queue(paused=True, oldest_s=2.0, paused_since=AT - timedelta(minutes=20), paused_by="ann")}),
+        ("limit", Severity.WARNING,
+         "Tenant acme has been at its limit in queue llm: 101 wait, the next for 5 min 1 s", {"held": [HELD]}),
+        ("limit", Severity.WARNING,
+         "Key 00ff has been at its limit in queue llm: 1 waits, the next for 5 min 1 s",
+         {"held": [replace(HELD, key=None, waiting=Count(1))]}),
         ("dead", Severity.WARNING, "41 new dead letters in 15 minutes, 41 of them llm.run: failed 3 times",
          {"dead": DeadTotal(Count(214), 41), "groups": [GROUP]}),
         ("dead", Severity.WARNING, "1 new dead letter in 15 minutes", {"dead": DeadTotal(Count(214), 1)}),
@@ -94,6 +104,8 @@ def test_a_rule_says_one_sentence(rule: str, severity: Severity, sentence: str, 
         ("unconsumed", {"queues": queue(consumers=0, oldest_s=15.0)}),
         ("paused", {"queues": queue(paused=True, oldest_s=900.0)}),
         ("paused", {"queues": queue(paused=True, waiting=Count(0), oldest_s=None)}),
+        ("paused", {"queues": queue(paused=True, oldest_s=4000.0, paused_since=AT - timedelta(minutes=15))}),
+        ("limit", {"held": [replace(HELD, waited_s=300.0)]}),
         ("lost", {"workers": [replace(WORKER, claimed=Count(0))]}),
         ("lost", {"workers": [replace(WORKER, claimed=Count(0), lost_at=AT - timedelta(hours=1))]}),
         ("beatless", {"beats": [BEAT, replace(BEAT, seen_s=30.0)]}),
@@ -133,6 +145,24 @@ def test_the_most_urgent_comes_first_and_then_the_oldest() -> None:
 def test_a_late_queue_grows_or_drains(growth: float | None, told: str) -> None:
     (problem,) = found("late", queues=queue(growth_per_min=growth))
     assert problem.detail == told
+
+
+def test_a_limit_and_a_pause_say_why_and_whom_else_they_hold_back() -> None:
+    rated = replace(HELD, concurrency=None, per_second=0.5, running=Count(0))
+    (problem,) = found("limit", held=[rated, HELD])
+    assert (
+        problem.detail
+        == "Its rate is 30 a minute. Others go on. Raise its limit, or let it wait. 1 other key waits as well."
+    )
+    (problem,) = found("limit", held=[HELD])
+    assert problem.detail == "5 of 5 run. Others go on. Raise its limit, or let it wait."
+    since = AT - timedelta(minutes=20)
+    both = [*queue(name="old", paused=True, oldest_s=4000.0), *queue(paused=True, paused_since=since, paused_by="ann")]
+    (problem,) = found("paused", queues=both)
+    assert (problem.subject, problem.age_s) == ("old", 4000.0)
+    assert problem.detail == "Resume it, or purge what is not wanted any more; also llm."
+    (problem,) = found("paused", queues=both[1:])
+    assert problem.detail == "Resume it, or purge what is not wanted any more. ann paused it."
 
 
 def test_a_trend_compares_whole_counts_of_up_to_a_minute() -> None:

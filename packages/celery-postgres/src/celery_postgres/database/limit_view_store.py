@@ -14,6 +14,8 @@ from celery_postgres.database.store import Store
 CAP, RUNNING_CAP = 101, 1_001
 #: Queues of one view, and claimed messages that are read of each to find its busiest keys.
 MOST_QUEUES, SCANNED = 100, 2_000
+#: Keys at their limits that are listed.
+_MOST_HELD = 50
 #: Results of a tenant by which its waits are known.
 _ENDED = 200
 
@@ -70,6 +72,29 @@ class BusyKey:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyAtLimit:
+    """A key whose messages wait because of its own limit.
+
+    Attributes:
+        queue: the fair queue.
+        key: the key, if it is a tenant's; None where only its hash is known.
+        key_hash: what metrics call it.
+        concurrency, per_second: the limits that hold for it; None where there is none.
+        running, waiting: its claimed and its ready messages.
+        waited_s: for how many seconds its next message has waited.
+    """
+
+    queue: str
+    key: str | None
+    key_hash: str
+    concurrency: int | None
+    per_second: float | None
+    running: Count
+    waiting: Count
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Waits:
     """How long the last ended tasks of a tenant waited in a queue: the median in seconds, and of how many tasks."""
 
@@ -104,6 +129,16 @@ class LimitViewStore(Store):
         return [
             BusyKey(*(*known, Count.of(running, SCANNED), Count.of(waiting, CAP), opens_in_s))
             for *known, running, waiting, opens_in_s in rows
+        ]
+
+    def at_limit(self, waited_s: float) -> list[KeyAtLimit]:
+        """The keys that their own limits hold back and whose next message has waited for so long, the longest first."""
+        rows = self._run(
+            "view_keys_at_limit", waited_s=waited_s, queues=MOST_QUEUES, scanned=RUNNING_CAP, cap=CAP, limit=_MOST_HELD
+        )
+        return [
+            KeyAtLimit(*(*known, Count.of(running, RUNNING_CAP), Count.of(waiting, CAP), waited_s))
+            for *known, running, waiting, waited_s in rows
         ]
 
     def fair_queues(self) -> list[str]:

@@ -13,6 +13,7 @@ from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
 from celery_postgres.database.history_store import Failures, PastAttempt
 from celery_postgres.database.limit_store import Limit
+from celery_postgres.database.limit_view_store import LimitViewStore
 from celery_postgres.database.minute_view_store import MinuteViewStore
 from celery_postgres.database.monitor_store import MonitorStore
 from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore
@@ -103,7 +104,9 @@ class ReadModel:
         fleet = FleetViewStore(self._reader)
         of_results = fleet if self._results is None else FleetViewStore(self._results)
         self._fleet = Fleet(fleet, of_results, Lateness(app))
-        self._observer = Observer(self._queues, self._fleet, self._tasks, self._minutes, self._actions)
+        self._observer = Observer(
+            self._queues, self._fleet, self._tasks, self._minutes, self._actions, LimitViewStore(self._reader)
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from celery_postgres.database.fleet_view_store import Beat, Worker
+from celery_postgres.database.limit_view_store import KeyAtLimit
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue
 from celery_postgres.database.task_rows import DeadLetterGroup
 from celery_postgres.readmodel.problem import Severity
@@ -33,6 +34,7 @@ class Observed:
         health: of the database.
         at: when it was read.
         beats: those of the last day.
+        held: the keys that their own limits hold back, the one that has waited the longest first.
     """
 
     queues: Sequence[Queue] = ()
@@ -45,6 +47,7 @@ class Observed:
     health: Health | None = None
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     beats: Sequence[Beat] = ()
+    held: Sequence[KeyAtLimit] = ()
 
     def waiting(self) -> list[Queue]:
         """The queues of the application in which a task waits, the longest first."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.counting import CAP
 from celery_postgres.database.fleet_view_store import Beat, Schedule, Worker
+from celery_postgres.database.limit_view_store import KeyAtLimit, LimitViewStore
 from celery_postgres.database.minute_view_store import Minute, MinuteViewStore
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, QueueViewStore
 from celery_postgres.database.task_rows import DeadLetterGroup
@@ -68,6 +69,7 @@ class _Causes:
     before: Sequence[Outcomes]
     health: Health
     minutes: Sequence[Minute]
+    held: Sequence[KeyAtLimit]
 
 
 class Observer:
@@ -79,6 +81,7 @@ class Observer:
         tasks: reads dead letters.
         minutes: reads what workers have counted.
         actions: reads what people did, and which workers were lost.
+        limits: reads which keys are at their limits.
     """
 
     def __init__(
@@ -88,9 +91,10 @@ class Observer:
         tasks: TaskViewStore,
         minutes: MinuteViewStore,
         actions: ActionStore,
+        limits: LimitViewStore,
     ) -> None:
         self._queues, self._fleet, self._tasks, self._minutes = queues, fleet, tasks, minutes
-        self._actions = actions
+        self._actions, self._limits = actions, limits
         self._lock = threading.Lock()
         self._latest: tuple[float, Overview] | None = None
         self._failed: tuple[float, Exception] | None = None
@@ -136,6 +140,7 @@ class Observer:
             causes.health,
             now,
             beats,
+            causes.held,
         )
         changed = changes(
             self._actions.changes(changing.MOST),
@@ -165,6 +170,7 @@ class Observer:
                 self._outcomes_before(lately),
                 self._queues.health(),
                 self._minutes.minutes(begins(now)),
+                self._limits.at_limit(thresholds.AT_LIMIT_S.warning),
             )
         return self._causes
 

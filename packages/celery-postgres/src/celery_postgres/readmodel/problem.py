@@ -23,7 +23,7 @@ class Problem:
         sentence: what is wrong, in one sentence. It may contain the name of a queue or a task, which is hostile text.
         detail: why, or what may be done; may be empty.
         age_s: for how long, as far as is known.
-        view: where to look: `queue`, `dead`, `failed`, `running`, `worker` or `schedule`.
+        view: where to look: `queue`, `dead`, `failed`, `running`, `worker`, `schedule` or `limit`.
         subject: the queue, the task, the worker's id or the entry; empty for several.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from celery_postgres.database.queue_view_store import Outcomes, Queue
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.fleet_problems import beatless, lost, overdue
+from celery_postgres.readmodel.limit_problems import at_limit, paused
 from celery_postgres.readmodel.observed import Late, Observed, severity_of
 from celery_postgres.readmodel.problem import Problem, Severity
 from celery_postgres.readmodel.slow_problems import slow
@@ -39,17 +40,6 @@ def unconsumed(observed: Observed) -> Problem | None:
         "unconsumed",
         "Queue {name} has no worker: {waiting} waiting, the oldest for {age}",
         "Start a worker with -Q and its name",
-    )
-
-
-def paused(observed: Observed) -> Problem | None:
-    """A queue has been paused while tasks wait in it."""
-    return _oldest(
-        [one for one in observed.waiting() if one.paused],
-        thresholds.PAUSED_S,
-        "paused",
-        "Queue {name} is paused: {waiting} waiting, the oldest for {age}",
-        "Resume it, or purge what is not wanted any more",
     )
 
 
@@ -169,6 +159,7 @@ RULES: tuple[Callable[[Observed], Problem | None], ...] = (
     overdue,
     failing,
     slow,
+    at_limit,
     open_transaction,
     vacuum_behind,
 )

@@ -28,8 +28,10 @@ class Threshold:
 LATE_S = Threshold(60, 300)
 #: For how many seconds the oldest task of a queue may wait that no process consumes: a worker restarts in less.
 UNCONSUMED_S = Threshold(15, 300)
-#: For how many seconds a paused queue may have tasks waiting.
+#: For how many seconds a queue may be paused with tasks waiting in it.
 PAUSED_S = Threshold(900)
+#: For how many seconds the next task of a key, such as a tenant, may have waited because of the key's own limit.
+AT_LIMIT_S = Threshold(300)
 #: New dead letters within `RECENT_S` seconds.
 DEAD = Threshold(1)
 #: Messages that a lost worker has left behind.
@@ -92,6 +94,7 @@ HOLDS_S = {
 
 __all__ = [
     "ALERTS",
+    "AT_LIMIT_S",
     "BEATLESS_S",
     "BEFORE_S",
     "DEAD",

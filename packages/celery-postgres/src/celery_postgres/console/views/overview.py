@@ -83,6 +83,8 @@ def _where(look: Look, problem: Problem) -> tuple[str, str]:
             return look.link("schedules"), "Open schedules"
         case "running":
             return look.link("tasks", state="running", q=problem.subject), "See what runs"
+        case "limit":
+            return look.link("limits", queue=problem.subject), "Open limits"
         case "failed":
             return look.link("tasks", state="failed", q=problem.subject), "See failures"
     return "", ""

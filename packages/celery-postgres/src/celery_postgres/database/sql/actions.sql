@@ -49,16 +49,21 @@ ORDER BY action.id DESC
 LIMIT %(limit)s
 
 -- name: view_pauses
--- Of each of these queues the last pause: since when, and by whom.
+-- Of each of these queues the last pause: since when, and by whom. Not where it was resumed since: whatever has paused it
+-- again has not recorded that.
 -- takes: names text[]
 SELECT queue.name, pause.began_at, pause.actor
 FROM unnest(%(names)s) AS queue (name)
 CROSS JOIN LATERAL (
-    SELECT action.began_at, action.actor FROM console_action AS action
+    SELECT action.id, action.began_at, action.actor FROM console_action AS action
     WHERE action.action = 'pause' AND action.subject = queue.name
     ORDER BY action.id DESC
     LIMIT 1
 ) AS pause
+WHERE NOT EXISTS (
+    SELECT FROM console_action AS resumed
+    WHERE resumed.action = 'resume' AND resumed.subject = queue.name AND resumed.id > pause.id
+)
 
 -- name: note_lost_consumer
 -- Keep what was known of a consumer that others found dead, for a week.

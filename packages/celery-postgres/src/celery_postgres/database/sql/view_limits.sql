@@ -75,6 +75,66 @@ CROSS JOIN LATERAL kombu_limit_of(fair.id, busy.flow_key) AS own
 ORDER BY busy.running DESC, fair.name
 LIMIT %(limit)s
 
+-- name: view_keys_at_limit
+-- Keys whose next message has waited for `waited_s` seconds while as many run as their limit allows, or while their rate allows
+-- no other: of the first `scanned` claimed messages and of as many throttles of each of `queues` fair queues that have limits.
+-- The one that has waited the longest comes first. A key is known by its hash; by its text too where that is the tenant of
+-- its message. A limit of none is somebody's wish, and no key is at it.
+-- takes: waited_s float, queues integer, scanned integer, cap integer, limit integer
+WITH fair AS MATERIALIZED (
+    SELECT one.id, one.name FROM kombu_queue AS one
+    WHERE one.fair AND EXISTS (SELECT FROM kombu_limit AS known WHERE known.queue_id = one.id)
+    ORDER BY one.name
+    LIMIT %(queues)s
+), used AS MATERIALIZED (
+    SELECT claimed.queue_id, claimed.flow_key, count(*) AS running
+    FROM fair
+    CROSS JOIN LATERAL (
+        SELECT message.queue_id, message.flow_key FROM kombu_message AS message
+        WHERE message.queue_id = fair.id AND NOT message.visible AND message.flow_key IS NOT NULL
+        LIMIT %(scanned)s
+    ) AS claimed
+    GROUP BY claimed.queue_id, claimed.flow_key
+), closed AS MATERIALIZED (
+    SELECT known.queue_id, known.flow_key, known.free_at
+    FROM fair
+    CROSS JOIN LATERAL (
+        SELECT throttle.queue_id, throttle.flow_key, throttle.free_at FROM kombu_throttle AS throttle
+        WHERE throttle.queue_id = fair.id
+        LIMIT %(scanned)s
+    ) AS known
+    WHERE known.free_at > now() AND known.flow_key <> 0
+), held AS MATERIALIZED (
+    SELECT queue_id, flow_key, own.max_running, own.per_second, coalesce(used.running, 0) AS running
+    FROM used
+    FULL JOIN closed USING (queue_id, flow_key)
+    CROSS JOIN LATERAL kombu_limit_of(queue_id, flow_key) AS own
+    WHERE own.max_running > 0 AND used.running >= own.max_running
+       OR own.per_second > 0 AND NOT own.refuse
+          AND closed.free_at > now() + (own.burst - 1) / own.per_second * interval '1 second'
+)
+SELECT fair.name, CASE WHEN hashtextextended(first.tenant_id::text, 0) = held.flow_key THEN first.tenant_id::text END,
+    lpad(to_hex(held.flow_key), 16, '0'), held.max_running, held.per_second, held.running, (
+        SELECT count(*) FROM (
+            SELECT FROM kombu_message AS message
+            WHERE message.queue_id = held.queue_id AND message.flow_key = held.flow_key AND message.visible
+              AND message.flow_key IS NOT NULL AND message.failures = 0
+            LIMIT %(cap)s
+        ) AS part
+    ), extract(epoch FROM now() - first.available_at)::float
+FROM held
+JOIN fair ON fair.id = held.queue_id
+CROSS JOIN LATERAL (
+    SELECT message.tenant_id, message.available_at FROM kombu_message AS message
+    WHERE message.queue_id = held.queue_id AND message.flow_key = held.flow_key AND message.visible
+      AND message.flow_key IS NOT NULL AND message.failures = 0
+    ORDER BY 9 - message.priority, message.id + 0
+    LIMIT 1
+) AS first
+WHERE first.available_at < now() - %(waited_s)s * interval '1 second'
+ORDER BY first.available_at
+LIMIT %(limit)s
+
 -- name: view_fair_queues
 -- takes: queues integer
 SELECT queue.name FROM kombu_queue AS queue WHERE queue.fair ORDER BY queue.name LIMIT %(queues)s
