@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery_postgres.database.histogram import CLASSES
 from celery_postgres.database.minute_store import MinuteRow, MinuteStore, Retention
 from celery_postgres.database.session import Session
-from celery_postgres.readmodel import ReadModel
+from celery_postgres.readmodel import DAY, HOUR, WEEK, ReadModel
 from environment.testkit.databases import rows
 from environment.testkit.probe import DEADLINE_S, POOLS, Probe
 from environment.testkit.tables import rows_of, run, scalar
@@ -149,16 +150,42 @@ def test_the_last_hour_of_a_queue(url: str, store: MinuteStore) -> None:
         " FROM generate_series(0, 2) AS n",
     )
     with closing(ReadModel(url)) as model:
-        hour, every = model.last_hour("q"), model.overview().hour
-        assert model.last_hour("another").latest.started == 0
+        hour, every = model.past(HOUR, "q"), model.overview().hour
+        assert model.past(HOUR, "another").latest.started == 0
     assert every is not None
-    assert len(hour.minutes) == len(every.minutes) == 60
+    assert len(hour.steps) == len(every.steps) == 60
     # Another minute may have begun since it was written.
-    assert [one.finished for one in hour.minutes if one.finished] == [8]
+    assert [one.finished for one in hour.steps if one.finished] == [8]
     assert every.finished == 8
     assert [one for one in hour.came if one is not None][-1] == 40  # ten began, and thirty more wait than before
     assert hour.grows_by == 30
     assert hour.waited_s(0.5) is not None
+
+
+def test_a_day_and_a_week_are_of_minutes_and_of_the_hours_that_they_have_become(url: str, store: MinuteStore) -> None:
+    now = this_minute()
+    store.write([counted(now - 1, 7), counted(now - 1, 8), counted(now - 600, 7)])
+    run(
+        url,
+        "UPDATE celery_minute SET consumer_id = 0 WHERE minute < now() - interval '1 hour'",
+        "INSERT INTO celery_hour SELECT date_trunc('hour', now() - n * interval '1 hour'), 'q', 'n', 4, 3, 1, 0,"
+        " array_fill(0, ARRAY[16]), array_fill(0, ARRAY[16]) FROM unnest(ARRAY[60, 61, 62, 24 * 40]) AS n",
+        "INSERT INTO celery_depth SELECT date_trunc('hour', now()) - n * interval '1 minute', 'q', 1000 - n, 1"
+        " FROM generate_series(1, 120) AS n",
+    )
+    with closing(ReadModel(url)) as model:
+        past = {(span.name, queue): model.past(span, queue) for span in (DAY, WEEK) for queue in (None, "q", "another")}
+        store.write([counted(now - 2, 500)])
+        assert model.past(DAY, "q") is past["day", "q"], "one reading a minute, however many look"
+    assert {key: (len(one.steps), one.finished, one.failed) for key, one in past.items()} == {
+        ("day", None): (24, 12, 3), ("day", "q"): (24, 12, 3), ("day", "another"): (24, 0, 0),
+        ("week", None): (56, 24, 6), ("week", "q"): (56, 24, 6), ("week", "another"): (56, 0, 0),
+    }  # fmt: skip
+    day = past["day", "q"]
+    assert [one.at.minute for one in day.steps] == [0] * 24
+    assert [one.waiting.number for one in day.depths if one is not None] == [880, 940]
+    assert day.steps[-2].at - day.steps[0].at == timedelta(hours=22)
+    assert all(one.at.hour % 3 == 0 for one in past["week", "q"].steps)
 
 
 # -- counted by workers

@@ -30,8 +30,9 @@ def views(served: Console) -> list[str]:
     return [
         *(
             "/",
+            "/?span=week",
             "/queues",
-            "/queue?name=mail",
+            "/queue?name=mail&span=day",
             "/queue?name=reports",
             "/tasks?q=nothing",
             "/tasks?state=running",

@@ -1,4 +1,4 @@
-"""Charts of the last hour as shapes for the templates: one column is a minute. Nothing here is text from outside."""
+"""Charts as shapes for the templates: one column is a minute, or a longer step. Nothing here is text from outside."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import datetime
 
 from celery_postgres.console.formatting import count, duration
 
-#: The plot: four units are a minute of sixty, and the highest value is 100 high.
-WIDTH, HEIGHT, _STEP = 240, 100, 4
+#: The plot: the highest value is 100 high. An hour has a column for each minute.
+WIDTH, HEIGHT, _COLUMNS = 240, 100, 60
 _DURATIONS_S = (0.1, 0.3, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
 
@@ -20,6 +20,7 @@ class Bar:
 
     x: float
     y: float
+    width: float
     height: float
     kind: str
 
@@ -72,23 +73,25 @@ class Chart:
 
 def bars(values: Sequence[int | None], top: float, kinds: tuple[str, str]) -> tuple[Bar, ...]:
     """A bar for each value that is not zero; the last one, which is not over yet, is of the second kind."""
-    found = []
+    found, step = [], WIDTH / len(values)
     for number, value in enumerate(values):
         if value:
             height = round(max(1.0, value / top * HEIGHT), 1)
             kind = kinds[number == len(values) - 1]
-            found.append(Bar(number * _STEP + 0.5, round(HEIGHT - height, 1), height, kind))
+            x = round((number + 0.125) * step, 2)
+            found.append(Bar(x, round(HEIGHT - height, 1), round(step * 0.75, 2), height, kind))
     return tuple(found)
 
 
-def line(values: Sequence[float | None], top: float, kind: str) -> Line:
-    """A line through the middles of the minutes; where a value is missing it is broken."""
+def line(values: Sequence[float | None], top: float, kind: str, columns: int = _COLUMNS) -> Line:
+    """A line through the middles of the columns; where a value is missing it is broken."""
+    step = WIDTH / columns
     parts: list[list[str]] = [[]]
     for number, value in enumerate(values):
         if value is None:
             parts.append([])
         else:
-            parts[-1].append(f"{number * _STEP + 2},{height_of(value, top):g}")
+            parts[-1].append(f"{round((number + 0.5) * step, 2):g},{height_of(value, top):g}")
     # A single point would not be seen.
     return Line(tuple(" ".join(part if len(part) > 1 else _dash(part[0])) for part in parts if part), kind)
 
@@ -126,10 +129,10 @@ def round_up_s(seconds: float) -> float:
     return next((float(step) for step in _DURATIONS_S if step >= seconds), seconds)
 
 
-def course(values: Sequence[float], *, durations: bool = False) -> str:
+def course(values: Sequence[float], each: str = "minute", *, durations: bool = False) -> str:
     """`median 1,830, at most 1,905, 1,374 in the last minute`."""
     if not values:
         return "nothing"
     write = duration if durations else lambda value: count(round(value))
     middle = sorted(values)[len(values) // 2]
-    return f"median {write(middle)}, at most {write(max(values))}, {write(values[-1])} in the last minute"
+    return f"median {write(middle)}, at most {write(max(values))}, {write(values[-1])} in the last {each}"

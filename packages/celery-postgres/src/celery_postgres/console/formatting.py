@@ -83,14 +83,15 @@ def moment(at: datetime | None, form: str = "auto") -> Markup:
 
     Args:
         at: aware, or naive in UTC.
-        form: `time`, `minute`, `date`, or `auto` for the time of today and the date of other days.
+        form: `time`, `minute`, `day` of the week, `date`, or `auto` for the time of today and the date of other days.
     """
     if at is None:
         return Markup("")
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     if form == "auto":
         form = "time" if abs(datetime.now(UTC) - at) < timedelta(hours=20) else "date"
-    shown = {"time": f"{at:%H:%M:%S} UTC", "minute": f"{at:%H:%M} UTC"}.get(form) or f"{at.day} {at:%b %Y %H:%M} UTC"
+    known = {"time": f"{at:%H:%M:%S} UTC", "minute": f"{at:%H:%M} UTC", "day": f"{at:%a} {at.day} {at:%H:%M} UTC"}
+    shown = known.get(form) or f"{at.day} {at:%b %Y %H:%M} UTC"
     exact = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Markup('<time datetime="{}" data-f="{}">{}</time>').format(exact, form, shown)
 

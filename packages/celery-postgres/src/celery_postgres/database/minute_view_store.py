@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.histogram import CLASSES, percentile
@@ -64,9 +64,22 @@ class MinuteViewStore(Store):
             for at, started, done, failed, retried, waited, ran in rows
         ]
 
-    def depths(self, since: datetime, queue: str) -> list[Depth]:
-        """How much waited in a queue, the oldest first."""
-        rows = self._run("view_depths", since=since, queue=queue)
+    def steps(self, since: datetime, step: timedelta, queue: str | None = None) -> list[Minute]:
+        """The same of longer steps, from minutes and from the hours that older minutes have become."""
+        given = {"since": since, "step_s": step.total_seconds()}
+        rows = (
+            self._run("view_steps", **given)
+            if queue is None
+            else self._run("view_steps_of_queue", queue=queue, **given)
+        )
+        return [
+            Minute(at, started, done, failed, retried, _whole(waited), _whole(ran))
+            for at, started, done, failed, retried, waited, ran in rows
+        ]
+
+    def depths(self, since: datetime, step: timedelta, queue: str) -> list[Depth]:
+        """How much waited in a queue in the first minute of each step that is known, the oldest first."""
+        rows = self._run("view_depths", since=since, step_s=step.total_seconds(), queue=queue)
         return [Depth(at, Count.of(waiting, CAP), oldest_s) for at, waiting, oldest_s in rows]
 
     def outcomes(self, since: datetime, before: datetime) -> list[Outcomes]:

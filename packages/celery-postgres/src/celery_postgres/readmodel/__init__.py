@@ -9,7 +9,7 @@ however many there are.
                            however many ask
 `problems()`               `tuple[Problem]`: what needs attention, by severity, then age (from the same reading)
 `queue(name)`              `QueueDetail`: its messages, who fills it by tenant, what runs next, its consumers; None
-`last_hour(name)`          `LastHour`: what workers counted of it by the minute; of all queues, `overview().hour`
+`past(span, name)`         `Past`: what workers counted of it in the last `HOUR`, `DAY` or `WEEK`; or of all queues
 `tasks(filter, cursor)`    `Page` of `TaskRow`: tasks by state, name, queue, tenant and time
 `find(text)`               ids of tasks that begin with a text of at least 8 characters
 `task(task_id)`            `Task`: one task with its attempts, error and origin; None if nothing is stored of it
@@ -45,17 +45,21 @@ from celery_postgres.database.task_rows import ENDED, DeadLetterGroup, State, Ta
 from celery_postgres.database.task_view_store import TaskFilter
 from celery_postgres.readmodel.canvas import Canvas, Member
 from celery_postgres.readmodel.changes import Change
-from celery_postgres.readmodel.last_hour import LastHour
 from celery_postgres.readmodel.limits import Limits, Standing
 from celery_postgres.readmodel.model import DeadLetters, QueueDetail, ReadModel, TenantShare, WorkerDetail
 from celery_postgres.readmodel.observing import Overview
 from celery_postgres.readmodel.pages import CursorError, Page
+from celery_postgres.readmodel.past import DAY, HOUR, SPANS, WEEK, Past, Span
 from celery_postgres.readmodel.problem import Problem, Severity
 from celery_postgres.readmodel.task import Attempt, Origin, Task
 
 __all__ = [
     "CAP",
+    "DAY",
     "ENDED",
+    "HOUR",
+    "SPANS",
+    "WEEK",
     "Action",
     "Attempt",
     "Beat",
@@ -69,7 +73,6 @@ __all__ = [
     "DeadTotal",
     "Depth",
     "Failures",
-    "LastHour",
     "LastRun",
     "Limit",
     "LimitRow",
@@ -79,6 +82,7 @@ __all__ = [
     "Origin",
     "Overview",
     "Page",
+    "Past",
     "Problem",
     "Queue",
     "QueueDetail",
@@ -86,6 +90,7 @@ __all__ = [
     "Running",
     "Schedule",
     "Severity",
+    "Span",
     "Standing",
     "State",
     "Task",

@@ -23,11 +23,11 @@ from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskSt
 from celery_postgres.database.task_view_store import TaskFilter, TaskViewStore
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
 from celery_postgres.readmodel.fleet import Fleet
-from celery_postgres.readmodel.last_hour import LastHour, begins, last_hour
 from celery_postgres.readmodel.limits import Limits, LimitViews, Standing
 from celery_postgres.readmodel.observing import MOST_GROUPS, Observer, Overview
 from celery_postgres.readmodel.overdue import Lateness
 from celery_postgres.readmodel.pages import Page, page
+from celery_postgres.readmodel.past import HOUR, Past, PastViews, Span
 from celery_postgres.readmodel.problem import Problem
 from celery_postgres.readmodel.task import Task, attempts_of, children_of, origin_of, row_of
 
@@ -99,14 +99,14 @@ class ReadModel:
         self._tasks = TaskViewStore(self._reader, self._results)
         self._actions = ActionStore(self._reader)
         self._canvases = CanvasStore(self._reader, self._results)
-        self._minutes = MinuteViewStore(self._reader)
+        minutes = MinuteViewStore(self._reader)
+        self._past = PastViews(minutes)
         self._limits = LimitViews(self._reader, self._results or self._reader)
         fleet = FleetViewStore(self._reader)
         of_results = fleet if self._results is None else FleetViewStore(self._results)
         self._fleet = Fleet(fleet, of_results, Lateness(app))
-        self._observer = Observer(
-            self._queues, self._fleet, self._tasks, self._minutes, self._actions, LimitViewStore(self._reader)
-        )
+        held = LimitViewStore(self._reader)
+        self._observer = Observer(self._queues, self._fleet, self._tasks, minutes, self._actions, held)
 
     def close(self) -> None:
         """Close the connections."""
@@ -184,11 +184,11 @@ class ReadModel:
         """How a key stands in the fair queues: its limits, what of it runs and waits, and for how long."""
         return self._limits.standing(key, tenant)
 
-    def last_hour(self, name: str) -> LastHour:
-        """What workers have counted of one queue in the last hour, and how much waited."""
-        now = datetime.now(UTC)
-        since = begins(now)
-        return last_hour(now, self._minutes.minutes(since, name), self._minutes.depths(since, name))
+    def past(self, span: Span = HOUR, queue: str | None = None) -> Past:
+        """What workers have counted in the last hour, day or week, of all queues, or of one with how much waited."""
+        if span is HOUR and queue is None:
+            return self.overview().hour or self._past.of(span, queue)
+        return self._past.of(span, queue)
 
     # -- tasks
 

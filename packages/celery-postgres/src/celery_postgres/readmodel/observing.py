@@ -20,7 +20,7 @@ from celery_postgres.readmodel import changes as changing
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.changes import Change, changes
 from celery_postgres.readmodel.fleet import Fleet
-from celery_postgres.readmodel.last_hour import LastHour, begins, last_hour
+from celery_postgres.readmodel.past import HOUR, Past, past
 from celery_postgres.readmodel.problem import Problem
 from celery_postgres.readmodel.problems import Late, Observed, problems
 from celery_postgres.readmodel.trend import Trend
@@ -58,7 +58,7 @@ class Overview:
     beats: tuple[Beat, ...]
     problems: tuple[Problem, ...]
     changes: tuple[Change, ...] = ()
-    hour: LastHour | None = None
+    hour: Past | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class Observer:
             tuple(beats),
             problems(observed),
             changed,
-            last_hour(now, causes.minutes),
+            past(HOUR, now, causes.minutes),
         )
 
     def _read_causes(self, now: datetime) -> _Causes:
@@ -169,7 +169,7 @@ class Observer:
                 self._minutes.outcomes(lately, now + timedelta(days=1)),  # the database's clock may be ahead
                 self._outcomes_before(lately),
                 self._queues.health(),
-                self._minutes.minutes(begins(now)),
+                self._minutes.minutes(HOUR.begins(now)),
                 self._limits.at_limit(thresholds.AT_LIMIT_S.warning),
             )
         return self._causes

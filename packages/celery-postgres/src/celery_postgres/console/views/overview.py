@@ -6,9 +6,9 @@ from typing import Any
 
 from celery_postgres.console.formatting import duration, plural
 from celery_postgres.console.looking import Look, Page
-from celery_postgres.console.views.last_hour import overview_charts
+from celery_postgres.console.views.past import asked, described, overview_charts
 from celery_postgres.console.views.rows import queue_rows
-from celery_postgres.readmodel import Change, Failures, Problem, Severity
+from celery_postgres.readmodel import HOUR, Change, Failures, Problem, Severity
 
 MOST_PROBLEMS = 7
 MOST_QUEUES = 8
@@ -19,7 +19,8 @@ _ICONS = {"queue": "late", "dead": "dead", "worker": "lost", "schedule": "late",
 
 def overview(look: Look) -> Page:
     """The first page of readers and operators."""
-    now = look.source.model.overview()
+    now, span = look.source.model.overview(), asked(look)
+    past = now.hour if span is HOUR else look.source.model.past(span)
     own = queue_rows([queue for queue in now.queues if not queue.internal], now.problems)
     events = [(one.at, one.text) for one in now.changes]
     alive = sum(not worker.lost for worker in now.workers)
@@ -31,7 +32,8 @@ def overview(look: Look) -> Page:
             "more_problems": max(len(now.problems) - MOST_PROBLEMS, 0),
             "queues": sorted(own, key=lambda row: (not row["late"], -row["waiting"].number))[:MOST_QUEUES],
             "all_queues": len(own),
-            "charts": [] if now.hour is None else overview_charts(now.hour, events),
+            "charts": [] if past is None else overview_charts(past, events),
+            "past": described(look, "", span),
             "changes": [_changed(one) for one in now.changes[:MOST_CHANGES]],
             "failures": [_failed(look, one) for one in look.source.model.failures()],
         },

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from celery_postgres.console.formatting import plural
 from celery_postgres.console.looking import Look, NotThereError, Page
-from celery_postgres.console.views.last_hour import queue_charts
+from celery_postgres.console.views.past import asked, described, queue_charts
 from celery_postgres.console.views.rows import queue_rows, worker_row
 
 _HUNDRED = 100
@@ -28,7 +28,7 @@ def queues(look: Look) -> Page:
 
 def queue(look: Look) -> Page:
     """One queue: who fills it, who consumes it, what runs next."""
-    model = look.source.model
+    model, span = look.source.model, asked(look)
     found = model.queue(look.asked("name"))
     if found is None:
         raise NotThereError("There is no queue of this name. It may have deleted itself.")
@@ -41,7 +41,8 @@ def queue(look: Look) -> Page:
         "queue.html",
         {
             "queue": row,
-            "charts": queue_charts(model.last_hour(found.queue.name), found.queue),
+            "charts": queue_charts(model.past(span, found.queue.name), found.queue),
+            "past": described(look, "queue", span),
             "paused": by,
             "summary": f"{says} {plural(found.queue.consumers, 'consumer')}.",
             "tenants": [

@@ -11,13 +11,70 @@ WHERE gone.minute >= %(since)s AND (%(queue)s IS NULL OR gone.queue = %(queue)s)
 GROUP BY gone.minute
 ORDER BY gone.minute
 
+-- name: view_steps
+-- What ended and began in each step of `step_s` seconds, in all queues, the oldest first: from the minutes that are kept, and
+-- from the hours that older ones have become.
+-- takes: since timestamptz, step_s float
+SELECT
+    date_bin(%(step_s)s * interval '1 second', gone.at, %(since)s),
+    -- include: sum_counts
+FROM (
+    SELECT own.minute AS at, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    FROM celery_minute AS own
+    WHERE own.minute >= %(since)s
+    UNION ALL
+    SELECT own.hour, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    FROM celery_hour AS own
+    WHERE own.hour >= %(since)s
+) AS gone
+GROUP BY 1
+ORDER BY 1
+
+-- name: view_steps_of_queue
+-- The same of one queue, by a look at each minute and each hour: the rows of all queues are many more.
+-- takes: since timestamptz, step_s float, queue text
+SELECT
+    date_bin(%(step_s)s * interval '1 second', gone.at, %(since)s),
+    -- include: sum_counts
+FROM (
+    SELECT own.minute AS at, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    FROM generate_series(
+        (SELECT min(kept.minute) FROM celery_minute AS kept WHERE kept.minute >= %(since)s), now(), interval '1 minute'
+    ) AS each (minute)
+    CROSS JOIN LATERAL (
+        SELECT one.* FROM celery_minute AS one
+        WHERE one.minute = each.minute AND one.consumer_id = 0 AND one.queue = %(queue)s
+        OFFSET 0  -- or a plan joins all minutes
+    ) AS own
+    UNION ALL
+    SELECT own.minute, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    FROM celery_minute AS own
+    WHERE own.minute >= %(since)s AND own.consumer_id <> 0 AND own.queue = %(queue)s
+    UNION ALL
+    SELECT own.hour, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    FROM generate_series(
+        (SELECT min(kept.hour) FROM celery_hour AS kept WHERE kept.hour >= %(since)s), now(), interval '1 hour'
+    ) AS each (hour)
+    CROSS JOIN LATERAL (
+        SELECT one.* FROM celery_hour AS one WHERE one.hour = each.hour AND one.queue = %(queue)s OFFSET 0
+    ) AS own
+) AS gone
+GROUP BY 1
+ORDER BY 1
+
 -- name: view_depths
--- How many messages waited in a queue, and for how long the oldest had, as each minute began.
--- takes: since timestamptz, queue text
-SELECT depth.minute, depth.waiting, depth.oldest_s
-FROM celery_depth AS depth
-WHERE depth.minute >= %(since)s AND depth.queue = %(queue)s
-ORDER BY depth.minute
+-- How many messages waited in a queue, and for how long the oldest had, as each step of `step_s` seconds began, or in the first
+-- of its minutes that is known.
+-- takes: since timestamptz, step_s float, queue text
+SELECT DISTINCT ON (date_bin(%(step_s)s * interval '1 second', depth.minute, %(since)s))
+    date_bin(%(step_s)s * interval '1 second', depth.minute, %(since)s), depth.waiting, depth.oldest_s
+FROM generate_series(
+    (SELECT min(kept.minute) FROM celery_depth AS kept WHERE kept.minute >= %(since)s), now(), interval '1 minute'
+) AS each (minute)
+CROSS JOIN LATERAL (
+    SELECT one.* FROM celery_depth AS one WHERE one.minute = each.minute AND one.queue = %(queue)s OFFSET 0
+) AS depth
+ORDER BY date_bin(%(step_s)s * interval '1 second', depth.minute, %(since)s), depth.minute
 
 -- name: view_outcomes
 -- How attempts at each task ended in a time: those that succeeded or failed, how many failed and since which minute, and how
