@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from celery.app.task import Context
 
 from celery_postgres.results.description import description_of, history_of
 from environment.testkit.canvas import answer
-from environment.testkit.databases import rows
+from environment.testkit.databases import rows, run
 from environment.testkit.probe import Probe
 
 DESCRIBED = "SELECT name, queue, worker, retries, args FROM celery_taskmeta WHERE task_id = :id"
@@ -58,6 +59,42 @@ def test_the_last_attempt_replaces_the_times_of_the_one_before(make_app: Callabl
         app.backend.flush()
     stored = "SELECT extract(epoch FROM published_at)::float, due_at FROM celery_taskmeta WHERE task_id = 'twice'"
     assert rows(app.backend.url.removeprefix("db+"), stored) == [(2000.25, None)]
+
+
+KNOWN = (
+    "SELECT status, name, queue, worker, retries, tenant_id::text, root_id, parent_id,"
+    " extract(epoch FROM published_at)::float, extract(epoch FROM due_at)::float, started_at IS NOT NULL, args, kwargs"
+    " FROM celery_taskmeta WHERE task_id = :id"
+)
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one", "several"])
+def test_what_is_stored_without_a_request_deletes_nothing_that_is_known(
+    make_app: Callable[..., Celery], *, together: bool
+) -> None:
+    """A program may store a state, and a worker of an older release knows less. Both statements that store results."""
+    app, task_id = make_app(result_extended=True), f"known-{together}"
+    url = app.backend.url.removeprefix("db+")
+    request = Context(
+        {
+            **REQUEST,
+            **{"id": task_id, "root_id": "root", "parent_id": "parent", "tenant_id": TENANT, "kwargs": {"a": 1}},
+            "properties": {"published_at": 1000.5, "due_at": 1001.5},
+        }
+    )
+    app.backend.store_result(task_id, 1, states.STARTED, request=request)
+    app.backend.flush()
+    run(url, f"UPDATE celery_taskmeta SET started_at = now() WHERE task_id = '{task_id}'")  # noqa: S608
+    ((_, *before),) = rows(url, KNOWN, id=task_id)
+    assert None not in before
+    with app.backend._collecting() if together else nullcontext() as write:
+        for one in (task_id, "beside it")[: 1 + together]:
+            app.backend.store_result(one, "lost", states.REVOKED)
+    if together:
+        app.backend.submit(write)
+    app.backend.flush()
+    ((status, *after),) = rows(url, KNOWN, id=task_id)
+    assert (status, after) == (states.REVOKED, before)
 
 
 def store(app: Celery, task_id: str, **request: Any) -> tuple[Any, ...]:

@@ -558,3 +558,15 @@ CASE WHEN found.flow_key <> 0 THEN (
     WHERE throttle.queue_id = found.queue_id AND throttle.flow_key = found.flow_key AND found.per_second > 0
       AND throttle.free_at > now() + (found.burst - 1) / found.per_second * interval '1 second'
 )
+
+-- fragment: keep_what_is_known
+-- What is stored without a request, by a program for example, says nothing of these, and deletes none of it. Only the time
+-- when a task is due may end: a retry may have none.
+name = coalesce(excluded.name, meta.name), args = coalesce(excluded.args, meta.args),
+kwargs = coalesce(excluded.kwargs, meta.kwargs), worker = coalesce(excluded.worker, meta.worker),
+retries = coalesce(excluded.retries, meta.retries), queue = coalesce(excluded.queue, meta.queue),
+tenant_id = coalesce(excluded.tenant_id, meta.tenant_id), root_id = coalesce(excluded.root_id, meta.root_id),
+parent_id = coalesce(excluded.parent_id, meta.parent_id),
+published_at = coalesce(excluded.published_at, meta.published_at),
+due_at = CASE WHEN excluded.published_at IS NULL AND excluded.due_at IS NULL THEN meta.due_at ELSE excluded.due_at END,
+started_at = coalesce(excluded.started_at, meta.started_at)

@@ -43,10 +43,8 @@ WITH given AS MATERIALIZED (
     FROM given
     ON CONFLICT (task_id) DO UPDATE
     SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
-        traceback = excluded.traceback, children = excluded.children, name = excluded.name, args = excluded.args,
-        kwargs = excluded.kwargs, worker = excluded.worker, retries = excluded.retries, queue = excluded.queue,
-        tenant_id = excluded.tenant_id, root_id = excluded.root_id, parent_id = excluded.parent_id,
-        published_at = excluded.published_at, due_at = excluded.due_at, started_at = excluded.started_at
+        traceback = excluded.traceback, children = excluded.children,
+        -- include: keep_what_is_known
     WHERE excluded.status = 'SUCCESS'
         OR (meta.status IS DISTINCT FROM 'SUCCESS')
         AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
@@ -116,10 +114,8 @@ WITH stored AS (
     )
     ON CONFLICT (task_id) DO UPDATE
     SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
-        traceback = excluded.traceback, children = excluded.children, name = excluded.name, args = excluded.args,
-        kwargs = excluded.kwargs, worker = excluded.worker, retries = excluded.retries, queue = excluded.queue,
-        tenant_id = excluded.tenant_id, root_id = excluded.root_id, parent_id = excluded.parent_id,
-        published_at = excluded.published_at, due_at = excluded.due_at, started_at = excluded.started_at
+        traceback = excluded.traceback, children = excluded.children,
+        -- include: keep_what_is_known
     WHERE excluded.status = 'SUCCESS'
         OR (meta.status IS DISTINCT FROM 'SUCCESS')
         AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
