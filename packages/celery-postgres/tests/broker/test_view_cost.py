@@ -57,7 +57,7 @@ ASKED: dict[str, Any] = {
     "before": NOW, "before_id": 2**62, "after": datetime(1970, 1, 1, tzinfo=UTC), "after_id": 0,
     "key": "key-7", "after_queue": 0, "after_key": "", "running_cap": LIMIT, "tenant": None,
     "root": "task-77", "task_ids": ["task-77", "task-78"], "longest": 1_000,
-    "statuses": ["FAILURE"], "states": ["failed"],
+    "named": '"group": "g"', "chord": "c", "statuses": ["FAILURE"], "states": ["failed"],
     "prefix": "task-1", "task_id": "task-77", "since": datetime(1970, 1, 1, tzinfo=UTC),
 }  # fmt: skip
 #: What is asked where it finds nothing, so that all that may be read is read.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from celery_postgres.database.store import Runner, Store
 from celery_postgres.database.task_rows import State, state_of, unescaped
 
 #: Characters of a payload that is read for what follows its task.
 _LONGEST = 200_000
+#: Messages on each side of a task's that are searched for its group, and characters of one that is.
+_SCANNED, _LONGEST_SCANNED = 500, 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,19 @@ class CanvasStore(Store):
 
     def ended(self, root: str, limit: int) -> list[EndedMember]:
         """The results of a canvas, its root's first; of the others at most `limit`."""
-        return [
-            EndedMember(task_id, name, state_of(status), parent, tenant, None if children is None else bytes(children))
-            for task_id, name, status, parent, tenant, children in self._run_results(
-                "view_canvas", root=root, limit=limit
-            )
-        ]
+        return _ended(self._run_results("view_canvas", root=root, limit=limit))
+
+    def parts(self, chord: str, limit: int) -> list[EndedMember]:
+        """The parts of a chord that have ended, until its body is sent."""
+        return _ended(self._run_results("view_group_parts", chord=chord, limit=limit))
+
+    def near(self, task_id: str, group: str, limit: int) -> list[str]:
+        """The tasks of a group whose messages are near that of a task, itself included."""
+        named = f'"group": {json.dumps(group)}'
+        rows = self._run(
+            "view_group_near", task_id=task_id, named=named, scanned=_SCANNED, longest=_LONGEST_SCANNED, limit=limit
+        )
+        return [found for (found,) in rows]
 
     def live(self, task_ids: Sequence[str], limit: int) -> list[LiveMember]:
         """The messages and the dead letters of these tasks, of each kind at most `limit`."""
@@ -69,3 +80,10 @@ class CanvasStore(Store):
             LiveMember(task_id, State(state), tenant, unescaped(name), text)
             for task_id, state, tenant, name, text in rows
         ]
+
+
+def _ended(rows: Iterable[Sequence[Any]]) -> list[EndedMember]:
+    return [
+        EndedMember(task_id, name, state_of(status), parent, tenant, None if children is None else bytes(children))
+        for task_id, name, status, parent, tenant, children in rows
+    ]

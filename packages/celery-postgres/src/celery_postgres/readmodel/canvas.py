@@ -15,6 +15,7 @@ from typing import Any
 from celery_postgres.database.canvas_store import CanvasStore, EndedMember, LiveMember
 from celery_postgres.database.payload import decode
 from celery_postgres.database.task_rows import State
+from celery_postgres.readmodel.groups import beside, group_of
 from celery_postgres.readmodel.task import children_of
 
 #: Tasks of one canvas that are read and shown.
@@ -33,6 +34,7 @@ class Member:
         parent_id: what sent it, or will.
         tenant_id: whose it is.
         depth: how many tasks are between it and the root, and one.
+        is_group: whether it is no task, but the group that its tasks were sent in.
     """
 
     task_id: str | None
@@ -41,6 +43,7 @@ class Member:
     parent_id: str | None = None
     tenant_id: str | None = None
     depth: int = 0
+    is_group: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,13 @@ class Canvas:
     Attributes:
         members: each after what sent it, the root first.
         cut: whether there are more than `MOST`.
+        is_group: whether it is a group that a client has sent: of its tasks that have ended, only parts of a chord
+            that is not complete are known.
     """
 
     members: tuple[Member, ...]
     cut: bool
+    is_group: bool = False
 
 
 def canvas_of(store: CanvasStore, task_id: str, root: str | None) -> Canvas | None:
@@ -70,6 +76,10 @@ def canvas_of(store: CanvasStore, task_id: str, root: str | None) -> Canvas | No
     known = {one.task_id for one in ended}
     asked = [root, task_id, *sent]
     live = store.live(list(dict.fromkeys(asked))[: 2 * MOST], MOST)
+    group = group_of(live, task_id)
+    if group is not None:
+        more_ended, more_live = beside(store, task_id, group, MOST)
+        ended, live = [*ended, *more_ended], [*live, *more_live]
     members = {one.task_id: _ended(one, sent) for one in ended}
     to_come: list[Member] = []
     for one in live:
@@ -82,8 +92,12 @@ def canvas_of(store: CanvasStore, task_id: str, root: str | None) -> Canvas | No
             members[step.task_id or f"to come {len(members)}"] = step
     if len(members) < 2:
         return None
+    if group is not None:
+        # What names no known parent follows the root.
+        root = f"group {group}"
+        members = {root: Member(None, None, None, is_group=True), **members}
     ordered = list(_ordered(root, members))
-    return Canvas(tuple(ordered[:MOST]), len(ordered) > MOST or len(known) > MOST)
+    return Canvas(tuple(ordered[:MOST]), len(ordered) > MOST or len(known) > MOST, group is not None)
 
 
 def _ended(one: EndedMember, sent: dict[str, str]) -> Member:

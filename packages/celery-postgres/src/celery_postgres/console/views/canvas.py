@@ -37,7 +37,11 @@ def canvas(look: Look, found: Task) -> dict[str, Any] | None:
     shown = [(node, depth) for root in roots for node, depth in _walk(root, 0)]
     columns = 1 + max(depth for _, depth in shown)
     drawn = columns <= _COLUMNS and rows <= _ROWS
-    says = f"{plural(len(own), 'task')} of this canvas{' are shown; there are more' if whole.cut else ''}"
+    tasks = plural(sum(not one.is_group for one in own), "task")
+    says = f"{tasks} of this canvas{' are shown; there are more' if whole.cut else ''}"
+    if whole.is_group:
+        says += ". It is a group that a program has sent: no result names it, so of its tasks that have ended only the"
+        says += " parts of a chord are shown, until its body is sent"
     return {
         "says": says,
         "boxes": [_box(look, found, node, depth) for node, depth in shown] if drawn else [],
@@ -85,7 +89,7 @@ def _place(roots: list[_Node]) -> int:
 
 def _box(look: Look, found: Task, node: _Node, depth: int) -> dict[str, Any]:
     one = node.member
-    last = (one.name or "name unknown").rpartition(".")[2]
+    last = "group" if one.is_group else (one.name or "name unknown").rpartition(".")[2]
     return {
         **_shown(look, found, one),
         "x": 1 + depth * _ACROSS,
@@ -116,14 +120,17 @@ def _items(look: Look, found: Task, node: _Node, level: int) -> list[dict[str, A
 
 
 def _shown(look: Look, found: Task, one: Member) -> dict[str, Any]:
-    here = one.task_id == found.row.task_id
+    here = one.task_id is not None and one.task_id == found.row.task_id
     links = look.viewer.role in STAFF and one.task_id is not None and one.state is not None and not here
     state = "" if one.state is None else str(one.state)
     return {
         "several": 0,
-        "name": one.name,
+        "name": "group" if one.is_group else one.name,
+        "group": one.is_group,
         "state": state,
-        "says": (state.capitalize() or "To come") + (", this task" if here else ""),
+        "says": "Sent together"
+        if one.is_group
+        else (state.capitalize() or "To come") + (", this task" if here else ""),
         "here": here,
         "bad": state in ("failed", "dead"),
         "link": look.link("task", id=one.task_id) if links else "",

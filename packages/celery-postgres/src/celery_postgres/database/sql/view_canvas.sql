@@ -46,3 +46,40 @@ UNION ALL
     WHERE letter.task_id = ANY (%(task_ids)s)
     LIMIT %(limit)s
 )
+
+-- name: view_group_near
+-- The tasks whose messages name a group, of the `scanned` messages before and after a task's: a group is published together.
+-- takes: task_id text, named text, scanned integer, longest integer, limit integer
+WITH own AS MATERIALIZED (
+    (SELECT waiting.id FROM kombu_message AS waiting WHERE waiting.task_id = %(task_id)s AND waiting.visible LIMIT 1)
+    UNION ALL
+    (SELECT claimed.id FROM kombu_message AS claimed WHERE claimed.task_id = %(task_id)s AND NOT claimed.visible LIMIT 1)
+    LIMIT 1
+)
+SELECT near.task_id
+FROM own
+CROSS JOIN LATERAL (
+    (
+        SELECT before.task_id, before.payload FROM kombu_message AS before
+        WHERE before.id <= own.id ORDER BY before.id DESC LIMIT %(scanned)s
+    )
+    UNION ALL
+    (
+        SELECT after.task_id, after.payload FROM kombu_message AS after
+        WHERE after.id > own.id ORDER BY after.id LIMIT %(scanned)s
+    )
+) AS near
+WHERE near.task_id IS NOT NULL AND octet_length(near.payload) <= %(longest)s AND strpos(near.payload, %(named)s) > 0
+LIMIT %(limit)s
+
+-- name: view_group_parts
+-- The parts of a chord that have ended, with what their results tell of them.
+-- takes: chord text, limit integer
+SELECT part.task_id, meta.name, part.status, meta.parent_id, meta.tenant_id::text, NULL::bytea
+FROM (
+    SELECT one.task_id, one.status FROM celery_chord_part AS one WHERE one.chord_id = %(chord)s LIMIT %(limit)s
+) AS part
+LEFT JOIN LATERAL (
+    SELECT found.name, found.parent_id, found.tenant_id FROM celery_taskmeta AS found WHERE found.task_id = part.task_id
+    LIMIT 1
+) AS meta ON true
