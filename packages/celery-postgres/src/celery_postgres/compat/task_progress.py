@@ -26,8 +26,23 @@ class Progress(Protocol):
         ...
 
     def ended(self, how: str, ran_s: float | None = None) -> None:
-        """The attempt ended after so many seconds, or now: `done`, `failed` or `retried`. The first call counts."""
+        """The attempt ended: `done`, `failed` or `retried`. The first call counts.
+
+        Args:
+            ran_s: seconds; anything but a float stands for the time until now.
+        """
         ...
+
+
+class _Uncounted:
+    """Of the messages of other transports, and where nothing is counted."""
+
+    def began(self, name: str, at: float) -> None: ...
+
+    def ended(self, how: str, ran_s: float | None = None) -> None: ...
+
+
+_UNCOUNTED: Progress = _Uncounted()
 
 
 def install() -> None:
@@ -58,14 +73,12 @@ def _taught(request: Any) -> Any:
     retried, timed_out = request.on_retry, request.on_timeout
 
     def on_accepted(self: Any, pid: Any, time_accepted: Any) -> Any:
-        progress = getattr(self._message, "progress", None)
-        if progress is not None:
-            progress.began(self.name, time_accepted)
+        getattr(self._message, "progress", _UNCOUNTED).began(self.name, time_accepted)
         return accepted(self, pid, time_accepted)
 
     def on_success(self: Any, failed__retval__runtime: Any, **named: Any) -> Any:
         if not failed__retval__runtime[0]:  # else Celery goes on with `on_failure`
-            _tell(self, "done", failed__retval__runtime[2])
+            getattr(self._message, "progress", _UNCOUNTED).ended("done", failed__retval__runtime[2])
         return succeeded(self, failed__retval__runtime, **named)
 
     def on_failure(self: Any, exc_info: Any, *rest: Any, **named: Any) -> Any:
@@ -73,24 +86,18 @@ def _taught(request: Any) -> Any:
         if isinstance(error, _WRAPPED):
             error = error.exc
         if not isinstance(error, TaskPredicate | Terminated):  # retried, ignored, rejected, revoked
-            _tell(self, "failed")
+            getattr(self._message, "progress", _UNCOUNTED).ended("failed")
         return failed(self, exc_info, *rest, **named)
 
     def on_retry(self: Any, exc_info: Any) -> Any:
-        _tell(self, "retried")
+        getattr(self._message, "progress", _UNCOUNTED).ended("retried")
         return retried(self, exc_info)
 
     def on_timeout(self: Any, soft: Any, timeout: Any) -> Any:
         if not soft:
-            _tell(self, "failed")
+            getattr(self._message, "progress", _UNCOUNTED).ended("failed")
         return timed_out(self, soft, timeout)
 
     for replacement in (on_accepted, on_success, on_failure, on_retry, on_timeout):
         setattr(request, replacement.__name__, replacement)
     return request
-
-
-def _tell(request: Any, how: str, ran_s: Any = None) -> None:
-    progress = getattr(request._message, "progress", None)
-    if progress is not None:
-        progress.ended(how, ran_s if type(ran_s) is float else None)
