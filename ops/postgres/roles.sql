@@ -90,6 +90,7 @@ BEGIN
             ('celery_worker', 'celery_chord_part', 'SELECT, INSERT, DELETE', NULL),
             ('celery_worker', 'celery_waiter', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_minute', 'SELECT, INSERT, UPDATE, DELETE', NULL),
+            ('celery_worker', 'celery_minute_sum', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_hour', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'celery_depth', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'task_id_sequence', 'USAGE', NULL),
@@ -163,6 +164,7 @@ BEGIN
             ('celery_monitor', 'celery_beat_entry', 'SELECT', NULL),
             ('celery_monitor', 'celery_beat', 'SELECT', NULL),
             ('celery_monitor', 'celery_minute', 'SELECT', NULL),
+            ('celery_monitor', 'celery_minute_sum', 'SELECT', NULL),
             ('celery_monitor', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
 
             -- A console that looks: all but payloads, arguments, results and messages of errors. What has those it reads in
@@ -177,6 +179,7 @@ BEGIN
             ('celery_console', 'celery_beat_entry', 'SELECT', NULL),
             ('celery_console', 'celery_beat', 'SELECT', NULL),
             ('celery_console', 'celery_minute', 'SELECT', NULL),
+            ('celery_console', 'celery_minute_sum', 'SELECT', NULL),
             ('celery_console', 'celery_hour', 'SELECT', NULL),
             ('celery_console', 'celery_depth', 'SELECT', NULL),
             ('celery_console', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
@@ -196,6 +199,7 @@ BEGIN
             ('celery_operator', 'celery_beat_entry', 'SELECT, UPDATE', NULL),
             ('celery_operator', 'celery_beat', 'SELECT', NULL),
             ('celery_operator', 'celery_minute', 'SELECT', NULL),
+            ('celery_operator', 'celery_minute_sum', 'SELECT', NULL),
             ('celery_operator', 'celery_hour', 'SELECT', NULL),
             ('celery_operator', 'celery_depth', 'SELECT', NULL),
             ('celery_operator', 'celery_taskmeta', 'SELECT', NULL),

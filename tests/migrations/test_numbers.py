@@ -26,6 +26,7 @@ NUMBERS = {
     "202611301430": 17,
     "202611301435": 18,
     "202611301440": 19,
+    "202611301730": 20,
 }
 ROWS = (
     "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload) VALUES (7, 1, 'r', 'p')",

@@ -82,7 +82,10 @@ NEW_INDEXES = {
         *("ready", "timed", "failed", "claimed", "expires", "task_waiting", "task_claimed", "taken"),
         *("fair", "running", "later", "unique", "order"),
     )
-} | {"ix_celery_taskmeta_tenant", "ix_celery_taskmeta_root"}
+} | {
+    *("ix_celery_taskmeta_tenant", "ix_celery_taskmeta_root"),
+    *("ix_celery_taskmeta_failed", "ix_celery_taskmeta_tenant_failed"),
+}
 
 
 def test_what_deviates_from_stock_is_listed(empty_database: Any, stock_database: Any, alembic: Any) -> None:

@@ -76,6 +76,7 @@ TABLES: dict[str, dict[str, str]] = {
         "reader": "INSERT(listener slot task_id)",
     },
     "celery_minute": {"worker": ALL, "monitor": "SELECT"},
+    "celery_minute_sum": {"worker": ALL, "monitor": "SELECT"},
     "celery_hour": {"worker": ALL},
     "celery_depth": {"worker": ALL},
     "celery_postgres_migration": dict.fromkeys(ROLES.values(), "SELECT"),
@@ -102,6 +103,7 @@ OF_CONSOLES: dict[str, tuple[str, str]] = {
     "celery_beat_entry": ("SELECT", "SELECT, UPDATE"),
     "celery_beat": ("SELECT", "SELECT"),
     "celery_minute": ("SELECT", "SELECT"),
+    "celery_minute_sum": ("SELECT", "SELECT"),
     "celery_hour": ("SELECT", "SELECT"),
     "celery_depth": ("SELECT", "SELECT"),
     "celery_taskmeta": ("", "SELECT"),
@@ -120,6 +122,7 @@ for _table, _rights in OF_CONSOLES.items():
 FUNCTIONS: dict[str, set[str]] = {
     "kombu_refuse_stock()": set(),  # a trigger calls it, for everybody
     "kombu_name_dead_letter()": set(),  # so does this
+    "kombu_sum_minutes()": set(),  # and this
     "kombu_refuse(text)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_room_in_order(bigint,bigint,bigint)": {
         *("celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"),
@@ -206,6 +209,7 @@ OF_PRODUCERS = {
 OF_READERS = {
     *("result", "results", "result_exists", "result_or_message"),
     *("restore_group", "await_results", "stop_waiting"),
+    *("view_failed", "view_failed_end", "view_failed_of_tenant", "view_failed_of_tenant_end"),
     *("view_ended_of_tenant", "view_ended_of_tenant_end", "view_attempts", "view_attempts_end"),
     *("view_attempts_of_tenant", "view_attempts_of_tenant_end"),
     *("view_attempts_of_task", "view_failures"),
@@ -217,7 +221,7 @@ OF_BOTH = {"task_states", "messages_of_task", "view_sent", "view_waits_of_tenant
 OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "key_depths", "dead_letter_counts", "beat_runs"),
-    *("newest_beat", "reported_runs", "view_minutes", "view_outcomes"),
+    *("newest_beat", "reported_runs", "view_minutes", "view_outcomes", "view_counts"),
     *("counts_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
     *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules", "view_lost_consumers", "view_beats"),
     "view_oldest_of_key",
@@ -427,7 +431,9 @@ def test_functions_are_open_to_those_that_need_them(databases: Databases, name: 
     for signature, as_owner, settings, _ in found:
         assert (as_owner, settings) == (
             (False, None)
-            if signature.startswith(("kombu_refuse", "kombu_room", "kombu_limit_of", "kombu_name_dead_letter"))
+            if signature.startswith(
+                ("kombu_refuse", "kombu_room", "kombu_limit_of", "kombu_name_dead_letter", "kombu_sum_minutes")
+            )
             else (True, ["search_path=public, pg_temp"])
         )
 

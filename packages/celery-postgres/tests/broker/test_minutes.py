@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from celery.exceptions import TimeLimitExceeded
 
 from celery_postgres.database.histogram import CLASSES
 from celery_postgres.database.minute_store import MinuteRow, MinuteStore, Retention
+from celery_postgres.database.minute_view_store import MinuteViewStore
+from celery_postgres.database.pool import Sessions
 from celery_postgres.database.session import Session
 from celery_postgres.readmodel import DAY, HOUR, WEEK, ReadModel
 from environment.testkit.databases import rows
@@ -74,6 +77,54 @@ def test_old_minutes_are_added_up_for_all_consumers(url: str, store: MinuteStore
     ]
 
 
+#: What the minutes of all queues together are by their own rows; and by the sums.
+OWN_MINUTES = """
+    SELECT minute, name, sum(started), sum(done), sum(failed), sum(retried), sum(waited[1]), sum(ran[16]), sum(ran[1])
+    FROM celery_minute WHERE consumer_id = 0 GROUP BY 1, 2 ORDER BY 1, 2
+"""
+ADDED_UP = """
+    SELECT minute, name, started, done, failed, retried, waited[1], ran[16], ran[1] FROM celery_minute_sum
+    WHERE NOT whole ORDER BY 1, 2
+"""
+
+
+def test_the_minutes_of_all_queues_are_summed_whichever_release_adds_them_up(url: str, store: MinuteStore) -> None:
+    old = this_minute() - 60
+    for consumer in (7, 8):
+        rows_of = [counted(old + minute, consumer, name) for minute in range(3) for name in ("a", "b")]
+        for row in rows_of[::2]:
+            row.queue = "other"
+        store.write([*rows_of, *(replace(row, queue="third") for row in rows_of)])
+        assert len(rows(url, ADDED_UP)) == (0 if consumer == 7 else 6)  # what one consumer has counted is not summed
+        store.tidy(Retention())
+        assert rows(url, OWN_MINUTES) == rows(url, ADDED_UP)
+    run(url, "DELETE FROM celery_minute", "UPDATE celery_minute_sum SET waited = '{}'")
+    store.write([counted(old, 9, "a")])
+    store.tidy(Retention())
+    assert rows(url, "SELECT waited[1] FROM celery_minute_sum WHERE waited <> '{}'") == [(5,), (5,)]
+    store.tidy(Retention(minutes_s=60.0))
+    assert rows(url, ADDED_UP) == []
+
+
+def test_all_queues_are_read_from_sums_and_from_what_is_not_added_up_yet(url: str, store: MinuteStore) -> None:
+    now = this_minute()
+    of_queues = [replace(counted(now - minute, 7), queue=queue) for minute in (0, 1, 9, 40) for queue in ("q", "r")]
+    store.write(of_queues)
+    views = MinuteViewStore(Sessions(url))
+    since, lately = (datetime.fromtimestamp(60 * (now - minutes), UTC) for minutes in (59, 20))
+    before = since + timedelta(days=1)
+    asked = views.counts(since, before, lately)
+    earlier = views.outcomes(since, lately)
+    store.tidy(Retention())
+    minutes, outcomes = views.counts(since, before, lately)
+    assert (sorted(minutes, key=lambda one: one.at), outcomes) == (sorted(asked[0], key=lambda one: one.at), asked[1])
+    assert views.outcomes(since, lately) == earlier
+    assert [one.started for one in minutes] == [10] * 4
+    ((name, ended, failed, first),) = [(one.name, one.ended, one.failed, one.first_failure) for one in outcomes]
+    assert (name, ended, failed, first) == ("n", 24, 6, lately + timedelta(minutes=11))
+    assert [(one.ended, one.failed) for one in earlier] == [(8, 2)]
+
+
 def test_minutes_become_hours_and_hours_end(url: str, store: MinuteStore) -> None:
     store.BATCH = 3
     old = (this_minute() - 600) // 60 * 60
@@ -111,6 +162,7 @@ def test_several_that_add_up_at_once_lose_nothing(url: str, store: MinuteStore) 
     both = "(SELECT coalesce(sum({0}), 0) FROM celery_minute) + (SELECT coalesce(sum({0}), 0) FROM celery_hour)"
     assert scalar(url, "SELECT " + both.format("started")) == 200 * 8 * 5
     assert scalar(url, "SELECT " + both.format("waited[1]")) == 200 * 8 * 5
+    assert rows(url, ADDED_UP) == rows(url, OWN_MINUTES) != []
 
 
 def test_names_and_queues_have_a_limit(url: str) -> None:

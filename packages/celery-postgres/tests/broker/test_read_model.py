@@ -20,7 +20,7 @@ from celery_postgres.database.minute_store import MinuteRow, MinuteStore
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.reader import Reader
 from celery_postgres.database.session import Session
-from celery_postgres.readmodel import Count, CursorError, ReadModel, State, TaskFilter, Unavailable
+from celery_postgres.readmodel import Count, CursorError, Page, ReadModel, State, TaskFilter, Unavailable
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.proxy import Proxy
 from environment.testkit.tables import run
@@ -218,6 +218,36 @@ def test_filters_by_name_queue_tenant_and_time(model: ReadModel, url: str, app: 
     assert names(since=row.published_at) == {"mine.later"}
 
 
+@pytest.mark.parametrize("tenant", [None, "00000000-0000-0000-0000-00000000000a"])
+def test_what_did_not_succeed_is_found_among_all_that_did(
+    model: ReadModel, url: str, monkeypatch: pytest.MonkeyPatch, tenant: str | None
+) -> None:
+    run(
+        url,
+        RESULT.format(count=120),
+        "UPDATE celery_taskmeta SET tenant_id = '00000000-0000-0000-0000-00000000000a'",
+        "UPDATE celery_taskmeta SET status = (ARRAY['REVOKED', 'FAILURE', 'REJECTED', 'RETRY', 'IGNORED', 'FAILURE'])"
+        "[substr(task_id, 7)::integer / 10 % 6 + 1], queue = 'other' WHERE status = 'FAILURE'",
+        "UPDATE celery_taskmeta SET queue = 'this' WHERE task_id IN ('ended-60', 'ended-120')",
+    )
+    monkeypatch.setattr(task_view_store, "SCANNED", 3)
+    monkeypatch.setattr(task_view_store, "SCANNED_OF_TENANT", 2)
+
+    def listed(state: State, queue: str | None = None) -> list[str]:
+        found, cursor = list[str](), None
+        while True:
+            page = model.tasks(TaskFilter(state=state, tenant=tenant, queue=queue), cursor, limit=2)
+            found += [str(row.task_id) for row in page.rows]
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    assert listed(State.FAILED) == ["ended-10", "ended-50", "ended-70", "ended-110"]
+    assert listed(State.REVOKED) == ["ended-20", "ended-40", "ended-60", "ended-80", "ended-100", "ended-120"]
+    assert listed(State.RETRYING) == ["ended-30", "ended-90"]
+    assert listed(State.REVOKED, "this") == ["ended-60", "ended-120"]
+
+
 def test_a_search_says_how_far_it_came(
     model: ReadModel, url: str, app: Celery, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +256,7 @@ def test_a_search_says_how_far_it_came(
     monkeypatch.setattr("celery_postgres.readmodel.pages.SEARCH_S", -1.0)
     page = model.tasks(TaskFilter(state=State.SUCCEEDED, task="nothing"))
     assert (page.rows, page.next is None, page.searched_until is None) == ((), False, False)
-    assert [row.task_id for row in model.tasks(TaskFilter(state=State.FAILED), limit=2).rows] == ["ended-10"]
+    assert model.tasks(TaskFilter(state=State.SUCCEEDED, task="nothing"), search_s=60.0) == Page(())
     monkeypatch.setattr("celery_postgres.readmodel.pages.SEARCH_S", 60.0)
     page = model.tasks(TaskFilter(state=State.FAILED))
     assert [row.task_id for row in page.rows] == ["ended-10", "ended-20", "ended-30"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +18,10 @@ from celery_postgres.database.statements import statements
 from environment.testkit.tables import run
 
 ROWS, LIMIT = 4_000, 20
-GROWING = {"kombu_message", "celery_taskmeta", "celery_attempt", "kombu_dead_letter", "kombu_limit"}
+GROWING = {
+    *("kombu_message", "celery_taskmeta", "celery_attempt", "kombu_dead_letter", "kombu_limit"),
+    *("celery_minute", "celery_minute_sum", "celery_depth"),
+}
 SERIES = f"FROM generate_series(1, {ROWS}) AS n"
 PAYLOAD = """'{"body": "", "headers": {"task": "mine.task' || n % 7 || '"}}'"""
 OF_FAIR = f"{SERIES} JOIN kombu_queue AS queue ON queue.name = 'fair'"
@@ -35,10 +38,16 @@ FILL = (
     "INSERT INTO celery_taskmeta (id, task_id, status, date_done, name)"
     " SELECT nextval('task_id_sequence'), 'task-' || n, 'SUCCESS', timezone('UTC', now()) - n * interval '1 s',"
     f" 'mine.task' {SERIES}",
+    "UPDATE celery_taskmeta SET status = 'FAILURE' WHERE id % 2 = 0",
     "UPDATE celery_taskmeta SET tenant_id = '00000000-0000-0000-0000-00000000000a'",
     "INSERT INTO celery_attempt (task_id, state, name, error, tenant_id, ended_at)"
     " SELECT 'past-' || n, 'failed', 'mine.task', 'ValueError', '00000000-0000-0000-0000-00000000000a', now()"
     f" {SERIES}",
+    # The minutes of ten queues, most of them older than an hour.
+    "INSERT INTO celery_minute (minute, consumer_id, queue, name, started, done, failed, retried, waited, ran)"
+    " SELECT date_trunc('minute', now()) - n % 400 * interval '1 min', 0, 'queue-' || n / 400, 'mine.task', 1, 1, 0, 0,"
+    f" '{{}}', '{{}}' {SERIES}",
+    "INSERT INTO celery_depth (minute, queue, waiting) SELECT minute, queue, 1 FROM celery_minute",
     # A fair queue with limits of many keys, each with messages that wait and run.
     "INSERT INTO kombu_queue (name, fair) VALUES ('fair', true)",
     "INSERT INTO kombu_limit (queue_id, key, flow_key, max_running)"
@@ -53,7 +62,7 @@ FILL = (
 NOW = datetime(2999, 1, 1, tzinfo=UTC)
 #: What a reader asks; what is not here is null.
 ASKED: dict[str, Any] = {
-    "cap": LIMIT, "queues": 10, "scanned": LIMIT, "limit": LIMIT, "groups": 10, "recent_s": 900.0,
+    "cap": LIMIT, "queues": 10, "scanned": LIMIT, "limit": LIMIT, "groups": 10, "most": 10, "recent_s": 900.0,
     "before": NOW, "before_id": 2**62, "after": datetime(1970, 1, 1, tzinfo=UTC), "after_id": 0,
     "key": "key-7", "after_queue": 0, "after_key": "", "running_cap": LIMIT, "tenant": None,
     "root": "task-77", "task_ids": ["task-77", "task-78"], "longest": 1_000,
@@ -65,8 +74,12 @@ NOTHING = {"task": "there is no such name", "names": ["%there is no such name%"]
 OF_A_QUEUE = {"queue": "queue-2"}
 #: Rows that a statement may read: of each of ten priorities and of what has a time, of each of three queues.
 MOST = 3 * 14 * LIMIT
-#: What reads the claims of each worker, up to a limit of its own.
-OWN_LIMIT = {"view_workers": 3 * 1_001}
+#: What reads the claims of each worker, up to a limit of its own; and an hour, in which ten queues have 600 rows.
+OWN_LIMIT = {
+    "view_workers": 3 * 1_001,
+    **dict.fromkeys(("view_outcomes", "view_minutes", "view_depths"), 61),
+    "view_counts": 2 * 61,  # by minute, and by name
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +108,8 @@ def asked(name: str, **more: Any) -> dict[str, Any]:
     known = {**ASKED, **more}
     if name.startswith(("view_messages", "view_attempts")) and name != "view_messages_of_task":
         known["before"] = 2**62
+    if name in OWN_LIMIT:
+        known["since"] = known["lately"] = datetime.now(UTC) - timedelta(hours=1)
     if "of_tenant" in name:
         known["tenant"] = "00000000-0000-0000-0000-00000000000a"
     return {parameter: known.get(parameter) for parameter in statements()[name].parameters}

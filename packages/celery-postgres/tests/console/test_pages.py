@@ -17,7 +17,7 @@ import pytest
 
 from celery_postgres import console
 from celery_postgres.database.queue_view_store import QueueViewStore
-from celery_postgres.readmodel import ReadModel
+from celery_postgres.readmodel import ReadModel, observing
 from environment.testkit import night
 from environment.testkit.console import Console, serving
 from environment.testkit.databases import run
@@ -107,7 +107,7 @@ def test_files_and_errors_have_the_same_policy(served: Console) -> None:
     assert (answer.status, answer.headers["content-security-policy"]) == (405, POLICY)
 
 
-def test_what_a_producer_writes_is_text(module_database: Any, served: Console) -> None:
+def test_what_a_producer_writes_is_text(module_database: Any, served: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     name = HOSTILE
     # As a database may be that was never migrated, where no constraint refuses a name.
     for table, constraint in (("kombu_queue", "kombu_queue_name"), ("kombu_consumer", "kombu_consumer_hostname")):
@@ -155,7 +155,8 @@ def test_what_a_producer_writes_is_text(module_database: Any, served: Console) -
         f"/tasks?q={asked}&queue={asked}&tenant={asked}&state={asked}&when={asked}",
         f"/dead?queue={asked}&reason={asked}&task={asked}",
     ]
-    # What all views share is read once a second.
+    # What all views share is read once a second, and failures every ten.
+    monkeypatch.setattr(observing, "CAUSES_FRESH_S", 0.0)
     wait_until(lambda: "\\u202e" in served.get("/queues").text, 10, "the queue of the hostile name")
     seen = 0
     for path in looks:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from celery_postgres.database.counting import CAP
 from celery_postgres.database.histogram import CLASSES
 from celery_postgres.database.store import Store
 
 DAY_S = 86_400.0
+#: The minutes of all queues and names together are kept for the chart of a week.
+WEEK_S = 8 * DAY_S
 #: Seconds after which the rows of several consumers become one. A row that is written again after that counts twice.
 MERGED_AFTER_S = 180.0
 
@@ -84,10 +87,12 @@ class MinuteStore(Store):
         """Add up the rows of several consumers, and the minutes of an hour, and delete old hours."""
         self._repeat("merge_minutes", MERGED_AFTER_S)
         self._repeat("minutes_to_hours", kept.minutes_s)
+        self._repeat("drop_minute_sums", kept.minutes_s, whole=False)
+        self._repeat("drop_minute_sums", max(kept.minutes_s, min(kept.hours_s, WEEK_S)), whole=True)
         self._repeat("drop_depths", kept.minutes_s)
         self._repeat("drop_hours", kept.hours_s)
 
-    def _repeat(self, name: str, after_s: float) -> None:
+    def _repeat(self, name: str, after_s: float, **more: Any) -> None:
         count = self.BATCH
         while count == self.BATCH:
-            ((count,),) = self._run(name, after_s=after_s, limit=self.BATCH)
+            ((count,),) = self._run(name, after_s=after_s, limit=self.BATCH, **more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.histogram import CLASSES, percentile
@@ -57,7 +57,10 @@ class MinuteViewStore(Store):
     """Read what workers have counted."""
 
     def minutes(self, since: datetime, queue: str | None = None) -> list[Minute]:
-        """The minutes from then on in which something began or ended, the oldest first."""
+        """The minutes from then on in which something began or ended in a queue, or in any, the oldest first."""
+        if queue is None:
+            latest = datetime.now(UTC) + timedelta(days=1)
+            return sorted(self.counts(since, latest, latest)[0], key=lambda one: one.at)
         rows = self._run("view_minutes", since=since, queue=queue)
         return [
             Minute(at, started, done, failed, retried, _whole(waited), _whole(ran))
@@ -68,7 +71,7 @@ class MinuteViewStore(Store):
         """The same of longer steps, from minutes and from the hours that older minutes have become."""
         given = {"since": since, "step_s": step.total_seconds()}
         rows = (
-            self._run("view_steps", **given)
+            self._run("view_steps", before=datetime.now(UTC) + timedelta(days=1), **given)
             if queue is None
             else self._run("view_steps_of_queue", queue=queue, **given)
         )
@@ -76,6 +79,18 @@ class MinuteViewStore(Store):
             Minute(at, started, done, failed, retried, _whole(waited), _whole(ran))
             for at, started, done, failed, retried, waited, ran in rows
         ]
+
+    def counts(self, since: datetime, before: datetime, lately: datetime) -> tuple[list[Minute], list[Outcomes]]:
+        """The minutes of this time in which something began or ended in any queue, in no order, and how tasks ended
+        since `lately`, by name: both are read at once."""
+        minutes, outcomes = [], []
+        rows = self._run("view_counts", since=since, before=before, lately=lately, most=_MOST_NAMES)
+        for at, name, first, started, done, failed, retried, waited, ran in rows:
+            if name is None:
+                minutes.append(Minute(at, started, done, failed, retried, _whole(waited), _whole(ran)))
+            else:
+                outcomes.append(Outcomes(name, done + failed, failed, first, _whole(ran)))
+        return minutes, outcomes
 
     def depths(self, since: datetime, step: timedelta, queue: str) -> list[Depth]:
         """How much waited in a queue in the first minute of each step that is known, the oldest first."""

@@ -29,6 +29,7 @@ WORKER_TABLES = {
     "celery_chord_part": ("SELECT", "INSERT", "DELETE"),
     "celery_waiter": _ALL,
     "celery_minute": _ALL,
+    "celery_minute_sum": _ALL,
     "celery_hour": _ALL,
     "celery_depth": _ALL,
 }

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from celery import states
+
 from celery_postgres.database.history_store import Failures, HistoryStore, PastAttempt
 from celery_postgres.database.store import Runner, Store
 from celery_postgres.database.task_rows import (
@@ -25,6 +27,8 @@ from celery_postgres.database.task_rows import (
 
 #: Rows that one statement reads at most.
 SCANNED = 10_000
+#: The same of results and attempts of one tenant: each is in another page of the table, which may have to be fetched.
+SCANNED_OF_TENANT = 2_000
 #: Queues whose scheduled messages are looked for, where no queue is named.
 _QUEUES = 1_000
 #: Scheduled messages that are read of each of them. Where a queue is named, `SCANNED` of it.
@@ -155,16 +159,21 @@ class TaskViewStore(Store):
     def ended(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
         """Stored results, the last ended first."""
         before, number = after or (_utc(which.until or _LATEST), 0 if which.until else _LAST_ID)
-        statuses = ENDED.get(which.state, _FINAL)
+        statuses = list(ENDED.get(which.state, _FINAL))
         bounds = {"before": before, "before_id": number, "since": _utc(which.since), "scanned": SCANNED}
         name, end = "view_ended", "view_ended_end"
         if which.tenant is not None:
             name, end = "view_ended_of_tenant", "view_ended_of_tenant_end"
-            bounds |= {"tenant": which.tenant}
-        rows = self._run_results(
-            name, statuses=list(statuses), task=which.task, queue=which.queue, limit=limit, **bounds
-        )
-        found = [result_row(row) for row in rows]
+            bounds |= {"tenant": which.tenant, "scanned": SCANNED_OF_TENANT}
+        asked: dict[str, Any] = {"task": which.task, "queue": which.queue, "limit": limit}
+        if states.SUCCESS in statuses:
+            asked["statuses"] = statuses
+        else:
+            name, end = _OF_FAILED[name]
+            bounds["statuses"] = statuses
+            if which.task is None and which.queue is None:
+                bounds["scanned"] = limit
+        found = [result_row(row) for row in self._run_results(name, **asked, **bounds)]
         if len(found) == limit:
             return Found(found, found[-1].position)
         for done_at, last in self._run_results(end, **bounds):
@@ -175,8 +184,9 @@ class TaskViewStore(Store):
         """Tasks of which no result is kept, by the attempt that ended them, the last recorded first."""
         (before,) = after or (_LAST_ID,)
         wanted = [str(state) for state in (State.FAILED, State.REVOKED) if which.state in (None, state)]
+        scanned = SCANNED if which.tenant is None else SCANNED_OF_TENANT
         attempts, end = self._history.ended(
-            which.tenant, before=before, states=wanted, scanned=SCANNED, limit=limit, task=which.task,
+            which.tenant, before=before, states=wanted, scanned=scanned, limit=limit, task=which.task,
             queue=which.queue, since=which.since, until=which.until,
         )  # fmt: skip
         found = [attempt_row(one) for one in attempts]
@@ -269,6 +279,11 @@ class TaskViewStore(Store):
         return None
 
 
+#: The statements for tasks that did not succeed, which have indexes of their own.
+_OF_FAILED = {
+    "view_ended": ("view_failed", "view_failed_end"),
+    "view_ended_of_tenant": ("view_failed_of_tenant", "view_failed_of_tenant_end"),
+}
 _FINAL = tuple(status for state in (State.SUCCEEDED, State.FAILED, State.REVOKED) for status in ENDED[state])
 
 

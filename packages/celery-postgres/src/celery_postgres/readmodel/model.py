@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,8 +35,6 @@ _NEXT = 20
 #: A search for an id needs so many characters.
 SHORTEST_ID = 8
 _MOST_IDS = 50
-#: Groups of failures.
-_FAILURES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +189,27 @@ class ReadModel:
 
     # -- tasks
 
-    def tasks(self, which: TaskFilter | None = None, cursor: str | None = None, *, limit: int = PAGE) -> Page:
+    def tasks(
+        self,
+        which: TaskFilter | None = None,
+        cursor: str | None = None,
+        *,
+        limit: int = PAGE,
+        search_s: float | None = None,
+    ) -> Page:
         """A page of tasks.
 
         Args:
             which: their conditions; all tasks by default.
             cursor: `Page.next` of the page before.
             limit: the length of a page.
+            search_s: where few tasks meet the conditions, no further piece is searched after so many seconds; a second
+                by default.
 
         Raises:
             CursorError: the cursor is not one of this list.
         """
-        return page(self._tasks, which or TaskFilter(), cursor, limit)
+        return page(self._tasks, which or TaskFilter(), cursor, limit, search_s)
 
     def find(self, text: str) -> list[str]:
         """The ids of tasks that begin with a text; none for one of fewer than `SHORTEST_ID` characters."""
@@ -256,7 +262,7 @@ class ReadModel:
 
     def failures(self) -> list[Failures]:
         """What failed, was retried or was lost in the last hour, by task and error, the most first."""
-        return self._tasks.failures(datetime.now(UTC) - timedelta(hours=1), cap=CAP - 1, groups=_FAILURES)
+        return list(self.overview().failures)
 
     def payload(self, task_id: str) -> str | None:
         """What the publisher wrote, while a message or a dead letter exists; None if it is longer than a megabyte."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.counting import CAP
 from celery_postgres.database.fleet_view_store import Beat, Schedule, Worker
+from celery_postgres.database.history_store import Failures
 from celery_postgres.database.limit_view_store import KeyAtLimit, LimitViewStore
 from celery_postgres.database.minute_view_store import Minute, MinuteViewStore
 from celery_postgres.database.queue_view_store import DeadTotal, Health, Outcomes, Queue, QueueViewStore
@@ -27,11 +28,12 @@ from celery_postgres.readmodel.trend import Trend
 
 #: For how long an overview is good for all who look.
 FRESH_S = 1.0
-#: The same of what only problems need: groups of dead letters, outcomes, the state of the database.
+#: The same of groups of dead letters, outcomes and failures, and the state of the database.
 CAUSES_FRESH_S = 10.0
 #: The same of how tasks ended before.
 BEFORE_FRESH_S = 60.0
 MOST_GROUPS = 200
+_FAILURES, _FAILURES_WITHIN = 8, timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Overview:
         problems: what needs attention, the most urgent first.
         changes: what changed in the last hour, the last first.
         hour: what workers have counted in the last hour, at most ten seconds old.
+        failures: what failed, was retried or was lost in the last hour, by task and error, the most first; as old.
     """
 
     read_at: datetime
@@ -59,6 +62,7 @@ class Overview:
     problems: tuple[Problem, ...]
     changes: tuple[Change, ...] = ()
     hour: Past | None = None
+    failures: tuple[Failures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class _Causes:
     health: Health
     minutes: Sequence[Minute]
     held: Sequence[KeyAtLimit]
+    failures: Sequence[Failures]
 
 
 class Observer:
@@ -158,19 +163,23 @@ class Observer:
             problems(observed),
             changed,
             past(HOUR, now, causes.minutes),
+            tuple(causes.failures),
         )
 
     def _read_causes(self, now: datetime) -> _Causes:
         if self._causes is None or time.monotonic() - self._causes.read >= CAUSES_FRESH_S:
             lately = now - timedelta(seconds=thresholds.FAILING_WITHIN_S)
+            # The database's clock may be ahead.
+            minutes, recent = self._minutes.counts(HOUR.begins(now), now + timedelta(days=1), lately)
             self._causes = _Causes(
                 time.monotonic(),
                 self._tasks.dead_groups(tenant=None, queue=None, cap=CAP - 1, groups=MOST_GROUPS),
-                self._minutes.outcomes(lately, now + timedelta(days=1)),  # the database's clock may be ahead
+                recent,
                 self._outcomes_before(lately),
                 self._queues.health(),
-                self._minutes.minutes(HOUR.begins(now)),
+                minutes,
                 self._limits.at_limit(thresholds.AT_LIMIT_S.warning),
+                self._tasks.failures(now - _FAILURES_WITHIN, cap=CAP - 1, groups=_FAILURES),
             )
         return self._causes
 

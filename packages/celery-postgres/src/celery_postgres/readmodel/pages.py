@@ -53,7 +53,9 @@ class Page:
     searched_until: datetime | None = None
 
 
-def page(store: TaskViewStore, which: TaskFilter, cursor: str | None, limit: int) -> Page:
+def page(
+    store: TaskViewStore, which: TaskFilter, cursor: str | None, limit: int, search_s: float | None = None
+) -> Page:
     """A page of the tasks that meet `which`.
 
     Waiting, ended and dead tasks come with the last change first, scheduled ones with the next due first, running ones
@@ -64,7 +66,7 @@ def page(store: TaskViewStore, which: TaskFilter, cursor: str | None, limit: int
     """
     sources = _sources(store, which.state)
     places = _places(cursor, sources)
-    until = time.monotonic() + SEARCH_S
+    until = time.monotonic() + (SEARCH_S if search_s is None else search_s)
     found = [
         _read_on(source.read, which, place, limit, 0.0 if source.once else until) if place != _OVER else Found([])
         for source, place in zip(sources, places, strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery_postgres.console.formatting import plural
 from celery_postgres.console.looking import STAFF, Look, NotThereError, Page
-from celery_postgres.console.views.rows import PAGE, reason_says
+from celery_postgres.console.views.rows import FIRST_SEARCH_S, PAGE, reason_says
 from celery_postgres.readmodel import CursorError, DeadLetterGroup, State, TaskFilter, TaskRow
 
 
@@ -19,7 +19,8 @@ def dead(look: Look) -> Page:
     found = model.dead_letters(tenant=tenant, queue=queue)
     which = TaskFilter(state=State.DEAD, queue=queue, tenant=tenant, reason=reason, whole_task=task)
     try:
-        page = model.tasks(which, look.asked("before") or None, limit=PAGE)
+        before = look.asked("before") or None
+        page = model.tasks(which, before, limit=PAGE, search_s=None if before else FIRST_SEARCH_S)
     except CursorError:
         raise NotThereError("This page does not exist any more. Start from the newest.") from None
     chosen = reason is not None

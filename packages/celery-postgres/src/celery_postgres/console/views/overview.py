@@ -35,7 +35,7 @@ def overview(look: Look) -> Page:
             "charts": [] if past is None else overview_charts(past, events),
             "past": described(look, "", span),
             "changes": [_changed(one) for one in now.changes[:MOST_CHANGES]],
-            "failures": [_failed(look, one) for one in look.source.model.failures()],
+            "failures": [_failed(look, one) for one in now.failures],
         },
     )
 

@@ -11,6 +11,9 @@ from celery_postgres.readmodel import Problem, Queue, State, TaskRow, Worker
 
 #: Rows of one page of a list.
 PAGE = 50
+#: The first page of a list is there at once. If few tasks meet the conditions it says how far it has searched, and the
+#: next pages search for up to a second.
+FIRST_SEARCH_S = 0.04
 
 _SAYS = (
     ("expired", "Expired before it ran"),

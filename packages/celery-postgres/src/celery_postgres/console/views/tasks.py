@@ -10,7 +10,7 @@ from uuid import UUID
 from celery_postgres.console.formatting import plural
 from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, Page
 from celery_postgres.console.views.limits import slow
-from celery_postgres.console.views.rows import PAGE, task_row
+from celery_postgres.console.views.rows import FIRST_SEARCH_S, PAGE, task_row
 from celery_postgres.readmodel import CursorError, State, TaskFilter
 from celery_postgres.readmodel import Page as Rows
 
@@ -72,7 +72,7 @@ def _read(look: Look, which: TaskFilter) -> Rows:
     cursor = look.asked("before") or None
     try:
         if look.viewer.tenant is None:
-            return look.source.model.tasks(which, cursor, limit=PAGE)
+            return look.source.model.tasks(which, cursor, limit=PAGE, search_s=None if cursor else FIRST_SEARCH_S)
         if look.source.tenants is None:
             return Rows(())
         return look.source.tenants.tasks(look.viewer.tenant, which, cursor, PAGE)

@@ -310,6 +310,39 @@ meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.ret
 CASE WHEN meta.status <> 'SUCCESS' THEN right(meta.traceback, 4000) END,
 -- include: moments_of_result
 
+-- fragment: ended_filter
+-- The conditions of a list of ended tasks on the row `meta`; one that is null is met by all.
+(%(task)s IS NULL OR strpos(meta.name, %(task)s) > 0)
+AND (%(queue)s IS NULL OR meta.queue = %(queue)s)
+
+-- fragment: failed
+-- Results of tasks that did not succeed, of each status the last ended first.
+SELECT one.*
+FROM unnest(%(statuses)s) AS asked (status)
+CROSS JOIN LATERAL (
+    SELECT candidate.* FROM celery_taskmeta AS candidate
+    WHERE candidate.status = asked.status
+      AND candidate.status IN ('FAILURE', 'RETRY', 'REVOKED', 'REJECTED', 'IGNORED')
+      AND candidate.date_done <= %(before)s AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
+      AND (candidate.date_done, candidate.id) < (%(before)s, %(before_id)s)
+    ORDER BY candidate.date_done DESC, candidate.id DESC
+    LIMIT %(scanned)s
+) AS one
+
+-- fragment: failed_of_tenant
+-- The same of one tenant.
+SELECT one.*
+FROM unnest(%(statuses)s) AS asked (status)
+CROSS JOIN LATERAL (
+    SELECT candidate.* FROM celery_taskmeta AS candidate
+    WHERE candidate.tenant_id = %(tenant)s AND candidate.status = asked.status
+      AND candidate.status IN ('FAILURE', 'RETRY', 'REVOKED', 'REJECTED', 'IGNORED')
+      AND candidate.date_done <= %(before)s AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
+      AND (candidate.date_done, candidate.id) < (%(before)s, %(before_id)s)
+    ORDER BY candidate.date_done DESC, candidate.id DESC
+    LIMIT %(scanned)s
+) AS one
+
 -- fragment: moments_of_result
 -- Python has no time for PostgreSQL's `infinity`.
 meta.tenant_id::text,
@@ -470,6 +503,39 @@ ARRAY[
     sum(gone.waited[13]), sum(gone.waited[14]), sum(gone.waited[15]), sum(gone.waited[16])
 ],
 -- include: sum_of_runs
+
+-- fragment: fresh_minutes
+-- The minutes of all queues together, by name, of those whose consumers' rows have not become one yet.
+fresh (minute, name, started, done, failed, retried, waited, ran) AS MATERIALIZED (
+    SELECT
+        gone.minute, gone.name,
+        -- include: sum_counts
+    FROM celery_minute AS gone
+    WHERE gone.minute >= %(since)s AND gone.minute < %(before)s AND gone.consumer_id <> 0
+    GROUP BY gone.minute, gone.name
+)
+
+-- fragment: named_minutes
+-- With the sums of the others.
+SELECT known.minute, known.name, known.started, known.done, known.failed, known.retried, known.waited, known.ran
+FROM celery_minute_sum AS known
+WHERE NOT known.whole AND known.minute >= %(since)s AND known.minute < %(before)s
+UNION ALL
+-- include: from_fresh
+
+-- fragment: whole_minutes
+-- The same, of all names together.
+SELECT known.minute, known.name, known.started, known.done, known.failed, known.retried, known.waited, known.ran
+FROM celery_minute_sum AS known
+WHERE known.whole AND known.minute >= %(since)s AND known.minute < %(before)s
+UNION ALL
+-- include: from_fresh
+
+-- fragment: from_fresh
+SELECT
+    fresh.minute, fresh.name, fresh.started::integer, fresh.done::integer, fresh.failed::integer, fresh.retried::integer,
+    fresh.waited::integer[], fresh.ran::integer[]
+FROM fresh
 
 -- fragment: add_counts
 -- Of a row that is there, to `kept`.

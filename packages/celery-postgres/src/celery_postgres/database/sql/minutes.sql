@@ -142,3 +142,23 @@ WITH old AS MATERIALIZED (
     RETURNING own.minute
 )
 SELECT count(*) FROM gone
+
+-- name: drop_minute_sums
+-- Delete the sums of minutes that ended before, by name or (`whole`) of all names, at most `limit` rows. Returns how many were
+-- deleted.
+-- takes: after_s float, whole boolean, limit bigint
+WITH old AS MATERIALIZED (
+    SELECT own.minute, own.name
+    FROM celery_minute_sum AS own
+    WHERE own.whole = %(whole)s AND own.minute < now() - %(after_s)s * interval '1 second'
+    ORDER BY own.minute
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM celery_minute_sum AS own
+    USING old
+    WHERE own.whole = %(whole)s AND own.minute = old.minute AND own.name = old.name
+      AND own.minute < now() - %(after_s)s * interval '1 second'
+    RETURNING own.minute
+)
+SELECT count(*) FROM gone

@@ -14,9 +14,8 @@ FROM (
     ORDER BY candidate.date_done DESC, candidate.id DESC
     LIMIT %(scanned)s
 ) AS meta
-WHERE meta.status = ANY (%(statuses)s)
-  AND (%(task)s IS NULL OR strpos(meta.name, %(task)s) > 0)
-  AND (%(queue)s IS NULL OR meta.queue = %(queue)s)
+WHERE meta.status = ANY (%(statuses)s) AND
+    -- include: ended_filter
 LIMIT %(limit)s
 
 -- name: view_ended_of_tenant_end
@@ -27,6 +26,56 @@ WHERE candidate.tenant_id = %(tenant)s AND candidate.date_done <= %(before)s
   AND candidate.date_done >= coalesce(%(since)s, '0001-01-02')
   AND (candidate.date_done, candidate.id) < (%(before)s, %(before_id)s)
 ORDER BY candidate.date_done DESC, candidate.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_failed
+-- As `view_ended`, of tasks that did not succeed, through an index of these alone; of each status at most `scanned` are read.
+-- takes: before timestamp, before_id bigint, statuses text[], task text, queue text, since timestamp, scanned integer,
+--   limit integer
+SELECT
+    -- include: ended_columns
+FROM (
+    -- include: failed
+    ORDER BY one.date_done DESC, one.id DESC
+    LIMIT %(scanned)s
+) AS meta
+WHERE
+    -- include: ended_filter
+LIMIT %(limit)s
+
+-- name: view_failed_end
+-- The last of the results that `view_failed` reads; no row if there are fewer than `scanned`.
+-- takes: before timestamp, before_id bigint, statuses text[], since timestamp, scanned integer
+SELECT one.date_done, one.id
+FROM (
+    -- include: failed
+) AS one
+ORDER BY one.date_done DESC, one.id DESC
+OFFSET %(scanned)s - 1 LIMIT 1
+
+-- name: view_failed_of_tenant
+-- As `view_failed`, of one tenant, through an index of its own.
+-- takes: tenant uuid, before timestamp, before_id bigint, statuses text[], task text, queue text, since timestamp,
+--   scanned integer, limit integer
+SELECT
+    -- include: ended_columns
+FROM (
+    -- include: failed_of_tenant
+    ORDER BY one.date_done DESC, one.id DESC
+    LIMIT %(scanned)s
+) AS meta
+WHERE
+    -- include: ended_filter
+LIMIT %(limit)s
+
+-- name: view_failed_of_tenant_end
+-- The last of the results that `view_failed_of_tenant` reads; no row if there are fewer than `scanned`.
+-- takes: tenant uuid, before timestamp, before_id bigint, statuses text[], since timestamp, scanned integer
+SELECT one.date_done, one.id
+FROM (
+    -- include: failed_of_tenant
+) AS one
+ORDER BY one.date_done DESC, one.id DESC
 OFFSET %(scanned)s - 1 LIMIT 1
 
 -- name: view_attempts

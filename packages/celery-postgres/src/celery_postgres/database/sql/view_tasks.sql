@@ -126,9 +126,8 @@ FROM (
     ORDER BY candidate.date_done DESC, candidate.id DESC
     LIMIT %(scanned)s
 ) AS meta
-WHERE meta.status = ANY (%(statuses)s)
-  AND (%(task)s IS NULL OR strpos(meta.name, %(task)s) > 0)
-  AND (%(queue)s IS NULL OR meta.queue = %(queue)s)
+WHERE meta.status = ANY (%(statuses)s) AND
+    -- include: ended_filter
 LIMIT %(limit)s
 
 -- name: view_ended_end
