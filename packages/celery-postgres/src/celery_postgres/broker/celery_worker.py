@@ -11,6 +11,7 @@ from celery_postgres.compat import (
     error_isolation,
     eta,
     inspect_stats,
+    prefork_pipes,
     prefork_shutdown,
     prompt_acks,
     publish_patience,
@@ -40,6 +41,7 @@ def fit(transport: Any, options: Options) -> None:
     inspect_stats.install(_shown)
     eta.install()
     prefork_shutdown.install()
+    prefork_pipes.install()
     task_start.install()
     task_progress.install()
     prompt_acks.install()
