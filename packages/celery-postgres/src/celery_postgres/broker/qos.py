@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any
 
 from celery_postgres.compat.publish_patience import AFTER_A_PAUSE
@@ -26,6 +27,8 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         self.prefetch_count = prefetch_count or 0
         self._delivered: OrderedDict[str, Any] = OrderedDict()
         self._dirty: set[str] = set()
+        #: As Celery, which asks once for each connection.
+        self._acks_early = lru_cache(maxsize=1024)(acks_early)
         # Kept after the channel's end, for the acks that come then.
         self._buffer = channel.buffer
         self._claims = channel.buffer.heartbeat.claims
@@ -53,7 +56,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         """Acknowledge a message; any thread may call it. Tags that are unknown or acked already are ignored."""
         message = self._delivered.pop(delivery_tag, None)
         if message is not None:
-            self._claims.ack(claim_of(delivery_tag), _mark_if_early(message))
+            self._claims.ack(claim_of(delivery_tag), self._mark_if_early(message))
             self._buffer.credit_returned()
 
     def reject(self, delivery_tag: str, requeue: bool | str = False) -> None:
@@ -83,17 +86,16 @@ class QoS(virtual.QoS):  # type: ignore[misc]
             self._claims.give_back(back)
         return []
 
+    def _mark_if_early(self, message: Any) -> str | None:
+        """The publisher's mark in a message, if this worker acknowledges its task before it runs; else None."""
+        mark, task = text_or_none(getattr(message, "mark", None)), (message.headers or {}).get("task")
+        if mark is None or len(mark) not in _MARK_LENGTHS or not isinstance(task, str) or not self._acks_early(task):
+            return None
+        return mark
+
     def restore_unacked_once(self, stderr: Any = None) -> None:
         self.restore_unacked()
 
 
 #: Stock's marks are UUIDs, ours 32 digits; a shorter text may be part of another message.
 _MARK_LENGTHS = range(32, 65)
-
-
-def _mark_if_early(message: Any) -> str | None:
-    """The publisher's mark in a message, if this worker acknowledges its task before it runs; else None."""
-    mark = text_or_none(getattr(message, "mark", None))
-    if mark is None or len(mark) not in _MARK_LENGTHS or not acks_early((message.headers or {}).get("task")):
-        return None
-    return mark

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -32,15 +31,19 @@ class Wake:
         """Make it readable. Harmless after `close`."""
         with self._lock:
             if not self.closed:
-                with contextlib.suppress(BlockingIOError):  # a full pipe is readable
+                try:
                     os.write(self._write, b"\1\0\0\0\0\0\0\0")
+                except BlockingIOError:  # a full pipe is readable
+                    return
 
     def clear(self) -> None:
         """Make it unreadable. Harmless after `close`."""
         with self._lock:
             if not self.closed:
-                with contextlib.suppress(BlockingIOError):
+                try:
                     os.read(self._read, 8)
+                except BlockingIOError:
+                    return
 
     def wait(self, seconds: float, *others: int) -> list[int]:
         """Wait until it or one of `others` is readable; the descriptors that are."""

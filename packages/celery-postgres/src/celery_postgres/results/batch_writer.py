@@ -85,28 +85,30 @@ class BatchWriter:
         """Add what children have finished. Any thread may call this."""
         if self._inlet is not None:
             with self._changed:
-                for write in self._inlet.read():
-                    self._append(write)
+                self._append(*self._inlet.read())
                 self._accept_if_keeping_up(self._inlet)
 
     def _accept_if_keeping_up(self, inlet: Inlet) -> None:
         inlet.accept(not self._failing and len(self._waiting) < self.MOST_WAITING)
 
-    def _append(self, write: Write) -> None:
+    def _append(self, *writes: Write) -> None:
+        if not writes:
+            return
         if not self._waiting:
             self._oldest = time.monotonic()
-        self._waiting.append(write)
-        self._added += 1
+        self._waiting.extend(writes)
+        self._added += len(writes)
         complete, self._complete = self._complete, includes_all(self._waiting)
-        if write.urgent and (self._complete > complete or not self._urgent):
+        if (self._complete > complete or not self._urgent) and any(write.urgent for write in writes):
             self._urgent = True
             self._notify()
-        elif self._added - self._written == 1:
+        elif self._added - self._written == len(writes):
             self._notify()
 
     def _notify(self) -> None:
         self._changed.notify_all()
-        if self._inlet is not None:
+        # The writer's own thread looks by itself at what it has read.
+        if self._inlet is not None and threading.current_thread() is not self._thread:
             self._inlet.wake()
 
     def add(self, write: Write) -> None:

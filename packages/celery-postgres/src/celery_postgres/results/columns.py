@@ -11,6 +11,8 @@ LONGEST_ID, LONGEST_STATE = 155, 50
 
 def text(value: Any) -> str:
     """PostgreSQL's text has no NUL, and UTF-8 no half of a surrogate pair."""
+    if type(value) is str and value.isascii() and "\0" not in value:  # nearly all, in a fifth of the time
+        return value
     return str(value).replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 

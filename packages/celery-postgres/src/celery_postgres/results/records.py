@@ -43,6 +43,9 @@ def _unpack(record: bytes) -> Write:
 
 def pieces_of(record: bytes, child: int, number: int) -> Iterator[bytes]:
     """What to write, each at once."""
+    if len(record) <= _PIECE:
+        yield _HEAD.pack(len(record), 0, child, number) + record
+        return
     begins = range(0, len(record), _PIECE)
     for follow, begin in zip(reversed(range(len(begins))), begins, strict=True):
         piece = record[begin : begin + _PIECE]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 from celery import states
@@ -69,12 +67,22 @@ class RememberingBackend(PersistentBackend):
         pid, write = getattr(self._thread, "collected", (0, None))
         return write if pid == os.getpid() else None
 
-    @contextlib.contextmanager
-    def _collecting(self) -> Iterator[Write]:
+    def _collecting(self) -> _Collecting:
         """Collect what this thread stores in the block in one write, which the caller submits."""
-        outer, write = self._collected, Write()
-        self._thread.collected = os.getpid(), write
-        try:
-            yield write
-        finally:
-            self._thread.collected = os.getpid(), outer
+        return _Collecting(self._thread, self._collected)
+
+
+class _Collecting:
+    """A class, as each task enters it: a generator takes three times as long."""
+
+    __slots__ = ("_outer", "_thread", "_write")
+
+    def __init__(self, thread: threading.local, outer: Write | None) -> None:
+        self._thread, self._outer, self._write = thread, outer, Write()
+
+    def __enter__(self) -> Write:
+        self._thread.collected = os.getpid(), self._write
+        return self._write
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.collected = os.getpid(), self._outer

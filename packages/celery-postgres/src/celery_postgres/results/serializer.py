@@ -136,7 +136,8 @@ def dump(value: Any, form: Pickle = Pickle.WRITE) -> bytes:
             with contextlib.suppress(tagged_json.NotExactError):
                 return tagged_json.dumps(reduced, tags=form is Pickle.REFUSE)
         data = pickle.dumps(reduced, protocol=_PROTOCOL)
-        if any(SHORT_TEXT <= int.from_bytes(one[1], "little") < len(data) for one in _LONG.finditer(data)):
+        long = _LONG.finditer(data) if len(data) > SHORT_TEXT else ()
+        if any(SHORT_TEXT <= int.from_bytes(one[1], "little") < len(data) for one in long):
             check_size(data)
         return data
     except RecursionError:

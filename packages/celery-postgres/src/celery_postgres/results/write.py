@@ -52,7 +52,10 @@ class Write:
     def is_end(self) -> bool:
         """Whether it is the end of a task, of which another process may do the rest: with a chord part, that is to send
         the body, and not to call errbacks, which a task may have in place of its own code."""
-        return all(one.final for one in self.outcomes) and all(_LINK_ERROR not in one.body for one in self.parts)
+        for one in self.outcomes:
+            if not one.final:
+                return False
+        return not self.parts or all(_LINK_ERROR not in one.body for one in self.parts)
 
     @property
     def urgent(self) -> bool:
