@@ -20,7 +20,7 @@ from celery_postgres.consumer.field_rules import (
 )
 from celery_postgres.consumer.signature_checks import EMBEDDED, MAX_RETRIES, check_embedded
 
-#: Headers whose type alone shows whether they fit.
+#: Headers, properties and where it was sent: fields whose type alone shows whether they fit.
 _BY_TYPE: dict[str, Rule] = {
     **dict.fromkeys(("shadow", "root_id", "parent_id", "group", "argsrepr", "kwargsrepr"), (is_text, "text")),
     **dict.fromkeys(("eta", "expires"), (is_text, "a time")),
@@ -34,13 +34,12 @@ _BY_VALUE: dict[str, Rule] = {
     "group_index": (is_count(MAX_RETRIES), "a position"),
     "stamped_headers": (are_texts, "a list of names"),
 }
+#: What nearly every task has, in the order of the rules; False and 0.0 are equal to 0, and no counts.
+_NO_LIMITS, _NO_COUNTS = [None, None], [0, 0, None, None]
 #: The combinations of types that have passed: a program's tasks have a few, and checking them again is 3 µs a task.
 _fitting: set[tuple[type, ...]] = set()
-_PROPERTIES: dict[str, Rule] = {
-    "reply_to": (is_text, "text"),
-    "correlation_id": (is_text, "text"),
-    "priority": (is_number, "a number"),
-}
+_PROPERTIES: dict[str, Rule] = {"reply_to": (is_text, "text"), "correlation_id": (is_text, "text")}
+_PRIORITY: dict[str, Rule] = {"priority": (is_number, "a number")}
 _DELIVERY: dict[str, Rule] = {"exchange": (is_text, "text"), "routing_key": (is_text, "text")}
 _NOTHING_EMBEDDED = dict.fromkeys(EMBEDDED)
 
@@ -64,9 +63,9 @@ def check_task(message: Any) -> None:
         raise FlawError("the name of its task is not text")
     if not is_printable(fields.get("id")):
         raise FlawError("its id is not printable text")
-    _check_headers(fields)
-    check_fields(message.properties, _PROPERTIES, "its")
-    check_fields(message.delivery_info, _DELIVERY, "its")
+    _check_types(fields, message.properties, message.delivery_info)
+    _check_values(fields)
+    check_fields(message.properties, _PRIORITY, "its")
     if not isinstance(args, (list, tuple)):
         raise FlawError("its arguments are not a list")
     if not isinstance(kwargs, dict) or (kwargs and not all(isinstance(name, str) for name in kwargs)):
@@ -92,12 +91,20 @@ def _parts(headers: Any, body: Any) -> tuple[dict[str, Any], Any, Any, Any]:
     return {**body, **headers}, body.get("args", ()), body.get("kwargs", {}), embedded
 
 
-def _check_headers(fields: dict[str, Any]) -> None:
-    types = tuple(map(type, map(fields.get, _BY_TYPE)))
+def _check_types(fields: dict[str, Any], properties: dict[str, Any], delivery: dict[str, Any]) -> None:
+    values = *map(fields.get, _BY_TYPE), *map(properties.get, _PROPERTIES), *map(delivery.get, _DELIVERY)
+    types = tuple(map(type, values))
     if types not in _fitting:
         check_fields(fields, _BY_TYPE, "its")
+        check_fields(properties, _PROPERTIES, "its")
+        check_fields(delivery, _DELIVERY, "its")
         _fitting.add(types)
-    check_fields(fields, _BY_VALUE, "its")
+
+
+def _check_values(fields: dict[str, Any]) -> None:
+    limits, *counts = map(fields.get, _BY_VALUE)
+    if limits != _NO_LIMITS or counts != _NO_COUNTS or not type(counts[0]) is type(counts[1]) is int:
+        check_fields(fields, _BY_VALUE, "its")
     if not _names_of_context().isdisjoint(fields):
         raise FlawError("a header has the name of a method of Celery's")
 

@@ -214,8 +214,11 @@ class PersistentBackend(ConnectedBackend):
 
     def claims(self) -> Claims | None:
         """The claims of this process in our database; None in a process that does not consume."""
+        heartbeats = registry.heartbeats()
+        if not heartbeats:  # as in a prefork child, which asks for each task
+            return None
         mine = name_of(self.dsn)
-        return next((one.claims for one in registry.heartbeats() if name_of(one.sessions.dsn) == mine), None)
+        return next((one.claims for one in heartbeats if name_of(one.sessions.dsn) == mine), None)
 
     def writer(self, claims: Claims | None) -> BatchWriter | None:
         """The batch writer of this process; None in a process that does not consume, and never did."""
