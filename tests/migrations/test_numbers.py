@@ -27,6 +27,7 @@ NUMBERS = {
     "202611301435": 18,
     "202611301440": 19,
     "202611301730": 20,
+    "202611301900": 21,
 }
 ROWS = (
     "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload) VALUES (7, 1, 'r', 'p')",

@@ -94,6 +94,39 @@ def test_a_second_publish_replaces_the_arguments_and_keeps_the_id(
     assert waiting(module_database, queue) == [(first.id, 2, first.id)]
 
 
+def test_what_replaces_decides_how_long_the_key_is_held(app: Celery, module_database: Any, queue: str) -> None:
+    task = app.tasks["unique.plain"]
+    for until, before, held in (("done", "started", True), ("started", "done", False)):
+        headers = {"unique_key": until}
+        first = task.apply_async(("a", 1), headers={**headers, "unique_until": before})
+        task.apply_async(
+            ("a", 2),
+            headers={**headers, "unique_until": until, "unique_conflict": "replace"},
+            task_id=f"{until}-{queue}",
+        )
+        run(module_database.url, "UPDATE kombu_message SET visible = false, consumer_id = 1, fence = 1")
+        again = {**headers, "unique_conflict": "raise"}
+        if held:
+            with pytest.raises(DuplicateTaskError, match=first.id):
+                task.apply_async(("a", 3), headers=again)
+        else:
+            task.apply_async(("a", 3), headers=again)
+        run(module_database.url, "DELETE FROM kombu_message WHERE NOT visible")
+    assert [number for _, number, _ in waiting(module_database, queue)] == [3]
+
+
+def test_the_new_call_decides_what_becomes_of_one_that_raises(app: Celery, module_database: Any, queue: str) -> None:
+    headers = {"unique_key": "u"}
+    first = app.tasks["unique.raises"].apply_async(("a", 1), headers=headers)
+    with pytest.raises(DuplicateTaskError, match=first.id):
+        app.tasks["unique.raises"].apply_async(("a", 2), headers=headers | {"unique_conflict": "raise"})
+    task = app.tasks["unique.raises"]
+    task.apply_async(("a", 3), headers=headers | {"unique_conflict": "replace"})
+    assert waiting(module_database, queue) == [(first.id, 3, first.id)]
+    task.apply_async(("a", 4), headers=headers | {"unique_conflict": "replace", "debounce": 30})
+    assert waiting(module_database, queue) == [(first.id, 4, first.id)]
+
+
 def test_keys_of_two_tasks_and_calls_without_one_are_no_conflict(app: Celery, module_database: Any, queue: str) -> None:
     app.tasks["unique.returns"].delay("a", 1)
     app.tasks["unique.raises"].delay("a", 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
@@ -33,6 +33,7 @@ class Task:
         fixed: no other call replaces it.
         holds: it holds its key.
         claim: how a consumer has claimed it; None while it waits.
+        began: a consumer has claimed it before.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Task:
     fixed: bool
     holds: bool = True
     claim: Claim | None = None
+    began: bool = False
 
 
 class UniqueKeys(RuleBasedStateMachine):
@@ -63,11 +65,12 @@ class UniqueKeys(RuleBasedStateMachine):
     # -- publishing
 
     def _envelope(
-        self, task_id: str, key: str, until: str, conflict: str, retries: int = 0
+        self, task_id: str, key: str, until: str, conflict: str, retries: int = 0, part: bool = False
     ) -> tuple[Envelope, list[str]]:
         body = secrets.token_hex(4)
-        headers = {"id": task_id, "task": "t", "unique_key": key, "unique_until": until, "unique_conflict": conflict}
-        message = {"body": body, "headers": headers | {"retries": retries}, "properties": {}}
+        headers: dict[str, Any] = {"id": task_id, "task": "t", "retries": retries, "unique_part": part}
+        headers |= {"unique_key": key, "unique_until": until, "unique_conflict": conflict}
+        message = {"body": body, "headers": headers, "properties": {}}
         envelope, found = Envelope.of(message, 0), list[str]()
         if envelope.unique is not None:
             envelope.unique.found = found.append
@@ -80,20 +83,23 @@ class UniqueKeys(RuleBasedStateMachine):
             self.tasks[task.id] = task
             return None
         if conflict == "replace" and holder.claim is None and not holder.fixed:
-            holder.body = task.body
+            holder.body, holder.until = task.body, task.until
+            holder.holds = task.until == "done" or not holder.began
         return holder.id
 
     @rule(
         key=st.sampled_from("ab"),
         until=st.sampled_from(["started", "done"]),
         conflict=st.sampled_from(["return", "raise", "replace"]),
+        part=st.booleans(),
         within=st.sampled_from(["alone", "commit", "rollback"]),
     )
-    def publish(self, key: str, until: str, conflict: str, within: str) -> None:
+    def publish(self, key: str, until: str, conflict: str, part: bool, within: str) -> None:
         task_id = secrets.token_hex(8)
-        envelope, found = self._envelope(task_id, key, until, conflict)
-        before = {one.id: one.body for one in self.tasks.values()}
-        first = self._expected(Task(task_id, key, until, _body(envelope), conflict == "raise"), conflict)
+        envelope, found = self._envelope(task_id, key, until, conflict, part=part)
+        conflict = "raise" if part else conflict
+        before = {one.id: replace(one) for one in self.tasks.values()}
+        first = self._expected(Task(task_id, key, until, _body(envelope), part), conflict)
         fails = first is not None and (
             conflict == "raise"
             or (conflict == "replace" and (self.tasks[first].claim is not None or self.tasks[first].fixed))
@@ -111,9 +117,7 @@ class UniqueKeys(RuleBasedStateMachine):
         assert raised is fails
         assert found == ([] if first is None else [first])
         if within == "rollback":
-            self.tasks = {name: one for name, one in self.tasks.items() if name in before}
-            for name, body in before.items():
-                self.tasks[name].body = body
+            self.tasks = before
         self.check()
 
     @precondition(lambda self: any(one.claim for one in self.tasks.values()))
@@ -142,7 +146,7 @@ class UniqueKeys(RuleBasedStateMachine):
             task = self.tasks[_id(message.payload)]
             assert task.claim is None
             assert _body_of(message.payload) == task.body
-            task.claim = message.claim
+            task.claim, task.began = message.claim, True
             task.holds = task.holds and task.until == "done"
         self.check()
 

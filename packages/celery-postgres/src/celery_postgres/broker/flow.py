@@ -115,7 +115,7 @@ class Flow:
         headers = {name: value for name, value in found.items() if value is not None} | given
         if "unique_key" in headers and _is_part(options):
             # What follows would else be dropped or replaced with the call, and its result waited for without end.
-            headers["unique_conflict"] = "raise"
+            headers |= {"unique_conflict": "raise", "unique_part": True}
         return headers
 
     def _how(self, task: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from celery_postgres.errors import DuplicateTaskError, FlowError
 
 #: How long a message holds its key, as `kombu_message.unique_until` has it.
 UNTIL = {"started": 1, "done": 2}
-#: Added to it, if no other message may replace this one.
+#: Added to it, if no other message may replace this one: what follows it, or an earlier attempt, would be lost.
 _FIXED = 2
 CONFLICTS = ("return", "raise", "replace")
 MAX_KEY_LENGTH = 200
@@ -82,8 +82,9 @@ def unique_of(
         if until == "started":
             return None  # its first run has freed the key
         conflict, delay_s, longest_s = "keep", None, None
-    elif headers.get("group") is not None:
-        conflict = "raise"  # the result of the group, or the chord, would be waited for without end
+    is_part = headers.get("group") is not None or bool(headers.get("unique_part"))
+    if is_part and conflict != "keep":
+        conflict = "raise"  # the result of the group, the chord or the chain would be waited for without end
     if delay_s is not None:
         if headers.get("eta") is not None or conflict == "raise":
             raise FlowError("a debounced task has no eta, is no part of a group, and does not raise")
@@ -92,8 +93,7 @@ def unique_of(
     digest = hashlib.sha256(scope.encode()).digest()
     return Unique(
         key=str(UUID(bytes=digest[:16])),
-        # What raises may be part of a canvas, and a retry too: another message would not go on with that.
-        until=UNTIL[until] + (_FIXED if conflict in ("raise", "keep") else 0),
+        until=UNTIL[until] + (_FIXED if is_part or conflict == "keep" else 0),
         conflict=conflict,
         marker=secrets.token_hex(16) if conflict == "replace" else None,
         ends_at=ends_at,
