@@ -234,6 +234,7 @@ def test_a_day_and_a_week_are_of_minutes_and_of_the_hours_that_they_have_become(
         ("week", None): (56, 24, 6), ("week", "q"): (56, 24, 6), ("week", "another"): (56, 0, 0),
     }  # fmt: skip
     day = past["day", "q"]
+    assert day.waited_s(0.5) == past["week", None].waited_s(0.5) == pytest.approx(0.006, abs=0.003)
     assert [one.at.minute for one in day.steps] == [0] * 24
     assert [one.waiting.number for one in day.depths if one is not None] == [880, 940]
     assert day.steps[-2].at - day.steps[0].at == timedelta(hours=22)

@@ -62,10 +62,7 @@ class MinuteViewStore(Store):
             latest = datetime.now(UTC) + timedelta(days=1)
             return sorted(self.counts(since, latest, latest)[0], key=lambda one: one.at)
         rows = self._run("view_minutes", since=since, queue=queue)
-        return [
-            Minute(at, started, done, failed, retried, _whole(waited), _whole(ran))
-            for at, started, done, failed, retried, waited, ran in rows
-        ]
+        return [_minute(*row) for row in rows]
 
     def steps(self, since: datetime, step: timedelta, queue: str | None = None) -> list[Minute]:
         """The same of longer steps, from minutes and from the hours that older minutes have become."""
@@ -75,10 +72,7 @@ class MinuteViewStore(Store):
             if queue is None
             else self._run("view_steps_of_queue", queue=queue, **given)
         )
-        return [
-            Minute(at, started, done, failed, retried, _whole(waited), _whole(ran))
-            for at, started, done, failed, retried, waited, ran in rows
-        ]
+        return [_minute(*row) for row in rows]
 
     def counts(self, since: datetime, before: datetime, lately: datetime) -> tuple[list[Minute], list[Outcomes]]:
         """The minutes of this time in which something began or ended in any queue, in no order, and how tasks ended
@@ -103,6 +97,13 @@ class MinuteViewStore(Store):
         return [Outcomes(name, ended, failed, first, _whole(ran)) for name, ended, failed, first, ran in rows]
 
 
+def _minute(
+    at: datetime, started: int, done: int, failed: int, retried: int, waited: list[int | None], ran: list[int | None]
+) -> Minute:
+    """The driver makes a `Decimal` of the sum of an hour's numbers, which are bigints."""
+    return Minute(at, int(started), int(done), int(failed), int(retried), _whole(waited), _whole(ran))
+
+
 def _whole(counts: list[int | None]) -> tuple[int, ...]:
     """A row that another program wrote may have too few."""
-    return tuple(one or 0 for one in counts)
+    return tuple(int(one or 0) for one in counts)
