@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from celery_postgres.console.actions import letters
 from environment.testkit import night
 from environment.testkit.browser import Browser
 from environment.testkit.console import Console, enter
+from environment.testkit.databases import run
 from environment.testkit.machine import unavailable
 from environment.waiting import wait_until
 
@@ -23,6 +29,7 @@ RUN = (
 )
 SIZES = [(width, theme) for width in (1280, 500, 390) for theme in ("light", "dark")]
 NARROWEST = 320
+HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
 
 
 def views(served: Console) -> list[str]:
@@ -84,43 +91,102 @@ def axe() -> str:
     return AXE.read_text()
 
 
-def examine(browser: Browser, axe: str, address: str) -> Any:
-    """What axe finds on a page."""
-    browser.open(address)
+@pytest.fixture
+def answers(served: Console, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The pages that answer an action and have no address: values, a part of a large action, its end, a refusal."""
+    monkeypatch.setattr(letters, "BATCH", 2)
+    monkeypatch.setattr(letters, "PART_S", 0.0)
+    run(
+        served.database_url,
+        "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload)"
+        " SELECT n, 0, 'in parts', '{}' FROM generate_series(1, 4) AS n",
+    )
+    failed = served.night.ids["failed"]
+    values = _act(served, "operator+payloads", served.get(f"/act?do=read&id={failed}", "operator+payloads").text)
+    part = _act(served, "operator", served.get("/act?do=discard&reason=in+parts&task=", "operator").text)
+    again = _act(served, "operator", part)
+    pages = {
+        "values": values,
+        "a part": part,
+        "its end": _act(served, "operator", again),
+        "gone": _act(served, "operator", part),
+    }
+    assert [bool(re.search(said, text)) for said, text in zip(
+        ("its values|Its values", "2 of 4", "4 of 4 dead letters are deleted", "ended"), pages.values(), strict=True
+    )] == [True] * 4  # fmt: skip
+    # By its script a part would go on.
+    return {name: text.replace(" data-go>", ">") for name, text in pages.items()}
+
+
+def _act(served: Console, who: str, page: str) -> str:
+    """Press the button of a page's form."""
+    form = page.partition('action="/act"')[2]
+    fields = {name: html.unescape(value) for name, value in HIDDEN.findall(form)}
+    return served.request("POST", "/act", fields, Cookie=served.cookie(who)).text
+
+
+def everywhere(served: Console, browser: Browser, answers: dict[str, str]) -> Iterator[str]:
+    """Bring the browser to each page in turn, and to a page that has followed a change."""
+    for path in views(served):
+        browser.open(served.address + path)
+        assert browser.value("document.title").startswith("The page failed") is False, path
+        yield path
+    frame = browser.call("Page.getFrameTree")["frameTree"]["frame"]["id"]
+    for name, text in answers.items():
+        browser.open(served.address + "/queues")
+        browser.call("Page.setDocumentContent", frameId=frame, html=text)
+        title = json.dumps(html.unescape(text.partition("<title>")[2].partition("</title>")[0]))
+        styled = "document.readyState === 'complete' && getComputedStyle(document.body).margin === '0px'"
+        browser.until(f"document.title === {title} && {styled}")
+        yield name
+    browser.open(served.address + "/queue?name=webhooks")
+    paused = "UPDATE kombu_queue SET paused = {} WHERE name = 'webhooks'"
+    run(served.database_url, paused.format("true"))
+    try:
+        browser.until("document.querySelector('main').innerText.includes('Workers claim nothing from it')")
+        yield "a page that has followed a change"
+    finally:
+        run(served.database_url, paused.format("false"))
+    browser.call("Network.clearBrowserCookies")
+    browser.open(served.address + "/queues")
+    yield "the door"
+
+
+def examine(browser: Browser, axe: str) -> Any:
+    """What axe finds on the page that is open."""
     browser.value(axe + "; 0")
     return json.loads(browser.value(RUN))
 
 
-def test_axe_finds_nothing(served: Console, browser: Browser, axe: str) -> None:
+def test_axe_finds_nothing(served: Console, browser: Browser, axe: str, answers: dict[str, str]) -> None:
     """Each page once: wide and light, or narrow and dark in turn. The long test below has each in every shape."""
     enter(browser, served, "operator")
-    found = {}
-    for number, path in enumerate(views(served)):
-        shape(browser, *(SIZES[0] if number % 2 else SIZES[-1]))
-        found[path] = examine(browser, axe, served.address + path)
-    browser.call("Network.clearBrowserCookies")
-    found["the door"] = examine(browser, axe, served.address + "/queues")
+    found, shapes = {}, cycle((SIZES[-1], SIZES[0]))
+    for path in everywhere(served, browser, answers):
+        shape(browser, *next(shapes))
+        found[path] = examine(browser, axe)
     assert {path: violations for path, violations in found.items() if violations} == {}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("width", "theme"), SIZES)
-def test_axe_finds_nothing_in_any_shape(served: Console, browser: Browser, axe: str, width: int, theme: str) -> None:
+def test_axe_finds_nothing_in_any_shape(
+    served: Console, browser: Browser, axe: str, answers: dict[str, str], width: int, theme: str
+) -> None:
     shape(browser, width, theme)
     enter(browser, served, "operator")
-    found = {path: examine(browser, axe, served.address + path) for path in views(served)}
-    browser.call("Network.clearBrowserCookies")
-    found["the door"] = examine(browser, axe, served.address + "/queues")
+    found = {path: examine(browser, axe) for path in everywhere(served, browser, answers)}
     assert {path: violations for path, violations in found.items() if violations} == {}
 
 
-def test_nothing_scrolls_sideways_on_the_narrowest_screen(served: Console, browser: Browser) -> None:
+def test_nothing_scrolls_sideways_on_the_narrowest_screen(
+    served: Console, browser: Browser, answers: dict[str, str]
+) -> None:
     shape(browser, NARROWEST)
     enter(browser, served, "operator")
-    widths = {}
-    for path in views(served):
-        browser.open(served.address + path)
-        widths[path] = browser.value("document.documentElement.scrollWidth")
+    widths = {
+        path: browser.value("document.documentElement.scrollWidth") for path in everywhere(served, browser, answers)
+    }
     assert set(widths.values()) == {NARROWEST}, widths
 
 
