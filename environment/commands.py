@@ -34,7 +34,7 @@ COMMANDS = {
     "psql": Command("[psql options]", "a prompt in the database", "worker", "client:psql"),
     "queues": Command("[COMMAND ...]", "ready and dead messages; pause, cancel, requeue", "worker", "client:queues"),
     "flower": Command("[Flower options]", "workers and tasks in a browser, on loopback", "test", "client:flower"),
-    "keys": Command("issue|list|revoke …", "API keys of the HTTP front, per tenant", "worker", "client:keys"),
+    "keys": Command("issue|list|revoke|console …", "API keys of the HTTP front, per tenant", "worker", "client:keys"),
     "validate": Command("", "start all, use it over HTTP, check who listens", "worker", "validation:validate"),
     "provision": Command("", "create DATABASE_URL's role and database", "worker", "client:provision_server"),
     "run": Command(

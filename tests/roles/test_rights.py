@@ -198,7 +198,7 @@ OF_EVERYBODY = {
     *("view_health", "view_claims"),
     *("find_queue", "queues_that_are_unfair", "may_change_queues", "subscriptions", "orphaned_queues"),
     *("gone_consumers", "address", "wake"),
-    *("wake_by_name", "view_fair_queues"),
+    *("wake_by_name", "view_fair_queues", "view_paused"),
 }
 OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),
@@ -210,9 +210,9 @@ OF_READERS = {
     *("result", "results", "result_exists", "result_or_message"),
     *("restore_group", "await_results", "stop_waiting"),
     *("view_failed", "view_failed_end", "view_failed_of_tenant", "view_failed_of_tenant_end"),
-    *("view_ended_of_tenant", "view_ended_of_tenant_end", "view_attempts", "view_attempts_end"),
+    *("view_ended_of_tenant", "view_ended_of_tenant_end", "view_attempts_end"),
     *("view_attempts_of_tenant", "view_attempts_of_tenant_end"),
-    *("view_attempts_of_task", "view_failures"),
+    *("view_attempts_of_task", "view_failures", "view_unregistered"),
     *("view_ended", "view_ended_end", "view_result_of_task", "view_sent_ended"),
     *("view_root_of", "view_canvas"),
 }

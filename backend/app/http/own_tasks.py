@@ -12,7 +12,7 @@ from app.db.submissions import UNKNOWN, Submitted
 from app.http import cursors, views
 from app.http.tasks import broker
 from celery_postgres import operations
-from celery_postgres.readmodel import ENDED, CursorError, Page, State, TaskFilter, TaskRow
+from celery_postgres.readmodel import ENDED, LOST_FOR_GOOD, CursorError, Page, State, TaskFilter, TaskRow
 
 #: Submissions that one page looks at, in pieces.
 SCANNED = 1_000
@@ -25,6 +25,7 @@ _PHASES = {
     operations.TaskPhase.CLAIMED: State.RUNNING,
     operations.TaskPhase.RUNNING: State.RUNNING,
     operations.TaskPhase.DEAD_LETTERED: State.DEAD,
+    operations.TaskPhase.LOST: State.LOST,
 }
 
 
@@ -74,7 +75,7 @@ def _row(one: Submitted, which: TaskFilter) -> TaskRow | None:
         return None
     row = TaskRow(
         one.task_id, one.name, phase, status.since, status.queue, due_at=status.eta, failures=status.failures or 0,
-        error=status.reason,
+        error=LOST_FOR_GOOD if phase is State.LOST else status.reason,
     )  # fmt: skip
     return _kept(row, which)
 

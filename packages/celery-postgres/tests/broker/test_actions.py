@@ -12,6 +12,7 @@ from celery_postgres import operations
 from celery_postgres.consumer.maintenance import Maintenance
 from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.session import Session
+from celery_postgres.readmodel.changes import did
 from environment.testkit.queue_tool import Tool, typed
 from environment.testkit.tables import rows, run, scalar
 
@@ -94,12 +95,17 @@ def test_the_tool_records_what_it_changes_and_nothing_else(tool: Tool, plain_dat
 
     found = tool("actions")
     assert [(one["action"], one["subject"], one["done"], one["outcome"]) for one in found] == [
-        ("pause", "nothing", 0, "there is no queue 'nothing'"),
+        ("pause", "nothing", 0, "failed: there is no queue 'nothing'"),
         ("discard", "", 1, "deleted 1 dead letter"),
-        ("read", str(letter["id"]), 0, ""),
+        ("read", str(letter["id"]), 1, ""),
         ("purge", "mail", 2, "deleted 2 messages of mail"),
-        ("pause", "mail", 0, "mail is paused; consumers follow within 1.3 s"),
+        ("pause", "mail", 1, "mail is paused; consumers follow within 1.3 s"),
     ]
+    assert [one["planned"] for one in found] == [1, None, 1, None, 1]
+    with operations.connect(url) as broker:
+        told = [did(one).partition(" ")[2] for one in broker.actions.actions(5)]
+    assert told[0] == "tried to pause nothing"
+    assert told[-1] == "paused mail"
     assert {one["actor"].partition("@")[0] for one in found} == {getpass.getuser()}
     assert json.loads(str(scalar(url, "SELECT conditions FROM console_action WHERE action = 'discard'"))) == {
         "reason": "r"

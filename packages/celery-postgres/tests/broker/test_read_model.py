@@ -144,6 +144,7 @@ def test_tasks_are_listed_by_state(model: ReadModel, url: str, client: Client, a
         State.FAILED: ["mine.ended"] * 2,
         State.REVOKED: [],
         State.DEAD: ["mine.dead"] * 2,
+        State.LOST: [],
     }
     every = model.tasks()
     assert len(every.rows) == 24

@@ -238,11 +238,24 @@ def test_an_action_in_parts_can_be_stopped(served: Console, monkeypatch: pytest.
 
 
 def test_blocking_and_unblocking_a_task(served: Console) -> None:
-    blocked = "SELECT count(*) FROM kombu_stopped_task WHERE name = 'a.task'"
-    confirm(served, plan(served, "block", name="a.task").text)
+    name, waiting = "app.tasks.llm.explanation", served.night.ids["waiting"]
+    blocked = f"SELECT count(*) FROM kombu_stopped_task WHERE name = '{name}'"  # noqa: S608
+    asked = plan(served, "block", name=name)
+    assert "1,000+" in asked.text
+    assert "of this name wait now" in asked.text
+    confirm(served, asked.text)
     assert scalar(served.database_url, blocked) == 1
-    confirm(served, plan(served, "unblock", name="a.task").text)
+    assert "It is blocked already." in plan(served, "block", name=name).text
+    wait_until(lambda: "do=unblock" in served.get("/", "operator").text, DEADLINE_S, "the overview to list it")
+    page = served.get(f"/task?id={waiting}", "operator").text
+    assert "do=unblock" in page
+    assert "do=block" not in page
+    assert "tasks of this name are blocked" in page
+    assert "blocked by an operator" in served.get(f"/tasks?state=waiting&q={name}", "operator").text
+    confirm(served, plan(served, "unblock", name=name).text)
     assert scalar(served.database_url, blocked) == 0
+    assert "It is not blocked." in plan(served, "unblock", name=name).text
+    assert "do=unblock" not in served.get(f"/task?id={waiting}", "operator").text
 
 
 @pytest.mark.parametrize("who", ["reader", "tenant A", "tenant B"])

@@ -12,6 +12,7 @@ import pytest
 
 from celery_postgres import operations
 from celery_postgres.console.formatting import rate
+from celery_postgres.console.views.limits import means
 from celery_postgres.readmodel import CursorError, ReadModel
 from environment.testkit import night
 from environment.testkit.console import Answer, Console
@@ -179,6 +180,20 @@ def test_what_a_tenant_waits(module_database: Any) -> None:
             broker.set_limit("llm", key=ACME, concurrency=0)
             assert {one.queue: one for one in model.standing(ACME)}["llm"].cause == "paused"
             broker.set_limit("llm", key=ACME, concurrency=1)
+            broker.pause("llm")
+            halted = {one.queue: one for one in model.standing(ACME)}["llm"]
+            assert (halted.cause, halted.expected_s) == ("queue", None), "no wait is promised while its queue is paused"
+            assert "paused the queue" in means(halted, "your")
+            broker.resume("llm")
+            waiting = halted.waiting.number
+            (one, *_) = waiting_ids(module_database.url)
+            broker.cancel(one)
+            assert {one.queue: one for one in model.standing(ACME)}["llm"].waiting.number == waiting - 1
+
+
+def waiting_ids(url: str) -> list[str]:
+    found = rows(url, f"SELECT task_id FROM kombu_message WHERE visible AND flow_key = hashtextextended('{ACME}', 0)")  # noqa: S608
+    return [str(one) for (one,) in found]
 
 
 def test_rates_are_written_as_people_say_them() -> None:

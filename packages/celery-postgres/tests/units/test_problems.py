@@ -63,7 +63,7 @@ def test_nothing_needs_attention_where_all_is_quiet() -> None:
          "Queue llm has been paused for 20 min: 8,412 are waiting, the oldest for 2.0 s",
          {"queues": queue(paused=True, oldest_s=2.0, paused_since=AT - timedelta(minutes=20), paused_by="ann")}),
         ("limit", Severity.WARNING,
-         "Tenant acme has been at its limit in queue llm: 101 wait, the next for 5 min 1 s", {"held": [HELD]}),
+         "Key acme has been at its limit in queue llm: 101 wait, the next for 5 min 1 s", {"held": [HELD]}),
         ("limit", Severity.WARNING,
          "Key 00ff has been at its limit in queue llm: 1 waits, the next for 5 min 1 s",
          {"held": [replace(HELD, key=None, waiting=Count(1))]}),
@@ -83,6 +83,12 @@ def test_nothing_needs_attention_where_all_is_quiet() -> None:
         ("overdue", Severity.CRITICAL, "Schedule nightly is 12 min late", {"late": [Late("nightly", 720.0)]}),
         ("failing", Severity.WARNING, "a fails: 10 of the last 100 runs in 15 minutes",
          {"recent": [Outcomes("a", 100, 10, AT)], "before": [Outcomes("a", 100, 3, AT)]}),
+        ("failing", Severity.WARNING, "a fails: 18 of the last 18 runs in 15 minutes",
+         {"recent": [Outcomes("a", 18, 18, AT)], "before": [Outcomes("a", 90, 90, AT)]}),
+        ("unconsumed", Severity.CRITICAL, "Queue llm has no worker: 8,412 are waiting, the oldest for 14 min 8 s",
+         {"queues": queue(consumers=0, paused=True)}),
+        ("paused", Severity.WARNING, "Queue llm is paused: 8,412 are waiting, the oldest for 5 min 1 s",
+         {"queues": queue(paused=True, oldest_s=301.0)}),
         ("transaction", Severity.WARNING, "A transaction has been open in this database for 10 min 1 s",
          {"health": Health(601.0, 0, 0, None)}),
         ("transaction", Severity.CRITICAL, "A transaction has been open in this database for 2 h",
@@ -102,9 +108,9 @@ def test_a_rule_says_one_sentence(rule: str, severity: Severity, sentence: str, 
         ("late", {"queues": queue(internal=True)}),
         ("late", {"queues": queue(paused=True)}),
         ("unconsumed", {"queues": queue(consumers=0, oldest_s=15.0)}),
-        ("paused", {"queues": queue(paused=True, oldest_s=900.0)}),
+        ("paused", {"queues": queue(paused=True, oldest_s=300.0)}),
         ("paused", {"queues": queue(paused=True, waiting=Count(0), oldest_s=None)}),
-        ("paused", {"queues": queue(paused=True, oldest_s=4000.0, paused_since=AT - timedelta(minutes=15))}),
+        ("paused", {"queues": queue(paused=True, oldest_s=300.0, paused_since=AT - timedelta(minutes=15))}),
         ("limit", {"held": [replace(HELD, waited_s=300.0)]}),
         ("lost", {"workers": [replace(WORKER, claimed=Count(0))]}),
         ("lost", {"workers": [replace(WORKER, claimed=Count(0), lost_at=AT - timedelta(hours=1))]}),
@@ -119,6 +125,16 @@ def test_a_rule_says_one_sentence(rule: str, severity: Severity, sentence: str, 
 )
 def test_a_rule_keeps_quiet(rule: str, observed: dict[str, Any]) -> None:
     assert found(rule, **observed) == []
+
+
+def test_what_failed_before_is_told_as_it_was() -> None:
+    recent = [Outcomes("a", 18, 18, AT)]
+    for before, detail in (
+        ([], "It did not run in the 2 h before."),
+        ([Outcomes("a", 200, 9, AT)], "In the 2 h before, it was 4.5%."),
+    ):
+        (problem,) = found("failing", recent=recent, before=before)
+        assert problem.detail == detail
 
 
 def test_the_most_urgent_comes_first_and_then_the_oldest() -> None:

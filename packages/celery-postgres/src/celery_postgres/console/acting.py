@@ -55,7 +55,7 @@ def act(look: Look, plan: Plan, at: datetime) -> Done | Part:
         source="console",
         actor=_actor(look.viewer),
         action=look.asked("do"),
-        subject=look.asked(action.about) or look.asked("reason"),
+        subject=_subject(look, action),
         conditions=conditions | {"key": look.viewer.key, "at": at.isoformat()},
         planned=plan.number,
     ) as record:
@@ -71,6 +71,11 @@ def act(look: Look, plan: Plan, at: datetime) -> Done | Part:
         done = _ended(action, done, done.count, plan.number)
         record.outcome = done.text
     return _logged(look, done)
+
+
+def _subject(look: Look, action: Action) -> str:
+    subject, key = look.asked(action.about) or look.asked("reason"), look.asked("key")
+    return f"{subject}, key {key}" if key else subject
 
 
 def resume(look: Look, number: str, after: str, *, stop: bool) -> tuple[Look, Done | Part]:

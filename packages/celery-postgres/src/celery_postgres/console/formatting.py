@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from celery_postgres.readmodel import Count
 
@@ -103,7 +103,9 @@ def task_name(name: str | None) -> Markup:
     text = str(plain(name))
     text = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
     module, dot, last = text.rpartition(".")
-    return Markup('<bdi><span class="mod">{}</span>{}</bdi>').format(module + dot, last) if dot else escape(text)
+    if not dot:
+        return Markup("<bdi>{}</bdi>").format(text)
+    return Markup('<bdi><span class="mod">{}</span>{}</bdi>').format(module + dot, last)
 
 
 def short(task_id: str | None) -> str:

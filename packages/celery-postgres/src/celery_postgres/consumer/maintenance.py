@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_postgres import observer
 from celery_postgres.consumer import history
+from celery_postgres.database.attempt_store import AttemptStore
 from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore, Removed
 from celery_postgres.database.limit_store import LimitStore
@@ -51,6 +52,8 @@ class Maintenance:
         removed = ConsumerStore(session).remove(consumer, counter)
         if removed is None:
             return  # another consumer was first, or it lives
+        # Before the release: then only what was acknowledged early has no message. A step of its own, as below.
+        self._step(session, "record of lost tasks", lambda: AttemptStore(session).remember_lost(removed))
         rescued = self._release_orphaned_claims(session, removed)
         logger.warning(
             "Consumer %d is dead; its %d messages run again", consumer, rescued, extra={"consumer": consumer}
@@ -114,7 +117,7 @@ class Maintenance:
 
     def _release_orphaned_claims(self, runner: Runner, removed: Removed | None = None) -> int:
         messages, gone = MessageStore(runner), ConsumerStore(runner).gone()
-        known = {} if removed is None else {removed.consumer: removed.hostname}
+        known = {} if removed is None else {removed.consumer: removed.name or removed.hostname}
         return sum(
             messages.release_all(one.consumer, self._max_failures, failed=True, worker=known.get(one.consumer))
             for one in gone

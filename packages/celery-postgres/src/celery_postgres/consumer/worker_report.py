@@ -19,8 +19,9 @@ from celery_postgres.database.per_process import PerProcess
 
 logger = logging.getLogger(__name__)
 
-#: Tasks that a report names, the ones that run the longest. All other consumers read the rows of consumers each 1.2 s.
-MOST_SHOWN = 5
+#: Tasks that a report names, the ones that run the longest: if the worker is lost, nothing else knows those that it had
+#: acknowledged before they ran. All other consumers read the rows of consumers each 1.2 s, so long ids are fewer.
+MOST_SHOWN, MOST_CHARACTERS = 50, 8_000
 #: How often a set is read again that changes meanwhile.
 _TRIES = 10
 _NOTHING = Report()
@@ -87,13 +88,15 @@ def _read(worker: Any, app_version: str | None) -> Report:
         {"id": printable(str(one.id)), "task": printable(str(one.name)), "for_s": round(max(0.0, for_s), 1)}
         for for_s, one in running[:MOST_SHOWN]
     ]
+    while len(text := json.dumps(shown)) > MOST_CHARACTERS:
+        shown = shown[: len(shown) // 2]
     return Report(
         name=printable(str(worker.hostname)),
         pool=_pool_of(worker.pool),
         slots=int(worker.pool.num_processes) if worker.pool is not None else None,
         app_version=app_version,
         busy=len(running),
-        running=json.dumps(shown) if shown else None,
+        running=text if shown else None,
         draining=_is_ending(state),
     )
 

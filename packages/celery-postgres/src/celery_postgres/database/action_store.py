@@ -17,6 +17,8 @@ from celery_postgres.errors import SchemaError
 _LAST_ID = 2**63 - 1
 #: Actions that are looked at for what changed.
 _SCANNED = 1_000
+#: Attempts that are looked at for what was lost.
+_ATTEMPTS_SCANNED = 10_000
 #: Characters of a text that is kept.
 _LONGEST = 1_000
 
@@ -87,6 +89,16 @@ class LostConsumer:
     slots: int | None = None
     app_version: str | None = None
     queues: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LostTask:
+    """A task that was lost with its consumer for good, and when it began."""
+
+    consumer: int
+    task_id: str
+    task: str | None
+    since: datetime | None
 
 
 @dataclass(slots=True)
@@ -183,6 +195,13 @@ class ActionStore(Store):
     def lost(self, within_s: float, limit: int) -> list[LostConsumer]:
         """The consumers that were lost in the last seconds, the last first."""
         return [LostConsumer(*row) for row in self._run("view_lost_consumers", within_s=within_s, limit=limit)]
+
+    def lost_tasks(self, consumers: Sequence[int]) -> list[LostTask]:
+        """What was lost with these consumers for good, of the newest attempts that are remembered."""
+        if not consumers:
+            return []
+        rows = self._run("view_lost_tasks", consumers=list(consumers), scanned=_ATTEMPTS_SCANNED)
+        return [LostTask(*row) for row in rows]
 
 
 def _short(text: str) -> str:

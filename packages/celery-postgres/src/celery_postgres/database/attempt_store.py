@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from operator import attrgetter
 
+from celery_postgres.database.consumer_store import Removed
+from celery_postgres.database.fleet_view_store import running_of
 from celery_postgres.database.store import Store
 
 _DAY_S = 86_400
@@ -61,6 +64,22 @@ class AttemptStore(Store):
         """Add attempts."""
         given = [dict(zip(EndedAttempt.__slots__, _values(one), strict=True)) for one in attempts]
         self._run("record_attempts", attempts=json.dumps(given))
+
+    def remember_lost(self, removed: Removed) -> None:
+        """Add what a removed consumer ran as it last reported, as far as nothing will run it again.
+
+        Call it before the claims of that consumer are released.
+        """
+        now = datetime.now(UTC)
+        lost = list(running_of(removed.running, now))
+        if lost:
+            self._run(
+                "remember_lost",
+                ids=[one.task_id for one in lost],
+                names=[one.task for one in lost],
+                ages_s=[(now - one.since).total_seconds() for one in lost],
+                worker=removed.name or removed.hostname,
+            )
 
     def drop_old(self, kept: Retention) -> bool:
         """Delete one batch of what is no longer kept. Returns whether there may be more."""

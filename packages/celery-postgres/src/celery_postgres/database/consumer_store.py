@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import psycopg2
 
@@ -51,6 +52,7 @@ class Removed:
     slots: int | None = None
     app_version: str | None = None
     queues: list[str] | None = None
+    running: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from celery_postgres.database.action_store import ActionStore, LostConsumer
+from celery_postgres.database.action_store import ActionStore, LostConsumer, LostTask
 from celery_postgres.database.counting import Count
 from celery_postgres.database.store import Runner, Store
 
@@ -53,6 +53,7 @@ class Worker:
         seen_at: when its latest heartbeat came.
         lost_at: when others found it dead; None while it lives, or before they have.
         released: messages that it had claimed and others released.
+        lost_tasks: of a lost worker, what it ran and had acknowledged before: it does not run again. The longest first.
     """
 
     id: int
@@ -74,6 +75,7 @@ class Worker:
     seen_at: datetime | None = None
     lost_at: datetime | None = None
     released: int = 0
+    lost_tasks: tuple[Running, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,11 @@ class FleetViewStore(Store):
         found = [_worker(row, now) for row in self._run("view_workers")]
         claims: dict[int, int] = dict(self._run("gone_consumers"))
         lost = {one.id: one for one in self._actions.lost(LOST_LISTED_S, _MOST_LOST) if one.name is not None}
-        found += [_gone(number, claims.get(number, 0), lost.get(number)) for number in {**claims, **lost}]
+        tasks = self._actions.lost_tasks(list(lost))
+        found += [
+            _gone(number, claims.get(number, 0), lost.get(number), [one for one in tasks if one.consumer == number])
+            for number in {**claims, **lost}
+        ]
         return sorted(found, key=lambda one: not one.lost)
 
     def schedules(self) -> list[Schedule]:
@@ -236,7 +242,7 @@ def running_of(reported: Any, seen_at: datetime) -> Iterable[Running]:
             yield Running(str(one.get("id")), str(one.get("task")), since)
 
 
-def _gone(number: int, claims: int, lost: LostConsumer | None) -> Worker:
+def _gone(number: int, claims: int, lost: LostConsumer | None, tasks: Sequence[LostTask]) -> Worker:
     if lost is None:
         return Worker(number, None, None, None, None, (), Count(claims), None, lost=True)
     return Worker(
@@ -244,6 +250,7 @@ def _gone(number: int, claims: int, lost: LostConsumer | None) -> Worker:
         *(lost.name, lost.pool, lost.slots, lost.app_version),
         lost_at=lost.lost_at,
         released=lost.claimed,
+        lost_tasks=tuple(Running(one.task_id, str(one.task), one.since or lost.lost_at) for one in tasks),
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from celery_postgres.database.store import Store
 
+#: The error of an attempt that was lost with its worker for good.
+LOST_EARLY = "acknowledged early"
 #: Attempts that are shown of one task.
 _OF_A_TASK = 20
 
@@ -52,6 +54,11 @@ class Failures:
     last_at: datetime
     tenants: int
 
+    @property
+    def for_good(self) -> bool:
+        """Whether they were acknowledged before they were lost with their worker, so that they do not run again."""
+        return bool(self.lost) and self.error == LOST_EARLY
+
 
 class HistoryStore(Store):
     """Read attempts."""
@@ -61,7 +68,14 @@ class HistoryStore(Store):
         return _attempts(self._run("view_attempts_of_task", task_id=task_id, limit=_OF_A_TASK))
 
     def ended(
-        self, tenant: str | None, *, before: int, scanned: int, limit: int, **which: Any
+        self,
+        tenant: str | None,
+        *,
+        before: int,
+        scanned: int,
+        limit: int,
+        consumer: int | None = None,
+        **which: Any,
     ) -> tuple[list[PastAttempt], tuple[int, datetime] | None]:
         """Those that ended a task of which no result is kept, of a tenant or of all, the last recorded first; and the
         number and the time of the last that was read, if they are fewer than `limit` and there may be more."""
@@ -70,7 +84,8 @@ class HistoryStore(Store):
         if tenant is not None:
             name, end = "view_attempts_of_tenant", "view_attempts_of_tenant_end"
             bounds |= {"tenant": tenant}
-        found = _attempts(self._run(name, limit=limit, **bounds, **which))
+        asked = which if tenant is not None else which | {"consumer": consumer}
+        found = _attempts(self._run(name, limit=limit, **bounds, **asked))
         if len(found) < limit:
             for number, recorded_at in self._run(end, **bounds):
                 return found, (number, recorded_at)
@@ -79,6 +94,10 @@ class HistoryStore(Store):
     def failures(self, since: datetime, *, cap: int, groups: int) -> list[Failures]:
         """What failed since a time, by task and error, the most first."""
         return [Failures(*row) for row in self._run("view_failures", since=since, cap=cap, groups=groups)]
+
+    def unregistered(self, *, cap: int) -> frozenset[str]:
+        """The names of tasks that some worker did not know."""
+        return frozenset(name for (name,) in self._run("view_unregistered", cap=cap))
 
 
 def _attempts(rows: Sequence[tuple[Any, ...]]) -> list[PastAttempt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -144,6 +145,10 @@ class LimitViewStore(Store):
     def fair_queues(self) -> list[str]:
         """The names of the fair queues, at most `MOST_QUEUES`."""
         return [name for (name,) in self._run("view_fair_queues", queues=MOST_QUEUES)]
+
+    def paused(self, queues: Sequence[str]) -> frozenset[str]:
+        """Those of these queues that are paused."""
+        return frozenset(name for (name,) in self._run("view_paused", names=list(queues)))
 
     def oldest_of(self, key: str) -> dict[str, float]:
         """For how many seconds the next message of a key has waited, by queue."""

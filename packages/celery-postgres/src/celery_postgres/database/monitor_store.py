@@ -175,7 +175,7 @@ class MonitorStore(Store):
         return None if seen_s is None else float(seen_s)
 
     def running(self) -> list[Running]:
-        """The tasks that run: of each worker the five that it runs the longest."""
+        """The tasks that run: of each worker those that it runs the longest."""
         now = datetime.now(UTC)
         return [
             one

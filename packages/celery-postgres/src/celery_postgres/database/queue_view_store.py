@@ -174,6 +174,10 @@ class QueueViewStore(Store):
             for one in queues
         ]
 
+    def blocked(self) -> dict[str, datetime]:
+        """The names of the tasks that no worker may begin, and since when."""
+        return dict(self._run("blocked_tasks"))
+
     def dead_by_queue(self) -> list[DeadOfQueue]:
         """The newest 10,000 dead letters by queue."""
         return [DeadOfQueue(*row) for row in self._run("view_dead_by_queue", cap=CAP, recent_s=RECENT_S)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import states
 
-from celery_postgres.database.history_store import PastAttempt
+from celery_postgres.database.history_store import LOST_EARLY, PastAttempt
 
 
 class State(StrEnum):
@@ -25,6 +25,8 @@ class State(StrEnum):
     FAILED = "failed"
     REVOKED = "revoked"
     DEAD = "dead"
+    #: It ran in a worker that was lost, and was acknowledged before: it does not run again.
+    LOST = "lost"
 
 
 #: Celery's states that a list of ended tasks shows as each of these.
@@ -179,19 +181,28 @@ def result_row(row: tuple[Any, ...]) -> TaskRow:
 _OF_ATTEMPTS = {"retried": State.RETRYING, "revoked": State.REVOKED, "dead": State.DEAD}
 
 
+#: The error of such an attempt, as views show it.
+LOST_FOR_GOOD = "worker lost, not run again"
+
+
 def attempt_row(one: PastAttempt) -> TaskRow:
-    """From an attempt. One that was lost with its worker, or failed outside the task, has failed with `worker lost`."""
+    """From an attempt. One that was lost with its worker, or failed outside the task, has failed with `worker lost`.
+
+    One that was acknowledged before is lost.
+    """
+    lost = one.state == "lost"
+    for_good = lost and one.error == LOST_EARLY
     return TaskRow(
         one.task_id,
         unescaped(one.name),
-        _OF_ATTEMPTS.get(one.state, State.FAILED),
+        State.LOST if for_good else _OF_ATTEMPTS.get(one.state, State.FAILED),
         one.ended_at,
         one.queue,
         one.tenant_id,
         one.published_at,
         worker=one.worker,
         failures=one.retries or 0,
-        error="worker lost" if one.state == "lost" else one.error,
+        error=LOST_FOR_GOOD if for_good else "worker lost" if lost else one.error,
         waited_s=waited_s(one.published_at, one.due_at, one.started_at),
         ran_s=between_s(one.started_at, one.ended_at),
         position=(one.id,),

@@ -33,6 +33,8 @@ class TaskPhase(StrEnum):
     FINISHED = "finished"
     #: Its message is a dead letter: `TaskStatus.reason`.
     DEAD_LETTERED = "dead-lettered"
+    #: It ran in a worker that was lost, and was acknowledged before, so it does not run again: `TaskStatus.reason`.
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class TaskStatus:
         consumer: the consumer that has claimed it; None also for a stock one.
         hostname: the machine of that consumer; None if its process is gone.
         pid: its process on that machine.
-        dead_letter: the id of its dead letter.
-        reason: why it became one.
+        dead_letter: the id of its dead letter. A finished task has one if it was rejected, or not known.
+        reason: why it became one, or how it was lost.
     """
 
     task_id: str
@@ -106,6 +108,8 @@ class _Found(NamedTuple):
     dead_queue: str | None
     dead_failures: int | None
     reason: str | None
+    lost_at: datetime | None
+    lost_by: str | None
 
 
 #: Stored states that show no run: the message was published for another attempt, or nobody has begun it.
@@ -143,6 +147,8 @@ def _phase(found: _Found) -> TaskPhase:
         return TaskPhase.RUNNING if found.state not in _NOT_BEGUN and not _of_earlier_run(found) else TaskPhase.CLAIMED
     if found.dead_letter is not None:
         return TaskPhase.DEAD_LETTERED
+    if found.lost_at is not None:
+        return TaskPhase.LOST
     return TaskPhase.UNKNOWN if found.state is None else TaskPhase.RUNNING
 
 
@@ -155,8 +161,19 @@ def _of_earlier_run(found: _Found) -> bool:
 
 def _status(task_id: str, found: _Found) -> TaskStatus:
     phase = _phase(found)
-    if phase in (TaskPhase.UNKNOWN, TaskPhase.FINISHED):
+    if phase is TaskPhase.UNKNOWN:
         return TaskStatus(task_id, phase, found.state, found.stored_at)
+    if phase is TaskPhase.FINISHED:
+        return TaskStatus(
+            task_id,
+            phase,
+            found.state,
+            found.stored_at,
+            queue=found.dead_queue,
+            failures=found.dead_failures,
+            dead_letter=found.dead_letter,
+            reason=found.reason,
+        )
     if phase is TaskPhase.DEAD_LETTERED:
         return TaskStatus(
             task_id,
@@ -168,6 +185,11 @@ def _status(task_id: str, found: _Found) -> TaskStatus:
             dead_letter=found.dead_letter,
             reason=found.reason,
         )
+    if phase is TaskPhase.LOST:
+        reason = (
+            f"it was running on {found.lost_by} when that worker was lost; acknowledged early, it does not run again"
+        )
+        return TaskStatus(task_id, phase, found.state, found.lost_at, reason=reason)
     if found.visible is None:
         return TaskStatus(task_id, phase, found.state, found.stored_at)
     begun = found.stored_at if phase is TaskPhase.RUNNING else found.claimed_at

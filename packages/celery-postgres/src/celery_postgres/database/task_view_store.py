@@ -54,7 +54,7 @@ class TaskFilter:
         until: changed before this time.
         reason: of dead letters, the whole reason.
         whole_task: of dead letters, the whole name; empty for those whose name is not known.
-        consumer: of running tasks, the consumer that has claimed them.
+        consumer: of running tasks, the consumer that has claimed them; of lost ones, the one that they were lost with.
     """
 
     state: State | None = None
@@ -183,11 +183,12 @@ class TaskViewStore(Store):
     def unstored(self, which: TaskFilter, after: tuple[Any, ...] | None, limit: int) -> Found:
         """Tasks of which no result is kept, by the attempt that ended them, the last recorded first."""
         (before,) = after or (_LAST_ID,)
-        wanted = [str(state) for state in (State.FAILED, State.REVOKED) if which.state in (None, state)]
+        wanted = [str(state) for state in (State.FAILED, State.REVOKED, State.LOST) if which.state in (None, state)]
         scanned = SCANNED if which.tenant is None else SCANNED_OF_TENANT
-        attempts, end = self._history.ended(
+        history = self._histories[-1] if which.state is State.LOST else self._history  # workers write that
+        attempts, end = history.ended(
             which.tenant, before=before, states=wanted, scanned=scanned, limit=limit, task=which.task,
-            queue=which.queue, since=which.since, until=which.until,
+            queue=which.queue, since=which.since, until=which.until, consumer=which.consumer,
         )  # fmt: skip
         found = [attempt_row(one) for one in attempts]
         if len(found) == limit:
@@ -271,6 +272,10 @@ class TaskViewStore(Store):
     def failures(self, since: datetime, *, cap: int, groups: int) -> list[Failures]:
         """What failed since a time, by task and error, the most first."""
         return self._history.failures(since, cap=cap, groups=groups)
+
+    def unregistered(self, *, cap: int) -> frozenset[str]:
+        """The names of tasks that some worker did not know, of the newest `cap` attempts."""
+        return self._history.unregistered(cap=cap)
 
     def payload_of(self, task_id: str) -> str | None:
         """What the publisher wrote of a task; None if it is gone, or longer than a megabyte."""

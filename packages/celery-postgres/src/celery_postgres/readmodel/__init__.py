@@ -41,12 +41,13 @@ from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
 from celery_postgres.database.minute_view_store import Depth, Minute
 from celery_postgres.database.queue_view_store import DeadTotal, Queue
-from celery_postgres.database.task_rows import ENDED, DeadLetterGroup, State, TaskRow
+from celery_postgres.database.task_rows import ENDED, LOST_FOR_GOOD, DeadLetterGroup, State, TaskRow, error_type
 from celery_postgres.database.task_view_store import TaskFilter
 from celery_postgres.readmodel.canvas import Canvas, Member
 from celery_postgres.readmodel.changes import Change
+from celery_postgres.readmodel.details import DeadLetters, QueueDetail, TenantShare, WorkerDetail
 from celery_postgres.readmodel.limits import Limits, Standing
-from celery_postgres.readmodel.model import DeadLetters, QueueDetail, ReadModel, TenantShare, WorkerDetail
+from celery_postgres.readmodel.model import ReadModel
 from celery_postgres.readmodel.observing import Overview
 from celery_postgres.readmodel.pages import CursorError, Page
 from celery_postgres.readmodel.past import DAY, HOUR, SPANS, WEEK, Past, Span
@@ -58,6 +59,7 @@ __all__ = [
     "DAY",
     "ENDED",
     "HOUR",
+    "LOST_FOR_GOOD",
     "SPANS",
     "WEEK",
     "Action",
@@ -101,4 +103,5 @@ __all__ = [
     "Waits",
     "Worker",
     "WorkerDetail",
+    "error_type",
 ]

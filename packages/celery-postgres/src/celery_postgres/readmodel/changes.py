@@ -14,31 +14,31 @@ from celery_postgres.database.fleet_view_store import Worker
 WITHIN = timedelta(hours=1)
 MOST = 20
 
-#: What somebody did, as a verb in the past; the subject follows.
+#: What somebody did, as a verb in the past, and as one that follows "to"; the subject follows.
 _DID = {
-    "pause": "paused",
-    "resume": "resumed",
-    "purge": "purged",
-    "move": "moved",
-    "revoke": "revoked",
-    "block": "blocked",
-    "unblock": "unblocked",
-    "release": "released the claims of consumer",
-    "requeue": "requeued dead letters of",
-    "discard": "discarded dead letters of",
-    "delete taken": "deleted what stock consumers had taken of",
-    "limit": "set limits of",
-    "set limits": "set limits of",
-    "unlimit": "removed limits of",
-    "remove limits": "removed limits of",
-    "set fair": "changed the fairness of",
-    "drain": "drained a key of",
-    "read": "saw the values of",
-    "drain-worker": "drained worker",
-    "forget-worker": "forgot the lost worker",
-    "run-now": "sent the entry of the schedule",
-    "disable": "disabled the entry of the schedule",
-    "enable": "enabled the entry of the schedule",
+    "pause": ("paused", "pause"),
+    "resume": ("resumed", "resume"),
+    "purge": ("purged", "purge"),
+    "move": ("moved", "move"),
+    "revoke": ("revoked", "revoke"),
+    "block": ("blocked", "block"),
+    "unblock": ("unblocked", "unblock"),
+    "release": ("released the claims of consumer", "release the claims of consumer"),
+    "requeue": ("requeued dead letters of", "requeue dead letters of"),
+    "discard": ("discarded dead letters of", "discard dead letters of"),
+    "delete taken": ("deleted what stock consumers had taken of", "delete what stock consumers had taken of"),
+    "limit": ("set limits of", "set limits of"),
+    "set limits": ("set limits of", "set limits of"),
+    "unlimit": ("removed limits of", "remove limits of"),
+    "remove limits": ("removed limits of", "remove limits of"),
+    "set fair": ("changed the fairness of", "change the fairness of"),
+    "drain": ("drained a key of", "drain a key of"),
+    "read": ("saw the values of", "see the values of"),
+    "drain-worker": ("drained worker", "drain worker"),
+    "forget-worker": ("forgot the lost worker", "forget the lost worker"),
+    "run-now": ("sent the entry of the schedule", "send the entry of the schedule"),
+    "disable": ("disabled the entry of the schedule", "disable the entry of the schedule"),
+    "enable": ("enabled the entry of the schedule", "enable the entry of the schedule"),
 }
 
 
@@ -62,9 +62,17 @@ class Change:
 
 
 def did(action: Action) -> str:
-    """Who did what, in a sentence."""
-    verb = _DID.get(action.action, f"did `{action.action}`:")
+    """Who did what, or tried to, in a sentence."""
+    past, to = _DID.get(action.action, (f"did `{action.action}`:", f"do `{action.action}`:"))
+    verb = f"tried to {to}" if _changed_nothing(action) else past
     return f"{action.actor} {verb} {action.subject or 'several'}"
+
+
+def _changed_nothing(action: Action) -> bool:
+    """Whether it failed, or found nothing to do. One that was cut off may have done anything."""
+    if action.ended_at is None or action.done:
+        return False
+    return action.outcome.startswith("failed: ") or bool(action.planned)
 
 
 def detail(action: Action) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from celery_postgres.database.fleet_view_store import Worker
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.observed import Observed, severity_of
 from celery_postgres.readmodel.problem import Problem, Severity
@@ -41,12 +42,29 @@ def _released(observed: Observed) -> Problem | None:
     return Problem(
         "lost",
         Severity.WARNING,
-        f"Worker {first.name or first.hostname} was lost {duration(ages[first.id])} ago",
-        f"Others have released the {counted(first.released, 'task')} that it had claimed.{others}",
+        f"Worker {first.name or first.hostname} was lost {duration(ages[first.id])} ago{_for_good(gone)}",
+        f"{_what_of(first)}{others}",
         max(0.0, ages[first.id]),
         "worker",
         str(first.id),
     )
+
+
+def _for_good(gone: list[Worker]) -> str:
+    count = sum(len(one.lost_tasks) for one in gone)
+    return f", and {counted(count, 'task')} with {'it' if len(gone) == 1 else 'it and others'}" if count else ""
+
+
+def _what_of(worker: Worker) -> str:
+    """What became of its tasks."""
+    told = []
+    if worker.lost_tasks:
+        names = listed(sorted({one.task for one in worker.lost_tasks}))
+        told.append(f"What it had acknowledged before it ran does not run again: {names}.")
+    if worker.released or not told:
+        released = f"the {counted(worker.released, 'task')} that it had claimed" if worker.released else ""
+        told.append(f"Others have released {released}." if released else "It had claimed nothing.")
+    return " ".join(told)
 
 
 def beatless(observed: Observed) -> Problem | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from celery_postgres.database.limit_view_store import KeyAtLimit
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.observed import Observed, severity_of
@@ -30,7 +32,12 @@ def at_limit(observed: Observed) -> Problem | None:
 
 
 def _name(one: KeyAtLimit) -> str:
-    return f"Key {one.key_hash}" if one.key is None else f"Tenant {one.key}"
+    if one.key is None:
+        return f"Key {one.key_hash}"
+    try:
+        return f"Tenant {UUID(one.key)}"
+    except ValueError:
+        return f"Key {one.key}"
 
 
 def _why(one: KeyAtLimit) -> str:
@@ -40,16 +47,25 @@ def _why(one: KeyAtLimit) -> str:
 
 
 def paused(observed: Observed) -> Problem | None:
-    """A queue has been paused for 15 minutes, and tasks wait in it.
+    """A queue has been paused for 15 minutes, and tasks wait in it; or one has waited for so long that an alert fires.
 
     Where it is not recorded when it was paused, the oldest task tells: it was not much later.
     """
     ages = {
         one.name: (observed.at - one.paused_since).total_seconds() if one.paused_since else one.oldest_s or 0.0
         for one in observed.waiting()
-        if one.paused
+        # Without a worker that is the problem, and its line says that the queue is paused, too.
+        if one.paused and (one.consumers or (one.oldest_s or 0.0) <= thresholds.UNCONSUMED_S.warning)
     }
-    beyond = sorted((one for one in ages if ages[one] > thresholds.PAUSED_S.warning), key=lambda one: -ages[one])
+    waits = {one.name: one.oldest_s or 0.0 for one in observed.waiting()}
+    beyond = sorted(
+        (
+            one
+            for one in ages
+            if ages[one] > thresholds.PAUSED_S.warning or waits[one] > (thresholds.LATE_S.critical or 0.0)
+        ),
+        key=lambda one: -ages[one],
+    )
     if not beyond:
         return None
     first = next(one for one in observed.queues if one.name == beyond[0])

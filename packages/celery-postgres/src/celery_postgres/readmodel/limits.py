@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -50,6 +50,7 @@ class Standing:
         opens_in_s: seconds until the rate allows another message; None if it allows one now.
         oldest_s: for how many seconds its next message has waited; None if none waits.
         waits: how long its last ended tasks waited; None if none ended in the last hour.
+        queue_paused: whether an operator has paused the queue, whose wait then is not known.
     """
 
     queue: str
@@ -63,10 +64,16 @@ class Standing:
     opens_in_s: float | None
     oldest_s: float | None
     waits: Waits | None
+    queue_paused: bool = False
 
     @property
     def cause(self) -> str | None:
-        """Which limit of the key lets its tasks wait: `paused`, `concurrency` or `rate`; None if none does."""
+        """Which limit of the key lets its tasks wait: `paused`, `concurrency` or `rate`; None if none does.
+
+        `queue` if the whole queue is paused: then a new one waits, too.
+        """
+        if self.queue_paused:
+            return "queue"
         if not self.waiting:
             return None
         if self.concurrency == 0 or (self.per_second == 0 and not self.refuse):
@@ -78,6 +85,8 @@ class Standing:
     @property
     def expected_s(self) -> float | None:
         """About how long a new task waits; None if nothing is known."""
+        if self.queue_paused:
+            return None
         known = [one for one in (self.oldest_s, None if self.waits is None else self.waits.median_s) if one is not None]
         return max(known, default=None)
 
@@ -124,7 +133,11 @@ class LimitViews:
         waits = {} if tenant is None else self._waits.of_tenant(tenant, datetime.now(UTC) - _LATELY)
         oldest = self._views.oldest_of(key)
         found = {one.queue: one for one in self._limits.status(self._views.fair_queues(), key, cap=CAP)}
-        standings = [_standing(queue, found.get(queue), oldest, waits) for queue in sorted({*found, *waits})]
+        paused = self._views.paused([*found, *waits])
+        standings = [
+            replace(_standing(queue, found.get(queue), oldest, waits), queue_paused=queue in paused)
+            for queue in sorted({*found, *waits})
+        ]
         return tuple(one for one in standings if _matters(one))
 
 

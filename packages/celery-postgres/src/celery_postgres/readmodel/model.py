@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from celery_postgres.database.action_store import Action, ActionStore
 from celery_postgres.database.canvas_store import CanvasStore
 from celery_postgres.database.counting import CAP, Count
+from celery_postgres.database.dead_letter import REJECTED
 from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
 from celery_postgres.database.history_store import Failures, PastAttempt
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import LimitViewStore
 from celery_postgres.database.minute_view_store import MinuteViewStore
 from celery_postgres.database.monitor_store import MonitorStore
-from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore
+from celery_postgres.database.queue_view_store import DeadTotal, QueueViewStore
 from celery_postgres.database.reader import Reader
-from celery_postgres.database.task_rows import DeadLetterGroup, State, StoredResult, TaskRow, attempt_row
+from celery_postgres.database.task_rows import State, StoredResult, attempt_row
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import TaskFilter, TaskViewStore
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
+from celery_postgres.readmodel.details import DeadLetters, QueueDetail, TenantShare, WorkerDetail
 from celery_postgres.readmodel.fleet import Fleet
 from celery_postgres.readmodel.limits import Limits, LimitViews, Standing
 from celery_postgres.readmodel.observing import MOST_GROUPS, Observer, Overview
@@ -35,49 +38,6 @@ _NEXT = 20
 #: A search for an id needs so many characters.
 SHORTEST_ID = 8
 _MOST_IDS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class TenantShare:
-    """How many of a queue's first waiting messages are of one tenant; `tenant_id` is None for those without one."""
-
-    tenant_id: str | None
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class QueueDetail:
-    """One queue.
-
-    Attributes:
-        queue: its counts.
-        tenants: who fills it, the most first, of its first 10,000 waiting and 10,000 scheduled messages.
-        tenants_of: how many messages that is of.
-        next: what runs next, about.
-        workers: who consumes it.
-    """
-
-    queue: Queue
-    tenants: tuple[TenantShare, ...]
-    tenants_of: Count
-    next: tuple[TaskRow, ...]
-    workers: tuple[Worker, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetters:
-    """The dead letters by reason and task, of the newest 10,000."""
-
-    total: DeadTotal
-    groups: tuple[DeadLetterGroup, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDetail:
-    """One worker, and what it has claimed, the longest first."""
-
-    worker: Worker
-    running: Page
 
 
 class ReadModel:
@@ -121,6 +81,15 @@ class ReadModel:
         """What people did by hand, the last begun first; before an id, for the next page."""
         return self._actions.actions(limit, before)
 
+    def blocked(self) -> dict[str, datetime]:
+        """The names of the tasks that no worker may begin, and since when an operator has blocked each."""
+        return self._queues.blocked()
+
+    def waiting_of_name(self, name: str) -> Count:
+        """How many messages of tasks of this name wait, as far as one look finds them, 1,000 at most."""
+        found = self.tasks(TaskFilter(state=State.WAITING, task=name), limit=1_001)
+        return Count.of(sum(one.name == name for one in found.rows), 1_001)
+
     def problems(self) -> tuple[Problem, ...]:
         """What needs attention, the most urgent first, then the oldest."""
         return self.overview().problems
@@ -128,6 +97,10 @@ class ReadModel:
     def workers(self) -> tuple[Worker, ...]:
         """The processes that consume, the lost ones first."""
         return self.overview().workers
+
+    def workers_now(self) -> list[Worker]:
+        """The same, read now: for an action, which depends on what another has just changed."""
+        return self._fleet.workers()
 
     def worker(self, number: int, cursor: str | None = None) -> WorkerDetail | None:
         """One worker by its id; None if there is none."""
@@ -139,6 +112,11 @@ class ReadModel:
     def schedules(self) -> tuple[Schedule, ...]:
         """The entries that a beat has seen, by name, with what became of the task that each has sent last."""
         return tuple(self._fleet.with_last_runs(self.overview().schedules))
+
+    def schedule(self, entry: str) -> Schedule | None:
+        """One entry, read now: for an action, which depends on what another has just changed."""
+        found = [one for one in self._fleet.schedules() if one.entry == entry]
+        return self._fleet.with_last_runs(found)[0] if found else None
 
     def beats(self) -> tuple[Beat, ...]:
         """The beats of the last day, the ones seen last first."""
@@ -236,9 +214,11 @@ class ReadModel:
         if status.phase is TaskPhase.UNKNOWN and stored is None:
             row = attempt_row(past[0])
         else:
-            row = row_of(status, messages, None if stored is None else stored.row, dead)
+            row = row_of(status, messages, None if stored is None else stored.row, dead, past)
         if tenant is not None and row.tenant_id != str(tenant):
             return None
+        if row.error is None and row.state in (State.FAILED, State.RETRYING):
+            row = replace(row, error=next((one.error for one in past if one.error), None))
         return Task(
             row,
             status,
@@ -278,7 +258,9 @@ class ReadModel:
         """The dead letters by reason and task, the largest group first."""
         whose = None if tenant is None else str(tenant)
         groups = self._tasks.dead_groups(tenant=whose, queue=queue, cap=CAP - 1, groups=MOST_GROUPS)
-        return DeadLetters(DeadTotal.of(self._queues.dead_by_queue()), tuple(groups))
+        rejected = any(one.reason == str(REJECTED) for one in groups)
+        unregistered = self._tasks.unregistered(cap=CAP - 1) if rejected else frozenset()
+        return DeadLetters(DeadTotal.of(self._queues.dead_by_queue()), tuple(groups), unregistered)
 
 
 def _traceback(stored: StoredResult | None, past: list[PastAttempt]) -> str | None:

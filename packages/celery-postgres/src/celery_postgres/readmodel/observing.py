@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from celery_postgres.database.action_store import ActionStore
@@ -33,7 +33,8 @@ CAUSES_FRESH_S = 10.0
 #: The same of how tasks ended before.
 BEFORE_FRESH_S = 60.0
 MOST_GROUPS = 200
-_FAILURES, _FAILURES_WITHIN = 8, timedelta(hours=1)
+#: Groups of failures that are shown; one more is read, to say whether there are others.
+FAILURES, _FAILURES_WITHIN = 8, timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Overview:
         changes: what changed in the last hour, the last first.
         hour: what workers have counted in the last hour, at most ten seconds old.
         failures: what failed, was retried or was lost in the last hour, by task and error, the most first; as old.
+        blocked: the names of the tasks that no worker may begin, and since when.
     """
 
     read_at: datetime
@@ -63,6 +65,7 @@ class Overview:
     changes: tuple[Change, ...] = ()
     hour: Past | None = None
     failures: tuple[Failures, ...] = ()
+    blocked: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,7 @@ class Observer:
             changed,
             past(HOUR, now, causes.minutes),
             tuple(causes.failures),
+            self._queues.blocked(),
         )
 
     def _read_causes(self, now: datetime) -> _Causes:
@@ -179,7 +183,7 @@ class Observer:
                 self._queues.health(),
                 minutes,
                 self._limits.at_limit(thresholds.AT_LIMIT_S.warning),
-                self._tasks.failures(now - _FAILURES_WITHIN, cap=CAP - 1, groups=_FAILURES),
+                self._tasks.failures(now - _FAILURES_WITHIN, cap=CAP - 1, groups=FAILURES + 1),
             )
         return self._causes
 

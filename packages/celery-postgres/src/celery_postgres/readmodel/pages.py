@@ -72,8 +72,9 @@ def page(
         for source, place in zip(sources, places, strict=True)
     ]
     rows, taken = _merged([one.rows for one in found], limit)
+    rows = _without_doubles(rows)
     after = [_place(one, count, place) for one, count, place in zip(found, taken, places, strict=True)]
-    short = len(rows) < limit
+    short = sum(taken) < limit
     stops = [one.searched_until for one in found if one.searched_until is not None]
     return Page(
         tuple(rows),
@@ -98,6 +99,7 @@ def _sources(store: TaskViewStore, state: State | None) -> list[_Source]:
         State.SCHEDULED: _Source(store.scheduled, 2),
         State.RUNNING: _Source(store.running, 2),
         State.DEAD: dead,
+        State.LOST: unstored,
     }
     return [ended if state in ENDED else others[state]]
 
@@ -127,6 +129,12 @@ def _merged(lists: list[list[TaskRow]], limit: int) -> tuple[list[TaskRow], list
         rows.append(lists[place][taken[place]])
         taken[place] += 1
     return rows, taken
+
+
+def _without_doubles(rows: list[TaskRow]) -> list[TaskRow]:
+    """Without the results of tasks whose letters are listed: of one that a worker rejected, or did not know."""
+    dead = {row.task_id for row in rows if row.state is State.DEAD and row.task_id is not None}
+    return [row for row in rows if row.task_id not in dead or row.state not in (State.FAILED, State.REVOKED)]
 
 
 def _place(found: Found, taken: int, before: tuple[Any, ...] | None) -> tuple[Any, ...] | None:

@@ -34,12 +34,14 @@ def late(observed: Observed) -> Problem | None:
 
 def unconsumed(observed: Observed) -> Problem | None:
     """Tasks wait, and no process consumes their queue."""
+    queues = [one for one in observed.waiting() if not one.consumers]
+    also = ", and resume the queue: it is paused, too" if queues and queues[0].paused else ""
     return _oldest(
-        [one for one in observed.waiting() if not one.consumers and not one.paused],
+        queues,
         thresholds.UNCONSUMED_S,
         "unconsumed",
         "Queue {name} has no worker: {waiting} waiting, the oldest for {age}",
-        "Start a worker with -Q and its name",
+        f"Start a worker with -Q and its name{also}",
     )
 
 
@@ -81,11 +83,19 @@ def dead(observed: Observed) -> Problem | None:
         "dead",
         Severity.WARNING,
         f"{count} in 15 minutes, {most.last_15_min:,} of them {what}",
-        f"Block the task to set the rest aside without loss, or requeue when the cause is gone.{whose}",
+        f"{_what_to_do(most.reason)}{whose}",
         max(0.0, (observed.at - most.last_at).total_seconds()),
         "dead",
         most.task or "",
     )
+
+
+def _what_to_do(reason: str) -> str:
+    if reason.startswith("stopped: "):
+        return "An operator has blocked the task: unblock it and requeue them when the cause is gone."
+    if reason == "expired":
+        return "They waited for longer than they may."
+    return "Block the task to set the rest aside without loss, or requeue when the cause is gone."
 
 
 def failing(observed: Observed) -> Problem | None:
@@ -101,7 +111,7 @@ def failing(observed: Observed) -> Problem | None:
         "failing",
         Severity.WARNING,
         f"{most.name} fails: {most.failed:,} of the last {most.ended:,} runs in 15 minutes",
-        f"Before, it was {_share(before.get(most.name)):.1%}.{others}",
+        f"{_before(before.get(most.name))}{others}",
         None if since is None else max(0.0, (observed.at - since).total_seconds()),
         "failed",
         most.name,
@@ -110,7 +120,14 @@ def failing(observed: Observed) -> Problem | None:
 
 def _fails_more(now: Outcomes, before: Outcomes | None) -> bool:
     often = now.failed >= thresholds.FEWEST_FAILURES and _share(now) > thresholds.FAILING.warning
-    return often and _share(now) >= thresholds.FAILING_TIMES * _share(before)
+    # A task that has failed for hours needs attention until somebody has seen to it.
+    return often and _share(now) >= min(thresholds.FAILING_TIMES * _share(before), thresholds.FAILING_ALWAYS)
+
+
+def _before(outcomes: Outcomes | None) -> str:
+    if outcomes is None or not outcomes.ended:
+        return f"It did not run in the {duration(thresholds.BEFORE_S)} before."
+    return f"In the {duration(thresholds.BEFORE_S)} before, it was {_share(outcomes):.1%}."
 
 
 def _share(outcomes: Outcomes | None) -> float:

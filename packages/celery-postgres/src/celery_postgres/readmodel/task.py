@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -114,15 +115,26 @@ _PHASES = {
     TaskPhase.CLAIMED: State.RUNNING,
     TaskPhase.RUNNING: State.RUNNING,
     TaskPhase.DEAD_LETTERED: State.DEAD,
+    TaskPhase.LOST: State.LOST,
 }
 
 
-def row_of(status: TaskStatus, messages: list[TaskRow], stored: TaskRow | None, dead: list[TaskRow]) -> TaskRow:
+def row_of(
+    status: TaskStatus,
+    messages: list[TaskRow],
+    stored: TaskRow | None,
+    dead: list[TaskRow],
+    past: Sequence[PastAttempt] = (),
+) -> TaskRow:
     """The row that stands for a task, whose phase decides which table's it is."""
     if status.phase is TaskPhase.FINISHED and stored is not None:
-        return stored
+        # The result of a task that its worker rejected, or did not know. The letter says more, and can run again.
+        return dead[0] if dead and stored.state in (State.FAILED, State.REVOKED) else stored
     if status.phase is TaskPhase.DEAD_LETTERED and dead:
         return dead[0]
+    if status.phase is TaskPhase.LOST:
+        lost = [row for row in map(attempt_row, past) if row.state is State.LOST]
+        return lost[0] if lost else TaskRow(status.task_id, None, State.LOST, status.since)
     if messages:
         return replace(messages[0], state=State.REVOKED) if status.phase is TaskPhase.REVOKED else messages[0]
     known = stored or (dead[0] if dead else None)
@@ -141,15 +153,17 @@ def attempts_of(
     found = []
     if stored is not None and stored.row.state is not State.RUNNING:
         row = stored.row
+        error = row.error or next((one.error for one in past if _is_of(one, stored)), None)
         found.append(
             Attempt(
-                row.state, stored.started_at, row.changed_at, row.worker, row.error,
+                row.state, stored.started_at, row.changed_at, row.worker, error,
                 published_at=row.published_at, due_at=stored.due_at,
             )
         )  # fmt: skip
     died = {one.changed_at for one in dead}
-    found += [_past(one) for one in past if not (_is_of(one, stored) or (one.state == "dead" and one.ended_at in died))]
-    lost = sum(one.state == "lost" for one in past)
+    told = [one for one in past if not (_is_of(one, stored) or (one.state == "dead" and one.ended_at in died))]
+    found += [_past(one) for one in told if attempt_row(one).state is not State.LOST or not _has_ended(one, stored)]
+    lost = sum(one.state == "lost" and attempt_row(one).state is not State.LOST for one in past)
     found += [
         Attempt(State.DEAD, None, one.changed_at, None, one.error, lost=max(one.failures - lost, 0)) for one in dead
     ]
@@ -172,6 +186,13 @@ def _past(one: PastAttempt) -> Attempt:
     return Attempt(
         row.state, one.started_at, one.ended_at, one.worker, row.error, published_at=one.published_at, due_at=one.due_at
     )
+
+
+def _has_ended(one: PastAttempt, stored: StoredResult | None) -> bool:
+    """Whether an attempt that was taken for lost has ended: its worker, or a child of it, lived on."""
+    if stored is None or stored.row.state in (State.RUNNING, State.RETRYING):
+        return False
+    return stored.started_at is None or one.ended_at is None or stored.started_at < one.ended_at
 
 
 def _is_of(one: PastAttempt, stored: StoredResult | None) -> bool:

@@ -46,6 +46,8 @@ OVERDUE_S = Threshold(60, 360)
 FAILING = Threshold(0.05)
 FAILING_WITHIN_S = 900.0
 FAILING_TIMES = 3.0
+#: If so many of its runs fail, what it was before does not count.
+FAILING_ALWAYS = 0.5
 #: Fewer failures are no reason to wake anyone.
 FEWEST_FAILURES = 10
 #: A task runs so many times as long as 95 % of its name, at least so many seconds, if there were so many runs.
@@ -100,6 +102,7 @@ __all__ = [
     "DEAD",
     "DEAD_ROWS",
     "FAILING",
+    "FAILING_ALWAYS",
     "FAILING_TIMES",
     "FAILING_WITHIN_S",
     "FEWEST_FAILURES",

@@ -24,7 +24,8 @@ def description_of(request: Any) -> dict[str, Any]:
     delivery = getattr(request, "delivery_info", None)
     retries = getattr(request, "retries", None)
     return {
-        "name": _text(getattr(request, "task", None)),
+        # Of a task that it does not know, Celery has something that is no request, and has its name elsewhere.
+        "name": _text(getattr(request, "task", None) or getattr(request, "name", None)),
         "worker": _text(getattr(request, "hostname", None)),
         "queue": _text(delivery.get("routing_key") if isinstance(delivery, dict) else None),
         "retries": retries if type(retries) is int and 0 <= retries < 2**31 else None,

@@ -35,7 +35,7 @@ def register(commands: Any, command: Command) -> None:
     given.add_argument("--concurrency", type=int, metavar="N", help="run at most N at once in all workers; 0 pauses")
     rate = given.add_mutually_exclusive_group()
     rate.add_argument("--per-second", type=float, metavar="X", help="start at most X a second")
-    rate.add_argument("--per-minute", type=float, metavar="X", help="start at most X a minute")
+    rate.add_argument("--per-minute", type=float, metavar="X", help="start at most X a minute; 0 starts nothing")
     given.add_argument("--burst", type=int, metavar="B", help="with a rate: so many at once after a pause (1)")
     given.add_argument(
         "--refuse", action="store_true", default=None, help="with a rate: refuse at publish what is too much"

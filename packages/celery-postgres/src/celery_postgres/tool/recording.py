@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_postgres.database.action_store import ActionStore
+from celery_postgres.errors import FlowError
 from celery_postgres.tool.operator import Operator, OperatorError
 
 #: The commands that change something, in the console's words.
@@ -35,6 +36,13 @@ _ACTIONS = {
     "disable": "disable",
     "enable": "enable",
 }
+#: Those that change one thing, or fail.
+_SINGLE = frozenset(
+    {
+        *("pause", "resume", "block", "unblock", "set limits", "remove limits", "set fair"),
+        *("drain-worker", "run-now", "disable", "enable", "read"),
+    }
+)
 _SUBJECTS = ("queue", "task", "task_id", "consumer", "entry", "id")
 #: What is kept of a command's words. Not the URL of another database.
 _CONDITIONS = (
@@ -50,15 +58,22 @@ def run(operator: Operator, given: argparse.Namespace, method: Callable[[Operato
     if action is None:
         return method(operator, given)
     with ActionStore(operator.session).recorded(
-        source="tool", actor=actor(), action=action, subject=_subject(given), conditions=_conditions(given)
+        source="tool",
+        actor=actor(),
+        action=action,
+        subject=_subject(given),
+        conditions=_conditions(given),
+        planned=1 if action in _SINGLE else None,
     ) as record:
         try:
             status = method(operator, given)
-        except OperatorError as error:
-            record.outcome = str(error)
+        except (OperatorError, FlowError) as error:
+            record.outcome = f"failed: {error}"
             raise
         finally:
             record.done = operator.display.count
+        if action in _SINGLE and status == 0:
+            record.done = 1
         record.outcome = operator.display.line
     return status
 
@@ -87,7 +102,9 @@ def _action(given: argparse.Namespace) -> str | None:
 
 def _subject(given: argparse.Namespace) -> str:
     found = (getattr(given, name, None) for name in _SUBJECTS)
-    return next((str(one) for one in found if one is not None), "")
+    subject = next((str(one) for one in found if one is not None), "")
+    key = getattr(given, "key", None)
+    return f"{subject}, key {key}" if key else subject
 
 
 def _conditions(given: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from celery_postgres.database.operator_store import BlockedTask, ConsumerOvervie
 from celery_postgres.database.queue_view_store import QueueViewStore
 from celery_postgres.database.task_status_store import TaskStatusStore
 from celery_postgres.readmodel import State, TaskFilter, TaskRow
+from celery_postgres.readmodel.model import SHORTEST_ID
 from celery_postgres.tool.display import Capped
 
 if TYPE_CHECKING:
@@ -169,7 +170,15 @@ def state(operator: Operator, given: argparse.Namespace) -> int:
     """Show where a task is: its message, its consumer, its stored state or its dead letter."""
     status = TaskStatusStore(operator.session).of(given.task_id)
     found = operator.model.task(given.task_id)
-    shown = {} if found is None else {"task": found.row.name, "worker": found.row.worker, "error": found.row.error}
+    shown = {}
+    if found is not None:
+        ended = [one.error for one in found.attempts if one.error and one.state is not State.DEAD]
+        shown = {
+            "task": found.row.name,
+            "queue": status.queue or found.row.queue,
+            "worker": found.row.worker,
+            "error": ended[-1] if ended else found.row.error,
+        }
     operator.display.show_one(asdict(status) | shown)
     return 0
 
@@ -196,6 +205,8 @@ def actions(operator: Operator, given: argparse.Namespace) -> int:
 
 def find(operator: Operator, given: argparse.Namespace) -> int:
     """List the ids of tasks that begin with a text of 8 characters or more: whole, for `state` and `cancel`."""
+    if len(given.text) < SHORTEST_ID:
+        raise ValueError(f"{given.text!r} is too short: give the first {SHORTEST_ID} characters of an id, or more")
     operator.display.show(_Found, [_Found(one) for one in operator.model.find(given.text)])
     return 0
 

@@ -17,7 +17,7 @@ _GONE = "There is no such worker any more; nothing was done."
 
 
 def _worker(look: Look) -> Worker:
-    for one in look.source.model.workers():
+    for one in look.source.model.workers_now():
         if str(one.id) == look.asked("id"):
             return one
     raise NotThereError("There is no such worker.")
@@ -84,10 +84,10 @@ def _forget(look: Look, broker: Operations, step: Step) -> Done:
 
 
 def _entry(look: Look) -> Schedule:
-    for one in look.source.model.schedules():
-        if one.entry == look.asked("name"):
-            return one
-    raise NotThereError("There is no such entry in the schedule.")
+    found = look.source.model.schedule(look.asked("name"))
+    if found is None:
+        raise NotThereError("There is no such entry in the schedule.")
+    return found
 
 
 def _alive(look: Look) -> bool:

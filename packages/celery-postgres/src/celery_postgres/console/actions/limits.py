@@ -108,6 +108,9 @@ def _counts(look: Look, queue: str, key: str | None, now: Limit | None) -> tuple
 def _rate_says(new: NewLimit) -> list[tuple[str, str]]:
     if new.per_second is None:
         return []
+    if not new.per_second:
+        what = "Everything that is published is refused, with RateLimited" if new.refuse else "Nothing of it begins"
+        return [("", f"A rate of 0 stops it: {what[:1].lower()}{what[1:]} until the rate is raised or removed")]
     many = rate(new.per_second)
     if new.refuse:
         return [

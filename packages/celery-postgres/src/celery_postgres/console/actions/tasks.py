@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from celery_postgres.console.access import Role
 from celery_postgres.console.action import OPERATORS, SOON, Action, Done, Plan, Step
 from celery_postgres.console.looking import Look, NotThereError
 from celery_postgres.operations import Operations
-from celery_postgres.readmodel import State, Task
+from celery_postgres.readmodel import CAP, State, Task, TaskFilter
 
 
 def own(look: Look) -> Task:
@@ -42,7 +41,14 @@ def _block_plan(look: Look, at: datetime) -> Plan:
     name = look.asked("name")
     if not name:
         raise NotThereError("The name of the task is missing.")
+    if name in look.source.model.blocked():
+        return Plan(f"Block {name}?", (), "", look.link("tasks", q=name), refused="It is blocked already.")
+    waiting = look.source.model.waiting_of_name(name)
     says = (
+        (
+            str(waiting),
+            f"{'task' if str(waiting) == '1' else 'tasks'} of this name wait now, of those that one look finds",
+        ),
         ("", f"No worker begins a task of this name, {SOON}: its messages become dead letters"),
         ("", "What runs now runs to its end. Nothing is lost: requeue the letters once it is unblocked"),
     )
@@ -55,9 +61,18 @@ def _block(look: Look, broker: Operations, step: Step) -> Done:
 
 
 def _unblock_plan(look: Look, at: datetime) -> Plan:
-    plan = _block_plan(look, at)
-    says = (("", f"Workers begin tasks of this name again, {SOON}. Its dead letters stay"),)
-    return replace(plan, title=f"Unblock {look.asked('name')}?", says=says, verb="Unblock")
+    name = look.asked("name")
+    title, back = f"Unblock {name}?", look.link("tasks", q=name)
+    if not name:
+        raise NotThereError("The name of the task is missing.")
+    if name not in look.source.model.blocked():
+        return Plan(title, (), "", back, refused="It is not blocked.")
+    letters = look.source.model.count_dead(TaskFilter(reason=f"stopped: {name}", whole_task=name), CAP - 1)
+    says = (
+        ("", f"Workers begin tasks of this name again, {SOON}"),
+        (f"{letters:,}", f"{'dead letter' if letters == 1 else 'dead letters'} of it stay: requeue them there"),
+    )
+    return Plan(title, says, "Unblock", back)
 
 
 def _unblock(look: Look, broker: Operations, step: Step) -> Done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,15 +28,20 @@ def attempt_rows(attempts: Sequence[Attempt], *, staff: bool) -> dict[str, Any]:
     length_s = (last - first).total_seconds()
     return {
         "scale": duration(length_s),
-        "rows": [_row(number, one, first, last, staff=staff) for number, one in enumerate(shown, 1)],
+        "rows": [_row(one, first, last, staff=staff) | {"number": number} for one, number in _numbered(shown)],
     }
 
 
-def _row(number: int, one: Attempt, first: datetime, last: datetime, *, staff: bool) -> dict[str, Any]:
-    bad = one.state in (State.FAILED, State.DEAD)
+def _numbered(attempts: Sequence[Attempt]) -> list[tuple[Attempt, int | None]]:
+    """Each with its number; a dead letter is the end of an attempt, and has none."""
+    numbers = itertools.count(1)
+    return [(one, None if one.state is State.DEAD else next(numbers)) for one in attempts]
+
+
+def _row(one: Attempt, first: datetime, last: datetime, *, staff: bool) -> dict[str, Any]:
+    bad = one.state in (State.FAILED, State.DEAD, State.LOST)
     error = reason_says(one.error or "") if one.state is State.DEAD else one.error
     return {
-        "number": number,
         "worker": (one.worker or "") if staff else "",
         "waited": duration(one.waited_s),
         "ran": duration(one.ran_s),

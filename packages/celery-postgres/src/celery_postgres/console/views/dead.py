@@ -33,13 +33,13 @@ def dead(look: Look) -> Page:
             "says": _says(look, queue),
             "filtered": chosen or queue is not None,
             "chosen": chosen,
-            "groups": [_group(look, group, reason, task) for group in found.groups],
-            "letters": [_letter(row) for row in page.rows],
+            "groups": [_group(look, group, reason, task, found.unregistered) for group in found.groups],
+            "letters": [_letter(row, found.unregistered) for row in page.rows],
             "older_link": look.again("dead", before=page.next) if page.next else "",
             "said": said,
             "staff": look.viewer.role in STAFF,
             "whole_task": task,
-            "blocked": bool(reason and reason.startswith("stopped: ")),
+            "blocked": task is not None and look.acts and task in model.blocked(),
             "act_link": lambda do: _act_link(look, do, queue, reason, task),
         },
     )
@@ -47,20 +47,27 @@ def dead(look: Look) -> Page:
 
 def _says(look: Look, queue: str | None) -> str:
     of = "Of your tasks. " if look.viewer.tenant is not None else f"Of queue {queue}. " if queue else ""
-    return f"{of}Set aside, not lost: each can go back to its queue. Groups are of the newest 10,000."
+    back = (
+        "each can go back to its queue"
+        if look.viewer.tenant is None
+        else "an operator can put each back into its queue"
+    )
+    return f"{of}Set aside, not lost: {back}. Groups are of the newest 10,000."
 
 
 def _act_link(look: Look, do: str, queue: str | None, reason: str | None, task: str | None) -> str:
     return look.link("act", do=do, queue=queue, reason=reason, task=task)
 
 
-def _group(look: Look, group: DeadLetterGroup, reason: str | None, task: str | None) -> dict[str, Any]:
+def _group(
+    look: Look, group: DeadLetterGroup, reason: str | None, task: str | None, unregistered: frozenset[str]
+) -> dict[str, Any]:
     staff = look.viewer.role in STAFF
     link = look.again("dead", reason=group.reason, task=None) + ("&task=" if group.task is None else "")
     if group.task is not None:
         link = look.again("dead", reason=group.reason, task=group.task)
     return {
-        "says": reason_says(group.reason),
+        "says": reason_says(group.reason, unregistered=group.task in unregistered),
         "task": group.task,
         "queues": ", ".join(group.queues),
         "tenants": plural(group.tenants, "tenant") if staff and group.tenants else "",
@@ -73,11 +80,11 @@ def _group(look: Look, group: DeadLetterGroup, reason: str | None, task: str | N
     }
 
 
-def _letter(row: TaskRow) -> dict[str, Any]:
+def _letter(row: TaskRow, unregistered: frozenset[str]) -> dict[str, Any]:
     return {
         "task_id": row.task_id,
         "name": row.name,
-        "says": reason_says(row.error or ""),
+        "says": reason_says(row.error or "", unregistered=row.name in unregistered),
         "queue": row.queue,
         "tenant": row.tenant_id,
         "at": row.changed_at,

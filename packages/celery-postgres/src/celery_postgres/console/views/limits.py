@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from celery_postgres.console.actions.limits import named
 from celery_postgres.console.formatting import duration, rate
@@ -69,11 +70,18 @@ def _busy(look: Look, one: BusyKey) -> dict[str, Any]:
         "queue": one.queue,
         "key": one.key,
         "hash": one.key_hash,
-        "link": look.link("tasks", tenant=one.key, queue=one.queue) if one.key else "",
+        "link": look.link("tasks", tenant=one.key, queue=one.queue) if _is_tenant(one.key) else "",
         "says": _says(None, one.per_second, one.burst or 1, one.refuse, None),
         "change": look.link("limit", queue=one.queue, key=one.key) if look.acts and one.key else "",
         **_use(one),
     }
+
+
+def _is_tenant(key: str | None) -> bool:
+    try:
+        return str(UUID(key or "")) == key
+    except ValueError:
+        return False
 
 
 def _use(one: LimitRow | BusyKey | Standing, *, each: bool = False) -> dict[str, Any]:
@@ -123,6 +131,8 @@ def means(one: Standing, whose: str) -> str:
     """Whether a new task waits, for how long, and whether that is the key's own limit."""
     wait = f" New tasks begin after about {duration(one.expected_s)}." if one.expected_s else ""
     match one.cause:
+        case "queue":
+            return "An operator has paused the queue: nothing begins until it is resumed, however long that is."
         case "paused":
             return "An operator has paused them: nothing begins until that limit is raised."
         case "concurrency":
@@ -150,6 +160,8 @@ def slow(look: Look) -> list[dict[str, str]]:
 
 def _headline(one: Standing) -> str:
     match one.cause:
+        case "queue":
+            return f"Queue {one.queue} is paused"
         case "paused":
             return f"Your tasks of queue {one.queue} are paused"
         case "concurrency" | "rate":

@@ -8,11 +8,13 @@ from celery_postgres.console.formatting import duration, plural
 from celery_postgres.console.looking import Look, Page
 from celery_postgres.console.views.past import asked, described, overview_charts
 from celery_postgres.console.views.rows import queue_rows
-from celery_postgres.readmodel import HOUR, Change, Failures, Problem, Severity
+from celery_postgres.readmodel import HOUR, LOST_FOR_GOOD, Change, Failures, Overview, Problem, Severity
+from celery_postgres.readmodel.observing import FAILURES
 
 MOST_PROBLEMS = 7
 MOST_QUEUES = 8
 MOST_CHANGES = 8
+MOST_HALTED = 20
 _TONES = {"action": "acc", "lost": "bad", "started": ""}
 _ICONS = {"queue": "late", "dead": "dead", "worker": "lost", "schedule": "late", "failed": "failed"}
 
@@ -34,10 +36,28 @@ def overview(look: Look) -> Page:
             "all_queues": len(own),
             "charts": [] if past is None else overview_charts(past, events),
             "past": described(look, "", span),
+            "halted": _halted(look, now),
             "changes": [_changed(one) for one in now.changes[:MOST_CHANGES]],
-            "failures": [_failed(look, one) for one in now.failures],
+            "failures": [_failed(look, one) for one in now.failures[:FAILURES]],
+            "more_failures": len(now.failures) > FAILURES,
         },
     )
+
+
+def _halted(look: Look, now: Overview) -> list[dict[str, Any]]:
+    """What an operator has stopped, and has to let go on."""
+    blocked = sorted(now.blocked.items())
+    paused = [queue.name for queue in now.queues if queue.paused]
+    queues = [_stopped(look, "Queue", name, look.link("queue", name=name), "resume", queue=name) for name in paused]
+    tasks = [_stopped(look, "Task", name, look.link("tasks", q=name), "unblock", name=name) for name, _ in blocked]
+    since = dict(blocked)
+    return [one | {"since": since.get(one["name"])} for one in tasks + queues][:MOST_HALTED]
+
+
+def _stopped(look: Look, kind: str, name: str, link: str, do: str, /, **about: str) -> dict[str, Any]:
+    says = "is paused" if do == "resume" else "is blocked"
+    act = look.link("act", do=do, **about) if look.acts else ""
+    return {"text": kind, "name": name, "link": link, "do": do, "says": says, "act": act}
 
 
 def _changed(one: Change) -> dict[str, Any]:
@@ -49,12 +69,21 @@ def _failed(look: Look, one: Failures) -> dict[str, Any]:
     ended = [(one.failed, "failed"), (one.retried, "retried"), (one.lost, "lost")]
     return {
         "task": one.task,
-        "error": one.error or ("worker lost" if one.lost else "No exception"),
+        "error": LOST_FOR_GOOD if one.for_good else one.error or ("worker lost" if one.lost else "No exception"),
         "counts": ", ".join(f"{number:,} {word}" for number, word in ended if number),
         "last": one.last_at,
         "tenants": one.tenants or "",
-        "link": look.link("tasks", state="failed" if one.failed else "retrying", q=one.task) if one.task else "",
+        "link": look.link("tasks", state=_state_of(one), q=one.task) if one.task else "",
     }
+
+
+def _state_of(one: Failures) -> str | None:
+    """The state in which the tasks of these attempts are listed; none for what runs again, or was set aside, since."""
+    if one.failed:
+        return None if one.error == "NotRegistered" else "failed"
+    if one.retried:
+        return "retrying"
+    return "lost" if one.for_good else None
 
 
 def _shown(look: Look, problem: Problem) -> dict[str, Any]:

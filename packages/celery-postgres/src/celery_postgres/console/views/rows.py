@@ -27,8 +27,18 @@ _SAYS = (
 )
 
 
-def reason_says(reason: str) -> str:
-    """The reason of a dead letter for people; the exact reason stays part of it."""
+#: The reason of a letter whose task some worker did not know.
+UNREGISTERED = "Rejected: the worker knows no task of this name"
+
+
+def reason_says(reason: str, *, unregistered: bool = False) -> str:
+    """The reason of a dead letter for people; the exact reason stays part of it.
+
+    Args:
+        unregistered: a worker did not know its task.
+    """
+    if unregistered and reason == "rejected":
+        return UNREGISTERED
     for beginning, says in _SAYS:
         if reason.startswith(beginning):
             return says if reason == beginning else f"{says} ({reason})"
@@ -74,7 +84,7 @@ def task_row(row: TaskRow) -> dict[str, Any]:
     if row.state is State.DEAD:
         sub, tone = reason_says(row.error or ""), "bad"
     elif row.error:
-        sub, tone = row.error, "bad" if row.state is State.FAILED else "warn"
+        sub, tone = row.error, "bad" if row.state in (State.FAILED, State.LOST) else "warn"
     elif row.state is State.RUNNING and row.worker:
         sub = f"on {row.worker}"
     return {

@@ -12,7 +12,7 @@ from celery_postgres.console.looking import STAFF, Look, NotThereError, Page
 from celery_postgres.console.views.attempts import attempt_rows
 from celery_postgres.console.views.canvas import canvas
 from celery_postgres.console.views.rows import reason_says
-from celery_postgres.readmodel import Attempt, State, Task
+from celery_postgres.readmodel import Attempt, State, Task, error_type
 
 _ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED})
 
@@ -26,15 +26,17 @@ def task(look: Look) -> Page:
             "Nothing is kept of this task: its result has expired or was ignored, or there never was one of this id."
         )
     row = found.row
+    blocked = look.source.model.blocked().get(row.name or "") if look.viewer.role in STAFF else None
     return Page(
         "task.html",
         {
             "task": {"id": task_id, "name": row.name, "state": str(row.state)},
             "says": _says(found),
+            "blocked": blocked,
             "revocable": _revocable(look, found),
             "reads": look.acts and look.viewer.payloads,
             "error": _error(look, found),
-            "advice": _advice(look, found),
+            "advice": _advice(look, found, blocked=blocked is not None),
             "canvas": canvas(look, found),
             "attempts": attempt_rows(found.attempts, staff=look.viewer.role in STAFF),
             "events": _events(found, staff=look.viewer.role in STAFF),
@@ -50,7 +52,7 @@ def _revocable(look: Look, found: Task) -> bool:
 
 
 def _says(found: Task) -> str:
-    attempts = found.row.failures + 1
+    attempts = sum(one.state is not State.DEAD for one in found.attempts)
     if found.row.state in _ENDED and attempts > 1:
         return f"after {plural(attempts, 'attempt')},"
     if found.row.state in (State.RUNNING, State.WAITING) and found.row.failures:
@@ -68,22 +70,49 @@ def _error(look: Look, found: Task) -> dict[str, Any] | None:
     else:
         lines, note = [], "Of the last attempt. The API shows the messages that quote no data"
     return {
-        "type": found.row.error or "The type of the error is not kept",
+        "type": _type(found),
         "note": note,
         "frames": lines,
         "message": "",
     }
 
 
-def _advice(look: Look, found: Task) -> dict[str, str] | None:
+def _type(found: Task) -> str:
+    """Of the last error. The row of a dead letter, or of a lost task, has why it is one."""
+    told = found.row.error if found.row.state not in (State.DEAD, State.LOST) else None
+    return told or error_type(found.traceback) or "The type of the error is not kept"
+
+
+def _advice(look: Look, found: Task, *, blocked: bool) -> dict[str, str] | None:
     """Why it does not run, and what may be done."""
     status, staff = found.status, look.viewer.role in STAFF
     queue = status.queue or ""
     link = look.link("queue", name=queue) if staff and queue else ""
+    if found.row.state is State.LOST:
+        at = f" at {found.row.changed_at:%H:%M:%S} UTC" if found.row.changed_at else ""
+        worker = f" on {found.row.worker}" if staff and found.row.worker else ""
+        text = (
+            f"It was running{worker} when that worker was lost{at}. It had been acknowledged early, before it ran, so"
+            " no worker runs it again. What it had done by then is not known. Send it again if that does no harm; with"
+            " acks_late it would have run again by itself."
+        )
+        return _advised("Lost with its worker", text, "", "")
     if found.row.state is State.DEAD:
-        says = reason_says(found.row.error or "")
-        again = look.link("dead", reason=found.row.error, task=found.row.name, queue=queue)
-        return _advised(says, "It is set aside, not lost: it can go back to its queue.", again, "See its group")
+        unregistered = any(one.error == "NotRegistered" for one in found.attempts)
+        says = reason_says(found.row.error or "", unregistered=unregistered)
+        again = look.link("dead", reason=found.row.error, task=found.row.name or "", queue=queue or found.row.queue)
+        text = "It is set aside, not lost: it can go back to its queue."
+        if unregistered:
+            text = (
+                "The worker that got it knows no task of this name: it was renamed, or its module is not imported."
+                " It is set aside, not lost: start a worker that knows it, then requeue its letter."
+            )
+        if look.viewer.tenant is not None:
+            text = "It is set aside, not lost: an operator can put it back into its queue."
+        return _advised(says, text, again, "See its group")
+    if found.row.state in (State.WAITING, State.SCHEDULED) and blocked:
+        text = "An operator has blocked the tasks of this name: the worker that gets it sets it aside."
+        return _advised("It will not run", text, look.link("dead"), "Open dead letters")
     if found.row.state in (State.WAITING, State.SCHEDULED) and status.consumed is False:
         text = "No worker consumes its queue, so it waits until one does."
         advice = _advised("Why it waits", text, link, "Open queue")
@@ -116,7 +145,7 @@ def _events(found: Task, *, staff: bool) -> list[dict[str, Any]]:
             begun = "Claimed" if attempt.ended_at is None or attempt.error == "worker lost" else "Began"
             events.append((attempt.began_at, "acc", f"{begun}{worker}", _lost(attempt)))
         if attempt.ended_at is not None:
-            tone = "bad" if attempt.state in (State.FAILED, State.DEAD) else "acc"
+            tone = "bad" if attempt.state in (State.FAILED, State.DEAD, State.LOST) else "acc"
             worker = f" on {attempt.worker}" if attempt.worker and staff else ""
             error = reason_says(attempt.error) if attempt.state is State.DEAD and attempt.error else attempt.error
             events.append((attempt.ended_at, tone, f"{str(attempt.state).capitalize()}{worker}", error or ""))

@@ -24,6 +24,7 @@ _WHEN = {
     "1d": ("Last day", timedelta(days=1)),
     "7d": ("Last 7 days", timedelta(days=7)),
 }
+_KNOWN = {"state": frozenset(map(str, State)), "when": frozenset(_WHEN)}
 _AT = {State.SCHEDULED: "Due", State.RUNNING: "Since"}
 
 
@@ -39,6 +40,9 @@ def tasks(look: Look) -> Page | Elsewhere:
     which = _filter(asked, text, tenant, staff=staff)
     page = Rows(()) if wrong_tenant else _read(look, which)
     state = which.state
+    unknown = [name for name in ("state", "when") if asked[name] and asked[name] not in _KNOWN[name]]
+    if unknown:
+        page = Rows(())
     filtered = any(asked.values())
     return Page(
         "tasks.html",
@@ -52,9 +56,10 @@ def tasks(look: Look) -> Page | Elsewhere:
             "fields": _fields(asked, staff=staff, wrong_tenant=wrong_tenant),
             "when": _AT.get(state, "Changed") if state is not None else "Changed",
             "tasks": [task_row(row) for row in page.rows],
+            "blocked": set(look.source.model.blocked()) if staff else set(),
             "filtered": filtered,
             "older_link": look.again("tasks", before=page.next) if page.next else "",
-            "said": _said(page, state),
+            "said": _unknown_says(unknown) if unknown else _said(page, state),
             "staff": staff,
         },
     )
@@ -115,6 +120,11 @@ def _order(state: State | None) -> str:
         case State.RUNNING:
             return "Running tasks, the longest first"
     return "Tasks, the last changed first"
+
+
+def _unknown_says(names: list[str]) -> str:
+    """An address that asks for what does not exist shows nothing, rather than all."""
+    return " ".join(f"There is no such value of {name}; there are {', '.join(sorted(_KNOWN[name]))}." for name in names)
 
 
 def _said(page: Rows, state: State | None) -> str:

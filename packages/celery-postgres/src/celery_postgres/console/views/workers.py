@@ -65,9 +65,10 @@ def _row(worker: Worker, now: datetime, common: str | None) -> dict[str, Any]:
         "squares": [not worker.lost and number < busy for number in range(min(slots, _MOST_SQUARES))],
         "running": [
             {"id": one.task_id, "name": one.task, "for_s": ago(one.since)}
-            for one in (() if worker.lost else worker.running[:_SHOWN_TASKS])
+            for one in (worker.lost_tasks if worker.lost else worker.running)[:_SHOWN_TASKS]
         ],
-        "more": max(0, busy - _SHOWN_TASKS),
+        "more": max(0, (len(worker.lost_tasks) if worker.lost else busy) - _SHOWN_TASKS),
+        "lost_tasks": len(worker.lost_tasks),
         "draining": worker.draining and not worker.lost,
         "seen_s": ago(worker.seen_at or worker.lost_at),
         "version": worker.app_version,

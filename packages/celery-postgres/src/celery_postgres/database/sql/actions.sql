@@ -79,6 +79,20 @@ VALUES (
 )
 ON CONFLICT (id) DO NOTHING
 
+-- name: view_lost_tasks
+-- Of the newest `scanned` attempts, the tasks that were lost with these consumers for good: the number of each consumer, and
+-- of the task its id, its name, and when it began. The longest first.
+-- takes: consumers bigint[], scanned integer
+SELECT lost.id, attempt.task_id, attempt.name,
+    CASE WHEN attempt.started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN attempt.started_at END
+FROM (
+    SELECT candidate.* FROM celery_attempt AS candidate ORDER BY candidate.id DESC LIMIT %(scanned)s
+) AS attempt
+JOIN kombu_lost_consumer AS lost ON lost.name = attempt.worker
+WHERE lost.id = ANY (%(consumers)s) AND attempt.state = 'lost' AND attempt.error = 'acknowledged early'
+  AND attempt.recorded_at BETWEEN lost.started_at AND lost.lost_at
+ORDER BY lost.id, attempt.started_at, attempt.id
+
 -- name: view_lost_consumers
 -- Consumers that others found dead in the last `within_s` seconds, the last first.
 -- takes: within_s float, limit integer

@@ -17,6 +17,24 @@ WITH recorded AS (
 )
 SELECT set_config('synchronous_commit', 'off', true)
 
+-- name: remember_lost
+-- Tasks that a consumer reported as running before it died, and that will not run again: before its claims are released, a
+-- task without a message was acknowledged before it ran, and one whose end is not stored has not ended, as far as is known.
+-- takes: ids text[], names text[], ages_s float[], worker text
+WITH reported AS MATERIALIZED (
+    SELECT one.* FROM unnest(%(ids)s, %(names)s, %(ages_s)s) AS one (task_id, name, age_s)
+)
+-- include: remember
+SELECT
+    reported.task_id, 'lost', reported.name, meta.queue, meta.tenant_id, %(worker)s, meta.published_at,
+    now() - reported.age_s * interval '1 second', now(), 'acknowledged early'
+FROM reported LEFT JOIN LATERAL (
+    SELECT stored.* FROM celery_taskmeta AS stored WHERE stored.task_id = reported.task_id OFFSET 0
+) AS meta ON true
+WHERE (meta.status IN ('SUCCESS', 'FAILURE', 'REVOKED', 'REJECTED', 'IGNORED')) IS NOT TRUE
+  AND NOT EXISTS (SELECT FROM kombu_message AS message WHERE message.task_id = reported.task_id AND message.visible)
+  AND NOT EXISTS (SELECT FROM kombu_message AS message WHERE message.task_id = reported.task_id AND NOT message.visible)
+
 -- name: drop_old_attempts
 -- Looks at the `batch` oldest attempts, and deletes those that were recorded more than `seconds` ago, and those that are not
 -- among the newest `rows`. Concurrent runs delete none twice. Returns how many were deleted.

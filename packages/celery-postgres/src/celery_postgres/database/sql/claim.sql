@@ -347,7 +347,8 @@ WITH given AS MATERIALIZED (
     SELECT
         message.task_id, 'lost',
         -- include: short_name_in_payload
-        , queue.name, message.tenant_id, coalesce(consumer.hostname, %(worker)s, 'consumer ' || message.consumer_id),
+        , queue.name, message.tenant_id,
+        coalesce(consumer.name, consumer.hostname, %(worker)s, 'consumer ' || message.consumer_id),
         message.enqueued_at, message.claimed_at, now(), NULL
     FROM given
     JOIN kombu_message AS message ON message.id = given.id

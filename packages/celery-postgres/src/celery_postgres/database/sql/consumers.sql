@@ -110,7 +110,7 @@ RETURNING consumer.hostname, consumer.pid, consumer.started_at, consumer.name, c
         FROM kombu_subscription AS subscription JOIN kombu_queue AS queue ON queue.id = subscription.queue_id
         WHERE subscription.consumer_id = consumer.id
         ORDER BY queue.name
-    )
+    ), consumer.running
 
 -- name: gone_consumers
 -- Consumers that no longer exist, and how many messages they still claim. They are looked for between the ids of those

@@ -20,8 +20,9 @@ WHERE entry.name = %(entry)s AND NOT entry.enabled
 RETURNING entry.name
 
 -- name: disable_entry
+-- Have no beat send an entry by its schedule. A run that was asked for is still sent.
 -- takes: entry text
-UPDATE celery_beat_entry AS entry SET enabled = false, next_run_at = NULL, requested_at = NULL
+UPDATE celery_beat_entry AS entry SET enabled = false, next_run_at = NULL
 WHERE entry.name = %(entry)s AND entry.enabled
 RETURNING entry.name
 

@@ -257,6 +257,12 @@ nullif(left(CASE
     ELSE split_part(split_part(payload, '"task": "', 2), '"', 1)
 END, 255), '')
 
+-- fragment: key_in_payload
+-- What may be the header `flow_key`: its hash tells whether it is.
+CASE WHEN octet_length(message.payload) <= 20000 THEN
+    left(split_part(split_part(message.payload, '"flow_key": "', 2), '"', 1), 1000)
+END
+
 -- fragment: short_name_in_payload
 -- The same of many rows: not of those whose payload alone would take a millisecond.
 CASE WHEN octet_length(payload) <= 20000 THEN
@@ -301,8 +307,9 @@ AS state,
 (SELECT queue.name FROM kombu_queue AS queue WHERE queue.id = message.queue_id) AS queue,
 message.tenant_id::text, message.enqueued_at, message.available_at, message.claimed_at, message.failures,
 message.consumer_id, (
-    SELECT consumer.hostname FROM kombu_consumer AS consumer WHERE consumer.id = message.consumer_id
-) AS hostname
+    SELECT coalesce(consumer.name, consumer.hostname) FROM kombu_consumer AS consumer
+    WHERE consumer.id = message.consumer_id
+) AS worker
 
 -- fragment: ended_columns
 -- A result as a row of a list of tasks, from the row `meta`.
@@ -351,12 +358,19 @@ CASE WHEN meta.due_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.due_at END
 CASE WHEN meta.started_at BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.started_at END
 
 -- fragment: attempt_filter
-attempt.state = ANY (%(states)s)
+(
+    attempt.state = ANY (%(states)s) AND attempt.state <> 'lost'
+    OR attempt.state = 'lost' AND attempt.error = 'acknowledged early' AND 'lost' = ANY (%(states)s)
+)
 AND (%(task)s IS NULL OR strpos(attempt.name, %(task)s) > 0)
 AND (%(queue)s IS NULL OR attempt.queue = %(queue)s)
 AND (%(since)s IS NULL OR attempt.ended_at >= %(since)s)
 AND (%(until)s IS NULL OR attempt.ended_at < %(until)s)
-AND (SELECT count(*) FROM celery_taskmeta AS meta WHERE meta.task_id = attempt.task_id) = 0
+AND (
+    SELECT count(*) FROM celery_taskmeta AS meta
+    WHERE meta.task_id = attempt.task_id
+      AND (attempt.state <> 'lost' OR meta.status IN ('SUCCESS', 'FAILURE', 'REVOKED', 'REJECTED', 'IGNORED'))
+) = 0
 
 -- fragment: attempt_columns
 attempt.state, attempt.name, attempt.queue, attempt.tenant_id::text, attempt.worker, attempt.retries,

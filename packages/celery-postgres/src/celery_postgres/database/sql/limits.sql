@@ -63,14 +63,14 @@ WHERE queue.name = %(queue)s AND (found.max_running IS NOT NULL OR found.per_sec
 
 -- name: key_status
 -- repeatable
--- What holds for a key in those of these queues that are fair, what waits, is scheduled and runs of it, each up to `cap`, and
+-- What holds for a key in those of these queues that are fair, what waits (without what was revoked) and runs of it, each up to `cap`, and
 -- for how many seconds its rate is closed, if it is.
 -- takes: queues text[], key text, cap integer
 SELECT queue.name, own.max_running, own.per_second, own.burst, own.refuse, (
     SELECT count(*) FROM (
         SELECT FROM kombu_message AS message
         WHERE message.queue_id = queue.id AND message.flow_key = asked.flow_key AND message.visible
-          AND message.flow_key IS NOT NULL AND message.failures = 0
+          AND message.flow_key IS NOT NULL AND message.failures = 0 AND NOT message.revoked
         LIMIT %(cap)s
     ) AS part
 ), (

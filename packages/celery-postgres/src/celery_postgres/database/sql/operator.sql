@@ -80,8 +80,8 @@ ORDER BY message.id
 
 -- name: status_of_task
 -- repeatable
--- Where a task is, in one row: what is stored of it, its newest message with its queue and its consumer, and its newest
--- dead letter. Times that Python has no word for are null.
+-- Where a task is, in one row: what is stored of it, its newest message with its queue and its consumer, its newest
+-- dead letter, and the worker that it was lost with, unless a worker reports that it runs. Times that Python has no word for are null.
 -- takes: task_id text
 WITH stored AS MATERIALIZED (
     SELECT meta.status, CASE WHEN meta.date_done BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.date_done END AS at
@@ -100,6 +100,16 @@ WITH stored AS MATERIALIZED (
     WHERE letter.task_id = %(task_id)s
     ORDER BY letter.id + 0 DESC
     LIMIT 1
+), lost AS MATERIALIZED (
+    SELECT attempt.ended_at, attempt.worker
+    FROM celery_attempt AS attempt
+    WHERE attempt.task_id = %(task_id)s AND attempt.state = 'lost' AND attempt.error = 'acknowledged early'
+      AND NOT EXISTS (
+          SELECT FROM kombu_consumer AS consumer
+          WHERE consumer.running @> jsonb_build_array(jsonb_build_object('id', %(task_id)s))
+      )
+    ORDER BY attempt.id + 0 DESC
+    LIMIT 1
 )
 SELECT
     (SELECT stored.status FROM stored), (SELECT stored.at FROM stored),
@@ -111,8 +121,8 @@ SELECT
     (SELECT consumer.hostname FROM kombu_consumer AS consumer WHERE consumer.id = newest.consumer_id),
     (SELECT consumer.pid FROM kombu_consumer AS consumer WHERE consumer.id = newest.consumer_id),
     dead.id, CASE WHEN dead.died_at BETWEEN '0001-01-02' AND '9999-12-30' THEN dead.died_at END, dead.queue, dead.failures,
-    dead.reason
-FROM (SELECT 1) AS one LEFT JOIN newest ON true LEFT JOIN dead ON true
+    dead.reason, CASE WHEN lost.ended_at BETWEEN '0001-01-02' AND '9999-12-30' THEN lost.ended_at END, lost.worker
+FROM (SELECT 1) AS one LEFT JOIN newest ON true LEFT JOIN dead ON true LEFT JOIN lost ON true
 
 -- name: cancel_task
 -- repeatable

@@ -79,9 +79,10 @@ ORDER BY one.date_done DESC, one.id DESC
 OFFSET %(scanned)s - 1 LIMIT 1
 
 -- name: view_attempts
--- Attempts that ended a task of which no result is kept, the last recorded first: its result was ignored, or has expired.
--- takes: before bigint, states text[], task text, queue text, since timestamptz, until timestamptz, scanned integer,
---   limit integer
+-- Attempts that ended a task of which no result is kept, the last recorded first: its result was ignored, or has expired. Of a
+-- lost consumer, what was lost with it.
+-- takes: before bigint, states text[], task text, queue text, since timestamptz, until timestamptz, consumer bigint,
+--   scanned integer, limit integer
 SELECT attempt.id, attempt.task_id,
     -- include: attempt_columns
 FROM (
@@ -92,6 +93,11 @@ FROM (
 ) AS attempt
 WHERE
     -- include: attempt_filter
+  AND (%(consumer)s IS NULL OR EXISTS (
+      SELECT FROM kombu_lost_consumer AS lost
+      WHERE lost.id = %(consumer)s AND lost.name = attempt.worker
+        AND attempt.recorded_at BETWEEN lost.started_at AND lost.lost_at
+  ))
 LIMIT %(limit)s
 
 -- name: view_attempts_end
@@ -138,6 +144,16 @@ FROM (
     LIMIT %(limit)s
 ) AS attempt
 ORDER BY attempt.ended_at DESC, attempt.id DESC  -- a retry may be stored before what it repeats
+
+-- name: view_unregistered
+-- The names of tasks that some worker did not know, of the newest `cap` attempts.
+-- takes: cap integer
+SELECT DISTINCT attempt.name
+FROM (
+    SELECT candidate.* FROM celery_attempt AS candidate ORDER BY candidate.id DESC LIMIT %(cap)s
+) AS attempt
+WHERE attempt.error = 'NotRegistered' AND attempt.name IS NOT NULL
+LIMIT 1000
 
 -- name: view_failures
 -- Of the newest `cap` attempts, those that failed, were retried or lost since a time, by task and error.

@@ -36,10 +36,22 @@ ORDER BY found.queue_id, found.key
 
 -- name: view_busy_keys
 -- The keys with the most claimed messages, of the first `scanned` claimed ones of each of `queues` fair queues, with what
--- holds for each of them. A key is known by its hash; by its text too where that is the tenant of its messages.
+-- holds for each of them. A key is known by its hash; by its text too where that is the tenant of its messages, or one of them has it.
 -- takes: queue text, queues integer, scanned integer, cap integer, limit integer
 SELECT
-    fair.name, CASE WHEN hashtextextended(busy.tenant, 0) = busy.flow_key THEN busy.tenant END,
+    fair.name, CASE WHEN hashtextextended(busy.tenant, 0) = busy.flow_key THEN busy.tenant ELSE (
+        SELECT one.key
+        FROM (
+            SELECT
+                -- include: key_in_payload
+                AS key
+            FROM kombu_message AS message
+            WHERE message.queue_id = fair.id AND message.flow_key = busy.flow_key AND NOT message.visible
+              AND message.flow_key IS NOT NULL
+            LIMIT 1
+        ) AS one
+        WHERE hashtextextended(one.key, 0) = busy.flow_key
+    ) END,
     lpad(to_hex(busy.flow_key), 16, '0'), own.max_running, own.per_second, own.burst, own.refuse, busy.running,
     (
         SELECT count(*) FROM (
@@ -113,7 +125,10 @@ WITH fair AS MATERIALIZED (
        OR own.per_second > 0 AND NOT own.refuse
           AND closed.free_at > now() + (own.burst - 1) / own.per_second * interval '1 second'
 )
-SELECT fair.name, CASE WHEN hashtextextended(first.tenant_id::text, 0) = held.flow_key THEN first.tenant_id::text END,
+SELECT fair.name, CASE
+        WHEN hashtextextended(first.tenant_id::text, 0) = held.flow_key THEN first.tenant_id::text
+        WHEN hashtextextended(first.key, 0) = held.flow_key THEN first.key
+    END,
     lpad(to_hex(held.flow_key), 16, '0'), held.max_running, held.per_second, held.running, (
         SELECT count(*) FROM (
             SELECT FROM kombu_message AS message
@@ -125,7 +140,10 @@ SELECT fair.name, CASE WHEN hashtextextended(first.tenant_id::text, 0) = held.fl
 FROM held
 JOIN fair ON fair.id = held.queue_id
 CROSS JOIN LATERAL (
-    SELECT message.tenant_id, message.available_at FROM kombu_message AS message
+    SELECT message.tenant_id, message.available_at,
+        -- include: key_in_payload
+        AS key
+    FROM kombu_message AS message
     WHERE message.queue_id = held.queue_id AND message.flow_key = held.flow_key AND message.visible
       AND message.flow_key IS NOT NULL AND message.failures = 0
     ORDER BY 9 - message.priority, message.id + 0
@@ -138,6 +156,11 @@ LIMIT %(limit)s
 -- name: view_fair_queues
 -- takes: queues integer
 SELECT queue.name FROM kombu_queue AS queue WHERE queue.fair ORDER BY queue.name LIMIT %(queues)s
+
+-- name: view_paused
+-- Those of these queues that are paused.
+-- takes: names text[]
+SELECT queue.name FROM kombu_queue AS queue WHERE queue.name = ANY (%(names)s) AND queue.paused
 
 -- name: view_oldest_of_key
 -- For how many seconds the message of a key that is next in each fair queue has been waiting.
