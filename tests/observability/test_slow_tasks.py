@@ -17,8 +17,8 @@ from celery_postgres.database.histogram import CLASSES, class_of
 from celery_postgres.readmodel import ReadModel, thresholds
 from environment.testkit.databases import run
 
-#: What 95 % of the runs of `usual` take at most: the end of their class, about.
-_RUNS_S = 10.0
+#: How long the runs of `usual` take: 95 % end within 116 s, by their class.
+_RUNS_S = 100.0
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def slow(url: str) -> list[str]:
 def test_a_run_is_slow_in_the_metrics_when_it_is_a_problem(app: Celery, database: Any) -> None:
     ended(database.url, "usual", thresholds.FEWEST_RUNS)
     ended(database.url, "rare", thresholds.FEWEST_RUNS - 1)
-    for ran_s, is_slow in ((0.9 * 10 * _RUNS_S, False), (2 * 10 * _RUNS_S, True)):
+    for ran_s, is_slow in ((500.0, False), (2000.0, True)):
         running(database.url, usual=ran_s, rare=3600, unknown=3600)
         found = shown(app)
         both = "longest_run_seconds", "usual_run_seconds"
