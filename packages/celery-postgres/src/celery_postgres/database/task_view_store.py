@@ -125,6 +125,9 @@ class TaskViewStore(Store):
         are found.
         """
         due, number = after or (_EARLIEST, 0)
+        scanned = SCANNED if which.queue is not None else _DUE
+        if after is None and which.task is None and which.tenant is None:
+            scanned = min(scanned, limit)  # each that is read is listed, or comes after those that are
         rows = self._run(
             "view_scheduled",
             queue=which.queue,
@@ -133,7 +136,7 @@ class TaskViewStore(Store):
             tenant=which.tenant,
             names=_patterns(which.task),
             queues=_QUEUES,
-            scanned=_DUE if which.queue is None else SCANNED,
+            scanned=scanned,
             limit=limit,
         )
         found = [message_row(row) for row in rows]
