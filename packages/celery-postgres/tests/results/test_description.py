@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 import pytest
-from celery import Celery, chain, states
+from celery import Celery, chain, chord, states
 from celery.app.task import Context
 
+from celery_postgres.readmodel import ReadModel, State
 from celery_postgres.results.description import description_of, history_of
 from environment.testkit.canvas import answer
 from environment.testkit.databases import rows, run
@@ -142,3 +143,29 @@ def test_what_cannot_be_stored_costs_no_result(make_app: Callable[..., Celery], 
 
 def test_a_client_that_stores_a_state_describes_nothing() -> None:
     assert description_of(None) == history_of(None) == {}
+
+
+def test_what_never_ran_names_the_task_that_failed(pool: Probe) -> None:
+    """Celery stores the failure of a part as that of the rest of its chain, and of the body of its chord."""
+    fails, add = pool.app.signature("probe.fail", ("tag",)), pool.app.signature("probe.add", (1,))
+    last = chain(fails, add, add.clone()).apply_async()
+    body = chord([pool.app.signature("probe.fail", ("other",))])(pool.app.signature("probe.total"))
+    for one in (last, body):
+        with pytest.raises(Exception, match=r"."):
+            answer(one)
+    first = last.parent.parent
+    never = "SELECT name, root_id, parent_id, worker, started_at FROM celery_taskmeta WHERE task_id = :id"
+    assert rows(pool.url, never, id=last.id) == [("probe.add", first.id, first.id, None, None)]
+    assert rows(pool.url, never, id=last.parent.id) == [("probe.add", first.id, first.id, None, None)]
+    ((name, _, parent, worker, _),) = rows(pool.url, never, id=body.id)
+    assert (name, parent, worker) == ("probe.total", body.parent.results[0].id, None)
+    with closing(ReadModel(pool.url)) as model:
+        found, failed = model.task(last.id), model.task(first.id)
+        assert found is not None
+        assert failed is not None
+        assert (found.never_ran, found.attempts, found.row.state) == (True, (), State.FAILED)
+        assert (failed.never_ran, len(failed.attempts)) == (False, 1)
+        for one in (found, failed):
+            canvas = model.canvas(one)
+            assert canvas is not None
+            assert {member.task_id for member in canvas.members} == {first.id, last.parent.id, last.id}

@@ -31,7 +31,7 @@ from celery_postgres.readmodel.overdue import Lateness
 from celery_postgres.readmodel.pages import Page, page
 from celery_postgres.readmodel.past import HOUR, Past, PastViews, Span
 from celery_postgres.readmodel.problem import Problem
-from celery_postgres.readmodel.task import Task, attempts_of, children_of, origin_of, row_of
+from celery_postgres.readmodel.task import Task, attempts_of, children_of, never_ran, origin_of, row_of
 
 PAGE = 50
 _NEXT = 20
@@ -229,6 +229,7 @@ class ReadModel:
             None if stored is None else stored.result,
             children_of(None if stored is None else stored.children),
             tuple(dead),
+            never_ran(stored),
         )
 
     def canvas(self, task: Task) -> Canvas | None:

@@ -93,6 +93,7 @@ class Task:
         result: the bytes of its result or its exception, for `operations.load_result`; the same care.
         children: ids of the tasks that it sent.
         dead_letters: its dead letters, the newest first.
+        never_ran: it failed because its parent did, before it was sent.
     """
 
     row: TaskRow
@@ -104,6 +105,7 @@ class Task:
     result: bytes | None = None
     children: tuple[str, ...] = ()
     dead_letters: tuple[TaskRow, ...] = ()
+    never_ran: bool = False
 
 
 #: A result and its attempt have the times at which one after the other was made, in one process.
@@ -151,7 +153,7 @@ def attempts_of(
             letters, stand there once.
     """
     found = []
-    if stored is not None and stored.row.state is not State.RUNNING:
+    if stored is not None and stored.row.state is not State.RUNNING and not never_ran(stored):
         row = stored.row
         error = row.error or next((one.error for one in past if _is_of(one, stored)), None)
         found.append(
@@ -179,6 +181,13 @@ def attempts_of(
         elif untold:
             found.append(Attempt(message.state, None, None, None, lost=untold))
     return tuple(sorted(found, key=lambda one: (one.ended_at is None, str(one.ended_at or one.began_at or ""))))
+
+
+def never_ran(stored: StoredResult | None) -> bool:
+    """Whether a stored failure is that of the task before it: no worker ran this one."""
+    if stored is None or stored.row.state is not State.FAILED or stored.parent_id is None:
+        return False
+    return stored.row.worker is None and stored.started_at is None
 
 
 def _past(one: PastAttempt) -> Attempt:

@@ -21,6 +21,7 @@ from celery_postgres.database.chord_store import ChordStore, DueChord
 from celery_postgres.errors import is_temporary
 from celery_postgres.results.canvas import contexts_of, errbacks_of, last_of, without
 from celery_postgres.results.columns import text
+from celery_postgres.results.never_ran import Cause, because_of
 from celery_postgres.results.recording import RecordingBackend
 from celery_postgres.results.serializer import load
 
@@ -129,6 +130,16 @@ def _call(backend: RecordingBackend, chord_id: str, callback: Any, chord: DueCho
 def _fail(backend: RecordingBackend, callback: Any, error: ChordError) -> None:
     last = last_of(callback)
     contexts = contexts_of(last)
+    part_id = getattr(error, "part_id", None)
+    bodies = [maybe_signature(one, app=backend.app) for one in (last.tasks if isinstance(last, group) else [last])]
+    names = {str(one.id): str(one.task) for one in map(last_of, bodies) if one.id}
+    with because_of(Cause(part_id, names=names) if part_id else None):
+        _fail_body(backend, last, contexts, error)
+    # Before the chord is deleted: if this process died in between, clients would wait for the body without end.
+    backend.flush()
+
+
+def _fail_body(backend: RecordingBackend, last: Any, contexts: list[Any], error: ChordError) -> None:
     # Celery gives the errbacks of a chord to the chords in its header too. The header's chords fail with them, and call
     # them then.
     outer = [errback for context in contexts if context.chord for errback in _errbacks(backend, context.chord)]
@@ -151,8 +162,6 @@ def _fail(backend: RecordingBackend, callback: Any, error: ChordError) -> None:
     for context in contexts:
         if context.chord:
             backend.on_chord_part_return(context, states.FAILURE, error)
-    # Before the chord is deleted: if this process died in between, clients would wait for the body without end.
-    backend.flush()
 
 
 def _errbacks(backend: RecordingBackend, body: Any) -> list[Any]:
@@ -172,6 +181,7 @@ def _joined(backend: RecordingBackend, chord_id: str, chord: DueChord) -> list[A
             value = backend.exception_to_python(value)
         if part.status in states.PROPAGATE_STATES:
             raised = ChordError(f"Dependency {part.task_id} raised {value!r}")
+            raised.part_id = part.task_id  # type: ignore[attr-defined]  # for the body, which never runs
             raised.__cause__ = value if isinstance(value, BaseException) else None
             raise raised
         values[part.task_id] = value

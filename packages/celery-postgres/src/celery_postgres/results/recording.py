@@ -29,6 +29,7 @@ from celery_postgres.results.acknowledgement import claim_of_task, continuation_
 from celery_postgres.results.canvas import contexts_of, is_compound, last_of
 from celery_postgres.results.columns import LONGEST_ID, LONGEST_STATE, integer, short, text
 from celery_postgres.results.description import description_of, history_of
+from celery_postgres.results.never_ran import because_of, cause_of, told
 from celery_postgres.results.remembering import RememberingBackend
 from celery_postgres.results.serializer import dump
 from celery_postgres.results.write import Write
@@ -131,7 +132,7 @@ class RecordingBackend(RememberingBackend):
         if self._is_late(request) and continuation_not_sent(exc):
             self._run_again(request, exc)
             return
-        with self._collecting() as write:
+        with self._collecting() as write, because_of(cause_of(task_id, request)):
             try:
                 super().mark_as_failure(
                     task_id, exc, traceback=traceback, request=request, store_result=store_result, call_errbacks=False,
@@ -186,7 +187,9 @@ class RecordingBackend(RememberingBackend):
         elif self.options.describe:
             extended = description_of(request)
         children = self.current_task_children(request)
-        history = history_of(request) if self.options.describe else {}
+        history: dict[str, Any] = {}
+        if self.options.describe:
+            extended, history = told(task_id, extended, history_of(request))
         return Outcome(
             task_id=text(task_id),
             status=text(state),

@@ -66,7 +66,8 @@ def _error(look: Look, found: Task) -> dict[str, Any] | None:
         return None
     text = found.traceback or ""
     if look.viewer.role in STAFF:
-        lines, note = tracebacks.frames(text), "Of the last attempt. The message is withheld: it may quote data"
+        whose = "Of the task that failed before it" if found.never_ran else "Of the last attempt"
+        lines, note = tracebacks.frames(text), f"{whose}. The message is withheld: it may quote data"
     else:
         lines, note = [], "Of the last attempt. The API shows the messages that quote no data"
     return {
@@ -88,6 +89,10 @@ def _advice(look: Look, found: Task, *, blocked: bool) -> dict[str, str] | None:
     status, staff = found.status, look.viewer.role in STAFF
     queue = status.queue or ""
     link = look.link("queue", name=queue) if staff and queue else ""
+    if found.never_ran:
+        link = look.link("task", id=found.origin.parent_id)
+        text = "A task before it in its chain or chord has failed, and Celery stores that failure as this one's, too."
+        return _advised("It never ran", text, link, "Open the task that failed")
     if found.row.state is State.LOST:
         at = f" at {found.row.changed_at:%H:%M:%S} UTC" if found.row.changed_at else ""
         worker = f" on {found.row.worker}" if staff and found.row.worker else ""
