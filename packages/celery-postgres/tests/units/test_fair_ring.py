@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -114,6 +115,71 @@ def test_a_quiet_key_waits_for_one_revolution() -> None:
     assert set(brought) == set(range(100))
 
 
+def full_ring(keys: int = 100, messages: int = 100) -> tuple[FairRing, Server]:
+    ring, server = FairRing(), Server()
+    for key in range(keys):
+        server.publish(key, messages=messages)
+    ring.found(server.keys())
+    return ring, server
+
+
+def test_keys_give_more_to_a_claim_with_many_places() -> None:
+    """Each key that is asked costs, so fewer are asked where they have much."""
+    ring, server = full_ring()
+    for _ in range(20):
+        asked = ring.turns(64)
+        assert len(claim(ring, server, 64)) == 64
+    assert len(asked) <= 64 // FairRing.QUANTUM + 1
+
+
+def test_a_claim_with_few_places_takes_one_of_each_key() -> None:
+    ring, server = full_ring()
+    for _ in range(20):
+        assert len({key for key, _, _ in claim(ring, server, FairRing.FEWEST)}) == FairRing.FEWEST
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_claim_stays_full_where_most_keys_give_one(*, in_order: bool) -> None:
+    """As many are asked as it has places."""
+    ring, server = full_ring(keys=300, messages=1)
+    server.publish(300, messages=1000)
+    known = server.keys()
+    ring.found(replace(one, in_order=in_order and one.key < 300) for one in known)
+    brought = [len(claim(ring, server, 64)) for _ in range(4)]
+    assert min(brought) >= 60
+
+
+def test_a_key_that_comes_now_comes_before_those_that_wait() -> None:
+    ring, server = full_ring()
+    for key in (1001, 1002, 1003):
+        server.publish(key)
+        ring.came(ReadyKey(key, 0, server.ready[key, 0][0]))
+    assert [key for key, _, _ in claim(ring, server, 6)] == [1001, 0, 1002, 1, 1003, 2]
+
+
+def test_a_key_that_comes_again_and_again_waits_for_its_turn() -> None:
+    ring, server = full_ring()
+    got: Counter[int] = Counter()
+    for _ in range(100):
+        server.publish(1001)
+        ring.came(ReadyKey(1001, 0, server.ready[1001, 0][0]))
+        got.update(key for key, _, _ in claim(ring, server, 10))
+    assert got[1001] <= 12
+    assert min(got[key] for key in range(100)) >= 9
+
+
+def test_keys_that_come_now_leave_places_for_those_that_wait() -> None:
+    """As many as a claim has places come with each: half of the places are left, and the ring grows."""
+    ring, server = full_ring()
+    got: Counter[int] = Counter()
+    for key in range(1000, 1200):
+        for new in range(10):
+            server.publish(key * 100 + new)
+            ring.came(ReadyKey(key * 100 + new, 0, server.ready[key * 100 + new, 0][0]))
+        got.update(key for key, _, _ in claim(ring, server, 10))
+    assert min(got[key] for key in range(100)) >= 3
+
+
 def test_a_closed_key_is_asked_again_after_a_second_or_an_ack(clock: Clock) -> None:
     ring, server = FairRing(), Server(limits={1: 2})
     server.publish(1, messages=5)
@@ -191,7 +257,13 @@ class Ring(RuleBasedStateMachine):
     def discover(self) -> None:
         self.ring.found(self.server.keys())
 
-    @rule(places=st.integers(1, 12))
+    @rule(key=st.integers(0, 9), priority=st.sampled_from([0, 3, 9]))
+    def come(self, key: int, priority: int) -> None:
+        self.server.publish(key, priority)
+        newest = self.server.ready[key, priority][-1]
+        self.ring.came(ReadyKey(key, priority, newest, self.server.weights.get(key, 1)))
+
+    @rule(places=st.integers(1, 12) | st.sampled_from([32, 64, 200]))
     def claim(self, places: int) -> None:
         for one in claim(self.ring, self.server, places):
             assert one[2] not in self.seen

@@ -90,7 +90,7 @@ def send(
         claims.reconcile_soon()
         raise
     policy.succeeded(plan, result)
-    fairness.claimed(plan.turns, plan.limit, result)
+    fairness.claimed(plan.turns, plan.limit, result, time.monotonic() - plan.begun)
     with_acks = sum(one.queue_id in plan.queues for one in result.messages)
     # An idle worker among two others gets three heartbeats of theirs in 2 s, which are no measure of its work. Nor is a
     # look for what has failed before, which asks no key.

@@ -1,7 +1,8 @@
 """Whose turn it is among the keys of a fair queue.
 
-Deficit round robin: in a turn a key may give as many messages as its weight, or more where few keys are there, so that
-no place stays empty. What a claim had no place for is owed to the key, which keeps its place in the ring.
+Deficit round robin: in a turn a key may give as many messages as its weight, or a few times that, or more where few
+keys are there, so that no place stays empty. What a claim had no place for is owed to the key, which keeps its place in
+the ring.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from celery_postgres.database.flow import Closed, ReadyKey, Turn
 
@@ -44,19 +46,30 @@ class _Lane:
     def priority(self) -> int:
         return max(self.first)
 
+    def share(self, rounds: int) -> int:
+        """The most that it may give in its turn."""
+        return self.owed or self.weight * rounds
+
     def turn(self, key: int, rounds: int) -> Turn:
         if self.in_order:
             # From the beginning: a retry keeps its place, before what was claimed since. One more than it may give, so
             # that it is closed until that one is acknowledged.
             return Turn(key, self.priority, 0, 2, in_order=True)
-        return Turn(key, self.priority, self.first[self.priority], self.owed or self.weight * rounds)
+        return Turn(key, self.priority, self.first[self.priority], self.share(rounds))
 
 
 class FairRing:
     """The keys of a queue, in the order of their turns."""
 
-    #: Keys in one claim. Each costs the server 10 to 20 us beside its messages.
+    #: Keys in one claim. Each costs the server and the consumer some 10 us beside its messages, with a limit 15.
     LANES = 64
+    #: In a claim of `FEWEST` times so many places or more, a key may give so many messages for one of its weight.
+    QUANTUM = 4
+    #: For so many keys a claim has places, as long as it has any, before one may give a second message. So a key has no
+    #: more than a sixteenth of what a consumer claims ahead, which is 50 ms of its work.
+    FEWEST = 16
+    #: How much the latest claim counts in the average of what keys gave of their shares.
+    LATEST = 0.25
     #: A key that is closed is asked again after so long at the latest: another consumer may have acknowledged, and an
     #: operator may have changed the limit.
     PARKED_S = 1.0
@@ -68,9 +81,15 @@ class FairRing:
     MOST = 20_000
 
     def __init__(self) -> None:
-        #: By key and priority, where the scan began when the key left the ring; of the latest ones.
-        self._left: dict[tuple[int, int], int] = {}
+        #: By key and priority, where the scan began when the key left the ring, and which turn that was; of the latest.
+        self._left: dict[tuple[int, int], tuple[int, float]] = {}
         self._open: dict[int, _Lane] = {}
+        #: Those of them that have come now, and have had no turn in the latest revolution.
+        self._first: dict[int, None] = {}
+        #: How many turns there were.
+        self._turns = 0
+        #: What keys give of their shares, on average. Where most have little, more of them are asked.
+        self._given = 1 / self.QUANTUM
         self._closed: dict[int, _Lane] = {}
         self._openings: list[tuple[float, int]] = []
         #: Until when the limits of the whole queue have closed it.
@@ -105,23 +124,36 @@ class FairRing:
     def came(self, one: ReadyKey) -> None:
         """A message of this key came; there may be older ones, unless the key was known before."""
         lane = self._open.get(one.key) or self._closed.get(one.key)
+        known, left = self._left.get((one.key, one.priority), (0, -math.inf))
+        if lane is None and self._turns - left >= len(self._open):
+            self._first[one.key] = None
         if lane is None or one.priority not in lane.first:
-            known = self._left.get((one.key, one.priority), 0)
             one = replace(one, first_id=min(known, one.first_id))
         self.found([one])
 
     def turns(self, places: int) -> list[Turn]:
         """Who comes next, for a claim of so many messages. The shares together may be more than that."""
         self._open_due()
-        chosen: list[tuple[int, _Lane]] = []
-        weights = 0
-        for key, lane in self._open.items():
-            if len(chosen) == self.LANES or weights >= places:
+        quantum = max(1, min(self.QUANTUM, places // self.FEWEST))
+        chosen: dict[int, _Lane] = {}
+        weights, expected = 0, 0.0
+        for key in self._in_turn():
+            if len(chosen) == self.LANES or expected >= places:
                 break
-            chosen.append((key, lane))
-            weights += lane.owed or lane.weight
-        rounds = max(1, -(-places // weights)) if weights else 0
-        return [lane.turn(key, rounds) for key, lane in chosen]
+            if key not in chosen:
+                lane = chosen[key] = self._open[key]
+                weights += lane.owed or lane.weight
+                share = lane.share(quantum)
+                expected += 1 if lane.in_order or quantum == 1 else max(1, share * self._given)
+        rounds = max(quantum, -(-places // weights)) if weights else 0
+        return [lane.turn(key, rounds) for key, lane in chosen.items()]
+
+    def _in_turn(self) -> Iterator[int]:
+        """The keys of the ring in their order. Every second is one that has come now, as long as there is one."""
+        first = iter(self._first)
+        for key in self._open:
+            yield from islice(first, 1)
+            yield key
 
     def took(
         self, turns: Sequence[Turn], taken: Mapping[int, Taken], closed: Mapping[int, Closed], *, full: bool
@@ -136,21 +168,27 @@ class FairRing:
                 have more than they gave.
         """
         last = max((at for at, turn in enumerate(turns) if turn.key in taken), default=-1)
+        shares = given = 0
         for at, turn in enumerate(turns):
             lane = self._open[turn.key]
-            given = taken.get(turn.key)
-            count = 0 if given is None else given.count
-            if given is not None:
-                lane.first[turn.priority] = given.highest_id + 1
+            brought = taken.get(turn.key)
+            count = 0 if brought is None else brought.count
+            if brought is not None:
+                lane.first[turn.priority] = brought.highest_id + 1
             limit = closed.get(turn.key)
             if full and at >= last and count < turn.share:
-                lane.owed = turn.share - count
-            elif limit is not None and count >= limit.places:
+                if count:
+                    lane.owed = turn.share - count
+                continue
+            shares, given = shares + turn.share, given + count
+            if limit is not None and count >= limit.places:
                 self._close(turn.key, lane, limit.opens_in_s)
             else:
                 if count < turn.share:
                     self._leave(turn.key, turn.priority, lane)  # others hold the rest, if there is any
                 self._to_the_end(turn.key, lane)
+        if shares:
+            self._given += self.LATEST * (given / shares - self._given)
 
     def acknowledged(self, key: int) -> None:
         """A message of this key was acknowledged: its limit, and that of the queue, may allow another."""
@@ -183,7 +221,7 @@ class FairRing:
             self._reopen(key, self._closed[key])
 
     def _close(self, key: int, lane: _Lane, opens_in_s: float | None) -> None:
-        del self._open[key]
+        self._take_out(key)
         self._closed[key] = lane
         # Whole fractions of a second: so those for which this is a guess are asked together.
         most = time.monotonic() + self.PARKED_S * max(1.0, len(self._closed) / self.PARKED)
@@ -201,12 +239,18 @@ class FairRing:
         if len(self) >= self.MOST:
             for priority in list(lane.first):
                 self._leave(key, priority, lane)
-        del self._open[key]
+        self._take_out(key)
         if lane.first:
             self._open[key] = lane
 
+    def _take_out(self, key: int) -> None:
+        """Its turn has ended."""
+        del self._open[key]
+        self._first.pop(key, None)
+        self._turns += 1
+
     def _leave(self, key: int, priority: int, lane: _Lane) -> None:
         self._left.pop((key, priority), None)
-        self._left[key, priority] = lane.first.pop(priority)
+        self._left[key, priority] = (lane.first.pop(priority), self._turns)
         if len(self._left) > self.MOST:
             del self._left[next(iter(self._left))]

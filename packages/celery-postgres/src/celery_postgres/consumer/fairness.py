@@ -54,8 +54,12 @@ class Fairness:
     WALK_SHARE = 3
     #: Known keys of a queue from which on no page is read, and a key that has had its turn is forgotten until one is.
     MOST = FairRing.MOST
-    #: While keys have messages, and the latest claim from everything else brought nothing, the next comes so late.
-    REST_S = 0.05
+    #: While keys have messages, and the latest claim from everything else brought nothing, the next comes so late. It
+    #: takes one part in so many of the time, as long as four times `REST_S` allow that.
+    REST_S, REST_SHARE = 0.05, 50
+    #: What was claimed here is kept until a key is closed, which is to be asked again after an ack, or until there is
+    #: so much of it.
+    RUNNING = 1000
 
     def __init__(self, store: FairStore, holds: Callable[[Claim], bool]) -> None:
         """No fair queue yet.
@@ -142,6 +146,8 @@ class Fairness:
 
     def _reopen(self) -> None:
         """Ask those keys again of which a message has been acknowledged here."""
+        if len(self._running) < self.RUNNING and not self.any_closed:
+            return
         for claim in [claim for claim in self._running if not self._holds(claim)]:
             queue, key = self._running.pop(claim)
             self._keys[queue].ring.acknowledged(key)
@@ -197,14 +203,15 @@ class Fairness:
         pause = max(self.PAGE_S, self.PAGE_SHARE * (now - begun)) if keys.walked else self.WALK_SHARE * (now - begun)
         keys.next_page = now + pause
 
-    def claimed(self, turns: Turns | None, limit: int, result: ClaimResult) -> None:
-        """Note what a claim of at most `limit` messages has brought."""
+    def claimed(self, turns: Turns | None, limit: int, result: ClaimResult, took_s: float = 0.0) -> None:
+        """Note what a claim of at most `limit` messages has brought, and how long it took."""
         now = time.monotonic()
         for one in result.messages:
             if one.flow_key is not None and one.queue_id in self._keys:
-                self._running[one.claim] = (one.queue_id, one.flow_key)
+                self._running[one.id, one.fence] = (one.queue_id, one.flow_key)
         if turns is None:
-            self._others_at = now if result.messages else now + self.REST_S
+            rest = min(max(self.REST_S, self.REST_SHARE * took_s), 4 * self.REST_S)
+            self._others_at = now if result.messages else now + rest
             self._looks_again = self._looks_again or result.keyed_wait
             self._due_at = None if result.due_in_s is None else now + result.due_in_s
             return
@@ -215,10 +222,11 @@ class Fairness:
         self._keys[turns.queue].failed = not result.one_had_failed
         if result.one_had_failed:
             return  # what the turns would have brought was left
-        by_key: dict[int | None, list[int]] = {}
+        by_key: dict[int, list[int]] = {}
         for one in result.messages:
-            by_key.setdefault(one.flow_key, []).append(one.id)
-        taken = {key: Taken(len(ids), max(ids)) for key, ids in by_key.items() if key is not None}
+            if one.flow_key is not None:
+                by_key.setdefault(one.flow_key, []).append(one.id)
+        taken = {key: Taken(len(ids), max(ids)) for key, ids in by_key.items()}
         ring, whole = self._keys[turns.queue].ring, result.queue_closed
         closed = whole is not None and len(result.messages) >= whole.places
         ring.took(turns.turns, taken, result.closed, full=closed or len(result.messages) >= limit)
