@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from celery_postgres.consumer import fair_ring, fairness
+from celery_postgres.consumer import ended_transactions, fair_ring, fairness
 from celery_postgres.consumer.fairness import Fairness
 from celery_postgres.database.fair_store import Look
 from celery_postgres.database.flow import Closed, ReadyKey, Turn, Turns
@@ -50,6 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(fair_ring, "time", clock)
     monkeypatch.setattr(fairness, "time", clock)
+    monkeypatch.setattr(ended_transactions, "time", clock)
     return clock
 
 
@@ -63,20 +64,22 @@ def turns(clock: Clock, store: Store) -> Fairness:
     return Fairness(store, lambda claim: False)  # type: ignore[arg-type]
 
 
-def brought(*messages: tuple[int, int], failed: bool = False, keyed_wait: bool = False, **closed: int) -> ClaimResult:
+def brought(
+    *messages: tuple[int, int], failed: bool = False, keyed_wait: bool = False, snapshot: str = "1:1:", **closed: int
+) -> ClaimResult:
     """Of a claim: messages by key and id, and the keys that are closed."""
     made = [ClaimedMessage(one, QUEUE, 2, 0, int(failed), None, None, False, key, "") for key, one in messages]
     limits = {int(key.removeprefix("key_")): Closed(places, None) for key, places in closed.items()}
-    return ClaimResult(made, None, failed, Snapshot.parse("1:1:"), limits, keyed_wait)
+    return ClaimResult(made, None, failed, Snapshot.parse(snapshot), limits, keyed_wait)
 
 
-def next_turns(turns: Fairness, places: int = 10) -> list[Turn]:
+def next_turns(turns: Fairness, places: int = 10, snapshot: str = "1:1:") -> list[Turn]:
     """Whose turn it is, apart from what is claimed from everything else."""
     for _ in range(4):
         found = turns.turns([QUEUE], places)
         if found is not None and found.turns:
             return list(found.turns)
-        turns.claimed(found, places, brought())
+        turns.claimed(found, places, brought(snapshot=snapshot))
     return []
 
 
@@ -180,3 +183,22 @@ def test_all_keys_are_read_at_once_by_a_consumer_that_begins(turns: Fairness, st
     next_turns(turns)
     next_turns(turns)
     assert store.asked.count("ready_keys") == pages
+
+
+def claims(turns: Fairness, store: Store, clock: Clock, seconds: float, snapshot: str = "1:1:") -> int:
+    """Claim each 50 ms for so long; returns how many pages that has read."""
+    before = store.asked.count("ready_keys")
+    for _ in range(round(seconds / 0.05)):
+        asked = next_turns(turns, 3, snapshot)
+        turns.claimed(Turns(QUEUE, asked), 3, brought(*[(one.key, one.lowest_id) for one in asked], snapshot=snapshot))
+        clock.now += 0.05
+    return store.asked.count("ready_keys") - before
+
+
+def test_pages_come_less_often_while_no_key_can_have_been_missed(turns: Fairness, store: Store, clock: Clock) -> None:
+    store.ids = {key: [key] for key in range(8)}
+    store.look = lambda queues, above: Look(100)  # type: ignore[method-assign]
+    claims(turns, store, clock, 5)
+    assert claims(turns, store, clock, 10, "1:9:7") <= 10 / Fairness.PAGE_S / Fairness.CALM + 1
+    # 7 ends, and may have published before the latest looks: all three pages are read again at their usual pace.
+    assert claims(turns, store, clock, 2, "1:10:") >= 4

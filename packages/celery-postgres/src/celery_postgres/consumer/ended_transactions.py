@@ -9,7 +9,7 @@ from celery_postgres.database.snapshot import Snapshot
 
 
 class EndedTransactions:
-    """All below a number, except those that have run for longer than `LONG_S`.
+    """All below a number, except those that have run for longer than `LONG_S`, or `long_s`.
 
     Long ones are not waited for: one that an application has forgotten would hold the scan position back for hours, as
     it holds vacuum back.
@@ -21,10 +21,11 @@ class EndedTransactions:
     """
 
     LONG_S = 2.0
-    #: Seconds between two notes of how far the numbers were.
+    #: Seconds between two notes of how far the numbers were, at most.
     _STEP_S = 0.1
 
-    def __init__(self) -> None:
+    def __init__(self, long_s: float = LONG_S) -> None:
+        self._long_s, self._step_s = long_s, min(self._STEP_S, long_s / 2)
         self.below = self.next_id = 0
         self.long_ended = False
         #: Transactions with a lower number are long, if they still run.
@@ -42,9 +43,9 @@ class EndedTransactions:
         """
         now = time.monotonic()
         self.next_id = snapshot.next_id
-        if not self._noted or self._noted[-1][0] <= now - self._STEP_S:
+        if not self._noted or self._noted[-1][0] <= now - self._step_s:
             self._noted.append((now, snapshot.next_id))
-        while self._noted[0][0] <= begun - self.LONG_S:
+        while self._noted[0][0] <= begun - self._long_s:
             self._long_below = self._noted.popleft()[1]
         self.below = min((one for one in snapshot.running if one >= self._long_below), default=snapshot.next_id)
         self.long_ended = not full_scan and (self.long_ended or not self._long.issubset(snapshot.running))

@@ -112,14 +112,21 @@ class FairRing:
         """Whether a key waits for its limits, or all keys for those of the queue."""
         return bool(self._closed) or self._opens is not None
 
-    def found(self, keys: Iterable[ReadyKey]) -> None:
-        """These keys have ready messages, none below their first id that is not known already. New keys come last."""
+    def found(self, keys: Iterable[ReadyKey]) -> bool:
+        """These keys have ready messages, none below their first id that is not known already. New keys come last.
+
+        Returns:
+            Whether one of them was not known.
+        """
+        any_new = False
         for one in keys:
             lane = self._open.get(one.key) or self._closed.get(one.key)
             if lane is None:
+                any_new = True
                 lane = self._open[one.key] = _Lane(one.weight)
             lane.weight, lane.in_order = one.weight, lane.in_order or one.in_order
             lane.first[one.priority] = min(one.first_id, lane.first.get(one.priority, one.first_id))
+        return any_new
 
     def came(self, one: ReadyKey) -> None:
         """A message of this key came; there may be older ones, unless the key was known before."""

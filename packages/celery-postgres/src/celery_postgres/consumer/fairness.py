@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
+from celery_postgres.consumer.ended_transactions import EndedTransactions
 from celery_postgres.consumer.fair_ring import FairRing, Taken
 from celery_postgres.database.fair_store import BEGINNING, FairStore, Look
 from celery_postgres.database.flow import Turns
@@ -17,6 +18,7 @@ class _Keys:
 
     Attributes:
         walked: all keys were read once.
+        rounds: so often the walk is to come to its end at its usual pace: there may be a key that no look has found.
         failed: whether the next claim may bring a message that has failed before. Not twice in a row: it comes alone,
             and a key whose messages all fail would keep the others waiting.
     """
@@ -26,6 +28,7 @@ class _Keys:
         self.cursor = BEGINNING
         self.next_page = 0.0
         self.walked = False
+        self.rounds = 1
         self.failed = True
 
     @property
@@ -50,6 +53,8 @@ class Fairness:
     NEWEST_SHARE = 20
     #: A page of the keys is read so often, and takes one part in so many of the time.
     PAGE_S, PAGE_SHARE = 0.25, 20
+    #: A page comes so many times later while there is no reason to believe that a key was missed.
+    CALM = 4
     #: The same until all keys were read once: those on the first pages would have all the turns.
     WALK_SHARE = 3
     #: Known keys of a queue from which on no page is read, and a key that has had its turn is forgotten until one is.
@@ -72,6 +77,8 @@ class Fairness:
         self._keys: dict[int, _Keys] = {}
         #: The greatest ids of the latest looks, each with its time; the first is older than `LATE_S`.
         self._greatest_ids: deque[tuple[float, int]] = deque([(0.0, 0)])
+        #: The looks may miss what those have published that ran for as long as `LATE_S`, or nearly.
+        self._ended = EndedTransactions(self.LATE_S - 0.1)
         self._next_newest = self._others_at = self._brought_at = 0.0
         self._others_were_next = False
         #: When the next scheduled message is due, by the latest claim.
@@ -182,6 +189,8 @@ class Fairness:
         look = self._store.look(queues, seen[0][1])
         if look.greatest_id < seen[-1][1]:
             seen.clear()  # this is another server, or a restored database
+        if not seen or look.greatest_id - seen[0][1] > FairStore.NEWEST:
+            self._walk_again()
         seen.append((now, look.greatest_id))
         while len(seen) > 1 and seen[1][0] <= now - self.LATE_S:
             seen.popleft()
@@ -195,17 +204,30 @@ class Fairness:
         if not page and keys.cursor != BEGINNING:
             keys.walked = True
             page = self._store.ready_keys(queue)
-        keys.ring.found(page)
+        if keys.ring.found(page):
+            keys.rounds = 2
         full = len(page) == self._store.KEYS
         keys.cursor = (page[-1].key, 9 - page[-1].priority) if full else BEGINNING
         keys.walked = keys.walked or not full
+        keys.rounds = max(0, keys.rounds - (not full))
         now = time.monotonic()
         pause = max(self.PAGE_S, self.PAGE_SHARE * (now - begun)) if keys.walked else self.WALK_SHARE * (now - begun)
-        keys.next_page = now + pause
+        keys.next_page = now + pause * (1 if keys.rounds else self.CALM)
+
+    def _walk_again(self) -> None:
+        """From where the walk is to the end, and from the beginning to there."""
+        for keys in self._keys.values():
+            if not keys.rounds:
+                keys.next_page -= (self.CALM - 1) / self.CALM * max(0.0, keys.next_page - time.monotonic())
+            keys.rounds = 2
 
     def claimed(self, turns: Turns | None, limit: int, result: ClaimResult, took_s: float = 0.0) -> None:
         """Note what a claim of at most `limit` messages has brought, and how long it took."""
         now = time.monotonic()
+        self._ended.note(result.snapshot, now - took_s)
+        if self._ended.long_ended:
+            self._ended.long_ended = False
+            self._walk_again()
         for one in result.messages:
             if one.flow_key is not None and one.queue_id in self._keys:
                 self._running[one.id, one.fence] = (one.queue_id, one.flow_key)
