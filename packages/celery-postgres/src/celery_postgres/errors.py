@@ -65,14 +65,22 @@ class FlowError(CeleryPostgresError, ValueError):
 class RateLimited(FlowError):  # noqa: N818  what has happened, and no fault of the program
     """A rate limit refuses messages: nothing was published, neither this message nor those that go with it.
 
-    `retry_in_s`: seconds until the same would be admitted; None if it never is (a rate of 0, a batch above the burst).
+    Attributes:
+        queue: the queue.
+        key: the `flow_key` of a refused message; empty if it has none.
+        retry_in_s: seconds until the same messages would be admitted, if nothing else is published. None if they never
+            are: the rate is 0, or more messages were published together than the burst. Publish fewer together, or
+            change the limit.
     """
 
     def __init__(self, queue: str, key: str, retry_in_s: float | None) -> None:
-        when = "not until the limit changes" if retry_in_s is None else f"in {max(retry_in_s, 0.001):.3f} s"
-        super().__init__(
-            f"not published: a rate limit of the queue {queue!r} refuses the key {key!r}; try again {when}"
+        when = (
+            "waiting does not help, because its rate is 0 or its burst is less than what is published together"
+            if retry_in_s is None
+            else f"try again in {max(retry_in_s, 0.001):.3f} s"
         )
+        whose = f"the key {key!r}" if key else "messages without a key"
+        super().__init__(f"not published: a rate limit of the queue {queue!r} refuses {whose}; {when}")
         self.queue, self.key, self.retry_in_s = queue, key, retry_in_s
 
     def __reduce__(self) -> tuple[type[RateLimited], tuple[str, str, float | None]]:

@@ -321,9 +321,47 @@ def test_a_refusal_in_bulk_publishes_and_takes_nothing(
     assert scalar(url, "SELECT count(*) FROM kombu_message") == 4
     # The places of the others were given back.
     bulk("b", "b", "c", "c", "c", "a")
-    with pytest.raises(RateLimited, match="not until the limit changes"):
+    with pytest.raises(RateLimited, match=r"the key 'd'; waiting does not help, because .* its burst is less") as e:
         bulk("d", "d", "d", "d")
+    assert e.value.retry_in_s is None
+    broker.set_limit("q", per_second=0, refuse=True)
+    with pytest.raises(
+        RateLimited, match="refuses messages without a key; waiting does not help, because its rate is 0"
+    ):
+        app.send_task("t", queue="q")
     assert scalar(url, "SELECT count(*) FROM kombu_message") == 11
+
+
+def test_a_call_that_publishes_nothing_takes_no_place(
+    plain_database: Any, broker: Operations, make_app: Callable[[str], Any]
+) -> None:
+    import celery_postgres
+
+    url = plain_database.url
+    fill(url, 0)
+    app = make_app(url)
+    broker.set_limit("q", key="*", per_second=0.01, burst=3, refuse=True)
+
+    def send(unique: str, **options: Any) -> None:
+        how = {"flow_key": "a", "unique_key": unique, "unique_conflict": "return"}
+        app.send_task("t", queue="q", headers=how, **options)
+
+    for _ in range(4):
+        send("one")
+        send("two")
+    with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
+        for unique in ("one", "three", "two"):
+            send(unique, producer=producer)
+    for _ in range(4):
+        app.send_task("t", queue="q", headers={"flow_key": "a", "unique_key": "one", "unique_conflict": "replace"})
+    assert scalar(url, "SELECT count(*) FROM kombu_message") == 3
+    with pytest.raises(RateLimited):
+        send("four")
+    # What was refused holds no key, and replaces nothing.
+    assert scalar(url, "SELECT count(*) FROM kombu_message") == 3
+    broker.remove_limit("q", key="*")
+    send("four")
+    assert scalar(url, "SELECT count(*) FROM kombu_message") == 4
 
 
 def test_a_refusal_leaves_a_callers_transaction_usable(
@@ -437,6 +475,14 @@ def test_limits_by_the_tool(plain_database: Any, tool: Callable[..., Any]) -> No
         (("limits", "set", "q", "--key", "k" * 10_000, "--concurrency", "1"), "a flow_key has at most 200 characters"),
         (("limits", "set", "q", "--key", "", "--concurrency", "1"), "the empty key is that of messages without one"),
         (("limits", "remove", "q", "--key", "k"), "q --key k has no limits"),
+        (("limits", "set", "q", "--per-minute", "-5"), "a rate is 0, or 0.00060 to 60000000 per minute, and not -5"),
+        (("limits", "set", "q", "--key", "\udcff", "--concurrency", "1"), "a flow_key has half of a surrogate pair"),
+        (("limits", "set", "\udcff", "--concurrency", "1"), "there is no queue '\\udcff'"),
+        (("limits", "list", "a\0b"), "there is no queue 'a\\x00b'"),
+        (("fair", "\udcff"), "there is no queue '\\udcff'"),
+        (("drain", "q", "--key", "0", "--wait", "nan"), "the time to wait is 0 seconds or more, and not nan"),
+        (("drain", "q", "--key", "0", "--wait", "-1"), "the time to wait is 0 seconds or more, and not -1"),
+        (("drain", "q", "--key", "*"), "`*` is no key of a message"),
         (("fair", "nowhere", "on"), "there is no queue 'nowhere'"),
         (("drain", "plain", "--key", "k"), "the queue 'plain' is not fair"),
         (("purge", "plain", "--key", "k", "--yes"), "the queue 'plain' is not fair"),
@@ -454,6 +500,40 @@ def test_bad_input_is_one_line(
     assert error.startswith(f"celery_postgres: {said}")
     assert error.count("\n") == 1
     assert scalar(plain_database.url, "SELECT count(*) FROM kombu_limit") == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"concurrency": True}, "a concurrency is 0 to 2147483647, and not True"),
+        ({"key": "k", "weight": True}, "a weight is 1 to 100, and not True"),
+        ({"per_second": 1.0, "burst": False}, "a burst is 1 to 1000000, and not False"),
+        ({"per_second": True}, "a rate is 0, or .* and not True"),
+        ({"per_second": "1"}, "a rate is 0, or .* and not a str"),
+        ({"per_second": 10**5000}, "a rate is 0, or .* and not a number of 16610 bits"),
+        ({"concurrency": 10**5000}, "a concurrency is .* and not a number of 16610 bits"),
+        ({"per_second": 1.0, "refuse": "no"}, "refuse is True or False, and not a str"),
+        ({"key": "a\0b", "concurrency": 1}, "a flow_key has a NUL character"),
+        ({"key": 7, "concurrency": 1}, "a flow_key is a text .* not int"),
+    ],
+)
+def test_a_limit_of_a_wrong_type_is_one_line(
+    plain_database: Any, broker: Operations, given: dict[str, Any], said: str
+) -> None:
+    fill(plain_database.url, 1)
+    with pytest.raises(FlowError, match=f"^{said}"):
+        broker.set_limit("q", **given)
+    assert broker.limits() == []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\udcff"])
+def test_a_name_that_cannot_be_stored_is_one_line(broker: Operations, name: str) -> None:
+    for ask in (lambda: broker.limits(key=name), lambda: broker.purge_key("q", name)):
+        with pytest.raises(FlowError, match=r"^a flow_key has (a NUL|half of a surrogate)"):
+            ask()
+    for ask in (lambda: broker.limits(name), lambda: broker.remove_limit(name), lambda: broker.set_fair(name)):
+        with pytest.raises(FlowError, match=r"^there is no queue"):
+            ask()
 
 
 def test_a_queue_becomes_fair_and_ceases_to_be(

@@ -505,6 +505,13 @@ def test_wrong_arguments_are_celerys_type_error(app: Celery) -> None:
         {"unique_key": "x", "debounce": 10**400},
         {"debounce": 3},
         {"unique_key": "x", "debounce": 3, "unique_conflict": "raise"},
+        {"unique_key": "x", "debounce": [1]},
+        {"unique_until": "done"},
+        {"unique_conflict": "raise"},
+        {"flow_key": "a\0b"},
+        {"flow_key": "\udcff"},
+        {"flow_key": 7},
+        {"flow_key": "*"},
     ],
 )
 def test_wrong_headers_are_one_error_and_nothing_is_published(
@@ -527,6 +534,9 @@ def test_wrong_headers_are_one_error_and_nothing_is_published(
         {"debounce": 3},
         {"debounce": 3, "unique": "x", "until": "done"},
         {"debounce": "3", "unique": "x"},
+        {"debounce": (1,), "unique": "x"},
+        {"key": "*"},
+        {"key": "a\0b"},
     ],
 )
 def test_a_wrong_flow_is_refused_where_it_is_written(arguments: Any) -> None:

@@ -104,7 +104,7 @@ class DeclaringChannel(virtual.Channel):  # type: ignore[misc]
         return Declared(queue, lambda: self._size(queue))
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **options: Any) -> None:
-        names.check("a queue", queue, names.MAX_QUEUE_LENGTH, (50, 10), "Channel.queue_declare")
+        names.check("a queue", queue, names.MAX_QUEUE_LENGTH, (50, 10), "Channel.queue_declare", min_length=1)
         arguments = options.get("arguments") or {}
         if arguments.get("x-expires") is not None:
             self.queues_at(queue).drop_if_expired(queue)

@@ -11,6 +11,7 @@ from typing import Any
 from kombu.utils import json as kombu_json
 
 from celery_postgres.broker.firsts import finding_first
+from celery_postgres.database.envelope import checked_own_key
 from celery_postgres.database.unique import CONFLICTS, UNTIL, checked_debounce, checked_unique_key
 from celery_postgres.errors import FlowError
 
@@ -64,6 +65,8 @@ class Flow:
             raise FlowError("key is a text or a function of the arguments")
         if unique is not None and not isinstance(unique, str | bool) and not callable(unique):
             raise FlowError("unique is a text, a function of the arguments, or True")
+        if isinstance(key, str):
+            checked_own_key(key)
         if isinstance(unique, str):
             checked_unique_key(unique)
         if not unique and (until != "started" or on_conflict != "return" or debounce is not None):

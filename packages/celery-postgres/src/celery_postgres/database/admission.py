@@ -3,11 +3,14 @@
 Publishing to a queue that refuses writes nothing until the messages are admitted. So publishers of other queues pay
 nothing. Places are taken in a commit of their own: one that waited for a caller's transaction would make every
 publisher of the key wait for it. What is then not published has taken its place all the same.
+
+Messages with unique keys take theirs in the transaction that publishes them, once it is known which are duplicates. In
+a caller's transaction they take them beforehand too, and so do duplicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from celery_postgres.database.envelope import Addressed, Envelope
@@ -24,17 +27,43 @@ def admit(runner: Runner, messages: Sequence[Addressed]) -> list[Addressed] | No
         FlowError: one of them is in order, and its queue is not fair.
         RateLimited: one of them is refused, and none has taken a place.
     """
-    store = LimitStore(runner)
-    _check_order(store, messages)
-    asking = [(queue, envelope) for queue, envelope in messages if not envelope.admitted]
-    queues = store.that_refuse(sorted({queue for queue, _ in messages}))
+    queues = that_refuse(runner, messages)
     if not queues:
         return None
-    refusal = store.admit(queues, [(queue, envelope.flow_key) for queue, envelope in asking])
+    take_places(runner, queues, messages)
+    return [(queue, replace(envelope, admitted=True)) for queue, envelope in messages]
+
+
+def that_refuse(runner: Runner, messages: Sequence[Addressed]) -> dict[str, int]:
+    """The queues of these messages that refuse, with their ids.
+
+    Raises:
+        FlowError: one of them is in order, and its queue is not fair.
+    """
+    store = LimitStore(runner)
+    _check_order(store, messages)
+    return store.that_refuse(sorted({queue for queue, _ in messages}))
+
+
+def take_places(
+    runner: Runner, queues: Mapping[str, int], messages: Sequence[Addressed], *, within: bool = False
+) -> None:
+    """Take a place for each message that is not admitted.
+
+    Args:
+        within: the transaction publishes the messages too.
+
+    Raises:
+        RateLimited: one of them is refused, and none has taken a place.
+    """
+    asking = [(queue, envelope) for queue, envelope in messages if not envelope.admitted]
+    statement = "admit_within" if within else "admit"
+    refusal = LimitStore(runner).admit(
+        queues, [(queue, envelope.flow_key) for queue, envelope in asking], name=statement
+    )
     if refusal is not None:
         queue, envelope = asking[refusal.number]
         raise RateLimited(queue, envelope.flow_key, refusal.retry_in_s)
-    return [(queue, replace(envelope, admitted=True)) for queue, envelope in messages]
 
 
 def _check_order(store: LimitStore, messages: Sequence[Addressed]) -> None:

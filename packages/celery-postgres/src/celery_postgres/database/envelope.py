@@ -19,6 +19,10 @@ MAX_TTL_MS = 10**14
 #: Characters, of up to 4 bytes each.
 MAX_TASK_ID_LENGTH = 250
 MAX_KEY_LENGTH = 200
+#: Stands for each key, in limits.
+EACH = "*"
+#: Headers that say how a message holds its unique key.
+_OF_UNIQUE = ("unique_key", "debounce", "unique_until", "unique_conflict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,11 @@ class Envelope:
         properties = message.get("properties") or {}
         task_id, tenant_id = _short(text_or_none(plain(headers.get("id")))), _uuid(headers.get("tenant_id"))
         unique = None
-        if headers.get("unique_key") is not None or headers.get("debounce") is not None:
+        if any(headers.get(name) is not None for name in _OF_UNIQUE):
             unique = unique_of(headers, task_id, tenant_id, parse_time(headers.get("expires")))
-        in_order = is_in_order(headers)
+        in_order, is_retry = is_in_order(headers), bool(headers.get("retries"))
+        if headers.get("flow_key") is not None and not is_retry:  # a task that has begun is not lost
+            checked_own_key(headers["flow_key"])
         return cls(
             payload=encode(message if unique is None or unique.marker is None else _marked(message, unique.marker)),
             priority=0 if in_order else priority,
@@ -81,9 +87,9 @@ class Envelope:
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
             flow_key=flow_key(headers),
             unique=unique,
-            admitted=bool(headers.get("retries")),
+            admitted=is_retry,
             in_order=in_order,
-            is_retry=bool(headers.get("retries")),
+            is_retry=is_retry,
         )
 
     def without_unique_key(self) -> Envelope:
@@ -172,14 +178,24 @@ def checked_key(key: object) -> str:
     Raises:
         FlowError: it is no text that can be stored, or has more than 200 characters. The error does not quote it.
     """
-    if key == "":
-        return ""
-    if text_or_none(key) is None:
+    if not isinstance(key, str):
         raise FlowError(f"a flow_key is a text of at most {MAX_KEY_LENGTH} characters, not {type(key).__name__}")
-    assert isinstance(key, str)  # noqa: S101
+    if (fault := unstorable(key)) is not None:
+        raise FlowError(f"a flow_key has {fault}, which PostgreSQL cannot store")
     if len(key) > MAX_KEY_LENGTH:
         raise FlowError(f"a flow_key has at most {MAX_KEY_LENGTH} characters; this one has {len(key)}")
     return key
+
+
+def checked_own_key(key: object) -> str:
+    """The same key of a message.
+
+    Raises:
+        FlowError: as above; or it is `*`, which stands for each key.
+    """
+    if key == EACH:
+        raise FlowError("`*` is no key of a message: it stands for each key in `limits set --key '*'`")
+    return checked_key(key)
 
 
 def _marked(message: dict[str, Any], marker: str) -> dict[str, Any]:
@@ -234,13 +250,18 @@ def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None
 
 def text_or_none(value: Any) -> str | None:
     """The value, if a text column can store it, and it is not empty; else None."""
-    if not isinstance(value, str) or not value or "\0" in value:
-        return None
+    return value if isinstance(value, str) and value and unstorable(value) is None else None
+
+
+def unstorable(text: str) -> str | None:
+    """What no text column can store of it, in words; None if one can."""
+    if "\0" in text:
+        return "a NUL character"
     try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return None
-    return value
+        text.encode()
+    except UnicodeEncodeError:
+        return "half of a surrogate pair"
+    return None
 
 
 def _uuid(value: Any) -> str | None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery_postgres.database import limiting
-from celery_postgres.database.limit_store import KeyCounts, Limit, LimitStore
+from celery_postgres.database.limit_store import KeyCounts, Limit
 from celery_postgres.database.limiting import NewLimit
 from celery_postgres.database.pool import Sessions
 from celery_postgres.database.session import Session
@@ -30,7 +30,7 @@ class LimitOperations:
         Args:
             cap: where counting stops, for each limit and state; everything is counted by default.
         """
-        return LimitStore(self._sessions).limits(queue, key=key, cap=cap)
+        return limiting.limits(self._sessions, queue, key=key, cap=cap)
 
     def set_limit(
         self,

@@ -11,9 +11,6 @@ from celery_postgres.database.envelope import readable_key
 from celery_postgres.database.payload import decode
 from celery_postgres.database.store import Store
 
-#: The key of a limit that holds for each key of its queue.
-EACH = "*"
-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -155,17 +152,20 @@ class LimitStore(Store):
 
     # -- publishing
 
-    def admit(self, queues: Mapping[str, int], messages: Sequence[tuple[str, str]]) -> Refusal | None:
+    def admit(
+        self, queues: Mapping[str, int], messages: Sequence[tuple[str, str]], *, name: str = "admit"
+    ) -> Refusal | None:
         """Take the places of messages, each a queue and a key, in the limits that refuse: of all of them, or of none.
 
         Args:
             queues: the ids of the queues that refuse; others admit everything.
+            name: the statement; `admit_within` in the transaction that publishes them.
         """
         asked = [number for number, (queue, _) in enumerate(messages) if queue in queues]
         if not asked:
             return None
-        ((refused, opens_in, _),) = self._run(
-            "admit",
+        ((refused, opens_in, *_),) = self._run(
+            name,
             queues=[queues[messages[number][0]] for number in asked],
             keys=[messages[number][1] for number in asked],
         )

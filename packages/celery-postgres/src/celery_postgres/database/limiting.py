@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
+from typing import TypeGuard
 
-from celery_postgres.database.envelope import checked_key
-from celery_postgres.database.limit_store import EACH, KeyCounts, Limit, LimitStore
+from celery_postgres.database.envelope import checked_key, checked_own_key, text_or_none
+from celery_postgres.database.limit_store import KeyCounts, Limit, LimitStore
 from celery_postgres.database.session import Session
+from celery_postgres.database.store import Runner
 from celery_postgres.errors import FlowError
 
 #: The bounds of the columns.
@@ -43,16 +44,26 @@ class NewLimit:
         _within("concurrency", self.concurrency, 0, MOST_RUNNING)
         _within("burst", self.burst, 1, MOST_BURST)
         _within("weight", self.weight, 1, MOST_WEIGHT)
-        rate = self.per_second
-        if rate is not None and not (rate == 0 or LEAST_PER_SECOND <= rate <= MOST_PER_SECOND):
-            raise FlowError(
-                f"a rate is 0, or {LEAST_PER_SECOND:.5f} to {MOST_PER_SECOND:.0f} per second"
-                + ("" if math.isnan(rate) else f", and not {rate:g}")
-            )
-        if rate is None and (self.burst is not None or self.refuse):
+        if self.per_second is not None:
+            check_rate(self.per_second)
+        if self.refuse is not None and not isinstance(self.refuse, bool):
+            raise FlowError(f"refuse is True or False, and not {_shown(self.refuse)}")
+        if self.per_second is None and (self.burst is not None or self.refuse):
             raise FlowError("a burst and a refusal belong to a rate: give that too")
         if key is None and self.weight is not None:
             raise FlowError("a weight belongs to a key: give that too")
+
+
+def check_rate(rate: object, seconds: int = 1) -> None:
+    """Check a rate, of `seconds` (1 or 60) as whoever gives it counts.
+
+    Raises:
+        FlowError: it is no number, or out of its bounds.
+    """
+    least, most = LEAST_PER_SECOND * seconds, MOST_PER_SECOND * seconds
+    if not _is_number(rate) or not (rate == 0 or least <= rate <= most):
+        unit = "second" if seconds == 1 else "minute"
+        raise FlowError(f"a rate is 0, or {least:.5f} to {most:.0f} per {unit}, and not {_shown(rate)}")
 
 
 def set_limit(session: Session, queue: str, key: str | None, new: NewLimit) -> Limit:
@@ -91,6 +102,15 @@ def remove_limit(session: Session, queue: str, key: str | None) -> bool:
         return store.remove(_queue(store, queue)[0], key)
 
 
+def is_fair(session: Session, queue: str) -> bool:
+    """
+    Raises:
+        FlowError: the queue does not exist.
+    """
+    with session.transaction():
+        return _queue(LimitStore(session), queue)[1]
+
+
 def set_fair(session: Session, queue: str, *, fair: bool) -> int:
     """Make a queue fair or not, and convert its messages, in batches. Returns how many.
 
@@ -106,6 +126,19 @@ def set_fair(session: Session, queue: str, *, fair: bool) -> int:
             raise FlowError(f"the queue {queue!r} has limits, which hold in fair queues alone: remove them first")
         store.set_fair(queue_id, fair=fair)
     return store.give_keys(queue_id) if fair else store.take_keys(queue_id)
+
+
+def limits(session: Runner, queue: str | None, *, key: str | None, cap: int | None) -> list[Limit]:
+    """All limits, or those of a queue or of a key.
+
+    Raises:
+        FlowError: the key is none, or the name is that of no queue.
+    """
+    if queue is not None and text_or_none(queue) is None:
+        raise _no_queue(queue)
+    if key is not None:
+        checked_key(key)
+    return LimitStore(session).limits(queue, key=key, cap=cap)
 
 
 def counts_of_key(session: Session, queue: str, key: str) -> KeyCounts:
@@ -135,6 +168,8 @@ def drain_key(session: Session, queue: str, key: str, timeout_s: float) -> int:
     Raises:
         FlowError: as above.
     """
+    if not _is_number(timeout_s) or not timeout_s >= 0:
+        raise FlowError(f"the time to wait is 0 seconds or more, and not {_shown(timeout_s)}")
     deadline = time.monotonic() + timeout_s
     queue_id = _fair_queue_now(session, queue, key)
     set_limit(session, queue, key, NewLimit(concurrency=0))
@@ -145,18 +180,20 @@ def drain_key(session: Session, queue: str, key: str, timeout_s: float) -> int:
 
 
 def _fair_queue_now(session: Session, queue: str, key: str) -> int:
-    if key == EACH:
-        raise FlowError("`*` is no key of messages: give the key")
-    checked_key(key)
+    checked_own_key(key)
     with session.transaction():
         return _fair_queue(LimitStore(session), queue)
 
 
 def _queue(store: LimitStore, queue: str) -> tuple[int, bool]:
-    found = store.lock_queue(queue)
+    found = None if text_or_none(queue) is None else store.lock_queue(queue)
     if found is None:
-        raise FlowError(f"there is no queue {queue!r}")
+        raise _no_queue(queue)
     return found
+
+
+def _no_queue(queue: object) -> FlowError:
+    return FlowError(f"there is no queue {queue!a}")
 
 
 def _fair_queue(store: LimitStore, queue: str) -> int:
@@ -178,5 +215,16 @@ def _check_key(key: str | None) -> None:
 
 
 def _within(name: str, value: int | None, least: int, most: int) -> None:
-    if value is not None and not (isinstance(value, int) and least <= value <= most):
-        raise FlowError(f"a {name} is {least} to {most}, and not {value!r:.40}")
+    if value is not None and not (type(value) is int and least <= value <= most):
+        raise FlowError(f"a {name} is {least} to {most}, and not {_shown(value)}")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """A number that is refused, or the name of another type."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return repr(value) if isinstance(value, bool) else f"a {type(value).__name__}"
+    return f"{value:g}" if isinstance(value, float) or abs(value) < 10**15 else f"a number of {value.bit_length()} bits"

@@ -14,7 +14,9 @@ MAX_QUEUE_LENGTH = 200
 MAX_LENGTH = 255
 
 
-def check(what: str, name: str, max_length: int, method: tuple[int, int], method_name: str) -> None:
+def check(
+    what: str, name: str, max_length: int, method: tuple[int, int], method_name: str, *, min_length: int = 0
+) -> None:
     """Check a name.
 
     Args:
@@ -24,7 +26,9 @@ def check(what: str, name: str, max_length: int, method: tuple[int, int], method
     Raises:
         ChannelError: the name is not allowed; the text says why and does not quote it.
     """
-    if len(name) > max_length:
+    if len(name) < min_length:
+        fault = "is empty"
+    elif len(name) > max_length:
         fault = f"has {len(name)} characters, and at most {max_length} are allowed"
     elif not name.isprintable():
         fault = "has control characters, line breaks or other invisible characters, and only printable ones are allowed"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
@@ -51,6 +53,22 @@ class Sessions:
             if session.usable:
                 return session
             session.close()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Session]:
+        """Some session, for the block. A lost connection is not replaced."""
+        session = self._borrow()
+        try:
+            yield session
+        except psycopg2.Error as error:
+            name_database(error, self.name)
+            raise
+        finally:
+            if session.closed:
+                session.close()
+                self.discard_dead()
+            else:
+                self._idle.append(session)
 
     def run(self, name: str, **parameters: Any) -> list[Row]:
         """Execute the named statement on some session.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from celery_postgres.database import driver, slow_commits
-from celery_postgres.database.admission import admit, admit_routed
+from celery_postgres.database.admission import admit, admit_routed, take_places, that_refuse
 from celery_postgres.database.callers_connection import AsyncCallersConnection
 from celery_postgres.database.envelope import Addressed, Envelope, columns, parameters
 from celery_postgres.database.session import Row
 from celery_postgres.database.slow_commits import woken_if_slow
-from celery_postgres.database.store import Runner, Store
+from celery_postgres.database.store import Runner, Store, in_transaction
 from celery_postgres.database.unique import report, unique_columns
 from celery_postgres.errors import NotPublishedError, SchemaError
 
@@ -147,10 +147,10 @@ class PublishStore(Store):
             RateLimited: a rate limit refuses one of them.
         """
         if has_unique(messages):
-            admit(self._runner, messages)
+            refusing = that_refuse(self._runner, messages)
             try:
                 with self._woken_if_slow(messages):
-                    ((missing, firsts, _),) = self._run("publish_unique", **_unique_parameters(messages))
+                    missing, firsts = self._publish_unique(messages, refusing)
             except driver.Error as error:
                 raise _impatient(error) or error from None
             return _published(messages, missing, firsts)
@@ -158,6 +158,20 @@ class PublishStore(Store):
         if untaken and (admitted := admit(self._runner, messages)) is not None:
             untaken = self._publish_all(admitted)
         return untaken
+
+    def _publish_unique(self, messages: Sequence[Addressed], refusing: Mapping[str, int]) -> tuple[Any, Any]:
+        """The numbers of the messages whose queue is missing, and what other tasks hold the keys of. Only messages that
+        are new take a place, in the same transaction."""
+        if not refusing:
+            ((missing, firsts, _),) = self._run("publish_unique", **_unique_parameters(messages))
+            return missing, firsts
+        with in_transaction(self._runner) as session:
+            ((missing, firsts, _),) = session.run("publish_unique", **_unique_parameters(messages))
+            if not missing:
+                known = {int(number) for number, *_ in firsts or ()}
+                new = [one for number, one in enumerate(messages, 1) if number not in known]
+                take_places(session, refusing, new, within=True)
+        return missing, firsts
 
     def _publish_all(self, messages: Sequence[Addressed]) -> list[str]:
         with self._woken_if_slow(messages):
@@ -236,7 +250,7 @@ class AsyncCallersPublishStore:
 
 
 def has_unique(messages: Sequence[Addressed]) -> bool:
-    """Whether one of them has a unique key; then they are admitted before they are published, duplicates too."""
+    """Whether one of them has a unique key; in a caller's transaction they are then admitted beforehand."""
     return any(one.unique is not None for _, one in messages)
 
 

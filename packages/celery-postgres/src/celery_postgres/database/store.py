@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from celery_postgres.database.pool import Sessions
-from celery_postgres.database.session import Row
+from celery_postgres.database.session import Row, Session
 
 #: LIMIT of a statement that is to return every row.
 EVERYTHING = 2**31
@@ -28,6 +30,18 @@ class InTurn:
     def run(self, name: str, **parameters: Any) -> list[Row]:
         with self._sessions.taking_turns:
             return self._sessions.run(name, **parameters)
+
+
+@contextlib.contextmanager
+def in_transaction(runner: Runner) -> Iterator[Session]:
+    """The block is one transaction, on a session or on some session of the process. Yields that session."""
+    if isinstance(runner, Sessions):
+        with runner.lent() as session, session.transaction():
+            yield session
+        return
+    assert isinstance(runner, Session)  # noqa: S101
+    with runner.transaction():
+        yield runner
 
 
 class Store:

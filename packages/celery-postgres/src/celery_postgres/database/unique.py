@@ -64,8 +64,7 @@ def unique_of(
     """
     key = headers.get("unique_key")
     if key is None:
-        if headers.get("debounce") is not None:
-            raise FlowError("debounce needs a unique_key: the tasks of one key are debounced together")
+        _check_without_key(headers)
         return None
     checked_unique_key(key)
     task = headers.get("task")
@@ -102,6 +101,15 @@ def unique_of(
     )
 
 
+def _check_without_key(headers: Mapping[str, Any]) -> None:
+    """A retry may lack it, as an older release published it: its task is not lost."""
+    if headers.get("debounce") is not None:
+        raise FlowError("debounce needs a unique_key: the tasks of one key are debounced together")
+    for name in ("unique_until", "unique_conflict"):
+        if headers.get(name) is not None and not headers.get("retries"):
+            raise FlowError(f"{name} needs a unique_key: without one a task is not unique")
+
+
 def checked_unique_key(key: object) -> str:
     """The same key.
 
@@ -129,7 +137,7 @@ def checked_debounce(debounce: object) -> tuple[float, float] | tuple[None, None
         return None, None
     given = list(debounce) if isinstance(debounce, tuple | list) else [debounce]
     seconds = [float(one) for one in given if _is_delay(one)]
-    if len(seconds) == len(given) == 1:
+    if len(seconds) == 1 and not isinstance(debounce, tuple | list):
         return seconds[0], min(LONGEST_DELAYS * seconds[0], _MAX_DELAY_S)
     if len(seconds) == len(given) == 2 and seconds[0] <= seconds[1]:
         return seconds[0], seconds[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_postgres.database import limiting
 from celery_postgres.database.limit_operations import check_acks
-from celery_postgres.database.limit_store import Limit, LimitStore
+from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limiting import NewLimit
 from celery_postgres.tool.operator import Operator, OperatorError
 
@@ -59,13 +59,16 @@ def _of(made: argparse.ArgumentParser) -> None:
 
 def _list(operator: Operator, given: argparse.Namespace) -> int:
     """List the limits, with what runs and waits of their keys. A limit without a key is of the whole queue."""
-    operator.display.show(Limit, LimitStore(operator.session).limits(given.queue))
+    operator.display.show(Limit, limiting.limits(operator.session, given.queue, key=None, cap=None))
     return 0
 
 
 def _set(operator: Operator, given: argparse.Namespace) -> int:
     """Set limits of a key, of each key ('*') or of a whole queue, while everything runs. What is not named stays."""
-    per_second = given.per_second if given.per_minute is None else given.per_minute / 60
+    per_second = given.per_second
+    if given.per_minute is not None:
+        limiting.check_rate(given.per_minute, 60)
+        per_second = given.per_minute / 60
     new = NewLimit(given.concurrency, per_second, given.burst, given.refuse, given.weight)
     check_acks(operator.app, given.concurrency)
     limit = limiting.set_limit(operator.session, _queue_of(given), given.key, new)
@@ -86,11 +89,7 @@ def _remove(operator: Operator, given: argparse.Namespace) -> int:
 def _fair(operator: Operator, given: argparse.Namespace) -> int:
     """Show whether a queue is fair, or make it so (on) or not (off). Its messages follow, a thousand in a commit."""
     if given.state is None:
-        with operator.session.transaction():
-            found = LimitStore(operator.session).lock_queue(given.queue)
-        if found is None:
-            raise OperatorError(f"there is no queue {given.queue!r}")
-        fair = found[1]
+        fair = limiting.is_fair(operator.session, given.queue)
         operator.display.say(f"{given.queue} is {'' if fair else 'not '}fair", queue=given.queue, fair=fair)
         return 0
     fair = given.state == "on"

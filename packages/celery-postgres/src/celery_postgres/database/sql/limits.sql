@@ -117,6 +117,11 @@ SELECT count(*) FROM gone
 SELECT admitted.refused, admitted.opens_in, set_config('synchronous_commit', 'off', true)
 FROM kombu_admit(%(queues)s, %(keys)s) AS admitted
 
+-- name: admit_within
+-- The same in the transaction that publishes the messages, whose commit is waited for.
+-- takes: queues bigint[], keys text[]
+SELECT admitted.refused, admitted.opens_in FROM kombu_admit(%(queues)s, %(keys)s) AS admitted
+
 -- name: queues_that_refuse
 -- repeatable
 -- The ids of those of these queues one of whose limits refuses.
