@@ -55,7 +55,7 @@ class NewLimit:
 
 
 def check_rate(rate: object, seconds: int = 1) -> None:
-    """Check a rate, of `seconds` (1 or 60) as whoever gives it counts.
+    """Check a rate per `seconds`, 1 or 60: the error has the unit in which it was given.
 
     Raises:
         FlowError: it is no number, or out of its bounds.
