@@ -41,6 +41,28 @@ def test_term_drains(probe: Probe) -> None:
     assert rows_of(probe.url, "celery") == 0
 
 
+def test_a_killed_task_is_no_success() -> None:
+    """A cold shutdown cancels a task by `terminate_job`. Its message was acknowledged, and the task lost."""
+    import gevent
+    from celery.concurrency.gevent import TaskPool
+
+    from celery_postgres.compat import green_kills
+
+    green_kills.install()
+    pool = TaskPool(2)
+    pool.on_start()
+    started: list[int] = []
+    reported: list[object] = []
+    for target, args in ((gevent.sleep, (600,)), (lambda: (0, "result", 0.1), ())):
+        pool.apply_async(target, args, accept_callback=lambda pid, _: started.append(pid), callback=reported.append)
+    with gevent.Timeout(DEADLINE_S):
+        while len(started) < 2 or not reported:
+            gevent.sleep(0)
+        pool.terminate_job(started[0])
+        pool.on_stop()
+    assert reported == [(0, "result", 0.1)]
+
+
 def test_acks_return_their_credit_at_once(probe: Probe) -> None:
     """Each would else wait for Celery's poll, 2 s, and all of them for longer than the deadline."""
     conf = {"task_acks_late": True, "worker_prefetch_multiplier": 1}

@@ -454,7 +454,11 @@ def test_limits_by_the_tool(plain_database: Any, tool: Callable[..., Any]) -> No
     ]
     assert [row["key"] for row in tool("limits", "list", "q")] == [None, "0", "*"]
     assert tool("limits", "list", "another") == []
-    tool("limits", "remove", "q", "--key", "0")
+    assert tool("limits", "set", "q", "--key", "1", "--per-minute", "0")["paused"]
+    tool("limits", "set", "q", "--key", "2", "--per-second", "0", "--refuse")
+    assert [row["key"] for row in tool("limits", "list") if row["paused"]] == ["1"]
+    for key in "012":
+        tool("limits", "remove", "q", "--key", key)
     assert [row["key"] for row in tool("limits", "list")] == [None, "*"]
 
 

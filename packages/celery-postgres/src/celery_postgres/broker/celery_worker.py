@@ -10,6 +10,7 @@ from celery_postgres.broker.transaction import at_once
 from celery_postgres.compat import (
     error_isolation,
     eta,
+    green_kills,
     inspect_stats,
     prefork_pipes,
     prefork_shutdown,
@@ -45,6 +46,7 @@ def fit(transport: Any, options: Options) -> None:
     task_start.install()
     task_progress.install()
     prompt_acks.install()
+    green_kills.install()
     worker_report.note_version(options.app_version)
 
 

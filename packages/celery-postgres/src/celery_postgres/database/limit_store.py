@@ -29,6 +29,7 @@ class Limit:
         running: messages of the key that consumers have claimed.
         waiting: its ready messages.
         opens_in_s: seconds until the rate allows another message; None if it allows one now, and for `*`.
+        paused: nothing starts, because the concurrency is 0, or the rate is and does not refuse.
     """
 
     queue: str
@@ -43,6 +44,7 @@ class Limit:
     running: int
     waiting: int
     opens_in_s: float | None
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +230,12 @@ class LimitStore(Store):
 
 
 def _limit(queue: str, key: str, *row: object) -> Limit:
-    return Limit(queue, key or None, *row)  # type: ignore[arg-type]
+    columns = (*row, _paused(*row[:4]))
+    return Limit(queue, key or None, *columns)  # type: ignore[arg-type]
+
+
+def _paused(concurrency: object, per_second: object, burst: object, refuse: object) -> bool:
+    return concurrency == 0 or (per_second == 0 and not refuse)
 
 
 def _key(tenant: str, payload: str | None) -> str:

@@ -34,8 +34,8 @@ def register(commands: Any, command: Command) -> None:
     _of(given)
     given.add_argument("--concurrency", type=int, metavar="N", help="run at most N at once in all workers; 0 pauses")
     rate = given.add_mutually_exclusive_group()
-    rate.add_argument("--per-second", type=float, metavar="X", help="start at most X a second")
-    rate.add_argument("--per-minute", type=float, metavar="X", help="start at most X a minute; 0 starts nothing")
+    rate.add_argument("--per-second", type=float, metavar="X", help="start at most X a second; 0 pauses")
+    rate.add_argument("--per-minute", type=float, metavar="X", help="start at most X a minute; 0 pauses")
     given.add_argument("--burst", type=int, metavar="B", help="with a rate: so many at once after a pause (1)")
     given.add_argument(
         "--refuse", action="store_true", default=None, help="with a rate: refuse at publish what is too much"
@@ -150,6 +150,7 @@ def _told(limit: Limit) -> str:
         parts.append(f"concurrency {limit.concurrency}" if limit.concurrency else "paused")
     if limit.per_second is not None:
         rate = f"{limit.per_second:g}/s" if limit.per_second >= 1 else f"{limit.per_second * 60:g}/min"
+        rate = rate if limit.per_second else "refuses all" if limit.refuse else "paused (rate 0)"
         parts.append(f"{rate}, burst {limit.burst}{', refuses' if limit.refuse else ''}")
     if limit.weight is not None:
         parts.append(f"weight {limit.weight}")
