@@ -78,6 +78,7 @@ BEGIN
             ('celery_worker', 'console_action', 'SELECT', NULL),
             ('celery_worker', 'console_action', 'INSERT', 'source, actor, action, subject, conditions, planned'),
             ('celery_worker', 'console_action', 'UPDATE', 'ended_at, done, outcome'),
+            ('celery_worker', 'console_ended_session', 'SELECT, INSERT, DELETE', NULL),
             ('celery_worker', 'celery_beat_entry', 'SELECT, INSERT, UPDATE', NULL),
             ('celery_worker', 'celery_beat', 'SELECT, INSERT, UPDATE, DELETE', NULL),
             ('celery_worker', 'queue_id_sequence', 'USAGE', NULL),
@@ -185,6 +186,7 @@ BEGIN
             ('celery_console', 'celery_chord', 'SELECT', 'id, size, done, added, due_at, created_at'),
             ('celery_console', 'celery_chord_part', 'SELECT', 'chord_id, position, task_id, status'),
             ('celery_console', 'console_action', 'SELECT', NULL),
+            ('celery_console', 'console_ended_session', 'SELECT, INSERT, DELETE', NULL),  -- who signs out
             -- A console that acts, or a person with the tool. Requeueing copies payloads, so it reads them.
             ('celery_operator', 'kombu_queue', 'SELECT, UPDATE', NULL),
             ('celery_operator', 'kombu_message', 'SELECT, INSERT, UPDATE, DELETE', NULL),
@@ -209,6 +211,7 @@ BEGIN
             ('celery_operator', 'message_id_sequence', 'USAGE', NULL),
             ('celery_operator', 'console_action', 'SELECT', NULL),
             ('celery_operator', 'console_action', 'INSERT', 'source, actor, action, subject, conditions, planned'),
+            ('celery_operator', 'console_ended_session', 'SELECT, INSERT, DELETE', NULL),
             ('celery_operator', 'console_action', 'UPDATE', 'ended_at, done, outcome')
         ) AS written (role, relation, rights, columns)
         CROSS JOIN LATERAL (

@@ -64,6 +64,7 @@ TABLES: dict[str, dict[str, str]] = {
         "worker": "SELECT, INSERT(action actor conditions planned source subject), UPDATE(done ended_at outcome)"
     },
     "console_action_id_seq": {},
+    "console_ended_session": {"worker": "SELECT, INSERT, DELETE"},
     "celery_beat_entry": {"worker": "SELECT, INSERT, UPDATE", "monitor": "SELECT"},
     "celery_beat": {"worker": ALL, "monitor": "SELECT"},
     "celery_taskmeta": {"worker": ALL, "reader": "SELECT", "monitor": "SELECT(date_done status)"},
@@ -114,6 +115,7 @@ OF_CONSOLES: dict[str, tuple[str, str]] = {
         "SELECT",
         "SELECT, INSERT(action actor conditions planned source subject), UPDATE(done ended_at outcome)",
     ),
+    "console_ended_session": ("SELECT, INSERT, DELETE", "SELECT, INSERT, DELETE"),
     "message_id_sequence": ("", "USAGE"),
 }
 for _table, _rights in OF_CONSOLES.items():
@@ -258,8 +260,8 @@ def test_a_worker_asks_at_its_start_for_what_it_was_given(databases: Databases) 
     asked |= dict.fromkeys(WORKER_SEQUENCES, "USAGE")
     of_workers = {table: rights["worker"] for table, rights in TABLES.items() if "worker" in rights}
     assert of_workers.pop("celery_postgres_migration") == "SELECT"  # read only to name a version in an error
-    # Without the record of what people did, and of workers that were lost, tasks run all the same.
-    del of_workers["console_action"], of_workers["kombu_lost_consumer"]
+    # Without the record of what people did, of who signed out, and of workers that were lost, tasks run all the same.
+    del of_workers["console_action"], of_workers["console_ended_session"], of_workers["kombu_lost_consumer"]
     assert asked == of_workers
 
 
@@ -316,8 +318,9 @@ def test_a_console_that_looks_reads_every_view_and_one_that_acts_does_all_that_o
     of_fleets = {"drain_worker", "forget_worker", "enable_entry", "disable_entry", "request_entry"}
     assert (VIEWS | OF_OPERATORS | of_fleets | {"set_paused", "cancel_task", "begin_action"}) - of_helper == set()
     changes = {one for one in of_looker if re.search(r"\b(INSERT|UPDATE|DELETE)\b", statements()[one].direct)}
-    # These two ask about rights, and do not use them.
-    assert changes <= {"broker_usable", "may_change_queues"}, "a console that looks changes nothing"
+    # Two ask about rights, and do not use them; who signs out ends the session.
+    allowed_changes = {"broker_usable", "may_change_queues", "end_session"}
+    assert changes <= allowed_changes, "a console that looks changes nothing else"
 
 
 SECRET = "4111 1111"

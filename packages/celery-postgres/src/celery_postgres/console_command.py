@@ -15,7 +15,17 @@ import click
     "--allowed-host",
     "allowed_hosts",
     multiple=True,
-    help="A host name by which browsers reach it, besides localhost and addresses. Repeat it for several.",
+    metavar="NAME",
+    help="A host name by which browsers reach it, besides localhost and addresses; with keys, '*' is every name. "
+    "Repeat it for several.",
+)
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy, or a network of proxies, whose X-Forwarded-For counts: wrong keys are limited for each address. "
+    "Repeat it for several.",
 )
 @click.option(
     "--root-path",

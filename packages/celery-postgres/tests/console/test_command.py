@@ -18,6 +18,7 @@ from celery import Celery
 from click.testing import CliRunner
 
 from celery_postgres.console import ConfiguredKeys
+from celery_postgres.console.sessions import Attempts
 from celery_postgres.console_command import console
 from environment.cluster import free_port
 from environment.testkit import children
@@ -93,11 +94,24 @@ def get(address: str, **headers: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+def sign_in(address: str, claimed: str) -> int:
+    """Try a wrong key, and claim to come from an address. Returns the status."""
+    request = urllib.request.Request(f"{address}/sign-in", b"key=wrong", {"X-Forwarded-For": claimed})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
 def test_this_machine_looks_without_a_key(folder: Path, module_database: Any) -> None:
     with served(folder, module_database.url, "--title", "here") as address:
         status, page = get(f"{address}/")
         assert status == 200
         assert "Open on this machine alone" in page
+        assert f"The console listens on {address}. It asks for no key" in (folder / "log").read_text()
+        assert get(f"{address}/", **{"X-Forwarded-For": "127.0.0.1"})[0] == 403
         assert '<span class="env">here</span>' in page
         status, refusal = get(f"{address}/", Host="evil.example")
         assert status == 421
@@ -124,12 +138,29 @@ def test_with_keys_it_is_closed(folder: Path, module_database: Any) -> None:
         assert 'href="/celery/static/console.css' in page
         assert 'name="next" value="/queues"' in page
         assert get(f"{address}/celery/queues")[0] == 401, "without a key every address is the door"
+        assert "Sign in with a key of CELERY_CONSOLE_KEYS" in (folder / "log").read_text()
+        # Anybody may write such a header; it counts only from a proxy that is trusted.
+        found = [sign_in(address, f"10.0.0.{number}") for number in range(Attempts.MOST + 1)]
+        assert found == [401] * Attempts.MOST + [429]
+
+
+def test_a_trusted_proxy_says_whom_it_asks_for(folder: Path, module_database: Any) -> None:
+    _, line = call("--new-key", "operator", "on-call").stdout.splitlines()
+    words = ("--trusted-proxy", "127.0.0.0/8", "--allowed-host", "*")
+    with served(folder, module_database.url, *words, CELERY_CONSOLE_KEYS=line) as address:
+        assert get(f"{address}/", Host="any.example")[0] == 401
+        found = [sign_in(address, "10.0.0.1") for _ in range(Attempts.MOST + 1)]
+        assert found == [401] * Attempts.MOST + [429]
+        assert sign_in(address, "10.0.0.2") == 401
 
 
 @pytest.mark.parametrize(
     ("words", "variables", "says"),
     [
         (("--host", "0.0.0.0"), {}, "without keys it listens on a loopback address only"),  # noqa: S104
+        (("--allowed-host", "*"), {}, "--allowed-host '*' needs keys"),
+        (("--allowed-host", "*.example"), {}, "'*.example' is not a host name such as console.example"),
+        (("--trusted-proxy", "proxy"), {}, "--trusted-proxy 'proxy' is not an address"),
         (("--root-path", "celery/"), {}, "'celery/' is not a path such as /celery"),
         (("--root-path", "//evil.example"), {}, "is not a path such as /celery"),
         ((), {"CELERY_CONSOLE_KEYS": "hunter2"}, "key 1 of the console is not"),

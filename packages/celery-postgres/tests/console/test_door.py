@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
+import psycopg2
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from celery_postgres import console
 from celery_postgres.console import ConfiguredKeys, ConsoleError, ThisMachine, new_key
-from celery_postgres.console.serving import OwnHosts, keys_for
+from celery_postgres.console.hosts import OwnHosts, allowed
+from celery_postgres.console.serving import keys_for
 from celery_postgres.console.sessions import COOKIE, LIFETIME_S, Attempts, Sessions
+from celery_postgres.database.ended_session_store import EndedSessionStore
 from celery_postgres.readmodel import ReadModel
-from environment.testkit.console import Console, serving
+from environment.testkit.console import Console, serving, staff_keys
 
 
 def test_a_key_is_exchanged_for_a_cookie(served: Console) -> None:
@@ -100,6 +104,112 @@ def test_signing_out_needs_the_token_of_the_session(served: Console) -> None:
     assert "Max-Age=0" in answer.headers["set-cookie"]
 
 
+def test_signing_out_ends_the_session_in_all_processes(module_database: Any, served: Console) -> None:
+    staff = staff_keys()
+    options = {"staff": staff, "secret": "a secret of all processes of this console"}
+    with (
+        serving(module_database.url, served.night, **options) as one,
+        serving(module_database.url, served.night, **options) as other,
+    ):
+        cookie, second = (one.request("POST", "/sign-in", {"key": one.keys["operator"]}) for _ in range(2))
+        cookie, second = (answer.headers["set-cookie"].partition(";")[0] for answer in (cookie, second))
+        for process in (one, other):
+            assert process.request("GET", "/queues", Cookie=cookie).status == 200
+        token = one.request("GET", "/", Cookie=cookie).text.partition('name="token" value="')[2].partition('"')[0]
+        assert one.request("POST", "/sign-out", {"token": token}, Cookie=cookie).status == 303
+        for process in (one, other):
+            for path in ("/queues", "/fresh?of=queues", "/events?of=queues"):
+                assert process.request("GET", path, Cookie=cookie).status == 401, path
+            act = {"do": "pause", "queue": "llm", "token": token}
+            assert process.request("POST", "/act", act, Cookie=cookie).status == 401
+            assert process.request("GET", "/queues", Cookie=second).status == 200, "a session of its own"
+
+
+def test_a_sign_out_that_the_database_does_not_hear_of_says_so(
+    module_database: Any, served: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(store: EndedSessionStore, digest: str) -> None:
+        raise psycopg2.OperationalError("the server is away")
+
+    monkeypatch.setattr(EndedSessionStore, "end", fails)
+    with serving(module_database.url, served.night) as other:
+        cookie = other.cookie("reader")
+        token = other.get("/", "reader").text.partition('name="token" value="')[2].partition('"')[0]
+        answer = other.request("POST", "/sign-out", {"token": token}, Cookie=cookie)
+        assert (answer.status, "Max-Age=0" in answer.headers["set-cookie"]) == (503, True)
+        assert "revoke the key" in answer.text
+        assert other.request("GET", "/queues", Cookie=cookie).status == 401
+
+
+def test_a_console_without_keys_answers_to_this_machine_alone(served: Console) -> None:
+    application = console.create(
+        console.Source(ReadModel(served.database_url)), console.ThisMachine(), allowed_hosts=["Ops.example"]
+    )
+    outer = Starlette(routes=[Mount("/console", application)])
+    own = {"Host": "localhost:8000"}
+    for client, headers, more in (
+        ("127.0.0.1", own, {}),
+        ("127.3.4.5", {"Host": "127.0.0.1"}, {}),
+        ("::1", {"Host": "[::1]:8000"}, {}),
+        ("::ffff:127.0.0.1", own, {}),
+        ("127.0.0.1", {"Host": "ops.example."}, {}),
+    ):
+        assert ask(outer, client, headers, **more) == (200, ""), (client, headers)
+    for client, headers, more, why in (
+        ("192.168.1.20", own, {}, "came from elsewhere"),
+        ("::ffff:192.168.1.20", own, {}, "came from elsewhere"),
+        ("fe80::1", own, {}, "came from elsewhere"),
+        (None, own, {}, "came from elsewhere"),
+        ("testclient", own, {}, "came from elsewhere"),
+        ("127.0.0.1", {"Host": "evil.com"}, {}, "names another host"),
+        ("127.0.0.1", {"Host": "192.168.1.5:8000"}, {}, "names another host"),
+        ("127.0.0.1", {"Host": "127.0.0.1.evil.com"}, {}, "names another host"),
+        ("127.0.0.1", {}, {}, "names another host"),
+        ("127.0.0.1", own | {"X-Forwarded-For": "127.0.0.1"}, {}, "through a proxy"),
+        ("127.0.0.1", own | {"x-forwarded-proto": ""}, {}, "through a proxy"),
+        ("127.0.0.1", own | {"Forwarded": "for=127.0.0.1"}, {}, "through a proxy"),
+        ("127.0.0.1", own | {"X-Real-IP": "127.0.0.1"}, {}, "through a proxy"),
+        ("127.0.0.1", own, {"http_version": "1.0"}, "HTTP/1.0"),
+    ):
+        for method, path in (("GET", "/console/"), ("POST", "/console/act"), ("GET", "/console/events?of=queues")):
+            status, text = ask(outer, client, headers, method=method, path=path, **more)
+            assert status == 403, (client, headers)
+            assert why in text
+            assert text.count("\n") == 1
+            assert "ConfiguredKeys" in text
+
+
+def ask(
+    application: Any,
+    client: str | None,
+    headers: dict[str, str],
+    *,
+    method: str = "GET",
+    path: str = "/console/",
+    **more: str,
+) -> tuple[int, str]:
+    """A request as a server hands it over; the text of a refusal."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    place, _, query = path.partition("?")
+    scope: dict[str, Any] = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": place, "raw_path": place.encode(), "query_string": query.encode(), "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": None if client is None else (client, 40_000), "server": ("127.0.0.1", 8000), "state": {}, **more,
+    }  # fmt: skip
+    asyncio.run(application(scope, receive, send))
+    status = next(one["status"] for one in sent if one["type"] == "http.response.start")
+    text = b"".join(one.get("body", b"") for one in sent)
+    return status, "" if status == 200 else text.decode()
+
+
 def test_a_form_that_is_too_long_is_refused(served: Console) -> None:
     assert served.request("POST", "/sign-in", {"key": "x" * 70_000}).status == 400
 
@@ -180,3 +290,14 @@ def test_no_other_key_is_made(role: str, name: str) -> None:
 )
 def test_only_own_host_names_are_answered(header: str, own: bool) -> None:
     assert OwnHosts(lambda *_: None, ["ops.example"])._is_own(header) is own  # type: ignore[arg-type, return-value]
+    assert OwnHosts(lambda *_: None, ["*"])._is_own(header)  # type: ignore[arg-type, return-value]
+
+
+def test_a_host_name_that_does_nothing_is_refused() -> None:
+    assert allowed(["console.example", "[::1]", "10.0.0.1"], keys=False) == ["console.example", "::1", "10.0.0.1"]
+    assert allowed(["*"], keys=True) == ["*"]
+    with pytest.raises(ConsoleError, match="needs keys"):
+        allowed(["*"], keys=False)
+    for name in ("*.example", "https://console.example", "console.example:8787", "", "a b"):
+        with pytest.raises(ConsoleError, match="is not a host name"):
+            allowed([name], keys=True)

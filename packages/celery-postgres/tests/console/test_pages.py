@@ -16,12 +16,20 @@ import psycopg2
 import pytest
 
 from celery_postgres import console
+from celery_postgres.console import unanswered
 from celery_postgres.database.queue_view_store import QueueViewStore
 from celery_postgres.readmodel import ReadModel, observing
 from environment.testkit import night
 from environment.testkit.console import Console, serving
 from environment.testkit.databases import run
 from environment.waiting import wait_until
+
+
+class LateError(psycopg2.OperationalError):
+    """As the server cancels a statement."""
+
+    pgcode = "57014"
+
 
 HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\u202e\x1b[31m&amp;"
 LARGEST = 100_000
@@ -236,15 +244,38 @@ def test_find_leads_to_a_task_a_queue_or_a_search(served: Console) -> None:
     run(served.database_url, "DELETE FROM kombu_dead_letter WHERE task_id = 'hostile id/ü <b>'")
 
 
-def test_a_database_that_does_not_answer_is_a_page(served: Console) -> None:
-    model = ReadModel("host=127.0.0.1 port=1 connect_timeout=1")
+def test_a_database_that_cannot_be_reached_is_a_page_and_a_line_in_the_log(
+    served: Console, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ReadModel("host=127.0.0.1 port=1 connect_timeout=1 user=bob password=hunter2")
     with serving(served.database_url, served.night) as other:
         application = console.create(console.Source(model), console.ThisMachine())
         other._server.config.loaded_app = application
         answer = other.request("GET", "/queues")
     assert answer.status == 503
-    assert "did not answer" in answer.text
+    assert "cannot reach its database" in answer.text
+    assert "python -m celery_postgres check" in answer.text
+    (line,) = [one.getMessage() for one in caplog.records if "could not read the database" in one.getMessage()]
+    assert "Connection refused" in line
+    assert "hunter2" not in line + answer.text
     assert answer.headers["content-security-policy"] == POLICY
+
+
+@pytest.mark.parametrize(
+    ("error", "heading"),
+    [
+        (LateError("canceling statement due to statement timeout"), "No answer"),
+        (psycopg2.OperationalError("the 2 connections that may read for views are busy: try again"), "No answer"),
+        (psycopg2.OperationalError('FATAL:  password authentication failed for user "bob"\n'), "No database"),
+        (psycopg2.DataError("invalid input: hunter2"), "No answer"),
+    ],
+)
+def test_what_the_database_has_said_leads_to_what_can_be_done(error: Exception, heading: str) -> None:
+    assert unanswered.on_page(error)[0] == heading
+    logged = unanswered.in_log(error)
+    assert "hunter2" not in logged
+    assert "\n" not in logged
+    assert ("password authentication failed" in logged) == (heading == "No database")
 
 
 def test_below_another_path_every_link_stays_there(served: Console) -> None:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from celery_postgres.console import acting, pages
+from celery_postgres.console import acting, pages, unanswered
 from celery_postgres.console.access import Keys, Role, ThisMachine
 from celery_postgres.console.action import Done
 from celery_postgres.console.door import Door, FormError, base_of, field, form_of, query_of, redirect
@@ -27,10 +27,12 @@ from celery_postgres.console.live import Live
 from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, View
 from celery_postgres.console.sessions import Sessions
 from celery_postgres.console.sharing import Subject
+from celery_postgres.console.sign_outs import SignOuts
 from celery_postgres.console.source import Source
+from celery_postgres.console.this_machine import ThisMachineAlone
 from celery_postgres.console.views import VIEWS, marks, planning
 from celery_postgres.database import driver
-from celery_postgres.errors import SchemaError, primary
+from celery_postgres.errors import SchemaError
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +58,22 @@ def create(
     title: str = "Celery",
     secret: str | None = None,
     sources: Sequence[tuple[str, str]] = SOURCES,
+    allowed_hosts: Sequence[str] = (),
 ) -> Starlette:
     """The console, to be served or mounted.
 
     Args:
         source: what it shows: `celery_postgres.console.source_of(app)`.
-        keys: who may look: `ConfiguredKeys`, a class of your own, or `ThisMachine` for an address that only this
-            machine reaches.
+        keys: who may look: `ConfiguredKeys`, a class of your own, or `ThisMachine`, which answers to requests of this
+            machine alone and refuses all others.
         title: the environment's name, at the top of each page.
         secret: signs sessions. Give all processes the same; by default sessions end with their process.
         sources: where a key comes from, shown at the door: what it is for, and the command that makes it.
+        allowed_hosts: with `ThisMachine`, names of this machine in the Host header besides localhost and loopback
+            addresses.
     """
-    return _Console(source, keys, title, secret, sources).application()
+    around = [Middleware(ThisMachineAlone, hosts=allowed_hosts)] if isinstance(keys, ThisMachine) else []
+    return _Console(source, keys, title, secret, sources).application(around)
 
 
 class _Console:
@@ -78,11 +84,11 @@ class _Console:
         self._pages = pages.Pages(title)
         self._open = isinstance(keys, ThisMachine)
         self._marks: tuple[float, dict[str, dict[str, str]]] = (-MARKS_S, {})
-        self._door = Door(keys, Sessions(secret), self._pages, sources)
+        self._door = Door(keys, Sessions(secret), SignOuts(source.model), self._pages, sources)
         self._live = Live(self._shared)
 
-    def application(self) -> Starlette:
-        """The routes."""
+    def application(self, around: Sequence[Middleware]) -> Starlette:
+        """The routes, behind these."""
         # 300 queues are 160 kB of HTML, and 9 kB so. Its length tells nothing: another site's requests have no cookie.
         smaller = [Middleware(GZipMiddleware, minimum_size=1_000)]
         routes = [
@@ -101,7 +107,7 @@ class _Console:
             driver.Error: self._no_database,
             Exception: self._failed,
         }
-        application = Starlette(routes=routes, exception_handlers=handlers)
+        application = Starlette(routes=routes, exception_handlers=handlers, middleware=around)
         application.state.live = self._live
         # A redirect would lead to the host in the Host header, which is the sender's text.
         application.router.redirect_slashes = False
@@ -233,13 +239,8 @@ class _Console:
         return self._problem(request, 400, "Not done", str(error))
 
     async def _no_database(self, request: Request, error: Exception) -> Response:
-        reason = str(error) if isinstance(error, SchemaError) else primary(error).condition or type(error).__name__
-        logger.warning("the console could not read the database: %s", reason)
-        if isinstance(error, SchemaError):
-            heading = "The tables do not fit" if error.outdated else "The console's login may not do this"
-            return self._problem(request, 503, heading, f"{reason[:1].upper()}{reason[1:]}.")
-        text = "The database did not answer in time. Workers do not wait for this page; try again."
-        return self._problem(request, 503, "No answer", text)
+        logger.warning("the console could not read the database: %s", unanswered.in_log(error))
+        return self._problem(request, 503, *unanswered.on_page(error))
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         return self._problem(request, 500, "The page failed", "The server's log has the reason.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,10 +15,19 @@ from starlette.responses import RedirectResponse, Response
 from celery_postgres.console.access import Keys, ThisMachine, Viewer
 from celery_postgres.console.pages import HEADERS, Pages
 from celery_postgres.console.sessions import COOKIE, LIFETIME_S, Attempts, Session, Sessions
+from celery_postgres.console.sign_outs import SignOuts
+from celery_postgres.database.driver import Error as DatabaseError
+from celery_postgres.errors import SchemaError, loggable
+
+logger = logging.getLogger(__name__)
 
 #: Bytes of a form: a key, a filter, some hundred ids.
 LONGEST_FORM = 65_536
 _MOST_FIELDS = 2_000
+_NOT_ENDED = (
+    "The database could not be told, so a copy of this session's cookie would still work in other processes of the "
+    "console, for 12 h at most. If somebody may have one, revoke the key."
+)
 _SAME = frozenset({"same-origin", "none"})
 
 
@@ -97,13 +107,22 @@ class Door:
     Args:
         keys: where keys are known.
         sessions: makes the cookies.
+        sign_outs: knows which sessions were ended before their time.
         pages: renders the form.
         sources: where a key comes from, for the form: what it is for, and the command that makes it.
     """
 
-    def __init__(self, keys: Keys, sessions: Sessions, pages: Pages, sources: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        sessions: Sessions,
+        sign_outs: SignOuts,
+        pages: Pages,
+        sources: Sequence[tuple[str, str]],
+    ) -> None:
         self.keys = keys
         self._sessions = sessions
+        self._sign_outs = sign_outs
         self._pages = pages
         self._sources = list(sources)
         self._attempts = Attempts()
@@ -113,12 +132,18 @@ class Door:
         if isinstance(self.keys, ThisMachine):
             return Guest(self.keys.viewer, None)
         session = self.session(request)
-        viewer = None if session is None else self.keys.find(session.key)
+        viewer = None if session is None else self.viewer_of(session)
         return None if viewer is None else Guest(viewer, session)
 
     def session(self, request: Request) -> Session | None:
-        """What the cookie of this request says, if it is valid. Whether its key still is, the keys know."""
-        return self._sessions.read(request.cookies.get(_cookie_of(request)))
+        """What the cookie of this request says, if it is valid and was not ended here. See `viewer_of` for the rest."""
+        session = self._sessions.read(request.cookies.get(_cookie_of(request)))
+        return None if session is None or self._sign_outs.ended_here(session) else session
+
+    def viewer_of(self, session: Session) -> Viewer | None:
+        """Whose session this is; None if its key is not valid any more, or somebody signed out. Call it in a thread."""
+        viewer = self.keys.find(session.key)
+        return None if viewer is None or self._sign_outs.has(session) else viewer
 
     def token(self, guest: Guest) -> str | None:
         """The token of this guest's forms."""
@@ -165,12 +190,19 @@ class Door:
         return answer
 
     async def sign_out(self, request: Request) -> Response:
-        """Let the browser forget the cookie."""
+        """End the session, for others who have its cookie too, and let the browser forget it."""
         form = await form_of(request)
         guest = await run_in_threadpool(self.guest, request)
-        if guest is not None:
+        answer: Response = redirect(f"{base_of(request)}/")
+        if guest is not None and guest.session is not None:
             self.verify(guest, form)
-        answer = redirect(f"{base_of(request)}/")
+            try:
+                await run_in_threadpool(self._sign_outs.end, guest.session)
+            except (DatabaseError, SchemaError) as error:
+                logger.warning("the console could not end a session on the server: %s", loggable(error))
+                answer = self._pages.render(
+                    "problem.html", 503, base=base_of(request), heading="Signed out in this browser", text=_NOT_ENDED
+                )
         answer.delete_cookie(_cookie_of(request), path="/", secure=True, httponly=True, samesite="strict")
         return answer
 

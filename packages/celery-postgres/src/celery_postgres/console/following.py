@@ -69,7 +69,7 @@ class Following:
         if isinstance(keys, ThisMachine):
             return keys.viewer
         session = self._door.session(request)
-        return None if session is None else await self._live.viewer(session.key, keys.find)
+        return None if session is None else await self._live.viewer(session, self._door.viewer_of)
 
 
 def _subject(request: Request, viewer: Viewer) -> Subject:

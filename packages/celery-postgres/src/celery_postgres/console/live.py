@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from celery_postgres.console.access import Viewer
 from celery_postgres.console.pages import HEADERS
+from celery_postgres.console.sessions import Session
 from celery_postgres.console.sharing import Reading, SharedPage, Subject
 from celery_postgres.database.driver import Error as DatabaseError
 from celery_postgres.errors import SchemaError
@@ -58,7 +59,7 @@ class Live:
         self._render = render
         self._pages: dict[Subject, SharedPage] = {}
         self._of_tenants: Counter[object] = Counter()
-        self._known: dict[str, _Known] = {}
+        self._known: dict[Session, _Known] = {}
         # Readers of pages never take both connections of the read model.
         self._one_at_a_time = asyncio.Semaphore(1)
         self.readings = 0
@@ -78,17 +79,17 @@ class Live:
         shared = self._pages.get(subject) or self._shared(subject)
         return await shared.fresh()
 
-    async def viewer(self, key: str, find: Callable[[str], Viewer | None]) -> Viewer | None:
-        """Who has a key, asked of `find` at most every `RECHECK_S` seconds, however many tabs this viewer has."""
-        known = self._known.get(key)
+    async def viewer(self, session: Session, find: Callable[[Session], Viewer | None]) -> Viewer | None:
+        """Whose session this is, asked of `find` at most every `RECHECK_S` seconds, however many tabs it has."""
+        known = self._known.get(session)
         if known is None or time.monotonic() - known.asked_at >= RECHECK_S:
-            known = _Known(time.monotonic(), asyncio.ensure_future(run_in_threadpool(find, key)))
+            known = _Known(time.monotonic(), asyncio.ensure_future(run_in_threadpool(find, session)))
             while len(self._known) >= MOST_STREAMS:
                 del self._known[next(iter(self._known))]
-            self._known[key] = known
+            self._known[session] = known
         viewer = await asyncio.shield(known.viewer)
         if viewer is None:
-            self._known.pop(key, None)
+            self._known.pop(session, None)
         return viewer
 
     def stream(self, subject: Subject, may_look: Callable[[], Awaitable[bool]]) -> StreamingResponse:

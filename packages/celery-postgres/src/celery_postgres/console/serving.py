@@ -1,4 +1,4 @@
-"""Serving the console on its own: its keys, its host names, and uvicorn."""
+"""Serving the console on its own: its keys, its address, and uvicorn."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import ip_network
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from celery_postgres.console.access import ConfiguredKeys, Keys, ThisMachine, lines_of
 from celery_postgres.console.application import create
 from celery_postgres.console.errors import ConsoleError
+from celery_postgres.console.hosts import OwnHosts, allowed, is_loopback
 from celery_postgres.console.source import source_of
 
 KEYS = "CELERY_CONSOLE_KEYS"
 SECRET = "CELERY_CONSOLE_SECRET"  # noqa: S105  # the name of a variable
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?", re.ASCII)
 _SHORTEST_SECRET = 32
 _PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 #: Seconds for requests to end when the server stops.
@@ -40,7 +39,7 @@ def keys_for(host: str, environment: Mapping[str, str]) -> Keys:
     lines = lines_of(environment.get(KEYS, ""))
     if lines:
         return ConfiguredKeys(lines)
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise ConsoleError(
             f"without keys it listens on a loopback address only, not on {host}: everybody who reaches it would be an "
             f"operator. Make a key with `--new-key operator NAME` and put its line into {KEYS}"
@@ -49,12 +48,19 @@ def keys_for(host: str, environment: Mapping[str, str]) -> Keys:
 
 
 def serve(
-    app: Any, *, host: str, port: int, title: str, allowed_hosts: Sequence[str] = (), root_path: str = ""
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    title: str,
+    allowed_hosts: Sequence[str] = (),
+    root_path: str = "",
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve the console of a Celery application until a signal ends it.
 
     Raises:
-        ConsoleError: it may not listen there, the path is none, or the broker is not this package's.
+        ConsoleError: it may not listen there, an option is of no use, or the broker is not this package's.
     """
     if root_path and not _PATH.fullmatch(root_path):
         raise ConsoleError(f"--root-path {root_path!r} is not a path such as /celery, without a slash at its end")
@@ -62,18 +68,24 @@ def serve(
     if secret is not None and len(secret) < _SHORTEST_SECRET:
         raise ConsoleError(f"{SECRET} is shorter than {_SHORTEST_SECRET} characters")
     keys = keys_for(host, os.environ)
-    console = create(source_of(app), keys, title=title, secret=secret)
+    own = [host, *allowed(allowed_hosts, keys=not isinstance(keys, ThisMachine))]
+    for proxy in trusted_proxies:
+        _check_proxy(proxy)
+    console = create(source_of(app), keys, title=title, secret=secret, allowed_hosts=[socket.gethostname(), *own])
     config = uvicorn.Config(
-        OwnHosts(console, [host, *allowed_hosts]),
+        OwnHosts(console, own),
         host=host,
         port=port,
         root_path=root_path,
         log_level="warning",
+        # By default uvicorn believes what anybody on this machine writes into X-Forwarded-For.
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=STOP_S,
     )
-    server = Server(config, console)
+    server = Server(config, console, _greeting(host, port, root_path, keys))
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
@@ -86,59 +98,39 @@ class Server(uvicorn.Server):
     Args:
         config: of uvicorn.
         console: what `create` has returned.
+        greeting: printed when it listens.
     """
 
-    def __init__(self, config: uvicorn.Config, console: Starlette) -> None:
+    def __init__(self, config: uvicorn.Config, console: Starlette, greeting: str = "") -> None:
         super().__init__(config)
         self._console = console
+        self._greeting = greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._greeting:
+            print(self._greeting, flush=True)  # noqa: T201  # the command's own output
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._console.state.live.end()
         await super().shutdown(sockets)
 
 
-class OwnHosts:
-    """ASGI middleware that answers only to names of this server.
-
-    An attacker may let the name of his own page resolve to this address (DNS rebinding). A browser then treats his page
-    and the console as one origin, and only the Host header distinguishes them.
-
-    Args:
-        app: the application behind it.
-        names: host names, besides localhost, this machine's name and every address.
-    """
-
-    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
-        self._app = app
-        self._names = {"localhost", socket.gethostname().lower(), *(name.lower().rstrip(".") for name in names)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_own(dict(scope["headers"]).get(b"host", b"").decode("latin-1")):
-            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": 421, "headers": headers})
-            text = b"This console does not answer to this host name; --allowed-host lists those that it does.\n"
-            await send({"type": "http.response.body", "body": text})
-            return
-        await self._app(scope, receive, send)
-
-    def _is_own(self, header: str) -> bool:
-        parts = _HOST.fullmatch(header)
-        if parts is None:
-            return not header  # HTTP/1.0 has none
-        name = (parts[1] or parts[2]).lower().rstrip(".")
-        return name in self._names or _is_address(name)
+def _greeting(host: str, port: int, root_path: str, keys: Keys) -> str:
+    """Where the console is, and how to get in."""
+    shown = f"[{host}]" if ":" in host else host
+    below = f", below {root_path} of its proxy" if root_path else ""
+    if isinstance(keys, ThisMachine):
+        how = f"It asks for no key and answers to this machine alone; with keys in {KEYS} also to others."
+    else:
+        how = f"Sign in with a key of {KEYS}; `--new-key ROLE NAME` makes one."
+    return f"The console listens on http://{shown}:{port}{below}. {how} Ctrl+C ends it."
 
 
-def _is_loopback(host: str) -> bool:
+def _check_proxy(proxy: str) -> None:
     try:
-        return host == "localhost" or ip_address(host).is_loopback
+        ip_network(proxy, strict=False)
     except ValueError:
-        return False
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
+        raise ConsoleError(
+            f"--trusted-proxy {proxy!r} is not an address such as 10.0.0.5, nor a network such as 10.0.0.0/24"
+        ) from None

@@ -1,7 +1,7 @@
 """Signing in: a key is exchanged for a signed cookie that names the key, and for form tokens.
 
-No process keeps anything: a cookie works in every process that has the same secret, and ends with its key, after
-`LIFETIME_S`, or when the secret changes.
+A cookie works in every process that has the same secret, and ends with its key, after `LIFETIME_S`, when the secret
+changes, or by signing out, of which the database has a row.
 """
 
 from __future__ import annotations

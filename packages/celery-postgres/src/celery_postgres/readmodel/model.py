@@ -11,6 +11,7 @@ from celery_postgres.database.action_store import Action, ActionStore
 from celery_postgres.database.canvas_store import CanvasStore
 from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.dead_letter import REJECTED
+from celery_postgres.database.ended_session_store import EndedSessionStore
 from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
 from celery_postgres.database.history_store import Failures, PastAttempt
 from celery_postgres.database.limit_store import Limit
@@ -55,6 +56,8 @@ class ReadModel:
         self._queues = QueueViewStore(self._reader)
         self._tasks = TaskViewStore(self._reader, self._results)
         self._actions = ActionStore(self._reader)
+        #: Sessions of the console that were ended before their time.
+        self.ended_sessions = EndedSessionStore(self._reader)
         self._canvases = CanvasStore(self._reader, self._results)
         minutes = MinuteViewStore(self._reader)
         self._past = PastViews(minutes)
