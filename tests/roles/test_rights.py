@@ -323,7 +323,7 @@ def test_a_console_that_looks_reads_every_view_and_one_that_acts_does_all_that_o
     assert changes <= allowed_changes, "a console that looks changes nothing else"
 
 
-SECRET = "4111 1111"
+SECRET = "x4111 1111"
 TRACEBACK = f"""Traceback (most recent call last):
   File "/srv/mine/tasks.py", line 12, in pay
     charge(card)
@@ -331,7 +331,12 @@ TRACEBACK = f"""Traceback (most recent call last):
     raise Refused(card)
 mine.bank.Refused: the card {SECRET} was refused
 and {SECRET} again
+  File "{SECRET}.py", line 3, in f
+    x = "{SECRET}"
+{SECRET.replace(" ", "_")}: again
 """
+#: As a result has it that Celery stores as JSON.
+RESULT = f'{{"exc_type": "Refused", "exc_message": ["{SECRET}"], "exc_module": "mine.bank"}}'
 
 
 def test_a_console_that_looks_sees_names_sizes_and_calls_and_no_value(databases: Databases) -> None:
@@ -350,7 +355,7 @@ def test_a_console_that_looks_sees_names_sizes_and_calls_and_no_value(databases:
         cursor.execute(
             "INSERT INTO celery_taskmeta (id, task_id, status, date_done, name, traceback, result)"
             " VALUES (1, 'failed', 'FAILURE', timezone('UTC', now()), 'mine.pay', %s, %s)",
-            [TRACEBACK, SECRET.encode()],
+            [TRACEBACK, RESULT.encode()],
         )
         cursor.execute(
             "INSERT INTO celery_attempt (task_id, state, traceback) VALUES ('failed', 'FAILURE', %s)", [TRACEBACK]
@@ -369,7 +374,7 @@ def test_a_console_that_looks_sees_names_sizes_and_calls_and_no_value(databases:
         found = model.task("failed")
         assert found is not None
         assert found.row.error == "Refused"
-        assert [frame.text for frame in tracebacks.frames(found.traceback or "")] == [
+        assert [frame.text for frame in tracebacks.frames(found.calls)] == [
             *("/srv/mine/tasks.py:12, in pay", "    charge(card)"),
             *("/srv/mine/bank.py:7, in charge", "    raise Refused(card)"),
         ]

@@ -26,11 +26,14 @@ class Line:
     tone: str
 
 
-def frames(traceback: str) -> list[Line]:
-    """The calls, each with its source line below. Everything else, such as the exception's message, is left out: it may
-    quote a value."""
+def frames(calls: str) -> list[Line]:
+    """Calls, each with its source line below.
+
+    Args:
+        calls: `Task.calls`, which has nothing else: an exception's message may quote a value.
+    """
     found: list[Line] = []
-    lines = traceback.splitlines()
+    lines = calls.split("\n")
     for number, line in enumerate(lines):
         frame = _FRAME.fullmatch(line)
         if frame is None:

@@ -276,15 +276,15 @@ BEGIN
                         $sql$'{"withheld": ' || octet_length(payload) || ', "task": "' ||
                         CASE WHEN octet_length(payload) <= 1048576
                             THEN left(split_part(split_part(payload, '"task": "', 2), '"', 1), 255) ELSE '' END || '"}' AS payload$sql$
+                    -- What could be of a message is left out: it may quote a value. See `error_of_result` in the package.
                     WHEN a.attname = 'traceback' THEN
-                        $sql$(
-                            SELECT string_agg(part[1], E'\n')
-                            FROM regexp_matches(
-                                traceback, '(?n)^(  File "[^"]{1,250}", line [0-9]{1,9}(?:, in .{1,200})?(?:\n    [^ ].*)?)$', 'g'
-                            ) AS part
-                        ) || E'\n' || coalesce(substring(
-                            traceback FROM '.*\n  File "[^\n]*\n(?:    [^\n]*\n)*([A-Za-z_][A-Za-z0-9_.]{0,200})(?::|\n|$)'
-                        ), '') AS traceback$sql$
+                        $sql$nullif(concat(substring(left(traceback, 20000) FROM '^(?:  \+ Exception Group )?Traceback \(most recent call last\):\n(?:(?:  \| )?  File "[^"\n]+", line [0-9]+, in [^\n]+\n(?:(?:  \| )?    [^\n]*\n)*(?:(?:  \| )?  \[Previous line repeated [0-9]+ more times?\]\n)?)*'), $sql$ ||
+                        CASE c.relname WHEN 'celery_taskmeta' THEN $sql$CASE WHEN status = 'FAILURE' OR (status <> 'SUCCESS' AND traceback IS NOT NULL) THEN regexp_replace(coalesce(
+                            substring(encode(substring(result FROM 1 FOR 600), 'escape') FROM '^(?:\{"|\\200[\x02-\x05](?:\\225.{8,40})?\}(?:\\224|q.)\(?(?:\\214.|X.\\000\\000\\000))exc_type(?:": "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))UnpickleableExceptionWrapper(?:", "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))exc_message(?:": \["|(?:\\224|q.)(?:[])](?:\\224|q.))?\((?:\\214.|X.\\000\\000\\000))[^"\\]+(?:", "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))([A-Za-z_][A-Za-z0-9_.<>]*)(?:"|\\224|q)'),
+                            substring(encode(substring(result FROM 1 FOR 600), 'escape') FROM '^(?:\{"|\\200[\x02-\x05](?:\\225.{8,40})?\}(?:\\224|q.)\(?(?:\\214.|X.\\000\\000\\000))exc_type(?:": "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))([A-Za-z_][A-Za-z0-9_.<>]*)(?:"|\\224|q)'),
+                            substring(left(traceback, 20000) FROM '^(?:(?:  \+ Exception Group )?Traceback \(most recent call last\):\n(?:(?:  \| )?  File "[^"\n]+", line [0-9]+, in [^\n]+\n(?:(?:  \| )?    [^\n]*\n)*(?:(?:  \| )?  \[Previous line repeated [0-9]+ more times?\]\n)?)*)?(?:  \| )?([A-Za-z_][A-Za-z0-9_.<>]*)(?::|\n|$)')
+                        ), '^.*\.', '') END$sql$ ELSE 'NULL' END ||
+                        $sql$), '') AS traceback$sql$
                     WHEN a.attname IN ('args', 'kwargs', 'result') OR a.atttypid = 'bytea'::regtype THEN
                         format('NULL::%s AS %I', format_type(a.atttypid, a.atttypmod), a.attname)
                     ELSE quote_ident(a.attname)

@@ -159,7 +159,7 @@ def message_row(row: tuple[Any, ...]) -> TaskRow:
 
 def result_row(row: tuple[Any, ...]) -> TaskRow:
     """From `view_ended` and the first columns of `view_result_of_task`."""
-    number, task_id, name, status, queue, worker, retries, done_at, traceback = row[:9]
+    number, task_id, name, status, queue, worker, retries, done_at, error = row[:9]
     tenant_id, published_at, due_at, started_at = row[9:13]
     return TaskRow(
         task_id,
@@ -171,7 +171,7 @@ def result_row(row: tuple[Any, ...]) -> TaskRow:
         published_at,
         worker=worker,
         failures=retries or 0,
-        error=error_type(traceback),
+        error=error,
         waited_s=waited_s(published_at, due_at, started_at),
         ran_s=None if done_at is None else between_s(started_at, done_at.replace(tzinfo=UTC)),
         position=(done_at, number),
@@ -236,19 +236,6 @@ def dead_row(row: tuple[Any, ...]) -> TaskRow:
         bytes=size,
         position=(died_at, number),
     )
-
-
-_LAST_FRAME = re.compile(r'^  File "[^\n]*"', re.MULTILINE)
-_TYPE = re.compile(r"^([A-Za-z_][\w.]{0,200})(?::|$)", re.MULTILINE)
-
-
-def error_type(traceback: str | None) -> str | None:
-    """The type of the exception that a traceback ends with, without the message, which may quote values."""
-    if not traceback:
-        return None
-    frames = [frame.end() for frame in _LAST_FRAME.finditer(traceback)]
-    found = _TYPE.search(traceback, frames[-1] if frames else 0)
-    return None if found is None else found[1].rpartition(".")[2]
 
 
 def unescaped(name: str | None) -> str | None:

@@ -264,7 +264,7 @@ class TaskViewStore(Store):
         """What is stored of a task."""
         for row in self._run_results("view_result_of_task", task_id=task_id):
             result, children = (None if value is None else bytes(value) for value in row[13:15])
-            return StoredResult(result_row(row), row[3], row[8], result, children, *row[15:17], *row[11:13])
+            return StoredResult(result_row(row), row[3], row[17], result, children, *row[15:17], *row[11:13])
         return None
 
     def attempts_of(self, task_id: str) -> list[PastAttempt]:

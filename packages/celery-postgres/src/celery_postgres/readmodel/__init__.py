@@ -41,7 +41,7 @@ from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import BusyKey, LimitRow, Waits
 from celery_postgres.database.minute_view_store import Depth, Minute
 from celery_postgres.database.queue_view_store import DeadTotal, Queue
-from celery_postgres.database.task_rows import ENDED, LOST_FOR_GOOD, DeadLetterGroup, State, TaskRow, error_type
+from celery_postgres.database.task_rows import ENDED, LOST_FOR_GOOD, DeadLetterGroup, State, TaskRow
 from celery_postgres.database.task_view_store import TaskFilter
 from celery_postgres.readmodel.canvas import Canvas, Member
 from celery_postgres.readmodel.changes import Change
@@ -103,5 +103,4 @@ __all__ = [
     "Waits",
     "Worker",
     "WorkerDetail",
-    "error_type",
 ]

@@ -13,14 +13,14 @@ from celery_postgres.database.counting import CAP, Count
 from celery_postgres.database.dead_letter import REJECTED
 from celery_postgres.database.ended_session_store import EndedSessionStore
 from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
-from celery_postgres.database.history_store import Failures, PastAttempt
+from celery_postgres.database.history_store import Failures
 from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import LimitViewStore
 from celery_postgres.database.minute_view_store import MinuteViewStore
 from celery_postgres.database.monitor_store import MonitorStore
 from celery_postgres.database.queue_view_store import DeadTotal, QueueViewStore
 from celery_postgres.database.reader import Reader
-from celery_postgres.database.task_rows import State, StoredResult, attempt_row
+from celery_postgres.database.task_rows import State, attempt_row
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import TaskFilter, TaskViewStore
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
@@ -32,7 +32,16 @@ from celery_postgres.readmodel.overdue import Lateness
 from celery_postgres.readmodel.pages import Page, page
 from celery_postgres.readmodel.past import HOUR, Past, PastViews, Span
 from celery_postgres.readmodel.problem import Problem
-from celery_postgres.readmodel.task import Task, attempts_of, children_of, never_ran, origin_of, row_of
+from celery_postgres.readmodel.task import (
+    Task,
+    attempts_of,
+    calls_of,
+    children_of,
+    never_ran,
+    origin_of,
+    row_of,
+    traceback_of,
+)
 
 PAGE = 50
 _NEXT = 20
@@ -228,7 +237,8 @@ class ReadModel:
             None if stored is None else stored.status,
             attempts_of(messages, stored, dead, past),
             origin_of(self.payload(task_id), stored),
-            _traceback(stored, past),
+            traceback_of(stored, past),
+            calls_of(stored, past),
             None if stored is None else stored.result,
             children_of(None if stored is None else stored.children),
             tuple(dead),
@@ -265,10 +275,3 @@ class ReadModel:
         rejected = any(one.reason == str(REJECTED) for one in groups)
         unregistered = self._tasks.unregistered(cap=CAP - 1) if rejected else frozenset()
         return DeadLetters(DeadTotal.of(self._queues.dead_by_queue()), tuple(groups), unregistered)
-
-
-def _traceback(stored: StoredResult | None, past: list[PastAttempt]) -> str | None:
-    """Of the last attempt, as long as anything has it."""
-    if stored is not None:
-        return stored.traceback
-    return past[0].traceback if past else None

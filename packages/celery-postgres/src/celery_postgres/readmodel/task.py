@@ -14,6 +14,7 @@ from celery_postgres.database.history_store import PastAttempt
 from celery_postgres.database.payload import decode
 from celery_postgres.database.task_rows import State, StoredResult, TaskRow, attempt_row, between_s, waited_s
 from celery_postgres.database.task_status_store import TaskPhase, TaskStatus
+from celery_postgres.readmodel.calls import leading_calls
 
 #: Arguments that are listed, and characters of a name or a type.
 _MOST_ARGUMENTS, _LONGEST = 50, 100
@@ -90,6 +91,7 @@ class Task:
         attempts: the oldest first.
         origin: from its headers.
         traceback: of its failure. It may quote values, so show it to those who may see arguments.
+        calls: those that led to its failure, with their source lines and no message.
         result: the bytes of its result or its exception, for `operations.load_result`; the same care.
         children: ids of the tasks that it sent.
         dead_letters: its dead letters, the newest first.
@@ -102,6 +104,7 @@ class Task:
     attempts: tuple[Attempt, ...]
     origin: Origin
     traceback: str | None = None
+    calls: str = ""
     result: bytes | None = None
     children: tuple[str, ...] = ()
     dead_letters: tuple[TaskRow, ...] = ()
@@ -188,6 +191,21 @@ def never_ran(stored: StoredResult | None) -> bool:
     if stored is None or stored.row.state is not State.FAILED or stored.parent_id is None:
         return False
     return stored.row.worker is None and stored.started_at is None
+
+
+def traceback_of(stored: StoredResult | None, past: list[PastAttempt]) -> str | None:
+    """Of the last attempt, as long as anything has it."""
+    if stored is not None:
+        return stored.traceback
+    return past[0].traceback if past else None
+
+
+def calls_of(stored: StoredResult | None, past: list[PastAttempt]) -> str:
+    """The calls of the last attempt. What is remembered of it has those of the error itself, taken from its frames; the
+    text in a result begins with those of the error's first cause."""
+    known = [one.traceback for one in past[:1] if stored is None or _is_of(one, stored)]
+    texts = (*known, None if stored is None else stored.traceback)
+    return next((calls for calls in map(leading_calls, texts) if calls), "")
 
 
 def _past(one: PastAttempt) -> Attempt:

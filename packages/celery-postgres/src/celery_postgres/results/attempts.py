@@ -8,12 +8,11 @@ from typing import Any
 from celery import signals
 
 from celery_postgres.database.attempt_store import EndedAttempt
+from celery_postgres.results.calls import kept_traceback
 from celery_postgres.results.columns import short, text
 from celery_postgres.results.description import description_of, history_of
 
 RETRIED, FAILED, REVOKED = "retried", "failed", "revoked"
-#: Of a traceback its end is kept: the error, and the calls before it.
-_LONGEST_TRACEBACK = 4_000
 _REMEMBERED = "celery_postgres_remembered"
 
 
@@ -38,7 +37,7 @@ def attempt_of(task_id: Any, state: str, error: Any, traceback: Any, request: An
         **{name: history[name] for name in ("tenant_id", "published_at", "due_at", "started_at")},
         ended_at=time.time(),
         error=_kind(error),
-        traceback=None if traceback is None else text(traceback)[-_LONGEST_TRACEBACK:],
+        traceback=None if traceback is None else kept_traceback(error, text(traceback)),
     )
 
 

@@ -12,7 +12,7 @@ from celery_postgres.console.looking import STAFF, Look, NotThereError, Page
 from celery_postgres.console.views.attempts import attempt_rows
 from celery_postgres.console.views.canvas import canvas
 from celery_postgres.console.views.rows import reason_says
-from celery_postgres.readmodel import Attempt, State, Task, error_type
+from celery_postgres.readmodel import Attempt, State, Task
 
 _ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.REVOKED})
 
@@ -64,10 +64,9 @@ def _error(look: Look, found: Task) -> dict[str, Any] | None:
     """Its last error. Only a viewer with that right sees the message, which may quote values."""
     if not found.traceback and found.row.state is not State.FAILED:
         return None
-    text = found.traceback or ""
     if look.viewer.role in STAFF:
         whose = "Of the task that failed before it" if found.never_ran else "Of the last attempt"
-        lines, note = tracebacks.frames(text), f"{whose}. The message is withheld: it may quote data"
+        lines, note = tracebacks.frames(found.calls), f"{whose}. The message is withheld: it may quote data"
     else:
         lines, note = [], "Of the last attempt. The API shows the messages that quote no data"
     return {
@@ -81,7 +80,8 @@ def _error(look: Look, found: Task) -> dict[str, Any] | None:
 def _type(found: Task) -> str:
     """Of the last error. The row of a dead letter, or of a lost task, has why it is one."""
     told = found.row.error if found.row.state not in (State.DEAD, State.LOST) else None
-    return told or error_type(found.traceback) or "The type of the error is not kept"
+    ended = (one.error for one in reversed(found.attempts) if one.state in (State.FAILED, State.RETRYING))
+    return told or next(filter(None, ended), None) or "The type of the error is not kept"
 
 
 def _advice(look: Look, found: Task, *, blocked: bool) -> dict[str, str] | None:

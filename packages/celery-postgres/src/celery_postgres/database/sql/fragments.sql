@@ -311,10 +311,22 @@ message.consumer_id, (
     WHERE consumer.id = message.consumer_id
 ) AS worker
 
+-- fragment: error_of_result
+-- The type of an error, from the row `meta`. Its message is the producer's text, so what could be of it is not read: the
+-- type is at the beginning of the result, as JSON or as a pickle, or else it stands where a traceback has it, after the
+-- calls at its beginning. Of an exception that could not be pickled Celery stores a wrapper, with the type as its second
+-- argument. `roles.sql` has the same.
+CASE WHEN meta.status = 'FAILURE' OR (meta.status <> 'SUCCESS' AND meta.traceback IS NOT NULL) THEN regexp_replace(coalesce(
+    substring(encode(substring(meta.result FROM 1 FOR 600), 'escape') FROM '^(?:\{"|\\200[\x02-\x05](?:\\225.{8,40})?\}(?:\\224|q.)\(?(?:\\214.|X.\\000\\000\\000))exc_type(?:": "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))UnpickleableExceptionWrapper(?:", "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))exc_message(?:": \["|(?:\\224|q.)(?:[])](?:\\224|q.))?\((?:\\214.|X.\\000\\000\\000))[^"\\]+(?:", "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))([A-Za-z_][A-Za-z0-9_.<>]*)(?:"|\\224|q)'),
+    substring(encode(substring(meta.result FROM 1 FOR 600), 'escape') FROM '^(?:\{"|\\200[\x02-\x05](?:\\225.{8,40})?\}(?:\\224|q.)\(?(?:\\214.|X.\\000\\000\\000))exc_type(?:": "|(?:\\224|q.)(?:\\214.|X.\\000\\000\\000))([A-Za-z_][A-Za-z0-9_.<>]*)(?:"|\\224|q)'),
+    substring(left(meta.traceback, 20000) FROM '^(?:(?:  \+ Exception Group )?Traceback \(most recent call last\):\n(?:(?:  \| )?  File "[^"\n]+", line [0-9]+, in [^\n]+\n(?:(?:  \| )?    [^\n]*\n)*(?:(?:  \| )?  \[Previous line repeated [0-9]+ more times?\]\n)?)*)?(?:  \| )?([A-Za-z_][A-Za-z0-9_.<>]*)(?::|\n|$)')
+), '^.*\.', '') END
+
 -- fragment: ended_columns
 -- A result as a row of a list of tasks, from the row `meta`.
 meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.retries, meta.date_done,
-CASE WHEN meta.status <> 'SUCCESS' THEN right(meta.traceback, 4000) END,
+-- include: error_of_result
+AS error,
 -- include: moments_of_result
 
 -- fragment: ended_filter

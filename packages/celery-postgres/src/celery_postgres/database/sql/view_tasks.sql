@@ -266,9 +266,10 @@ FROM (
 -- takes: task_id text
 SELECT meta.id, meta.task_id, meta.name, meta.status, meta.queue, meta.worker, meta.retries,
     CASE WHEN meta.date_done BETWEEN '0001-01-02' AND '9999-12-30' THEN meta.date_done END,
-    meta.traceback,
+    -- include: error_of_result
+    AS error,
     -- include: moments_of_result
-    , meta.result, meta.children, meta.root_id, meta.parent_id
+    , meta.result, meta.children, meta.root_id, meta.parent_id, meta.traceback
 FROM celery_taskmeta AS meta
 WHERE meta.task_id = %(task_id)s
 
