@@ -206,7 +206,7 @@ OF_PRODUCERS = {
     *("publish", "publish_to_exchange", "publish_many", "routes", "address", "copy_message", "wake"),
     *("publish_within", "publish_many_within", "publish_to_exchange_within", "publish_unique", "publish_unique_within"),
     *("make_queue", "count_ready", "find_binding", "bind", "bindings"),
-    *("look", "size_chord", "save_group", "catch_up", "queues_that_refuse", "admit"),
+    *("look", "size_chord", "save_group", "catch_up", "queues_that_refuse", "admit", "admit_within"),
 }
 OF_READERS = {
     *("result", "results", "result_exists", "result_or_message"),
