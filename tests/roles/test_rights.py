@@ -197,7 +197,7 @@ OF_EVERYBODY = {
     *("find_migrations", "migrated_to"),
     *("hold_key", "sees_held_key", "moves"),
     # Of the console: what the server shows of sessions, and claims by the columns that a publisher may read.
-    *("view_health", "view_claims"),
+    *("view_health", "view_claims", "view_may_act"),
     *("find_queue", "queues_that_are_unfair", "may_change_queues", "subscriptions", "orphaned_queues"),
     *("gone_consumers", "address", "wake"),
     *("wake_by_name", "view_fair_queues", "view_paused"),
@@ -318,8 +318,8 @@ def test_a_console_that_looks_reads_every_view_and_one_that_acts_does_all_that_o
     of_fleets = {"drain_worker", "forget_worker", "enable_entry", "disable_entry", "request_entry"}
     assert (VIEWS | OF_OPERATORS | of_fleets | {"set_paused", "cancel_task", "begin_action"}) - of_helper == set()
     changes = {one for one in of_looker if re.search(r"\b(INSERT|UPDATE|DELETE)\b", statements()[one].direct)}
-    # Two ask about rights, and do not use them; who signs out ends the session.
-    allowed_changes = {"broker_usable", "may_change_queues", "end_session"}
+    # Three ask about rights, and do not use them; who signs out ends the session.
+    allowed_changes = {"broker_usable", "may_change_queues", "view_may_act", "end_session"}
     assert changes <= allowed_changes, "a console that looks changes nothing else"
 
 
@@ -362,6 +362,7 @@ def test_a_console_that_looks_sees_names_sizes_and_calls_and_no_value(databases:
         )
     model = ReadModel(looker)
     try:
+        assert not model.may_act()
         shown = [
             *(model.overview(), model.queue("mine"), model.tasks(), model.dead_letters()),
             *(model.task(one) for one in ("waits", "dead", "failed")),
@@ -394,6 +395,8 @@ def test_a_console_that_looks_sees_names_sizes_and_calls_and_no_value(databases:
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             databases.run(looker, change)
     helper = databases.url("helper", "plain")
+    with closing(ReadModel(helper)) as acting:
+        assert acting.may_act()
     databases.run(helper, "INSERT INTO console_action (source, actor, action) VALUES ('console', 'ann', 'pause')")
     for change in ("UPDATE console_action SET actor = 'bob'", "DELETE FROM console_action"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):

@@ -9,6 +9,7 @@ import pytest
 
 from celery_postgres.console import Viewer
 from celery_postgres.console.views import VIEWS
+from celery_postgres.readmodel import ReadModel
 from environment.testkit import night
 from environment.testkit.console import Console, serving
 
@@ -99,3 +100,25 @@ def test_a_tenant_has_an_id_and_nobody_else_does() -> None:
         Viewer("tenant", "x", "k")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="names its tenant"):
         Viewer("reader", "x", "k", tenant=night.ACME)  # type: ignore[arg-type]
+
+
+def test_a_console_whose_login_only_looks_offers_no_action(
+    served: Console, module_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a dry run, whose last step would be refused."""
+    failed = f"/task?id={served.night.ids['failed']}"
+    paths = ("/queue?name=llm", failed, "/dead", "/workers", "/schedules", "/limits")
+    assert any("/act?" in served.get(path, "operator+payloads").text for path in paths)
+    monkeypatch.setattr(ReadModel, "may_act", lambda model: False)
+    with serving(module_database.url, served.night) as other:
+        for path in paths:
+            page = other.get(path, "operator+payloads").text
+            assert "This console only looks: to act, its login needs the rights of the role celery_operator." in page
+            assert "/act?" not in page
+            assert "celery_operator" not in other.get(path, "reader").text
+        plan = other.get("/act?do=pause&queue=llm", "operator")
+        assert (plan.status, "celery_operator" in plan.text) == (404, True)
+        token = other.get("/", "operator").text.partition('name="token" value="')[2].partition('"')[0]
+        act = {"do": "pause", "queue": "llm", "token": token}
+        answer = other.request("POST", "/act", act, Cookie=other.cookie("operator"))
+        assert (answer.status, "celery_operator" in answer.text) == (404, True)

@@ -12,6 +12,7 @@ from celery_postgres.console.action import Action, Done, Plan, Step
 from celery_postgres.console.actions import ACTIONS
 from celery_postgres.console.actions.limits import FIELDS as OF_LIMITS
 from celery_postgres.console.looking import LONGEST, Look, NotThereError
+from celery_postgres.console.rights import ONLY_LOOKS
 from celery_postgres.errors import FlowError
 from celery_postgres.operations import Operations
 
@@ -42,6 +43,8 @@ class Part:
 def action_of(look: Look) -> tuple[Action, Operations]:
     """The action that a request names, if it exists for this viewer and this console may act."""
     action, broker = ACTIONS.get(look.asked("do")), look.source.broker
+    if broker is None and look.viewer.acts:
+        raise NotThereError(ONLY_LOOKS)
     if action is None or broker is None or look.viewer.role not in action.roles or not action.allowed(look.viewer):
         raise NotThereError("There is no such action here, or this key does not have it.")
     return action, broker

@@ -25,6 +25,7 @@ from celery_postgres.console.door import Door, FormError, base_of, field, form_o
 from celery_postgres.console.following import Following
 from celery_postgres.console.live import Live
 from celery_postgres.console.looking import STAFF, Elsewhere, Look, NotThereError, View
+from celery_postgres.console.rights import ONLY_LOOKS, Rights
 from celery_postgres.console.sessions import Sessions
 from celery_postgres.console.sharing import Subject
 from celery_postgres.console.sign_outs import SignOuts
@@ -80,7 +81,7 @@ class _Console:
     def __init__(
         self, source: Source, keys: Keys, title: str, secret: str | None, sources: Sequence[tuple[str, str]]
     ) -> None:
-        self._source = source
+        self._rights = Rights(source)
         self._pages = pages.Pages(title)
         self._open = isinstance(keys, ThisMachine)
         self._marks: tuple[float, dict[str, dict[str, str]]] = (-MARKS_S, {})
@@ -124,7 +125,7 @@ class _Console:
                 if view.path == "":  # each key has a first page
                     return redirect(f"{base_of(request)}/tasks")
                 raise NotThereError(_NOT_THERE)
-            look = Look(guest.viewer, self._source, dict(request.query_params), base_of(request))
+            look = Look(guest.viewer, self._rights.source(), dict(request.query_params), base_of(request))
             found = view.show(look)
             if isinstance(found, Elsewhere):
                 return redirect(found.address)
@@ -135,7 +136,7 @@ class _Console:
 
     def _shared(self, subject: Subject) -> str:
         """A page as all get it who follow it: without a name, and without the token of forms."""
-        look = Look(subject.viewer, self._source, dict(subject.query), subject.base)
+        look = Look(subject.viewer, self._rights.source(), dict(subject.query), subject.base)
         found = subject.view.show(look)
         if isinstance(found, Elsewhere):
             raise NotThereError(_NOT_THERE)
@@ -150,7 +151,7 @@ class _Console:
             "base": look.base,
             "look": look,
             "viewer": look.viewer,
-            "role_says": "Open on this machine alone" if self._open else _SAYS[role],
+            "role_says": self._says(look),
             "token": token,
             "now": datetime.now(UTC),
             "again": f"{look.base}/{view.path}{query}",
@@ -162,6 +163,11 @@ class _Console:
                 if one.name is not None and role in one.roles
             ],
         }
+
+    def _says(self, look: Look) -> str:
+        """What the viewer may do here."""
+        said = "Open on this machine alone" if self._open else _SAYS[look.viewer.role]
+        return f"{said.partition(',')[0]}. {ONLY_LOOKS}" if look.viewer.acts and not look.acts else said
 
     def _marked(self, look: Look) -> dict[str, dict[str, str]]:
         """What the navigation says beside the views: no page waits for the overview each second for the sake of it."""
@@ -188,7 +194,7 @@ class _Console:
             return self._door.ask(request)
         self._door.verify(guest, form)
         asked = {name: field(form, name) for name in acting.FIELDS if name in form}
-        look = Look(guest.viewer, self._source, asked, base_of(request))
+        look = Look(guest.viewer, self._rights.source(), asked, base_of(request))
         around = self._around(look, _ACTING, query_of(request), self._door.token(guest))
         if "run" in form:
             run, after = field(form, "run"), field(form, "after")

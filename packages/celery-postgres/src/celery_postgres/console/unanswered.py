@@ -13,6 +13,7 @@ _UNREACHABLE = (
     "see whether the server runs, and whether the address, the user and the password in the application's broker_url "
     "are right; `python -m celery_postgres check` asks the same server."
 )
+_ROLES = "roles.sql grants the rights to look to the role celery_console, and those to act as well to celery_operator."
 _REFUSED = "The database refused to answer. The console's log has the reason."
 
 
@@ -32,7 +33,9 @@ def on_page(error: Exception) -> tuple[str, str]:
     if isinstance(error, SchemaError):
         text = str(error)
         text = f"{text[:1].upper()}{text[1:]}."
-        return ("The tables do not fit", text) if error.outdated else ("The console's login may not do this", text)
+        if error.outdated:
+            return "The tables do not fit", text
+        return "The console's login may not do this", f"{text} {_ROLES}"
     code = getattr(error, "pgcode", None)
     if code in _LATE or (not code and "are busy: try again" in str(error)):
         return "No answer", _AGAIN

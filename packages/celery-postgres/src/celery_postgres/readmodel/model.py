@@ -102,6 +102,10 @@ class ReadModel:
         found = self.tasks(TaskFilter(state=State.WAITING, task=name), limit=1_001)
         return Count.of(sum(one.name == name for one in found.rows), 1_001)
 
+    def may_act(self) -> bool:
+        """Whether this login has the rights to act, as `celery_operator` and the tables' owner do."""
+        return bool(self._reader.run("view_may_act")[0][0])
+
     def problems(self) -> tuple[Problem, ...]:
         """What needs attention, the most urgent first, then the oldest."""
         return self.overview().problems
