@@ -198,7 +198,7 @@ OF_EVERYBODY = {
     *("hold_key", "sees_held_key", "moves"),
     # Of the console: what the server shows of sessions, and claims by the columns that a publisher may read.
     *("view_health", "view_claims", "view_may_act"),
-    *("find_queue", "queues_that_are_unfair", "may_change_queues", "subscriptions", "orphaned_queues"),
+    *("find_queue", "queues_by_fairness", "may_change_queues", "subscriptions", "orphaned_queues"),
     *("gone_consumers", "address", "wake"),
     *("wake_by_name", "view_fair_queues", "view_paused"),
 }
@@ -224,7 +224,7 @@ OF_MONITORS = {
     *("session_lives", "queues_overview", "consumers_overview", "blocked_tasks", "overdue_chords"),
     *("queue_depths", "key_depths", "dead_letter_counts", "beat_runs"),
     *("newest_beat", "reported_runs", "view_minutes", "view_outcomes", "view_counts"),
-    *("counts_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
+    *("counts_running", "queues_that_count_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
     *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules", "view_lost_consumers", "view_beats"),
     "view_oldest_of_key",
 }

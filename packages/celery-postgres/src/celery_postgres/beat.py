@@ -28,7 +28,7 @@ from celery_postgres.database import driver
 from celery_postgres.database.address import is_postgresql, libpq_dsn
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.beat_store import BeatStore, Described
-from celery_postgres.database.envelope import text_or_none
+from celery_postgres.database.keys import text_or_none
 from celery_postgres.database.names import printable
 from celery_postgres.database.options import Options
 from celery_postgres.database.session import Session

@@ -550,22 +550,24 @@ def test_a_queue_becomes_fair_and_ceases_to_be(
     app.send_task("t", queue="q", headers={"tenant_id": tenant})
     app.send_task("t", queue="q", countdown=3600)
     run(url, "INSERT INTO kombu_message (queue_id, payload) SELECT id, 'no JSON \"flow_key\"' FROM kombu_queue")
+    for text in ("acme", ["acme"]):  # no UUIDs
+        app.send_task("t", queue="q", headers={"tenant_id": text})
     before = rows(url, "SELECT available_at FROM kombu_message ORDER BY id")
     assert tool("fair", "q") == {"queue": "q", "fair": False}
-    assert tool("fair", "q", "on") == {"queue": "q", "fair": True, "count": 4}
-    expected = [scalar(url, "SELECT hashtextextended(:key, 0)", key=key) for key in ("a", tenant, "", "")]
+    assert tool("fair", "q", "on") == {"queue": "q", "fair": True, "count": 6}
+    expected = [scalar(url, "SELECT hashtextextended(:key, 0)", key=key) for key in ("a", tenant, "", "", "acme", "")]
     keys = rows(url, "SELECT flow_key, flow_later, available_at IS NOT NULL FROM kombu_message ORDER BY id")
     assert keys == [
         (expected[0], None, True),
         (expected[1], None, True),
         (None, expected[2], True),
-        (expected[3], None, True),
+        *((one, None, True) for one in expected[3:]),
     ]
     tool("limits", "set", "q", "--concurrency", "1")
     with pytest.raises(AssertionError):
         tool("fair", "q", "off")
     tool("limits", "remove", "q")
-    assert tool("fair", "q", "off") == {"queue": "q", "fair": False, "count": 4}
+    assert tool("fair", "q", "off") == {"queue": "q", "fair": False, "count": 6}
     assert rows(url, "SELECT available_at FROM kombu_message ORDER BY id") == before
     assert scalar(url, "SELECT count(*) FROM kombu_message WHERE flow_key IS NOT NULL OR flow_later IS NOT NULL") == 0
 
@@ -678,7 +680,12 @@ def late(): ...
 @pytest.mark.parametrize(
     ("conf", "late", "said", "ends"),
     [
-        ({}, False, "OptionError: the queue 'q' limits how many tasks run at once, and this worker acknowledges", True),
+        (
+            {},
+            False,
+            "The queue q limits how many tasks run at once, and this worker acknowledges tasks before they",
+            True,
+        ),
         ({}, True, "The queue q limits how many tasks run at once, and does not count tasks", False),
         ({"task_acks_late": True}, True, "", False),
     ],
@@ -717,3 +724,40 @@ def test_a_worker_that_acknowledges_early_is_told_at_its_start(
     assert said in output
     assert (" ready." in output) is not ends
     assert ("limits how many" in output) is bool(said)
+    assert "Traceback" not in output
+
+
+def test_a_worker_that_acknowledges_early_takes_nothing_from_a_queue_that_is_limited_later(
+    plain_database: Any, broker: Operations, make_app: Callable[[str], Any], tmp_path: Path
+) -> None:
+    url = plain_database.url
+    fill(url, 0)
+    (tmp_path / "mine.py").write_text(MODULE.format(url="sqla+" + url, conf={}, late=False))
+    words = ["-A", "mine", "worker", "-Q", "q", "-P", "solo", "-l", "INFO", "--without-mingle", "--without-gossip"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "celery", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as worker:
+        overdue = threading.Timer(60, worker.kill)
+        overdue.start()
+        steps: list[str] = []
+        assert worker.stderr is not None
+        for line in worker.stderr:
+            if " ready." in line:
+                broker.set_limit("q", key="*", concurrency=5)
+            elif "it takes nothing more from it" in line:
+                steps.append("limited")
+                make_app(url).send_task("mine.early", queue="q", headers={"tenant_id": "acme"})
+                broker.remove_limit("q", key="*")
+            elif "no longer limits" in line:
+                steps.append("free")
+            elif "received" in line:
+                steps.append("taken")
+                worker.terminate()
+        worker.wait(30)
+        overdue.cancel()
+    assert steps == ["limited", "free", "taken"]

@@ -265,3 +265,19 @@ def test_workers_that_are_killed_and_tasks_that_retry_keep_the_order(probe: Prob
     retried = ["0", "1", "1", "1", "2", "3"]
     assert [tag[1] for tag in starts if tag[0] == "b"] == retried
     assert [tag[1] for tag in starts if tag[0] == "a"] == [*retried, "4", "4", "5", "6"]
+
+
+@pytest.mark.parametrize("state", ["ready", "scheduled", "runs"])
+def test_a_queue_with_ordered_messages_stays_fair(
+    ordered: Any, consumers: Any, module_database: Any, queue: str, state: str
+) -> None:
+    ordered("first", eta=(datetime.now(UTC) + timedelta(hours=1)).isoformat() if state == "scheduled" else None)
+    if state == "runs":
+        (consumer,) = consumers(queue, 1)
+        wait_until(lambda: bool(consumer.claim()), DEADLINE_S, "the message")
+    with operations.connect(module_database.url) as broker:
+        with pytest.raises(FlowError, match="ordered messages that wait or run"):
+            broker.set_fair(queue, fair=False)
+        run(module_database.url, "DELETE FROM kombu_message")
+        broker.set_fair(queue, fair=False)
+    assert scalar(module_database.url, f"SELECT fair FROM kombu_queue WHERE name = '{queue}'") is False  # noqa: S608

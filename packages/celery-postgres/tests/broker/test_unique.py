@@ -8,13 +8,14 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg2
 import pytest
 from celery import Celery, chain, chord, group
+from kombu import Queue
 
 import celery_postgres
 from celery_postgres import DuplicateTaskError, Flow, FlowError, NotPublishedError, publishing_on
@@ -321,6 +322,61 @@ def test_a_tenants_key_is_its_own(app: Celery, module_database: Any, queue: str)
     with app.producer_or_acquire() as producer, celery_postgres.bulk(producer):
         again = [task.apply_async(("a", 1), headers=one, producer=producer) for one in tenants]
     assert [one.id for one in again] == [first.id, second.id]
+
+
+def test_any_text_is_a_tenant_and_no_two_are_one(app: Celery, module_database: Any, queue: str) -> None:
+    task, number = app.tasks["unique.returns"], uuid.UUID(int=5)
+    tenants: list[Any] = [None, "acme", "globex", "gl\u00f6bex", 7, number]
+    firsts = [task.apply_async(("a", 1), headers={"tenant_id": one}) for one in tenants]
+    assert len({one.id for one in firsts}) == len(tenants)
+    for tenant, first in zip(["", "acme", "globex", "gl\u00f6bex", "7", str(number).upper()], firsts, strict=True):
+        assert task.apply_async(("a", 2), headers={"tenant_id": tenant}).id == first.id
+    for wrong in (["acme"], {"a": 1}, True, 1.5, "a\0b", "x" * 201, 10**5000, "\ud800"):
+        with pytest.raises(FlowError, match=r"^a tenant_id that is a key"):
+            task.apply_async(("a", 3), headers={"tenant_id": wrong})
+    assert rows_of(module_database.url, queue) == len(tenants)
+
+
+@pytest.mark.parametrize("fair", [False, True])
+def test_a_fair_queue_takes_any_text_as_a_tenant_and_nothing_else(
+    app: Celery, module_database: Any, queue: str, fair: bool
+) -> None:
+    task, url = app.tasks["unique.plain"], module_database.url
+    with app.connection_for_write() as connection:
+        Queue(queue, queue_arguments={"x-fair": fair})(connection).declare()
+    refusing = pytest.raises(FlowError, match="is fair, and the tenant_id") if fair else nullcontext()
+    for tenant in ("acme", 7):
+        task.apply_async(("a",), headers={"tenant_id": tenant})
+    for text in ("short", "x" * 100_000):
+        with refusing:
+            task.apply_async((text,), headers={"tenant_id": ["acme"]})
+    with app.producer_or_acquire() as producer, refusing, celery_postgres.bulk(producer):
+        task.apply_async(("a",), headers={"tenant_id": {}}, producer=producer)
+    task.apply_async(("a",), headers={"tenant_id": [], "flow_key": "k"})
+    task.apply_async(("a",), headers={"tenant_id": []}, retries=1)
+    found = rows(
+        url,
+        "SELECT flow_key FROM kombu_message AS message JOIN kombu_queue AS queue ON queue.id = queue_id"
+        " WHERE queue.name = :queue ORDER BY message.id",
+        queue=queue,
+    )
+    hashes = [scalar(url, "SELECT hashtextextended(:key, 0)", key=key) for key in ("acme", "7", "k", "")]
+    assert [key for (key,) in found] == (hashes if fair else [None] * 7)
+
+
+@pytest.mark.parametrize("flow", [Flow, {"unique": True}, "unique", lambda args, kwargs: "k"])
+def test_a_flow_that_is_none_is_refused_at_the_first_publish(
+    app: Celery, module_database: Any, queue: str, flow: Any
+) -> None:
+    task = app.task(name=f"unique.wrong.{queue}", flow=flow, shared=False)(_run)
+    for _ in range(2):
+        with pytest.raises(FlowError, match="is no Flow but"):
+            task.delay("a", 1)
+    late = app.task(name=f"unique.late.{queue}", shared=False)(_run)
+    late.__class__.flow = Flow(unique=True)
+    with pytest.raises(FlowError, match="set too late"):
+        late.delay("a", 1)
+    assert rows_of(module_database.url, queue) == 0
 
 
 def test_headers_by_hand_are_enough_and_win(app: Celery, module_database: Any, queue: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from kombu.utils import json as kombu_json
 
 from celery_postgres.broker.firsts import finding_first
-from celery_postgres.database.envelope import checked_own_key
+from celery_postgres.compat.upstream import task_of
+from celery_postgres.database.keys import checked_own_key
 from celery_postgres.database.unique import CONFLICTS, UNTIL, checked_debounce, checked_unique_key
 from celery_postgres.errors import FlowError
 
@@ -132,6 +133,30 @@ class Flow:
                 "link: another call would replace it"
             )
         return {"unique_until": self.until, "unique_conflict": self.on_conflict, "debounce": self.debounce}
+
+
+def check_flow(name: object) -> None:
+    """Before a task is published for the first time, if this process knows it.
+
+    Raises:
+        FlowError: its `flow` is no `Flow`, or was set after its class was made, so that no call would ask it.
+    """
+    if not isinstance(name, str) or name in _checked or (task := task_of(name)) is None:
+        return
+    flow = getattr(task, "flow", None)
+    own = "flow" in vars(type(task))
+    if flow is not None and not isinstance(flow, Flow) and (own or not inspect.isroutine(flow)):
+        what = "the class Flow itself: write Flow(…)" if flow is Flow else f"{type(flow).__name__}: write flow=Flow(…)"
+        raise FlowError(f"the flow of the task {name} is no Flow but {what}")
+    if isinstance(flow, Flow) and not hasattr(type(task).apply_async, "celery_postgres"):
+        raise FlowError(
+            f"the flow of the task {name} was set too late: give it where the task is defined, as flow=Flow(…)"
+        )
+    _checked.add(name)
+
+
+#: The names of tasks whose flows are.
+_checked: set[str] = set()
 
 
 def _flowing(owner: Any, original: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from celery.exceptions import WorkerShutdown
+
 from celery_postgres.compat.upstream import tasks_by_ack
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.errors import OptionError
@@ -12,14 +14,17 @@ logger = logging.getLogger(__name__)
 
 #: Names of tasks in one line.
 NAMED = 5
-#: The queues that this process has consumed: a limit that comes later ends no worker when it connects again.
+#: The queues that this process has consumed: a limit that comes later ends no worker when it connects again. It takes
+#: nothing from them (`consumer.uncounted`).
 _consumed: set[str] = set()
 
 
 def check_acks(limits: LimitStore, queue: str, *, no_ack: bool) -> None:
     """
     Raises:
-        OptionError: the queue limits how many run, and this process would acknowledge all of them before they run.
+        OptionError: the queue has limits, and this process consumes it without acks.
+        celery.exceptions.WorkerShutdown: the queue limits how many run, and this worker would acknowledge all of them
+            before they run.
     """
     begins = queue not in _consumed
     _consumed.add(queue)
@@ -33,10 +38,12 @@ def check_acks(limits: LimitStore, queue: str, *, no_ack: bool) -> None:
         return
     early, late = tasks
     if not late and begins:
-        raise OptionError(
-            f"the queue {queue!r} limits how many tasks run at once, and this worker acknowledges tasks before they "
-            "run, so that none would be counted: set task_acks_late = True"
+        logger.critical(
+            "The queue %s limits how many tasks run at once, and this worker acknowledges tasks before they run, so "
+            "that none would be counted: set task_acks_late = True",
+            queue,
         )
+        raise WorkerShutdown(1)  # Celery logs the traceback of any other error
     named = ", ".join(early[:NAMED]) + (", …" if len(early) > NAMED else "")
     logger.warning(
         "The queue %s limits how many tasks run at once, and does not count tasks that are acknowledged before they "

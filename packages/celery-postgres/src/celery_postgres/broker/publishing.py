@@ -12,6 +12,7 @@ from celery_postgres.broker.collecting import collecting
 from celery_postgres.broker.declaring import DeclaringChannel
 from celery_postgres.broker.destinations import AtOnce, Collecting, Destination, WithinTransaction
 from celery_postgres.broker.firsts import current_first
+from celery_postgres.broker.flow import check_flow
 from celery_postgres.broker.placing import note_part
 from celery_postgres.broker.transaction import callers_transaction, is_within_block
 from celery_postgres.database.driver import Error
@@ -36,8 +37,12 @@ class PublishingChannel(DeclaringChannel):
 
         Raises:
             psycopg2.OperationalError: it may or may not have been published; Celery tries again.
+            FlowError: a key or a `Flow` of it is none.
             NotPublishedError: it was not published; or, of a revoke, some databases of the fleet were not told.
         """
+        headers = message.get("headers") or {}
+        if not headers.get("retries"):  # its task would be lost
+            check_flow(headers.get("task"))
         exchange, routing_key = exchange or "", routing_key or ""
         self._inplace_augment_message(message, exchange, routing_key)
         envelope = Envelope.of(message, self._get_message_priority(message))

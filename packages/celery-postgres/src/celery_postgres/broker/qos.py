@@ -8,7 +8,7 @@ from typing import Any
 
 from celery_postgres.compat.publish_patience import AFTER_A_PAUSE
 from celery_postgres.compat.upstream import acks_early, tasks_to_finish, virtual
-from celery_postgres.database.envelope import text_or_none
+from celery_postgres.database.keys import text_or_none
 from celery_postgres.database.message_store import claim_of
 
 

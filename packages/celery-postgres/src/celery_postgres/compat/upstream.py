@@ -14,6 +14,7 @@ import kombu
 import kombu.transport
 import kombu.transport.base
 from billiard import util as _billiard
+from celery import _state
 from kombu.transport import virtual as _virtual
 
 virtual: Any = _virtual
@@ -21,6 +22,7 @@ billiard_util: Any = _billiard
 base: Any = kombu.transport.base
 transports: Any = kombu.transport
 Connection: Any = kombu.Connection
+_apps: Any = _state
 
 
 def worker_state() -> Any:
@@ -54,6 +56,14 @@ def outlive_main_process() -> None:
     Linux keeps that request with the thread that has made it: the main thread, which also runs the tasks."""
     with contextlib.suppress(OSError):
         billiard_util.set_pdeathsig(0)
+
+
+def task_of(name: str) -> Any:
+    """The task of this name, of any application of this process; None if none has it yet. It finalizes none."""
+    for app in list(_apps._get_active_apps()):
+        if (found := app._tasks.get(name)) is not None:
+            return found
+    return None
 
 
 def acks_early(task: Any) -> bool:

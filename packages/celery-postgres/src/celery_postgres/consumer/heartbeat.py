@@ -22,6 +22,7 @@ from celery_postgres.consumer.maintenance import Maintenance
 from celery_postgres.consumer.membership import Membership
 from celery_postgres.consumer.process_subscriptions import ProcessSubscriptions
 from celery_postgres.consumer.protocols import Buffer
+from celery_postgres.consumer.uncounted import Uncounted
 from celery_postgres.database import driver, watchdog
 from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore, EndedSubscription
@@ -54,7 +55,7 @@ class Heartbeat(Service):
         claims: what this process has claimed.
         member: this process among the consumers.
         generation: how often the lease was lost.
-        paused: ids of the queues that an operator has paused.
+        paused: ids of the queues that an operator has paused, or whose limits this worker would not keep.
         blocked: names of the tasks that an operator has blocked.
     """
 
@@ -87,7 +88,7 @@ class Heartbeat(Service):
         self._notifications = Notifications(listen, self._buffers.notify)
         self._subscriptions = ProcessSubscriptions(sessions)
         self._detector = FailureDetector(unresponsive_s)
-        self._maintenance = Maintenance(max_failures, kept)
+        self._maintenance, self._uncounted = Maintenance(max_failures, kept), Uncounted()
         self._next_beat = self._next_maintenance = 0.0
         #: The thread waits for the next beat, so work before that has to wake it.
         self._resting = False
@@ -263,7 +264,8 @@ class Heartbeat(Service):
         if pulse.uncertain:
             self.claims.reconcile_soon()
             self._buffers.outdate(self._subscriptions.outdated(ConsumerStore(session), self.consumer))
-        self.paused, self.blocked, self._subscriptions.fair = pulse.paused, pulse.blocked, pulse.fair
+        self.paused = pulse.paused | self._uncounted.among(session, pulse.fair)
+        self.blocked, self._subscriptions.fair = pulse.blocked, pulse.fair
         if self.paused or self.blocked:  # each time: a claim may have been under way when it began
             self._buffers.release_halted(MessageStore(session), self.paused, self.blocked)
         if pulse.messages_wait:

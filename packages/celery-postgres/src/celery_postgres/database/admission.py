@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from celery_postgres.database.envelope import Addressed, Envelope
+from celery_postgres.database.keys import MAX_KEY_LENGTH
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.queue_store import QueueStore
 from celery_postgres.database.store import Runner
@@ -24,7 +25,7 @@ def admit(runner: Runner, messages: Sequence[Addressed]) -> list[Addressed] | No
     """The same messages, admitted: all of them take their places. None if no queue of theirs refuses.
 
     Raises:
-        FlowError: one of them is in order, and its queue is not fair.
+        FlowError: one of them is in order, and its queue is not fair; or its queue is fair, and its tenant is no key.
         RateLimited: one of them is refused, and none has taken a place.
     """
     queues = that_refuse(runner, messages)
@@ -41,7 +42,7 @@ def that_refuse(runner: Runner, messages: Sequence[Addressed]) -> dict[str, int]
         FlowError: one of them is in order, and its queue is not fair.
     """
     store = LimitStore(runner)
-    _check_order(store, messages)
+    _check_fairness(store, messages)
     return store.that_refuse(sorted({queue for queue, _ in messages}))
 
 
@@ -59,16 +60,22 @@ def take_places(
     asking = [(queue, envelope) for queue, envelope in messages if not envelope.admitted]
     statement = "admit_within" if within else "admit"
     refusal = LimitStore(runner).admit(
-        queues, [(queue, envelope.flow_key) for queue, envelope in asking], name=statement
+        queues, [(queue, envelope.flow_key or "") for queue, envelope in asking], name=statement
     )
     if refusal is not None:
         queue, envelope = asking[refusal.number]
-        raise RateLimited(queue, envelope.flow_key, refusal.retry_in_s)
+        raise RateLimited(queue, envelope.flow_key or "", refusal.retry_in_s)
 
 
-def _check_order(store: LimitStore, messages: Sequence[Addressed]) -> None:
+def _check_fairness(store: LimitStore, messages: Sequence[Addressed]) -> None:
+    without_key = sorted({queue for queue, envelope in messages if envelope.flow_key is None})
+    if without_key and (fair := store.that_are(without_key, fair=True)):
+        raise FlowError(
+            f"not published: the queue {fair[0]!r} is fair, and the tenant_id of a message is no key: give it a text "
+            f"of at most {MAX_KEY_LENGTH} characters, an integer or a UUID, or set the header flow_key"
+        )
     ordered = sorted({queue for queue, envelope in messages if envelope.in_order})
-    if ordered and (unfair := store.that_are_unfair(ordered)):
+    if ordered and (unfair := store.that_are(ordered, fair=False)):
         raise FlowError(
             f"the queue {unfair[0]!r} is not fair, and keeps no order of its keys: run `python -m celery_postgres fair "
             'QUEUE on`, or declare it with queue_arguments={"x-fair": True}'
@@ -78,12 +85,12 @@ def _check_order(store: LimitStore, messages: Sequence[Addressed]) -> None:
 def admit_routed(runner: Runner, exchange: str, routing_key: str, envelope: Envelope) -> Envelope | None:
     """The same for a message to all queues of an exchange; None if none of them refuses.
 
-    Only for tasks: events and broadcasts, which often have no queue at all, are not asked for.
+    Only for tasks: events and broadcasts, which often have no queue at all, are not asked for unless they have no key.
 
     Raises:
         RateLimited: as above.
     """
-    if envelope.task_id is None or (envelope.admitted and not envelope.in_order):
+    if envelope.flow_key is not None and (envelope.task_id is None or (envelope.admitted and not envelope.in_order)):
         return None
     queues = list(QueueStore(runner).routes(exchange, routing_key))
     admitted = admit(runner, [(queue, envelope) for queue in queues])

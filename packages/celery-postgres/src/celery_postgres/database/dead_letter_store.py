@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from celery_postgres.database.envelope import readable_key
+from celery_postgres.database.keys import readable_key
 from celery_postgres.database.payload import decode
 from celery_postgres.database.store import EVERYTHING, Store
 from celery_postgres.database.task_rows import spellings, unescaped

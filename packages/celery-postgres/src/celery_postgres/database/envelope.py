@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
+from celery_postgres.database.keys import (
+    key_or_none,
+    readable_key,
+    readable_tenant,
+    tenant_of,
+    text_or_none,
+    uuid_or_none,
+)
 from celery_postgres.database.payload import IDS, encode, plain
 from celery_postgres.database.unique import Unique, unique_of
 from celery_postgres.errors import FlowError
@@ -18,9 +25,6 @@ TRANSIENT = 1
 MAX_TTL_MS = 10**14
 #: Characters, of up to 4 bytes each.
 MAX_TASK_ID_LENGTH = 250
-MAX_KEY_LENGTH = 200
-#: Stands for each key, in limits.
-EACH = "*"
 #: Headers that say how a message holds its unique key.
 _OF_UNIQUE = ("unique_key", "debounce", "unique_until", "unique_conflict")
 
@@ -33,7 +37,7 @@ class Envelope:
         eta: the earliest time of delivery, in UTC.
         ttl_ms: AMQP's expiration.
         durable: `yes`, or `no` for a transient message, whose publish does not wait for the disk.
-        flow_key: whose turn the message takes in a fair queue.
+        flow_key: whose turn the message takes in a fair queue. None if its tenant is no key: a fair queue refuses it.
         unique: how the message holds its unique key, if it has one.
         admitted: no rate limit refuses it at publish: its place has been taken, or it is a retry, whose task is lost if
             it is refused.
@@ -48,7 +52,7 @@ class Envelope:
     eta: datetime | None
     ttl_ms: int | None
     durable: str
-    flow_key: str = ""
+    flow_key: str | None = ""
     unique: Unique | None = None
     admitted: bool = False
     in_order: bool = False
@@ -64,17 +68,17 @@ class Envelope:
         """The columns of a message that is published.
 
         Raises:
-            FlowError: its `flow_key` or its `unique_key` is no key, or another header of `Flow` is wrong.
+            FlowError: its `flow_key` or its `unique_key` is no key, or another header of `Flow` is wrong. Not a retry,
+                whose task would be lost.
         """
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
-        task_id, tenant_id = _short(text_or_none(plain(headers.get("id")))), _uuid(headers.get("tenant_id"))
-        unique = None
+        task_id, tenant_id = _short(text_or_none(plain(headers.get("id")))), uuid_or_none(headers.get("tenant_id"))
+        unique, is_retry = None, bool(headers.get("retries"))
         if any(headers.get(name) is not None for name in _OF_UNIQUE):
-            unique = unique_of(headers, task_id, tenant_id, parse_time(headers.get("expires")))
-        in_order, is_retry = is_in_order(headers), bool(headers.get("retries"))
-        if headers.get("flow_key") is not None and not is_retry:  # a task that has begun is not lost
-            checked_own_key(headers["flow_key"])
+            tenant = readable_tenant(headers) if is_retry or headers.get("unique_key") is None else tenant_of(headers)
+            unique = unique_of(headers, task_id, tenant, parse_time(headers.get("expires")))
+        in_order = is_in_order(headers)
         return cls(
             payload=encode(message if unique is None or unique.marker is None else _marked(message, unique.marker)),
             priority=0 if in_order else priority,
@@ -85,7 +89,7 @@ class Envelope:
             # Celery revokes it. Otherwise a client that waits for its result would wait forever.
             ttl_ms=None if headers.get("expires") is not None else _milliseconds(properties.get("expiration")),
             durable="no" if properties.get("delivery_mode") == TRANSIENT else "yes",
-            flow_key=flow_key(headers),
+            flow_key=readable_key(headers) if is_retry else key_or_none(headers),
             unique=unique,
             admitted=is_retry,
             in_order=in_order,
@@ -93,13 +97,13 @@ class Envelope:
         )
 
     def without_unique_key(self) -> Envelope:
-        """The same message, published whatever other messages there are."""
+        """The same message, published whatever other messages there are, and whatever its tenant is."""
         if self.unique is None:
-            return self
+            return self if self.flow_key is not None else replace(self, flow_key="")
         marker, payload = self.unique.marker, self.payload
         if marker is not None:
             payload = payload.replace(f'"{marker}"', json.dumps(self.task_id))
-        return replace(self, payload=payload, unique=None)
+        return replace(self, payload=payload, unique=None, flow_key=self.flow_key or "")
 
 
 #: A message, and the queue that it goes to.
@@ -136,26 +140,6 @@ def columns(envelopes: list[Envelope]) -> dict[str, list[Any]]:
     }
 
 
-def flow_key(headers: Mapping[str, Any]) -> str:
-    """The key of a message with these headers: `flow_key`, or else the tenant's id, or else an empty text.
-
-    Raises:
-        FlowError: it is no text that can be stored, or a longer one. The error does not quote it.
-    """
-    given = headers.get("flow_key")
-    if given is None:
-        return _uuid(headers.get("tenant_id")) or ""
-    return checked_key(given)
-
-
-def readable_key(headers: Mapping[str, Any]) -> str:
-    """The same of a message that is there already: an empty text if its `flow_key` is none."""
-    try:
-        return flow_key(headers)
-    except FlowError:
-        return ""
-
-
 def is_in_order(headers: Mapping[str, Any]) -> bool:
     """Whether a message with these headers runs in the order of its key.
 
@@ -170,32 +154,6 @@ def is_in_order(headers: Mapping[str, Any]) -> bool:
     if given and (headers.get("unique_key") is not None or headers.get("debounce") is not None):
         raise FlowError("a task is ordered or unique, and not both: limit the key to a concurrency of 1 instead")
     return given
-
-
-def checked_key(key: object) -> str:
-    """The same key.
-
-    Raises:
-        FlowError: it is no text that can be stored, or has more than 200 characters. The error does not quote it.
-    """
-    if not isinstance(key, str):
-        raise FlowError(f"a flow_key is a text of at most {MAX_KEY_LENGTH} characters, not {type(key).__name__}")
-    if (fault := unstorable(key)) is not None:
-        raise FlowError(f"a flow_key has {fault}, which PostgreSQL cannot store")
-    if len(key) > MAX_KEY_LENGTH:
-        raise FlowError(f"a flow_key has at most {MAX_KEY_LENGTH} characters; this one has {len(key)}")
-    return key
-
-
-def checked_own_key(key: object) -> str:
-    """The same key of a message.
-
-    Raises:
-        FlowError: as above; or it is `*`, which stands for each key.
-    """
-    if key == EACH:
-        raise FlowError("`*` is no key of a message: it stands for each key in `limits set --key '*'`")
-    return checked_key(key)
 
 
 def _marked(message: dict[str, Any], marker: str) -> dict[str, Any]:
@@ -246,29 +204,6 @@ def _short(text: str | None) -> str | None:
 def _earliest(eta: datetime | None, expires: datetime | None) -> datetime | None:
     """The earlier of both, because a task that expires before its ETA is not kept until then."""
     return min(eta, expires) if eta is not None and expires is not None else eta
-
-
-def text_or_none(value: Any) -> str | None:
-    """The value, if a text column can store it, and it is not empty; else None."""
-    return value if isinstance(value, str) and value and unstorable(value) is None else None
-
-
-def unstorable(text: str) -> str | None:
-    """What no text column can store of it, in words; None if one can."""
-    if "\0" in text:
-        return "a NUL character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "half of a surrogate pair"
-    return None
-
-
-def _uuid(value: Any) -> str | None:
-    try:
-        return str(UUID(str(value))) if value else None
-    except ValueError:
-        return None
 
 
 def _milliseconds(value: Any) -> int | None:

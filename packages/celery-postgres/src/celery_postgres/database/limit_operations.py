@@ -67,7 +67,11 @@ class LimitOperations:
             return limiting.remove_limit(session, queue, key)
 
     def set_fair(self, queue: str, *, fair: bool = True) -> int:
-        """Make a queue fair or not, and convert its messages in batches. Returns how many messages were converted."""
+        """Make a queue fair or not, and convert its messages in batches. Returns how many messages were converted.
+
+        Raises:
+            FlowError: also if it is to be fair no longer, and has limits, or ordered messages that wait or run.
+        """
         with self._session() as session:
             return limiting.set_fair(session, queue, fair=fair)
 

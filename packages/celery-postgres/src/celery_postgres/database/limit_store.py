@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from celery_postgres.database.dead_letter import FlawedMessageError
-from celery_postgres.database.envelope import readable_key
+from celery_postgres.database.keys import readable_key
 from celery_postgres.database.payload import decode
 from celery_postgres.database.store import Store
 
@@ -146,6 +146,10 @@ class LimitStore(Store):
         ((counts,),) = self._run("counts_running", queue=queue)
         return None if counts is None else bool(counts)
 
+    def that_count_running(self, queues: Sequence[int]) -> dict[int, str]:
+        """Those of these queues that have a limit which counts what runs, with their names."""
+        return dict(self._run("queues_that_count_running", queues=list(queues)))
+
     def drop_idle_throttles(self) -> None:
         """Remove the rows of throttles whose places are all free."""
         count = self.BATCH
@@ -177,9 +181,9 @@ class LimitStore(Store):
         """Those of these queues that have a limit which refuses, with their ids."""
         return dict(self._run("queues_that_refuse", queues=list(queues)))
 
-    def that_are_unfair(self, queues: Sequence[str]) -> list[str]:
-        """Those of these queues that exist and are not fair."""
-        return [name for (name,) in self._run("queues_that_are_unfair", queues=list(queues))]
+    def that_are(self, queues: Sequence[str], *, fair: bool) -> list[str]:
+        """Those of these queues that exist and are fair, or are not."""
+        return [name for (name,) in self._run("queues_by_fairness", queues=list(queues), fair=fair)]
 
     # -- the messages of a key
 
@@ -200,6 +204,11 @@ class LimitStore(Store):
     def set_fair(self, queue_id: int, *, fair: bool) -> None:
         """From now on publishers give messages keys, or do not."""
         self._run("set_fair", queue=queue_id, fair=fair)
+
+    def any_in_order(self, queue_id: int) -> bool:
+        """Whether a message of this queue waits or runs in the order of its key."""
+        ((found,),) = self._run("any_in_order", queue=queue_id)
+        return bool(found)
 
     def give_keys(self, queue_id: int) -> int:
         """Give each message of a fair queue that has no key its key, in batches. Returns how many had none."""
@@ -240,8 +249,9 @@ def _paused(concurrency: object, per_second: object, burst: object, refuse: obje
 
 def _key(tenant: str, payload: str | None) -> str:
     """The key of a stored message; its payload is given if a key may be in it."""
+    if payload is None:
+        return tenant
     try:
-        headers = {} if payload is None else decode(payload).get("headers") or {}
+        return readable_key(decode(payload).get("headers") or {})
     except FlawedMessageError:
-        headers = {}
-    return readable_key(headers) if headers.get("flow_key") is not None else tenant
+        return tenant

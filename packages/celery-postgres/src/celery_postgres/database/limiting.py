@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from celery_postgres.database.envelope import checked_key, checked_own_key, text_or_none
+from celery_postgres.database.keys import checked_key, checked_own_key, text_or_none
 from celery_postgres.database.limit_store import KeyCounts, Limit, LimitStore
 from celery_postgres.database.session import Session
 from celery_postgres.database.store import Runner
@@ -117,13 +117,18 @@ def set_fair(session: Session, queue: str, *, fair: bool) -> int:
     It may be killed and run again.
 
     Raises:
-        FlowError: the queue does not exist, or it has limits, which hold in fair queues alone.
+        FlowError: the queue does not exist; or it has limits, or messages in order, which fair queues alone keep.
     """
     store = LimitStore(session)
     with session.transaction():
         queue_id, _ = _queue(store, queue)
         if not fair and store.limits(queue, cap=1):
             raise FlowError(f"the queue {queue!r} has limits, which hold in fair queues alone: remove them first")
+        if not fair and store.any_in_order(queue_id):
+            raise FlowError(
+                f"the queue {queue!r} has ordered messages that wait or run, and fair queues alone keep their order: "
+                "end what publishes them, let the workers run them or purge them, and run this again"
+            )
         store.set_fair(queue_id, fair=fair)
     return store.give_keys(queue_id) if fair else store.take_keys(queue_id)
 

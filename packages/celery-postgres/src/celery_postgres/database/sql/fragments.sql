@@ -51,8 +51,15 @@ SELECT
     CASE WHEN given.fair THEN given.in_order END
 
 -- fragment: unfit
--- A message of `given` whose queue does not take it: it does not exist, refuses, or is not fair and cannot keep an order.
-given.queue_id IS NULL OR given.refuses AND NOT %(admitted)s OR given.in_order AND NOT given.fair
+-- A message of `given` whose queue does not take it: it does not exist, refuses, is fair and the message has no key, or is
+-- not fair and cannot keep its order.
+given.queue_id IS NULL OR given.refuses AND NOT %(admitted)s
+OR CASE WHEN given.fair THEN given.flow_key IS NULL ELSE given.in_order IS TRUE END
+
+-- fragment: fits
+-- The opposite, of one message and a `queue` that exists.
+(NOT queue.refuses OR %(admitted)s)
+AND CASE WHEN queue.fair THEN %(flow_key)s IS NOT NULL ELSE %(in_order)s IS NOT TRUE END
 
 -- fragment: binding_matches
 binding.exchange = %(exchange)s

@@ -61,6 +61,13 @@ SELECT bool_or(coalesce(found.max_running > 0, false))
 FROM kombu_limit AS found JOIN kombu_queue AS queue ON queue.id = found.queue_id
 WHERE queue.name = %(queue)s AND (found.max_running IS NOT NULL OR found.per_second IS NOT NULL AND NOT found.refuse)
 
+-- name: queues_that_count_running
+-- repeatable
+-- takes: queues bigint[]
+SELECT queue.id, queue.name FROM kombu_queue AS queue
+WHERE queue.id = ANY (%(queues)s)
+  AND EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = queue.id AND found.max_running > 0)
+
 -- name: key_status
 -- repeatable
 -- What holds for a key in those of these queues that are fair, what waits (without what was revoked) and runs of it, each up to `cap`, and
@@ -128,10 +135,12 @@ SELECT admitted.refused, admitted.opens_in FROM kombu_admit(%(queues)s, %(keys)s
 -- takes: queues text[]
 SELECT queue.name, queue.id FROM kombu_queue AS queue WHERE queue.name = ANY (%(queues)s) AND queue.refuses
 
--- name: queues_that_are_unfair
+-- name: queues_by_fairness
 -- repeatable
--- takes: queues text[]
-SELECT queue.name FROM kombu_queue AS queue WHERE queue.name = ANY (%(queues)s) AND NOT queue.fair ORDER BY queue.name
+-- takes: queues text[], fair boolean
+SELECT queue.name FROM kombu_queue AS queue
+WHERE queue.name = ANY (%(queues)s) AND queue.fair = %(fair)s
+ORDER BY queue.name
 
 -- name: counts_of_key
 -- repeatable
@@ -187,6 +196,19 @@ SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM doomed) = %(limit)s
 -- takes: queue bigint, fair boolean
 UPDATE kombu_queue AS queue SET fair = %(fair)s WHERE queue.id = %(queue)s AND queue.fair <> %(fair)s
 
+-- name: any_in_order
+-- repeatable
+-- Whether a message of the queue waits or runs in the order of its key: one in the line of a key, or a scheduled one.
+-- takes: queue bigint
+SELECT EXISTS (
+    SELECT FROM kombu_message AS message
+    WHERE message.queue_id = %(queue)s AND message.in_order AND (message.flow_key IS NOT NULL OR message.fence <> 0)
+) OR EXISTS (
+    SELECT FROM kombu_message AS message
+    WHERE message.queue_id = %(queue)s AND message.visible AND message.available_at IS NOT NULL
+      AND message.flow_key IS NULL AND message.in_order
+)
+
 -- name: keyed_though_unfair
 -- repeatable
 -- The queues that are not fair and have messages with keys: a publisher had read the queue before it ceased to be fair, or
@@ -212,9 +234,14 @@ WHERE NOT queue.fair
 -- name: without_key
 -- repeatable
 -- A batch of the messages of a fair queue that have no key, by their ids: those that were there before it was fair, and
--- those of stock's and older releases' publishers. The id, the tenant, and the payload if a key may be in it.
+-- those of stock's and older releases' publishers. The id, the tenant, and the payload if a key, or a tenant that is no UUID,
+-- may be in it.
 -- takes: queue bigint, after bigint, limit bigint
-SELECT message.id, message.tenant_id::text, CASE WHEN position('"flow_key"' IN message.payload) > 0 THEN message.payload END
+SELECT message.id, message.tenant_id::text, CASE
+    WHEN position('"flow_key"' IN message.payload) > 0
+        OR message.tenant_id IS NULL AND position('"tenant_id"' IN message.payload) > 0
+    THEN message.payload
+END
 FROM kombu_message AS message
 WHERE message.id > %(after)s AND message.queue_id = %(queue)s
   AND message.flow_key IS NULL AND message.flow_later IS NULL

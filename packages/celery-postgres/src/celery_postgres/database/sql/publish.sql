@@ -12,13 +12,15 @@
 
 -- name: publish
 -- One message to the queue of that name. Writes nothing if there is no such queue, if one of its limits refuses and the
--- message was not `admitted`, or if the message is in order and the queue is not fair.
+-- message was not `admitted`, if the message is in order and the queue is not fair, or if it has no key and the queue is.
 -- takes: queue text, payload text, priority smallint, task_id text, tenant_id uuid, eta timestamptz, ttl_ms bigint,
 --   flow_key text, in_order boolean, admitted boolean, durable text
 -- include: insert_message
 -- include: message_of_parameters
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND (queue.fair OR %(in_order)s IS NOT TRUE) AND
+WHERE queue.name = %(queue)s AND
+    -- include: fits
+    AND
     -- include: commit_of_transient
 RETURNING
     -- include: queue_and_sleep
@@ -43,7 +45,10 @@ WITH target AS MATERIALIZED (
 -- include: message_of_parameters
 FROM queue
 WHERE (%(admitted)s OR NOT EXISTS (SELECT FROM queue AS any_one WHERE any_one.refuses))
-  AND (%(in_order)s IS NOT TRUE OR NOT EXISTS (SELECT FROM queue AS any_one WHERE NOT any_one.fair)) AND
+  AND NOT EXISTS (
+      SELECT FROM queue AS any_one
+      WHERE CASE WHEN any_one.fair THEN %(flow_key)s IS NULL ELSE %(in_order)s IS TRUE END
+  ) AND
     -- include: commit_of_transient
 RETURNING
     -- include: queue_and_sleep
@@ -63,7 +68,8 @@ FROM (
         queue.id,
         -- include: times_and_keys
     FROM kombu_queue AS queue
-    WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND (queue.fair OR %(in_order)s IS NOT TRUE)
+    WHERE queue.name = %(queue)s AND
+    -- include: fits
 ) AS message (queue_id, available_at, expires_at, flow_key, flow_later)
 
 -- name: copy_message
@@ -124,7 +130,7 @@ ORDER BY queue.name
 
 -- name: publish_many
 -- Many messages to queues by name, in their order, in one commit: all or none. Returns the numbers (from 1) of those
--- whose queue does not exist, does not keep their order, or refuses unless they are `admitted`; if there is one, nothing
+-- whose queue does not exist, does not keep their order, needs a key, or refuses unless they are `admitted`; if there is one, nothing
 -- at all was written.
 -- takes: queues text[], payloads text[], priorities smallint[], task_ids text[], tenant_ids text[],
 --   etas timestamptz[], ttls_ms bigint[], flow_keys text[], in_orders boolean[], admitted boolean

@@ -16,8 +16,9 @@
 -- include: insert_message
 -- include: message_of_parameters_within
 FROM kombu_queue AS queue
-WHERE queue.name = %(queue)s AND (NOT queue.refuses OR %(admitted)s) AND (queue.fair OR %(in_order)s IS NOT TRUE)
-  AND (
+WHERE queue.name = %(queue)s AND
+    -- include: fits
+    AND (
       SELECT count(pg_notify('kombu_' || subscription.consumer_id, ''))
       FROM kombu_subscription AS subscription
       WHERE subscription.queue_id = queue.id AND (SELECT pg_notification_queue_usage()) < 0.5
@@ -71,7 +72,8 @@ WITH target AS (
     JOIN kombu_queue AS queue ON queue.id = target.queue_id
     WHERE NOT EXISTS (
         SELECT FROM target AS one JOIN kombu_queue AS any_one ON any_one.id = one.queue_id
-        WHERE any_one.refuses AND NOT %(admitted)s OR %(in_order)s AND NOT any_one.fair
+        WHERE any_one.refuses AND NOT %(admitted)s
+            OR CASE WHEN any_one.fair THEN %(flow_key)s IS NULL ELSE %(in_order)s IS TRUE END
     )
     RETURNING queue_id
 )
