@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from celery_postgres.compat.upstream import tasks_by_ack
+from celery_postgres.consumer import worker_report
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.store import Runner
 
@@ -28,7 +29,7 @@ class Uncounted:
 
     def among(self, runner: Runner, fair: frozenset[int]) -> frozenset[int]:
         """Those of these fair queues. Logs each once, when it is found and when it is one no more."""
-        tasks = self._tasks() if fair else None
+        tasks = self._tasks() if fair and worker_report.is_worker() else None
         found: dict[int, str] = {}
         if tasks is not None and tasks[0] and not tasks[1]:
             found = LimitStore(runner).that_count_running(sorted(fair))

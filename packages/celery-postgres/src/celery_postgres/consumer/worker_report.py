@@ -43,6 +43,11 @@ def note_worker(worker: Any) -> None:
     _process.value.worker = worker
 
 
+def is_worker() -> bool:
+    """Whether a worker of Celery is ready in this process."""
+    return _process.value.worker is not None
+
+
 def note_version(app_version: str | None) -> None:
     """The application that this process runs has this version."""
     if app_version is not None:
