@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import pytest
 import celery_postgres
 from celery_postgres import beat, django, dsn, errors, operations
 from celery_postgres.database.options import Options, ResultOptions
+from environment.sources import CHECKOUT
 from tests.runbook.pages import read
 from tests.site.story import prelude, saved_as, site_blocks, site_pages
 
@@ -75,3 +77,8 @@ def test_the_page_of_the_api_has_every_public_name(module: ModuleType) -> None:
     assert [
         name for name in names if callable(getattr(module, name)) and not inspect.getdoc(getattr(module, name))
     ] == []
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = Counter(path.name[:4] for path in (CHECKOUT / "docs/decisions").glob("0*.md"))
+    assert [number for number, count in numbers.items() if count > 1] == []
