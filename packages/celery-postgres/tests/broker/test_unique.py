@@ -364,7 +364,7 @@ def test_a_fair_queue_takes_any_text_as_a_tenant_and_nothing_else(
     assert [key for (key,) in found] == (hashes if fair else [None] * 7)
 
 
-@pytest.mark.parametrize("flow", [Flow, {"unique": True}, "unique", lambda args, kwargs: "k"])
+@pytest.mark.parametrize("flow", [Flow, {"unique": True}])
 def test_a_flow_that_is_none_is_refused_at_the_first_publish(
     app: Celery, module_database: Any, queue: str, flow: Any
 ) -> None:
@@ -377,6 +377,17 @@ def test_a_flow_that_is_none_is_refused_at_the_first_publish(
     with pytest.raises(FlowError, match="set too late"):
         late.delay("a", 1)
     assert rows_of(module_database.url, queue) == 0
+
+
+@pytest.mark.parametrize("flow", ["checkout", {"steps": 3}, {}, lambda args, kwargs: "k"])
+def test_a_programs_own_attribute_of_this_name_is_left_alone(
+    app: Celery, module_database: Any, queue: str, flow: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = app.task(name=f"unique.own.{queue}", flow=flow, shared=False)(_run)
+    task.delay("a", 1)
+    task.delay("a", 1)
+    assert rows_of(module_database.url, queue) == 2
+    assert caplog.text.count("is no Flow of celery_postgres, and is ignored") == 1
 
 
 def test_headers_by_hand_are_enough_and_win(app: Celery, module_database: Any, queue: str) -> None:

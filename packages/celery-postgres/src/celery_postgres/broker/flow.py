@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
@@ -15,6 +16,8 @@ from celery_postgres.compat.upstream import task_of
 from celery_postgres.database.keys import checked_own_key
 from celery_postgres.database.unique import CONFLICTS, UNTIL, checked_debounce, checked_unique_key
 from celery_postgres.errors import FlowError
+
+logger = logging.getLogger(__name__)
 
 #: Returns a key of a call, or None for none: of its positional and its keyword arguments.
 KeyOf = Callable[[tuple[Any, ...], dict[str, Any]], str | None]
@@ -138,21 +141,30 @@ class Flow:
 def check_flow(name: object) -> None:
     """Before a task is published for the first time, if this process knows it.
 
+    A program that knew nothing of `Flow` may have its own attribute of this name: it goes on, with a warning.
+
     Raises:
-        FlowError: its `flow` is no `Flow`, or was set after its class was made, so that no call would ask it.
+        FlowError: its `flow` is meant for a `Flow` and is none, or was set after its class was made, so that no call
+            would ask it.
     """
     if not isinstance(name, str) or name in _checked or (task := task_of(name)) is None:
         return
     flow = getattr(task, "flow", None)
-    own = "flow" in vars(type(task))
-    if flow is not None and not isinstance(flow, Flow) and (own or not inspect.isroutine(flow)):
-        what = "the class Flow itself: write Flow(…)" if flow is Flow else f"{type(flow).__name__}: write flow=Flow(…)"
-        raise FlowError(f"the flow of the task {name} is no Flow but {what}")
+    if flow is not None and not isinstance(flow, Flow):
+        if flow is Flow or (isinstance(flow, Mapping) and flow and flow.keys() <= _arguments()):
+            what = "the class: write Flow(…)" if flow is Flow else f"{type(flow).__name__}: write flow=Flow(…)"
+            raise FlowError(f"the flow of the task {name} is no Flow but {what}")
+        if "flow" in vars(type(task)):
+            logger.warning("The flow of the task %s is no Flow of celery_postgres, and is ignored", name)
     if isinstance(flow, Flow) and not hasattr(type(task).apply_async, "celery_postgres"):
         raise FlowError(
             f"the flow of the task {name} was set too late: give it where the task is defined, as flow=Flow(…)"
         )
     _checked.add(name)
+
+
+def _arguments() -> set[str]:
+    return set(inspect.signature(Flow).parameters)
 
 
 #: The names of tasks whose flows are.
