@@ -436,7 +436,9 @@ def test_connections_that_are_dropped_leave_no_descriptors(module_database: Any,
         return len(os.listdir("/proc/self/fd"))
 
     first = dropped()
-    assert [dropped() for _ in range(5)] == [first] * 5
+    for _ in range(5):
+        # Another thread of this process may be connecting.
+        wait_until(lambda: dropped() <= first, DEADLINE_S, "as many descriptors as before")
     keeper.close()
 
 

@@ -177,6 +177,10 @@ class ActionStore(Store):
 
     # -- reading
 
+    def may_act(self) -> bool:
+        """Whether this login may record an action, and so begin one."""
+        return bool(self._run("view_may_act")[0][0])
+
     def actions(self, limit: int, before: int | None = None) -> list[Action]:
         """Actions, the last begun first."""
         rows = self._run("view_actions", before_id=_LAST_ID if before is None else before, limit=limit)

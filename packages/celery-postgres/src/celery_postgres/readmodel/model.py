@@ -104,7 +104,7 @@ class ReadModel:
 
     def may_act(self) -> bool:
         """Whether this login has the rights to act, as `celery_operator` and the tables' owner do."""
-        return bool(self._reader.run("view_may_act")[0][0])
+        return self._actions.may_act()
 
     def problems(self) -> tuple[Problem, ...]:
         """What needs attention, the most urgent first, then the oldest."""

@@ -27,6 +27,10 @@ SELECT action.action, action.conditions, action.planned, action.done, action.beg
 FROM console_action AS action
 WHERE action.id = %(id)s AND action.actor = %(actor)s AND action.ended_at IS NULL
 
+-- name: view_may_act
+-- Whether a login may act: what somebody does is recorded first. True without the table, which a page then names.
+SELECT coalesce(has_any_column_privilege(to_regclass('console_action')::oid, 'INSERT'), true)
+
 -- name: view_actions
 -- Actions before an id, the last begun first.
 -- takes: before_id bigint, limit integer

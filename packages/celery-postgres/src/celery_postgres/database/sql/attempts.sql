@@ -31,9 +31,14 @@ SELECT
 FROM reported LEFT JOIN LATERAL (
     SELECT stored.* FROM celery_taskmeta AS stored WHERE stored.task_id = reported.task_id OFFSET 0
 ) AS meta ON true
+LEFT JOIN LATERAL (
+    SELECT message.id FROM kombu_message AS message WHERE message.task_id = reported.task_id AND message.visible LIMIT 1
+) AS waiting ON true
+LEFT JOIN LATERAL (
+    SELECT message.id FROM kombu_message AS message WHERE message.task_id = reported.task_id AND NOT message.visible LIMIT 1
+) AS claimed ON true
 WHERE (meta.status IN ('SUCCESS', 'FAILURE', 'REVOKED', 'REJECTED', 'IGNORED')) IS NOT TRUE
-  AND NOT EXISTS (SELECT FROM kombu_message AS message WHERE message.task_id = reported.task_id AND message.visible)
-  AND NOT EXISTS (SELECT FROM kombu_message AS message WHERE message.task_id = reported.task_id AND NOT message.visible)
+  AND waiting.id IS NULL AND claimed.id IS NULL
 
 -- name: drop_old_attempts
 -- Looks at the `batch` oldest attempts, and deletes those that were recorded more than `seconds` ago, and those that are not

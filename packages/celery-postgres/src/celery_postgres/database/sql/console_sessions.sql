@@ -1,4 +1,4 @@
--- Sessions of the console that were ended by signing out, and what its login may do.
+-- Sessions of the console that were ended by signing out.
 
 -- name: end_session
 -- End a session, and forget those that would have ended by themselves: they last 12 h.
@@ -13,7 +13,3 @@ ON CONFLICT DO NOTHING
 -- A row if the session was ended.
 -- takes: digest text
 SELECT ended.ended_at FROM console_ended_session AS ended WHERE ended.digest = %(digest)s
-
--- name: view_may_act
--- Whether a login may act: what somebody does is recorded first. True without the table, which a page then names.
-SELECT coalesce(has_any_column_privilege(to_regclass('console_action')::oid, 'INSERT'), true)
