@@ -159,14 +159,18 @@ def test_a_task_that_no_worker_knows_says_so_wherever_it_is_shown(probe: Any, mo
         return None if one is None else one.celery_state
 
     wait_until(lambda: stored(unknown) == "FAILURE", DEADLINE_S, "the result of the unknown one")
-    wait_until(model.failures, DEADLINE_S, "the attempt")
+    wait_until(
+        lambda: "no.such.task" in [one.task for one in model.failures()],  # of the rejected one from Celery 5.7 on, too
+        DEADLINE_S,
+        "the attempt",
+    )
     found = model.task(unknown)
     assert found is not None
     assert (found.row.name, found.row.state, found.row.error) == ("no.such.task", State.DEAD, "rejected")
     assert (found.status.phase, found.status.reason) == ("finished", "rejected")
     assert found.status.dead_letter == found.row.dead_letter
     assert found.status.queue == found.row.queue
-    assert [(one.task, one.error) for one in model.failures()] == [("no.such.task", "NotRegistered")]
+    assert ("no.such.task", "NotRegistered") in [(one.task, one.error) for one in model.failures()]
     assert (State.FAILED, "NotRegistered") in [(one.state, one.error) for one in found.attempts]
     assert sorted(str(one.task_id) for one in model.tasks().rows if one.task_id) == sorted([unknown, rejected])
     assert model.dead_letters().unregistered == {"no.such.task"}
