@@ -134,6 +134,8 @@ class Scheduler(beat.Scheduler):
     def close(self) -> None:
         if self._session is not None:
             with suppress(*_NOT_SENT_YET):
+                # Celery calls this in its handler of TERM, wherever beat is: what it is sending stays due.
+                self._session.roll_back()
                 BeatStore(self._session).stop(self._id)
         self._disconnect()
         super().close()

@@ -201,6 +201,27 @@ def test_a_name_that_cannot_be_stored_is_refused_at_start(
     assert "celery_postgres.beat cannot store the name of the entry" in last
 
 
+def test_a_beat_that_is_told_to_end_while_it_sends_an_entry_notes_its_end(plain_database: Any) -> None:
+    url = plain_database.url
+    app = Celery("beat", broker=broker(url, "beat"), set_as_current=False)
+    app.conf.update(beat_schedule={"daily": {"task": "t", "schedule": 86_400}}, result_expires=None)
+    scheduler = Scheduler(app=app)
+    scheduler.tick()
+    session = scheduler._session
+    assert session is not None
+
+    def is_told_to_end() -> None:
+        with session.transaction():
+            session.script("UPDATE celery_beat_entry SET runs = 99")
+            scheduler.close()  # as in the handler of TERM
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        is_told_to_end()
+    assert rows(url, "SELECT stopped_at IS NOT NULL FROM celery_beat") == [(True,)]
+    assert rows(url, "SELECT count(*) FROM celery_beat_entry WHERE runs = 99") == [(0,)]
+
+
 def test_operators_disable_enable_and_send_entries(
     start_beat: Callable[..., Beat], plain_database: Any, tmp_path: Path
 ) -> None:

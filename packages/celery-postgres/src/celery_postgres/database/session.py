@@ -214,6 +214,11 @@ class Session:
             raise
         self.script("COMMIT")
 
+    def roll_back(self) -> None:
+        """End the transaction that a signal handler has interrupted, if there is one."""
+        if self._connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+            self.script("ROLLBACK")
+
     def keep_lock(self, name: str) -> None:
         """Hold an advisory lock for as long as this session lasts, which no pooler may lend to others.
 
