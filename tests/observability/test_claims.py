@@ -61,7 +61,7 @@ def test_claims_that_a_read_only_database_refuses_are_counted(
         cursor.execute(f"{read_only} = on")
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
         try:
             wait_until(lambda: worker.total("celery_claim_failures_total") >= 2, DEADLINE_S, "claims to fail")
@@ -71,7 +71,7 @@ def test_claims_that_a_read_only_database_refuses_are_counted(
             cursor.execute(f"{read_only} = off")
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             )
 
 

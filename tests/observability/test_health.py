@@ -299,7 +299,11 @@ def read_only(cluster: TemporaryCluster) -> Iterator[None]:
         cursor = connection.cursor()
         cursor.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         try:
-            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = %s AND backend_type = 'client backend'",
+                [name],
+            )
             yield
         finally:
             cursor.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")

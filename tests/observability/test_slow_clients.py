@@ -153,7 +153,7 @@ def test_a_worker_with_few_descriptors_outlives_a_flood(
     run(
         database.url,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
     )
     with client_of(database.url) as app:
         assert app.send_task("app.tasks.housekeeping.ping").get(timeout=60)
