@@ -56,12 +56,15 @@ def tenant_of(headers: Mapping[str, Any]) -> str | None:
         return None
     if isinstance(given, bool) or not isinstance(given, UUID | str | int):
         raise FlowError(_NO_TENANT.format(type(given).__name__))
-    text = uuid_or_none(given) or (given if isinstance(given, str) else _digits(given))
+    # Python refuses to write a number of more than 4,300 digits; this one has more digits than a key.
+    if isinstance(given, int) and given.bit_length() > 4 * MAX_KEY_LENGTH:
+        raise FlowError(_NO_TENANT.format("a longer one"))
+    text = uuid_or_none(given) or str(given)
     if text_or_none(text) is None:
         raise FlowError(_NO_TENANT.format("a text that cannot be stored"))
     if text == EACH:
         raise FlowError(_NO_TENANT.format("`*`, which stands for each key"))
-    if text is None or len(text) > MAX_KEY_LENGTH:
+    if len(text) > MAX_KEY_LENGTH:
         raise FlowError(_NO_TENANT.format("a longer one"))
     return text
 
@@ -76,11 +79,6 @@ def readable_tenant(headers: Mapping[str, Any]) -> str | None:
         return tenant_of({"tenant_id": given})
     except FlowError:
         return None
-
-
-def _digits(number: Any) -> str:
-    # Python refuses to write a number of more than 4,300 digits.
-    return str(number) if isinstance(number, int) and number.bit_length() <= 4 * MAX_KEY_LENGTH else "9" * 999
 
 
 def checked_key(key: object) -> str:

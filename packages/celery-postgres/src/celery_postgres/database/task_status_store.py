@@ -163,23 +163,12 @@ def _status(task_id: str, found: _Found) -> TaskStatus:
     phase = _phase(found)
     if phase is TaskPhase.UNKNOWN:
         return TaskStatus(task_id, phase, found.state, found.stored_at)
-    if phase is TaskPhase.FINISHED:
+    if phase in (TaskPhase.FINISHED, TaskPhase.DEAD_LETTERED):
         return TaskStatus(
             task_id,
             phase,
             found.state,
-            found.stored_at,
-            queue=found.dead_queue,
-            failures=found.dead_failures,
-            dead_letter=found.dead_letter,
-            reason=found.reason,
-        )
-    if phase is TaskPhase.DEAD_LETTERED:
-        return TaskStatus(
-            task_id,
-            phase,
-            found.state,
-            found.died_at,
+            found.stored_at if phase is TaskPhase.FINISHED else found.died_at,
             queue=found.dead_queue,
             failures=found.dead_failures,
             dead_letter=found.dead_letter,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
+from celery_postgres.database.keys import uuid_or_none
 from celery_postgres.database.limit_view_store import KeyAtLimit
 from celery_postgres.readmodel import thresholds
 from celery_postgres.readmodel.observed import Observed, severity_of
@@ -34,10 +33,8 @@ def at_limit(observed: Observed) -> Problem | None:
 def _name(one: KeyAtLimit) -> str:
     if one.key is None:
         return f"Key {one.key_hash}"
-    try:
-        return f"Tenant {UUID(one.key)}"
-    except ValueError:
-        return f"Key {one.key}"
+    tenant = uuid_or_none(one.key)
+    return f"Key {one.key}" if tenant is None else f"Tenant {tenant}"
 
 
 def _why(one: KeyAtLimit) -> str:

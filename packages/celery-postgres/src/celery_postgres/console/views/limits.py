@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from celery_postgres.console.actions.limits import named
 from celery_postgres.console.formatting import duration, rate
 from celery_postgres.console.looking import Look, NotThereError, Page
+from celery_postgres.database.keys import uuid_or_none
 from celery_postgres.readmodel import BusyKey, CursorError, LimitRow, Standing
 
 #: A wait from here on is told on the first page of a tenant.
@@ -78,10 +78,7 @@ def _busy(look: Look, one: BusyKey) -> dict[str, Any]:
 
 
 def _is_tenant(key: str | None) -> bool:
-    try:
-        return str(UUID(key or "")) == key
-    except ValueError:
-        return False
+    return key is not None and uuid_or_none(key) == key
 
 
 def _use(one: LimitRow | BusyKey | Standing, *, each: bool = False) -> dict[str, Any]:
