@@ -69,6 +69,7 @@
       address,
       port,
       allowedHosts,
+      trustedProxies,
     }:
     [
       "celery"
@@ -83,7 +84,11 @@
     ++ builtins.concatMap (host: [
       "--allowed-host"
       host
-    ]) allowedHosts;
+    ]) allowedHosts
+    ++ builtins.concatMap (proxy: [
+      "--trusted-proxy"
+      proxy
+    ]) trustedProxies;
 
   # What a worker needs after its longest task: 10 s for results that the database cannot store at once, and the rest.
   secondsAfterTheLongestTask = 15;

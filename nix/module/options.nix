@@ -201,6 +201,8 @@ in
         description = "Its port.";
       };
       allowedHosts = words [ ] "The names by which browsers reach it, besides localhost and addresses.";
+      # Wrong keys are limited for each address.
+      trustedProxies = words [ ] "Proxies, or networks of them, whose X-Forwarded-For counts.";
       # CELERY_CONSOLE_KEYS, which hold no secret, and CELERY_CONSOLE_SECRET.
       inherit environment environmentFiles;
     };

@@ -93,7 +93,12 @@ in
           process
             (words.console {
               inherit (cfg) app;
-              inherit (cfg.console) address port allowedHosts;
+              inherit (cfg.console)
+                address
+                port
+                allowedHosts
+                trustedProxies
+                ;
             })
             30
             {

@@ -32,7 +32,12 @@ WORKERS = """
         extraArguments = [ "--max-tasks-per-child" "100" ];
     };
     beat.enable = true;
-    console = { enable = true; allowedHosts = [ "tasks.example" ]; environmentFiles = [ "/run/console.env" ]; };
+    console = {
+        enable = true;
+        allowedHosts = [ "tasks.example" ];
+        trustedProxies = [ "10.0.0.5" ];
+        environmentFiles = [ "/run/console.env" ];
+    };
     front = { enable = true; command = [ "uvicorn" "mine:asgi" ]; };
 """
 
@@ -103,7 +108,7 @@ def test_a_worker_has_its_words_and_its_time(machine: Machine) -> None:
     assert f"exec celery --app mine worker {words}" in script
     assert "--max-tasks-per-child 100" in machine.script(LOCAL + WORKERS, "celery-worker-reports")
     assert "beat '--pidfile=' " in machine.script(LOCAL + WORKERS, "celery-beat")
-    words = "console --host 127.0.0.1 --port 8787 --allowed-host tasks.example"
+    words = "console --host 127.0.0.1 --port 8787 --allowed-host tasks.example --trusted-proxy 10.0.0.5"
     assert f"exec celery --app mine {words}" in machine.script(LOCAL + WORKERS, "celery-console")
     assert "exec uvicorn mine:asgi --host 127.0.0.1 --port 8000" in machine.script(LOCAL + WORKERS, "celery-front")
 

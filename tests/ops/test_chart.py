@@ -41,7 +41,12 @@ ALL: dict[str, Any] = {
     "migrations": {"command": ["celery-migrate"], "secret": {"name": "owner"}},
     "nodeSelector": {"disk": "slow"},
     "tolerations": [{"key": "batch", "operator": "Exists"}],
-    "console": {"enabled": True, "allowedHosts": ["tasks.example"], "envFrom": [{"secretRef": {"name": "keys"}}]},
+    "console": {
+        "enabled": True,
+        "allowedHosts": ["tasks.example"],
+        "trustedProxies": ["10.0.0.0/24", "10.1.0.5"],
+        "envFrom": [{"secretRef": {"name": "keys"}}],
+    },
     "front": {"enabled": True, "command": ["celery-front"], "envFrom": [{"secretRef": {"name": "keys"}}]},
     "env": [{"name": "ENVIRONMENT", "value": "production"}],
     "podAnnotations": {"a": "b"},
@@ -110,6 +115,13 @@ def test_every_pod_may_do_little(tmp_path: Path, load_yaml: LoadYaml) -> None:
             assert {"name": "ENVIRONMENT", "value": "production"} in container["env"]
     disks = [pod["nodeSelector"]["disk"] for pod in pods]
     assert (disks.count("fast"), disks.count("slow")) == (1, 6), "a worker's own comes first"
+
+
+def test_the_console_gets_its_hosts_and_proxies(tmp_path: Path, load_yaml: LoadYaml) -> None:
+    deployment = rendered(ALL, tmp_path, load_yaml)["Deployment", "demo-console"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    proxies = ["--trusted-proxy", "10.0.0.0/24", "--trusted-proxy", "10.1.0.5"]
+    assert container["command"][-6:] == ["--allowed-host", "tasks.example", *proxies]
 
 
 def test_migrations_run_before_as_the_owner_of_the_tables(tmp_path: Path, load_yaml: LoadYaml) -> None:
