@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import about, faster
-from benchmarks.cells import Cell, ceiling, front, number, processes, soak
+from benchmarks.cells import Cell, ceiling, front, number, processes, soak, views
 from benchmarks.cells.all import PAGE
 from benchmarks.figures import shown, with_spread
 from benchmarks.run import CEILINGS
@@ -110,6 +110,8 @@ def all_tables(samples: Samples, order: Order, known: dict[str, Any], cells: Seq
             found["soak"] = _soak(samples, order)
         if cell is front.CELL:
             found["front"] = front.table(results)
+        if cell is views.CELL:
+            found["views"] = views.table(results)
     return found
 
 

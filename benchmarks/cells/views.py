@@ -8,9 +8,11 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from benchmarks.cells import Cell, Column, spread
+from benchmarks.cells import Cell
+from benchmarks.figures import middle, shown
 from benchmarks.programs.console_program import VIEWS
 from benchmarks.run import Run
+from benchmarks.samples import Results
 from benchmarks.systems import System
 from benchmarks.systems.clusters import connect
 from benchmarks.view_filling import fill
@@ -49,8 +51,13 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
     return {f"{name} {what}": one[what] for name, one in found.items() for what in MEASURED}
 
 
-def _columns(what: str) -> list[tuple[str, Column]]:
-    return [(name, spread("", f"{name} {what}")) for name, _, _ in VIEWS]
+def table(results: Results) -> str:
+    """Return a table with a row for each view: sixty columns are wider than any page."""
+    if not results:
+        return ""
+    rows = [[name, *(shown(middle(results, "ours", f"{name} {what}")) for what in MEASURED)] for name, _, _ in VIEWS]
+    heads = [["milliseconds", *MEASURED.values()], ["---", *("---:" for _ in MEASURED)]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in heads + rows)
 
 
 CELL = Cell(
@@ -59,5 +66,4 @@ CELL = Cell(
     measure,
     repetitions=1,
     deadline_s=1_200,
-    printed={f"milliseconds {says}": _columns(what) for what, says in MEASURED.items()},
 )
