@@ -196,8 +196,7 @@ OF_EVERYBODY = {
     *("open_session", "monitor_begin", "broker_usable"),
     *("find_migrations", "migrated_to"),
     *("hold_key", "sees_held_key", "moves"),
-    # Of the console: what the server shows of sessions, and claims by the columns that a publisher may read.
-    *("view_health", "view_claims", "view_may_act"),
+    *("view_health", "view_may_act"),  # of the console: what the server shows of sessions and of itself
     *("find_queue", "queues_by_fairness", "may_change_queues", "subscriptions", "orphaned_queues"),
     *("gone_consumers", "address", "wake"),
     *("wake_by_name", "view_fair_queues", "view_paused"),
@@ -226,7 +225,7 @@ OF_MONITORS = {
     *("newest_beat", "reported_runs", "view_minutes", "view_outcomes", "view_counts"),
     *("counts_running", "queues_that_count_running", "counts_of_key", "queues_that_refuse", "keyed_though_unfair"),
     *("view_queues", "view_dead_by_queue", "view_messages_end", "view_schedules", "view_lost_consumers", "view_beats"),
-    "view_oldest_of_key",
+    *("view_oldest_of_key", "view_workers"),
 }
 
 

@@ -15,7 +15,7 @@ from celery import Celery
 from kombu import Queue
 
 from celery_postgres import operations
-from celery_postgres.database import task_view_store, watchdog
+from celery_postgres.database import claim_view_store, task_view_store, watchdog
 from celery_postgres.database.minute_store import MinuteRow, MinuteStore
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.reader import Reader
@@ -114,6 +114,21 @@ def test_a_worker_shows_what_it_has_claimed(model: ReadModel, client: Client, ap
     assert detail is not None
     assert [one.task_id for one in detail.running.rows] == ["mine.task-00000000", "mine.task-00000001"]
     assert model.worker(worker.id + 1) is None
+    for message in taken:
+        message.ack()
+
+
+def test_claims_beyond_what_is_read_at_once_are_counted_for_each_worker(
+    model: ReadModel, client: Client, app: Celery, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_view_store, "_READ", 2)
+    send(app, queue, 3)
+    inbox = client.consume(queue, prefetch=3)
+    taken = inbox.take(3)
+    (worker,) = model.workers()
+    (row,) = model.overview().queues
+    assert (worker.claimed, row.running) == (Count(3), Count(2, or_more=True))
+    assert worker.oldest_claim_at is not None
     for message in taken:
         message.ack()
 

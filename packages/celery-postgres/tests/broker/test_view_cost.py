@@ -74,9 +74,8 @@ NOTHING = {"task": "there is no such name", "names": ["%there is no such name%"]
 OF_A_QUEUE = {"queue": "queue-2"}
 #: Rows that a statement may read: of each of ten priorities and of what has a time, of each of three queues.
 MOST = 3 * 14 * LIMIT
-#: What reads the claims of each worker, up to a limit of its own; and an hour, in which ten queues have 600 rows.
+#: What reads an hour, in which ten queues have 600 rows.
 OWN_LIMIT = {
-    "view_workers": 3 * 1_001,
     **dict.fromkeys(("view_outcomes", "view_minutes", "view_depths"), 61),
     "view_counts": 2 * 61,  # by minute, and by name
 }

@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_postgres.database.action_store import ActionStore, LostConsumer, LostTask
+from celery_postgres.database.claim_view_store import Claims, ClaimViewStore
 from celery_postgres.database.counting import Count
 from celery_postgres.database.store import Runner, Store
 
 _MOST_SCHEDULES = 1_000
 _MOST_BEATS = 100
-#: Where counting the claims of one worker stops.
-_CLAIMS_CAP = 1_001
 #: For how long a lost worker is listed.
 LOST_LISTED_S = 86_400.0
 _MOST_LOST = 200
@@ -160,17 +159,23 @@ class FleetViewStore(Store):
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
         self._actions = ActionStore(runner)
+        self._claims = ClaimViewStore(runner)
 
-    def workers(self) -> list[Worker]:
-        """The processes that consume, lost ones first, then by machine."""
+    def workers(self, claims: Claims | None = None) -> list[Worker]:
+        """The processes that consume, lost ones first, then by machine.
+
+        Args:
+            claims: what is claimed; read here by default.
+        """
         now = datetime.now(UTC)
-        found = [_worker(row, now) for row in self._run("view_workers")]
-        claims: dict[int, int] = dict(self._run("gone_consumers"))
+        known = self._claims.claims() if claims is None else claims
+        found = [_worker(row, now, known) for row in self._run("view_workers")]
+        left: dict[int, int] = dict(self._run("gone_consumers"))
         lost = {one.id: one for one in self._actions.lost(LOST_LISTED_S, _MOST_LOST) if one.name is not None}
         tasks = self._actions.lost_tasks(list(lost))
         found += [
-            _gone(number, claims.get(number, 0), lost.get(number), [one for one in tasks if one.consumer == number])
-            for number in {**claims, **lost}
+            _gone(number, left.get(number, 0), lost.get(number), [one for one in tasks if one.consumer == number])
+            for number in {**left, **lost}
         ]
         return sorted(found, key=lambda one: not one.lost)
 
@@ -222,12 +227,12 @@ class FleetViewStore(Store):
         }
 
 
-def _worker(row: Sequence[Any], now: datetime) -> Worker:
-    number, hostname, pid, started, beat, queues, claimed, oldest, lives, *reported = row
+def _worker(row: Sequence[Any], now: datetime, claims: Claims) -> Worker:
+    number, hostname, pid, started, beat, queues, lives, *reported = row
     name, pool, slots, version, draining, busy, seen_s, running = reported
     seen_at = None if seen_s is None else now - timedelta(seconds=seen_s)
     return Worker(
-        *(number, hostname, pid, started, beat, tuple(queues or ()), Count.of(claimed, _CLAIMS_CAP), oldest),
+        *(number, hostname, pid, started, beat, tuple(queues or ()), *claims.of_consumer(number)),
         *(lives is False, name, pool, slots, version, bool(draining), busy),
         running=tuple(running_of(running, seen_at or now)),
         seen_at=seen_at,

@@ -23,7 +23,7 @@ class Minute:
         at: when it began.
         started: attempts that began.
         done, failed, retried: attempts that ended, and how.
-        waited, ran: of how many tasks the wait and the run were of which class of `histogram`.
+        waited: of how many tasks the wait was of which class of `histogram`.
     """
 
     at: datetime
@@ -32,7 +32,6 @@ class Minute:
     failed: int = 0
     retried: int = 0
     waited: tuple[int, ...] = _NOTHING
-    ran: tuple[int, ...] = _NOTHING
 
     @property
     def finished(self) -> int:
@@ -81,7 +80,7 @@ class MinuteViewStore(Store):
         rows = self._run("view_counts", since=since, before=before, lately=lately, most=_MOST_NAMES)
         for at, name, first, started, done, failed, retried, waited, ran in rows:
             if name is None:
-                minutes.append(Minute(at, started, done, failed, retried, _whole(waited), _whole(ran)))
+                minutes.append(Minute(at, started, done, failed, retried, _whole(waited)))
             else:
                 outcomes.append(Outcomes(name, done + failed, failed, first, _whole(ran)))
         return minutes, outcomes
@@ -97,11 +96,9 @@ class MinuteViewStore(Store):
         return [Outcomes(name, ended, failed, first, _whole(ran)) for name, ended, failed, first, ran in rows]
 
 
-def _minute(
-    at: datetime, started: int, done: int, failed: int, retried: int, waited: list[int | None], ran: list[int | None]
-) -> Minute:
+def _minute(at: datetime, started: int, done: int, failed: int, retried: int, waited: list[int | None]) -> Minute:
     """The driver makes a `Decimal` of the sum of an hour's numbers, which are bigints."""
-    return Minute(at, int(started), int(done), int(failed), int(retried), _whole(waited), _whole(ran))
+    return Minute(at, int(started), int(done), int(failed), int(retried), _whole(waited))
 
 
 def _whole(counts: list[int | None]) -> tuple[int, ...]:

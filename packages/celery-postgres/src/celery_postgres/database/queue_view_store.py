@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from celery_postgres.database.claim_view_store import Claims, ClaimViewStore
 from celery_postgres.database.counting import CAP, Count
-from celery_postgres.database.store import Store
+from celery_postgres.database.store import Runner, Store
 
 #: Dead letters of so many seconds are recent.
 RECENT_S = 900.0
@@ -16,8 +17,6 @@ MOST_QUEUES = 1_000
 #: Counting every queue to `CAP` would read millions of entries where 300 queues have thousands each. So all are counted
 #: to 100; of those with more, the 60 whose oldest message is the oldest, to 1,000; and of these, six to 10,000.
 _TIERS = ((101, None), (1_001, 60), (CAP, 6))
-#: Claims that are read to count those of each queue.
-_CLAIMS = 20_001
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +117,24 @@ class Health:
 class QueueViewStore(Store):
     """Read queues, and what problems are found by."""
 
-    def queues(self, dead: Sequence[DeadOfQueue] = ()) -> list[Queue]:
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self._claims = ClaimViewStore(runner)
+
+    def claims(self) -> Claims:
+        """What is claimed, of which `FleetViewStore.workers` makes use too."""
+        return self._claims.claims()
+
+    def queues(self, dead: Sequence[DeadOfQueue] = (), claims: Claims | None = None) -> list[Queue]:
         """All queues, at most `MOST_QUEUES`: those of the application by name, then the internal ones.
 
         Args:
             dead: what `dead_by_queue` has returned.
+            claims: what is claimed; read here by default.
         """
         found: dict[str, Queue] = {}
-        claims, letters = self._claims(), {one.queue: one.count for one in dead}
+        claims = self.claims() if claims is None else claims
+        letters = {one.queue: one.count for one in dead}
         names: list[str] | None = None
         for cap, most in _TIERS:
             if most is not None:
@@ -138,15 +147,10 @@ class QueueViewStore(Store):
     def queue(self, name: str) -> Queue | None:
         """The queue of that name."""
         dead = {one.queue: one.count for one in self.dead_by_queue()}
-        return next(iter(self._queues([name], CAP, self._claims(), dead)), None)
-
-    def _claims(self) -> dict[int, Count]:
-        rows = self._run("view_claims", cap=_CLAIMS)
-        or_more = sum(count for _, count in rows) >= _CLAIMS
-        return {queue: Count(count, or_more) for queue, count in rows}
+        return next(iter(self._queues([name], CAP, self.claims(), dead)), None)
 
     def _queues(
-        self, names: list[str] | None, cap: int, claims: dict[int, Count], dead: dict[str | None, int]
+        self, names: list[str] | None, cap: int, claims: Claims, dead: dict[str | None, int]
     ) -> list[Queue]:
         rows = self._run("view_queues", names=names, cap=cap, queues=MOST_QUEUES)
         found = [
@@ -157,7 +161,7 @@ class QueueViewStore(Store):
                 Count.of(waiting, cap),
                 oldest_s,
                 Count.of(scheduled, cap),
-                claims.get(number, Count(0)),
+                claims.of_queue(number),
                 consumers,
                 dead.get(name, 0),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from celery_postgres.database.claim_view_store import Claims
 from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
 from celery_postgres.readmodel.overdue import Lateness
 
@@ -21,9 +22,13 @@ class Fleet:
     def __init__(self, broker: FleetViewStore, results: FleetViewStore, lateness: Lateness) -> None:
         self._broker, self._results, self._lateness = broker, results, lateness
 
-    def workers(self) -> list[Worker]:
-        """The processes that consume, and the workers that were lost in the last day, these first."""
-        return self._broker.workers()
+    def workers(self, claims: Claims | None = None) -> list[Worker]:
+        """The processes that consume, and the workers that were lost in the last day, these first.
+
+        Args:
+            claims: what is claimed, where that was read already.
+        """
+        return self._broker.workers(claims)
 
     def beats(self) -> list[Beat]:
         """The beats of the last day, the ones seen last first."""

@@ -132,8 +132,9 @@ class Observer:
 
     def _read(self) -> Overview:
         now = datetime.now(UTC)
-        dead = self._queues.dead_by_queue()
-        queues, workers = self._trend.of(self._queues.queues(dead), time.monotonic()), self._fleet.workers()
+        dead, claims = self._queues.dead_by_queue(), self._queues.claims()
+        queues = self._trend.of(self._queues.queues(dead, claims), time.monotonic())
+        workers = self._fleet.workers(claims)
         total = DeadTotal.of(dead)
         schedules, beats = self._fleet.schedules(), self._fleet.beats()
         causes = self._read_causes(now)

@@ -526,48 +526,59 @@ ARRAY[
     sum(gone.ran[13]), sum(gone.ran[14]), sum(gone.ran[15]), sum(gone.ran[16])
 ]
 
--- fragment: sum_counts
--- Of the rows of `gone`, added up.
+-- fragment: sum_of_waits
+-- Of the rows of `gone`, what began and ended, and how long it had waited.
 sum(gone.started), sum(gone.done), sum(gone.failed), sum(gone.retried),
 ARRAY[
     sum(gone.waited[1]), sum(gone.waited[2]), sum(gone.waited[3]), sum(gone.waited[4]),
     sum(gone.waited[5]), sum(gone.waited[6]), sum(gone.waited[7]), sum(gone.waited[8]),
     sum(gone.waited[9]), sum(gone.waited[10]), sum(gone.waited[11]), sum(gone.waited[12]),
     sum(gone.waited[13]), sum(gone.waited[14]), sum(gone.waited[15]), sum(gone.waited[16])
-],
+]
+
+-- fragment: sum_counts
+-- Of the rows of `gone`, added up.
+-- include: sum_of_waits
+,
 -- include: sum_of_runs
 
 -- fragment: fresh_minutes
--- The minutes of all queues together, by name, of those whose consumers' rows have not become one yet.
+-- The minutes of all queues together, by name, of those whose consumers' rows have not become one yet. A short array is copied
+-- for each number that is taken out of it, unless it has been unpacked before: of 24,000 rows that is a sixth of the cost.
 fresh (minute, name, started, done, failed, retried, waited, ran) AS MATERIALIZED (
     SELECT
         gone.minute, gone.name,
         -- include: sum_counts
-    FROM celery_minute AS gone
-    WHERE gone.minute >= %(since)s AND gone.minute < %(before)s AND gone.consumer_id <> 0
+    FROM (
+        SELECT own.minute, own.name, own.started, own.done, own.failed, own.retried,
+            own.waited || '{}'::integer[] AS waited, own.ran || '{}'::integer[] AS ran
+        FROM celery_minute AS own
+        WHERE own.minute >= %(since)s AND own.minute < %(before)s AND own.consumer_id <> 0
+        OFFSET 0  -- or they are unpacked for each number
+    ) AS gone
     GROUP BY gone.minute, gone.name
 )
 
 -- fragment: named_minutes
--- With the sums of the others.
-SELECT known.minute, known.name, known.started, known.done, known.failed, known.retried, known.waited, known.ran
+-- With the sums of the others: how long tasks ran.
+SELECT known.minute, known.name, known.started, known.done, known.failed, known.retried, known.ran || '{}'::integer[] AS ran
 FROM celery_minute_sum AS known
 WHERE NOT known.whole AND known.minute >= %(since)s AND known.minute < %(before)s
 UNION ALL
--- include: from_fresh
+SELECT
+    fresh.minute, fresh.name, fresh.started::integer, fresh.done::integer, fresh.failed::integer, fresh.retried::integer,
+    fresh.ran::integer[]
+FROM fresh
 
 -- fragment: whole_minutes
--- The same, of all names together.
-SELECT known.minute, known.name, known.started, known.done, known.failed, known.retried, known.waited, known.ran
+-- The same, of all names together: how long tasks waited.
+SELECT known.minute, known.started, known.done, known.failed, known.retried, known.waited || '{}'::integer[] AS waited
 FROM celery_minute_sum AS known
 WHERE known.whole AND known.minute >= %(since)s AND known.minute < %(before)s
 UNION ALL
--- include: from_fresh
-
--- fragment: from_fresh
 SELECT
-    fresh.minute, fresh.name, fresh.started::integer, fresh.done::integer, fresh.failed::integer, fresh.retried::integer,
-    fresh.waited::integer[], fresh.ran::integer[]
+    fresh.minute, fresh.started::integer, fresh.done::integer, fresh.failed::integer, fresh.retried::integer,
+    fresh.waited::integer[]
 FROM fresh
 
 -- fragment: add_counts

@@ -6,7 +6,7 @@
 -- takes: since timestamptz, queue text
 SELECT
     gone.minute,
-    -- include: sum_counts
+    -- include: sum_of_waits
 FROM (
     SELECT own.*
     FROM generate_series(date_trunc('minute', %(since)s::timestamptz), now(), '1 minute') AS each (minute)
@@ -28,19 +28,26 @@ ORDER BY gone.minute
 -- takes: since timestamptz, step_s float, before timestamptz
 WITH
 -- include: fresh_minutes
+, before (hour, started, done, failed, retried, waited) AS MATERIALIZED (
+    SELECT
+        gone.hour,
+        -- include: sum_of_waits
+    FROM celery_hour AS gone
+    WHERE gone.hour >= %(since)s AND gone.hour < coalesce(
+        (SELECT min(known.minute) FROM celery_minute_sum AS known WHERE known.whole) - interval '59 minutes', 'infinity'
+    )
+    GROUP BY gone.hour
+)
 SELECT
     date_bin(%(step_s)s * interval '1 second', gone.minute, %(since)s),
-    -- include: sum_counts
+    -- include: sum_of_waits
 FROM (
     -- include: whole_minutes
     UNION ALL
     SELECT
-        own.hour, '', own.started::integer, own.done::integer, own.failed::integer, own.retried::integer,
-        own.waited::integer[], own.ran::integer[]
-    FROM celery_hour AS own
-    WHERE own.hour >= %(since)s AND own.hour < coalesce(
-        (SELECT min(known.minute) FROM celery_minute_sum AS known WHERE known.whole) - interval '59 minutes', 'infinity'
-    )
+        before.hour, before.started::integer, before.done::integer, before.failed::integer, before.retried::integer,
+        before.waited::integer[]
+    FROM before
 ) AS gone
 GROUP BY 1
 ORDER BY 1
@@ -50,9 +57,9 @@ ORDER BY 1
 -- takes: since timestamptz, step_s float, queue text
 SELECT
     date_bin(%(step_s)s * interval '1 second', gone.at, %(since)s),
-    -- include: sum_counts
+    -- include: sum_of_waits
 FROM (
-    SELECT own.minute AS at, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    SELECT own.minute AS at, own.started, own.done, own.failed, own.retried, own.waited
     FROM generate_series(
         (SELECT min(kept.minute) FROM celery_minute AS kept WHERE kept.minute >= %(since)s), now(), interval '1 minute'
     ) AS each (minute)
@@ -62,11 +69,11 @@ FROM (
         OFFSET 0  -- or a plan joins all minutes
     ) AS own
     UNION ALL
-    SELECT own.minute, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    SELECT own.minute, own.started, own.done, own.failed, own.retried, own.waited
     FROM celery_minute AS own
     WHERE own.minute >= %(since)s AND own.consumer_id <> 0 AND own.queue = %(queue)s
     UNION ALL
-    SELECT own.hour, own.started, own.done, own.failed, own.retried, own.waited, own.ran
+    SELECT own.hour, own.started, own.done, own.failed, own.retried, own.waited
     FROM generate_series(
         (SELECT min(kept.hour) FROM celery_hour AS kept WHERE kept.hour >= %(since)s), now(), interval '1 hour'
     ) AS each (hour)
@@ -99,7 +106,8 @@ WITH
 -- include: fresh_minutes
 SELECT
     gone.minute, NULL AS name, NULL AS first_failure,
-    -- include: sum_counts
+    -- include: sum_of_waits
+    , NULL
 FROM (
     -- include: whole_minutes
 ) AS gone
@@ -108,7 +116,8 @@ UNION ALL
 (
     SELECT
         NULL, gone.name, min(gone.minute) FILTER (WHERE gone.failed > 0),
-        -- include: sum_counts
+        sum(gone.started), sum(gone.done), sum(gone.failed), sum(gone.retried), NULL,
+        -- include: sum_of_runs
     FROM (
         -- include: named_minutes
     ) AS gone

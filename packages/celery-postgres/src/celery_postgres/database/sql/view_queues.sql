@@ -27,13 +27,32 @@ FROM (
 ORDER BY queue.internal, queue.name
 
 -- name: view_claims
--- How many messages of each queue consumers have claimed, of the first `cap` claims.
+-- How many messages of each queue are claimed, and how many each consumer has claimed and since when the oldest of them, of the
+-- first `cap` claims. A row is of a queue or of a consumer: both are counted from one reading, which is most of the cost.
 -- takes: cap integer
-SELECT claim.queue_id, count(*)
+SELECT claim.queue_id, claim.consumer_id, count(*), min(claim.claimed_at)
 FROM (
-    SELECT message.queue_id FROM kombu_message AS message WHERE message.consumer_id IS NOT NULL LIMIT %(cap)s
+    SELECT message.queue_id, message.consumer_id, message.claimed_at
+    FROM kombu_message AS message
+    WHERE message.consumer_id IS NOT NULL
+    LIMIT %(cap)s
 ) AS claim
-GROUP BY claim.queue_id
+GROUP BY GROUPING SETS ((claim.queue_id), (claim.consumer_id))
+
+-- name: view_claims_of_consumers
+-- The same rows of consumers alone, each counted to `cap`.
+-- takes: cap integer
+SELECT NULL, consumer.id, claim.messages, claim.oldest
+FROM kombu_consumer AS consumer
+CROSS JOIN LATERAL (
+    SELECT count(*) AS messages, min(one.claimed_at) AS oldest
+    FROM (
+        SELECT message.claimed_at FROM kombu_message AS message WHERE message.consumer_id = consumer.id LIMIT %(cap)s
+    ) AS one
+) AS claim
+WHERE claim.messages > 0
+ORDER BY consumer.hostname, consumer.id
+LIMIT 2000
 
 -- name: view_dead_by_queue
 -- The newest `cap` dead letters by queue, and how many of them came in the last `recent_s` seconds.

@@ -195,24 +195,33 @@ ORDER BY candidate.died_at DESC, candidate.id DESC
 OFFSET %(scanned)s - 1 LIMIT 1
 
 -- name: view_dead_groups
--- The newest `cap` dead letters by reason and task, the largest group first.
+-- The newest `cap` dead letters by reason and task, the largest group first. They are counted by tenant and queue before, by
+-- their hashes: a sort of 10,000 letters is half of the cost.
 -- takes: tenant uuid, queue text, cap integer, groups integer
-SELECT letter.reason, letter.name, count(*), min(letter.died_at), max(letter.died_at),
-    count(DISTINCT letter.tenant_id), count(*) FILTER (WHERE letter.died_at > now() - interval '1 hour'),
-    count(*) FILTER (WHERE letter.died_at > now() - interval '15 minutes'),
-    (array_agg(DISTINCT letter.queue) FILTER (WHERE letter.queue IS NOT NULL))[1:10], max(letter.id)
+SELECT part.reason, part.name, sum(part.letters)::bigint, min(part.first_at), max(part.last_at),
+    count(DISTINCT part.tenant_id), sum(part.of_hour)::bigint, sum(part.lately)::bigint,
+    (array_agg(DISTINCT part.queue) FILTER (WHERE part.queue IS NOT NULL))[1:10], max(part.last_id)
 FROM (
-    SELECT letter.reason, letter.died_at, letter.tenant_id, letter.queue, letter.id,
-        -- include: short_name_of_letter
-        AS name
-    FROM kombu_dead_letter AS letter
-    WHERE letter.died_at BETWEEN '0001-01-02' AND '9999-12-30'
-    ORDER BY letter.died_at DESC
-    LIMIT %(cap)s
-) AS letter
-WHERE (%(tenant)s IS NULL OR letter.tenant_id = %(tenant)s) AND (%(queue)s IS NULL OR letter.queue = %(queue)s)
-GROUP BY letter.reason, letter.name
-ORDER BY count(*) DESC, max(letter.died_at) DESC
+    SELECT letter.reason, letter.name, letter.tenant_id, letter.queue, count(*) AS letters,
+        min(letter.died_at) AS first_at, max(letter.died_at) AS last_at,
+        count(*) FILTER (WHERE letter.died_at > now() - interval '1 hour') AS of_hour,
+        count(*) FILTER (WHERE letter.died_at > now() - interval '15 minutes') AS lately,
+        max(letter.id) AS last_id
+    FROM (
+        SELECT letter.reason, letter.died_at, letter.tenant_id, letter.queue, letter.id,
+            -- include: short_name_of_letter
+            AS name
+        FROM kombu_dead_letter AS letter
+        WHERE letter.died_at BETWEEN '0001-01-02' AND '9999-12-30'
+        ORDER BY letter.died_at DESC
+        LIMIT %(cap)s
+    ) AS letter
+    GROUP BY letter.reason, letter.name, letter.tenant_id, letter.queue
+    OFFSET 0  -- or a plan expects one letter of a tenant, and sorts
+) AS part
+WHERE (%(tenant)s IS NULL OR part.tenant_id = %(tenant)s) AND (%(queue)s IS NULL OR part.queue = %(queue)s)
+GROUP BY part.reason, part.name
+ORDER BY sum(part.letters) DESC, max(part.last_at) DESC
 LIMIT %(groups)s
 
 -- name: view_ids
