@@ -29,6 +29,7 @@ NUMBERS = {
     "202611301730": 20,
     "202611301900": 21,
     "202611301930": 22,
+    "202611302200": 23,
 }
 ROWS = (
     "INSERT INTO kombu_dead_letter (message_id, failures, reason, payload) VALUES (7, 1, 'r', 'p')",

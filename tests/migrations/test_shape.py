@@ -80,7 +80,7 @@ NEW_INDEXES = {
     f"ix_kombu_message_{name}"
     for name in (
         *("ready", "timed", "failed", "claimed", "expires", "task_waiting", "task_claimed", "taken"),
-        *("fair", "running", "later", "unique", "order"),
+        *("fair", "running_since", "later", "unique", "order"),
     )
 } | {
     *("ix_celery_taskmeta_tenant", "ix_celery_taskmeta_root"),

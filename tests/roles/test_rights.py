@@ -136,6 +136,12 @@ FUNCTIONS: dict[str, set[str]] = {
         "celery_result_reader",
         "celery_worker",
     },
+    "kombu_rooms(bigint,bigint[],bigint[],double precision[])": {
+        "celery_monitor",
+        "celery_producer",
+        "celery_result_reader",
+        "celery_worker",
+    },
     "kombu_limit_of(bigint,bigint)": {"celery_monitor", "celery_producer", "celery_result_reader", "celery_worker"},
     "kombu_catch_up(text)": {"celery_producer", "celery_worker"},
     "kombu_publish_unique(bigint,text,smallint,text,uuid,timestamp with time zone,timestamp with time zone,bigint,"

@@ -67,23 +67,28 @@ class RateLimited(FlowError):  # noqa: N818  what has happened, and no fault of 
 
     Attributes:
         queue: the queue.
-        key: the `flow_key` of a refused message; empty if it has none.
+        key: the `flow_key` whose rate refuses; empty if it is that of messages without a key, and None if the rate is
+            that of the whole queue.
         retry_in_s: seconds until the same messages would be admitted, if nothing else is published. None if they never
             are: the rate is 0, or more messages were published together than the burst. Publish fewer together, or
             change the limit.
     """
 
-    def __init__(self, queue: str, key: str, retry_in_s: float | None) -> None:
+    def __init__(self, queue: str, key: str | None, retry_in_s: float | None) -> None:
         when = (
             "waiting does not help, because its rate is 0 or its burst is less than what is published together"
             if retry_in_s is None
             else f"try again in {max(retry_in_s, 0.001):.3f} s"
         )
-        whose = f"the key {key!r}" if key else "messages without a key"
-        super().__init__(f"not published: a rate limit of the queue {queue!r} refuses {whose}; {when}")
+        if key is None:
+            what = f"the rate limit of the whole queue {queue!r} refuses more messages"
+        else:
+            whose = f"the key {key!r}" if key else "messages without a key"
+            what = f"a rate limit of the queue {queue!r} refuses {whose}"
+        super().__init__(f"not published: {what}; {when}")
         self.queue, self.key, self.retry_in_s = queue, key, retry_in_s
 
-    def __reduce__(self) -> tuple[type[RateLimited], tuple[str, str, float | None]]:
+    def __reduce__(self) -> tuple[type[RateLimited], tuple[str, str | None, float | None]]:
         return type(self), (self.queue, self.key, self.retry_in_s)
 
 

@@ -119,3 +119,27 @@ def test_a_key_that_is_none(client: Client, queue: str, key: object) -> None:
     with pytest.raises(FlowError, match="a flow_key"):
         client.publish("body", fair(queue), headers={"flow_key": key})
     assert client.count(queue) == 0
+
+
+@pytest.mark.parametrize("why", ["limits", "waits in order", "is scheduled in order"])
+def test_a_declaration_does_not_end_limits_and_order(
+    client: Client, queue: str, module_database: Any, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    client.declare(fair(queue))
+    if why == "limits":
+        limit(module_database.url, queue, "a", "max_running = 2")
+    else:
+        later = {"eta": (datetime.now(UTC) + timedelta(hours=1)).isoformat()} if "scheduled" in why else {}
+        headers = {"flow_key": "a", "flow_ordered": True, "id": "a", "task": "t", **later}
+        client.publish("body", fair(queue), headers=headers)
+    plain = Queue(queue, queue_arguments={"x-fair": False})
+    asked = "SELECT fair FROM kombu_queue WHERE name = :name"
+    for _ in range(2):
+        client.declare(plain)
+        assert rows(module_database.url, asked, name=queue) == [(True,)]
+    (warning,) = [one.getMessage() for one in caplog.records if "stays fair" in one.getMessage()]
+    assert queue in warning
+    run(module_database.url, "DELETE FROM kombu_limit")
+    client.channel.queue_purge(queue)
+    client.declare(plain)
+    assert rows(module_database.url, asked, name=queue) == [(False,)]

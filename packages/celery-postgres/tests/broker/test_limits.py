@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import random
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
@@ -62,9 +64,17 @@ def hashes(url: str, keys: int = KEYS) -> list[int]:
 
 
 def claim(
-    messages: MessageStore, queue: int, keys: list[int], *, limit: int = 64, share: int = 4, acks: Sequence[Claim] = ()
+    messages: MessageStore,
+    queue: int,
+    keys: list[int],
+    *,
+    limit: int = 64,
+    share: int = 4,
+    acks: Sequence[Claim] = (),
+    since: Mapping[int, float] = MappingProxyType({}),
 ) -> ClaimResult:
-    return messages.claim_turns(1, Turns(queue, [Turn(key, 0, 0, share) for key in keys]), limit=limit, acks=acks)
+    turns = [Turn(key, 0, 0, share, since=since.get(key, 0.0)) for key in keys]
+    return messages.claim_turns(1, Turns(queue, turns), limit=limit, acks=acks)
 
 
 class Workers:
@@ -81,12 +91,14 @@ class Workers:
             chance = random.Random(seed)  # noqa: S311
             messages = MessageStore(Sessions(parsed(self.url, "broker")))
             held: list[Claim] = []
+            since: dict[int, float] = {}
             idle = 0
             while idle < 50:
                 chance.shuffle(held)
                 acks, held = held[: len(held) // 2 + 1], held[len(held) // 2 + 1 :]
                 asked = chance.sample(self.keys, 8)
-                result = claim(messages, self.queue, asked, limit=24, acks=acks)
+                result = claim(messages, self.queue, asked, limit=24, acks=acks, since=since)
+                since |= result.since
                 held += [one.claim for one in result.messages]
                 idle = 0 if result.messages or held else idle + 1
                 with self._lock:
@@ -324,12 +336,38 @@ def test_a_refusal_in_bulk_publishes_and_takes_nothing(
     with pytest.raises(RateLimited, match=r"the key 'd'; waiting does not help, because .* its burst is less") as e:
         bulk("d", "d", "d", "d")
     assert e.value.retry_in_s is None
-    broker.set_limit("q", per_second=0, refuse=True)
+    broker.set_limit("q", key="*", per_second=0, refuse=True)
     with pytest.raises(
         RateLimited, match="refuses messages without a key; waiting does not help, because its rate is 0"
-    ):
+    ) as e:
         app.send_task("t", queue="q")
+    assert e.value.key == ""
     assert scalar(url, "SELECT count(*) FROM kombu_message") == 11
+
+
+def test_a_refusal_names_the_key_or_the_whole_queue(
+    plain_database: Any, broker: Operations, make_app: Callable[[str], Any]
+) -> None:
+    fill(plain_database.url, 0)
+    app = make_app(plain_database.url)
+    broker.set_limit("q", key="*", per_second=0.01, burst=1, refuse=True)
+    broker.set_limit("q", per_second=0.01, burst=2, refuse=True)
+
+    def send(key: str) -> None:
+        app.send_task("t", queue="q", headers={"flow_key": key})
+
+    send("a")
+    with pytest.raises(RateLimited, match="refuses the key 'a'; try") as of_key:
+        send("a")
+    send("b")
+    with pytest.raises(RateLimited, match="rate limit of the whole queue 'q' refuses more messages; try") as of_queue:
+        send("c")
+    broker.set_limit("q", per_second=0, refuse=True)
+    with pytest.raises(RateLimited, match="more messages; waiting does not help, because its rate is 0") as never:
+        send("d")
+    refusals = [of_key.value, of_queue.value, never.value]
+    assert [(one.queue, one.key) for one in refusals] == [("q", "a"), ("q", None), ("q", None)]
+    assert [pickle.loads(pickle.dumps(one)).key for one in refusals] == ["a", None, None]  # noqa: S301
 
 
 def test_a_call_that_publishes_nothing_takes_no_place(

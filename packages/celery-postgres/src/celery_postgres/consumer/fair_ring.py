@@ -50,12 +50,12 @@ class _Lane:
         """The most that it may give in its turn."""
         return self.owed or self.weight * rounds
 
-    def turn(self, key: int, rounds: int) -> Turn:
+    def turn(self, key: int, rounds: int, since: float) -> Turn:
         if self.in_order:
             # From the beginning: a retry keeps its place, before what was claimed since. One more than it may give, so
             # that it is closed until that one is acknowledged.
-            return Turn(key, self.priority, 0, 2, in_order=True)
-        return Turn(key, self.priority, self.first[self.priority], self.share(rounds))
+            return Turn(key, self.priority, 0, 2, in_order=True, since=since)
+        return Turn(key, self.priority, self.first[self.priority], self.share(rounds), since=since)
 
 
 class FairRing:
@@ -92,6 +92,8 @@ class FairRing:
         self._given = 1 / self.QUANTUM
         self._closed: dict[int, _Lane] = {}
         self._openings: list[tuple[float, int]] = []
+        #: By key, the time from which on what runs of it was claimed: before that, there are dead rows alone to count.
+        self._since: dict[int, float] = {}
         #: Until when the limits of the whole queue have closed it.
         self._opens: float | None = None
 
@@ -153,7 +155,7 @@ class FairRing:
                 share = lane.share(quantum)
                 expected += 1 if lane.in_order or quantum == 1 else max(1, share * self._given)
         rounds = max(quantum, -(-places // weights)) if weights else 0
-        return [lane.turn(key, rounds) for key, lane in chosen.items()]
+        return [lane.turn(key, rounds, self._since.get(key, 0.0)) for key, lane in chosen.items()]
 
     def _in_turn(self) -> Iterator[int]:
         """The keys of the ring in their order. Every second is one that has come now, as long as there is one."""
@@ -196,6 +198,14 @@ class FairRing:
                 self._to_the_end(turn.key, lane)
         if shares:
             self._given += self.LATEST * (given / shares - self._given)
+
+    def runs_since(self, times: Mapping[int, float]) -> None:
+        """What runs of these keys was claimed from these times of the database on."""
+        for key, since in times.items():
+            self._since.pop(key, None)
+            self._since[key] = since
+        while len(self._since) > self.MOST:
+            del self._since[next(iter(self._since))]
 
     def acknowledged(self, key: int) -> None:
         """A message of this key was acknowledged: its limit, and that of the queue, may allow another."""

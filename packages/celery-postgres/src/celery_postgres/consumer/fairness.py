@@ -242,6 +242,7 @@ class Fairness:
             self._looks = self._looks or now - self._brought_at < self.NEWEST_S
             self._brought_at = now
         self._keys[turns.queue].failed = not result.one_had_failed
+        self._keys[turns.queue].ring.runs_since(result.since)
         if result.one_had_failed:
             return  # what the turns would have brought was left
         by_key: dict[int, list[int]] = {}

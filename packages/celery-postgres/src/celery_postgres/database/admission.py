@@ -64,7 +64,7 @@ def take_places(
     )
     if refusal is not None:
         queue, envelope = asking[refusal.number]
-        raise RateLimited(queue, envelope.flow_key or "", refusal.retry_in_s)
+        raise RateLimited(queue, None if refusal.of_queue else envelope.flow_key or "", refusal.retry_in_s)
 
 
 def _check_fairness(store: LimitStore, messages: Sequence[Addressed]) -> None:

@@ -31,6 +31,7 @@ class Turn(NamedTuple):
         lowest_id: where the scan begins.
         share: how many messages at most.
         in_order: it may give its oldest message, if none of it runs.
+        since: what runs of it was claimed from this time of the database on, in seconds since 1970.
     """
 
     key: int
@@ -38,6 +39,7 @@ class Turn(NamedTuple):
     lowest_id: int
     share: int
     in_order: bool = False
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

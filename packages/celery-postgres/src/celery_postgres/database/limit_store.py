@@ -85,10 +85,12 @@ class Refusal:
     Attributes:
         number: which one of those that were asked for, from 0.
         retry_in_s: seconds after which all of them would be admitted; None if that is not known.
+        of_queue: the rate is that of the whole queue, and not of the message's key.
     """
 
     number: int
     retry_in_s: float | None
+    of_queue: bool
 
 
 class LimitStore(Store):
@@ -170,12 +172,12 @@ class LimitStore(Store):
         asked = [number for number, (queue, _) in enumerate(messages) if queue in queues]
         if not asked:
             return None
-        ((refused, opens_in, *_),) = self._run(
+        ((refused, opens_in, of_queue, *_),) = self._run(
             name,
             queues=[queues[messages[number][0]] for number in asked],
             keys=[messages[number][1] for number in asked],
         )
-        return None if refused is None else Refusal(asked[refused - 1], opens_in)
+        return None if refused is None else Refusal(asked[refused - 1], opens_in, bool(of_queue))
 
     def that_refuse(self, queues: Sequence[str]) -> dict[str, int]:
         """Those of these queues that have a limit which refuses, with their ids."""

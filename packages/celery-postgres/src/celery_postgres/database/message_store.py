@@ -79,6 +79,7 @@ class ClaimResult:
         closed: the keys whose limits have allowed less than their share.
         queue_closed: the limits of the whole fair queue, if they have allowed less than the limit of the claim.
         keyed_wait: a fair queue has ready messages with keys.
+        since: by key, the time of the database from which on what runs of it was claimed.
     """
 
     messages: list[ClaimedMessage]
@@ -88,6 +89,7 @@ class ClaimResult:
     closed: Mapping[int, Closed] = field(default_factory=dict)
     keyed_wait: bool = False
     queue_closed: Closed | None = None
+    since: Mapping[int, float] = field(default_factory=dict)
 
 
 class MessageStore(Store):
@@ -160,6 +162,7 @@ class MessageStore(Store):
             turn_ids=[turn.lowest_id for turn in turns.turns],
             turn_shares=[turn.share for turn in turns.turns],
             turn_orders=[turn.in_order for turn in turns.turns],
+            turn_since=[turn.since for turn in turns.turns],
             failed=turns.failed,
         )
         return _result(rows)
@@ -282,7 +285,7 @@ class MessageStore(Store):
 
 def _result(rows: list[Row]) -> ClaimResult:
     (snapshot, due_in_s, one_had_failed, keyed_wait, closed, *_), *claimed = rows
-    limits = {key: Closed(places, opens_in_s) for key, places, opens_in_s in closed or ()}
+    limits = {key: Closed(places, opens_in_s) for key, places, opens_in_s, _ in closed or () if places is not None}
     queue_closed = limits.pop(None, None)
     return ClaimResult(
         [ClaimedMessage(*row[5:]) for row in claimed],
@@ -292,6 +295,7 @@ def _result(rows: list[Row]) -> ClaimResult:
         limits,
         bool(keyed_wait),
         queue_closed,
+        {key: oldest for key, _, _, oldest in closed or () if oldest is not None},
     )
 
 

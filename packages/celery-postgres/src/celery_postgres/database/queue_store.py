@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from celery_postgres.database.store import Store
+
+logger = logging.getLogger(__name__)
+
+#: The queues that this process has warned of.
+_stay_fair: set[str] = set()
+
+
+def _warn_of_fair(queue: str) -> None:
+    if queue in _stay_fair:
+        return
+    _stay_fair.add(queue)
+    logger.warning(
+        "The queue %s stays fair, though it is declared with x-fair False: it has limits or ordered messages, which "
+        "fair queues alone keep. Remove its limits (python -m celery_postgres limits remove) and let its ordered "
+        "messages run, or declare it without x-fair.",
+        queue,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +71,8 @@ class QueueStore(Store):
         """The queue's id; creates the queue or changes it only if needed.
 
         So a publisher whose queue exists needs no right to change queues, and leaves no dead rows at each start. One
-        without that right leaves it to a consumer to make the queue fair, or no longer fair.
+        without that right leaves it to a consumer to make the queue fair, or no longer fair. A queue with limits or
+        ordered messages stays fair, with a warning: whoever has set a limit relies on it.
 
         Args:
             fair: None leaves that as it is.
@@ -65,7 +84,7 @@ class QueueStore(Store):
                 asked = Queue(found.id, auto_delete, expires_ms, message_ttl_ms, found.fair if fair is None else fair)
                 if found == asked or (replace(asked, fair=found.fair) == found and not self._may_change()):
                     return found.id
-            for (queue_id,) in self._run(
+            for queue_id, is_fair in self._run(
                 "change_queue" if found else "make_queue",
                 queue=queue,
                 auto_delete=auto_delete,
@@ -73,6 +92,8 @@ class QueueStore(Store):
                 message_ttl_ms=message_ttl_ms,
                 fair=fair,
             ):
+                if is_fair and fair is False:
+                    _warn_of_fair(queue)
                 return int(queue_id)
 
     def _may_change(self) -> bool:

@@ -185,10 +185,11 @@ SELECT NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
 --
 -- Returns rows as `claim` does. The first one has the keys whose limits have allowed less than their share: how much, and
 -- the seconds until it is more, if that is known; and the same of the whole queue, with a null key, if its limits have
--- allowed less than `limit`.
+-- allowed less than `limit`. With each key whose running messages were counted comes `turn_since` of its next turn, the time
+-- from which on what runs of it was claimed; how much is null there if it was not less.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queue bigint, limit bigint,
 --   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[], turn_orders boolean[],
---   failed boolean
+--   turn_since float[], failed boolean
 WITH settled AS (
     -- include: acknowledge
     RETURNING message.id
@@ -227,17 +228,17 @@ WITH settled AS (
     -- One call for all keys, after the acks; none where no key has limits, which saves 1 us for each message.
     SELECT turn.flow_key, turn.priority, turn.lowest_id, turn.share, turn.in_order,
         coalesce(line.places, turn.places) AS places, coalesce(line.opens_in, turn.opens_in) AS opens_in,
-        turn.interval_s, line.newest
+        turn.interval_s, turn.oldest, line.newest
     FROM acknowledged
     CROSS JOIN LATERAL (
         SELECT limited.*
         FROM ROWS FROM (
             unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s, %(turn_orders)s),
-            kombu_rooms(%(queue)s + 0 * acknowledged.count, %(turn_keys)s, %(turn_shares)s)
-        ) AS limited (flow_key, priority, lowest_id, share, in_order, places, opens_in, interval_s)
+            kombu_rooms(%(queue)s + 0 * acknowledged.count, %(turn_keys)s, %(turn_shares)s, %(turn_since)s)
+        ) AS limited (flow_key, priority, lowest_id, share, in_order, places, opens_in, interval_s, oldest)
         WHERE EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = %(queue)s)
         UNION ALL
-        SELECT free.*, free.share, NULL, NULL
+        SELECT free.*, free.share, NULL, NULL, NULL
         FROM unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s, %(turn_orders)s)
             AS free (flow_key, priority, lowest_id, share, in_order)
         WHERE NOT EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = %(queue)s)
@@ -297,11 +298,13 @@ SELECT
     CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN pg_current_snapshot()::text END AS snapshot,
     NULL AS due_in, EXISTS (SELECT FROM failed_before) AS one_had_failed, NULL AS keyed_wait,
     (
-        SELECT json_agg(json_build_array(less.flow_key, less.places, less.opens_in))
+        SELECT json_agg(json_build_array(less.flow_key, less.places, less.opens_in, less.oldest))
         FROM (
-            SELECT turn.flow_key, turn.places, turn.opens_in FROM turn WHERE turn.places < turn.share
+            SELECT turn.flow_key, CASE WHEN turn.places < turn.share THEN turn.places END AS places, turn.opens_in, turn.oldest
+            FROM turn
+            WHERE turn.places < turn.share OR turn.oldest IS NOT NULL
             UNION ALL
-            SELECT NULL, whole.places, whole.opens_in FROM whole WHERE whole.places < %(limit)s
+            SELECT NULL, whole.places, whole.opens_in, NULL FROM whole WHERE whole.places < %(limit)s
         ) AS less
     ) AS closed,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,

@@ -141,14 +141,26 @@ WHERE message.id = ANY (%(acked_ids)s) AND NOT message.visible
   AND ((message.id, message.fence) IN (SELECT * FROM unnest(%(acked_ids)s, %(acked_fences)s))) IS TRUE
 
 -- fragment: claim_chosen
--- The messages of `chosen`.
+-- The messages of `chosen`. Their time is read now, and so under the locks of their keys (`kombu_rooms`).
 UPDATE kombu_message AS message
-SET visible = false, consumer_id = %(consumer)s, claimed_at = now(),
+SET visible = false, consumer_id = %(consumer)s, claimed_at = clock_timestamp(),
     fence = %(fence)s + (message.fence <> 0)::integer
 WHERE message.id = ANY (ARRAY(SELECT chosen.id FROM chosen))
 RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
     message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload,
     date_part('epoch', message.enqueued_at) AS published_at
+
+-- fragment: any_in_order
+-- Whether a message of the queue of the row `queue` waits or runs in the order of its key: one in the line of a key, or a
+-- scheduled one.
+EXISTS (
+    SELECT FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.in_order AND (message.flow_key IS NOT NULL OR message.fence <> 0)
+) OR EXISTS (
+    SELECT FROM kombu_message AS message
+    WHERE message.queue_id = queue.id AND message.visible AND message.available_at IS NOT NULL
+      AND message.flow_key IS NULL AND message.in_order
+)
 
 -- fragment: bury_dead
 -- The rows of `dead`, each with a `reason`, become dead letters. Their queue may be gone.

@@ -121,13 +121,13 @@ SELECT count(*) FROM gone
 -- each. Returns the number (from 1) of one that is refused, or null, and the seconds until the same would be admitted, or
 -- null. The commit is not waited for.
 -- takes: queues bigint[], keys text[]
-SELECT admitted.refused, admitted.opens_in, set_config('synchronous_commit', 'off', true)
+SELECT admitted.refused, admitted.opens_in, admitted.of_queue, set_config('synchronous_commit', 'off', true)
 FROM kombu_admit(%(queues)s, %(keys)s) AS admitted
 
 -- name: admit_within
 -- The same in the transaction that publishes the messages, whose commit is waited for.
 -- takes: queues bigint[], keys text[]
-SELECT admitted.refused, admitted.opens_in FROM kombu_admit(%(queues)s, %(keys)s) AS admitted
+SELECT admitted.refused, admitted.opens_in, admitted.of_queue FROM kombu_admit(%(queues)s, %(keys)s) AS admitted
 
 -- name: queues_that_refuse
 -- repeatable
@@ -200,14 +200,9 @@ UPDATE kombu_queue AS queue SET fair = %(fair)s WHERE queue.id = %(queue)s AND q
 -- repeatable
 -- Whether a message of the queue waits or runs in the order of its key: one in the line of a key, or a scheduled one.
 -- takes: queue bigint
-SELECT EXISTS (
-    SELECT FROM kombu_message AS message
-    WHERE message.queue_id = %(queue)s AND message.in_order AND (message.flow_key IS NOT NULL OR message.fence <> 0)
-) OR EXISTS (
-    SELECT FROM kombu_message AS message
-    WHERE message.queue_id = %(queue)s AND message.visible AND message.available_at IS NOT NULL
-      AND message.flow_key IS NULL AND message.in_order
-)
+SELECT
+    -- include: any_in_order
+FROM (SELECT %(queue)s AS id) AS queue
 
 -- name: keyed_though_unfair
 -- repeatable
@@ -250,13 +245,15 @@ LIMIT %(limit)s
 
 -- name: give_keys
 -- repeatable
--- As if these messages had been published to a fair queue. Claimed ones get theirs too, so that they count as running.
+-- As if these messages had been published to a fair queue. Claimed ones get theirs too, so that they count as running:
+-- since now, because nobody looks for what was claimed before the latest count (`kombu_rooms`).
 -- takes: queue bigint, ids bigint[], keys text[]
 WITH given AS MATERIALIZED (
     SELECT one.id, hashtextextended(one.key, 0) AS flow_key FROM unnest(%(ids)s, %(keys)s) AS one (id, key)
 ), changed AS (
     UPDATE kombu_message AS message
     SET flow_key = CASE WHEN (message.available_at > now() AND message.failures = 0) IS NOT TRUE THEN given.flow_key END,
+        claimed_at = CASE WHEN message.claimed_at IS NOT NULL THEN clock_timestamp() END,
         flow_later = CASE WHEN message.available_at > now() AND message.failures = 0 THEN given.flow_key END,
         available_at = coalesce(message.available_at, now())
     FROM given

@@ -2,24 +2,28 @@
 
 -- name: make_queue
 -- repeatable
--- Make a queue. Returns its id; no row if a queue has that name. Processes that make one queue at the same time wait for
+-- Make a queue. Returns its id, and whether it is fair; no row if a queue has that name. Processes that make one queue at the same time wait for
 -- one another no longer than an insert takes, and none fails.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint, fair boolean
 INSERT INTO kombu_queue AS queue (name, auto_delete, expires_ms, message_ttl_ms, fair)
 VALUES (%(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s, coalesce(%(fair)s, false))
 ON CONFLICT (name) DO NOTHING
-RETURNING queue.id
+RETURNING queue.id, queue.fair
 
 -- name: change_queue
 -- repeatable
 -- A later declaration's expiry and TTL apply, and it counts as a use of the queue; it becomes fair or ceases to be, unless
--- `fair` is null. Returns its id; no row if it is gone.
+-- `fair` is null. One with limits or ordered messages stays fair, because others do not keep them. Returns its id, and
+-- whether it is fair; no row if it is gone.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint, fair boolean
 UPDATE kombu_queue AS queue
 SET auto_delete = %(auto_delete)s, expires_ms = %(expires_ms)s, message_ttl_ms = %(message_ttl_ms)s, used_at = now(),
-    fair = coalesce(%(fair)s, queue.fair)
+    fair = coalesce(%(fair)s, queue.fair) OR queue.fair AND (
+        EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = queue.id) OR
+        -- include: any_in_order
+    )
 WHERE queue.name = %(queue)s
-RETURNING queue.id
+RETURNING queue.id, queue.fair
 
 -- name: may_change_queues
 -- repeatable
