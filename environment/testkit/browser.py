@@ -9,6 +9,8 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +29,7 @@ os.execvp(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """One page in a browser of its own, with a fresh profile."""
+    """Pages in a browser of its own, with a fresh profile: one, and those of more windows."""
 
     def __init__(self, program: str, profile: Path) -> None:
         # Chromium reads commands from descriptor 3 and answers on 4.
@@ -70,16 +72,36 @@ class Browser:
         #: The errors in its console.
         self.errors: list[str] = []
         try:
-            self._attach()
+            self._window()
         except BaseException:
             self.close()
             raise
 
-    def _attach(self) -> None:
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    @contextmanager
+    def windows(self, count: int) -> Iterator[list[str]]:
+        """Open more windows, which `turn` takes, and close them at the end."""
+        first, opened = self._session, [self._window() for _ in range(count)]
+        try:
+            yield opened
+        finally:
+            for window in opened:
+                self.turn(window)
+                self.call("Page.close")
+            self._session = first
+
+    def _window(self) -> str:
+        """Open a window and turn to it."""
+        self._session = None
+        target = self.call("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
+        session: str = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.turn(session)
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        return session
+
+    def turn(self, window: str) -> None:
+        """Turn to a window: all else is about this one."""
+        self._session = window
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command; return its answer."""

@@ -17,6 +17,7 @@ from celery_postgres.console.sharing import Subject
 from celery_postgres.console.views import VIEWS
 
 _VIEWS = {view.path: view for view in VIEWS if view.live}
+_NOT_THERE = "There is no such page here, or this key does not show it."
 #: Characters of an address, and parameters in it.
 _LONGEST, _MOST = 10 * LONGEST, 50
 
@@ -41,7 +42,10 @@ class Following:
         ]
 
     async def events(self, request: Request) -> Response:
-        """Tell of changes of the page that the parameter `of` names, until its viewer may not see it any more."""
+        """Tell of changes of the pages that the parameters `of` name, until their viewer may not see them any more.
+
+        One stream is for all windows of a browser, which has six connections to a host over HTTP/1.1.
+        """
         viewer = await self._viewer(request)
         if viewer is None:
             return self._door.ask(request)
@@ -50,7 +54,7 @@ class Following:
             return await self._viewer(request) is not None
 
         try:
-            return self._live.stream(_subject(request, viewer), may_look)
+            return self._live.stream(_subjects(request, viewer), may_look)
         except FullError:
             headers = HEADERS | {"Retry-After": str(RETRY_AFTER_S)}
             return PlainTextResponse("There is no room for more live pages; ask for the page itself.", 429, headers)
@@ -60,7 +64,7 @@ class Following:
         viewer = await self._viewer(request)
         if viewer is None:
             return self._door.ask(request)
-        reading = await self._live.page(_subject(request, viewer))
+        reading = await self._live.page(_subject(request.query_params.get("of", ""), request, viewer))
         headers = HEADERS | {"Content-Encoding": "gzip", "X-Page": reading.digest}
         return Response(reading.page, 200, headers, HTML)
 
@@ -72,17 +76,33 @@ class Following:
         return None if session is None else await self._live.viewer(session, self._door.viewer_of)
 
 
-def _subject(request: Request, viewer: Viewer) -> Subject:
+def _subjects(request: Request, viewer: Viewer) -> dict[str, Subject | None]:
+    """The pages that are followed; None for one that is not there, such as that of a window with another session.
+
+    Raises:
+        NotThereError: none of them is.
+    """
+    found: dict[str, Subject | None] = {}
+    for of in request.query_params.getlist("of")[:_MOST]:
+        try:
+            found[of] = _subject(of, request, viewer)
+        except NotThereError:
+            found[of] = None
+    if not any(found.values()):
+        raise NotThereError(_NOT_THERE)
+    return found
+
+
+def _subject(of: str, request: Request, viewer: Viewer) -> Subject:
     """The page that is followed.
 
     Raises:
         NotThereError: there is no such page for this viewer, or it does not change by itself.
     """
-    of = request.query_params.get("of", "")
     path, _, query = of.partition("?")
     view = _VIEWS.get(path)
     if view is None or viewer.role not in view.roles or len(of) > _LONGEST:
-        raise NotThereError("There is no such page here, or this key does not show it.")
+        raise NotThereError(_NOT_THERE)
     try:
         given = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST))
     except ValueError:

@@ -10,8 +10,7 @@ import asyncio
 import contextvars
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from celery_postgres.console.access import Viewer
 from celery_postgres.console.pages import HEADERS
 from celery_postgres.console.sessions import Session
-from celery_postgres.console.sharing import Reading, SharedPage, Subject
+from celery_postgres.console.sharing import Reading, SharedPage, Subject, says
 from celery_postgres.database.driver import Error as DatabaseError
 from celery_postgres.errors import SchemaError
 
@@ -31,9 +30,11 @@ BEAT_S = 2.0
 RECHECK_S = 5.0
 #: A stream ends after so many seconds and the tab opens another: a server that stops waits for its streams.
 STREAM_S = 60.0
-#: Streams of a process, and of one tenant. Beyond them a tab asks for its page every 10 s.
+#: Pages that are followed in a process, and by one tenant. Beyond them a tab asks for its page every 10 s.
 MOST_STREAMS = 300
 MOST_OF_TENANT = 20
+#: The same in one stream.
+MOST_PAGES = 20
 RETRY_AFTER_S = 10
 MEDIA_TYPE = "text/event-stream"
 
@@ -67,7 +68,7 @@ class Live:
 
     @property
     def tabs(self) -> int:
-        """How many streams there are."""
+        """How many pages are followed, each as often as it is."""
         return sum(one.tabs for one in self._pages.values())
 
     async def page(self, subject: Subject) -> Reading:
@@ -92,35 +93,59 @@ class Live:
             self._known.pop(session, None)
         return viewer
 
-    def stream(self, subject: Subject, may_look: Callable[[], Awaitable[bool]]) -> StreamingResponse:
-        """A stream of events about a page.
+    def stream(
+        self, wanted: Mapping[str, Subject | None], may_look: Callable[[], Awaitable[bool]]
+    ) -> StreamingResponse:
+        """A stream of events about pages: those that the windows of one browser show.
 
         Args:
-            subject: the page.
-            may_look: whether its viewer still sees it.
+            wanted: the pages, by what events call them; None for one that is not there.
+            may_look: whether their viewer still sees them.
 
         Raises:
-            FullError: there are `MOST_STREAMS` already, or `MOST_OF_TENANT` of this tenant.
+            FullError: there is no room for any of them: `MOST_STREAMS` are followed already, or `MOST_OF_TENANT` of
+                this tenant.
         """
+        followed: dict[str, Subject] = {}
+        left: dict[str, str] = {}
+        for of, subject in wanted.items():
+            if subject is None:
+                left[of] = "gone"
+            elif len(followed) >= MOST_PAGES or not self._enter(subject):
+                left[of] = "asks"
+            else:
+                followed[of] = subject
+        if not followed and "asks" in left.values():
+            raise FullError
+
+        def leave() -> None:
+            for subject in followed.values():
+                self._leave(subject)
+
+        pages = {of: self._pages[subject] for of, subject in followed.items()}
+        return _Stream(self._events(pages, left, may_look), leave)
+
+    def _enter(self, subject: Subject) -> bool:
+        """Keep a page for one more who follows it; False if there is no room."""
         tenant = subject.viewer.tenant
         if self.tabs >= MOST_STREAMS or (tenant is not None and self._of_tenants[tenant] >= MOST_OF_TENANT):
-            raise FullError
+            return False
         shared = self._pages.get(subject) or self._shared(subject)
         shared.tabs += 1
         self._of_tenants[tenant] += 1
         if shared.keeper is None:
             # Without the context of the request that happens to be the first.
             shared.keeper = asyncio.get_running_loop().create_task(shared.keep(), context=contextvars.Context())
+        return True
 
-        def leave() -> None:
-            shared.tabs -= 1
-            self._of_tenants[tenant] -= 1
-            if not shared.tabs and shared.keeper is not None:
-                shared.keeper.cancel()
-                shared.keeper = None
-                self._pages.pop(subject, None)
-
-        return _Stream(self._events(shared, may_look), leave)
+    def _leave(self, subject: Subject) -> None:
+        shared = self._pages[subject]
+        shared.tabs -= 1
+        self._of_tenants[subject.viewer.tenant] -= 1
+        if not shared.tabs and shared.keeper is not None:
+            shared.keeper.cancel()
+            shared.keeper = None
+            self._pages.pop(subject, None)
 
     def end(self) -> None:
         """End all streams: the server stops."""
@@ -128,20 +153,26 @@ class Live:
         for shared in self._pages.values():
             shared.changed.set()
 
-    async def _events(self, shared: SharedPage, may_look: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
+    async def _events(
+        self, pages: Mapping[str, SharedPage], left: Mapping[str, str], may_look: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[str]:
         ends_at = time.monotonic() + STREAM_S
+        asks_at = 0.0
         while not self.ended and time.monotonic() < ends_at:
             try:
                 if not await may_look():
-                    yield 'data: {"state": "ended"}\n\n'
+                    yield says({"state": "ended"})
                     return
             except (DatabaseError, SchemaError):
                 pass  # whether the key is valid cannot be asked now, and nothing can be read either
-            changed = shared.changed
-            yield shared.says()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_S):
-                    await changed.wait()
+            changed = [shared.changed for shared in pages.values()]
+            for of, shared in pages.items():
+                yield says({"of": of, **shared.now()})
+            if time.monotonic() >= asks_at:
+                asks_at = time.monotonic() + RETRY_AFTER_S
+                for of, state in left.items():
+                    yield says({"of": of, "state": state})
+            await _any(changed, BEAT_S)
 
     def _shared(self, subject: Subject) -> SharedPage:
         # Pages that are asked for without a stream are kept too, for the next who asks.
@@ -157,6 +188,16 @@ class Live:
 
         made = self._pages[subject] = SharedPage(render, self._one_at_a_time)
         return made
+
+
+async def _any(events: Iterable[asyncio.Event], seconds: float) -> None:
+    """Wait for any of these, for so long at most."""
+    waits = [asyncio.ensure_future(one.wait()) for one in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()
 
 
 class _Stream(StreamingResponse):

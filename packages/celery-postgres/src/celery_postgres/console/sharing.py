@@ -7,7 +7,7 @@ import gzip
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
@@ -127,11 +127,16 @@ class SharedPage:
                 turned.set()
             await asyncio.sleep(self.rest_s)
 
-    def says(self) -> str:
-        """The event: which page it is now, when it was read, and how it goes."""
+    def now(self) -> dict[str, str]:
+        """Which page it is now, when it was read, and how it goes."""
         latest = self.latest
         known = {} if latest is None else {"page": latest.digest, "at": latest.at.isoformat()}
-        return f"data: {json.dumps(known | {'state': self.state})}\n\n"
+        return known | {"state": self.state}
+
+
+def says(event: Mapping[str, str]) -> str:
+    """An event as a stream has it."""
+    return f"data: {json.dumps(event)}\n\n"
 
 
 def _digest(text: str) -> str:

@@ -98,7 +98,7 @@ document.addEventListener("keydown", (event) => {
 // reader has the focus in, has marked, or has begun to fill in. That follows as soon as it is left.
 const pane = $(".live[data-live]");
 const live = pane && {
-  shown: "", heard: Date.now(), read: new Date($("[data-at] time", pane).dateTime), state: "", paused: false, stop: null,
+  shown: "", heard: Date.now(), read: new Date($("[data-at] time", pane).dateTime), state: "", paused: false, stop: null, turn: Promise.resolve(),
 };
 const UNIT = "tr, li, form, pre, p, dl > div, h1, h2, summary, svg";
 const marked = (node) => {
@@ -192,12 +192,18 @@ function say() {
   $("[data-refresh]", pane).hidden = state === "ok";
   put($("[data-refresh]", pane), state === "ended" ? "Sign in" : "Refresh");
   put($("[data-do=pause]", pane), live.paused ? "Follow" : "Pause");
-  $("[data-do=pause]", pane).hidden = ["ended", "changed", "gone"].includes(state);
+  $("[data-do=pause]", pane).hidden = OVER.includes(state);
 }
 
-const address = (path) => `${$(".brand").getAttribute("href")}${path}?of=${encodeURIComponent(pane.dataset.live)}`;
+// One stream is for all windows of this browser, which has six connections to a host over HTTP/1.1: each window holds a
+// lock that names its page, one holds that of the stream, follows all pages and tells the others. Where there are no
+// locks, as without TLS, each has a stream of its own.
+const OVER = ["ended", "changed", "gone"];
+const NAME = `${$("script[src]").getAttribute("src")} `; // windows with another script have another stream
+const air = live && navigator.locks && window.BroadcastChannel ? new BroadcastChannel(NAME) : null;
+const address = (path, pages) => `${$(".brand").getAttribute("href")}${path}?${new URLSearchParams(pages.map((of) => ["of", of]))}`;
 async function fetched(signal) {
-  const answer = await fetch(address("fresh"), { signal });
+  const answer = await fetch(address("fresh", [pane.dataset.live]), { signal });
   if (answer.status === 401) { live.state = "ended"; throw new Error("ended"); }
   if (!answer.ok) throw new Error(String(answer.status));
   const next = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -208,41 +214,69 @@ async function fetched(signal) {
   settle();
 }
 async function hear(event, signal) {
+  if (signal.aborted) return;
   live.heard = Date.now();
   live.state = event.state;
   if (event.at) live.read = new Date(event.at);
-  if (event.state === "ok" && event.page !== live.shown) await fetched(signal);
-  say();
-}
-async function follow(signal) {
-  const answer = await fetch(address("events"), { signal });
-  if (answer.status === 401) { live.state = "ended"; return; }
-  if (answer.status === 429) {
+  if (event.state === "asks") {
     await fetched(signal);
-    [live.state, live.heard, live.read] = ["asks", Date.now() + 10000, new Date()];
-    return;
-  }
-  if (!answer.ok) { live.state = answer.status === 404 ? "gone" : "failed"; return; }
+    [live.heard, live.read] = [Date.now() + 10000, new Date()];
+  } else if (event.state === "ok" && event.page !== live.shown) await fetched(signal);
+}
+// An event that the stream of this window or of another has brought. They are heard one after the other.
+function take(event) {
+  if (!live?.stop || (event.of ?? pane.dataset.live) !== pane.dataset.live) return;
+  const { signal } = live.stop;
+  live.turn = live.turn.then(() => hear(event, signal)).catch(() => { if (live.state === "asks") live.state = "failed"; })
+    .then(() => { say(); if (OVER.includes(live.state)) halt(); });
+}
+const spread = (event) => { air?.postMessage(event); take(event); };
+async function wanted() {
+  const { held } = air ? await navigator.locks.query() : { held: [] };
+  const pages = held.map((one) => one.name).filter((one) => one.startsWith(`${NAME}of `)).map((one) => one.slice(NAME.length + 3));
+  return [...new Set([pane.dataset.live, ...pages.sort()])];
+}
+async function follow(cut) {
+  live.pages = await wanted();
+  const answer = await fetch(address("events", live.pages), { signal: cut.signal });
+  if (!answer.ok) { spread({ state: { 401: "ended", 404: "gone", 429: "asks" }[answer.status] || "failed" }); return answer.status; }
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
     const events = (text + part.value).split("\n\n");
     text = events.pop();
-    for (const one of events) await hear(JSON.parse(one.replace(/^data: /, "")), signal);
+    for (const one of events) spread(JSON.parse(one.replace(/^data: /, "")));
   }
+  return 200;
 }
-async function start() {
-  if (!live || live.stop || live.paused || document.hidden) return;
-  const stop = live.stop = new AbortController();
-  while (live.stop === stop && !["ended", "changed", "gone"].includes(live.state)) {
+async function lead({ signal }) {
+  signal.addEventListener("abort", () => live.cut?.abort());
+  while (!signal.aborted) {
     const begun = Date.now();
-    try { await follow(stop.signal); } catch { if (live.state === "asks") live.state = "failed"; }
-    say();
-    const rest = live.state === "asks" ? 10000 : Date.now() - begun > 10000 ? 100 : 1500 + Math.random() * 1000;
-    await new Promise((go) => { setTimeout(go, rest); stop.signal.addEventListener("abort", go); });
+    const cut = live.cut = new AbortController();
+    let status = 0;
+    try { status = await follow(cut); } catch { /* it is tried again */ }
+    await live.turn;
+    if (cut.signal.aborted) continue; // or other pages are wanted
+    const rest = status === 429 ? 10000 : Date.now() - begun > 10000 ? 100 : 1500 + Math.random() * 1000;
+    await new Promise((go) => { setTimeout(go, rest); cut.signal.addEventListener("abort", go); });
   }
+  live.cut = null;
+}
+function start() {
+  if (!live || live.stop || live.paused || document.hidden || OVER.includes(live.state)) return;
+  const stop = live.stop = new AbortController();
+  if (!air) { lead(stop); return; }
+  const ends = new Promise((go) => { stop.signal.addEventListener("abort", go); });
+  const hold = (name, mode, meanwhile) => navigator.locks.request(NAME + name, { mode, signal: stop.signal }, meanwhile).catch(() => {});
+  hold(`of ${pane.dataset.live}`, "shared", () => { air.postMessage("pages"); return ends; }).then(() => air.postMessage("pages"));
+  hold("stream", "exclusive", () => lead(stop));
 }
 function halt() { live?.stop?.abort(); if (live) live.stop = null; }
+if (air) air.onmessage = async ({ data }) => {
+  if (data !== "pages") take(data);
+  else if (live.cut && String(await wanted()) !== String(live.pages)) live.cut?.abort();
+};
 acts.pause = () => {
   if (!live) return;
   live.paused = !live.paused;
