@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from celery_postgres.consumer import ended_transactions, fair_ring, fairness
+from celery_postgres.consumer.claim_policy import ClaimPolicy
+from celery_postgres.consumer.claiming import send
+from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.fairness import Fairness
+from celery_postgres.database import driver
 from celery_postgres.database.fair_store import Look
 from celery_postgres.database.flow import Closed, ReadyKey, Turn, Turns
-from celery_postgres.database.message_store import ClaimedMessage, ClaimResult
+from celery_postgres.database.message_store import ClaimedMessage, ClaimResult, MessageStore
 from celery_postgres.database.snapshot import Snapshot
 
 QUEUE = 1
@@ -202,3 +208,25 @@ def test_pages_come_less_often_while_no_key_can_have_been_missed(turns: Fairness
     assert claims(turns, store, clock, 10, "1:9:7") <= 10 / Fairness.PAGE_S / Fairness.CALM + 1
     # 7 ends, and may have published before the latest looks: all three pages are read again at their usual pace.
     assert claims(turns, store, clock, 2, "1:10:") >= 4
+
+
+class Lost:
+    """Sessions whose server is gone."""
+
+    def run(self, name: str, **_: Any) -> list[Any]:
+        raise driver.OperationalError("server closed the connection unexpectedly")
+
+
+def test_after_a_failed_claim_all_that_runs_is_counted(turns: Fairness, store: Store) -> None:
+    """The next claim may reach a server that took over the work of the other, and whose clock is behind."""
+    store.ids = {1: list(range(1, 31))}
+    asked = Turns(QUEUE, next_turns(turns))
+    messages = [(1, one) for one in range(1, 11)]
+    turns.claimed(asked, 10, dataclasses.replace(brought(*messages), since={1: 5.0}))
+    again = next_turns(turns)
+    assert [turn.since for turn in again] == [5.0]
+    lost, policy = Lost(), ClaimPolicy()
+    claims = Claims(lost, 5, lambda: None, lambda: None)  # type: ignore[arg-type]
+    plan = policy.plan([], 1, [], polls=True, turns=Turns(QUEUE, again))
+    assert send(1, claims, policy, turns, MessageStore(lost), plan) is None
+    assert [turn.since for turn in next_turns(turns)] == [0.0]

@@ -82,6 +82,7 @@ def send(
     except (driver.Error, SchemaError) as error:
         # Repaired here, while the lease is valid: Celery's own reconnect would throw away what it has reserved.
         claims.reconcile_soon()
+        fairness.failed()
         if plan.queues:  # as a claim that brings nothing but events is not observed
             observer.claim_failed()
         logger.warning("Claiming failed (%s); next try in %.2f s", loggable(error), policy.failed())

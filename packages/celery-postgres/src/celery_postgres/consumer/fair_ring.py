@@ -207,6 +207,10 @@ class FairRing:
         while len(self._since) > self.MOST:
             del self._since[next(iter(self._since))]
 
+    def forget_since(self) -> None:
+        """Those times may be of a server whose clock was ahead: count all that runs once more."""
+        self._since.clear()
+
     def acknowledged(self, key: int) -> None:
         """A message of this key was acknowledged: its limit, and that of the queue, may allow another."""
         self._opens = None

@@ -221,6 +221,11 @@ class Fairness:
                 keys.next_page -= (self.CALM - 1) / self.CALM * max(0.0, keys.next_page - time.monotonic())
             keys.rounds = 2
 
+    def failed(self) -> None:
+        """A claim has failed: the server that answers the next one may be another, with a clock of its own."""
+        for keys in self._keys.values():
+            keys.ring.forget_since()
+
     def claimed(self, turns: Turns | None, limit: int, result: ClaimResult, took_s: float = 0.0) -> None:
         """Note what a claim of at most `limit` messages has brought, and how long it took."""
         now = time.monotonic()
