@@ -149,9 +149,7 @@ class QueueViewStore(Store):
         dead = {one.queue: one.count for one in self.dead_by_queue()}
         return next(iter(self._queues([name], CAP, self.claims(), dead)), None)
 
-    def _queues(
-        self, names: list[str] | None, cap: int, claims: Claims, dead: dict[str | None, int]
-    ) -> list[Queue]:
+    def _queues(self, names: list[str] | None, cap: int, claims: Claims, dead: dict[str | None, int]) -> list[Queue]:
         rows = self._run("view_queues", names=names, cap=cap, queues=MOST_QUEUES)
         found = [
             Queue(
