@@ -424,6 +424,83 @@ def test_a_refusal_leaves_a_callers_transaction_usable(
     assert scalar(url, "SELECT count(*) FROM kombu_message") == 2
 
 
+def unique(app: Any, key: str, conflict: str = "return") -> None:
+    headers = {"flow_key": "a", "unique_key": key, "unique_conflict": conflict}
+    app.send_task("t", queue="q", headers=headers)
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "sqlalchemy"])
+def test_a_duplicate_in_a_callers_transaction_takes_no_place(
+    plain_database: Any, broker: Operations, make_app: Callable[[str], Any], driver: str, autocommit: bool
+) -> None:
+    import psycopg
+    import sqlalchemy
+
+    import celery_postgres
+
+    url = plain_database.url
+    fill(url, 0)
+    app = make_app(url)
+    broker.set_limit("q", key="*", per_second=0.01, burst=2, refuse=True)
+    opened: Any
+    if driver == "sqlalchemy":
+        level = "AUTOCOMMIT" if autocommit else "READ COMMITTED"
+        opened = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level=level).connect()
+    else:
+        opened = {"psycopg2": psycopg2, "psycopg": psycopg}[driver].connect(url)  # type: ignore[attr-defined]
+        opened.autocommit = autocommit
+    with closing(opened) as connection:
+        for _ in range(3):
+            with celery_postgres.publishing_on(connection):
+                unique(app, "one")
+                unique(app, "one")
+                unique(app, "two", "replace")
+            connection.commit()
+        with celery_postgres.publishing_on(connection):
+            with pytest.raises(RateLimited, match="refuses the key 'a'"):
+                unique(app, "three")
+            unique(app, "two", "replace")
+        connection.commit()
+        assert scalar(url, "SELECT count(*) FROM kombu_message") == 2
+        # What was refused holds no key.
+        broker.remove_limit("q", key="*")
+        with celery_postgres.publishing_on(connection):
+            unique(app, "three")
+        connection.rollback()
+    assert scalar(url, "SELECT count(*) FROM kombu_message") == (3 if autocommit else 2)
+
+
+def test_a_duplicate_in_an_asynchronous_block_takes_no_place(
+    plain_database: Any, broker: Operations, make_app: Callable[[str], Any]
+) -> None:
+    import asyncpg
+
+    import celery_postgres
+
+    url = plain_database.url
+    fill(url, 0)
+    app = make_app(url)
+    broker.set_limit("q", key="*", per_second=0.01, burst=2, refuse=True)
+
+    async def publish() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            for _ in range(3):
+                async with connection.transaction(), celery_postgres.publishing_on(connection):
+                    unique(app, "one")
+                    unique(app, "two", "replace")
+            async with connection.transaction():
+                with pytest.raises(RateLimited):
+                    async with celery_postgres.publishing_on(connection):
+                        unique(app, "three")
+        finally:
+            await connection.close()
+
+    asyncio.run(publish())
+    assert scalar(url, "SELECT count(*) FROM kombu_message") == 2
+
+
 def test_a_refusal_at_the_end_of_an_asynchronous_block(
     plain_database: Any, broker: Operations, make_app: Callable[[str], Any]
 ) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
-from celery_postgres.database.admission import admit, admit_routed
+from celery_postgres.database.admission import admit, admit_routed, take_places, that_refuse
 from celery_postgres.database.callers_connection import AsyncCallersConnection, CallersConnection
 from celery_postgres.database.driver import SERIALIZATION_FAILURE, Error
 from celery_postgres.database.envelope import Addressed, Envelope
@@ -18,6 +19,8 @@ from celery_postgres.database.publish_store import (
 )
 from celery_postgres.database.store import Runner
 from celery_postgres.errors import NotPublishedError, primary
+
+_Result = TypeVar("_Result")
 
 #: What one statement carries at most, when a block ends: messages, and characters of their payloads.
 MESSAGES, CHARACTERS = 5000, 1 << 25
@@ -75,15 +78,16 @@ class WrittenAtOnce:
         """
         self.check()
         try:
+            publish = self._store.publish_many
             if has_unique(messages):
-                messages = admit(aside.runner, messages) or messages
-            untaken = self._store.publish_many(messages)
-            if untaken and (admitted := admit(aside.runner, messages)) is not None:
+                publish = partial(self._publish_unique, aside)
+            untaken = publish(messages)
+            if untaken and not has_unique(messages) and (admitted := admit(aside.runner, messages)) is not None:
                 messages = admitted
-                untaken = self._store.publish_many(messages)
+                untaken = publish(messages)
             for queue in untaken:
                 aside.declare(queue)
-            if untaken and self._store.publish_many(messages):
+            if untaken and publish(messages):
                 raise _older_than_queue()
         except NotPublishedError as error:
             _catch_up(error, aside)
@@ -95,15 +99,30 @@ class WrittenAtOnce:
         self.check()
         try:
             if envelope.unique is not None:
-                envelope = admit_routed(aside.runner, exchange, routing_key, envelope) or envelope
-            taken = self._store.publish_to_exchange(exchange, routing_key, envelope)
-            if not taken and (admitted := admit_routed(aside.runner, exchange, routing_key, envelope)):
+                queues = self._store.routes(exchange, routing_key)
+                taken = len(queues)
+                if queues:
+                    self._publish_unique(aside, [(queue, envelope) for queue in queues])
+            else:
+                taken = self._store.publish_to_exchange(exchange, routing_key, envelope)
+            if (
+                not taken
+                and envelope.unique is None
+                and (admitted := admit_routed(aside.runner, exchange, routing_key, envelope))
+            ):
                 taken = self._store.publish_to_exchange(exchange, routing_key, admitted)
         except NotPublishedError as error:
             _catch_up(error, aside)
             raise
         if not taken and fallback:
             self.publish([(fallback, envelope)], aside)
+
+    def _publish_unique(self, aside: Aside, messages: Sequence[Addressed]) -> list[str]:
+        """What is no duplicate takes its place, in a commit of its own, before anybody else sees it."""
+        refusing = that_refuse(aside.runner, messages)
+        if not refusing:
+            return self._store.publish_many(messages)
+        return self._store.publish_new(messages, lambda new: take_places(aside.runner, refusing, new))
 
     def check(self) -> None:
         if self._ended:
@@ -165,16 +184,18 @@ class WrittenAtTheEnd:
             async with self._connection.all_or_nothing():
                 for portion in _portions(await self._addressed(store)):
                     # Others' statements are on connections of psycopg2, which would stop the event loop.
+                    publish = store.publish_many
                     if has_unique(portion):
+                        publish = partial(self._publish_unique, store)
+                    untaken = await publish(portion)
+                    if untaken and not has_unique(portion):
                         admitted = await asyncio.to_thread(self._admit, portion)
-                        portion = portion if admitted is None else admitted
-                    untaken = await store.publish_many(portion)
-                    if untaken and (admitted := await asyncio.to_thread(self._admit, portion)) is not None:
-                        portion = admitted
-                        untaken = await store.publish_many(portion)
+                        if admitted is not None:
+                            portion = admitted
+                            untaken = await publish(portion)
                     if untaken:
                         await asyncio.to_thread(self._declare, untaken)
-                        if await store.publish_many(portion):
+                        if await publish(portion):
                             raise _older_than_queue()
         except NotPublishedError as error:
             if self._aside is not None:
@@ -198,10 +219,27 @@ class WrittenAtTheEnd:
             found += [(queue, one.envelope) for queue in queues]
         return found
 
+    async def _publish_unique(self, store: AsyncCallersPublishStore, messages: Sequence[Addressed]) -> list[str]:
+        import asyncio
+
+        refusing = await asyncio.to_thread(self._beside, that_refuse, messages)
+        if not refusing:
+            return await store.publish_many(messages)
+
+        async def take(new: Sequence[Addressed]) -> None:
+            await asyncio.to_thread(self._beside, lambda runner, new: take_places(runner, refusing, new), new)
+
+        return await store.publish_new(messages, take)
+
     def _admit(self, messages: Sequence[Addressed]) -> list[Addressed] | None:
+        return self._beside(admit, messages)
+
+    def _beside(
+        self, function: Callable[[Runner, Sequence[Addressed]], _Result], messages: Sequence[Addressed]
+    ) -> _Result:
         assert self._aside is not None  # noqa: S101  something was published
         try:
-            return admit(self._aside.runner, messages)
+            return function(self._aside.runner, messages)
         except Error as error:
             raise NotPublishedError(f"not published, because its limits cannot be read: {primary(error)}") from None
 

@@ -5,7 +5,7 @@ nothing. Places are taken in a commit of their own: one that waited for a caller
 publisher of the key wait for it. What is then not published has taken its place all the same.
 
 Messages with unique keys take theirs in the transaction that publishes them, once it is known which are duplicates. In
-a caller's transaction they take them beforehand too, and so do duplicates.
+a caller's transaction they take them in a commit of its own too, after they were published: a refusal undoes that.
 """
 
 from __future__ import annotations

@@ -60,6 +60,14 @@ class Adapter(ABC):
     def fetch(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         """Execute the statement in the transaction that the connection is in, and return its rows."""
 
+    @abstractmethod
+    def execute(self, sql: str) -> None:
+        """Execute one of our own words: SAVEPOINT, BEGIN and their ends."""
+
+    @abstractmethod
+    def autocommits(self) -> bool:
+        """Whether what is executed next is committed by itself."""
+
 
 class AsyncAdapter(ABC):
     """An asynchronous connection."""

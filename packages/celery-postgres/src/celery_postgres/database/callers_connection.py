@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from psycopg2 import errorcodes
@@ -43,6 +43,26 @@ class CallersConnection:
         except Exception as error:
             # A Django connection has only now chosen its driver.
             if not isinstance(error, self._connection.errors):
+                raise
+            raise _refused(refusal_of(error), usable=False) from None
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is executed within the block is undone if the block ends with an error: it is a savepoint, or in
+        autocommit a transaction."""
+        one = self._connection
+        try:
+            begin, end, undo = _ALONE if one.autocommits() else _WITHIN
+            one.execute(begin)
+            try:
+                yield
+                one.execute(end)
+            except BaseException:
+                with contextlib.suppress(*one.errors):
+                    one.execute(undo)
+                raise
+        except Exception as error:
+            if not isinstance(error, one.errors):
                 raise
             raise _refused(refusal_of(error), usable=False) from None
 

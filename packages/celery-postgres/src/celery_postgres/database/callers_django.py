@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from django import db
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -11,6 +12,8 @@ from django.utils.connection import ConnectionProxy
 from celery_postgres.database.callers import Adapter, Refusal, adapter_of, unsuitable
 from celery_postgres.database.session import Row
 from celery_postgres.database.statements import Statement
+
+_Result = TypeVar("_Result")
 
 
 class Django(Adapter):
@@ -23,6 +26,15 @@ class Django(Adapter):
         return False  # Django opens it again, outside of `atomic`
 
     def fetch(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
+        return self._below(lambda adapted: adapted.fetch(statement, parameters))
+
+    def execute(self, sql: str) -> None:
+        self._below(lambda adapted: adapted.execute(sql))
+
+    def autocommits(self) -> bool:
+        return self._below(lambda adapted: adapted.autocommits())
+
+    def _below(self, function: Callable[[Adapter], _Result]) -> _Result:
         connection = self._connection
         connection.validate_thread_sharing()
         connection.validate_no_broken_transaction()
@@ -31,7 +43,7 @@ class Django(Adapter):
         assert isinstance(adapted, Adapter)  # noqa: S101  # Django has no asynchronous connections
         self.errors = (db.Error, *adapted.errors)
         try:
-            return adapted.fetch(statement, parameters)
+            return function(adapted)
         except adapted.errors:
             connection.errors_occurred = True  # or Django would keep a connection that is lost
             # PostgreSQL would answer the COMMIT of a failed transaction with a ROLLBACK, and Django would not notice.

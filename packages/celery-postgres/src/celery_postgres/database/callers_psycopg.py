@@ -26,6 +26,14 @@ class Psycopg(Adapter):
             cursor.execute(statement.direct, parameters)
             return cursor.fetchall()
 
+    def execute(self, sql: str) -> None:
+        with psycopg.Cursor(self._connection) as cursor:
+            cursor.execute(sql)
+
+    def autocommits(self) -> bool:
+        is_idle = self._connection.info.transaction_status == TransactionStatus.IDLE
+        return bool(self._connection.autocommit) and is_idle
+
 
 class AsyncPsycopg(AsyncAdapter):
     """The same, asynchronous."""

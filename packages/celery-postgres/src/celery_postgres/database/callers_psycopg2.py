@@ -23,6 +23,14 @@ class Psycopg2(Adapter):
             cursor.execute(statement.direct, parameters)
             return list(cursor.fetchall())
 
+    def execute(self, sql: str) -> None:
+        with self._connection.cursor(cursor_factory=psycopg2.extensions.cursor) as cursor:
+            cursor.execute(sql)
+
+    def autocommits(self) -> bool:
+        is_idle = self._connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+        return bool(self._connection.autocommit) and is_idle
+
 
 def adapter(connection: Any) -> Psycopg2:
     if not isinstance(connection, psycopg2.extensions.connection):

@@ -34,6 +34,12 @@ class Sqlalchemy(Adapter):
     def fetch(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         return _fetch(_connection_of(self._connection), statement, parameters)
 
+    def execute(self, sql: str) -> None:
+        _connection_of(self._connection).exec_driver_sql(sql)
+
+    def autocommits(self) -> bool:
+        return bool(_connection_of(self._connection).connection.dbapi_connection.autocommit)
+
 
 class AsyncSqlalchemy(AsyncAdapter):
     """An asynchronous connection or session."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from celery_postgres.database import driver, slow_commits
 from celery_postgres.database.admission import admit, admit_routed, take_places, that_refuse
-from celery_postgres.database.callers_connection import AsyncCallersConnection
+from celery_postgres.database.callers_connection import AsyncCallersConnection, CallersConnection
 from celery_postgres.database.envelope import Addressed, Envelope, columns, parameters
 from celery_postgres.database.session import Row
 from celery_postgres.database.slow_commits import woken_if_slow
@@ -168,9 +168,7 @@ class PublishStore(Store):
         with in_transaction(self._runner) as session:
             ((missing, firsts, _),) = session.run("publish_unique", **_unique_parameters(messages))
             if not missing:
-                known = {int(number) for number, *_ in firsts or ()}
-                new = [one for number, one in enumerate(messages, 1) if number not in known]
-                take_places(session, refusing, new, within=True)
+                take_places(session, refusing, _without(messages, firsts), within=True)
         return missing, firsts
 
     def _publish_all(self, messages: Sequence[Addressed]) -> list[str]:
@@ -188,10 +186,33 @@ class PublishStore(Store):
 
 
 class CallersPublishStore(Store):
-    """Publish messages in the transaction of a caller. Made over a `CallersConnection`.
+    """Publish messages in the transaction of a caller.
 
-    A queue that refuses takes nothing but admitted messages: `admission.admit` makes them so beforehand.
+    A queue that refuses takes nothing but admitted messages, `admission.admit` makes them so beforehand, and what has a
+    unique key, which takes its place with `publish_new`.
     """
+
+    def __init__(self, connection: CallersConnection) -> None:
+        super().__init__(connection)
+        self._all_or_nothing = connection.all_or_nothing
+
+    def publish_new(
+        self, messages: Sequence[Addressed], take_places: Callable[[Sequence[Addressed]], None]
+    ) -> list[str]:
+        """Publish messages with unique keys to queues that refuse, in the order of their keys, or none. Returns the
+        queues that do not exist.
+
+        Args:
+            take_places: for those that are new. What it raises undoes the publish, and leaves the transaction usable.
+        """
+        try:
+            with self._all_or_nothing():
+                ((missing, firsts, _),) = self._run("publish_unique_within", **_unique_parameters(messages))
+                if not missing:
+                    take_places(_without(messages, firsts))
+        except NotPublishedError as error:
+            raise _impatient(error) or error from None
+        return _published(messages, missing, firsts)
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
         """Publish one message. Returns whether the queue took it: this transaction sees it, and it does not refuse."""
@@ -199,11 +220,13 @@ class CallersPublishStore(Store):
             return not self._publish_unique([(queue, envelope)])
         return bool(self._run("publish_within", queue=queue, **parameters(envelope)))
 
+    def routes(self, exchange: str, routing_key: str) -> list[str]:
+        """The queues that the exchange routes a message to, as far as this transaction can see."""
+        return [queue for (queue,) in self._run("routes", exchange=exchange, routing_key=routing_key)]
+
     def publish_to_exchange(self, exchange: str, routing_key: str, envelope: Envelope) -> int:
-        """Publish one message to all queues that the exchange routes it to. Returns the number of queues."""
-        if envelope.unique is not None:
-            routes = self._run("routes", exchange=exchange, routing_key=routing_key)
-            return _to_each(routes, envelope, self._publish_unique)
+        """Publish one message, without a unique key, to all queues that the exchange routes it to. Returns the number
+        of queues."""
         ((taken, _),) = self._run(
             "publish_to_exchange_within", exchange=exchange, routing_key=routing_key, **parameters(envelope)
         )
@@ -244,13 +267,25 @@ class AsyncCallersPublishStore:
         ((untaken, _),) = await self._run("publish_many_within", **_together(messages))
         return _queues(messages, untaken)
 
+    async def publish_new(
+        self, messages: Sequence[Addressed], take_places: Callable[[Sequence[Addressed]], Awaitable[None]]
+    ) -> list[str]:
+        """As `CallersPublishStore.publish_new`, in a block that is undone as a whole."""
+        try:
+            ((missing, firsts, _),) = await self._run("publish_unique_within", **_unique_parameters(messages))
+        except NotPublishedError as error:
+            raise _impatient(error) or error from None
+        if not missing:
+            await take_places(_without(messages, firsts))
+        return _published(messages, missing, firsts)
+
     async def routes(self, exchange: str, routing_key: str) -> list[str]:
         """The queues that the exchange routes a message to, as far as this transaction can see."""
         return [queue for (queue,) in await self._run("routes", exchange=exchange, routing_key=routing_key)]
 
 
 def has_unique(messages: Sequence[Addressed]) -> bool:
-    """Whether one of them has a unique key; in a caller's transaction they are then admitted beforehand."""
+    """Whether one of them has a unique key: then it is known after the publish which of them are new."""
     return any(one.unique is not None for _, one in messages)
 
 
@@ -272,6 +307,12 @@ def _unique_parameters(messages: Sequence[Addressed]) -> dict[str, Any]:
         **columns(envelopes),
         **unique_columns([one.unique for one in envelopes]),
     }
+
+
+def _without(messages: Sequence[Addressed], firsts: Any) -> list[Addressed]:
+    """The messages whose unique keys no other task holds."""
+    known = {int(number) for number, *_ in firsts or ()}
+    return [one for number, one in enumerate(messages, 1) if number not in known]
 
 
 def _published(messages: Sequence[Addressed], missing: list[int] | None, firsts: Any) -> list[str]:
