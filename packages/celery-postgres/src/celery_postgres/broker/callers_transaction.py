@@ -11,12 +11,8 @@ from celery_postgres.database.admission import admit, admit_routed, take_places,
 from celery_postgres.database.callers_connection import AsyncCallersConnection, CallersConnection
 from celery_postgres.database.driver import SERIALIZATION_FAILURE, Error
 from celery_postgres.database.envelope import Addressed, Envelope
-from celery_postgres.database.publish_store import (
-    AsyncCallersPublishStore,
-    CallersPublishStore,
-    PublishStore,
-    has_unique,
-)
+from celery_postgres.database.publish_batches import has_unique
+from celery_postgres.database.publish_store import AsyncCallersPublishStore, CallersPublishStore, PublishStore
 from celery_postgres.database.store import Runner
 from celery_postgres.errors import NotPublishedError, primary
 

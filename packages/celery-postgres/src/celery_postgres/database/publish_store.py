@@ -10,14 +10,20 @@ from typing import Any
 from celery_postgres.database import driver, slow_commits
 from celery_postgres.database.admission import admit, admit_routed, take_places, that_refuse
 from celery_postgres.database.callers_connection import AsyncCallersConnection, CallersConnection
-from celery_postgres.database.envelope import Addressed, Envelope, columns, parameters
+from celery_postgres.database.envelope import Addressed, Envelope, parameters
+from celery_postgres.database.publish_batches import (
+    has_unique,
+    impatient,
+    published,
+    queues_of,
+    together,
+    unique_parameters,
+    without,
+)
 from celery_postgres.database.session import Row
 from celery_postgres.database.slow_commits import woken_if_slow
 from celery_postgres.database.store import Runner, Store, in_transaction
-from celery_postgres.database.unique import report, unique_columns
 from celery_postgres.errors import NotPublishedError, SchemaError
-
-LOCK_NOT_AVAILABLE = "55P03"
 
 
 class PublishStore(Store):
@@ -152,8 +158,8 @@ class PublishStore(Store):
                 with self._woken_if_slow(messages):
                     missing, firsts = self._publish_unique(messages, refusing)
             except driver.Error as error:
-                raise _impatient(error) or error from None
-            return _published(messages, missing, firsts)
+                raise impatient(error) or error from None
+            return published(messages, missing, firsts)
         untaken = self._publish_all(messages)
         if untaken and (admitted := admit(self._runner, messages)) is not None:
             untaken = self._publish_all(admitted)
@@ -163,18 +169,18 @@ class PublishStore(Store):
         """The numbers of the messages whose queue is missing, and what other tasks hold the keys of. Only messages that
         are new take a place, in the same transaction."""
         if not refusing:
-            ((missing, firsts, _),) = self._run("publish_unique", **_unique_parameters(messages))
+            ((missing, firsts, _),) = self._run("publish_unique", **unique_parameters(messages))
             return missing, firsts
         with in_transaction(self._runner) as session:
-            ((missing, firsts, _),) = session.run("publish_unique", **_unique_parameters(messages))
+            ((missing, firsts, _),) = session.run("publish_unique", **unique_parameters(messages))
             if not missing:
-                take_places(session, refusing, _without(messages, firsts), within=True)
+                take_places(session, refusing, without(messages, firsts), within=True)
         return missing, firsts
 
     def _publish_all(self, messages: Sequence[Addressed]) -> list[str]:
         with self._woken_if_slow(messages):
-            ((untaken, _),) = self._run("publish_many", **_together(messages))
-        return _queues(messages, untaken)
+            ((untaken, _),) = self._run("publish_many", **together(messages))
+        return queues_of(messages, untaken)
 
     def _woken_if_slow(self, messages: Sequence[Addressed]) -> contextlib.AbstractContextManager[None]:
         soon = {queue for queue, envelope in messages if envelope.is_soon}
@@ -207,12 +213,12 @@ class CallersPublishStore(Store):
         """
         try:
             with self._all_or_nothing():
-                ((missing, firsts, _),) = self._run("publish_unique_within", **_unique_parameters(messages))
+                ((missing, firsts, _),) = self._run("publish_unique_within", **unique_parameters(messages))
                 if not missing:
-                    take_places(_without(messages, firsts))
+                    take_places(without(messages, firsts))
         except NotPublishedError as error:
-            raise _impatient(error) or error from None
-        return _published(messages, missing, firsts)
+            raise impatient(error) or error from None
+        return published(messages, missing, firsts)
 
     def publish(self, queue: str, envelope: Envelope) -> bool:
         """Publish one message. Returns whether the queue took it: this transaction sees it, and it does not refuse."""
@@ -239,15 +245,15 @@ class CallersPublishStore(Store):
             return [] if self.publish(queue, envelope) else [queue]
         if has_unique(messages):
             return self._publish_unique(messages)
-        ((untaken, _),) = self._run("publish_many_within", **_together(messages))
-        return _queues(messages, untaken)
+        ((untaken, _),) = self._run("publish_many_within", **together(messages))
+        return queues_of(messages, untaken)
 
     def _publish_unique(self, messages: Sequence[Addressed]) -> list[str]:
         try:
-            ((missing, firsts, _),) = self._run("publish_unique_within", **_unique_parameters(messages))
+            ((missing, firsts, _),) = self._run("publish_unique_within", **unique_parameters(messages))
         except NotPublishedError as error:
-            raise _impatient(error) or error from None
-        return _published(messages, missing, firsts)
+            raise impatient(error) or error from None
+        return published(messages, missing, firsts)
 
 
 class AsyncCallersPublishStore:
@@ -260,64 +266,28 @@ class AsyncCallersPublishStore:
         """Publish all messages, in their order, or none. Returns the queues that did not take theirs."""
         if has_unique(messages):
             try:
-                ((missing, firsts, _),) = await self._run("publish_unique_within", **_unique_parameters(messages))
+                ((missing, firsts, _),) = await self._run("publish_unique_within", **unique_parameters(messages))
             except NotPublishedError as error:
-                raise _impatient(error) or error from None
-            return _published(messages, missing, firsts)
-        ((untaken, _),) = await self._run("publish_many_within", **_together(messages))
-        return _queues(messages, untaken)
+                raise impatient(error) or error from None
+            return published(messages, missing, firsts)
+        ((untaken, _),) = await self._run("publish_many_within", **together(messages))
+        return queues_of(messages, untaken)
 
     async def publish_new(
         self, messages: Sequence[Addressed], take_places: Callable[[Sequence[Addressed]], Awaitable[None]]
     ) -> list[str]:
         """As `CallersPublishStore.publish_new`, in a block that is undone as a whole."""
         try:
-            ((missing, firsts, _),) = await self._run("publish_unique_within", **_unique_parameters(messages))
+            ((missing, firsts, _),) = await self._run("publish_unique_within", **unique_parameters(messages))
         except NotPublishedError as error:
-            raise _impatient(error) or error from None
+            raise impatient(error) or error from None
         if not missing:
-            await take_places(_without(messages, firsts))
-        return _published(messages, missing, firsts)
+            await take_places(without(messages, firsts))
+        return published(messages, missing, firsts)
 
     async def routes(self, exchange: str, routing_key: str) -> list[str]:
         """The queues that the exchange routes a message to, as far as this transaction can see."""
         return [queue for (queue,) in await self._run("routes", exchange=exchange, routing_key=routing_key)]
-
-
-def has_unique(messages: Sequence[Addressed]) -> bool:
-    """Whether one of them has a unique key: then it is known after the publish which of them are new."""
-    return any(one.unique is not None for _, one in messages)
-
-
-def _together(messages: Sequence[Addressed]) -> dict[str, Any]:
-    envelopes = [envelope for _, envelope in messages]
-    admitted = all(envelope.admitted for envelope in envelopes)
-    return {"queues": [queue for queue, _ in messages], "admitted": admitted, **columns(envelopes)}
-
-
-def _queues(messages: Sequence[Addressed], numbers: list[int] | None) -> list[str]:
-    """The queues of the messages with these numbers (from 1), each once."""
-    return list(dict.fromkeys(messages[number - 1][0] for number in numbers or ()))
-
-
-def _unique_parameters(messages: Sequence[Addressed]) -> dict[str, Any]:
-    envelopes = [envelope for _, envelope in messages]
-    return {
-        "queues": [queue for queue, _ in messages],
-        **columns(envelopes),
-        **unique_columns([one.unique for one in envelopes]),
-    }
-
-
-def _without(messages: Sequence[Addressed], firsts: Any) -> list[Addressed]:
-    """The messages whose unique keys no other task holds."""
-    known = {int(number) for number, *_ in firsts or ()}
-    return [one for number, one in enumerate(messages, 1) if number not in known]
-
-
-def _published(messages: Sequence[Addressed], missing: list[int] | None, firsts: Any) -> list[str]:
-    report([envelope.unique for _, envelope in messages], firsts)
-    return _queues(messages, missing)
 
 
 def _to_each(routes: Sequence[Row], envelope: Envelope, publish: Callable[[Sequence[Addressed]], object]) -> int:
@@ -325,16 +295,3 @@ def _to_each(routes: Sequence[Row], envelope: Envelope, publish: Callable[[Seque
     if routes:
         publish([(queue, envelope) for (queue,) in routes])
     return len(routes)
-
-
-def _impatient(error: Exception) -> NotPublishedError | None:
-    """The error of a publish that has waited for too long for another one of the same key."""
-    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-    if code != LOCK_NOT_AVAILABLE:
-        return None
-    rest = ", and the caller's transaction can only be rolled back" if isinstance(error, NotPublishedError) else ""
-    return NotPublishedError(
-        "not published: a transaction that has published a task of the same unique key has not ended within 5 s (or "
-        f"the session's lock_timeout, if that is less){rest}; try again",
-        code,
-    )
