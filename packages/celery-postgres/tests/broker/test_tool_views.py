@@ -95,7 +95,7 @@ def test_tasks_are_filtered_and_come_in_pages(tool: Tool, url: str, client: Clie
     ("words", "status", "line"),
     [
         (["--cursor", "x"], 1, "the cursor is not one that this list has given: start from the first page"),
-        (["--tenant", "me"], 2, "argument --tenant: 'me' is not the id of a tenant: that is a UUID"),
+        (["--tenant", "me"], 2, "argument --tenant: 'me' is no UUID: tasks are found by tenants that are"),
         (["--since", "soon"], 2, "argument --since: 'soon' is not an age: write 90, 15m, 2h or 7d"),
         (["--limit", "-1"], 2, "argument --limit: '-1' is not a number of rows"),
     ],

@@ -98,6 +98,18 @@ def test_a_set_that_changes_meanwhile_is_read_again() -> None:
     assert len(worker_report._running(Changing())) == 1
 
 
+def test_a_claimed_task_that_a_worker_reports_is_listed_once(probe: Any, model: ReadModel) -> None:
+    worker = probe.start(pool="threads", conf={"task_acks_late": True})
+    task = probe.send("run", "late", "gate").id
+    probe.wait_for_all("start", ["late"])
+    wait_until(
+        lambda: (one := reported(model, worker.name)) is not None and [each.task_id for each in one.running] == [task],
+        DEADLINE_S,
+        "the report of the task",
+    )
+    assert [row.task_id for row in model.tasks(TaskFilter(state=State.RUNNING)).rows] == [task]
+
+
 def test_what_a_killed_worker_had_acknowledged_early_is_lost_and_says_so(probe: Any, model: ReadModel) -> None:
     """Celery's default: the message is gone before the task runs, so only the worker's own report knows what it ran."""
     conf = {"task_track_started": True, "task_ignore_result": False, "task_acks_late": False}
@@ -111,6 +123,12 @@ def test_what_a_killed_worker_had_acknowledged_early_is_lost_and_says_so(probe: 
     )
     number = reported(model, worker.name)
     assert number is not None
+
+    def running(**which: Any) -> set[str | None]:
+        return {row.task_id for row in model.tasks(TaskFilter(state=State.RUNNING, **which)).rows}
+
+    assert running() == running(task="probe.run") == running(consumer=number.id) == {*ids}
+    assert running(task="other") == running(consumer=number.id + 1) == running(queue="celery") == set()
     worker.process.kill()
     worker.process.wait(DEADLINE_S)
     # Its result was stored, and the worker died before it reported that it runs nothing: this one has ended.

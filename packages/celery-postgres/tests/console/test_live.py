@@ -159,6 +159,19 @@ def test_streams_have_a_limit(served: Console, monkeypatch: pytest.MonkeyPatch) 
         assert tab.until("ok")
 
 
+def test_a_stream_tells_of_each_of_its_pages(served: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = ("tasks", "nothing", "tasks?state=failed", "dead")
+    asked = "&".join(f"of={quote(one, safe='')}" for one in of)
+    monkeypatch.setattr(live, "MOST_OF_TENANT", 2)
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=DEADLINE_S)) as connection:
+        connection.request("GET", f"/events?{asked}", headers={"Cookie": served.cookie("tenant A")})
+        stream = Stream(connection.getresponse())
+        states = {one["of"]: one["state"] for one in (stream.next() for _ in of)}
+        assert {states["tasks"], states["tasks?state=failed"]} <= {"", "ok"}
+        assert (states["nothing"], states["dead"]) == ("gone", "asks"), "there is room for two"
+    wait_until(lambda: not served.application.state.live.tabs, DEADLINE_S, "the places of closed streams")
+
+
 def live_text(browser: Browser) -> str:
     return str(browser.value("document.querySelector('.live').innerText"))
 
@@ -215,13 +228,14 @@ def test_one_stream_is_for_all_windows_of_a_browser(served: Console, browser: Br
     """Eight windows, and six connections to a host over HTTP/1.1. Another window takes over from the first."""
     url, pages = served.database_url, served.application.state.live
     enter(browser, served, "operator")
+    browser.call("Page.navigate", url="about:blank")
     shown = ("queue?name=mail", "queues", "", "tasks", "dead", "workers", "schedules", "queue?name=celery")
     with browser.windows(len(shown)) as windows:
         for of, window in zip(shown, windows, strict=True):
             browser.turn(window)
             browser.open(f"{served.address}/{of}")
             browser.until("document.querySelector('[data-said]').innerText.startsWith('Live')")
-        assert pages.tabs == len(shown)
+        wait_until(lambda: pages.tabs == len(shown), DEADLINE_S, "one stream of all pages")
         for window in windows[1:]:
             browser.turn(window)
             assert browser.value("live.pages") is None, "it has asked for no stream"
@@ -239,19 +253,6 @@ def test_one_stream_is_for_all_windows_of_a_browser(served: Console, browser: Br
             browser.turn(window)
             assert browser.value("document.querySelector('[data-said]').innerText").startswith("Live")
     assert browser.errors == []
-
-
-def test_a_stream_tells_of_each_of_its_pages(served: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    of = ("tasks", "nothing", "tasks?state=failed", "dead")
-    asked = "&".join(f"of={quote(one, safe='')}" for one in of)
-    monkeypatch.setattr(live, "MOST_OF_TENANT", 2)
-    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=DEADLINE_S)) as connection:
-        connection.request("GET", f"/events?{asked}", headers={"Cookie": served.cookie("tenant A")})
-        stream = Stream(connection.getresponse())
-        states = {one["of"]: one["state"] for one in (stream.next() for _ in of)}
-        assert {states["tasks"], states["tasks?state=failed"]} <= {"", "ok"}
-        assert (states["nothing"], states["dead"]) == ("gone", "asks"), "there is room for two"
-    wait_until(lambda: not served.application.state.live.tabs, DEADLINE_S, "the places of closed streams")
 
 
 def test_a_lost_stream_is_told_and_taken_up_again(module_database: Any, served: Console, browser: Browser) -> None:

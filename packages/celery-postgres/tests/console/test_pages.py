@@ -312,3 +312,17 @@ def test_a_request_without_a_body_or_a_host_is_answered(served: Console) -> None
         connection.putheader("Host", "127.0.0.1")
         connection.endheaders()
         assert connection.getresponse().status in (400, 401)
+
+
+def test_a_queue_whose_keys_are_no_tenants_is_not_all_of_no_tenant(served: Console) -> None:
+    insert = "INSERT INTO kombu_message (payload, queue_id) SELECT '{}', id FROM kombu_queue WHERE name = 'keyed'"
+    run(served.database_url, "INSERT INTO kombu_queue (name, fair) VALUES ('keyed', true)", insert)
+    page = served.get("/queue?name=keyed").text
+    assert "No task names a tenant that is a UUID." in page
+    assert "100 %" not in page
+    assert "Another text is a key" in served.get("/tasks?tenant=acme").text
+    run(
+        served.database_url,
+        "DELETE FROM kombu_message WHERE payload = '{}'",
+        "DELETE FROM kombu_queue WHERE name = 'keyed'",
+    )

@@ -30,6 +30,10 @@ class Fleet:
         """
         return self._broker.workers(claims)
 
+    def with_messages(self, task_ids: Sequence[str]) -> set[str]:
+        """Those of these tasks whose message is in the database: it waits or is claimed."""
+        return set(self._broker.waiting_runs(task_ids))
+
     def beats(self) -> list[Beat]:
         """The beats of the last day, the ones seen last first."""
         return self._broker.beats()

@@ -23,6 +23,7 @@ from celery_postgres.database.reader import Reader
 from celery_postgres.database.task_rows import State, attempt_row
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
 from celery_postgres.database.task_view_store import TaskFilter, TaskViewStore
+from celery_postgres.readmodel import acknowledged
 from celery_postgres.readmodel.canvas import Canvas, canvas_of
 from celery_postgres.readmodel.details import DeadLetters, QueueDetail, TenantShare, WorkerDetail
 from celery_postgres.readmodel.fleet import Fleet
@@ -193,6 +194,9 @@ class ReadModel:
     ) -> Page:
         """A page of tasks.
 
+        The first page of those that run, of all queues and tenants, also has up to 200 that were acknowledged before
+        they began, by what their workers report.
+
         Args:
             which: their conditions; all tasks by default.
             cursor: `Page.next` of the page before.
@@ -203,7 +207,11 @@ class ReadModel:
         Raises:
             CursorError: the cursor is not one of this list.
         """
-        return page(self._tasks, which or TaskFilter(), cursor, limit, search_s)
+        which = which or TaskFilter()
+        found = page(self._tasks, which, cursor, limit, search_s)
+        if cursor is None and acknowledged.tells(which):
+            return acknowledged.with_acknowledged(found, self.workers(), which, self._fleet)
+        return found
 
     def find(self, text: str) -> list[str]:
         """The ids of tasks that begin with a text; none for one of fewer than `SHORTEST_ID` characters."""

@@ -95,7 +95,7 @@ def _tenant(text: str) -> str:
     try:
         return str(UUID(text))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the id of a tenant: that is a UUID") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no UUID: tasks are found by tenants that are") from None
 
 
 def queues(operator: Operator, given: argparse.Namespace) -> int:

@@ -52,7 +52,11 @@ def queue(look: Look) -> Page:
                     "share": round(share.waiting * _HUNDRED / total),
                 }
                 for share in found.tenants
-            ],
+            ]
+            # A queue whose keys are no tenants would show that all of it is of no tenant.
+            if any(share.tenant_id for share in found.tenants)
+            else [],
+            "nameless": bool(found.tenants),
             "tenants_of": f"Of the first {found.tenants_of}; scheduled tasks included",
             "workers": [worker_row(worker) for worker in found.workers],
             "next": [

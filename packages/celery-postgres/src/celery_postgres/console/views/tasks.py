@@ -25,6 +25,7 @@ _WHEN = {
     "7d": ("Last 7 days", timedelta(days=7)),
 }
 _KNOWN = {"state": frozenset(map(str, State)), "when": frozenset(_WHEN)}
+_NO_UUID = "Tasks are found by tenants that are UUIDs. Another text is a key of fair queues: see Limits."
 _AT = {State.SCHEDULED: "Due", State.RUNNING: "Since"}
 
 
@@ -108,7 +109,7 @@ def _fields(asked: dict[str, str], *, staff: bool, wrong_tenant: bool) -> list[d
     tenant = {"name": "tenant", "label": "Tenant", "value": asked["tenant"], "choices": None}
     return [
         {"name": "queue", "label": "Queue", "value": asked["queue"], "choices": None, "error": ""},
-        *([tenant | {"error": "A tenant is a UUID." if wrong_tenant else ""}] if staff else []),
+        *([tenant | {"error": _NO_UUID if wrong_tenant else ""}] if staff else []),
         {"name": "when", "label": "Changed", "value": asked["when"], "choices": times, "error": ""},
     ]
 
