@@ -210,6 +210,19 @@ def test_pages_come_less_often_while_no_key_can_have_been_missed(turns: Fairness
     assert claims(turns, store, clock, 2, "1:10:") >= 4
 
 
+def test_all_keys_are_read_soon_after_another_consumer_has_left(turns: Fairness, store: Store, clock: Clock) -> None:
+    """What it had claimed and not begun is ready again, with old ids."""
+    store.ids = {key: [key] for key in range(8)}
+    store.look = lambda queues, above: Look(100)  # type: ignore[method-assign]
+    claims(turns, store, clock, 5)
+    assert claims(turns, store, clock, 2) <= 2 / Fairness.PAGE_S / Fairness.CALM + 1
+    turns.others_left(1)
+    assert claims(turns, store, clock, 2) >= 4
+    claims(turns, store, clock, 5)
+    turns.others_left(1)
+    assert claims(turns, store, clock, 2) <= 2 / Fairness.PAGE_S / Fairness.CALM + 1
+
+
 class Lost:
     """Sessions whose server is gone."""
 

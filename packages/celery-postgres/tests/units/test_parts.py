@@ -272,6 +272,18 @@ def test_how_long_a_counter_may_stand(clock: Clock, own: bool, direct: bool, sec
     assert dead(detector, (1, 7, own, direct)) == []
 
 
+def test_consumers_that_left_are_counted_while_they_are_watched(clock: Clock) -> None:
+    detector = FailureDetector()
+    dead(detector, (1, 7, True, True), (2, 3, True, True), (3, 3, True, True))
+    assert detector.gone == 0
+    clock.now += 1
+    dead(detector, (2, 4, True, True), (4, 1, True, True))
+    assert detector.gone == 2
+    detector.forget()
+    dead(detector, (4, 2, True, True))
+    assert detector.gone == 2
+
+
 def test_fences_are_even_and_never_the_same() -> None:
     fences = {new_fence() for _ in range(10_000)}
     assert len(fences) == 10_000

@@ -42,6 +42,9 @@ class FailureDetector:
 
     Only time that this observer has watched counts, by its own monotonic clock: an unreachable server, a failover, a
     stopped machine or a wrong clock makes no living consumer dead.
+
+    Attributes:
+        gone: how many consumers have left, or were found dead: what they had claimed was released before.
     """
 
     LEASE_S = float(keepalive.LEASE_S)
@@ -51,6 +54,7 @@ class FailureDetector:
         self._unresponsive_s = unresponsive_s
         self._seen: dict[int, _Seen] = {}
         self._last = 0.0
+        self.gone = 0
 
     def forget(self) -> None:
         """The connection broke: what was seen before does not count."""
@@ -75,3 +79,4 @@ class FailureDetector:
                 yield Suspicion(other.consumer, other.counter, certain=True)
             elif silent_s >= self.SILENCE_S and other.has_session:
                 yield Suspicion(other.consumer, other.counter, certain=False)
+        self.gone += len(known.keys() - self._seen.keys())

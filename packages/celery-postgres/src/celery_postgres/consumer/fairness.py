@@ -88,7 +88,7 @@ class Fairness:
         self._looks_again = False
         #: Queues to be asked for messages that have failed before, which no key is found by.
         self._unasked: list[int] = []
-        self._rotation = 0
+        self._rotation = self._left = 0
         #: The keys of what was claimed here.
         self._running: dict[Claim, tuple[int, int]] = {}
 
@@ -220,6 +220,12 @@ class Fairness:
             if not keys.rounds:
                 keys.next_page -= (self.CALM - 1) / self.CALM * max(0.0, keys.next_page - time.monotonic())
             keys.rounds = 2
+
+    def others_left(self, count: int) -> None:
+        """So many other consumers have left so far: what they released has old ids, and no look finds its keys."""
+        if count != self._left:
+            self._left = count
+            self._walk_again()
 
     def failed(self) -> None:
         """A claim has failed: the server that answers the next one may be another, with a clock of its own."""

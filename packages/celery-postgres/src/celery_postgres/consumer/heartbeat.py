@@ -121,6 +121,11 @@ class Heartbeat(Service):
         return self._subscriptions.fair
 
     @property
+    def gone(self) -> int:
+        """How many other consumers have left."""
+        return self._detector.gone
+
+    @property
     def without_notifications(self) -> bool:
         """Whether notifications do not arrive, so that this process has to poll."""
         return not self._notifications.arrive

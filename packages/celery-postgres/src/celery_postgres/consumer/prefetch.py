@@ -291,6 +291,7 @@ class PrefetchBuffer:
             polls=self._polls(queues),
             only_events=not queues and self.subscriptions.only_events,
         )
+        self.fairness.others_left(heartbeat.gone)
         plan = planned(self.policy, self.fairness, wanted, force=force)
         if plan is None:
             return 0
