@@ -15,7 +15,7 @@ from celery.concurrency import asynpool
 from celery.worker import state
 from kombu.asynchronous import Hub
 
-from celery_postgres.compat import prefork_pipes
+from celery_postgres.compat import prefork_messages, prefork_pipes
 
 LARGE = 300_000  # more than a pipe holds
 
@@ -27,6 +27,11 @@ def answer(number: int, padding: str, size: int) -> tuple[int, int, int, str]:
     return number, os.getpid(), len(padding), "x" * size
 
 
+def succeed(number: int, size: int) -> tuple[int, str, float]:
+    """What Celery's tracer reports."""
+    return 0, f"{number} " + "x" * size, 0.5
+
+
 def end(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -36,6 +41,7 @@ class Pool:
 
     def __init__(self) -> None:
         prefork_pipes.install()
+        prefork_messages.install()
         self.hub = Hub()
         self.pool = asynpool.AsynPool(
             processes=2, threads=False, lost_worker_timeout=0.1, sched_strategy="fair", putlocks=False
@@ -96,6 +102,14 @@ def test_each_task_is_run_once_whatever_its_size_and_that_of_its_result(pool: Po
     assert len(pool.accepted) == 60
     assert not pool.hub.writers  # no pipe is polled that nothing waits for
     assert not pool.hub.consolidate
+
+
+def test_each_end_of_a_task_is_reported_once_whatever_its_size(pool: Pool) -> None:
+    for number in range(60):
+        pool.send(succeed, number, (0, 5_000, LARGE)[number % 3])
+    pool.run_until(lambda: len(pool.answers) == 60)
+    assert sorted(int(text.split()[0]) for _, text, _ in pool.answers) == list(range(60))
+    assert len(pool.accepted) == 60
 
 
 def test_a_busy_child_is_given_nothing(pool: Pool) -> None:

@@ -12,6 +12,7 @@ from celery_postgres.compat import (
     eta,
     green_kills,
     inspect_stats,
+    prefork_messages,
     prefork_pipes,
     prefork_shutdown,
     prompt_acks,
@@ -43,6 +44,7 @@ def fit(transport: Any, options: Options) -> None:
     eta.install()
     prefork_shutdown.install()
     prefork_pipes.install()
+    prefork_messages.install()
     task_start.install()
     task_progress.install()
     prompt_acks.install()

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
+from celery_postgres.compat.prefork_messages import with_parsed_body
+
 _LENGTH = struct.Struct(">i")
 #: A pipe takes this much completely or not at all (POSIX, write()).
 _AT_ONCE = select.PIPE_BUF
@@ -66,8 +68,8 @@ def _in_one_write(original: Callable[[Any], None], jobs: dict[int, Any]) -> Call
     """`_quick_put`, which pickles a task and notes what is to be written."""
 
     def send_job(task: Any) -> None:
-        original(task)
         job = jobs[task[1][0]]
+        original(with_parsed_body(task, job))
         header, body, size = job._payload
         if len(header) + size <= _AT_ONCE:
             # Celery writes the first until 4 bytes are written, which is all or nothing, and then none of the second.
@@ -100,8 +102,11 @@ def _skip_what_is_not_added(hub: Any) -> None:
         return
 
     def remove_writer(descriptor: Any) -> None:
-        if type(descriptor) is not int or any(
-            descriptor in added for added in (hub.writers, hub.readers, hub.consolidate)
+        if (
+            type(descriptor) is not int
+            or descriptor in hub.writers
+            or descriptor in hub.readers
+            or descriptor in hub.consolidate
         ):
             original(descriptor)
 
@@ -174,18 +179,19 @@ class _Reader:
 
 def _messages(data: bytes) -> tuple[list[bytes], bytes]:
     """The complete messages, and what has come of the next."""
-    messages, begin = [], 0
-    while not _missing(data, begin):
+    messages, begin, there = [], 0, len(data)
+    while (body := begin + _LENGTH.size) <= there:
         (length,) = _LENGTH.unpack_from(data, begin)
-        end = begin + _LENGTH.size + length
-        messages.append(data[begin + _LENGTH.size : end])
-        begin = end
+        if body + length > there:
+            break
+        begin = body + length
+        messages.append(data[body:begin])
     return messages, data[begin:]
 
 
-def _missing(data: bytes, begin: int = 0) -> int:
+def _missing(data: bytes) -> int:
     """How many bytes more to read: the length's, or the message's."""
-    there = len(data) - begin
+    there = len(data)
     if there < _LENGTH.size:
         return _LENGTH.size - there
-    return max(0, int(_LENGTH.unpack_from(data, begin)[0]) + _LENGTH.size - there)
+    return max(0, int(_LENGTH.unpack_from(data)[0]) + _LENGTH.size - there)

@@ -88,10 +88,12 @@ class Claims:
         Args:
             mark: of a task that is acknowledged before it runs: what its publisher has put into the message.
         """
-        if mark is None:  # a task that is acknowledged early has not begun
-            self.collect()
         if claim in self._carried:
             return
+        if mark is None:  # a task that is acknowledged early has not begun
+            self.collect()
+            if claim in self._carried:
+                return
         self._delivered.discard(claim)
         if mark is not None:
             self.early.add(*claim, mark)
