@@ -1,7 +1,7 @@
 """The console of a filled database, served on the loopback address: what each view costs.
 
 ``python -m benchmarks.programs.console_program URL``; it prints one line of JSON. The first look is that of a new
-process, which has read nothing yet. The next ones read the overview anew each time, and find its causes read.
+process, which has read nothing yet. Each of the next ones reads the overview anew, once, and finds its causes read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.view_filling import task_id
 from celery_postgres import console, operations
 from celery_postgres.console import application
 from celery_postgres.database.session import Session
-from celery_postgres.readmodel import Page, ReadModel, TaskFilter, observing
+from celery_postgres.readmodel import Page, ReadModel, TaskFilter
 from environment.testkit.console import Console, TenantKeys
 
 _REPEATED = 5
@@ -137,14 +137,14 @@ class _Spent:
 
 
 @contextmanager
-def _served(url: str) -> Iterator[Console]:
+def _served(url: str) -> Iterator[tuple[Console, ReadModel]]:
     model, broker = ReadModel(url), operations.connect(url)
     keys = {"operator": "operator", "tenant": "tenant"}
     made = console.create(console.Source(model, _Owned(model), broker), _Keys())
     served = Console(made, keys, None, url, TenantKeys(), 0)  # type: ignore[arg-type]
     served.start()
     try:
-        yield served
+        yield served, model
     finally:
         served.close()
         model.close()
@@ -173,12 +173,16 @@ def measure(url: str, only: str = "") -> dict[str, dict[str, Any]]:
         asked = dict(parameters)
         who = asked.pop("as", "operator")
         address = f"/{path}" + (f"?{urlencode(asked)}" if asked else "")
-        with _served(url) as served:
+        with _served(url) as (served, model):
             cookie = served.cookie(who)
             first = _look(served, address, cookie, spent)
-            observing.FRESH_S, application.MARKS_S = 0.0, 0.0
-            others = [_look(served, address, cookie, spent) for _ in range(_REPEATED)]
-            observing.FRESH_S, application.MARKS_S = 1.0, 5.0
+            application.MARKS_S = 0.0
+            others = []
+            for _ in range(_REPEATED):
+                # A view asks for the overview several times, and gets the one of this second.
+                model._observer._latest = None
+                others.append(_look(served, address, cookie, spent))
+            application.MARKS_S = 5.0
         found[name] = {
             "status": first["status"],
             "first sql": first["sql"],
