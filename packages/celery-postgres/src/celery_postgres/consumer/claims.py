@@ -45,6 +45,8 @@ class Claims:
     _RECONCILIATIONS = 3
     #: Between two runs of a task after which something could not be sent: the first pause, and the longest.
     _PAUSES_S = 1.0, 30.0
+    #: More than tasks end at a time. Those that Celery never acknowledges, after a lost connection, must not stay.
+    _MOST_EARLY = 1000
 
     def __init__(
         self, sessions: Sessions, max_failures: int, wake: Callable[[], None], ended: Callable[[], None]
@@ -65,6 +67,8 @@ class Claims:
         self._delivered: set[Claim] = set()
         #: The delivered claims that the recording of the task's result will settle.
         self._carried: set[Claim] = set()
+        #: Settled before Celery has acknowledged them.
+        self._settled_early: set[Claim] = set()
         self._postponed: deque[Callable[[MessageStore], None]] = deque()
         self._reconciliations = 0
         self._runs_again = Backoff(*self._PAUSES_S)
@@ -89,6 +93,9 @@ class Claims:
             mark: of a task that is acknowledged before it runs: what its publisher has put into the message.
         """
         if claim in self._carried:
+            return
+        if claim in self._settled_early:
+            self._settled_early.discard(claim)
             return
         if mark is None:  # a task that is acknowledged early has not begun
             self.collect()
@@ -120,9 +127,17 @@ class Claims:
     def is_carried(self, claim: Claim) -> bool:
         return claim in self._carried
 
-    def settled(self, claims: Iterable[Claim]) -> None:
-        """The caller has settled these claims, which it carried."""
-        claims = list(claims)
+    def settled(self, claims: Iterable[Claim], *, early: bool = False) -> None:
+        """The caller has settled these claims, which it carried.
+
+        Args:
+            early: Celery acknowledges them after this. Sent once more, such an ack would only wake the heartbeat.
+        """
+        claims = [one for one in claims if one in self._carried]
+        if early:
+            if len(self._settled_early) >= self._MOST_EARLY:
+                self._settled_early.clear()
+            self._settled_early.update(claims)
         self._delivered.difference_update(claims)
         self._carried.difference_update(claims)
         self._ended()
@@ -222,6 +237,7 @@ class Claims:
         """Other consumers have taken over everything, or soon will."""
         self._delivered.clear()
         self._carried.clear()
+        self._settled_early.clear()
 
     def reconcile_if_needed(self, messages: MessageStore, consumer: int, buffered: Callable[[], set[Claim]]) -> None:
         """Release what is claimed by this consumer and known to no part of this process.

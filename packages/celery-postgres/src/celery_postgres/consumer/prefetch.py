@@ -198,7 +198,14 @@ class PrefetchBuffer:
             raise driver.OperationalError("the database no longer knows the queues that are consumed here")
         if self._deliver_buffered():
             return True
-        return self._claim(force) > 0 and self._deliver_buffered()
+        claimed = self._claim(force)
+        if claimed > 1:
+            self.heartbeat.wake_up()  # before a task that may take hours
+        if claimed and self._deliver_buffered():
+            return True
+        if claimed:
+            self.heartbeat.wake_up()
+        return False
 
     def _begin_anew(self, generation: int) -> None:
         """Others took this process for dead. A connection that had claimed nothing need not know."""
@@ -306,5 +313,4 @@ class PrefetchBuffer:
                 self._progress = time.monotonic()
                 self._buffer.extend(deliveries)
                 self._awaits_credit = False
-            heartbeat.wake_up()
         return len(deliveries)

@@ -146,11 +146,16 @@ class ResultStore(Store):
         )
         return due or []
 
-    def record_one(self, outcome: Outcome, claim: Claim | None) -> None:
-        """`record` for one outcome that is not a chord part, in half of the time."""
+    def record_one(self, outcome: Outcome, claim: Claim | None, sleeper: int | None = None) -> None:
+        """`record` for one outcome that is not a chord part, in half of the time.
+
+        Args:
+            sleeper: the consumer whose thread this is: publishers notify it from now on, and it claims next.
+        """
         message, fence = claim or (None, None)
+        name, more = ("record_one", {}) if sleeper is None else ("record_and_sleep", {"consumer": sleeper})
         self._run(
-            "record_one",
+            name,
             task_id=outcome.task_id,
             status=outcome.status,
             result=outcome.result,
@@ -172,6 +177,7 @@ class ResultStore(Store):
             final=outcome.final,
             acked_id=message,
             acked_fence=fence,
+            **more,
         )
 
     def woken_if_slow(self, outcomes: Iterable[Outcome]) -> AbstractContextManager[None]:

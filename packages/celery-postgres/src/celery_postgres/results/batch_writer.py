@@ -13,11 +13,11 @@ from celery_postgres.compat.upstream import worker_state
 from celery_postgres.database import driver
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.errors import SchemaError, loggable
+from celery_postgres.results.lone import LoneResults
 from celery_postgres.results.unfinished import includes_all
 from celery_postgres.results.write import Write, record
 
 if TYPE_CHECKING:
-    from celery_postgres.database.message_store import Claim
     from celery_postgres.database.result_store import ResultStore
     from celery_postgres.results.inlet import Inlet
 
@@ -32,6 +32,8 @@ class BatchWriter:
     commits. A batch of one that follows a batch of one is stored at once too: a client that sends one task after the
     other waits for each result, and would wait 4 ms longer, in prefork 8. So is a batch that includes the result of
     each task that this worker has: the last part of a chord, or of a group that a client waits for.
+
+    A result that is alone in all of that is stored by the thread that adds it (`LoneResults`).
     """
 
     INTERVAL_S = 0.004
@@ -51,13 +53,14 @@ class BatchWriter:
     def __init__(
         self,
         store: ResultStore,
-        settled: Callable[[list[Claim]], None],
+        settled: Callable[..., None],
         send_body: Callable[[str], None],
         maintain: Callable[[], float],
     ) -> None:
         """
         Args:
-            settled: called with the claims that were acknowledged together with their results.
+            settled: called with the claims that were acknowledged together with their results; with `early` before
+                their tasks have ended for Celery.
             send_body: called with the id of each chord whose last part was stored.
             maintain: called now and then; returns the seconds until the next call.
         """
@@ -65,10 +68,14 @@ class BatchWriter:
         self._settled = settled
         self._send_body = send_body
         self._maintain = maintain
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        #: For those that wait until something is stored. The writer's thread is not woken by what others have stored.
+        self._done = threading.Condition(lock)
         self._waiting: deque[Write] = deque()
         self._oldest = self._last = 0.0
         self._last_size = 0
+        self._lone = LoneResults(store, settled)
         self._urgent = self._complete = self._flushing = self._stopping = self._given_up = self._failing = False
         self._patient_until: float | None = None
         self._added = self._written = 0
@@ -121,7 +128,45 @@ class BatchWriter:
             # Not the writer's own thread, which fails a body that is a part of another chord.
             if len(self._waiting) >= self.MOST_WAITING and threading.current_thread() is not self._thread:
                 self._wait_patiently(lambda: len(self._waiting) < self.MOST_WAITING or self._stopping)
-            self._append(write)
+            alone = self._is_alone(write)
+            if alone:
+                self._added += 1
+            else:
+                self._append(write)
+        if alone:
+            self._store_alone(write)
+
+    def _is_alone(self, write: Write) -> bool:
+        """Whether the thread of its task stores this result: no other is there, and none will come soon."""
+        return (
+            self._inlet is None
+            and self._added == self._written
+            and not (self._failing or self._stopping)
+            and self._lone.includes(write)
+        )
+
+    def _store_alone(self, write: Write) -> None:
+        stored = False
+        try:
+            stored = self._lone.record(write)
+        finally:  # also where a signal's handler has raised
+            with self._changed:
+                if stored:
+                    self._note([write], stored=True)
+                    if self._waiting:
+                        self._changed.notify_all()
+                else:
+                    self._added -= 1
+                    self._append(write)
+
+    def _note(self, batch: list[Write], *, stored: bool) -> None:
+        for write in batch:
+            write.stored = stored
+        self._given_up = not stored
+        self._last = self._oldest = time.monotonic()
+        self._last_size = len(batch)
+        self._written += len(batch)
+        self._done.notify_all()
 
     def keep(self, write: Write, wait: bool) -> bool:
         """`add` it; with `wait`, return only when it is stored, and False if it is not, because the worker ends."""
@@ -138,7 +183,7 @@ class BatchWriter:
     def _wait_patiently(self, done: Callable[[], bool]) -> None:
         """Wait without limit until the worker is told to stop, and then for `PATIENCE_S`. Needs the lock."""
         until: float | None = None
-        while not self._changed.wait_for(done, 1.0):
+        while not self._done.wait_for(done, 1.0):
             state = worker_state()
             if state is not None and (state.should_stop is not None or state.should_terminate is not None):
                 until = until or time.monotonic() + self.PATIENCE_S
@@ -157,7 +202,7 @@ class BatchWriter:
             target = self._added
             self._flushing = True
             self._notify()
-            return self._changed.wait_for(lambda: self._written >= target, seconds)
+            return self._done.wait_for(lambda: self._written >= target, seconds)
 
     def stop(self) -> None:
         """Store what waits, and end the thread."""
@@ -165,6 +210,7 @@ class BatchWriter:
             self._stopping = True
             self._patient_until = time.monotonic() + self.PATIENCE_S
             self._notify()
+            self._done.notify_all()
         self._thread.join(self.PATIENCE_S + 1)
 
     # -- the thread
@@ -242,8 +288,10 @@ class BatchWriter:
     def _store_batch(self, batch: list[Write]) -> None:
         retry = Backoff()
         while True:
+            begun = time.monotonic()
             try:
                 due, stored = record(self._store, batch), True
+                self._lone.took_s = time.monotonic() - begun
                 break
             except (driver.Error, SchemaError) as error:
                 if self._patient_until is not None and time.monotonic() > self._patient_until:
@@ -264,13 +312,7 @@ class BatchWriter:
             self._failing = not stored
             if self._inlet is not None:
                 self._accept_if_keeping_up(self._inlet)
-            for write in batch:
-                write.stored = stored
-            self._given_up = not stored
-            self._last = self._oldest = time.monotonic()
-            self._last_size = len(batch)
-            self._written += len(batch)
-            self._changed.notify_all()
+            self._note(batch, stored=stored)
         for chord_id in due:
             self._send_body(chord_id)
 

@@ -248,10 +248,10 @@ class PersistentBackend(ConnectedBackend):
         return self.result_store, self._settled, self.send_body, self.maintain
 
     @staticmethod
-    def _settled(claims: list[Claim]) -> None:
+    def _settled(claims: list[Claim], *, early: bool = False) -> None:
         """These claims were carried by whichever heartbeat: a writer outlives a worker's connection."""
         for heartbeat in registry.heartbeats():
-            heartbeat.claims.settled(claims)
+            heartbeat.claims.settled(claims, early=early)
 
     def flush(self) -> None:
         """Wait until everything that this process has submitted is stored."""

@@ -64,6 +64,11 @@ class Write:
         return not self.parts or all(_LINK_ERROR not in one.body for one in self.parts)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is the result of one task and nothing else, besides the message that it acknowledges."""
+        return len(self.outcomes) == 1 and self.outcomes[0].final and not (self.parts or self.attempts)
+
+    @property
     def urgent(self) -> bool:
         """Whether a client may be waiting for it."""
         return bool(self.parts) or any(one.final for one in self.outcomes)

@@ -614,6 +614,38 @@ ran = ARRAY[
     kept.ran[16] + excluded.ran[16]
 ]
 
+-- fragment: one_outcome
+-- The outcome of one task is stored, its message is acknowledged, and who waits for it is in `awaited`.
+stored AS (
+    INSERT INTO celery_taskmeta AS meta (
+        id, task_id, status, result, date_done, traceback, children, name, args, kwargs, worker, retries, queue,
+        tenant_id, root_id, parent_id, published_at, due_at, started_at
+    )
+    VALUES (
+        nextval('task_id_sequence'), %(task_id)s, %(status)s, %(result)s, %(date_done)s, %(traceback)s, %(children)s,
+        %(task_name)s, %(args)s, %(kwargs)s, %(worker)s, %(retries)s, %(queue)s, %(tenant_id)s, %(root_id)s,
+        %(parent_id)s, to_timestamp(%(published_at)s), to_timestamp(%(due_at)s), to_timestamp(%(started_at)s)
+    )
+    ON CONFLICT (task_id) DO UPDATE
+    SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
+        traceback = excluded.traceback, children = excluded.children,
+        -- include: keep_what_is_known
+    WHERE excluded.status = 'SUCCESS'
+        OR (meta.status IS DISTINCT FROM 'SUCCESS')
+        AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
+), settled AS (
+    DELETE FROM kombu_message AS message
+    WHERE message.id = %(acked_id)s AND message.fence = %(acked_fence)s AND NOT message.visible
+), awaited AS (
+    DELETE FROM celery_waiter AS waiter
+    WHERE waiter.task_id = %(task_id)s AND waiter.listener = ANY (ARRAY(
+        SELECT candidate.listener FROM celery_waiter AS candidate
+        WHERE candidate.task_id = %(task_id)s AND %(final)s
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING waiter.listener, waiter.slot
+)
+
 -- fragment: awaited
 -- Who waits for the tasks of `given` that have ended is removed from those who wait.
 free AS MATERIALIZED (

@@ -102,34 +102,23 @@ SELECT
 -- takes: task_id text, status text, result bytea, date_done timestamp, traceback text, children bytea, task_name text,
 --   args bytea, kwargs bytea, worker text, retries integer, queue text, tenant_id uuid, root_id text, parent_id text,
 --   published_at float, due_at float, started_at float, final boolean, acked_id bigint, acked_fence bigint
-WITH stored AS (
-    INSERT INTO celery_taskmeta AS meta (
-        id, task_id, status, result, date_done, traceback, children, name, args, kwargs, worker, retries, queue,
-        tenant_id, root_id, parent_id, published_at, due_at, started_at
-    )
-    VALUES (
-        nextval('task_id_sequence'), %(task_id)s, %(status)s, %(result)s, %(date_done)s, %(traceback)s, %(children)s,
-        %(task_name)s, %(args)s, %(kwargs)s, %(worker)s, %(retries)s, %(queue)s, %(tenant_id)s, %(root_id)s,
-        %(parent_id)s, to_timestamp(%(published_at)s), to_timestamp(%(due_at)s), to_timestamp(%(started_at)s)
-    )
-    ON CONFLICT (task_id) DO UPDATE
-    SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
-        traceback = excluded.traceback, children = excluded.children,
-        -- include: keep_what_is_known
-    WHERE excluded.status = 'SUCCESS'
-        OR (meta.status IS DISTINCT FROM 'SUCCESS')
-        AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
-), settled AS (
-    DELETE FROM kombu_message AS message
-    WHERE message.id = %(acked_id)s AND message.fence = %(acked_fence)s AND NOT message.visible
-), awaited AS (
-    DELETE FROM celery_waiter AS waiter
-    WHERE waiter.task_id = %(task_id)s AND waiter.listener = ANY (ARRAY(
-        SELECT candidate.listener FROM celery_waiter AS candidate
-        WHERE candidate.task_id = %(task_id)s AND %(final)s
-        FOR UPDATE SKIP LOCKED
-    ))
-    RETURNING waiter.listener, waiter.slot
+WITH
+-- include: one_outcome
+SELECT count(pg_notify('celery_result_' || awaited.listener, awaited.slot::text)) FROM awaited
+
+-- name: record_and_sleep
+-- repeatable
+-- `record_one` by the thread that claims next: publishers notify this consumer from now on. A client that has waited for
+-- this result may publish its next task before that claim, and would notify nobody: the task would wait for a poll, 2 ms.
+-- takes: task_id text, status text, result bytea, date_done timestamp, traceback text, children bytea, task_name text,
+--   args bytea, kwargs bytea, worker text, retries integer, queue text, tenant_id uuid, root_id text, parent_id text,
+--   published_at float, due_at float, started_at float, final boolean, acked_id bigint, acked_fence bigint,
+--   consumer bigint
+WITH
+-- include: one_outcome
+, slept AS (
+    UPDATE kombu_subscription AS subscription SET asleep = true, slept_at = now()
+    WHERE subscription.consumer_id = %(consumer)s AND NOT subscription.asleep
 )
 SELECT count(pg_notify('celery_result_' || awaited.listener, awaited.slot::text)) FROM awaited
 
