@@ -130,6 +130,35 @@ def test_what_could_not_be_stored_there_the_writer_stores(
     writer.stop()
 
 
+def test_a_writer_that_is_told_to_stop_stores_what_a_task_could_not(
+    store: ResultStore, url: str, by: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, begun, stopping = ResultStore.record_one, threading.Event(), threading.Event()
+
+    def failing_once(self: ResultStore, *arguments: Any) -> None:
+        if not begun.is_set():
+            begun.set()
+            assert stopping.wait(DEADLINE_S)
+            raise psycopg2.OperationalError("the link was cut")
+        original(self, *arguments)
+
+    monkeypatch.setattr(ResultStore, "record_one", failing_once)
+    writer = a_writer(store, settling([]))
+    task = threading.Thread(target=writer.add, args=[only()])
+    task.start()
+    assert begun.wait(DEADLINE_S)
+    wait_for = writer._done.wait_for
+
+    def waiting(done: Callable[[], bool], seconds: float) -> bool:
+        stopping.set()
+        return wait_for(done, seconds)
+
+    monkeypatch.setattr(writer._done, "wait_for", waiting)
+    writer.stop()
+    task.join()
+    assert stored(url, "only") == "SUCCESS"
+
+
 def test_the_ack_after_it_is_not_sent_again(app: Celery) -> None:
     wakes: list[None] = []
     claims = Claims(app.backend.sessions, 5, lambda: wakes.append(None), lambda: None)

@@ -77,6 +77,7 @@ class BatchWriter:
         self._last_size = 0
         self._lone = LoneResults(store, settled)
         self._urgent = self._complete = self._flushing = self._stopping = self._given_up = self._failing = False
+        self._storing_alone = False
         self._patient_until: float | None = None
         self._added = self._written = 0
         self._inlet: Inlet | None = None
@@ -130,6 +131,7 @@ class BatchWriter:
                 self._wait_patiently(lambda: len(self._waiting) < self.MOST_WAITING or self._stopping)
             alone = self._is_alone(write)
             if alone:
+                self._storing_alone = True
                 self._added += 1
             else:
                 self._append(write)
@@ -151,6 +153,7 @@ class BatchWriter:
             stored = self._lone.record(write)
         finally:  # also where a signal's handler has raised
             with self._changed:
+                self._storing_alone = False
                 if stored:
                     self._note([write], stored=True)
                     if self._waiting:
@@ -158,6 +161,7 @@ class BatchWriter:
                 else:
                     self._added -= 1
                     self._append(write)
+                    self._done.notify_all()
 
     def _note(self, batch: list[Write], *, stored: bool) -> None:
         for write in batch:
@@ -207,6 +211,8 @@ class BatchWriter:
     def stop(self) -> None:
         """Store what waits, and end the thread."""
         with self._changed:
+            # If that fails, it is for the thread to store.
+            self._done.wait_for(lambda: not self._storing_alone, self.PATIENCE_S)
             self._stopping = True
             self._patient_until = time.monotonic() + self.PATIENCE_S
             self._notify()
