@@ -1,7 +1,8 @@
 """Fair queues: what turns cost, and what a quiet key waits.
 
 ``unfair``, ``fair``, ``limited``: consumers (1 or 2) claim 64 messages at a time of 10,000 keys and acknowledge them,
-without Celery; ``limited``: at most 5 of each key may run; ``pinned``: beside a transaction that keeps dead rows.
+without Celery; ``limited``: at most 5 of each key may run; ``pinned``: for a minute beside a transaction that keeps
+dead rows, which the rate at its end shows.
 ``skewed``: one key has all messages but 9,999, which are of one key each. ``quiet``: four workers run tasks of 10 ms of
 one key, and a task of another comes now and then. ``shares``: what each of 20 keys with a Zipf-distributed load gets
 while all of them wait, and Jain's index of it: 1 if all get the same.
@@ -47,7 +48,8 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
             if "pinned" in rest:
                 pin(holder)
             consumers = 2 if rest.startswith("2") else 1
-            return _claims(run, system, broker, queue, what, consumers)
+            seconds = run.pick(8, 60) if "pinned" in rest else run.pick(4, 20)
+            return _claims(run, system, broker, queue, what, consumers, seconds)
 
 
 def _key(what: str, waiting: int) -> str:
@@ -81,10 +83,14 @@ def _prepare(cursor: Any, what: str, waiting: int) -> int:
     return int(queue)
 
 
-def _claims(run: Run, system: System, broker: Any, queue: int, what: str, consumers: int) -> dict[str, Any]:
+def _claims(
+    run: Run, system: System, broker: Any, queue: int, what: str, consumers: int, seconds: float
+) -> dict[str, Any]:
+    """Claim for so long; `late_rate`: in the last quarter of it."""
     got: Counter[int | None] = Counter()
     left = _KEYS - 1
-    end = time.monotonic() + run.pick(4, 20)
+    end = time.monotonic() + seconds
+    late = Counter[str]()
 
     def enough() -> bool:
         return len(got) > left if what == "skewed" else time.monotonic() > end
@@ -95,6 +101,8 @@ def _claims(run: Run, system: System, broker: Any, queue: int, what: str, consum
             while not enough():
                 messages = consumer.claim(fair=what != "unfair")
                 got.update(one.flow_key for one in messages)
+                if end - time.monotonic() < seconds / 4:
+                    late["count"] += len(messages)
                 for one in messages:
                     consumer.ack(one)
                 if not messages:
@@ -110,6 +118,7 @@ def _claims(run: Run, system: System, broker: Any, queue: int, what: str, consum
     count = sum(got.values())
     found: dict[str, Any] = {
         "rate": count / took,
+        "late_rate": late["count"] / (seconds / 4),
         "server_us": spent["server"] / count * 1e6,
         "client_us": spent["harness"] / count * 1e6,
         "took_s": took,
@@ -144,7 +153,7 @@ def _quiet(run: Run, system: System, broker: Any) -> dict[str, Any]:
 def variants(run: Run) -> list[str]:
     """Ours alone: no other system has keys."""
     hows = [f"{what} {consumers}" for consumers in (1, 2) for what in ("unfair", "fair", "limited")]
-    hows += ["unfair 1 pinned", "fair 1 pinned", "skewed 1", "shares 1", "quiet"]
+    hows += ["unfair 1 pinned", "fair 1 pinned", "limited 1 pinned", "skewed 1", "shares 1", "quiet"]
     return [f"{name} {how}" for how in hows for name in run.present("ours")]
 
 
@@ -161,8 +170,10 @@ CELL = Cell(
             ("unfair, 2", number("unfair 2", "rate", "server_us")),
             ("fair, 2", number("fair 2", "rate", "server_us")),
             ("limited, 2", number("limited 2", "rate", "server_us")),
-            ("unfair, pinned", number("unfair 1 pinned", "rate", "server_us")),
-            ("fair, pinned", number("fair 1 pinned", "rate", "server_us")),
+            *(
+                (f"{what}, pinned, rate at the end", number(f"{what} 1 pinned", "late_rate", "server_us"))
+                for what in ("unfair", "fair", "limited")
+            ),
         ],
         "one key with nearly all, 9,999 with one": [
             ("seconds", number("skewed 1", "took_s")),
