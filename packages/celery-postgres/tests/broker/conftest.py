@@ -13,7 +13,9 @@ import psycopg2
 import pytest
 from celery import Celery
 
+from celery_postgres import operations
 from celery_postgres.database.session import Session
+from celery_postgres.operations import Operations
 from celery_postgres.tool import cli
 from environment.testkit.client import Client
 from environment.testkit.queue_tool import Tool
@@ -48,6 +50,13 @@ def connect(module_database: Any) -> Iterator[Callable[..., Client]]:
 def client(connect: Callable[..., Client]) -> Client:
     """One Kombu client on the module's database."""
     return connect()
+
+
+@pytest.fixture
+def broker(plain_database: Any) -> Iterator[Operations]:
+    """The operations on a database of its own."""
+    with operations.connect(plain_database.url) as broker:
+        yield broker
 
 
 @pytest.fixture

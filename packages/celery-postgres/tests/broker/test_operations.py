@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -24,12 +24,6 @@ TENANT = "00000000-0000-0000-0000-00000000000a"
 @pytest.fixture
 def client(connect: Callable[..., Client], plain_database: Any) -> Client:
     return connect(plain_database.url)
-
-
-@pytest.fixture
-def broker(plain_database: Any) -> Iterator[operations.Operations]:
-    with operations.connect(plain_database.url) as broker:
-        yield broker
 
 
 def test_queues_are_counted_paused_and_purged(broker: operations.Operations, client: Client, queue: str) -> None:
