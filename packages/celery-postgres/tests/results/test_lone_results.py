@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -11,10 +12,12 @@ import pytest
 from celery import Celery, states
 from celery.app.task import Context
 
-from celery_postgres.consumer import registry
+from celery_postgres.consumer.claim_policy import ClaimPolicy
 from celery_postgres.consumer.claims import Claims
-from celery_postgres.database.message_store import Claim
+from celery_postgres.consumer.outlet import Subscription
+from celery_postgres.database.message_store import Claim, ClaimedMessage, ClaimResult
 from celery_postgres.database.result_store import Outcome, ResultStore
+from celery_postgres.database.snapshot import Snapshot
 from celery_postgres.results.batch_writer import BatchWriter
 from celery_postgres.results.lone import LoneResults
 from celery_postgres.results.serializer import dump
@@ -64,8 +67,10 @@ def settling(into: list[Claim]) -> Callable[..., None]:
     return settled
 
 
-def a_writer(store: ResultStore, settled: Callable[..., None]) -> BatchWriter:
-    return BatchWriter(store, settled, lambda chord: None, lambda: 3600.0)
+def a_writer(store: ResultStore, settled: Callable[..., None], sleeper: int | None = None) -> BatchWriter:
+    """That of a process which consumes from the database of the results."""
+    heartbeat: Any = SimpleNamespace(sleeper=sleeper)
+    return BatchWriter(store, settled, lambda chord: None, lambda: 3600.0, lambda: heartbeat)
 
 
 def only(claim: Claim | None = None) -> Write:
@@ -130,33 +135,24 @@ def test_what_could_not_be_stored_there_the_writer_stores(
     writer.stop()
 
 
-def test_a_writer_that_is_told_to_stop_stores_what_a_task_could_not(
-    store: ResultStore, url: str, by: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, begun, stopping = ResultStore.record_one, threading.Event(), threading.Event()
-
-    def failing_once(self: ResultStore, *arguments: Any) -> None:
-        if not begun.is_set():
-            begun.set()
-            assert stopping.wait(DEADLINE_S)
-            raise psycopg2.OperationalError("the link was cut")
-        original(self, *arguments)
-
-    monkeypatch.setattr(ResultStore, "record_one", failing_once)
+def test_in_another_thread_the_writer_stores_it(store: ResultStore, by: list[str]) -> None:
+    """A task of a pool of threads would take a connection more."""
     writer = a_writer(store, settling([]))
     task = threading.Thread(target=writer.add, args=[only()])
     task.start()
-    assert begun.wait(DEADLINE_S)
-    wait_for = writer._done.wait_for
-
-    def waiting(done: Callable[[], bool], seconds: float) -> bool:
-        stopping.set()
-        return wait_for(done, seconds)
-
-    monkeypatch.setattr(writer._done, "wait_for", waiting)
-    writer.stop()
     task.join()
-    assert stored(url, "only") == "SUCCESS"
+    assert writer.flush(DEADLINE_S)
+    assert by == [writer._thread.name]
+    writer.stop()
+
+
+def test_where_nothing_is_consumed_the_writer_stores_it(store: ResultStore, by: list[str]) -> None:
+    """The broker is elsewhere, so this is the fallback of a task that has waited for the database already."""
+    writer = BatchWriter(store, settling([]), lambda chord: None, lambda: 3600.0)
+    writer.add(only())
+    assert writer.flush(DEADLINE_S)
+    assert by == [writer._thread.name]
+    writer.stop()
 
 
 def test_the_ack_after_it_is_not_sent_again(app: Celery) -> None:
@@ -185,12 +181,19 @@ def test_publishers_notify_the_consumer_from_then_on(
         "INSERT INTO kombu_subscription (queue_id, consumer_id, asleep)"
         " SELECT queue.id, consumer.id, false FROM kombu_queue AS queue, kombu_consumer AS consumer",
     )
-
-    class Heartbeat:
-        consumer, holds_messages = 7, False
-
-    monkeypatch.setattr(registry, "heartbeats", lambda: [Heartbeat()])
-    writer = a_writer(store, settling([]))
+    writer = a_writer(store, settling([]), 7)
     writer.add(only())
     assert scalar(url, asleep) == "7 true, 8 false"
     writer.stop()
+
+
+@pytest.mark.parametrize(("messages", "sleeps"), [(1, True), (2, False)], ids=["it had room", "a full batch"])
+def test_only_a_claim_that_had_room_lets_the_result_note_that_the_consumer_sleeps(messages: int, sleeps: bool) -> None:
+    """The next claim might leave it asleep while a task runs for an hour, and publishers would wake a busy worker."""
+    policy = ClaimPolicy()
+    policy.add_queue(1)
+    subscription: Any = Subscription("q", None, auto_ack=False, queue_id=1)  # type: ignore[arg-type]
+    plan = policy.plan([subscription], 2, [], polls=True)
+    came = [ClaimedMessage(one, 1, 2, 0, 0, None, None, False, None, "") for one in range(1, messages + 1)]
+    policy.succeeded(plan, ClaimResult(came, None, False, Snapshot.parse("1:1:")))
+    assert policy.sees_all_next is sleeps

@@ -33,6 +33,11 @@ class Buffers:
     def any_resting(self) -> bool:
         return any(buffer.is_resting for buffer in list(self._buffers))
 
+    @property
+    def see_all_next(self) -> bool:
+        """Whether the next claim of each sees all messages that are ready."""
+        return all(buffer.sees_all_next for buffer in list(self._buffers))
+
     def notify(self) -> None:
         for buffer in list(self._buffers):
             buffer.notify()

@@ -86,6 +86,11 @@ class ClaimPolicy:
         return self._notified and not self._polling.promised_s()
 
     @property
+    def sees_all_next(self) -> bool:
+        """Whether the next claim is to see all that is ready: the latest one had room for more."""
+        return self._scan_fully
+
+    @property
     def events_left_s(self) -> float:
         """Seconds for which also a notification is no reason to claim."""
         return self._events.left

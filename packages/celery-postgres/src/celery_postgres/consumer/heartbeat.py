@@ -116,6 +116,12 @@ class Heartbeat(Service):
         return self._buffers.hold_messages
 
     @property
+    def sleeper(self) -> int | None:
+        """The id under which publishers may notify this process before its next claim: that will see all that is ready.
+        None if it may leave something behind, or if the worker stops."""
+        return self.consumer or None if self._buffers.see_all_next and not worker_report.is_ending() else None
+
+    @property
     def fair(self) -> frozenset[int]:
         """The ids of the queues that are fair."""
         return self._subscriptions.fair

@@ -74,6 +74,10 @@ class PrefetchBuffer:
     def is_resting(self) -> bool:
         return not self._buffer and self.policy.idle_s() > self.RESTING_S
 
+    @property
+    def sees_all_next(self) -> bool:
+        return self.policy.sees_all_next
+
     def notify(self) -> None:
         self.fairness.look()
         self.policy.notify()
@@ -199,7 +203,7 @@ class PrefetchBuffer:
         if self._deliver_buffered():
             return True
         claimed = self._claim(force)
-        if claimed > 1:
+        if claimed > 1 or self.heartbeat.claims.pending:
             self.heartbeat.wake_up()  # before a task that may take hours
         if claimed and self._deliver_buffered():
             return True

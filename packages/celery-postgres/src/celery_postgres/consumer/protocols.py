@@ -20,6 +20,11 @@ class Buffer(Protocol):
         """Whether the heartbeat should check for messages on its behalf."""
         ...
 
+    @property
+    def sees_all_next(self) -> bool:
+        """Whether its next claim is to see all messages that are ready."""
+        ...
+
     def notify(self) -> None:
         """There may be messages to claim."""
         ...

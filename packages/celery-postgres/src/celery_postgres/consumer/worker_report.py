@@ -75,15 +75,18 @@ def drain() -> bool:
         False if it ends already, or is no worker.
     """
     state = worker_state()
-    if state is None or not poison.in_worker() or _is_ending(state):
+    if state is None or not poison.in_worker() or is_ending():
         return False
     logger.warning("An operator drains this worker: it ends when its tasks have ended")
     state.should_stop = 0
     return True
 
 
-def _is_ending(state: Any) -> bool:
-    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
+def is_ending() -> bool:
+    """Whether this process is a worker that was told to end."""
+    state = worker_state()
+    flags = () if state is None else (state.should_stop, state.should_terminate)
+    return any(flag is not None and flag is not False for flag in flags)
 
 
 def _read(worker: Any, app_version: str | None) -> Report:
@@ -102,7 +105,7 @@ def _read(worker: Any, app_version: str | None) -> Report:
         app_version=app_version,
         busy=len(running),
         running=text if shown else None,
-        draining=_is_ending(state),
+        draining=is_ending(),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_postgres.compat.upstream import worker_state
+from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.database import driver
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.errors import SchemaError, loggable
@@ -56,6 +57,7 @@ class BatchWriter:
         settled: Callable[..., None],
         send_body: Callable[[str], None],
         maintain: Callable[[], float],
+        heartbeat: Callable[[], Heartbeat | None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -63,6 +65,7 @@ class BatchWriter:
                 their tasks have ended for Celery.
             send_body: called with the id of each chord whose last part was stored.
             maintain: called now and then; returns the seconds until the next call.
+            heartbeat: returns that of this process in the database of the results, if it consumes there.
         """
         self._store = store
         self._settled = settled
@@ -75,9 +78,8 @@ class BatchWriter:
         self._waiting: deque[Write] = deque()
         self._oldest = self._last = 0.0
         self._last_size = 0
-        self._lone = LoneResults(store, settled)
+        self._lone = LoneResults(store, settled, heartbeat)
         self._urgent = self._complete = self._flushing = self._stopping = self._given_up = self._failing = False
-        self._storing_alone = False
         self._patient_until: float | None = None
         self._added = self._written = 0
         self._inlet: Inlet | None = None
@@ -131,7 +133,6 @@ class BatchWriter:
                 self._wait_patiently(lambda: len(self._waiting) < self.MOST_WAITING or self._stopping)
             alone = self._is_alone(write)
             if alone:
-                self._storing_alone = True
                 self._added += 1
             else:
                 self._append(write)
@@ -153,7 +154,6 @@ class BatchWriter:
             stored = self._lone.record(write)
         finally:  # also where a signal's handler has raised
             with self._changed:
-                self._storing_alone = False
                 if stored:
                     self._note([write], stored=True)
                     if self._waiting:
@@ -161,7 +161,6 @@ class BatchWriter:
                 else:
                     self._added -= 1
                     self._append(write)
-                    self._done.notify_all()
 
     def _note(self, batch: list[Write], *, stored: bool) -> None:
         for write in batch:
@@ -211,8 +210,6 @@ class BatchWriter:
     def stop(self) -> None:
         """Store what waits, and end the thread."""
         with self._changed:
-            # If that fails, it is for the thread to store.
-            self._done.wait_for(lambda: not self._storing_alone, self.PATIENCE_S)
             self._stopping = True
             self._patient_until = time.monotonic() + self.PATIENCE_S
             self._notify()

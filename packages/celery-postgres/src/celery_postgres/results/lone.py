@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from celery_postgres.consumer import registry
+from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.database.result_store import ResultStore
 from celery_postgres.results.unfinished import includes_all
 from celery_postgres.results.write import Write
 
 
 class LoneResults:
-    """Used by one thread at a time.
+    """Used by the main thread: in the solo pool it runs the tasks and claims. In other threads a task would take a
+    connection more, and the next claim does not wait for it.
 
     Attributes:
         took_s: how long the latest commit of results has taken.
@@ -25,33 +26,32 @@ class LoneResults:
     #: While a commit takes longer (a slow disk, a standby, a lock), only the writer's thread waits for it.
     BRIEF_S = 0.005
 
-    def __init__(self, store: ResultStore, settled: Callable[..., None]) -> None:
+    def __init__(
+        self, store: ResultStore, settled: Callable[..., None], heartbeat: Callable[[], Heartbeat | None]
+    ) -> None:
         self.took_s = 0.0
-        self._store, self._settled = store, settled
+        self._store, self._settled, self._heartbeat = store, settled, heartbeat
 
     def includes(self, write: Write) -> bool:
         """Whether this result is one: it is that of the only task that this worker has."""
-        return self.took_s < self.BRIEF_S and write.is_plain and includes_all([write])
+        return (
+            self.took_s < self.BRIEF_S
+            and threading.current_thread() is threading.main_thread()
+            and write.is_plain
+            and includes_all([write])
+            and self._heartbeat() is not None
+        )
 
     def record(self, write: Write) -> bool:
         """Store it; False if that has failed. Storing it again changes nothing."""
-        begun, (outcome,) = time.monotonic(), write.outcomes
+        begun, (outcome,), heartbeat = time.monotonic(), write.outcomes, self._heartbeat()
         try:
             with self._store.woken_if_slow([outcome]):
-                self._store.record_one(outcome, write.claim, _sleeper(write))
+                self._store.record_one(outcome, write.claim, None if heartbeat is None else heartbeat.sleeper)
         except Exception:  # of any kind: the writer's thread tries again, and reports it
+            self.took_s = self.BRIEF_S
             return False
         self.took_s = time.monotonic() - begun
         if write.claim is not None:
             self._settled([write.claim], early=True)
         return True
-
-
-def _sleeper(write: Write) -> int | None:
-    """This process as a consumer, if this is the thread that claims messages for it, as in the solo pool."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    heartbeats = registry.heartbeats()
-    if len(heartbeats) > 1:
-        heartbeats = [one for one in heartbeats if write.claim is not None and one.claims.is_carried(write.claim)]
-    return heartbeats[0].consumer or None if heartbeats else None

@@ -13,6 +13,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from celery_postgres.consumer import history, registry
 from celery_postgres.consumer.claims import Claims, collect_with
+from celery_postgres.consumer.heartbeat import Heartbeat
 from celery_postgres.database import driver, watchdog
 from celery_postgres.database.backoff import Backoff
 from celery_postgres.database.identity import name_of
@@ -213,12 +214,16 @@ class PersistentBackend(ConnectedBackend):
     # -- the writer of this process
 
     def claims(self) -> Claims | None:
-        """The claims of this process in our database; None in a process that does not consume."""
+        """The claims of this process in our database; None in a process that does not consume there."""
+        heartbeat = self._heartbeat()
+        return None if heartbeat is None else heartbeat.claims
+
+    def _heartbeat(self) -> Heartbeat | None:
         heartbeats = registry.heartbeats()
         if not heartbeats:  # as in a prefork child, which asks for each task
             return None
         mine = name_of(self.dsn)
-        return next((one.claims for one in heartbeats if name_of(one.sessions.dsn) == mine), None)
+        return next((one for one in heartbeats if name_of(one.sessions.dsn) == mine), None)
 
     def writer(self, claims: Claims | None) -> BatchWriter | None:
         """The batch writer of this process; None in a process that does not consume, and never did."""
@@ -245,7 +250,7 @@ class PersistentBackend(ConnectedBackend):
             collect_with(writer.take_in)
 
     def _writers_arguments(self) -> tuple[Any, ...]:
-        return self.result_store, self._settled, self.send_body, self.maintain
+        return self.result_store, self._settled, self.send_body, self.maintain, self._heartbeat
 
     @staticmethod
     def _settled(claims: list[Claim], *, early: bool = False) -> None:
