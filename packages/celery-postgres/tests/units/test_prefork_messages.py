@@ -14,10 +14,15 @@ from billiard.pool import ACK, READY, TASK
 from celery import signals
 from celery.app.trace import fast_trace_task
 from celery.worker.request import Request
+from kombu.serialization import registry
 
 from celery_postgres.compat.prefork_messages import _put, with_parsed_body
 
 NOTHING_FOLLOWS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+#: A value that a program's own function loads, perhaps from a database.
+TAGGED = '[[{"__type__": "order", "__value__": 1}], {}, {}]'
 
 
 class TaskRequest(Request):  # type: ignore[misc, unused-ignore]
@@ -34,8 +39,8 @@ def job(payload: Any, kind: type[Any] = TaskRequest) -> Any:
     return SimpleNamespace(_callback=request.on_success)
 
 
-def task(tracer: Any = fast_trace_task, content: str = "application/json") -> Any:
-    arguments = ("work", "id", {"args": [1]}, "[[1], {}, {}]", content, "utf-8")
+def task(tracer: Any = fast_trace_task, content: str = "application/json", body: str | bytes = "[[1], {}, {}]") -> Any:
+    arguments = ("work", "id", {"args": [1]}, body, content, "utf-8")
     return TASK, (7, None, tracer, arguments, {})
 
 
@@ -55,10 +60,18 @@ def test_a_child_gets_the_body_that_the_main_process_has_parsed() -> None:
         pytest.param(task(), job([[1], {}, NOTHING_FOLLOWS], OwnRequest), id="a request of the program's"),
         pytest.param(task(), job({"args": [1]}), id="protocol 1"),
         pytest.param(task(), SimpleNamespace(_callback=len), id="no request"),
+        pytest.param(task(body=TAGGED), job([[1], {}, NOTHING_FOLLOWS]), id="a value of the program's"),
+        pytest.param(task(body=TAGGED.encode()), job([[1], {}, NOTHING_FOLLOWS]), id="the same in bytes"),
     ],
 )
 def test_any_other_task_stays_as_it_is(sent: Any, given: Any) -> None:
     assert with_parsed_body(sent, given) is sent
+
+
+def test_the_text_counts_where_a_program_decodes_json_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._decoders, "application/json", lambda text: [])
+    sent = task()
+    assert with_parsed_body(sent, job([[1], {}, NOTHING_FOLLOWS])) is sent
 
 
 def test_the_text_counts_where_a_program_looks_at_requests() -> None:

@@ -18,10 +18,14 @@ from functools import wraps
 from typing import Any
 
 from celery import signals
+from kombu.serialization import registry
 
 _LENGTH = struct.Struct(">i")
-#: What both processes read as the same Python values.
+#: What both processes read as the same Python values, by Kombu's decoder, but for values with tags: a program may have
+#: registered a type whose values are loaded from elsewhere, when the task begins.
 _PARSED = "application/json"
+_TAGS = "__type__", b"__type__"
+_KOMBUS = "kombu.utils.json"
 
 
 def install() -> None:
@@ -45,6 +49,8 @@ def with_parsed_body(task: Any, job: Any) -> Any:
     """
     kind, (number, part, tracer, arguments, named) = task
     if getattr(tracer, "__module__", None) != "celery.app.trace" or len(arguments) != 6 or arguments[4] != _PARSED:
+        return task
+    if _TAGS[type(arguments[3]) is bytes] in arguments[3] or registry._decoders[_PARSED].__module__ != _KOMBUS:
         return task
     payload = _unchanged_payload(getattr(getattr(job, "_callback", None), "__self__", None))
     # The values of what follows are in the text alone, and need not be of types that can be pickled.
