@@ -146,7 +146,7 @@ def test_with_keys_it_is_closed(folder: Path, module_database: Any) -> None:
 
 def test_a_trusted_proxy_says_whom_it_asks_for(folder: Path, module_database: Any) -> None:
     _, line = call("--new-key", "operator", "on-call").stdout.splitlines()
-    words = ("--trusted-proxy", "127.0.0.0/8", "--allowed-host", "*")
+    words = ("--trusted-proxy", "127.0.0.1/8", "--allowed-host", "*")
     with served(folder, module_database.url, *words, CELERY_CONSOLE_KEYS=line) as address:
         assert get(f"{address}/", Host="any.example")[0] == 401
         found = [sign_in(address, "10.0.0.1") for _ in range(Attempts.MOST + 1)]
@@ -161,6 +161,7 @@ def test_a_trusted_proxy_says_whom_it_asks_for(folder: Path, module_database: An
         (("--allowed-host", "*"), {}, "--allowed-host '*' needs keys"),
         (("--allowed-host", "*.example"), {}, "'*.example' is not a host name such as console.example"),
         (("--trusted-proxy", "proxy"), {}, "--trusted-proxy 'proxy' is not an address"),
+        (("--trusted-proxy", "0.0.0.0/0"), {}, "--trusted-proxy '0.0.0.0/0' is everybody"),
         (("--root-path", "celery/"), {}, "'celery/' is not a path such as /celery"),
         (("--root-path", "//evil.example"), {}, "is not a path such as /celery"),
         ((), {"CELERY_CONSOLE_KEYS": "hunter2"}, "key 1 of the console is not"),

@@ -145,7 +145,7 @@ class Live:
         if not shared.tabs and shared.keeper is not None:
             shared.keeper.cancel()
             shared.keeper = None
-            self._pages.pop(subject, None)
+            # It is kept for the stream that the same browser begins next: what was read at a cost is not read again.
 
     def end(self) -> None:
         """End all streams: the server stops."""

@@ -69,8 +69,7 @@ def serve(
         raise ConsoleError(f"{SECRET} is shorter than {_SHORTEST_SECRET} characters")
     keys = keys_for(host, os.environ)
     own = [host, *allowed(allowed_hosts, keys=not isinstance(keys, ThisMachine))]
-    for proxy in trusted_proxies:
-        _check_proxy(proxy)
+    trusted = [_network(proxy) for proxy in trusted_proxies]
     console = create(source_of(app), keys, title=title, secret=secret, allowed_hosts=[socket.gethostname(), *own])
     config = uvicorn.Config(
         OwnHosts(console, own),
@@ -79,8 +78,8 @@ def serve(
         root_path=root_path,
         log_level="warning",
         # By default uvicorn believes what anybody on this machine writes into X-Forwarded-For.
-        proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=list(trusted_proxies),
+        proxy_headers=bool(trusted),
+        forwarded_allow_ips=trusted,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=STOP_S,
@@ -127,10 +126,18 @@ def _greeting(host: str, port: int, root_path: str, keys: Keys) -> str:
     return f"The console listens on http://{shown}:{port}{below}. {how} Ctrl+C ends it."
 
 
-def _check_proxy(proxy: str) -> None:
+def _network(proxy: str) -> str:
+    """The network of a proxy as uvicorn reads it, which takes `10.0.0.5/24` for a name that no peer has.
+
+    Raises:
+        ConsoleError: it is none, or everybody is in it, who could then write any address into X-Forwarded-For.
+    """
     try:
-        ip_network(proxy, strict=False)
+        network = ip_network(proxy, strict=False)
     except ValueError:
         raise ConsoleError(
             f"--trusted-proxy {proxy!r} is not an address such as 10.0.0.5, nor a network such as 10.0.0.0/24"
         ) from None
+    if network.prefixlen == 0:
+        raise ConsoleError(f"--trusted-proxy {proxy!r} is everybody: name the network of your proxies")
+    return str(network)
