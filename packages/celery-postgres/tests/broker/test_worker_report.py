@@ -127,6 +127,7 @@ def test_what_a_killed_worker_had_acknowledged_early_is_lost_and_says_so(probe: 
     def running(**which: Any) -> set[str | None]:
         return {row.task_id for row in model.tasks(TaskFilter(state=State.RUNNING, **which)).rows}
 
+    wait_until(lambda: running() == {*ids}, DEADLINE_S, "both to be among what runs")
     assert running() == running(task="probe.run") == running(consumer=number.id) == {*ids}
     assert running(task="other") == running(consumer=number.id + 1) == running(queue="celery") == set()
     worker.process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from celery_postgres.database.fleet_view_store import Worker
 from celery_postgres.database.task_rows import State, TaskRow
@@ -13,6 +14,8 @@ from celery_postgres.readmodel.pages import Page
 
 #: Tasks that workers report, the longest running first: each is looked for among the messages.
 MOST = 200
+#: For so long they had run when they were reported, 1.2 s ago at most: most of the shorter ones have ended since.
+LONG = timedelta(seconds=2)
 
 
 def tells(which: TaskFilter) -> bool:
@@ -37,7 +40,8 @@ def _reported(workers: Iterable[Worker], which: TaskFilter) -> Sequence[TaskRow]
         for worker in workers
         if not worker.lost and which.consumer in (None, worker.id)
         for one in worker.running
-        if which.task is None or which.task in one.task
+        if (which.task is None or which.task in one.task)
+        and (worker.seen_at is None or worker.seen_at - one.since >= LONG)
     }
     return sorted(rows.values(), key=_since)
 
