@@ -61,6 +61,7 @@ VARIABLE = {
     "packages/celery-postgres/src/celery_postgres/database/borrowed.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/callers_asyncpg.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/callers_connection.py": "the statements of files",
+    "packages/celery-postgres/src/celery_postgres/database/callers_django.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/callers_psycopg.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/callers_psycopg2.py": "the statements of files",
     "packages/celery-postgres/src/celery_postgres/database/callers_sqlalchemy.py": "the statements of files",

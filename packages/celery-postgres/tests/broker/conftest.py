@@ -14,6 +14,9 @@ import pytest
 from celery import Celery
 
 from celery_postgres import operations
+from celery_postgres.database.address import parsed
+from celery_postgres.database.message_store import MessageStore
+from celery_postgres.database.pool import Sessions
 from celery_postgres.database.session import Session
 from celery_postgres.operations import Operations
 from celery_postgres.tool import cli
@@ -57,6 +60,12 @@ def broker(plain_database: Any) -> Iterator[Operations]:
     """The operations on a database of its own."""
     with operations.connect(plain_database.url) as broker:
         yield broker
+
+
+@pytest.fixture
+def messages(plain_database: Any) -> MessageStore:
+    """The messages of the same database."""
+    return MessageStore(Sessions(parsed(plain_database.url, "broker")))
 
 
 @pytest.fixture

@@ -24,11 +24,6 @@ from environment.testkit.tables import run, scalar
 from environment.waiting import wait_until
 
 
-@pytest.fixture
-def messages(plain_database: Any) -> MessageStore:
-    return MessageStore(Sessions(parsed(plain_database.url, "broker")))
-
-
 class Workers:
     """Eight threads that claim and acknowledge until nothing is left."""
 

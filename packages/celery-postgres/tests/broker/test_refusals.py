@@ -208,6 +208,27 @@ def test_a_duplicate_in_a_callers_transaction_takes_no_place(
     assert scalar(url, "SELECT count(*) FROM kombu_message") == (3 if autocommit else 2)
 
 
+def test_a_transaction_that_was_begun_by_hand_stays_the_callers(
+    plain_database: Any, broker: Operations, make_app: Callable[[str], Any]
+) -> None:
+    import sqlalchemy
+
+    import celery_postgres
+
+    url = plain_database.url
+    fill(url, 0)
+    app = make_app(url)
+    broker.set_limit("q", key="*", per_second=0.01, burst=2, refuse=True)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    with closing(engine.connect()) as connection:
+        connection.exec_driver_sql("BEGIN")
+        with celery_postgres.publishing_on(connection):
+            unique(app, "one")
+        assert scalar(url, "SELECT count(*) FROM kombu_message") == 0
+        connection.exec_driver_sql("ROLLBACK")
+    assert scalar(url, "SELECT count(*) FROM kombu_message") == 0
+
+
 def test_a_duplicate_in_an_asynchronous_block_takes_no_place(
     plain_database: Any, broker: Operations, make_app: Callable[[str], Any]
 ) -> None:

@@ -14,7 +14,7 @@ from billiard.pool import ACK, READY, TASK
 from celery import signals
 from celery.app.trace import fast_trace_task
 from celery.worker.request import Request
-from kombu.serialization import registry
+from kombu.serialization import registry  # type: ignore[attr-defined, unused-ignore]
 
 from celery_postgres.compat.prefork_messages import _put, with_parsed_body
 

@@ -18,7 +18,7 @@ from functools import wraps
 from typing import Any
 
 from celery import signals
-from kombu.serialization import registry
+from kombu.serialization import registry  # type: ignore[attr-defined, unused-ignore]
 
 _LENGTH = struct.Struct(">i")
 #: What both processes read as the same Python values, by Kombu's decoder, but for values with tags: a program may have

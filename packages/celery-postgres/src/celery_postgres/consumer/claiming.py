@@ -54,6 +54,7 @@ def planned(policy: ClaimPolicy, fairness: Fairness, wanted: Wanted, *, force: b
     try:
         turns = fairness.turns(wanted.fair, policy.limit(wanted.credit))
     except (driver.Error, SchemaError) as error:
+        fairness.failed()
         observer.claim_failed()
         logger.warning("Claiming failed (%s); next try in %.2f s", loggable(error), policy.failed())
         return None

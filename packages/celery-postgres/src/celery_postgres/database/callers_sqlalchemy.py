@@ -19,6 +19,8 @@ from celery_postgres.database.callers import Adapter, AsyncAdapter, Refusal, ref
 from celery_postgres.database.session import Row
 from celery_postgres.database.statements import Statement
 
+#: Of psycopg2 and psycopg 3, as libpq has it.
+_IDLE = 0
 _DRIVERS = ("psycopg2", "psycopg", "psycopg_async", "asyncpg")
 
 
@@ -38,7 +40,7 @@ class Sqlalchemy(Adapter):
         _connection_of(self._connection).exec_driver_sql(sql)
 
     def autocommits(self) -> bool:
-        return bool(_connection_of(self._connection).connection.dbapi_connection.autocommit)
+        return _autocommits(_connection_of(self._connection))
 
 
 class AsyncSqlalchemy(AsyncAdapter):
@@ -64,10 +66,20 @@ class AsyncSqlalchemy(AsyncAdapter):
         return transaction
 
     async def autocommits(self) -> bool:
-        return bool(await self._run(lambda connection: connection.connection.dbapi_connection.autocommit))
+        return bool(await self._run(_autocommits))
 
     async def _run(self, function: Callable[[Any], Any]) -> Any:
         return await self._connection.run_sync(lambda one: function(_connection_of(one)))
+
+
+def _autocommits(connection: Connection) -> bool:
+    """Whether the driver commits each statement, and the caller has not begun a transaction by hand."""
+    pooled: Any = connection.connection
+    if not pooled.dbapi_connection.autocommit:
+        return False
+    driver = pooled.driver_connection
+    info = getattr(driver, "info", None)  # asyncpg has none
+    return not driver.is_in_transaction() if info is None else info.transaction_status == _IDLE
 
 
 def adapter(connection: Any) -> Sqlalchemy | AsyncSqlalchemy:

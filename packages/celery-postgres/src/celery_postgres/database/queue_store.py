@@ -72,7 +72,7 @@ class QueueStore(Store):
 
         So a publisher whose queue exists needs no right to change queues, and leaves no dead rows at each start. One
         without that right leaves it to a consumer to make the queue fair, or no longer fair. A queue with limits or
-        ordered messages stays fair, with a warning: whoever has set a limit relies on it.
+        ordered messages stays fair, with a warning: an operator who has set a limit relies on it.
 
         Args:
             fair: None leaves that as it is.
