@@ -250,10 +250,11 @@ LIMIT %(limit)s
 -- takes: queue bigint, ids bigint[], keys text[]
 WITH given AS MATERIALIZED (
     -- Locked before any time is read: a row that is waited for must not make the others' times old.
-    SELECT one.id, hashtextextended(one.key, 0) AS flow_key
-    FROM unnest(%(ids)s, %(keys)s) AS one (id, key) JOIN kombu_message AS message ON message.id = one.id
-    ORDER BY one.id
-    FOR NO KEY UPDATE OF message
+    SELECT locked.id, hashtextextended(one.key, 0) AS flow_key
+    FROM unnest(%(ids)s, %(keys)s) AS one (id, key)
+    CROSS JOIN LATERAL (
+        SELECT message.id FROM kombu_message AS message WHERE message.id = one.id FOR NO KEY UPDATE
+    ) AS locked
 ), changed AS (
     UPDATE kombu_message AS message
     SET flow_key = CASE WHEN (message.available_at > now() AND message.failures = 0) IS NOT TRUE THEN given.flow_key END,
