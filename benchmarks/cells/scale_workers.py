@@ -26,8 +26,9 @@ def measure(run: Run, variant: str) -> dict[str, Any]:
         without_autovacuum(system.cluster),
         fleet(broker, count, late=True) as all,
     ):
-        # An idle server process reports its transactions after 10 s, so those of the start come late.
-        time.sleep(run.pick(5, 12))
+        # An idle server process reports its transactions after 10 s, so those of the start come late; and a hundred
+        # workers that start at once have greeted each other after 35 s.
+        time.sleep(run.pick(5, 12 + 0.4 * count))
         idle_s = run.pick(5, 20)
         meter, before = run.meter(system, all), broker.operations()
         time.sleep(idle_s)
