@@ -614,6 +614,16 @@ ran = ARRAY[
     kept.ran[16] + excluded.ran[16]
 ]
 
+-- fragment: unless_it_has_ended
+-- Replace the state `meta` of a task that is stored already: a success stays, and no retry replaces another end.
+ON CONFLICT (task_id) DO UPDATE
+SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
+    traceback = excluded.traceback, children = excluded.children,
+    -- include: keep_what_is_known
+WHERE excluded.status = 'SUCCESS'
+    OR (meta.status IS DISTINCT FROM 'SUCCESS')
+    AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
+
 -- fragment: one_outcome
 -- The outcome of one task is stored, its message is acknowledged, and who waits for it is in `awaited`.
 stored AS (
@@ -626,13 +636,7 @@ stored AS (
         %(task_name)s, %(args)s, %(kwargs)s, %(worker)s, %(retries)s, %(queue)s, %(tenant_id)s, %(root_id)s,
         %(parent_id)s, to_timestamp(%(published_at)s), to_timestamp(%(due_at)s), to_timestamp(%(started_at)s)
     )
-    ON CONFLICT (task_id) DO UPDATE
-    SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
-        traceback = excluded.traceback, children = excluded.children,
-        -- include: keep_what_is_known
-    WHERE excluded.status = 'SUCCESS'
-        OR (meta.status IS DISTINCT FROM 'SUCCESS')
-        AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
+    -- include: unless_it_has_ended
 ), settled AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = %(acked_id)s AND message.fence = %(acked_fence)s AND NOT message.visible

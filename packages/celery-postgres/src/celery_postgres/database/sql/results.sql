@@ -41,13 +41,7 @@ WITH given AS MATERIALIZED (
         given.tenant_id, given.root_id, given.parent_id, to_timestamp(given.published_at), to_timestamp(given.due_at),
         to_timestamp(given.started_at)
     FROM given
-    ON CONFLICT (task_id) DO UPDATE
-    SET status = excluded.status, result = excluded.result, date_done = excluded.date_done,
-        traceback = excluded.traceback, children = excluded.children,
-        -- include: keep_what_is_known
-    WHERE excluded.status = 'SUCCESS'
-        OR (meta.status IS DISTINCT FROM 'SUCCESS')
-        AND NOT (excluded.status = 'RETRY' AND meta.status IN ('FAILURE', 'REVOKED'))
+    -- include: unless_it_has_ended
 ), returned AS MATERIALIZED (
     SELECT one.*
     FROM unnest(
