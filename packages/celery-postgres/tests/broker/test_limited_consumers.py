@@ -76,6 +76,19 @@ def late(): ...
 """
 
 
+def worker_in(folder: Path) -> subprocess.Popen[str]:
+    """A worker of the module `mine` there, which logs to its standard error."""
+    words = ["-A", "mine", "worker", "-Q", "q", "-P", "solo", "-l", "INFO", "--without-mingle", "--without-gossip"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "celery", *words],
+        cwd=folder,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("conf", "late", "said", "ends"),
     [
@@ -103,15 +116,7 @@ def test_a_worker_that_acknowledges_early_is_told_at_its_start(
     fill(url, 0)
     broker.set_limit("q", key="*", concurrency=5)
     (tmp_path / "mine.py").write_text(MODULE.format(url="sqla+" + url, conf=conf, late=late))
-    words = ["-A", "mine", "worker", "-Q", "q", "-P", "solo", "-l", "INFO", "--without-mingle", "--without-gossip"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "celery", *words],
-        cwd=tmp_path,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as worker:
+    with worker_in(tmp_path) as worker:
         lines: list[str] = []
         assert worker.stderr is not None
         for line in worker.stderr:
@@ -132,15 +137,7 @@ def test_a_worker_that_acknowledges_early_takes_nothing_from_a_queue_that_is_lim
     url = plain_database.url
     fill(url, 0)
     (tmp_path / "mine.py").write_text(MODULE.format(url="sqla+" + url, conf={}, late=False))
-    words = ["-A", "mine", "worker", "-Q", "q", "-P", "solo", "-l", "INFO", "--without-mingle", "--without-gossip"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "celery", *words],
-        cwd=tmp_path,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as worker:
+    with worker_in(tmp_path) as worker:
         overdue = threading.Timer(60, worker.kill)
         overdue.start()
         steps: list[str] = []
