@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from celery_postgres.database.result_store import ResultStore
 from celery_postgres.results.backend import DatabaseBackend
 
 
@@ -34,6 +35,24 @@ def make_app(module_database: Any) -> Iterator[Callable[..., Celery]]:
         app.amqp.producer_pool.force_close_all()
         app.pool.force_close_all()
         app.close()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celery], plain_database: Any) -> Celery:
+    """A program with a database of its own."""
+    return make_app(plain_database.url)
+
+
+@pytest.fixture
+def url(plain_database: Any) -> str:
+    """The address of that database."""
+    return str(plain_database.url)
+
+
+@pytest.fixture
+def store(app: Celery) -> ResultStore:
+    """The results of that program."""
+    return app.backend.result_store
 
 
 @pytest.fixture

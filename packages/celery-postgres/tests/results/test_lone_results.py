@@ -28,22 +28,6 @@ from environment.testkit.tables import run, scalar
 
 
 @pytest.fixture
-def app(make_app: Callable[..., Celery], plain_database: Any) -> Celery:
-    """A program with a database of its own."""
-    return make_app(plain_database.url)
-
-
-@pytest.fixture
-def url(plain_database: Any) -> str:
-    return str(plain_database.url)
-
-
-@pytest.fixture
-def store(app: Celery) -> ResultStore:
-    return app.backend.result_store
-
-
-@pytest.fixture
 def by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The threads that have stored a single result; the worker's only task is `only`."""
     from celery.worker import state

@@ -38,22 +38,6 @@ def outcome(task_id: str, state: str = states.SUCCESS, value: Any = 1, **columns
     return Outcome(task_id, state, dump(value), None, **columns)
 
 
-@pytest.fixture
-def app(make_app: Callable[..., Celery], plain_database: Any) -> Celery:
-    """A program with a database of its own."""
-    return make_app(plain_database.url)
-
-
-@pytest.fixture
-def url(plain_database: Any) -> str:
-    return str(plain_database.url)
-
-
-@pytest.fixture
-def store(app: Celery) -> ResultStore:
-    return app.backend.result_store
-
-
 # -- batches
 
 #: Values that the serializer accepts and the driver or the database refuses.
