@@ -94,20 +94,22 @@ def ping(arguments: Sequence[str]) -> int:
 
         from app.core.settings import ConfigurationError
         from celery_postgres import SchemaError
-        from environment.migration import current
+        from environment.migration import current, is_migrated
 
         try:
             from app.celery_app import celery_app
         except ConfigurationError as error:
             raise UserError(str(error)) from None
 
-        # Otherwise Kombu would create its tables itself, and it would be unclear why no result comes.
+        # Without the tables Kombu would create its own, and half migrated ones lack what a task needs: a worker that
+        # is starting commits each migration for itself.
         try:
             left_s = wait_s - (time.monotonic() - begun)
-            wait_until(lambda: current(url) != "none", left_s, "the tables", interval_s=0.5)
+            wait_until(lambda: is_migrated(url), left_s, "the tables", interval_s=0.5)
         except TimeoutError:
             raise UserError(
-                f"{describe(url)} has no tables after {wait_s:g} s; {program()} migrate creates them"
+                f"{describe(url)} is at revision {current(url)} after {wait_s:g} s; {program()} migrate brings it to "
+                "this release's"
             ) from None
 
         sent = time.monotonic()

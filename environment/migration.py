@@ -1,5 +1,7 @@
 """Alembic, as ``alembic upgrade`` would run it."""
 
+from functools import cache
+
 import psycopg2
 
 from environment.database import connect, describe, unreachable
@@ -30,19 +32,43 @@ def upgrade(url: str, revision: str = "head") -> None:
         raise UserError(unreachable(url, error.orig or error)) from None
 
 
+def is_migrated(url: str) -> bool:
+    """Whether a database has every migration of this checkout, or one of a later release, which is not known here.
+
+    Raises:
+        UserError: as for `current`.
+    """
+    found = _revisions(url)
+    return bool(found) and not found <= _earlier_revisions()
+
+
+@cache
+def _earlier_revisions() -> frozenset[str]:
+    """Those of this checkout that another one follows."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory.from_config(Config(CHECKOUT / "alembic.ini"))
+    return frozenset(revision.revision for revision in script.walk_revisions()) - frozenset(script.get_heads())
+
+
 def current(url: str) -> str:
-    """The revision of a database, for people.
+    """The revision of a database, for people; "none" without one.
 
     Raises:
         UserError: the database is unreachable, or its role may not read it.
     """
+    return ", ".join(sorted(_revisions(url))) or "none"
+
+
+def _revisions(url: str) -> set[str]:
     connection = connect(url)
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT version_num FROM public.alembic_version ORDER BY 1")
-            return ", ".join(row[0] for row in cursor.fetchall()) or "none"
+            cursor.execute("SELECT version_num FROM public.alembic_version")
+            return {row[0] for row in cursor.fetchall()}
     except psycopg2.errors.UndefinedTable:
-        return "none"
+        return set()
     except psycopg2.errors.InsufficientPrivilege:
         role = connection.info.user
         raise UserError(f"{role} may not read alembic_version in {describe(url)}; its owner may GRANT SELECT") from None

@@ -447,6 +447,25 @@ def test_ping_says_that_the_database_takes_no_writes(
     assert "in a read-only transaction" in errors
 
 
+def test_ping_waits_for_the_last_of_the_migrations(copy: Copy, private_cluster: TemporaryCluster, query: Query) -> None:
+    """A worker that starts commits each one for itself, and a task cannot be sent through half of the tables."""
+    url = private_cluster.url()
+
+    def ping() -> str:
+        status, _, errors = copy.dev("ping", "--wait", "1", DATABASE_URL=url)
+        assert status == 1
+        return one_line(errors)
+
+    assert "is at revision none after 1 s; ./dev migrate brings it" in ping()
+    assert copy.dev("migrate", "+3", DATABASE_URL=url)[0] == 0
+    ((revision,),) = query(url, "SELECT version_num FROM alembic_version")
+    assert f"is at revision {revision} after 1 s; ./dev migrate brings it" in ping()
+    assert copy.dev("migrate", DATABASE_URL=url)[0] == 0
+    assert "no worker answered" in ping()
+    query(url, "UPDATE alembic_version SET version_num = %s", "of_a_later_release")
+    assert "no worker answered" in ping()
+
+
 def test_ping_gives_up_early_unless_a_worker_is_being_started(copy: Copy, private_cluster: TemporaryCluster) -> None:
     copy.state.mkdir()
     with pytest.raises(UserError, match=r"none was being started for 0\.1 s; \./dev worker starts one"):
