@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import against, report, scale
-from benchmarks.about import MismatchError, remember
+from benchmarks.about import MismatchError, forget, remember
 from benchmarks.cells.all import CELLS, PAGE, QUICK
 from benchmarks.pace import begun_again, minutes, until
 from benchmarks.run import Run, measure
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument(
         "--postgres", type=int, default=DEFAULT_MAJOR, metavar="MAJOR", help="on this PostgreSQL (default: %(default)s)"
     )
-    parser.add_argument("--anew", action="store_true", help="throw away the samples that the folder has")
+    parser.add_argument("--anew", action="store_true", help="throw away the samples that the folder has of what is asked")
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="end within N minutes; the same command continues (a full run: 100)"
     )
@@ -91,10 +91,12 @@ def _against(given: argparse.Namespace) -> int:
 
 def _systems(given: argparse.Namespace, names: list[str]) -> int:
     folder: Path = given.out or (_QUICK if given.quick else report.OWN)
-    if (given.anew or (given.quick and not given.minutes)) and not given.report and not begun_again():
-        shutil.rmtree(folder / "raw", ignore_errors=True)
     samples = Samples(folder / "raw")
     cells = [CELLS[name] for name in given.only] if given.only else QUICK if given.quick else PAGE
+    if (given.anew or (given.quick and not given.minutes)) and not given.report and not begun_again():
+        samples.forget(cell.name for cell in cells)
+        if not given.only or not any(samples.folder.glob("*.jsonl")):
+            forget(samples.folder)
     page = not given.only and not given.quick
     end = until(given.minutes or (_PAGE_MINUTES if page else None))
     failed = 0

@@ -41,14 +41,14 @@ def remember(folder: Path, systems: Mapping[str, System], missing: Mapping[str, 
             if known["machine"][key] != now[key]:
                 raise MismatchError(
                     f"{folder} was measured on {known['machine'][key]}, this is {now[key]}: figures of two machines "
-                    "cannot be compared; begin --anew, or choose another folder with --out"
+                    "cannot be compared; begin all of it --anew, or choose another folder with --out"
                 )
     for name, system in systems.items():
         before, here = known.get("systems", {}).get(name), system.versions()
         if before and before["versions"] != here:
             raise MismatchError(
                 f"{folder} has samples of {system.label} with {_listed(before['versions'])}, here it has "
-                f"{_listed(here)}: begin --anew, or choose another folder with --out"
+                f"{_listed(here)}: begin all of it --anew, or choose another folder with --out"
             )
     described = {**known.get("systems", {}), **{name: _system(system) for name, system in systems.items()}}
     absent = {**known.get("missing", {}), **missing}
@@ -59,6 +59,11 @@ def remember(folder: Path, systems: Mapping[str, System], missing: Mapping[str, 
         "missing": {name: reason for name, reason in absent.items() if name not in described},
     }
     (folder / _NAME).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def forget(folder: Path) -> None:
+    """Remove ``about.json``: another one is written when the next part of a run begins."""
+    (folder / _NAME).unlink(missing_ok=True)
 
 
 def read(folder: Path) -> dict[str, Any]:

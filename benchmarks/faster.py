@@ -130,8 +130,15 @@ def slower(samples: Samples, order: Order) -> str:
 Read = Callable[[Samples], float | None]
 
 
-def _own(cell: str, how: str, key: str) -> Read:
-    return lambda samples: middle(samples.of(cell), f"ours {how}", key)
+def _own(cell: str, how: str, *keys: str) -> Read:
+    """Of several keys the sum."""
+
+    def read(samples: Samples) -> float | None:
+        results = samples.of(cell)
+        found = [value for key in keys if (value := middle(results, f"ours {how}", key)) is not None]
+        return sum(found) if len(found) == len(keys) else None
+
+    return read
 
 
 def _against(cell: str, how: str, other: str, other_how: str = "", key: str = "rate") -> Read:
@@ -186,7 +193,10 @@ TARGETS = (
     Target("prefork, results, early acks, against Redis", _against("processes", "results", "redis"), least=2.7),
     Target("… late acks", _against("processes", "late-results", "redis"), least=3),
     Target(
-        "… processor time of a task in its worker", _own("processes", "late-results", "worker_us"), most=480, unit=" µs"
+        "… processor time of a task, its worker and the server",
+        _own("processes", "late-results", "worker_us", "server_us"),
+        most=480,
+        unit=" µs",
     ),
     Target("published one by one, against Redis on no disk", _against("enqueue", "one_by_one", "redis"), least=0.8),
     Target("… against Redis that promises the same", _against("enqueue", "one_by_one", "redis-always"), least=1.6),

@@ -146,7 +146,7 @@ def _ceiling(samples: Samples) -> str:
 
 
 def _soak(samples: Samples, order: Order) -> str:
-    """The first and the last fifth of the time."""
+    """The first and the last fifth of the time, and when that was: a run of the page does not make it anew."""
     together = samples.of("soak").get("together", [])
     lanes = together[-1] if together else {}
 
@@ -172,9 +172,9 @@ def _soak(samples: Samples, order: Order) -> str:
             str(lanes[name]["missing"]),
         ]
 
-    return table(
-        ["", "p50, ms", "p99, ms", "tables and indexes, MB", "dead rows", "worker USS, MB", "lost"], order, row
-    )
+    head = ["", "p50, ms", "p99, ms", "tables and indexes, MB", "dead rows", "worker USS, MB", "lost"]
+    found = table(head, order, row)
+    return f"{found}\n\nMeasured {samples.made_at('soak')}, with the versions of that day." if found else ""
 
 
 # -- about the run
@@ -189,9 +189,8 @@ def _about(known: dict[str, Any], samples: Samples) -> str:
     if not known:
         return ""
     machine = known["machine"]
-    made = sorted(line["made_at"] for path in samples.folder.glob("*.jsonl") for line in samples.lines(path.stem))
     settings = ", ".join(f"`{name} = {value}`" for name, value in known["postgres"].items() if "log" not in name)
-    when = f"{made[0][:16].replace('T', ' ')} to {made[-1][:16].replace('T', ' ')} UTC" if made else "never"
+    when = samples.made_at(*(cell.name for cell in PAGE))
     lines = [
         f"{machine['processors']} x {machine['processor']}, {machine['memory_gb']} GB, {machine['system']}, "
         f"Python {machine['python']}; workers, servers and harness on the same processors; measured {when}. "

@@ -6,6 +6,7 @@ A line is written when its sample is made, so that a run that was cut short resu
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ class Samples:
         for line in self.lines(cell):
             found.setdefault(line["variant"], []).append(line["result"])
         return found
+
+    def made_at(self, *cells: str) -> str:
+        """Return when the samples of these cells were made, from the first to the last, for people."""
+        made = sorted(line["made_at"] for cell in cells for line in self.lines(cell))
+        ends = list(dict.fromkeys(time[:16].replace("T", " ") for time in (made[:1] + made[-1:])))
+        return f"{' to '.join(ends)} UTC" if ends else "never"
 
     def lines(self, cell: str) -> list[dict[str, Any]]:
         """Return the same, each with the time at which it was made and the load of the machine."""
@@ -70,6 +77,14 @@ class Samples:
         new = self.folder / f"{_FAILURES}.new"
         new.write_text(json.dumps(failures, indent=1) + "\n")
         new.replace(self.folder / _FAILURES)
+
+    def forget(self, cells: Iterable[str]) -> None:
+        """Throw away the samples of these cells, and what failed in them."""
+        gone = set(cells)
+        for cell in gone:
+            self._path(cell).unlink(missing_ok=True)
+        if failures := self.failures():
+            self._keep({name: found for name, found in failures.items() if name.split(" ", 1)[0] not in gone})
 
     def add(self, cell: str, variant: str, result: dict[str, Any], **about: Any) -> None:
         """Add a sample."""
