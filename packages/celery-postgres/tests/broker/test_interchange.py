@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from kombu import Queue
@@ -48,6 +51,19 @@ def test_what_we_publish_stock_delivers(module_database: Any, connect: Callable[
     taken = consume_with_stock(module_database.url, queue, "3")
     assert sorted(one["payload"]["number"] for one in taken) == [0, 1, 2]
     assert client.consume(queue).nothing()
+
+
+def test_headers_have_the_types_that_they_were_published_with(connect: Callable[..., Client], queue: str) -> None:
+    """As with Kombu's other transports, and after a message has come back; what nobody knows here stays an object."""
+    given = {"when": datetime(2030, 1, 2, tzinfo=UTC), "raw": b"\xff", "price": [Decimal("1.10")], "who": UUID(int=7)}
+    unknown = {"odd": {"__type__": "no such", "__value__": 1}, "broken": {"__type__": "uuid", "__value__": 1}}
+    client = connect()
+    client.publish("__type__", queue, headers={**given, **unknown, "id": UUID(int=8)})
+    first = client.consume(queue).take()[0]
+    assert first.headers == {**given, **unknown, "id": str(UUID(int=8))}
+    first.reject(requeue=True)
+    again = client.consume(queue).take()[0]
+    assert (again.headers, again.payload) == ({**first.headers, "redelivered": True}, "__type__")
 
 
 def test_what_we_give_back_stock_delivers(module_database: Any, connect: Callable[..., Client], queue: str) -> None:

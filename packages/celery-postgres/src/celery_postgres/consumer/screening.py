@@ -47,7 +47,7 @@ def screen(
     for one in claimed:
         subscription = subscriptions[one.queue_id]
         try:
-            content = decode(one.payload)
+            content = decode(one.payload, types=True)
         except FlawedMessageError as error:
             reason = error.reason
             log_dead_letter(one.id, subscription.queue, reason)

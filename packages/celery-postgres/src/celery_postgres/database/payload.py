@@ -15,6 +15,8 @@ from celery_postgres.database.dead_letter import DeadLetterKind, DeadLetterReaso
 #: parse; a million members take 0.25 GB at most.
 MAX_MEMBERS = 1_000_000
 _STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+#: What Kombu writes into an object that stands for a value of another type.
+_MARK = '"__type__"'
 #: The headers and properties that may have the id of the task.
 IDS = frozenset({"id", "root_id", "correlation_id"})
 #: Those that may have the ids of tasks and groups.
@@ -40,8 +42,12 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
 
 
-def decode(payload: str) -> dict[str, Any]:
+def decode(payload: str, types: bool = False) -> dict[str, Any]:
     """The message of a payload.
+
+    Args:
+        types: make the values of headers and properties what they were before `encode`. An object whose type is not
+            known here, or whose value does not fit its type, stays an object.
 
     Raises:
         FlawedMessageError: the payload is not a Kombu message. The text says what is wrong and quotes nothing.
@@ -49,7 +55,9 @@ def decode(payload: str) -> dict[str, Any]:
     if has_too_many_members(payload):
         raise _unreadable(f"a Kombu message: it has more than {MAX_MEMBERS} members")
     try:
-        message = json.loads(payload)
+        # In a body, which is a text in this JSON, the mark's quotes are escaped.
+        typed = types and _MARK in payload
+        message = json.loads(payload, object_hook=_typed if typed else None)
     except RecursionError:
         raise _unreadable("a Kombu message: it is nested too deeply") from None
     except ValueError:
@@ -60,7 +68,17 @@ def decode(payload: str) -> dict[str, Any]:
         raise _unreadable("a Kombu message: delivery_info is not an object")
     if not isinstance(message.get("headers") or {}, dict):
         raise _unreadable("a Kombu message: headers are not an object")
+    if typed:  # stock Kombu's producers write an id that is a UUID as such
+        for part in (message.get("headers") or {}), message["properties"]:
+            part.update({name: plain(part[name]) for name in _ALL_IDS & part.keys()})
     return message
+
+
+def _typed(value: dict[str, Any]) -> Any:
+    try:
+        return kombu_json.object_hook(value)
+    except Exception:  # a decoder may be the program's own
+        return value
 
 
 def _unreadable(what: str) -> FlawedMessageError:
