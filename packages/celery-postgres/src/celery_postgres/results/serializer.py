@@ -125,7 +125,8 @@ def dump(value: Any, form: Pickle = Pickle.WRITE) -> bytes:
     """A task's return value as bytes that stock Celery reads.
 
     Plain Python values stay what they are (a tuple stays a tuple). Other values are stored as what Kombu's JSON makes
-    of them.
+    of them. A value of a type that the program has registered with Kombu is stored as JSON in every form, because
+    nothing reads a pickle that names it; beside a tuple or a set only this package reads that.
 
     Raises:
         UnstorableResultError: JSON cannot represent the value. The text names the type and does not quote the value.
@@ -135,7 +136,10 @@ def dump(value: Any, form: Pickle = Pickle.WRITE) -> bytes:
         if form is not Pickle.WRITE:
             with contextlib.suppress(tagged_json.NotExactError):
                 return tagged_json.dumps(reduced, tags=form is Pickle.REFUSE)
-        data = pickle.dumps(reduced, protocol=_PROTOCOL)
+        try:
+            data = pickle.dumps(reduced, protocol=_PROTOCOL)
+        except tagged_json.NotPickledError:
+            return tagged_json.dumps(reduced, tags=True)
         long = _LONG.finditer(data) if len(data) > SHORT_TEXT else ()
         if any(SHORT_TEXT <= int.from_bytes(one[1], "little") < len(data) for one in long):
             check_size(data)
@@ -198,7 +202,7 @@ def _reduced(value: Any) -> Any:
         named = value.tzinfo is not None and type(value.tzinfo) is not timezone
         return datetime.fromisoformat(value.isoformat()) if named else value
     try:
-        return json.loads(json.dumps(value))
+        return tagged_json.plain(value)
     except Exception as error:
         # This message of json names the type that it cannot encode; any other may quote the value.
         text = str(error)

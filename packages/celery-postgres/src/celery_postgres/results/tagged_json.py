@@ -8,19 +8,42 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from celery.exceptions import SecurityError
 from kombu.utils import json
 
 from celery_postgres.results.hash_guard import HashCounter, make_set
 
 #: JSON's own types, and those that Kombu tags.
 _UNTAGGED = frozenset({type(None), bool, float, str, bytes, date, datetime, time, Decimal, UUID})
+_JSONS = frozenset({int, list, dict})
 #: Python converts at most 4,300 decimal digits; longer integers are written in hexadecimal.
 _LONGEST_BITS = 14_000
+#: Characters of an unknown marker that go into the error's text.
+_LONGEST_MARKER = 100
 _TAG, _VALUE = "__type__", "__value__"
 
 
 class NotExactError(ValueError):
     """Kombu's JSON cannot represent a value exactly."""
+
+
+class NotPickledError(Exception):
+    """A value has no form but JSON."""
+
+
+class Registered:
+    """The JSON of a value whose type the program has registered with Kombu (`register_type`), by its own marker.
+
+    A pickle would name the type, which no reader loads; by the marker a reader finds what its program has registered.
+    """
+
+    __slots__ = ("form",)
+
+    def __init__(self, form: dict[str, Any]) -> None:
+        self.form = form
+
+    def __reduce__(self) -> Any:
+        raise NotPickledError
 
 
 def dumps(value: Any, tags: bool) -> bytes:
@@ -43,12 +66,28 @@ def loads(data: bytes) -> Any:
     return json.loads(data, object_hook=_untagged)
 
 
+def plain(value: Any) -> Any:
+    """What Kombu's JSON makes of a value, read again; values of registered types as `Registered`.
+
+    Raises:
+        Exception: JSON cannot represent it.
+    """
+    return json.loads(json.dumps(value), object_hook=_unless_registered)
+
+
+def _unless_registered(value: dict[str, Any]) -> Any:
+    made = json.object_hook(value)
+    return made if type(made) in _UNTAGGED or type(made) in _JSONS else Registered(value)
+
+
 def _tagged(value: Any, tags: bool) -> Any:
     kind = type(value)
     if kind in _UNTAGGED or (kind is int and value.bit_length() <= _LONGEST_BITS):
         return value
     if kind is list:
         return [_tagged(one, tags) for one in value]
+    if kind is Registered:
+        return value.form
     if kind is dict and all(type(key) is str for key in value) and value.keys() != {_TAG, _VALUE}:
         return {key: _tagged(one, tags) for key, one in value.items()}
     if not tags:
@@ -85,4 +124,10 @@ def _untagged(value: dict[str, Any]) -> Any:
         make = _MADE.get(value[_TAG]) if isinstance(value[_TAG], str) else None
         if make is not None:
             return make(value[_VALUE])
-    return json.object_hook(value)
+    try:
+        return json.object_hook(value)
+    except ValueError:
+        shown = ascii(value[_TAG])[:_LONGEST_MARKER]
+        raise SecurityError(
+            f"a stored result has a value marked {shown}, which this program cannot read: register its type with Kombu"
+        ) from None
