@@ -161,21 +161,26 @@ class FleetViewStore(Store):
         self._actions = ActionStore(runner)
         self._claims = ClaimViewStore(runner)
 
-    def workers(self, claims: Claims | None = None) -> list[Worker]:
+    def lost(self) -> list[LostConsumer]:
+        """The consumers that were lost in the last day, the last first."""
+        return self._actions.lost(LOST_LISTED_S, _MOST_LOST)
+
+    def workers(self, claims: Claims | None = None, lost: Sequence[LostConsumer] | None = None) -> list[Worker]:
         """The processes that consume, lost ones first, then by machine.
 
         Args:
             claims: what is claimed; read here by default.
+            lost: what `lost` has returned; the same.
         """
         now = datetime.now(UTC)
         known = self._claims.claims() if claims is None else claims
         found = [_worker(row, now, known) for row in self._run("view_workers")]
         left: dict[int, int] = dict(self._run("gone_consumers"))
-        lost = {one.id: one for one in self._actions.lost(LOST_LISTED_S, _MOST_LOST) if one.name is not None}
-        tasks = self._actions.lost_tasks(list(lost))
+        named = {one.id: one for one in (self.lost() if lost is None else lost) if one.name is not None}
+        tasks = self._actions.lost_tasks(list(named))
         found += [
-            _gone(number, left.get(number, 0), lost.get(number), [one for one in tasks if one.consumer == number])
-            for number in {**left, **lost}
+            _gone(number, left.get(number, 0), named.get(number), [one for one in tasks if one.consumer == number])
+            for number in {**left, **named}
         ]
         return sorted(found, key=lambda one: not one.lost)
 

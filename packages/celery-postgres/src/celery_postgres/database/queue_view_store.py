@@ -144,10 +144,32 @@ class QueueViewStore(Store):
             found |= {one.name: one for one in self._queues(names, cap, claims, letters)}
         return list(found.values())
 
-    def queue(self, name: str) -> Queue | None:
-        """The queue of that name."""
-        dead = {one.queue: one.count for one in self.dead_by_queue()}
-        return next(iter(self._queues([name], CAP, self.claims(), dead)), None)
+    def queue(self, name: str, known: Queue | None = None) -> Queue | None:
+        """The queue of that name.
+
+        Args:
+            known: the queue as `queues` returned it. What runs, its dead letters and its growth are taken from it: each
+                of the first two is read for all queues at once, 10 ms where much is claimed or dead.
+        """
+        if known is None:
+            dead = {one.queue: one.count for one in self.dead_by_queue()}
+            return next(iter(self._queues([name], CAP, self.claims(), dead)), None)
+        return next(
+            (
+                replace(
+                    one,
+                    running=known.running,
+                    dead_letters=known.dead_letters,
+                    growth_per_min=known.growth_per_min,
+                )
+                for one in self._queues([name], CAP, Claims(), {})
+            ),
+            None,
+        )
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a queue of that name."""
+        return bool(self._run("find_queue", queue=name))
 
     def _queues(self, names: list[str] | None, cap: int, claims: Claims, dead: dict[str | None, int]) -> list[Queue]:
         rows = self._run("view_queues", names=names, cap=cap, queues=MOST_QUEUES)
@@ -190,6 +212,11 @@ class QueueViewStore(Store):
         """How the database fares."""
         (row,) = self._run("view_health")
         return Health(*row)
+
+
+def is_counted(queue: Queue) -> bool:
+    """Whether counting it alone would find no more: its messages are counted to the end, or as far as any are."""
+    return all(not one.or_more or one.number >= CAP - 1 for one in (queue.waiting, queue.scheduled))
 
 
 def _is_longer(queue: Queue) -> bool:

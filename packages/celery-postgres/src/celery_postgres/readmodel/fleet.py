@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from celery_postgres.database.action_store import LostConsumer
 from celery_postgres.database.claim_view_store import Claims
 from celery_postgres.database.fleet_view_store import Beat, FleetViewStore, Schedule, Worker
 from celery_postgres.readmodel.overdue import Lateness
@@ -22,13 +23,18 @@ class Fleet:
     def __init__(self, broker: FleetViewStore, results: FleetViewStore, lateness: Lateness) -> None:
         self._broker, self._results, self._lateness = broker, results, lateness
 
-    def workers(self, claims: Claims | None = None) -> list[Worker]:
+    def lost(self) -> list[LostConsumer]:
+        """The consumers that were lost in the last day, the last first."""
+        return self._broker.lost()
+
+    def workers(self, claims: Claims | None = None, lost: Sequence[LostConsumer] | None = None) -> list[Worker]:
         """The processes that consume, and the workers that were lost in the last day, these first.
 
         Args:
             claims: what is claimed, where that was read already.
+            lost: the consumers that were lost; the same.
         """
-        return self._broker.workers(claims)
+        return self._broker.workers(claims, lost)
 
     def with_messages(self, task_ids: Sequence[str]) -> set[str]:
         """Those of these tasks whose message is in the database: it waits or is claimed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -123,16 +124,18 @@ class LimitViews:
         """The row of a key, of each key (`*`) or of the whole queue; None if there is none."""
         return next(iter(self._limits.limits(queue, key=key or "", cap=CAP)), None)
 
-    def standing(self, key: str, tenant: UUID | None = None) -> tuple[Standing, ...]:
+    def standing(self, key: str, tenant: UUID | None = None, fair: Sequence[str] | None = None) -> tuple[Standing, ...]:
         """How a key stands in each fair queue where it has limits or messages, and how long a tenant's tasks wait.
 
         Args:
             key: the key.
             tenant: the tenant whose ended tasks say how long new ones wait.
+            fair: `Limits.fair`, where that was read already.
         """
         waits = {} if tenant is None else self._waits.of_tenant(tenant, datetime.now(UTC) - _LATELY)
         oldest = self._views.oldest_of(key)
-        found = {one.queue: one for one in self._limits.status(self._views.fair_queues(), key, cap=CAP)}
+        queues = self._views.fair_queues() if fair is None else fair
+        found = {one.queue: one for one in self._limits.status(queues, key, cap=CAP)}
         paused = self._views.paused([*found, *waits])
         standings = [
             replace(_standing(queue, found.get(queue), oldest, waits), queue_paused=queue in paused)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from celery_postgres.database.limit_store import Limit
 from celery_postgres.database.limit_view_store import LimitViewStore
 from celery_postgres.database.minute_view_store import MinuteViewStore
 from celery_postgres.database.monitor_store import MonitorStore
-from celery_postgres.database.queue_view_store import DeadTotal, QueueViewStore
+from celery_postgres.database.queue_view_store import DeadTotal, Queue, QueueViewStore, is_counted
 from celery_postgres.database.reader import Reader
 from celery_postgres.database.task_rows import State, attempt_row
 from celery_postgres.database.task_status_store import Stored, TaskPhase, TaskStatusStore
@@ -145,7 +146,7 @@ class ReadModel:
         """One queue; None if there is none of that name."""
         if "\0" in name:
             return None
-        queue = self._queues.queue(name)
+        queue = self._queue(name)
         if queue is None:
             return None
         shares = MonitorStore(self._reader).waiting_by_tenant(name, cap=CAP)
@@ -157,6 +158,19 @@ class ReadModel:
             tuple(self._tasks.next_of_queue(name, _NEXT)),
             tuple(one for one in self.workers() if name in one.queues),
         )
+
+    def has_queue(self, name: str) -> bool:
+        """Whether there is a queue of that name."""
+        return "\0" not in name and self._queues.exists(name)
+
+    def _queue(self, name: str) -> Queue | None:
+        """A queue as it is now; what runs and its dead letters may be a second older, as they are in the overview."""
+        asked_at = datetime.now(UTC)
+        now = self.overview()
+        known = next((one for one in now.queues if one.name == name), None)
+        if known is not None and now.read_at >= asked_at and is_counted(known):
+            return known
+        return self._queues.queue(name, known)
 
     # -- limits
 
@@ -172,9 +186,17 @@ class ReadModel:
         """The limits of a key, of each key (`*`) or of a whole queue; None if there are none."""
         return None if "\0" in queue + (key or "") else self._limits.limit(queue, key)
 
-    def standing(self, key: str, tenant: UUID | None = None) -> tuple[Standing, ...]:
-        """How a key stands in the fair queues: its limits, what of it runs and waits, and for how long."""
-        return self._limits.standing(key, tenant)
+    def standing(
+        self, key: str, tenant: UUID | None = None, *, fair: Sequence[str] | None = None
+    ) -> tuple[Standing, ...]:
+        """How a key stands in the fair queues: its limits, what of it runs and waits, and for how long.
+
+        Args:
+            key: the key.
+            tenant: the tenant whose ended tasks say how long new ones wait.
+            fair: `Limits.fair`, where that was read already.
+        """
+        return self._limits.standing(key, tenant, fair)
 
     def past(self, span: Span = HOUR, queue: str | None = None) -> Past:
         """What workers have counted in the last hour, day or week, of all queues, or of one with how much waited."""

@@ -134,7 +134,8 @@ class Observer:
         now = datetime.now(UTC)
         dead, claims = self._queues.dead_by_queue(), self._queues.claims()
         queues = self._trend.of(self._queues.queues(dead, claims), time.monotonic())
-        workers = self._fleet.workers(claims)
+        lost = self._fleet.lost()
+        workers = self._fleet.workers(claims, lost)
         total = DeadTotal.of(dead)
         schedules, beats = self._fleet.schedules(), self._fleet.beats()
         causes = self._read_causes(now)
@@ -153,7 +154,7 @@ class Observer:
         )
         changed = changes(
             self._actions.changes(changing.MOST),
-            self._actions.lost(changing.WITHIN.total_seconds(), changing.MOST),
+            [one for one in lost if one.lost_at > now - changing.WITHIN][: changing.MOST],
             workers,
             now,
         )

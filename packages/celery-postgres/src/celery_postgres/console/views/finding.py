@@ -11,7 +11,7 @@ def find(look: Look) -> Elsewhere:
     text = look.asked("q")
     if ID.fullmatch(text) and (task_id := only_task(look, text)) is not None:
         return Elsewhere(look.link("task", id=task_id))
-    if look.viewer.role in STAFF and text and look.source.model.queue(text) is not None:
+    if look.viewer.role in STAFF and text and look.source.model.has_queue(text):
         return Elsewhere(look.link("queue", name=text))
     if look.viewer.role in STAFF and text:
         for one in look.source.model.workers():

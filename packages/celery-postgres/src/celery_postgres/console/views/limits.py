@@ -33,7 +33,7 @@ def limits(look: Look) -> Page:
             "queue": queue,
             "key": key,
             "fair": found.fair,
-            "stands": [standing_row(one) for one in look.source.model.standing(key)] if key else [],
+            "stands": [standing_row(one) for one in look.source.model.standing(key, fair=found.fair)] if key else [],
             "of_queues": [_row(look, row) for row in found.of_queues],
             "busiest": [_busy(look, one) for one in found.busiest],
             "of_keys": [_row(look, row) for row in found.of_keys],
