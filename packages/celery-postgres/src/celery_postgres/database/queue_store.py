@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from celery_postgres.database.store import Store
+from celery_postgres.database.store import Runner, Store, in_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,10 @@ class QueueStore(Store):
     #: A million messages take 3 s in one statement, and a statement may take 30.
     BATCH = 100_000
 
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self._runner = runner
+
     # -- queues
 
     def find(self, queue: str) -> Queue | None:
@@ -78,23 +83,50 @@ class QueueStore(Store):
             fair: None leaves that as it is.
         """
         lasting = not auto_delete and expires_ms is None  # then no statement reads when it was last used
+        asked: dict[str, Any] = {
+            "auto_delete": auto_delete,
+            "expires_ms": expires_ms,
+            "message_ttl_ms": message_ttl_ms,
+        }
         while True:  # a queue may come and go between two statements
             found = self.find(queue)
-            if found and lasting:
-                asked = Queue(found.id, auto_delete, expires_ms, message_ttl_ms, found.fair if fair is None else fair)
-                if found == asked or (replace(asked, fair=found.fair) == found and not self._may_change()):
-                    return found.id
-            for queue_id, is_fair in self._run(
-                "change_queue" if found else "make_queue",
-                queue=queue,
-                auto_delete=auto_delete,
-                expires_ms=expires_ms,
-                message_ttl_ms=message_ttl_ms,
-                fair=fair,
-            ):
-                if is_fair and fair is False:
-                    _warn_of_fair(queue)
-                return int(queue_id)
+            if found is None:
+                for queue_id, _ in self._run("make_queue", queue=queue, fair=fair, **asked):
+                    return int(queue_id)
+                continue
+            same = lasting and replace(found, **asked) == found
+            if same and (fair in (None, found.fair) or not self._may_change()):
+                return found.id
+            if not same or fair:
+                for (queue_id,) in self._run("change_queue", queue=queue, fair=fair, **asked):
+                    found = replace(found, id=int(queue_id))
+                    break
+                else:
+                    continue
+            if fair is False and found.fair and self._stays_fair(queue, found.id):
+                _warn_of_fair(queue)
+            return found.id
+
+    def _stays_fair(self, queue: str, queue_id: int) -> bool:
+        """Let a queue be fair no longer. Returns whether it stays fair, because it has limits or ordered messages.
+
+        Looked at a second time under the lock of the row, by a statement of its own: one that had waited for the lock
+        would not see the limit whose transaction it has waited for. At first without it: so a worker that starts beside
+        limits locks nothing.
+        """
+        if self._keeps_fair(queue_id):
+            return True
+        with in_transaction(self._runner) as session:
+            within = QueueStore(session)
+            if session.run("lock_queue", queue=queue) != [(queue_id, True)]:
+                return False  # it is gone, or no longer fair
+            if within._keeps_fair(queue_id):
+                return True
+            session.run("set_fair", queue=queue_id, fair=False)
+        return False
+
+    def _keeps_fair(self, queue_id: int) -> bool:
+        return any(keeps for (keeps,) in self._run("keeps_fair", queue_id=queue_id))
 
     def _may_change(self) -> bool:
         ((may,),) = self._run("may_change_queues")

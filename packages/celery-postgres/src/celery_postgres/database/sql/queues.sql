@@ -12,18 +12,26 @@ RETURNING queue.id, queue.fair
 
 -- name: change_queue
 -- repeatable
--- A later declaration's expiry and TTL apply, and it counts as a use of the queue; it becomes fair or ceases to be, unless
--- `fair` is null. One with limits or ordered messages stays fair, because others do not keep them. Returns its id, and
--- whether it is fair; no row if it is gone.
+-- A later declaration's expiry and TTL apply, and it counts as a use of a queue that expires or deletes itself. The queue
+-- becomes fair if `fair` is true, and does not cease to be: that is `set_fair`, under the lock of the row. Returns its id; no
+-- row if it is gone, or is so already, which writes nothing.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint, fair boolean
 UPDATE kombu_queue AS queue
 SET auto_delete = %(auto_delete)s, expires_ms = %(expires_ms)s, message_ttl_ms = %(message_ttl_ms)s, used_at = now(),
-    fair = coalesce(%(fair)s, queue.fair) OR queue.fair AND (
-        EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = queue.id) OR
-        -- include: any_in_order
-    )
-WHERE queue.name = %(queue)s
-RETURNING queue.id, queue.fair
+    fair = queue.fair OR %(fair)s IS TRUE
+WHERE queue.name = %(queue)s AND (
+    %(auto_delete)s OR %(expires_ms)s IS NOT NULL OR queue.auto_delete OR queue.expires_ms IS NOT NULL
+    OR queue.message_ttl_ms IS DISTINCT FROM %(message_ttl_ms)s OR %(fair)s AND NOT queue.fair
+)
+RETURNING queue.id
+
+-- name: keeps_fair
+-- Whether a queue has limits or ordered messages, which queues that are not fair do not keep.
+-- takes: queue_id bigint
+SELECT EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = queue.id) OR
+    -- include: any_in_order
+FROM kombu_queue AS queue
+WHERE queue.id = %(queue_id)s
 
 -- name: may_change_queues
 -- repeatable
