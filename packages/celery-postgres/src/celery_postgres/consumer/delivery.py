@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -159,8 +160,9 @@ def _claim_one(queue: int, consumer: int, messages: MessageStore, fairness: Fair
     lowest_ids = {queue: [0] * len(PRIORITIES)}
     result = messages.claim(consumer, lowest_ids, limit=1, peeked=[queue])
     while not result.messages and result.keyed_wait and (turns := fairness.turn(queue)) is not None:
+        begun = time.monotonic()
         result = messages.claim_turns(consumer, turns, limit=1)
-        fairness.claimed(turns, 1, result)
+        fairness.claimed(turns, 1, result, time.monotonic() - begun)
         result = replace(result, keyed_wait=True)
     return result.messages
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from celery_postgres.consumer.ended_transactions import EndedTransactions
 from celery_postgres.consumer.fair_ring import FairRing, Taken
+from celery_postgres.consumer.server_clock import ServerClock
 from celery_postgres.database.fair_store import BEGINNING, FairStore, Look
 from celery_postgres.database.flow import Turns
 from celery_postgres.database.message_store import Claim, ClaimedMessage, ClaimResult
@@ -89,6 +90,7 @@ class Fairness:
         #: Queues to be asked for messages that have failed before, which no key is found by.
         self._unasked: list[int] = []
         self._rotation = self._left = 0
+        self._clock = ServerClock()
         #: The keys of what was claimed here.
         self._running: dict[Claim, tuple[int, int]] = {}
 
@@ -134,7 +136,7 @@ class Fairness:
         while self._unasked:
             queue = self._unasked.pop()
             if queue not in open_queues:
-                return Turns(queue)
+                return Turns(queue, clock=self._clock.earliest)
         if not open_queues:
             return None
         self._others_were_next = not self._others_were_next and time.monotonic() >= self._others_at
@@ -142,14 +144,15 @@ class Fairness:
             return None
         self._rotation += 1
         queue = open_queues[self._rotation % len(open_queues)]
-        return Turns(queue, self._keys[queue].ring.turns(places), failed=self._keys[queue].failed)
+        keys = self._keys[queue]
+        return Turns(queue, keys.ring.turns(places), failed=keys.failed, clock=self._clock.earliest)
 
     def turn(self, queue: int) -> Turns | None:
         """Whose turn it is in one queue, for a single message."""
         keys = self._keys.setdefault(queue, _Keys())
         if not keys.ring:
             self._read_page(queue, keys)
-        return Turns(queue, keys.ring.turns(1)) if keys.ring else None
+        return Turns(queue, keys.ring.turns(1), clock=self._clock.earliest) if keys.ring else None
 
     def _reopen(self) -> None:
         """Ask those keys again of which a message has been acknowledged here."""
@@ -229,6 +232,10 @@ class Fairness:
 
     def failed(self) -> None:
         """A claim has failed: the server that answers the next one may be another, with a clock of its own."""
+        self._clock.forget()
+        self._forget_since()
+
+    def _forget_since(self) -> None:
         for keys in self._keys.values():
             keys.ring.forget_since()
 
@@ -252,6 +259,8 @@ class Fairness:
             # Where messages are sparse, the claim from everything else sees whether there is another.
             self._looks = self._looks or now - self._brought_at < self.NEWEST_S
             self._brought_at = now
+        if result.clock is not None and self._clock.shows(result.clock, turns.clock, now - took_s):
+            self._forget_since()
         self._keys[turns.queue].failed = not result.one_had_failed
         self._keys[turns.queue].ring.runs_since(result.since)
         if result.one_had_failed:

@@ -48,11 +48,14 @@ class Turns:
 
     Attributes:
         failed: whether a message that has failed before may come instead, and alone.
+        clock: the earliest that the database's clock can show, unless it was set back. If it shows less, `Turn.since`
+            does not count.
     """
 
     queue: int
     turns: Sequence[Turn] = ()
     failed: bool = True
+    clock: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

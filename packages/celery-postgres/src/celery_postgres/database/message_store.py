@@ -80,6 +80,7 @@ class ClaimResult:
         queue_closed: the limits of the whole fair queue, if they have allowed less than the limit of the claim.
         keyed_wait: a fair queue has ready messages with keys.
         since: by key, the time of the database from which on what runs of it was claimed.
+        clock: of a claim by turns, the database's, in seconds since 1970.
     """
 
     messages: list[ClaimedMessage]
@@ -90,6 +91,7 @@ class ClaimResult:
     keyed_wait: bool = False
     queue_closed: Closed | None = None
     since: Mapping[int, float] = field(default_factory=dict)
+    clock: float | None = None
 
 
 class MessageStore(Store):
@@ -163,6 +165,7 @@ class MessageStore(Store):
             turn_shares=[turn.share for turn in turns.turns],
             turn_orders=[turn.in_order for turn in turns.turns],
             turn_since=[turn.since for turn in turns.turns],
+            clock=turns.clock,
             failed=turns.failed,
         )
         return _result(rows)
@@ -284,7 +287,7 @@ class MessageStore(Store):
 
 
 def _result(rows: list[Row]) -> ClaimResult:
-    (snapshot, due_in_s, one_had_failed, keyed_wait, closed, *_), *claimed = rows
+    (snapshot, due_in_s, one_had_failed, keyed_wait, closed, *_, clock), *claimed = rows
     limits = {key: Closed(places, opens_in_s) for key, places, opens_in_s, _ in closed or () if places is not None}
     queue_closed = limits.pop(None, None)
     return ClaimResult(
@@ -296,6 +299,7 @@ def _result(rows: list[Row]) -> ClaimResult:
         bool(keyed_wait),
         queue_closed,
         {key: oldest for key, _, _, oldest in closed or () if oldest is not None},
+        clock,
     )
 
 

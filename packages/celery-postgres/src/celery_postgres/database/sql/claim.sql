@@ -185,12 +185,15 @@ SELECT NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
 --
 -- Returns rows as `claim` does. The first one has the keys whose limits have allowed less than their share: how much, and
 -- the seconds until it is more, if that is known; and the same of the whole queue, with a null key, if its limits have
--- allowed less than `limit`. With each key whose running messages were counted comes `turn_since` of its next turn, the time
--- from which on what runs of it was claimed; how much is null there if it was not less.
+-- allowed less than `limit`; and the clock as `published_at`. With each key whose running messages were counted comes `turn_since` of its next turn, the time
+-- from which on what runs of it was claimed; how much is null there if it was not less. `turn_since` counts only if the
+-- clock is at `clock` or later: what was claimed since it was set back may be before these times.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queue bigint, limit bigint,
 --   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[], turn_orders boolean[],
---   turn_since float[], failed boolean
-WITH settled AS (
+--   turn_since float[], clock float, failed boolean
+WITH moment AS MATERIALIZED (
+    SELECT date_part('epoch', clock_timestamp()) AS clock
+), settled AS (
     -- include: acknowledge
     RETURNING message.id
 ), acknowledged AS MATERIALIZED (
@@ -234,7 +237,10 @@ WITH settled AS (
         SELECT limited.*
         FROM ROWS FROM (
             unnest(%(turn_keys)s, %(turn_priorities)s, %(turn_ids)s, %(turn_shares)s, %(turn_orders)s),
-            kombu_rooms(%(queue)s + 0 * acknowledged.count, %(turn_keys)s, %(turn_shares)s, %(turn_since)s)
+            kombu_rooms(
+                %(queue)s + 0 * acknowledged.count, %(turn_keys)s, %(turn_shares)s,
+                CASE WHEN (SELECT moment.clock FROM moment) >= %(clock)s THEN %(turn_since)s ELSE '{}' END
+            )
         ) AS limited (flow_key, priority, lowest_id, share, in_order, places, opens_in, interval_s, oldest)
         WHERE EXISTS (SELECT FROM kombu_limit AS found WHERE found.queue_id = %(queue)s)
         UNION ALL
@@ -308,7 +314,7 @@ SELECT
         ) AS less
     ) AS closed,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
-    NULL AS revoked, NULL AS flow_key, NULL AS payload, NULL AS published_at
+    NULL AS revoked, NULL AS flow_key, NULL AS payload, (SELECT moment.clock FROM moment) AS published_at
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
 
