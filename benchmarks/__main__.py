@@ -49,7 +49,9 @@ def main() -> int:
     parser.add_argument(
         "--postgres", type=int, default=DEFAULT_MAJOR, metavar="MAJOR", help="on this PostgreSQL (default: %(default)s)"
     )
-    parser.add_argument("--anew", action="store_true", help="throw away the samples that the folder has of what is asked")
+    parser.add_argument(
+        "--anew", action="store_true", help="throw away the samples that the folder has of what is asked"
+    )
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="end within N minutes; the same command continues (a full run: 100)"
     )
