@@ -73,8 +73,10 @@ def _is_read(process: Any) -> bool:
 
 def _read(pool: Any, descriptor: int) -> None:
     """As the event loop does: what is to be read may be the rest of a message."""
-    loop = get_event_loop()
-    callback, arguments = (loop and loop.readers.get(descriptor)) or (pool._result_handler.handle_event, (descriptor,))
+    loop: Any = get_event_loop()
+    callback, arguments = pool._result_handler.handle_event, (descriptor,)
+    if loop is not None:
+        callback, arguments = loop.readers.get(descriptor, (callback, arguments))
     if inspect.isgenerator(callback):
         next(callback, None)
     else:
