@@ -264,6 +264,66 @@ def test_one_stream_is_for_all_windows_of_a_browser(served: Console, browser: Br
     assert browser.errors == []
 
 
+def test_another_window_reads_while_the_one_that_read_stands_still(served: Console, browser: Browser) -> None:
+    url, pages = served.database_url, served.application.state.live
+    wait_until(lambda: not pages.tabs, DEADLINE_S, "the end of other streams")
+    enter(browser, served, "operator")
+    browser.call("Page.navigate", url="about:blank")
+    with browser.windows(3) as windows:
+        for window in windows:
+            browser.turn(window)
+            browser.open(f"{served.address}/queue?name=mail")
+            browser.until("document.querySelector('[data-said]').innerText.startsWith('Live')")
+        browser.turn(windows[0])
+        assert browser.value("live.leads !== null")
+        browser.call("Debugger.enable")
+        browser.call("Debugger.pause")  # it stands still at its next second
+        browser.turn(windows[1])
+        browser.until("live.missed > 1")
+        browser.until("live.missed < 2")
+        publish(url, "still.one")
+        for window in windows[1:]:
+            browser.turn(window)
+            browser.until("document.querySelector('main').innerText.includes('still.one')")
+            assert browser.value("document.querySelector('[data-said]').innerText").startswith("Live")
+        browser.turn(windows[0])
+        browser.call("Debugger.resume")
+        browser.until("document.querySelector('main').innerText.includes('still.one')")
+        browser.until("live.leads === null")
+        publish(url, "still.two")
+        leads = 0
+        for window in windows:
+            browser.turn(window)
+            browser.until("document.querySelector('main').innerText.includes('still.two')")
+            leads += browser.value("Number(live.leads !== null)")
+        assert leads == 1
+        wait_until(lambda: pages.tabs == 1, DEADLINE_S, "one stream again")
+    assert browser.errors == []
+
+
+#: Counts how often a window takes the stream from another.
+COUNTED = "const queued = queue; window.taken = 0; queue = (stop, steal) => { taken += steal || 0; queued(stop, steal) }"
+
+
+def test_windows_do_not_take_the_stream_from_each_other_when_the_server_is_gone(
+    module_database: Any, served: Console, browser: Browser
+) -> None:
+    with serving(module_database.url, served.night) as first, browser.windows(2) as windows:
+        enter(browser, first, "operator")
+        for window in windows:
+            browser.turn(window)
+            browser.open(f"{first.address}/queues")
+            browser.until("document.querySelector('[data-said]').innerText.startsWith('Live')")
+            browser.value(COUNTED)
+        first.close()
+        for window in windows:
+            browser.turn(window)
+            browser.until("document.querySelector('[data-said]').innerText.startsWith('Not live since')")
+            browser.until("live.leads !== null || live.missed < 2")
+            assert browser.value("taken") == 0
+    browser.errors.clear()
+
+
 def test_a_lost_stream_is_told_and_taken_up_again(module_database: Any, served: Console, browser: Browser) -> None:
     """The console stops and starts again, at first with another secret, and then the session ends."""
     staff, same = staff_keys(), "s" * 32

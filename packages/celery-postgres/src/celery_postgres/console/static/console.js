@@ -98,7 +98,7 @@ document.addEventListener("keydown", (event) => {
 // reader has the focus in, has marked, or has begun to fill in. That follows as soon as it is left.
 const pane = $(".live[data-live]");
 const live = pane && {
-  shown: "", heard: Date.now(), read: new Date($("[data-at] time", pane).dateTime), state: "", paused: false, stop: null, turn: Promise.resolve(),
+  shown: "", heard: Date.now(), read: new Date($("[data-at] time", pane).dateTime), state: "", paused: false, stop: null, turn: Promise.resolve(), leads: null, queued: null, missed: 0,
 };
 const UNIT = "tr, li, form, pre, p, dl > div, h1, h2, summary, svg";
 const marked = (node) => {
@@ -196,8 +196,9 @@ function say() {
 }
 
 // One stream is for all windows of this browser, which has six connections to a host over HTTP/1.1: each window holds a
-// lock that names its page, one holds that of the stream, follows all pages and tells the others. Where there are no
-// locks, as without TLS, each has a stream of its own.
+// lock that names its page, one holds that of the stream, follows all pages and tells the others, and each second that it
+// does. One that has not heard that for four of its own seconds takes the lock: the other stands still, as in a print
+// dialog. Where there are no locks, as without TLS, each has a stream of its own.
 const OVER = ["ended", "changed", "gone"];
 const NAME = `${$("script[src]").getAttribute("src")} `; // windows with another script have another stream
 const air = live && navigator.locks && window.BroadcastChannel ? new BroadcastChannel(NAME) : null;
@@ -250,6 +251,8 @@ async function follow(cut) {
   return 200;
 }
 async function lead({ signal }) {
+  live.leads = signal;
+  air?.postMessage("alive");
   signal.addEventListener("abort", () => live.cut?.abort());
   while (!signal.aborted) {
     const begun = Date.now();
@@ -261,19 +264,38 @@ async function lead({ signal }) {
     const rest = status === 429 ? 10000 : Date.now() - begun > 10000 ? 100 : 1500 + Math.random() * 1000;
     await new Promise((go) => { setTimeout(go, rest); cut.signal.addEventListener("abort", go); });
   }
-  live.cut = null;
+  if (live.leads === signal) live.leads = live.cut = null;
+}
+// Waits for the stream's lock, or takes it. Whose lock was taken stops reading once it goes on, and waits again.
+function queue(stop, steal = false) {
+  const turn = new AbortController();
+  live.queued?.abort();
+  live.queued = turn;
+  live.missed = 0;
+  stop.signal.addEventListener("abort", () => turn.abort());
+  const how = steal ? { steal } : { signal: turn.signal };
+  navigator.locks.request(`${NAME}stream`, how, () => turn.signal.aborted || lead(turn))
+    .catch(() => { if (!turn.signal.aborted) { turn.abort(); queue(stop); } });
+}
+function beat() {
+  if (!air || !live.stop) return;
+  if (live.leads) air.postMessage("alive");
+  else if (++live.missed > 4) queue(live.stop, true);
 }
 function start() {
   if (!live || live.stop || live.paused || document.hidden || OVER.includes(live.state)) return;
   const stop = live.stop = new AbortController();
   if (!air) { lead(stop); return; }
   const ends = new Promise((go) => { stop.signal.addEventListener("abort", go); });
-  const hold = (name, mode, meanwhile) => navigator.locks.request(NAME + name, { mode, signal: stop.signal }, meanwhile).catch(() => {});
-  hold(`of ${pane.dataset.live}`, "shared", () => { air.postMessage("pages"); return ends; }).then(() => air.postMessage("pages"));
-  hold("stream", "exclusive", () => lead(stop));
+  const held = { mode: "shared", signal: stop.signal };
+  navigator.locks.request(`${NAME}of ${pane.dataset.live}`, held, () => { air.postMessage("pages"); return ends; })
+    .catch(() => {}).then(() => air.postMessage("pages"));
+  queue(stop);
 }
 function halt() { live?.stop?.abort(); if (live) live.stop = null; }
 if (air) air.onmessage = async ({ data }) => {
+  if (data !== "pages") live.missed = 0; // that is sent by windows that do not read
+  if (data === "alive") return;
   if (data !== "pages") take(data);
   else if (live.cut && String(await wanted()) !== String(live.pages)) live.cut?.abort();
 };
@@ -286,7 +308,7 @@ acts.pause = () => {
 document.addEventListener("visibilitychange", () => { if (document.hidden) halt(); else if (live) { live.heard = Date.now(); start(); } });
 addEventListener("pagehide", halt);
 addEventListener("pageshow", start);
-if (live) setInterval(say, 1000);
+if (live) setInterval(() => { say(); beat(); }, 1000);
 ready(document);
 start();
 // An action in parts goes on by itself; there is time to stop it.
