@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import getpass
 import json
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from celery_postgres import operations
+from celery_postgres.consumer import maintenance
 from celery_postgres.consumer.maintenance import Maintenance
 from celery_postgres.database.action_store import ActionStore
+from celery_postgres.database.minute_store import Retention
 from celery_postgres.database.session import Session
 from celery_postgres.readmodel.changes import did
 from environment.testkit.queue_tool import Tool, typed
@@ -136,6 +139,33 @@ def test_a_worker_that_others_find_dead_is_kept_with_what_it_had_claimed(plain_d
     maintenance.rescue(session, 8, 0)
     assert scalar(url, "SELECT count(*) FROM kombu_message WHERE visible") == 3
     session.close()
+
+
+def test_what_people_did_is_kept_for_a_year_but_for_what_still_holds(
+    plain_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = plain_database.url
+    queue_of(url, "halted")
+    run(
+        url,
+        "UPDATE kombu_queue SET paused = true",
+        "INSERT INTO console_action (began_at, ended_at, source, actor, action, subject)"
+        " SELECT now() - make_interval(days => 370), now() - make_interval(days => 370), 'tool', 'ann', 'purge', 'mail'"
+        " FROM generate_series(1, 2500)",
+        "INSERT INTO console_action (began_at, source, actor, action, subject) VALUES"
+        " (now() - make_interval(days => 369), 'tool', 'ann', 'pause', 'halted'),"
+        " (now() - make_interval(days => 368), 'tool', 'bob', 'pause', 'halted'),"
+        " (now() - make_interval(days => 368), 'tool', 'bob', 'pause', 'gone'),"
+        " (now() - make_interval(days => 364), 'tool', 'bob', 'purge', 'mail')",
+    )
+    asked = "SELECT actor, action, subject FROM console_action ORDER BY id"
+    monkeypatch.setattr(maintenance, "ORPHANS_S", 0.0)
+    with closing(Session(url)) as session:
+        Maintenance(5, Retention(actions_s=None)).run(session, lambda session: None)
+        assert len(rows(url, asked)) == 2_504
+        Maintenance(5).run(session, lambda session: None)
+        assert rows(url, asked) == [("bob", "pause", "halted"), ("bob", "purge", "mail")]
+        assert ActionStore(session).pauses(["halted"])["halted"].actor == "bob"
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,9 @@ def test_another_window_reads_while_the_one_that_read_stands_still(served: Conso
 
 
 #: Counts how often a window takes the stream from another.
-COUNTED = "const queued = queue; window.taken = 0; queue = (stop, steal) => { taken += steal || 0; queued(stop, steal) }"
+COUNTED = (
+    "const queued = queue; window.taken = 0; queue = (stop, steal) => { taken += steal || 0; queued(stop, steal) }"
+)
 
 
 def test_windows_do_not_take_the_stream_from_each_other_when_the_server_is_gone(

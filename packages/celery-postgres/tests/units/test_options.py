@@ -42,8 +42,9 @@ def test_every_option_reaches_its_field() -> None:
         "app_version": "2026.11",
         "minutes_kept": 0,
         "hours_kept": 365 * 86_400,
+        "actions_kept": 30 * 86_400,
     }
-    kept = {"minutes_kept": 0.0, "hours_kept": 365 * 86_400.0}
+    kept = {"minutes_kept": 0.0, "hours_kept": 365 * 86_400.0, "actions_kept": 30 * 86_400.0}
     expected = Options(2, "10 min", "dbname=db host=direct", 1, 1 << 20, 30.0, True, app_version="2026.11", **kept)
     assert checked(given) == expected
 
@@ -79,6 +80,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
         ("unresponsive_timeout", 10**400, "from 30 to"),
         ("minutes_kept", -1, "minutes_kept is a number of seconds, from 0 to"),
         ("hours_kept", "a year", "hours_kept is a number of seconds, from 0 to"),
+        ("actions_kept", 365, "actions_kept is a whole number, from 2592000 to"),
         ("connect_timeout", 10**12, "from 1 to"),
         ("statement_timeout", 10**12, "as PostgreSQL writes it"),
         ("listen_dsn", "garbage", "listen_dsn is not one that libpq understands"),
@@ -88,6 +90,10 @@ def test_an_unknown_option_is_refused_and_the_nearest_one_is_named() -> None:
 def test_a_wrong_value_is_refused_with_its_bounds(name: str, value: Any, expected: str) -> None:
     with pytest.raises(OptionError, match=expected):
         checked({name: value})
+
+
+def test_what_people_did_may_be_kept_for_good() -> None:
+    assert checked({"actions_kept": None}).actions_kept is None
 
 
 def test_a_refusal_quotes_no_value() -> None:

@@ -107,7 +107,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 options.listen_dsn,
                 options.max_failures,
                 options.unresponsive_timeout,
-                Retention(options.minutes_kept, options.hours_kept),
+                Retention(options.minutes_kept, options.hours_kept, options.actions_kept),
             )
             if not self._heartbeat.registered(self._connect_timeout()):
                 raise driver.OperationalError("this process could not register as a consumer")

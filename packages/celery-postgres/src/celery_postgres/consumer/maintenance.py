@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_postgres import observer
 from celery_postgres.consumer import history
+from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.attempt_store import AttemptStore
 from celery_postgres.database.backoff import uniform
 from celery_postgres.database.consumer_store import ConsumerStore, Removed
@@ -90,6 +91,8 @@ class Maintenance:
         if time.monotonic() >= self._next_orphans:
             self._step(session, "removal of orphaned messages", queues.clear_orphans)
             self._step(session, "removal of old attempts", lambda: history.drop_old(Beating()))
+            if (actions_s := self._kept.actions_s) is not None:
+                self._step(session, "removal of old actions", lambda: ActionStore(Beating()).drop_old(actions_s))
             self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0.8, 1.2)
 
     def _step(self, session: Session, step: str, work: Callable[[], object]) -> None:

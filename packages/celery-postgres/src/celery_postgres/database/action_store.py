@@ -19,6 +19,8 @@ _LAST_ID = 2**63 - 1
 _SCANNED = 1_000
 #: Attempts that are looked at for what was lost.
 _ATTEMPTS_SCANNED = 10_000
+#: Actions that one statement deletes at most.
+_DROPPED = 1_000
 #: Characters of a text that is kept.
 _LONGEST = 1_000
 
@@ -174,6 +176,13 @@ class ActionStore(Store):
             raise
         if not record.open:
             self.end(record.id, record.done, record.outcome)
+
+    def drop_old(self, kept_s: float) -> None:
+        """Delete what began longer ago, if this login is the owner of the table: no role that acts may delete any."""
+        ((may,),) = self._run("may_drop_actions")
+        count = _DROPPED if may else 0
+        while count == _DROPPED:
+            ((count,),) = self._run("drop_old_actions", after_s=kept_s, limit=_DROPPED)
 
     # -- reading
 

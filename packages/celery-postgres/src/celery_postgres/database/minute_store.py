@@ -19,15 +19,17 @@ MERGED_AFTER_S = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For how long counts are kept.
+    """For how long counts, and what people did, are kept.
 
     Attributes:
         minutes_s: after so many seconds a minute becomes a part of its hour; 0 counts nothing.
         hours_s: after so many seconds an hour is deleted.
+        actions_s: the same of a row of `console_action`; None keeps all.
     """
 
     minutes_s: float = 2 * DAY_S
     hours_s: float = 60 * DAY_S
+    actions_s: float | None = 365 * DAY_S
 
 
 def _empty() -> list[int]:

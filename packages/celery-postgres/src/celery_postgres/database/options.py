@@ -27,6 +27,8 @@ MAX_DECOMPRESSED = 64 << 20
 UNRESPONSIVE_S = 600.0
 #: Ten years.
 _LONGEST_KEPT_S = 315_576_000
+#: A month: an audit is not to be gone because a unit was mistaken.
+_LEAST_ACTIONS_KEPT_S = 2_592_000
 _RETENTION = Retention()
 _HISTORY = History()
 #: What `pickle` may be, in `result_backend_transport_options`.
@@ -117,6 +119,7 @@ class Options:
         gossip: whether workers send each other their heartbeats.
         minutes_kept, hours_kept: seconds for which counts of tasks are kept by the minute, and then by the hour; with 0
             minutes nothing is counted.
+        actions_kept: seconds for which it is kept what people did by hand; None for good.
         databases: those of the whole fleet; None if there is one.
         app_version: the release of the application, which workers report.
     """
@@ -130,6 +133,7 @@ class Options:
     gossip: bool = False
     minutes_kept: float = _RETENTION.minutes_s
     hours_kept: float = _RETENTION.hours_s
+    actions_kept: float | None = _RETENTION.actions_s
     databases: Databases | None = None
     app_version: str | None = None
 
@@ -167,6 +171,9 @@ class Options:
         for name in ("minutes_kept", "hours_kept"):
             if name in given:
                 checked[name] = values.seconds(name, given[name], 0, _LONGEST_KEPT_S)
+        if "actions_kept" in given:
+            kept, bounds = given["actions_kept"], (_LEAST_ACTIONS_KEPT_S, _LONGEST_KEPT_S)
+            checked["actions_kept"] = None if kept is None else float(values.whole("actions_kept", kept, *bounds))
         checked["databases"] = databases_of(given)
         return cls(**checked)
 

@@ -20,6 +20,35 @@ UPDATE console_action AS action SET ended_at = now(), done = action.done + %(don
 WHERE action.id = %(id)s AND action.ended_at IS NULL
 RETURNING action.done
 
+-- name: may_drop_actions
+-- Whether a login may delete what was recorded: the owner of the table, and no role that acts.
+SELECT coalesce(has_table_privilege(to_regclass('console_action')::oid, 'DELETE'), false)
+
+-- name: drop_old_actions
+-- Delete the oldest actions that began more than `after_s` seconds ago, at most `limit`; not the pause of a queue that is
+-- still paused, which says since when and by whom. Returns how many.
+-- takes: after_s float, limit integer
+WITH doomed AS (
+    SELECT oldest.id
+    FROM (
+        SELECT action.id, action.began_at, action.action, action.subject
+        FROM console_action AS action ORDER BY action.id LIMIT %(limit)s + 1000
+    ) AS oldest
+    WHERE oldest.began_at < now() - %(after_s)s * interval '1 second' AND NOT (
+        oldest.action = 'pause' AND EXISTS (
+            SELECT FROM kombu_queue AS queue WHERE queue.name = oldest.subject AND queue.paused
+        ) AND NOT EXISTS (
+            SELECT FROM console_action AS later
+            WHERE later.action IN ('pause', 'resume') AND later.subject = oldest.subject AND later.id > oldest.id
+        )
+    )
+    ORDER BY oldest.id
+    LIMIT %(limit)s
+), gone AS (
+    DELETE FROM console_action AS action WHERE action.id = ANY (ARRAY(SELECT doomed.id FROM doomed)) RETURNING action.id
+)
+SELECT count(*) FROM gone
+
 -- name: unfinished_action
 -- What somebody began and has not ended.
 -- takes: id bigint, actor text
