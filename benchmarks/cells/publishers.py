@@ -1,7 +1,8 @@
 """How fast several producers publish one by one, beside workers that have nothing else to do.
 
 Workers share the processors with the producers. So the table also has the rate without the workers' own processor time:
-what the processors that are left would publish if they were all of them.
+what the processors that are left would publish if they were all of them. That is right where nothing else runs. The
+same ratio in processor time of producers and server for each publish also holds beside other work.
 """
 
 from __future__ import annotations
@@ -98,6 +99,18 @@ def _share(how: str, alone: str) -> Any:
     return column
 
 
+def _share_of_time(how: str, alone: str) -> Any:
+    """A column: the same in processor time of producers and server for each publish."""
+
+    def column(results: Results, name: str) -> str:
+        beside, without = (
+            [middle(results, f"{name} {which}", key) for key in ("producer_us", "server_us")] for which in (how, alone)
+        )
+        return shown(sum(without) / sum(beside)) if all(beside) and all(without) else shown(None)
+
+    return column
+
+
 CELL = Cell(
     "publishers",
     variants,
@@ -111,6 +124,7 @@ CELL = Cell(
                 (f"{workers} workers: publishes/s", number(f"{producers} {workers}", "rate")),
                 ("without their time", number(f"{producers} {workers}", "rate_apart")),
                 ("of no worker", _share(f"{producers} {workers}", f"{producers} 0")),
+                ("by processor time", _share_of_time(f"{producers} {workers}", f"{producers} 0")),
                 (
                     "producer / server / worker µs",
                     number(f"{producers} {workers}", "producer_us", "server_us", "worker_us"),

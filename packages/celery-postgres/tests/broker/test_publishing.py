@@ -202,6 +202,7 @@ def test_a_durable_commit_notifies_no_consumer_and_the_next_commit_does(
     ("slept", "woken"),
     [
         ("5 milliseconds", 0),  # it polls until then
+        ("30 milliseconds", 0),
         ("-50 milliseconds", 1),  # it lives
         ("-150 milliseconds", 2),  # it may be dead
         ("1 hour", 2),  # a clock that was set back

@@ -16,6 +16,7 @@ from celery_postgres.broker.topic import pattern
 from celery_postgres.consumer.batch_size import BatchSize
 from celery_postgres.consumer.early_acks import EarlyAcks
 from celery_postgres.consumer.failure_detector import FailureDetector
+from celery_postgres.consumer.lead import LEAD_S, WATCHED_S, Lead
 from celery_postgres.consumer.pending_acks import PendingAcks
 from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.database import watchdog
@@ -40,7 +41,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("failure_detector", "batch_size", "polling", "early_acks", "pending_acks"):
+    for module in ("failure_detector", "batch_size", "lead", "polling", "early_acks", "pending_acks"):
         monkeypatch.setattr(f"celery_postgres.consumer.{module}.time", clock)
     return clock
 
@@ -223,18 +224,65 @@ def test_a_poll_is_promised_while_messages_are_dense(clock: Clock) -> None:
         clock.now += 0.01
         polling.found(1, number)
     assert polling.promise() == 0  # 100 a second
+    assert not polling.in_stream
     for number in range(101, 201):
         clock.now += 0.01
         polling.found(1, number * 10)  # others get nine of ten
-    assert polling.promise() == 0.002
-    polling.found_nothing(None, polling.promise())
-    assert polling.promised_s() == pytest.approx(0.002)
-    assert polling.promise() == 0  # the poll after that one comes too late
-    clock.now += 0.002
-    assert polling.promised_s() == pytest.approx(0)
+    assert polling.in_stream
+    for _ in range(PollingBackoff.PROMISES):
+        assert polling.promise() == 0.002
+        polling.found_nothing(None, polling.promise())
+        assert polling.promised_s() == pytest.approx(0.002)
+        clock.now = polling.next
+        assert polling.promised_s() == pytest.approx(0)
+    assert polling.promise() == 0  # after so many it sleeps, and polls as others do
+    pauses = []
+    for _ in range(5):
+        polling.found_nothing(None)
+        pauses.append(round(polling.next - clock.now, 3))
+        clock.now = polling.next
+    assert pauses == [0.002, 0.01, 0.05, 0.25, 10.0]
     clock.now += 60
     polling.found(1, 2001)
     assert polling.promise() == 0
+
+
+def test_who_is_relieved_by_another_consumer_polls_after_50_and_250_ms(clock: Clock) -> None:
+    polling = PollingBackoff()
+    pauses = []
+    for _ in range(3):
+        polling.found_nothing(None, relieved=True)
+        pauses.append(round(polling.next - clock.now, 3))
+    assert pauses == [0.05, 0.25, 10.0]
+
+
+def test_one_task_after_the_other_is_no_stream(clock: Clock) -> None:
+    polling = PollingBackoff()
+    for number in range(1, 101):
+        clock.now += 0.002
+        polling.found(1, number)
+    assert polling.is_dense
+    assert not polling.in_stream
+    polling.found(2, 102)
+    assert polling.in_stream
+
+
+def test_a_claim_that_does_not_follow_in_time_is_overdue_once(clock: Clock) -> None:
+    lead = Lead()
+    assert not lead.is_watched
+    assert not lead.overdue()
+    lead.taken()
+    assert lead.is_watched
+    assert not lead.overdue()
+    clock.now += LEAD_S
+    assert lead.overdue()
+    assert not lead.overdue()
+    lead.taken()
+    lead.ended()  # the next claim has come
+    clock.now += LEAD_S
+    assert not lead.overdue()
+    clock.now += WATCHED_S
+    assert not lead.is_watched
 
 
 # -- who lives

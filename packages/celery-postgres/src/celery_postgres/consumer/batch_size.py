@@ -37,6 +37,10 @@ class BatchSize:
         self._average = 1.0
         self._last_ack = time.monotonic()
 
+    def within(self, seconds: float) -> int:
+        """How many messages take so long together."""
+        return 0 if self._average is None else min(self.LIMIT, int(seconds / max(self._average, 1e-5)))
+
     def ahead(self) -> int:
         """How many messages to buffer beyond those that may be delivered at once."""
         if self._average is None:

@@ -38,6 +38,20 @@ class Buffers:
         """Whether the next claim of each sees all messages that are ready."""
         return all(buffer.sees_all_next for buffer in list(self._buffers))
 
+    @property
+    def any_leads(self) -> bool:
+        return any(buffer.leads for buffer in list(self._buffers))
+
+    def wake_others(self, messages: MessageStore) -> None:
+        """Wake other consumers where publishers relied on a claim that does not come."""
+        overdue = {queue for buffer in list(self._buffers) for queue in buffer.overdue()}
+        if overdue:
+            messages.wake(sorted(overdue))
+
+    def slept(self) -> None:
+        for buffer in list(self._buffers):
+            buffer.slept()
+
     def notify(self) -> None:
         for buffer in list(self._buffers):
             buffer.notify()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from celery_postgres.consumer.batch_size import BatchSize
 from celery_postgres.consumer.ended_transactions import EndedTransactions
 from celery_postgres.consumer.event_pace import EventPace
+from celery_postgres.consumer.lead import BRIEF_S, Lead
 from celery_postgres.consumer.outlet import Subscription
 from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.consumer.scan_position import ScanPosition
@@ -30,7 +31,8 @@ class Plan:
         may_sleep: after this claim nothing is left behind, so publishers have to notify this consumer.
         polls: see `ClaimPolicy.polls`.
         polls_in_s: if it brings nothing, the next claim comes so many seconds later and no sooner; publishers rely on
-            that. 0: they rely on nothing.
+            that, again and again. 0: they rely on nothing.
+        brief: if it brings so many messages at most, they are done so soon that publishers may rely on the next claim.
         only_events: the connection consumes nothing but events.
         fair_queues: those of `queues` that are fair.
         turns: whose turn it is in one of them; None: claim from everything else.
@@ -45,6 +47,7 @@ class Plan:
     may_sleep: bool
     polls: bool
     polls_in_s: float
+    brief: int
     only_events: bool
     fair_queues: list[int]
     turns: Turns | None
@@ -57,6 +60,7 @@ class ClaimPolicy:
     Attributes:
         batch_size: how many messages to claim ahead.
         retry: the pauses after claims that failed.
+        lead: whether publishers rely on the next claim.
     """
 
     #: Where dead index entries make a full scan slow, it may take one part in so many of the time; the scan position
@@ -68,6 +72,7 @@ class ClaimPolicy:
     def __init__(self) -> None:
         self.batch_size = BatchSize()
         self.retry = Backoff()
+        self.lead = Lead()
         self._polling = PollingBackoff()
         self._events = EventPace()
         self._positions: dict[int, ScanPosition] = {}
@@ -79,6 +84,8 @@ class ClaimPolicy:
         self._expecting = True
         #: The next claim scans from the lowest id, for publishers that committed late.
         self._scan_fully = True
+        #: Publishers know already that this consumer sleeps.
+        self._slept = False
         self._last_claim = self._last_full_scan = self._full_scan_took = 0.0
 
     @property
@@ -87,8 +94,14 @@ class ClaimPolicy:
 
     @property
     def sees_all_next(self) -> bool:
-        """Whether the next claim is to see all that is ready: the latest one had room for more."""
-        return self._scan_fully
+        """Whether publishers may notify this consumer before its next claim: that is to see all that is ready, because
+        the latest one had room for more, and it does not lead while many publish."""
+        return self._scan_fully and not self._polling.in_stream
+
+    def slept(self) -> None:
+        """Publishers have been told that this consumer sleeps: the client of its only task may send the next one."""
+        self._slept = True
+        self.lead.ended()
 
     @property
     def events_left_s(self) -> float:
@@ -192,6 +205,7 @@ class ClaimPolicy:
             )
         )
         self._last_claim = now
+        relied = polls and due and not only_events and turns is None
         # A claim by turns sees nothing of other queues, remote control among them: they were perhaps what it was about.
         self._notified = self._notified and turns is not None
         if len(queues) > 1:
@@ -205,12 +219,18 @@ class ClaimPolicy:
             full_scan=full_scan,
             may_sleep=turns is None and not keys_wait and (full_scan or not affordable),
             polls=polls,
-            polls_in_s=self._polling.promise() if polls and due and not only_events else 0.0,
+            polls_in_s=self._polling.promise() if relied and not self._slept else 0.0,
+            brief=self._brief(credit) if relied else 0,
             only_events=only_events,
             fair_queues=list(fair_queues),
             turns=turns,
             begun=now,
         )
+
+    def _brief(self, credit: int) -> int:
+        if not self._polling.is_dense:
+            return 0
+        return min(self.batch_size.within(BRIEF_S), self.limit(credit) - 1)
 
     def limit(self, credit: int) -> int:
         """How many messages to claim with so much credit."""
@@ -228,6 +248,11 @@ class ClaimPolicy:
             self._last_full_scan = time.monotonic()
             self._full_scan_took = self._last_full_scan - plan.begun
         with_acks = [one for one in result.messages if one.queue_id in plan.queues]
+        self._slept = False
+        if plan.may_sleep and 0 < len(with_acks) <= plan.brief:
+            self.lead.taken()
+        else:
+            self.lead.ended()
         if plan.turns is not None:
             if with_acks:
                 self._expecting = self._scan_fully = True
@@ -248,7 +273,8 @@ class ClaimPolicy:
             # Publishers of queues without acks always notify, so only a full batch means that there are more.
             full_batch = len(result.messages) >= BatchSize.AUTO_ACK_LIMIT
             self._expecting, self._scan_fully = not plan.may_sleep or full_batch, True
-            self._polling.found_nothing(result.due_in_s, plan.polls_in_s if plan.may_sleep else 0.0)
+            promised_s = plan.polls_in_s if plan.may_sleep and not result.relieved else 0.0
+            self._polling.found_nothing(result.due_in_s, promised_s, relieved=result.relieved)
             if plan.only_events:
                 self._polling.sooner(self._events.claimed(len(result.messages)))
 

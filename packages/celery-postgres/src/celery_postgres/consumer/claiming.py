@@ -13,6 +13,7 @@ from celery_postgres.consumer.claim_policy import ClaimPolicy, Plan
 from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.event_pace import EventPace
 from celery_postgres.consumer.fairness import Fairness, in_turn
+from celery_postgres.consumer.lead import LEAD_S
 from celery_postgres.consumer.outlet import Delivery, Subscription
 from celery_postgres.consumer.screening import screen, without_ended
 from celery_postgres.database import driver
@@ -113,7 +114,9 @@ def _send(consumer: int, acks: Sequence[Claim], messages: MessageStore, plan: Pl
         auto_ack_limit=BatchSize.AUTO_ACK_LIMIT,
         acks=acks,
         may_sleep=plan.may_sleep,
-        polls_in_s=plan.polls_in_s,
+        polls_for_s=LEAD_S if plan.polls_in_s else 0.0,
+        brief=plan.brief,
+        brief_for_s=LEAD_S,
         awake_from=EventPace.MANY if plan.only_events else None,
         peeked=plan.fair_queues if plan.may_sleep else (),
     )

@@ -18,6 +18,7 @@ from celery_postgres.consumer.claims import Claims
 from celery_postgres.consumer.counting import Counting
 from celery_postgres.consumer.departure import settle_everything
 from celery_postgres.consumer.failure_detector import FailureDetector
+from celery_postgres.consumer.lead import LEAD_S
 from celery_postgres.consumer.maintenance import Maintenance
 from celery_postgres.consumer.membership import Membership
 from celery_postgres.consumer.process_subscriptions import ProcessSubscriptions
@@ -120,6 +121,10 @@ class Heartbeat(Service):
         """The id under which publishers may notify this process before its next claim: that will see all that is ready.
         None if it may leave something behind, or if the worker stops."""
         return self.consumer or None if self._buffers.see_all_next and not worker_report.is_ending() else None
+
+    def slept(self) -> None:
+        """`sleeper` has been noted asleep."""
+        self._buffers.slept()
 
     @property
     def fair(self) -> frozenset[int]:
@@ -242,6 +247,7 @@ class Heartbeat(Service):
         if self.claims.pending.age() > self.claims.pending.FLUSH_AFTER_S:
             self.claims.settle_pending(messages)
         self.claims.do_postponed(messages)
+        self._buffers.wake_others(messages)
         self.counting.write_if_due(session, self.consumer, self._subscriptions.queue_ids)
         pending = len(self.claims.pending) > 0
         self._wait(session, busy=self._buffers.release_stale(messages) or pending)
@@ -253,6 +259,8 @@ class Heartbeat(Service):
         if pending and not busy:
             return  # an ack came after the check, and has woken nobody
         pause = ACKS_S if pending else BUFFERED_S if busy else self._next_beat - time.monotonic()
+        if self._buffers.any_leads:
+            pause = min(pause, LEAD_S)
         readable = self.wake.wait(pause, session.fileno())
         self._resting = False
         self.wake.clear()

@@ -78,6 +78,16 @@ class PrefetchBuffer:
     def sees_all_next(self) -> bool:
         return self.policy.sees_all_next
 
+    @property
+    def leads(self) -> bool:
+        return self.policy.lead.is_watched
+
+    def overdue(self) -> list[int]:
+        return [one.queue_id for one in list(self.subscriptions)] if self.policy.lead.overdue() else []
+
+    def slept(self) -> None:
+        self.policy.slept()
+
     def notify(self) -> None:
         self.fairness.look()
         self.policy.notify()
@@ -303,12 +313,15 @@ class PrefetchBuffer:
             only_events=not queues and self.subscriptions.only_events,
         )
         self.fairness.others_left(heartbeat.gone)
+        watched = self.policy.lead.is_watched
         plan = planned(self.policy, self.fairness, wanted, force=force)
         if plan is None:
             return 0
         result = send(consumer, heartbeat.claims, self.policy, self.fairness, self._messages, plan)
         if result is None:
             return 0
+        if not watched and self.policy.lead.is_watched:
+            heartbeat.wake_up()
         deliveries = receive(heartbeat.claims, self._messages, plan, result, heartbeat.blocked)
         if deliveries:
             if not heartbeat.claims.any_delivered:

@@ -25,6 +25,19 @@ class Buffer(Protocol):
         """Whether its next claim is to see all messages that are ready."""
         ...
 
+    @property
+    def leads(self) -> bool:
+        """Whether the heartbeat should look whether its next claim is overdue."""
+        ...
+
+    def overdue(self) -> list[int]:
+        """The queues of which publishers relied on a claim that has not come; each time once."""
+        ...
+
+    def slept(self) -> None:
+        """Publishers have been told that this consumer sleeps."""
+        ...
+
     def notify(self) -> None:
         """There may be messages to claim."""
         ...

@@ -81,6 +81,7 @@ class ClaimResult:
         keyed_wait: a fair queue has ready messages with keys.
         since: by key, the time of the database from which on what runs of it was claimed.
         clock: of a claim by turns, the database's, in seconds since 1970.
+        relieved: it has brought nothing, and publishers rely on another consumer's next claim.
     """
 
     messages: list[ClaimedMessage]
@@ -92,6 +93,7 @@ class ClaimResult:
     queue_closed: Closed | None = None
     since: Mapping[int, float] = field(default_factory=dict)
     clock: float | None = None
+    relieved: bool = False
 
 
 class MessageStore(Store):
@@ -112,7 +114,9 @@ class MessageStore(Store):
         auto_ack_limit: int = 0,
         acks: Sequence[Claim] = (),
         may_sleep: bool = False,
-        polls_in_s: float = 0.0,
+        polls_for_s: float = 0.0,
+        brief: int = 0,
+        brief_for_s: float = 0.0,
         awake_from: int | None = None,
         peeked: Sequence[int] = (),
     ) -> ClaimResult:
@@ -124,7 +128,8 @@ class MessageStore(Store):
             auto_ack_queues: the queues to consume without acks; their messages are deleted as they are claimed.
             auto_ack_limit: the limit for each of them.
             may_sleep: publishers have to notify this consumer, if nothing was claimed.
-            polls_in_s: they have to from so many seconds on, because until then it claims again.
+            polls_for_s: they have to from so many seconds on, because until then it claims again and again.
+            brief, brief_for_s: so do they if it has claimed so many messages at most, which are done soon.
             awake_from: those of queues that are consumed without acks do not if so many of their messages were claimed.
             peeked: the queues in which to look for messages with keys, which are left to `claim_turns`.
         """
@@ -143,11 +148,17 @@ class MessageStore(Store):
             auto_ack_queues=list(auto_ack_queues),
             auto_ack_limit=auto_ack_limit,
             may_sleep=may_sleep,
-            polls_in=polls_in_s,
+            polls_for=polls_for_s,
+            brief=brief,
+            brief_for=brief_for_s,
             awake_from=awake_from,
             peeked=list(peeked),
         )
         return _result(rows)
+
+    def wake(self, queues: Sequence[int]) -> None:
+        """Wake a consumer that sleeps for each of these queues."""
+        self._run("wake", queues=list(queues))
 
     def claim_turns(self, consumer: int, turns: Turns, *, limit: int, acks: Sequence[Claim] = ()) -> ClaimResult:
         """Acknowledge `acks` and claim up to `limit` messages of a fair queue by turns, in one round trip."""
@@ -287,11 +298,11 @@ class MessageStore(Store):
 
 
 def _result(rows: list[Row]) -> ClaimResult:
-    (snapshot, due_in_s, one_had_failed, keyed_wait, closed, *_, clock), *claimed = rows
+    (snapshot, due_in_s, one_had_failed, keyed_wait, closed, relieved, *_, clock), *claimed = rows
     limits = {key: Closed(places, opens_in_s) for key, places, opens_in_s, _ in closed or () if places is not None}
     queue_closed = limits.pop(None, None)
     return ClaimResult(
-        [ClaimedMessage(*row[5:]) for row in claimed],
+        [ClaimedMessage(*row[6:]) for row in claimed],
         due_in_s,
         one_had_failed,
         Snapshot.parse(snapshot),
@@ -300,6 +311,7 @@ def _result(rows: list[Row]) -> ClaimResult:
         queue_closed,
         {key: oldest for key, _, _, oldest in closed or () if oldest is not None},
         clock,
+        bool(relieved),
     )
 
 

@@ -36,7 +36,7 @@ class PublishStore(Store):
     #: From this length on a payload is copied into the table.
     LONG = 1 << 16
     #: A consumer that polls by itself does so within this time; a longer one is a clock that was set back.
-    _POLLS_WITHIN_S = 0.01
+    _POLLS_WITHIN_S = 0.05
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)

@@ -46,8 +46,11 @@ class LoneResults:
         """Store it; False if that has failed. Storing it again changes nothing."""
         begun, (outcome,), heartbeat = time.monotonic(), write.outcomes, self._heartbeat()
         try:
+            sleeper = None if heartbeat is None else heartbeat.sleeper
             with self._store.woken_if_slow([outcome]):
-                self._store.record_one(outcome, write.claim, None if heartbeat is None else heartbeat.sleeper)
+                self._store.record_one(outcome, write.claim, sleeper)
+            if heartbeat is not None and sleeper is not None:
+                heartbeat.slept()
         except Exception:  # of any kind: the writer's thread tries again, and reports it
             self.took_s = self.BRIEF_S
             return False

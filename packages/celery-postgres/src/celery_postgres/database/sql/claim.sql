@@ -13,18 +13,21 @@
 -- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
 -- before comes first among those of its priority in its queue, and alone. What has a key is left to `claim_turns`.
 -- (`coalesce` keeps those that have failed from being looked for among all messages with a time.)
--- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, or, if nothing was
--- claimed, from `polls_in` seconds on: until then it claims again by itself. Those of a queue without acks always have
--- to, unless `awake_from` is given and so many of its messages were claimed. `peeked` are the queues in which to look for
+-- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, and until when
+-- they need to notify nobody (`slept_at`), because it leads: it claims again and again, if nothing was claimed for
+-- `polls_for` seconds, unless another consumer leads in each of the queues; if up to `brief` messages were claimed, which are done
+-- soon, for `brief_for` seconds. Those of a queue without acks always have
+-- to notify, unless `awake_from` is given and so many of its messages were claimed. `peeked` are the queues in which to look for
 -- messages with keys.
 --
 -- Returns one row for the claim, and one for each message. The first has the snapshot in which the claim saw the table;
 -- `due_in`, if nothing was claimed: the number of seconds to the next scheduled message of the coming day; whether a
--- message that has failed before was there, and kept others from being claimed; and whether messages with keys are ready.
+-- message that has failed before was there, and kept others from being claimed; whether messages with keys are ready; and, if nothing was claimed,
+-- whether others lead.
 -- The commit is not waited for: a message whose claim or ack a crashing server forgets runs again.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
 --   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], limit bigint,
---   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_in float, awake_from bigint,
+--   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_for float, brief bigint, brief_for float, awake_from bigint,
 --   peeked bigint[]
 WITH settled AS (
     -- include: acknowledge
@@ -107,16 +110,50 @@ WITH settled AS (
     RETURNING message.id, message.queue_id, message.fence, message.priority, message.failures, message.available_at,
         message.expires_at <= now() AS expired, message.revoked, message.flow_key, message.payload,
         date_part('epoch', message.enqueued_at) AS published_at
+), lead AS (
+    SELECT until.relieved, until.relied_s, now() + until.relied_s * interval '1 second' AS relied_until
+    FROM (
+        SELECT taken.count = 0 AND %(polls_for)s > 0 AND others.claim AS relieved,
+            CASE
+                WHEN taken.count = 0 AND others.claim THEN 0
+                WHEN taken.count = 0 THEN %(polls_for)s
+                WHEN taken.count <= %(brief)s THEN %(brief_for)s
+                ELSE 0
+            END AS relied_s
+        FROM (SELECT count(*) AS count FROM chosen) AS taken
+        CROSS JOIN (
+            SELECT NOT EXISTS (
+                SELECT FROM unnest(%(queues)s) AS asked (queue_id)
+                WHERE NOT EXISTS (
+                    SELECT FROM kombu_subscription AS other
+                    WHERE other.queue_id = asked.queue_id AND other.consumer_id <> %(consumer)s
+                      AND other.slept_at > now() AND other.slept_at < now() + interval '50 ms'
+                )
+            ) AS claim
+        ) AS others
+    ) AS until
 ), marked AS (
     UPDATE kombu_subscription AS subscription
-    SET asleep = NOT subscription.asleep,
-        slept_at = now() + (CASE WHEN EXISTS (SELECT FROM chosen) THEN 0 ELSE %(polls_in)s END) * interval '1 second'
+    SET asleep = CASE
+            WHEN subscription.queue_id = ANY (%(queues)s) THEN NOT (
+                subscription.queue_id IN (SELECT chosen.queue_id FROM chosen) OR EXISTS (SELECT FROM failed_before)
+            )
+            ELSE NOT subscription.asleep
+        END,
+        slept_at = lead.relied_until
+    FROM lead
     WHERE %(may_sleep)s
       AND subscription.consumer_id = %(consumer)s
       AND (
           subscription.queue_id = ANY (%(queues)s)
-          AND subscription.asleep = (
-              subscription.queue_id IN (SELECT chosen.queue_id FROM chosen) OR EXISTS (SELECT FROM failed_before)
+          AND (
+              subscription.asleep = (
+                  subscription.queue_id IN (SELECT chosen.queue_id FROM chosen) OR EXISTS (SELECT FROM failed_before)
+              )
+              OR CASE
+                  WHEN lead.relied_s = 0 THEN subscription.slept_at > now()
+                  ELSE lead.relied_until - subscription.slept_at > lead.relied_s * interval '0.5 seconds'
+              END
           )
           OR subscription.queue_id = ANY (%(auto_ack_queues)s)
           AND subscription.asleep = ((
@@ -167,13 +204,13 @@ SELECT
             OFFSET 0
         )
     ) AS keyed_wait,
-    NULL AS closed,
+    NULL AS closed, (SELECT lead.relieved FROM lead) AS relieved,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
     NULL AS revoked, NULL AS flow_key, NULL AS payload, NULL AS published_at
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
 
 -- name: claim_turns
 -- Acknowledge claims and claim messages of one fair queue by turns, as `claim` does it: keys in their order, each with a
@@ -296,9 +333,9 @@ WITH moment AS MATERIALIZED (
     ON CONFLICT (queue_id, flow_key) DO UPDATE
     SET free_at = excluded.free_at + greatest(throttle.free_at - clock_timestamp(), interval '0')
 ), marked AS (
-    UPDATE kombu_subscription AS subscription SET asleep = false
-    WHERE subscription.consumer_id = %(consumer)s AND subscription.queue_id = %(queue)s AND subscription.asleep
-      AND EXISTS (SELECT FROM chosen)
+    UPDATE kombu_subscription AS subscription SET asleep = false, slept_at = least(subscription.slept_at, now())
+    WHERE subscription.consumer_id = %(consumer)s AND subscription.queue_id = %(queue)s
+      AND (subscription.asleep OR subscription.slept_at > now()) AND EXISTS (SELECT FROM chosen)
 )
 SELECT
     CASE WHEN set_config('synchronous_commit', 'off', true) = 'off' THEN pg_current_snapshot()::text END AS snapshot,
@@ -313,10 +350,11 @@ SELECT
             SELECT NULL, whole.places, whole.opens_in, NULL FROM whole WHERE whole.places < %(limit)s
         ) AS less
     ) AS closed,
+    NULL AS relieved,
     NULL AS id, NULL AS queue_id, NULL AS fence, NULL AS priority, NULL AS failures, NULL AS available_at, NULL AS expired,
     NULL AS revoked, NULL AS flow_key, NULL AS payload, (SELECT moment.clock FROM moment) AS published_at
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, claimed.* FROM claimed
 
 -- name: settle
 -- repeatable

@@ -86,28 +86,29 @@ CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) 
 
 -- fragment: queue_and_sleep
 -- The queue of `message`, which is published, and the seconds until the last of its sleepers fell asleep: no more than
--- 0, or above while that one still polls; null if none sleeps, or if the message is transient or scheduled for later.
+-- 0, or above while that one, or a consumer that is awake, claims again; null if none sleeps, or if the message is transient
+-- or scheduled for later.
 message.queue_id, (
-    SELECT extract(epoch FROM subscription.slept_at - now())::float
+    SELECT CASE WHEN bool_or(subscription.asleep) THEN extract(epoch FROM max(subscription.slept_at) - now())::float END
     FROM kombu_subscription AS subscription
-    WHERE subscription.queue_id = message.queue_id AND subscription.asleep AND %(durable)s <> 'no'
-      AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
-    ORDER BY subscription.slept_at DESC
-    LIMIT 1
+    WHERE subscription.queue_id = message.queue_id
+      AND (subscription.asleep OR subscription.slept_at > now() AND subscription.slept_at < now() + interval '50 ms')
+      AND %(durable)s <> 'no' AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
 )
 
 -- fragment: sleepers_to_wake
 -- Of the consumers that sleep at the queues of `woken`: see `wake`.
 CROSS JOIN LATERAL (
-    SELECT subscription.consumer_id,
+    SELECT subscription.consumer_id, subscription.asleep,
         row_number() OVER latest_first AS place,
         extract(epoch FROM now() - first_value(subscription.slept_at) OVER latest_first) AS slept_s
     FROM kombu_subscription AS subscription
-    WHERE subscription.queue_id = woken.queue_id AND subscription.asleep
+    WHERE subscription.queue_id = woken.queue_id
+      AND (subscription.asleep OR subscription.slept_at > now() AND subscription.slept_at < now() + interval '50 ms')
     WINDOW latest_first AS (ORDER BY subscription.slept_at DESC)
     LIMIT 2
 ) AS sleeper
-WHERE NOT (sleeper.slept_s > -0.01 AND sleeper.slept_s < 0)
+WHERE NOT (sleeper.slept_s > -0.05 AND sleeper.slept_s < 0) AND sleeper.asleep
   AND (sleeper.place = 1 OR sleeper.slept_s NOT BETWEEN 0 AND 0.1)
 
 -- fragment: wake_sleepers

@@ -111,7 +111,7 @@ SELECT count(pg_notify('celery_result_' || awaited.listener, awaited.slot::text)
 WITH
 -- include: one_outcome
 , slept AS (
-    UPDATE kombu_subscription AS subscription SET asleep = true
+    UPDATE kombu_subscription AS subscription SET asleep = true, slept_at = now()
     WHERE subscription.consumer_id = %(consumer)s AND NOT subscription.asleep
 )
 SELECT count(pg_notify('celery_result_' || awaited.listener, awaited.slot::text)) FROM awaited
