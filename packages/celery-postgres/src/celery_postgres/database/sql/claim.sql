@@ -13,22 +13,22 @@
 -- scan falls to 1,000. (`id + 0` is the expression of the index ix_kombu_message_ready.) A message that has failed
 -- before comes first among those of its priority in its queue, and alone. What has a key is left to `claim_turns`.
 -- (`coalesce` keeps those that have failed from being looked for among all messages with a time.)
--- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, and until when
--- they need to notify nobody (`slept_at`), because it leads: it claims again and again, if nothing was claimed for
--- `polls_for` seconds, unless another consumer leads in each of the queues; if up to `brief` messages were claimed, which are done
--- soon, for `brief_for` seconds. Those of a queue without acks always have
--- to notify, unless `awake_from` is given and so many of its messages were claimed. `peeked` are the queues in which to look for
--- messages with keys.
+-- `may_sleep`: note in the subscriptions whether publishers have to notify this consumer from now on, and until when they
+-- need to notify nobody (`slept_at`), because it leads: it claims again and again. It does for `polls_for` seconds if
+-- nothing was claimed, unless another consumer leads in each of the queues; and for `brief_for` seconds if up to `brief`
+-- messages were claimed, which are done soon. Consumers of a queue without acks always have to be notified, unless
+-- `awake_from` is given and so many of its messages were claimed. `peeked` are the queues in which to look for messages
+-- with keys.
 --
 -- Returns one row for the claim, and one for each message. The first has the snapshot in which the claim saw the table;
 -- `due_in`, if nothing was claimed: the number of seconds to the next scheduled message of the coming day; whether a
--- message that has failed before was there, and kept others from being claimed; whether messages with keys are ready; and, if nothing was claimed,
--- whether others lead.
+-- message that has failed before was there, and kept others from being claimed; whether messages with keys are ready;
+-- and, if nothing was claimed, whether another consumer leads.
 -- The commit is not waited for: a message whose claim or ack a crashing server forgets runs again.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queues bigint[],
 --   lane_queues bigint[], lane_priorities smallint[], lane_ids bigint[], limit bigint,
---   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_for float, brief bigint, brief_for float, awake_from bigint,
---   peeked bigint[]
+--   auto_ack_queues bigint[], auto_ack_limit bigint, may_sleep boolean, polls_for float, brief bigint,
+--   brief_for float, awake_from bigint, peeked bigint[]
 WITH settled AS (
     -- include: acknowledge
 ), failed_before AS MATERIALIZED (
@@ -222,9 +222,10 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, auto_acked.* FROM auto_acked
 --
 -- Returns rows as `claim` does. The first one has the keys whose limits have allowed less than their share: how much, and
 -- the seconds until it is more, if that is known; and the same of the whole queue, with a null key, if its limits have
--- allowed less than `limit`; and the clock as `published_at`. With each key whose running messages were counted comes `turn_since` of its next turn, the time
--- from which on what runs of it was claimed; how much is null there if it was not less. `turn_since` counts only if the
--- clock is at `clock` or later: what was claimed since it was set back may be before these times.
+-- allowed less than `limit`; and the clock as `published_at`. With each key whose running messages were counted comes
+-- `turn_since` of its next turn, the time from which on what runs of it was claimed; how much is null there if it was not
+-- less. `turn_since` counts only if the clock is at `clock` or later: what was claimed since it was set back may be before
+-- these times.
 -- takes: consumer bigint, fence bigint, acked_ids bigint[], acked_fences bigint[], queue bigint, limit bigint,
 --   turn_keys bigint[], turn_priorities smallint[], turn_ids bigint[], turn_shares bigint[], turn_orders boolean[],
 --   turn_since float[], clock float, failed boolean
