@@ -266,9 +266,9 @@ def test_one_stream_is_for_all_windows_of_a_browser(served: Console, browser: Br
 
 def test_another_window_reads_while_the_one_that_read_stands_still(served: Console, browser: Browser) -> None:
     url, pages = served.database_url, served.application.state.live
-    wait_until(lambda: not pages.tabs, DEADLINE_S, "the end of other streams")
     enter(browser, served, "operator")
     browser.call("Page.navigate", url="about:blank")
+    wait_until(lambda: not pages.tabs, DEADLINE_S, "the end of the stream of the page before")
     with browser.windows(3) as windows:
         for window in windows:
             browser.turn(window)
