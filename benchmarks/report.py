@@ -191,9 +191,11 @@ def _about(known: dict[str, Any], samples: Samples) -> str:
     machine = known["machine"]
     settings = ", ".join(f"`{name} = {value}`" for name, value in known["postgres"].items() if "log" not in name)
     when = samples.made_at(*(cell.name for cell in PAGE))
+    rounds = max((len(made) for cell in PAGE for made in samples.of(cell.name).values()), default=0)
     lines = [
         f"{machine['processors']} x {machine['processor']}, {machine['memory_gb']} GB, {machine['system']}, "
-        f"Python {machine['python']}; workers, servers and harness on the same processors; measured {when}. "
+        f"Python {machine['python']}; workers, servers and harness on the same processors; measured {when}, "
+        f"{rounds} of {max(cell.repetitions for cell in PAGE)} rounds. "
         f"PostgreSQL: {settings}.",
         "",
         "| system | versions | durable | tasks at a time | set up |",

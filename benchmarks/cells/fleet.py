@@ -20,6 +20,8 @@ from environment.testkit.journal_worker import JournalWorker
 
 _STARTED_AT_ONCE = 4
 _MONITORED = 40
+#: Seconds until workers that have started together are done with asking each other, and sleep: a hundred of ours take 35.
+_SETTLED_S, _FEW_SETTLED_S, _FEW = 35, 15, 10
 #: The fleets of the page; the last, which takes half a minute to start, of these systems alone.
 GROWN = (1, 10, 40, 100)
 _LARGEST = ("ours", "redis", "rabbitmq")
@@ -57,8 +59,7 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
         workers: list[JournalWorker] = []
         for count in counts:
             workers += starters.map(lambda _: stack.enter_context(start()), range(count - len(workers)))
-            # Workers ask each other at their start, and some poll quickly for a moment before they sleep.
-            time.sleep(4 if grown else run.pick(5, 15))
+            time.sleep(run.pick(5, _SETTLED_S if count > _FEW else _FEW_SETTLED_S))
             seconds = 7 if grown else run.pick(10, 30)
             meter, before = run.meter(system, *workers), broker.operations()
             time.sleep(seconds)
