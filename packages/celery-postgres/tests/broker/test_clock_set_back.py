@@ -15,6 +15,7 @@ from celery_postgres.consumer.server_clock import ServerClock
 from celery_postgres.database.fair_store import FairStore
 from celery_postgres.database.message_store import Claim, MessageStore
 from celery_postgres.database.session import Session
+from environment.testkit.keyed import fill
 from environment.testkit.tables import run, scalar
 
 CONCURRENCY = 2
@@ -31,13 +32,8 @@ CREATE FUNCTION wrong.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATIL
 def url(plain_database: Any) -> str:
     """A database with a fair queue of one key, of which two may run, and a clock that tests set."""
     url = str(plain_database.url)
-    run(
-        url,
-        CLOCK,
-        "INSERT INTO kombu_queue (name, fair) VALUES ('q', true)",
-        "INSERT INTO kombu_message (queue_id, payload, available_at, flow_key)"
-        " SELECT queue.id, '{}', now(), hashtextextended('k', 0) FROM kombu_queue AS queue, generate_series(1, 10)",
-    )
+    run(url, CLOCK)
+    fill(url, 10, keys=1)
     with operations.connect(url) as broker:
         broker.set_limit("q", key="*", concurrency=CONCURRENCY)
     return url

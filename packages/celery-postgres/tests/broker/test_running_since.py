@@ -15,6 +15,7 @@ from celery_postgres.database.flow import ReadyKey, Turn, Turns
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.message_store import ClaimResult, MessageStore
 from celery_postgres.database.session import Session
+from environment.testkit.keyed import fill, hashes
 from environment.testkit.tables import run, scalar
 
 CONCURRENCY = 2
@@ -25,13 +26,8 @@ DEAD = 2_000
 def url(plain_database: Any) -> str:
     """A database with a fair queue of one key, of which two may run and ten wait."""
     url = str(plain_database.url)
-    run(
-        url,
-        "ALTER TABLE kombu_message SET (autovacuum_enabled = false)",
-        "INSERT INTO kombu_queue (name, fair) VALUES ('q', true)",
-        "INSERT INTO kombu_message (queue_id, payload, available_at, flow_key)"
-        " SELECT queue.id, '{}', now(), hashtextextended('k', 0) FROM kombu_queue AS queue, generate_series(1, 10)",
-    )
+    run(url, "ALTER TABLE kombu_message SET (autovacuum_enabled = false)")
+    fill(url, 10, keys=1)
     with operations.connect(url) as broker:
         broker.set_limit("q", key="*", concurrency=CONCURRENCY)
     return url
@@ -48,7 +44,7 @@ class Consumer:
 
     def __init__(self, url: str, session: Session) -> None:
         self.queue = int(scalar(url, "SELECT id FROM kombu_queue"))
-        self.key = int(scalar(url, "SELECT hashtextextended('k', 0)"))
+        (self.key,) = hashes(url, keys=1)
         self._messages = MessageStore(session)
         self.since = 0.0
 
@@ -78,7 +74,7 @@ def test_a_count_does_not_read_what_ran_while_a_transaction_keeps_dead_rows(url:
             "INSERT INTO kombu_message"  # noqa: S608
             " (queue_id, payload, visible, consumer_id, claimed_at, fence, available_at, flow_key)"
             " SELECT queue.id, repeat('x', 1500), false, 2, now() - interval '1 hour', 2, now(),"
-            f" hashtextextended('k', 0) FROM kombu_queue AS queue, generate_series(1, {DEAD})",
+            f" hashtextextended('0', 0) FROM kombu_queue AS queue, generate_series(1, {DEAD})",
             "DELETE FROM kombu_message WHERE NOT visible",
         )
         (first,) = consumer.claim().messages
@@ -112,7 +108,7 @@ def test_what_is_claimed_beside_the_locks_of_keys_is_counted(url: str, session: 
         url,
         "DELETE FROM kombu_message WHERE NOT visible",
         "INSERT INTO kombu_message (queue_id, payload, visible, consumer_id, claimed_at, fence, tenant_id)"
-        ' SELECT id, \'{"properties": {}, "headers": {"flow_key": "k"}}\', false, 2,'
+        ' SELECT id, \'{"properties": {}, "headers": {"flow_key": "0"}}\', false, 2,'
         " now() - interval '1 hour', 2, NULL"
         " FROM kombu_queue, generate_series(1, 2)",
     )
@@ -134,7 +130,7 @@ def test_a_paused_key_says_nothing_of_what_runs(url: str, session: Session) -> N
     consumer = Consumer(url, session)
     (running,) = consumer.claim().messages
     with operations.connect(url) as broker:
-        broker.set_limit("q", key="k", concurrency=0)
+        broker.set_limit("q", key="0", concurrency=0)
         turns = Turns(consumer.queue, [Turn(consumer.key, 0, 0, 1)])
         result = MessageStore(session).claim_turns(1, turns, limit=1)
         assert not result.messages
