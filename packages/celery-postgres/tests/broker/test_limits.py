@@ -196,8 +196,11 @@ def test_a_throttle_is_exact_over_eight_workers_and_its_rate_changes_at_once(
         started = 600 - int(scalar(url, "SELECT count(*) FROM kombu_message WHERE visible"))
         elapsed = time.monotonic() - begun
         counts.append((elapsed, started))
-        if elapsed > 1.0 and broker.limits("q")[0].per_second == 100:
-            assert started >= 0.9 * 100 * 1.0
+        (limit,) = broker.limits("q")
+        if limit.per_second == 100:
+            # What workers that come late leave unused is lost; who comes waits for the next start, and no longer.
+            assert (limit.opens_in_s or 0) <= 1 / 100 + 1e-3
+        if elapsed > 1.0 and limit.per_second == 100:
             broker.set_limit("q", per_second=10_000, burst=10)
 
     workers = Workers(url, queue, keys)
