@@ -12,7 +12,7 @@ from celery_postgres.consumer import history
 from celery_postgres.database.action_store import ActionStore
 from celery_postgres.database.attempt_store import AttemptStore
 from celery_postgres.database.backoff import uniform
-from celery_postgres.database.consumer_store import ConsumerStore, Removed
+from celery_postgres.database.consumer_store import ConsumerStore, Due, Removed
 from celery_postgres.database.limit_store import LimitStore
 from celery_postgres.database.message_store import MessageStore
 from celery_postgres.database.minute_store import MinuteStore, Retention
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 #: How often to look for messages of queues that no longer exist, and for attempts that are not kept any more. The first
 #: are rare, and both slow down nothing.
 ORPHANS_S = 3600.0
+#: How often to do each step, whether or not there is something to do for it: a right that is missing is reported before it
+#: is needed.
+ALL_S = 300.0
 #: How often to add up old counts of tasks.
 COUNTS_S = 300.0
 _KEPT = Retention()
@@ -40,6 +43,7 @@ class Maintenance:
 
     def __init__(self, max_failures: int, kept: Retention = _KEPT) -> None:
         self._max_failures, self._kept = max_failures, kept
+        self._next_all = 0.0
         self._next_counts = time.monotonic() + COUNTS_S * uniform(0, 1)
         self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0, 1)
         #: Steps whose latest attempt failed.
@@ -64,7 +68,7 @@ class Maintenance:
         self._step(session, "record of lost workers", lambda: ConsumerStore(session).note_lost(removed, rescued))
 
     def run(self, session: Session, beat: Callable[[Session], object]) -> None:
-        """Remove expired queues and messages, and release the claims of consumers that are gone.
+        """Remove expired queues and messages, and release the claims of consumers that are gone, as far as there are any.
 
         Args:
             beat: called after each statement. Without heartbeats the other consumers would find this one dead while it
@@ -80,11 +84,16 @@ class Maintenance:
                 return rows
 
         queues, messages, limits = QueueStore(Beating()), MessageStore(Beating()), LimitStore(Beating())
-        self._step(session, "removal of expired queues", queues.drop_expired)
-        self._step(session, "removal of expired messages", messages.drop_expired)
-        self._step(session, "removal of idle throttles", limits.drop_idle_throttles)
-        self._step(session, "conversion of queues that are no longer fair", limits.clear_unfair)
-        self._step(session, RESCUE, lambda: self._release_orphaned_claims(session))
+        due = self._look(session)
+        for step, is_due, work in (
+            ("removal of expired queues", due.queues, queues.drop_expired),
+            ("removal of expired messages", due.messages, messages.drop_expired),
+            ("removal of idle throttles", due.throttles, limits.drop_idle_throttles),
+            ("conversion of queues that are no longer fair", due.keys, limits.clear_unfair),
+            (RESCUE, due.claims, lambda: self._release_orphaned_claims(session)),
+        ):
+            if is_due or step in self._failing:
+                self._step(session, step, work)
         if time.monotonic() >= self._next_counts:
             self._step(session, "summary of counts", lambda: MinuteStore(Beating()).tidy(self._kept))
             self._next_counts = time.monotonic() + COUNTS_S * uniform(0.8, 1.2)
@@ -94,6 +103,17 @@ class Maintenance:
             if (actions_s := self._kept.actions_s) is not None:
                 self._step(session, "removal of old actions", lambda: ActionStore(Beating()).drop_old(actions_s))
             self._next_orphans = time.monotonic() + ORPHANS_S * uniform(0.8, 1.2)
+
+    def _look(self, session: Session) -> Due:
+        """Look what there is to do. If that fails, everything: then the step whose part of the look it was says so."""
+        if time.monotonic() < self._next_all:
+            try:
+                return ConsumerStore(session).due()
+            except Exception:
+                if session.closed:
+                    raise
+        self._next_all = time.monotonic() + ALL_S * uniform(0.8, 1.2)
+        return Due()
 
     def _step(self, session: Session, step: str, work: Callable[[], object]) -> None:
         """Do one step. If it fails it is reported, once, and the other steps go on.

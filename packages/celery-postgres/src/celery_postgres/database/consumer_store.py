@@ -129,6 +129,25 @@ class EndedSubscription:
     auto_delete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """For which steps of the maintenance there is something to do.
+
+    Attributes:
+        queues: there are queues that are past their expiry, or auto-delete and abandoned.
+        messages: there are messages whose time is over.
+        throttles: there are throttles whose places are all free.
+        keys: a queue that is not fair has messages with keys.
+        claims: consumers that no longer exist have claimed messages.
+    """
+
+    queues: bool = True
+    messages: bool = True
+    throttles: bool = True
+    keys: bool = True
+    claims: bool = True
+
+
 class ConsumerStore(Store):
     """Register consumers, raise their counters, and note what they consume."""
 
@@ -225,6 +244,11 @@ class ConsumerStore(Store):
     def gone(self) -> list[Gone]:
         """The consumers that no longer exist and have left claims."""
         return [Gone(*row) for row in self._run("gone_consumers")]
+
+    def due(self) -> Due:
+        """Look for which steps of the maintenance there is something to do."""
+        (row,) = self._run("what_is_due")
+        return Due(*row)
 
     # -- subscriptions
 

@@ -485,7 +485,8 @@ WITH dead AS (
     DELETE FROM kombu_message AS message
     WHERE message.id = ANY (ARRAY(
         SELECT candidate.id FROM kombu_message AS candidate
-        WHERE candidate.visible AND candidate.expires_at <= now()
+        WHERE
+            -- include: expired
         ORDER BY candidate.expires_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED

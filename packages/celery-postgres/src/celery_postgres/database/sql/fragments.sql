@@ -729,3 +729,55 @@ parent_id = coalesce(excluded.parent_id, meta.parent_id),
 published_at = coalesce(excluded.published_at, meta.published_at),
 due_at = CASE WHEN excluded.published_at IS NULL AND excluded.due_at IS NULL THEN meta.due_at ELSE excluded.due_at END,
 started_at = coalesce(excluded.started_at, meta.started_at)
+
+-- fragment: abandoned
+-- A `queue` that is past its expiry, or that is auto-delete and had a consumer, and has none now.
+(
+    queue.expires_ms IS NOT NULL AND queue.used_at
+        < now() - least(greatest(queue.expires_ms, 0), 100000000000000) * interval '1 millisecond'
+    OR queue.auto_delete AND queue.consumed AND queue.used_at < now() - interval '10 seconds'
+) AND NOT EXISTS (SELECT FROM kombu_subscription AS subscription WHERE subscription.queue_id = queue.id)
+
+-- fragment: expired
+-- A `candidate` whose time by Kombu's `expiration` or `x-message-ttl` is over.
+candidate.visible AND candidate.expires_at <= now()
+
+-- fragment: idle_throttle
+-- A `throttle` whose places are all free.
+throttle.free_at < now() - interval '1 second'
+
+-- fragment: keyed_though_unfair
+-- The indexes are read at the first entry of each queue.
+WITH RECURSIVE ready AS (
+    (
+        SELECT first.queue_id FROM kombu_message AS first
+        WHERE first.visible AND first.flow_key IS NOT NULL AND first.failures = 0 ORDER BY first.queue_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT following.queue_id FROM kombu_message AS following
+        WHERE following.visible AND following.flow_key IS NOT NULL AND following.failures = 0
+          AND following.queue_id > ready.queue_id
+        ORDER BY following.queue_id LIMIT 1
+    )
+    FROM ready WHERE ready.queue_id IS NOT NULL
+)
+SELECT found.queue_id
+FROM ready AS found JOIN kombu_queue AS queue ON queue.id = found.queue_id
+WHERE NOT queue.fair
+
+-- fragment: claimed_by_nobody
+-- The messages that consumers have claimed that no longer exist. They are looked for between the ids of those that exist,
+-- because a live consumer's finished claims stay in the index while a long transaction is open (a million are 0.8 s).
+(
+    SELECT lag(consumer.id, 1, -1::bigint) OVER (ORDER BY consumer.id) AS below, consumer.id AS above
+    FROM kombu_consumer AS consumer
+    UNION ALL
+    SELECT coalesce(max(consumer.id), -1), 9223372036854775807 FROM kombu_consumer AS consumer
+) AS gap
+CROSS JOIN LATERAL (
+    SELECT candidate.consumer_id
+    FROM kombu_message AS candidate
+    WHERE candidate.consumer_id > gap.below AND candidate.consumer_id < gap.above
+    OFFSET 0
+) AS message

@@ -105,7 +105,8 @@ ORDER BY queue.name
 WITH idle AS MATERIALIZED (
     SELECT throttle.queue_id, throttle.flow_key
     FROM kombu_throttle AS throttle
-    WHERE throttle.free_at < now() - interval '1 second'
+    WHERE
+        -- include: idle_throttle
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ), gone AS (
@@ -207,24 +208,8 @@ FROM (SELECT %(queue)s AS id) AS queue
 -- name: keyed_though_unfair
 -- repeatable
 -- The queues that are not fair and have messages with keys: a publisher had read the queue before it ceased to be fair, or
--- a declaration has ended it. The indexes are read at the first entry of each queue.
-WITH RECURSIVE ready AS (
-    (
-        SELECT first.queue_id FROM kombu_message AS first
-        WHERE first.visible AND first.flow_key IS NOT NULL AND first.failures = 0 ORDER BY first.queue_id LIMIT 1
-    )
-    UNION ALL
-    SELECT (
-        SELECT following.queue_id FROM kombu_message AS following
-        WHERE following.visible AND following.flow_key IS NOT NULL AND following.failures = 0
-          AND following.queue_id > ready.queue_id
-        ORDER BY following.queue_id LIMIT 1
-    )
-    FROM ready WHERE ready.queue_id IS NOT NULL
-)
-SELECT found.queue_id
-FROM ready AS found JOIN kombu_queue AS queue ON queue.id = found.queue_id
-WHERE NOT queue.fair
+-- a declaration has ended it.
+-- include: keyed_though_unfair
 
 -- name: without_key
 -- repeatable
