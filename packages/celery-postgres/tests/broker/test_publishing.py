@@ -233,13 +233,17 @@ def test_what_a_publish_returns_says_whether_to_wake(
     listener(queue)
 
     def returned(**different: Any) -> Any:
-        ((_, slept),) = session.run("publish", queue=queue, **envelope(**different))
-        return slept
+        ((_, relied_s),) = session.run("publish", queue=queue, **envelope(**different))
+        return relied_s
 
     assert returned() is None  # it is awake
     session.script("BEGIN")
-    sleep("1500 milliseconds")
-    assert returned() == pytest.approx(1.5)
+    sleep("30 milliseconds")
+    assert returned() == pytest.approx(0.03)
+    for when in ("-1 second", "1 hour"):  # it polls no more, or a clock was set back
+        sleep(when)
+        assert returned() == 0
+    sleep("30 milliseconds")
     assert returned(eta=datetime.now(UTC) + timedelta(hours=1)) is None
     assert returned(durable="no") is None  # it has notified
     session.script("COMMIT")

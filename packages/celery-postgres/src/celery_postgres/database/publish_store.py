@@ -35,8 +35,6 @@ class PublishStore(Store):
 
     #: From this length on a payload is copied into the table.
     LONG = 1 << 16
-    #: A consumer that polls by itself does so within this time; a longer one is a clock that was set back.
-    _POLLS_WITHIN_S = 0.05
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
@@ -53,13 +51,14 @@ class PublishStore(Store):
         """Wake consumers for a message that is committed.
 
         Args:
-            rows: (queue, seconds until its last sleeper fell asleep or None), as of `waited_s` ago at most.
+            rows: the queue, and for how many seconds, as of `waited_s` ago at most, one of its consumers claims again by
+                itself; None if none sleeps.
         """
         if waited_s > slow_commits.POLLS_FOR_S and envelope.is_soon:
             queues = [queue for queue, _ in rows]  # one may have fallen asleep meanwhile, and polled for the last time
         else:
             # A poll that begins after the commit finds the message.
-            queues = [one for one, sleep in rows if sleep is not None and not waited_s < sleep < self._POLLS_WITHIN_S]
+            queues = [one for one, relied_s in rows if relied_s is not None and relied_s <= waited_s]
         if queues:
             # Whatever happens now, the messages are published. Who is not woken polls after 1.2 s at most.
             with contextlib.suppress(driver.Error, SchemaError):

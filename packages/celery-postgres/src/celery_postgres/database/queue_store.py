@@ -91,7 +91,7 @@ class QueueStore(Store):
         while True:  # a queue may come and go between two statements
             found = self.find(queue)
             if found is None:
-                for queue_id, _ in self._run("make_queue", queue=queue, fair=fair, **asked):
+                for (queue_id,) in self._run("make_queue", queue=queue, fair=fair, **asked):
                     return int(queue_id)
                 continue
             same = lasting and replace(found, **asked) == found

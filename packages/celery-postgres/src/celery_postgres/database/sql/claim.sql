@@ -125,9 +125,9 @@ WITH settled AS (
             SELECT NOT EXISTS (
                 SELECT FROM unnest(%(queues)s) AS asked (queue_id)
                 WHERE NOT EXISTS (
-                    SELECT FROM kombu_subscription AS other
-                    WHERE other.queue_id = asked.queue_id AND other.consumer_id <> %(consumer)s
-                      AND other.slept_at > now() AND other.slept_at < now() + interval '50 ms'
+                    SELECT FROM kombu_subscription AS subscription
+                    WHERE subscription.queue_id = asked.queue_id AND subscription.consumer_id <> %(consumer)s AND
+                        -- include: claims_again
                 )
             ) AS claim
         ) AS others

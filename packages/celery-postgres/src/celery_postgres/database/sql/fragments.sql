@@ -84,15 +84,27 @@ CASE WHEN %(durable)s = 'no' THEN set_config('synchronous_commit', 'off', true) 
     ) AS sleeper
 ) >= 0 ELSE true END
 
+-- fragment: claims_again
+-- The consumer of a `subscription` claims again by itself, soon. What is later than that is a clock that was set back.
+(subscription.slept_at > now() AND subscription.slept_at < now() + interval '50 ms')
+
 -- fragment: queue_and_sleep
--- The queue of `message`, which is published, and the seconds until the last of its sleepers fell asleep: no more than
--- 0, or above while that one, or a consumer that is awake, claims again; null if none sleeps, or if the message is transient
--- or scheduled for later.
+-- The queue of `message`, which is published, and for how many seconds one of its consumers claims again by itself, 0 if
+-- none does; null if none sleeps, or if the message is transient or scheduled for later.
 message.queue_id, (
-    SELECT CASE WHEN bool_or(subscription.asleep) THEN extract(epoch FROM max(subscription.slept_at) - now())::float END
+    SELECT CASE WHEN bool_or(subscription.asleep) THEN coalesce(
+        extract(epoch FROM max(subscription.slept_at) FILTER (
+            WHERE
+                -- include: claims_again
+        ) - now())::float,
+        0
+    ) END
     FROM kombu_subscription AS subscription
     WHERE subscription.queue_id = message.queue_id
-      AND (subscription.asleep OR subscription.slept_at > now() AND subscription.slept_at < now() + interval '50 ms')
+      AND (
+          subscription.asleep OR
+          -- include: claims_again
+      )
       AND %(durable)s <> 'no' AND (%(eta)s IS NULL OR %(eta)s < now() + interval '2 seconds')
 )
 
@@ -100,15 +112,21 @@ message.queue_id, (
 -- Of the consumers that sleep at the queues of `woken`: see `wake`.
 CROSS JOIN LATERAL (
     SELECT subscription.consumer_id, subscription.asleep,
+        first_value(
+            -- include: claims_again
+        ) OVER latest_first AS relied_on,
         row_number() OVER latest_first AS place,
         extract(epoch FROM now() - first_value(subscription.slept_at) OVER latest_first) AS slept_s
     FROM kombu_subscription AS subscription
     WHERE subscription.queue_id = woken.queue_id
-      AND (subscription.asleep OR subscription.slept_at > now() AND subscription.slept_at < now() + interval '50 ms')
+      AND (
+          subscription.asleep OR
+          -- include: claims_again
+      )
     WINDOW latest_first AS (ORDER BY subscription.slept_at DESC)
     LIMIT 2
 ) AS sleeper
-WHERE NOT (sleeper.slept_s > -0.05 AND sleeper.slept_s < 0) AND sleeper.asleep
+WHERE NOT sleeper.relied_on AND sleeper.asleep
   AND (sleeper.place = 1 OR sleeper.slept_s NOT BETWEEN 0 AND 0.1)
 
 -- fragment: wake_sleepers

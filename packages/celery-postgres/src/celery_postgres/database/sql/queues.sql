@@ -2,13 +2,13 @@
 
 -- name: make_queue
 -- repeatable
--- Make a queue. Returns its id, and whether it is fair; no row if a queue has that name. Processes that make one queue at the same time wait for
--- one another no longer than an insert takes, and none fails.
+-- Make a queue. Returns its id; no row if a queue has that name. Processes that make one queue at the same time wait for one
+-- another no longer than an insert takes, and none fails.
 -- takes: queue text, auto_delete boolean, expires_ms bigint, message_ttl_ms bigint, fair boolean
 INSERT INTO kombu_queue AS queue (name, auto_delete, expires_ms, message_ttl_ms, fair)
 VALUES (%(queue)s, %(auto_delete)s, %(expires_ms)s, %(message_ttl_ms)s, coalesce(%(fair)s, false))
 ON CONFLICT (name) DO NOTHING
-RETURNING queue.id, queue.fair
+RETURNING queue.id
 
 -- name: change_queue
 -- repeatable
