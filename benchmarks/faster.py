@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+from benchmarks.cells.fleet import GROWN
 from benchmarks.figures import middle, shown
 from benchmarks.run import CEILINGS
 from benchmarks.samples import Samples
@@ -130,12 +132,12 @@ def slower(samples: Samples, order: Order) -> str:
 Read = Callable[[Samples], float | None]
 
 
-def _own(cell: str, how: str, *keys: str) -> Read:
+def _of(system: str, cell: str, how: str, *keys: str) -> Read:
     """Of several keys the sum."""
 
     def read(samples: Samples) -> float | None:
         results = samples.of(cell)
-        found = [value for key in keys if (value := middle(results, f"ours {how}", key)) is not None]
+        found = [value for key in keys if (value := middle(results, f"{system} {how}", key)) is not None]
         return sum(found) if len(found) == len(keys) else None
 
     return read
@@ -150,13 +152,13 @@ def _against(cell: str, how: str, other: str, other_how: str = "", key: str = "r
     return read
 
 
-def _fleet(count: int) -> Read:
-    def read(samples: Samples) -> float | None:
-        results = samples.of("fleet")
-        worker, server = (middle(results, "ours grown", f"{key} {count}") for key in ("worker_ms", "server_ms"))
-        return None if worker is None or server is None else (worker + server) / 10
+def _tenth(read: Read) -> Read:
+    """Milliseconds of each second, as parts in a hundred."""
+    return lambda samples: None if (found := read(samples)) is None else found / 10
 
-    return read
+
+def _none(_: Samples) -> None:
+    """Nothing to put beside."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class Target:
     Attributes:
         label: for the table.
         read: finds it in the samples.
+        redis: the same of Celery on Redis, where the figure depends on the machine and the target is not a ratio.
         least: the least that it should be.
         most: the most that it should be.
         unit: of the number.
@@ -176,53 +179,62 @@ class Target:
     least: float | None = None
     most: float | None = None
     unit: str = " x"
+    redis: Read = _none
 
-    def row(self, found: float) -> str:
+    def row(self, found: float, redis: float | None) -> str:
         """Return its row; bold where it is missed."""
         bound = f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
         missed = (self.least is not None and found < self.least) or (self.most is not None and found > self.most)
         mark = "**" * missed
-        return f"| {self.label} | {bound}{self.unit} | {mark}{shown(found)}{self.unit}{mark} |"
+        beside = "-" if redis is None else f"{shown(redis)}{self.unit}"
+        return f"| {self.label} | {bound}{self.unit} | {mark}{shown(found)}{self.unit}{mark} | {beside} |"
 
 
-_FLEETS = (1, 10, 40, 100)
+def _absolute(label: str, cell: str, how: str, *keys: str, unit: str, **bound: float) -> Target:
+    return Target(label, _of("ours", cell, how, *keys), unit=unit, redis=_of("redis", cell, how, *keys), **bound)
+
+
+def _fleet(count: int) -> tuple[Target, Target]:
+    workers = f"{count} idle worker{'s' * (count > 1)}, each"
+    keys = (f"worker_ms {count}", f"server_ms {count}")
+    ours, redis = (_tenth(_of(system, "fleet", "grown", *keys)) for system in ("ours", "redis"))
+    return (
+        Target(f"{workers} with its part of the server", ours, most=0.5, unit=" % of a core", redis=redis),
+        _absolute(f"{workers}: operations/s", "fleet", "grown", f"operations_each_s {count}", unit="", most=2),
+    )
+
+
 TARGETS = (
     Target("solo, no results, against Redis", _against("drain", "0ms plain", "redis"), least=3),
     Target("… with results", _against("drain", "0ms results", "redis"), least=2.5),
     Target("… of Celery in memory", _against("drain", "0ms plain", "memory"), least=0.5),
     Target("prefork, results, early acks, against Redis", _against("processes", "results", "redis"), least=2.7),
     Target("… late acks", _against("processes", "late-results", "redis"), least=3),
-    Target(
+    _absolute(
         "… processor time of a task, its worker and the server",
-        _own("processes", "late-results", "worker_us", "server_us"),
-        most=480,
+        "processes",
+        "late-results",
+        "worker_us",
+        "server_us",
         unit=" µs",
+        most=480,
     ),
     Target("published one by one, against Redis on no disk", _against("enqueue", "one_by_one", "redis"), least=0.8),
     Target("… against Redis that promises the same", _against("enqueue", "one_by_one", "redis-always"), least=1.6),
-    Target("1 MB published", _own("payload", "1000000", "publish_rate"), least=70, unit="/s"),
-    Target("publish to start, half load, p99", _own("latency", "half", "p99"), most=30, unit=" ms"),
-    Target("`get()`, p50", _own("get", "one", "p50"), most=3, unit=" ms"),
-    Target("a chord's last part to its body", _own("chord", "solo", "gap"), most=10, unit=" ms"),
+    _absolute("1 MB published", "payload", "1000000", "publish_rate", unit="/s", least=70),
+    _absolute("publish to start, half load, p99", "latency", "half", "p99", unit=" ms", most=30),
+    _absolute("`get()` back to back, solo, p50", "get", "solo", "p50", unit=" ms", most=3),
+    _absolute("… threads", "get", "threads", "p50", unit=" ms", most=3),
+    _absolute("a chord's last part to its body", "chord", "solo", "gap", unit=" ms", most=10),
     Target("a forgotten transaction, against none", _against("pinned", "pinned", "ours", "clean"), least=0.95),
     Target("1,000,000 waiting, against 1,000", _against("backlog", "1000000", "ours", "1000"), least=0.9),
-    *(
-        Target(f"{count} idle workers, each with its part of the server", _fleet(count), most=0.5, unit=" % of a core")
-        for count in _FLEETS
-    ),
-    *(
-        Target(
-            f"{count} idle workers, transactions/s of each",
-            _own("fleet", "grown", f"operations_each_s {count}"),
-            most=2,
-            unit="",
-        )
-        for count in _FLEETS
-    ),
+    *chain.from_iterable(map(_fleet, GROWN)),
 )
 
 
 def targets(samples: Samples) -> str:
     """Return the table of what this project aims at; a figure that misses its bound is bold."""
-    rows = [target.row(found) for target in TARGETS if (found := target.read(samples)) is not None]
-    return "\n".join(["| figure | target | here |", "|---|---:|---:|", *rows]) if rows else ""
+    rows = [
+        target.row(found, target.redis(samples)) for target in TARGETS if (found := target.read(samples)) is not None
+    ]
+    return "\n".join(["| figure | target | here | Celery on Redis |", "|---|---:|---:|---:|", *rows]) if rows else ""

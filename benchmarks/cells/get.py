@@ -37,15 +37,15 @@ def measure(run: Run, system: System, how: str) -> dict[str, Any]:
 
 
 def variants(run: Run) -> list[str]:
-    """The page's, and back to back with each pool."""
-    return [*page(run), *(f"{name} {pool}" for pool in _POOLS for name in run.present("ours", "redis"))]
+    """The page's, and prefork's."""
+    return [*page(run), *(f"{name} prefork" for name in run.present("ours", "redis"))]
 
 
 def page(run: Run) -> list[str]:
-    """Groups only where ``get()`` does not poll."""
+    """Groups, and one after the other, only where ``get()`` does not poll."""
     return [
         *(f"{name} one" for name in run.present("ours", "redis", "stock")),
-        *(f"{name} group" for name in run.present("ours", "redis")),
+        *(f"{name} {how}" for how in ("group", "solo", "threads") for name in run.present("ours", "redis")),
     ]
 
 
@@ -58,6 +58,8 @@ CELL = Cell(
         "get": [
             ("get() of a task, p50 ms", spread("one", "p50")),
             ("p99", spread("one", "p99")),
+            ("back to back, solo, p50 ms", spread("solo", "p50")),
+            ("… threads", spread("threads", "p50")),
             (f"get() of a group of {_PARTS:,}, ms", spread("group", "get")),
             ("with its publishing, ms", spread("group", "whole")),
         ]
