@@ -99,9 +99,13 @@ class ReadModel:
         """The names of the tasks that no worker may begin, and since when an operator has blocked each."""
         return self._queues.blocked()
 
-    def waiting_of_name(self, name: str) -> Count:
-        """How many messages of tasks of this name wait, as far as one look finds them, 1,000 at most."""
-        found = self.tasks(TaskFilter(state=State.WAITING, task=name), limit=1_001)
+    def waiting_of_name(self, name: str, *, search_s: float | None = None) -> Count:
+        """How many messages of tasks of this name wait, as far as one look finds them, 1,000 at most.
+
+        Args:
+            search_s: see `tasks`.
+        """
+        found = self.tasks(TaskFilter(state=State.WAITING, task=name), limit=1_001, search_s=search_s)
         return Count.of(sum(one.name == name for one in found.rows), 1_001)
 
     def may_act(self) -> bool:

@@ -7,6 +7,7 @@ from datetime import datetime
 from celery_postgres.console.access import Role
 from celery_postgres.console.action import OPERATORS, SOON, Action, Done, Plan, Step
 from celery_postgres.console.looking import Look, NotThereError
+from celery_postgres.console.views.rows import FIRST_SEARCH_S
 from celery_postgres.operations import Operations
 from celery_postgres.readmodel import CAP, State, Task, TaskFilter
 
@@ -43,7 +44,7 @@ def _block_plan(look: Look, at: datetime) -> Plan:
         raise NotThereError("The name of the task is missing.")
     if name in look.source.model.blocked():
         return Plan(f"Block {name}?", (), "", look.link("tasks", q=name), refused="It is blocked already.")
-    waiting = look.source.model.waiting_of_name(name)
+    waiting = look.source.model.waiting_of_name(name, search_s=FIRST_SEARCH_S)
     says = (
         (
             str(waiting),
