@@ -26,6 +26,7 @@ from kombu import Consumer, Queue
 import celery_postgres
 from celery_postgres.compat import publish_patience
 from celery_postgres.consumer.failure_detector import FailureDetector
+from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.database import keepalive
 from environment.testkit.values import VALUES
 from environment.waiting import wait_until
@@ -39,6 +40,8 @@ FOLDER = Path(os.environ["PROBE_FOLDER"])
 if lease := os.environ.get("PROBE_LEASE_S"):  # tests wait seconds instead of half a minute
     keepalive.LEASE_S = int(lease)  # the least unresponsive_timeout
     FailureDetector.LEASE_S = float(lease)
+if dense := os.environ.get("PROBE_DENSE_S"):  # a consumer leads already when messages come less often
+    PollingBackoff.DENSE_S = float(dense)
 if look := os.environ.get("PROBE_LOOK_S"):  # how often a beat reads what operators want, instead of each 5 s
     from celery_postgres import beat
 

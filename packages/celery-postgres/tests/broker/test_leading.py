@@ -142,3 +142,13 @@ def test_the_heartbeat_wakes_another_when_a_task_takes_longer_than_those_before(
     buffer.heartbeat.wake.set()
     wait_until(lambda: bool(sleeper.notifications()), DEADLINE_S, "the other consumer to be woken")
     assert buffer.overdue() == []
+
+
+def test_a_leader_that_consumes_no_longer_wakes_another(client: Client, listener: Callable[[str], Session]) -> None:
+    """Publishers that relied on its next claim have woken nobody."""
+    inbox = client.consume("left")
+    sleeper = listener("left")
+    sleeper.script("UPDATE kombu_subscription SET asleep = true")
+    inbox.channel.buffer.policy.lead.taken()
+    inbox.consumer.cancel()
+    wait_until(lambda: bool(sleeper.notifications()), DEADLINE_S, "the other consumer to be woken")

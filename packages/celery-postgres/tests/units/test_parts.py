@@ -16,7 +16,6 @@ from celery_postgres.broker.topic import pattern
 from celery_postgres.consumer.batch_size import BatchSize
 from celery_postgres.consumer.early_acks import EarlyAcks
 from celery_postgres.consumer.failure_detector import FailureDetector
-from celery_postgres.consumer.lead import LEAD_S, WATCHED_S, Lead
 from celery_postgres.consumer.pending_acks import PendingAcks
 from celery_postgres.consumer.polling import PollingBackoff
 from celery_postgres.database import watchdog
@@ -41,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("failure_detector", "batch_size", "lead", "polling", "early_acks", "pending_acks"):
+    for module in ("failure_detector", "batch_size", "polling", "early_acks", "pending_acks"):
         monkeypatch.setattr(f"celery_postgres.consumer.{module}.time", clock)
     return clock
 
@@ -265,24 +264,6 @@ def test_one_task_after_the_other_is_no_stream(clock: Clock) -> None:
     assert not polling.in_stream
     polling.found(2, 102)
     assert polling.in_stream
-
-
-def test_a_claim_that_does_not_follow_in_time_is_overdue_once(clock: Clock) -> None:
-    lead = Lead()
-    assert not lead.is_watched
-    assert not lead.overdue()
-    lead.taken()
-    assert lead.is_watched
-    assert not lead.overdue()
-    clock.now += LEAD_S
-    assert lead.overdue()
-    assert not lead.overdue()
-    lead.taken()
-    lead.ended()  # the next claim has come
-    clock.now += LEAD_S
-    assert not lead.overdue()
-    clock.now += WATCHED_S
-    assert not lead.is_watched
 
 
 # -- who lives

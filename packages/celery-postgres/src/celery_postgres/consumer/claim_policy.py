@@ -249,10 +249,8 @@ class ClaimPolicy:
             self._full_scan_took = self._last_full_scan - plan.begun
         with_acks = [one for one in result.messages if one.queue_id in plan.queues]
         self._slept = False
-        if plan.may_sleep and 0 < len(with_acks) <= plan.brief:
-            self.lead.taken()
-        else:
-            self.lead.ended()
+        if plan.may_sleep:  # else the claim has left in the database what publishers rely on
+            self._note_lead(plan, len(with_acks), relieved=bool(result.relieved))
         if plan.turns is not None:
             if with_acks:
                 self._expecting = self._scan_fully = True
@@ -277,6 +275,13 @@ class ClaimPolicy:
             self._polling.found_nothing(result.due_in_s, promised_s, relieved=result.relieved)
             if plan.only_events:
                 self._polling.sooner(self._events.claimed(len(result.messages)))
+
+    def _note_lead(self, plan: Plan, brought: int, *, relieved: bool) -> None:
+        if (plan.polls_in_s and not relieved) if brought == 0 else brought <= plan.brief:
+            self.lead.taken()
+        elif brought == 0:
+            self.lead.ended()
+        # With more work, publishers that have read that this consumer leads may commit only now, and wake nobody.
 
     def _advance(self, plan: Plan, messages: list[ClaimedMessage], *, had_room: bool, complete: bool) -> None:
         """Tell the positions what a claim has brought.

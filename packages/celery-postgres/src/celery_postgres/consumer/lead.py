@@ -18,15 +18,22 @@ class Lead:
 
     def __init__(self) -> None:
         self._relied_until = self._led = 0.0
+        #: The `_relied_until` of which `overdue` has returned True, or that was taken back.
+        self._over = 0.0
 
     def taken(self) -> None:
-        """A claim has brought work that is done soon, and publishers rely on the next one."""
+        """A claim has brought nothing, or work that is done soon, and publishers rely on the next one."""
         self._led = time.monotonic()
         self._relied_until = self._led + LEAD_S
 
     def ended(self) -> None:
-        """Publishers do not rely on a next claim, or this consumer has nothing to do but to claim."""
-        self._relied_until = 0.0
+        """This consumer sleeps, and polls for what is committed by publishers that have relied on it."""
+        self._over = self._relied_until
+
+    @property
+    def is_relied_on(self) -> bool:
+        """Whether publishers may have woken nobody because of this consumer."""
+        return self._relied_until != self._over
 
     @property
     def is_watched(self) -> bool:
@@ -35,7 +42,7 @@ class Lead:
     def overdue(self) -> bool:
         """Whether the next claim has not come in time: a task takes longer than those before. True once."""
         relied_until = self._relied_until
-        if not relied_until or time.monotonic() < relied_until:
+        if relied_until == self._over or time.monotonic() < relied_until:
             return False
-        self._relied_until = 0.0
+        self._over = relied_until
         return True

@@ -158,7 +158,11 @@ class PrefetchBuffer:
     def unsubscribe(self, queue: str) -> EndedSubscription | None:
         """End a subscription and release what is buffered of it."""
         self.release(lambda one: one.subscription.queue == queue)
-        return self.subscriptions.remove(queue)
+        subscription, relied_on = self.subscriptions.get(queue), self.policy.lead.is_relied_on
+        ended = self.subscriptions.remove(queue)
+        if ended is not None and subscription is not None and relied_on:
+            self._messages.wake([subscription.queue_id])
+        return ended
 
     def release_queue(self, queue: str) -> None:
         """Release what is buffered of a queue."""
