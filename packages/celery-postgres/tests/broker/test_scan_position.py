@@ -373,6 +373,29 @@ def test_how_often_a_slow_full_scan_comes(consumer: Consumer, publisher: Any, fl
     assert consumer.policy._full_scan_took == 0.0
 
 
+def test_one_full_scan_that_had_to_wait_makes_none_too_expensive(
+    consumer: Consumer, publisher: Any, flow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine or network makes any claim slow now and then. The next message would wait ten seconds."""
+    late = publisher()
+    (message,) = late.publish(consumer.queue)
+    flow(30)
+    claim = consumer.store.claim
+
+    def slow(*given: Any, **options: Any) -> Any:
+        consumer.clock.now += 0.5
+        return claim(*given, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(consumer.store, "claim", slow)
+        consumer.policy.notify()
+        consumer.ids()
+        assert consumer.full_scan
+    late.commit()
+    consumer.policy.notify()
+    assert message in consumer.ids()
+
+
 def test_which_transactions_are_waited_for(clock: Clock) -> None:
     ended = EndedTransactions()
     ended.note(Snapshot(10, (7,)), clock.now)

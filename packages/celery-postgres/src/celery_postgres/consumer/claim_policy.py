@@ -86,7 +86,9 @@ class ClaimPolicy:
         self._scan_fully = True
         #: Publishers know already that this consumer sleeps.
         self._slept = False
-        self._last_claim = self._last_full_scan = self._full_scan_took = 0.0
+        self._last_claim = self._last_full_scan = self._last_full_scan_took = 0.0
+        #: The less of the latest two: one alone may have waited for a processor or the network, and not for the scan.
+        self._full_scan_took = 0.0
 
     @property
     def notified(self) -> bool:
@@ -246,7 +248,8 @@ class ClaimPolicy:
         self.retry.succeeded()
         if plan.full_scan:
             self._last_full_scan = time.monotonic()
-            self._full_scan_took = self._last_full_scan - plan.begun
+            took = self._last_full_scan - plan.begun
+            self._full_scan_took, self._last_full_scan_took = min(took, self._last_full_scan_took), took
         with_acks = [one for one in result.messages if one.queue_id in plan.queues]
         self._slept = False
         if plan.may_sleep:  # else the claim has left in the database what publishers rely on
