@@ -20,7 +20,8 @@ from environment.testkit.journal_worker import JournalWorker
 
 _STARTED_AT_ONCE = 4
 _MONITORED = 40
-#: Seconds until workers that have started together are done with asking each other, and sleep: a hundred of ours take 35.
+#: Seconds until workers that have started together are done with asking each other, and sleep: a hundred of ours take
+#: 35.
 _SETTLED_S, _FEW_SETTLED_S, _FEW = 35, 15, 10
 #: The fleets of the page; the last, which takes half a minute to start, of these systems alone.
 GROWN = (1, 10, 40, 100)

@@ -50,7 +50,7 @@ WHOLE = {
     "drop_messages": {"ix_kombu_message_claimed"},
     # The first entry of each queue, by the order of the index.
     "orphaned_queues": {"ix_kombu_message_ready", "ix_kombu_message_timed", "ix_kombu_message_taken"},
-    **dict.fromkeys(("keyed_though_unfair", "what_is_due"), {"ix_kombu_message_fair"}),
+    **{name: {"ix_kombu_message_fair"} for name in ("keyed_though_unfair", "what_is_due")},
     # The same, and what is claimed, at most ten times the cap.
     "queue_depths": {"ix_kombu_message_claimed", "ix_kombu_message_ready", "ix_kombu_message_timed"},
     # The newest, up to a cap.

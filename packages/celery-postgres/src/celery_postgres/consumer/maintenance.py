@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 #: How often to look for messages of queues that no longer exist, and for attempts that are not kept any more. The first
 #: are rare, and both slow down nothing.
 ORPHANS_S = 3600.0
-#: How often to do each step, whether or not there is something to do for it: a right that is missing is reported before it
-#: is needed.
+#: How often to do each step, whether or not there is something to do for it: a right that is missing is reported before
+#: it is needed.
 ALL_S = 300.0
 #: How often to add up old counts of tasks.
 COUNTS_S = 300.0
@@ -68,7 +68,7 @@ class Maintenance:
         self._step(session, "record of lost workers", lambda: ConsumerStore(session).note_lost(removed, rescued))
 
     def run(self, session: Session, beat: Callable[[Session], object]) -> None:
-        """Remove expired queues and messages, and release the claims of consumers that are gone, as far as there are any.
+        """Remove expired queues and messages, and release the claims of consumers that are gone, if there are any.
 
         Args:
             beat: called after each statement. Without heartbeats the other consumers would find this one dead while it

@@ -51,8 +51,8 @@ class PublishStore(Store):
         """Wake consumers for a message that is committed.
 
         Args:
-            rows: the queue, and for how many seconds, as of `waited_s` ago at most, one of its consumers claims again by
-                itself; None if none sleeps.
+            rows: the queue, and for how many seconds, as of `waited_s` ago at most, one of its consumers claims again
+                by itself; None if none sleeps.
         """
         if waited_s > slow_commits.POLLS_FOR_S and envelope.is_soon:
             queues = [queue for queue, _ in rows]  # one may have fallen asleep meanwhile, and polled for the last time
