@@ -188,7 +188,7 @@ def _messages(cursor: Any, night: Night) -> None:
     for number in range(38):
         add("paused", "reports.render_pdf", "reports", ACME, 1_260 - number * 20)
     for number in range(12):
-        add("scheduled", "app.tasks.llm.routing", "llm", ACME, 60, due=30.0 + number * 10)
+        add("scheduled", "app.tasks.llm.routing", "llm", ACME, 60, due=1_800.0 + number * 10)
     for number in range(8):
         add("running", "app.tasks.llm.explanation", "llm", BOREALIS, 40 - number, host="llm-1@node-a")
     add("mail", "mail.send", "mail", None, 0.8)

@@ -15,7 +15,7 @@ from environment.testkit.databases import run
 from environment.testkit.tables import rows, scalar
 from environment.waiting import wait_until
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 HOSTILE = "</td><script>alert(1)</script>\u202e"
 
 
@@ -72,10 +72,11 @@ def test_workers_come_with_what_they_run_the_lost_ones_first(served: Console) ->
 def test_draining_a_worker_says_what_it_leaves_alone(served: Console) -> None:
     url = served.database_url
     worker = str(scalar(url, "SELECT id FROM kombu_consumer WHERE name = 'llm-1@node-a'"))
+    run(url, "UPDATE kombu_consumer SET beat_at = now()")  # what runs for 30 s by its report goes on since then
     asked = plan(served, "drain-worker", id=worker)
     found = text_of(asked.text)
     assert "A dry run: nothing is changed yet." in found
-    assert "5 tasks run in it, the longest for 3" in found
+    assert re.search(r"5 tasks run in it, the longest for [345]\d", found)
     assert "1 queue has no other worker: llm" in found
     assert scalar(url, f"SELECT draining FROM kombu_consumer WHERE id = {worker}") is False  # noqa: S608
     assert "llm-1@node-a ends when its tasks have ended." in confirm(served, asked.text)
@@ -105,7 +106,8 @@ def test_a_lost_worker_is_forgotten(served: Console) -> None:
 
 
 def test_schedules_show_what_is_late_and_why(served: Console) -> None:
-    run(served.database_url, "UPDATE celery_beat SET seen_at = now()")
+    late = "UPDATE celery_beat_entry SET next_run_at = now() - interval '12 min' WHERE name = 'nightly-report'"
+    run(served.database_url, "UPDATE celery_beat SET seen_at = now()", late)
     page = shown(served, "/schedules", "3 entries, 1 late . 1 beat lives: node-a")
     assert page.index("nightly-report") < page.index("refresh-views"), "the late ones first"
     assert "a beat runs and has not sent it: its log says why" in page

@@ -168,11 +168,6 @@ def test_keys_come_in_pages(module_database: Any) -> None:
 def test_what_a_tenant_waits(module_database: Any) -> None:
     """By its last ended tasks, or by the one that waits."""
     run_with(module_database.url, _ENDED, [BOREALIS])
-    # The first is due after 30 s, and would be counted in the place of the one that is canceled below.
-    run(
-        module_database.url,
-        "UPDATE kombu_message SET available_at = available_at + interval '1 day' WHERE available_at > now()",
-    )
     with closing(ReadModel(module_database.url)) as model:
         found = {one.queue: one for one in model.standing(BOREALIS, night.BOREALIS)}
         mail = found["mail"].waits

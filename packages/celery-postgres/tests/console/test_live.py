@@ -62,6 +62,11 @@ def streaming(served: Console, of: str, who: str = "operator") -> Iterator[Strea
         yield Stream(response)
 
 
+def streams_have_ended(served: Console) -> None:
+    """The server notices a while after a tab that it is gone: until then its places are taken, and its pages read."""
+    wait_until(lambda: not served.application.state.live.tabs, DEADLINE_S, "the places of closed streams")
+
+
 def fresh(served: Console, of: str, who: str | None = "operator") -> Any:
     return served.get(f"/fresh?of={quote(of, safe='')}", who)
 
@@ -93,6 +98,7 @@ def test_a_stream_tells_of_changes(served: Console) -> None:
 def test_fifty_tabs_are_read_as_one(served: Console) -> None:
     """Each tab hears of several readings and asks for its page each time; the database is read once a second."""
     of, pages = "queues?tabs=fifty", served.application.state.live
+    streams_have_ended(served)
     with ExitStack() as stack:
         begun, before = time.monotonic(), pages.readings
         tabs = [stack.enter_context(streaming(served, of)) for _ in range(50)]
@@ -156,14 +162,14 @@ def test_a_stream_ends_with_its_key(served: Console, monkeypatch: pytest.MonkeyP
 def test_streams_have_a_limit(served: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_OF_TENANT", 1)
     refused = f"/events?of={quote('tasks', safe='')}"
+    streams_have_ended(served)
     with streaming(served, "tasks", "tenant A") as tab:
         assert tab.until("ok")
         answer = served.get(refused, "tenant A")
         assert (answer.status, answer.headers["retry-after"]) == (429, "10")
         with streaming(served, "tasks", "tenant B"):
             pass
-    with closing(psycopg2.connect(served.database_url)):
-        wait_until(lambda: not served.application.state.live.tabs, DEADLINE_S, "the places of closed streams")
+    streams_have_ended(served)
     with streaming(served, "tasks", "tenant A") as tab:
         assert tab.until("ok")
 
@@ -172,13 +178,14 @@ def test_a_stream_tells_of_each_of_its_pages(served: Console, monkeypatch: pytes
     of = ("tasks", "nothing", "tasks?state=failed", "dead")
     asked = "&".join(f"of={quote(one, safe='')}" for one in of)
     monkeypatch.setattr(live, "MOST_OF_TENANT", 2)
+    streams_have_ended(served)
     with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=DEADLINE_S)) as connection:
         connection.request("GET", f"/events?{asked}", headers={"Cookie": served.cookie("tenant A")})
         stream = Stream(connection.getresponse())
         states = {one["of"]: one["state"] for one in (stream.next() for _ in of)}
         assert {states["tasks"], states["tasks?state=failed"]} <= {"", "ok"}
         assert (states["nothing"], states["dead"]) == ("gone", "asks"), "there is room for two"
-    wait_until(lambda: not served.application.state.live.tabs, DEADLINE_S, "the places of closed streams")
+    streams_have_ended(served)
 
 
 def live_text(browser: Browser) -> str:
@@ -226,11 +233,25 @@ def test_new_rows_do_not_push_a_list_down(served: Console, browser: Browser) -> 
     assert browser.value("document.querySelector('#unseen')") is None
     browser.call("Input.dispatchKeyEvent", type="keyDown", key=".", text=".")
     browser.until("document.querySelector('[data-said]').innerText.startsWith('Paused at')")
-    wait_until(lambda: not served.application.state.live.tabs, DEADLINE_S, "the end of the stream")
+    streams_have_ended(served)
     publish(url, "push.four", "celery")
     browser.value("document.querySelector('[data-do=pause]').click()")
     browser.until("document.querySelector('#unseen')?.innerText === '1 new, show'")
     assert browser.errors == []
+
+
+def the_leader(browser: Browser, windows: list[str]) -> str:
+    """The one window that follows the stream: the first, unless it stood still for 4 s, as on a busy machine."""
+
+    def leading() -> list[str]:
+        found = []
+        for window in windows:
+            browser.turn(window)
+            if browser.value("live.leads !== null"):
+                found.append(window)
+        return found if len(found) == 1 else []
+
+    return wait_until(leading, DEADLINE_S, "one window to lead")[0]
 
 
 def test_one_stream_is_for_all_windows_of_a_browser(served: Console, browser: Browser) -> None:
@@ -245,9 +266,7 @@ def test_one_stream_is_for_all_windows_of_a_browser(served: Console, browser: Br
             browser.open(f"{served.address}/{of}")
             browser.until("document.querySelector('[data-said]').innerText.startsWith('Live')")
         wait_until(lambda: pages.tabs == len(shown), DEADLINE_S, "one stream of all pages")
-        for window in windows[1:]:
-            browser.turn(window)
-            assert browser.value("live.pages") is None, "it has asked for no stream"
+        the_leader(browser, windows)  # the others have asked for no stream
         browser.turn(windows[0])
         browser.value("document.querySelector('[data-do=pause]').click()")
         browser.turn(windows[-1])
@@ -260,7 +279,7 @@ def test_one_stream_is_for_all_windows_of_a_browser(served: Console, browser: Br
         browser.until("document.querySelector('main').innerText.includes('windows.two')")
         for window in windows:
             browser.turn(window)
-            assert browser.value("document.querySelector('[data-said]').innerText").startswith("Live")
+            browser.until("document.querySelector('[data-said]').innerText.startsWith('Live')")
     assert browser.errors == []
 
 
@@ -268,35 +287,32 @@ def test_another_window_reads_while_the_one_that_read_stands_still(served: Conso
     url, pages = served.database_url, served.application.state.live
     enter(browser, served, "operator")
     browser.call("Page.navigate", url="about:blank")
-    wait_until(lambda: not pages.tabs, DEADLINE_S, "the end of the stream of the page before")
+    streams_have_ended(served)
     with browser.windows(3) as windows:
         for window in windows:
             browser.turn(window)
             browser.open(f"{served.address}/queue?name=mail")
             browser.until("document.querySelector('[data-said]').innerText.startsWith('Live')")
-        browser.turn(windows[0])
-        assert browser.value("live.leads !== null")
+        still = the_leader(browser, windows)
+        browser.turn(still)
         browser.call("Debugger.enable")
         browser.call("Debugger.pause")  # it stands still at its next second
-        browser.turn(windows[1])
-        browser.until("live.missed > 1")
-        browser.until("live.missed < 2")
+        others = [one for one in windows if one != still]
+        the_leader(browser, others)
         publish(url, "still.one")
-        for window in windows[1:]:
+        for window in others:
             browser.turn(window)
             browser.until("document.querySelector('main').innerText.includes('still.one')")
-            assert browser.value("document.querySelector('[data-said]').innerText").startswith("Live")
-        browser.turn(windows[0])
+            browser.until("document.querySelector('[data-said]').innerText.startsWith('Live')")
+        browser.turn(still)
         browser.call("Debugger.resume")
         browser.until("document.querySelector('main').innerText.includes('still.one')")
         browser.until("live.leads === null")
         publish(url, "still.two")
-        leads = 0
         for window in windows:
             browser.turn(window)
             browser.until("document.querySelector('main').innerText.includes('still.two')")
-            leads += browser.value("Number(live.leads !== null)")
-        assert leads == 1
+        the_leader(browser, windows)
         wait_until(lambda: pages.tabs == 1, DEADLINE_S, "one stream again")
     assert browser.errors == []
 
