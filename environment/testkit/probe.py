@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from environment.waiting import wait_until
 from environment.worker import WorkerError, WorkerProcess
 
 DEADLINE_S = 25
+#: Until a worker takes tasks: 2 s, and ten times that while several start on a busy machine.
+READY_S = 90
 APPLICATION = "environment.testkit.probe_app"
 COMMAND = (sys.executable, "-P", "-m", "environment.celery", "-A", APPLICATION)
 
@@ -29,7 +32,7 @@ class ProbeWorker(WorkerProcess):
     def is_ready(self) -> bool:
         return self.file.exists() and self.file.read_text() == str(self.pid)
 
-    def wait_ready(self, deadline_s: float = DEADLINE_S) -> None:  # type: ignore[override]
+    def wait_ready(self, deadline_s: float = READY_S) -> None:  # type: ignore[override]
         def settled() -> bool:
             return self.process.poll() is not None or self.is_ready()
 
@@ -151,7 +154,7 @@ class Probe:
         """Let tasks through a gate."""
         (self.folder / "gates" / gate).touch()
 
-    def inspect(self, worker: ProbeWorker, command: str, *args: Any, timeout: float = 10) -> Any:
+    def inspect(self, worker: ProbeWorker, command: str, *args: Any, timeout: float = DEADLINE_S) -> Any:
         """Return the answer of one worker to ``celery inspect``."""
         inspector = self.app.control.inspect(destination=[worker.name], timeout=timeout, limit=1)
         answers = getattr(inspector, command)(*args)
@@ -164,7 +167,7 @@ class Probe:
             *args,
             destination=[worker.name],
             reply=True,
-            timeout=10,
+            timeout=DEADLINE_S,
             limit=1,
             **options,
         )
@@ -199,6 +202,21 @@ def results(url: str) -> str:
 
 def _named(url: str, name: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}application_name={name}"
+
+
+def before_due(send: Callable[[float], AsyncResult], act: Callable[[AsyncResult], object]) -> AsyncResult:
+    """Send a task with a countdown, and do something with it before it is due; the last one that was sent.
+
+    On a machine that is busy for a moment it may be due before: then another one is sent, with a longer countdown.
+    """
+    countdown_s = 1.0
+    while True:
+        begun = time.monotonic()
+        sent = send(countdown_s)
+        act(sent)
+        if time.monotonic() < begun + countdown_s:
+            return sent
+        countdown_s *= 3
 
 
 #: Makes unique names: ``unique("tag")`` is ``tag-1f2e3d4c``.

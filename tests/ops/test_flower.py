@@ -162,12 +162,13 @@ def test_the_workers_page_counts_what_the_worker_did(browser: Browser, flower: F
 
 def test_the_worker_page_knows_its_pool_and_its_queue(browser: Browser, flower: Flower) -> None:
     """What it shows was asked of the worker through the broker."""
-    shows(browser, flower, f"/worker/{flower.name}", lambda: "solo:TaskPool" in browser.text(), "the pool")
     # The tables of other tabs are on the page, and not to be seen.
-    queues = browser.value(
-        "[...document.querySelectorAll('#tab-queues tbody tr')].map(row => row.cells[0].textContent.trim())"
-    )
-    assert queues == ["celery"]
+    queues = "[...document.querySelectorAll('#tab-queues tbody tr')].map(row => row.cells[0].textContent.trim())"
+
+    def knows() -> bool:
+        return "solo:TaskPool" in browser.text() and browser.value(queues) == ["celery"]
+
+    shows(browser, flower, f"/worker/{flower.name}", knows, "the pool and the queue")
 
 
 def test_the_tasks_page_lists_each_task_with_what_became_of_it(browser: Browser, flower: Flower) -> None:
@@ -185,15 +186,16 @@ def test_the_tasks_page_lists_each_task_with_what_became_of_it(browser: Browser,
 
 
 def test_the_task_page_tells_of_one(browser: Browser, flower: Flower) -> None:
-    browser.open(f"{flower.url}/task/{flower.tasks['returns']}")
-    shown = details(browser)
+    def ended(state: str) -> dict[str, str]:
+        shown = details(browser)
+        return shown if shown.get("Status") == state else {}
+
+    shown = shows(browser, flower, f"/task/{flower.tasks['returns']}", lambda: ended("SUCCESS"), "its success")
     assert shown["Name"] == "observed.returns"
-    assert shown["Status"] == "SUCCESS"
     assert shown["Arguments"] == "['shown']"
     assert shown["Result"] == "'shown'"
     assert shown["Worker"] == flower.name
-    browser.open(f"{flower.url}/task/{flower.tasks['fails']}")
-    assert details(browser)["Status"] == "FAILURE"
+    shows(browser, flower, f"/task/{flower.tasks['fails']}", lambda: ended("FAILURE"), "its failure")
     assert "cannot use shown" in browser.text()
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +156,17 @@ def test_each_of_several_beats_answers_by_its_name(start_beat: Callable[..., Bea
     both = {"one@beats", "two@beats"}
     wait_until(lambda: answering(probe, *both) == both, DEADLINE_S, "the answers of both beats")
     worker = probe.start()
-    everybody = {name for reply in probe.app.control.ping(timeout=2.0) for name in reply}
-    assert everybody == {*both, worker.name}
+
+    def everybody() -> set[str]:
+        return {name for reply in probe.app.control.ping(timeout=2.0) for name in reply}
+
+    wait_until(lambda: everybody() == {*both, worker.name}, DEADLINE_S, "the answers of all")
     # A command for workers alone: beats do not answer it.
-    assert set(probe.app.control.inspect(timeout=2.0).stats() or {}) == {worker.name}
+    answer = wait_until(lambda: probe.app.control.inspect(timeout=2.0).stats(), DEADLINE_S, "the worker's answer")
+    assert set(answer) == {worker.name}
     first.terminate()
     assert first.wait(DEADLINE_S) == 0
-    assert answering(probe, *both) == {"two@beats"}
+    wait_until(lambda: answering(probe, *both) == {"two@beats"}, DEADLINE_S, "the answer of the second alone")
     second.kill()
     second.wait()
     assert answering(probe, *both) == set()
@@ -204,4 +209,5 @@ def test_beats_of_one_name_share_one_mailbox_and_one_of_them_answers(
         DEADLINE_S, "both beats",
     )  # fmt: skip
     for _ in range(3):
-        assert len(probe.app.control.ping(destination=["same@beats"], timeout=1.0)) == 1
+        asked = partial(probe.app.control.ping, destination=["same@beats"], timeout=1.0)
+        assert len(wait_until(asked, DEADLINE_S, "an answer")) == 1

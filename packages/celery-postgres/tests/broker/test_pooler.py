@@ -87,7 +87,7 @@ def test_a_long_message_is_copied_with_the_sessions_own_settings(server: Any, pl
     watchdog.start()  # which would end the connection instead
     row = dict.fromkeys(("task_id", "tenant_id", "available_at", "expires_at", "flow_key", "flow_later", "in_order"))
     locked = "LOCK TABLE kombu_message IN SHARE MODE"
-    with Pooler(plain_database.url) as pooler, closing(Session(pooler.url, {"statement_timeout": "50ms"})) as session:
+    with Pooler(plain_database.url) as pooler, closing(Session(pooler.url, {"statement_timeout": "2s"})) as session:
         queue_id = scalar(plain_database.url, "INSERT INTO kombu_queue (name) VALUES ('q') RETURNING id")
 
         def copy() -> list[Any]:
@@ -155,8 +155,13 @@ def test_orders_are_answered_within_celerys_own_patience(
     probe = make_probe(pooler.url)
     worker = probe.start()
     name = worker.name  # type: ignore[attr-defined]
-    answers = [probe.app.control.ping(destination=[name], limit=1) for _ in range(6)]
-    assert answers.count([{name: {"ok": "pong"}}]) > len(answers) / 2
+
+    def most_are_answered() -> bool:
+        answers = [probe.app.control.ping(destination=[name], limit=1) for _ in range(6)]
+        return answers.count([{name: {"ok": "pong"}}]) > len(answers) / 2
+
+    # A second each: while the machine is busy for some, they are not.
+    wait_until(most_are_answered, DEADLINE_S, "most of six pings to be answered")
 
 
 def test_a_fair_queue_with_limits_and_order(pooler: Pooler, plain_database: Any) -> None:

@@ -94,8 +94,12 @@ def test_flower_shows_tasks_and_counts_them(watched: Probe, flower: tuple[Any, i
         ("probe.echo", "SUCCESS"),
         ("probe.fail", "FAILURE"),
     ]
-    known = json.loads(page(port, "/api/workers?refresh=1"))[worker]  # asked of the worker by remote control
-    assert [queue["name"] for queue in known["active_queues"]] == ["celery"]
+
+    def queues_shown() -> list[str]:  # asked of the worker by remote control, for whose answer Flower waits one second
+        known = json.loads(page(port, "/api/workers?refresh=1") or "{}").get(worker, {})
+        return [queue["name"] for queue in known.get("active_queues", ())]
+
+    wait_until(lambda: queues_shown() == ["celery"], DEADLINE_S, "the queues of the worker")
     process.terminate()
     assert process.wait(DEADLINE_S) == 0
 

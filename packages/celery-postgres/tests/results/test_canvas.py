@@ -16,7 +16,7 @@ from celery.result import AsyncResult, GroupResult, ResultSet
 
 from celery_postgres.readmodel import ReadModel
 from environment.testkit.canvas import answer, chords_gone, count, drained, stored
-from environment.testkit.probe import DEADLINE_S, Probe, unique
+from environment.testkit.probe import DEADLINE_S, Probe, before_due, unique
 from environment.testkit.tables import scalar
 from environment.waiting import wait_until
 
@@ -549,15 +549,19 @@ def test_each_task_of_a_group_as_body_calls_its_own_errbacks_and_the_chords(pool
 
 
 def test_a_revoked_part_fails_the_body(pool: Probe, canvas: Canvas) -> None:
-    tag = unique("body")
-    part = canvas.add(1).set(countdown=1)
-    result = chord([part, canvas.add(2)], canvas.body(tag)).apply_async()
-    pool.control(pool.worker, "revoke", result.parent.results[0].id)
+    tags: list[str] = []
+
+    def send(countdown_s: float) -> AsyncResult:
+        tags.append(unique("body"))
+        part = canvas.add(1).set(countdown=countdown_s)
+        return chord([part, canvas.add(2)], canvas.body(tags[-1])).apply_async()
+
+    result = before_due(send, lambda sent: pool.control(pool.worker, "revoke", sent.parent.results[0].id))
     with pytest.raises(ChordError):
         answer(alone(result))
     assert isinstance(answer(result.parent.results[0], propagate=False), TaskRevokedError)
     chords_gone(pool.url)
-    assert pool.notes("body", tag) == []
+    assert pool.notes("body", tags[-1]) == []
 
 
 def test_parts_with_ignored_results_leave_no_rows(pool: Probe, canvas: Canvas) -> None:
