@@ -163,14 +163,13 @@ def test_a_worker_that_is_told_to_stop_leaves_the_rest_at_once(probe: Probe, sig
 @pytest.mark.parametrize("pool_name", LONG_BUT["solo"])
 def test_an_eta_outlives_its_worker(probe: Probe, pool_name: str) -> None:
     first = probe.start(pool=pool_name)
-    name = unique("later")
+    name, sent_at = unique("later"), time.time()
     tags = load(probe, name, 10, countdown=3)
-    assert probe.notes("start", f"{name}-*") == []
     first.stop()
-    assert probe.notes("start", f"{name}-*") == []
     probe.start(pool=pool_name)
     counts = probe.wait_for_all("end", tags)
     assert set(counts.values()) == {1}
+    assert all(note["at"] >= sent_at + 3 for note in probe.notes("start", f"{name}-*"))
     drained(probe)
 
 
@@ -265,7 +264,7 @@ def test_a_server_that_restarts_under_load_costs_nothing(
         # wal_writer_delay), and their tasks run again.  Nothing else does.
         for one in again:
             ended = probe.notes("end", one)[0]["at"]
-            assert any(moment - 2 < ended < moment + 1 for moment in stopped), (one, ended, stopped)
+            assert any(moment - 6 < ended < moment + 1 for moment in stopped), (one, ended, stopped)  # ten times that
     else:
         assert again == {}
     drained(probe)
@@ -425,7 +424,7 @@ def test_a_worker_is_stopped_while_its_server_says_nothing(far_probe: Probe, pro
 
 def test_a_statement_without_an_answer_is_given_up(plain_database: Any, proxy: Proxy) -> None:
     watchdog.start()
-    with closing(Session(proxy.url(plain_database.tcp_url), {"statement_timeout": "10ms"})) as session:
+    with closing(Session(proxy.url(plain_database.tcp_url), {"statement_timeout": "2s"})) as session:
         assert session.run("find_queue", queue="none") == []
         proxy.stall()
         with pytest.raises(psycopg2.OperationalError):

@@ -20,7 +20,7 @@ from celery_postgres.database.minute_store import MinuteRow, MinuteStore
 from celery_postgres.database.per_process import PerProcess
 from celery_postgres.database.reader import Reader
 from celery_postgres.database.session import Session
-from celery_postgres.readmodel import Count, CursorError, Page, ReadModel, State, TaskFilter, Unavailable
+from celery_postgres.readmodel import Count, CursorError, Page, ReadModel, State, TaskFilter, Unavailable, observing
 from environment.testkit.client import DEADLINE_S, Client
 from environment.testkit.proxy import Proxy
 from environment.testkit.tables import run
@@ -376,8 +376,12 @@ def test_it_can_only_read(url: str) -> None:
     reader.close()
 
 
-def test_a_statement_that_takes_long_is_ended(model: ReadModel, url: str, queue: str, client: Client) -> None:
+def test_a_statement_that_takes_long_is_ended(
+    model: ReadModel, url: str, queue: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client.publish("x", queue)
+    fresh_s = observing.FRESH_S
+    monkeypatch.setattr(observing, "FRESH_S", 60.0)  # however late the second look comes
     with psycopg2.connect(url) as holder, holder.cursor() as cursor:
         cursor.execute("LOCK TABLE kombu_message")
         with pytest.raises(Unavailable, match="statement timeout") as first:
@@ -386,6 +390,7 @@ def test_a_statement_that_takes_long_is_ended(model: ReadModel, url: str, queue:
             model.overview()
         assert second.value is first.value  # without another 2 s
         holder.rollback()
+    monkeypatch.setattr(observing, "FRESH_S", fresh_s)
     wait_until(lambda: _names(model) == [queue], DEADLINE_S, "the failure to be forgotten")
 
 
@@ -394,7 +399,7 @@ def test_a_server_that_stands_still_is_given_up(
 ) -> None:
     client.publish("x", queue)
     monkeypatch.setattr(watchdog, "_process", PerProcess(watchdog._State, watchdog._State.leave_to_parent))
-    monkeypatch.setattr(watchdog, "GRACE_S", -1.5)
+    monkeypatch.setattr(watchdog, "GRACE_S", -0.5)
     model = ReadModel(proxy.url(plain_database.tcp_url))
     assert model.queue(queue) is not None
     proxy.stall()

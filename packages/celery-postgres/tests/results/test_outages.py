@@ -63,7 +63,7 @@ def test_an_outage_longer_than_a_time_limit_fails_no_successful_task(
     worker = own.start(pool=pool, conf=STAYS)
     number = POOLS[pool]
     results = [
-        own.send(task, f"{tag}-{one}", gate, time_limit=5, soft_time_limit=4)
+        own.send(task, f"{tag}-{one}", gate, time_limit=12, soft_time_limit=10)
         if pool == "prefork"
         else own.send(task, f"{tag}-{one}", gate)
         for one in range(number)
@@ -73,7 +73,7 @@ def test_an_outage_longer_than_a_time_limit_fails_no_successful_task(
     own.open(gate)
     own.wait_for("end", f"{tag}-*", number)
     ended = max(note["at"] for note in own.notes("end", f"{tag}-*"))
-    wait_until(lambda: time.time() > ended + 6, DEADLINE_S, "the time limits to be over")
+    wait_until(lambda: time.time() > ended + 13, DEADLINE_S, "the time limits to be over")
     private_cluster.start()
     assert come(results) == [("SUCCESS", f"{tag}-{one}") for one in range(number)]
     assert len(own.notes("start", f"{tag}-*")) == number
