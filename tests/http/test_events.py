@@ -57,23 +57,24 @@ def finish(front: Front, task_id: str, status: str = "SUCCESS") -> None:
 
 
 def test_the_state_now_and_the_end_as_it_happens(front: Front) -> None:
-    """Six times, since a look every two seconds might hit the moment once."""
-    took = []
-    for _ in range(6):
+    """Ten times in a row within half a second, which looks every two seconds hit once in a million times; on a machine
+    that is busy for a moment, later."""
+    took = [LOOK_S]
+    while max(took[-10:]) > LOOK_S / 4:
+        assert len(took) < 100, "it was looked for, and not pushed"
         task_id = front.submit().json["task_id"]
         with front.events(task_id) as stream:
             assert (stream.status, stream.getheader("Content-Type")) == (200, "text/event-stream; charset=utf-8")
             first = event(stream)
             assert (first["event"], first["id"]) == ("task", "PENDING")
             assert json.loads(first["data"])["state"] == "PENDING"
-            wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]), 10, "the listener to wait")  # noqa: B023
+            wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]), 60, "the listener to wait")  # noqa: B023
             begun = time.monotonic()
             finish(front, task_id)
             task = json.loads(event(stream)["data"])
             took.append(time.monotonic() - begun)
             assert (task["state"], task["result"]) == ("SUCCESS", {"answer": 42})
             assert event(stream) == {}
-    assert max(took) < LOOK_S / 2, "it was looked for, and not pushed"
 
 
 def test_a_state_in_between_is_told_too(front: Front) -> None:
@@ -92,7 +93,7 @@ def test_many_streams_are_one_connection(front: Front) -> None:
         streams = [stack.enter_context(front.events(task_id)) for task_id in ids]
         assert [event(stream)["id"] for stream in streams] == ["PENDING"] * 12
         count = "SELECT count(*) FROM celery_waiter WHERE task_id = ANY(:ids)"
-        wait_until(lambda: scalar(front.database_url, count, ids=ids) == 12, 10, "twelve to wait")
+        wait_until(lambda: scalar(front.database_url, count, ids=ids) == 12, 60, "twelve to wait")
         assert scalar(front.database_url, WAITERS, ids=ids) == 1
         for task_id in ids:
             finish(front, task_id)
@@ -122,8 +123,8 @@ def test_a_stream_that_nobody_reads_any_more_is_ended(front: Front) -> None:
     task_id = front.submit().json["task_id"]
     with front.events(task_id) as stream:
         assert event(stream)["id"] == "PENDING"
-        wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]) == 1, 10, "the listener to wait")
-    wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]) == 0, 10, "the listener to give up")
+        wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]) == 1, 60, "the listener to wait")
+    wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]) == 0, 60, "the listener to give up")
 
 
 def test_somebody_elses_task_has_no_stream(front: Front) -> None:
@@ -152,7 +153,7 @@ def test_no_more_streams_than_there_is_room_for(make_front: Callable[..., Front]
         assert (refused.status, refused.code) == (503, "streams-full")
         assert int(refused.headers["retry-after"]) > 0
     finish(front, task_id)
-    wait_until(lambda: front.get(f"/v1/tasks/{task_id}/events").status == 200, 10, "the room to be free again")
+    wait_until(lambda: front.get(f"/v1/tasks/{task_id}/events").status == 200, 60, "the room to be free again")
 
 
 def test_one_tenant_cannot_take_all_streams(make_front: Callable[..., Front], database: Any) -> None:
@@ -167,7 +168,7 @@ def test_one_tenant_cannot_take_all_streams(make_front: Callable[..., Front], da
         assert event(stack.enter_context(front.events(ids[B], tenant=B)))["id"] == "PENDING"
         assert front.get(f"/v1/tasks/{ids[B]}/events", tenant=B).code == "streams-full"
     finish(front, ids[A])
-    wait_until(lambda: front.get(f"/v1/tasks/{ids[A]}/events").status == 200, 10, "the room to be free again")
+    wait_until(lambda: front.get(f"/v1/tasks/{ids[A]}/events").status == 200, 60, "the room to be free again")
 
 
 def test_a_state_of_two_lines_is_no_event_of_its_own(front: Front) -> None:
@@ -182,7 +183,7 @@ def test_a_listener_that_is_cut_off_goes_on(front: Front) -> None:
     task_id = front.submit().json["task_id"]
     with front.events(task_id) as stream:
         assert event(stream)["id"] == "PENDING"
-        wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]) == 1, 10, "the listener to wait")
+        wait_until(lambda: scalar(front.database_url, WAITERS, ids=[task_id]) == 1, 60, "the listener to wait")
         run(
             front.database_url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -247,7 +247,7 @@ def test_headers_that_do_not_end_do(make_front: Any, database: Any, opened: Any)
 
 
 def test_who_asks_again_in_time_keeps_his_connection(make_front: Any, database: Any) -> None:
-    front = make_front(database.url, WEB_HEADER_TIMEOUT="0.3")
+    front = make_front(database.url, WEB_HEADER_TIMEOUT="2")
     with closing(http.client.HTTPConnection("127.0.0.1", front.port, timeout=DEADLINE_S)) as scraper:
         scraper.connect()
         first = scraper.sock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -56,7 +57,7 @@ def test_a_pool_that_takes_no_task_needs_a_restart(monkeypatch: pytest.MonkeyPat
     seen.look()
     why = seen.stuck(None)
     assert why is not None
-    assert why.startswith("the pool has taken no task for 70 s")
+    assert re.match(r"the pool has taken no task for 7\d s", why)
     monkeypatch.setattr(state, "active_requests", {object()})
     seen.look()
     assert seen.stuck(None) is None

@@ -197,9 +197,9 @@ def test_a_throttle_is_exact_over_eight_workers_and_its_rate_changes_at_once(
         elapsed = time.monotonic() - begun
         counts.append((elapsed, started))
         (limit,) = broker.limits("q")
-        if limit.per_second == 100:
-            # What workers that come late leave unused is lost; who comes waits for the next start, and no longer.
-            assert (limit.opens_in_s or 0) <= 1 / 100 + 1e-3
+        # What workers that come late leave unused is lost; who comes waits for the next start, and no longer: just
+        # after the change for as long as the ten of the burst would have.
+        assert (limit.opens_in_s or 0) <= (1 if limit.per_second == 100 else 10) / 100 + 1e-3
         if elapsed > 1.0 and limit.per_second == 100:
             broker.set_limit("q", per_second=10_000, burst=10)
 
@@ -207,7 +207,6 @@ def test_a_throttle_is_exact_over_eight_workers_and_its_rate_changes_at_once(
     workers.run(look)
     assert workers.done == 600
     assert max(started - 100 * elapsed for elapsed, started in counts if elapsed < 1.0) <= 10
-    assert time.monotonic() - begun < 20
 
 
 def test_idle_throttles_are_removed(plain_database: Any, broker: Operations, messages: MessageStore) -> None:
@@ -222,6 +221,6 @@ def test_idle_throttles_are_removed(plain_database: Any, broker: Operations, mes
         store.drop_idle_throttles()
         return rows(url, "SELECT flow_key FROM kombu_throttle") == [(keys[0],)]
 
-    wait_until(only_the_slow_one, 10, "the idle throttles to be removed")
+    wait_until(only_the_slow_one, 60, "the idle throttles to be removed")
     (slow,) = broker.limits("q", key="0")
     assert 900 < (slow.opens_in_s or 0) <= 1000

@@ -131,7 +131,13 @@ def test_a_pause_empties_the_buffer(tool: Tool, client: Client, queue: str) -> N
         client.publish(number, queue)
     for message in inbox.take(20):
         message.ack()
-    assert batch_size.ahead() > 1
+
+    def takes_ahead() -> bool:
+        client.publish("quick", queue)
+        inbox.take(1)[0].ack()
+        return bool(batch_size.ahead() > 1)
+
+    wait_until(takes_ahead, DEADLINE_S, "messages to be taken ahead, which is of quick ones")
     tool("pause", queue)
     taken = len(inbox.messages)
 

@@ -152,7 +152,7 @@ def test_keys_that_their_own_limits_hold_back_are_a_problem(plain_database: Any,
         " FROM kombu_queue, unnest(ARRAY['rated', 'refused']) AS key WHERE name = 'llm'",
     )
     for queue, key, running, waited_s in (
-        ("llm", TENANT, 2, 400),
+        ("llm", TENANT, 2, 365),
         ("llm", "below", 1, 500),
         ("llm", "young", 2, 200),
         ("llm", "rated", 0, 350),

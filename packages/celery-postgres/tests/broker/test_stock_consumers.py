@@ -135,9 +135,12 @@ def test_a_move_from_stock_and_back_while_tasks_flow(project: Move) -> None:
     project.send("migrated", 5)
     project.wait_for("migrated", 5)
     ours, _ = project.start("ours")
-    project.send("both", 40)
-    project.wait_for("both", 40)
-    assert {kind for kind, tag in project.noted() if tag.startswith("both-")} == {"ours", "stock"}
+    rounds = 0
+    while {kind for kind, tag in project.noted() if tag.startswith("both-")} != {"ours", "stock"}:
+        assert rounds < 5, "one of them takes nothing"
+        project.send(f"both-{rounds}", 40)
+        project.wait_for(f"both-{rounds}", 40)
+        rounds += 1
     again = typed(project.url, "migrate")
     assert "stock Kombu's consumers are allowed" in again.stderr
     assert check(project.url).stock_allowed  # a migration by the way did not end the move
@@ -159,7 +162,7 @@ def test_a_move_from_stock_and_back_while_tasks_flow(project: Move) -> None:
     assert {kind for kind, tag in project.noted() if tag.startswith("refused-")} == {"stock"}
     counts = Counter(tag for _, tag in project.noted())
     assert set(counts.values()) == {1}
-    assert len(counts) == 55
+    assert len(counts) == 15 + 40 * rounds
     assert scalar(project.url, "SELECT count(*) FROM kombu_message WHERE visible") == 0
 
 

@@ -479,7 +479,7 @@ def test_each_publish_moves_a_debounced_task_up_to_its_bound(app: Celery, module
     assert scalar(module_database.url, starts, id=first.id) == 30
     run(module_database.url, "UPDATE kombu_message SET enqueued_at = enqueued_at - interval '50 seconds'")
     assert task.delay("a", 2).id == first.id
-    assert scalar(module_database.url, starts, id=first.id) == 80
+    assert 80 <= scalar(module_database.url, starts, id=first.id) < 100  # and as long as this has taken
     run(module_database.url, "UPDATE kombu_message SET enqueued_at = enqueued_at - interval '45 seconds'")
     assert task.delay("a", 3).id == first.id
     assert scalar(module_database.url, starts, id=first.id) == 100
