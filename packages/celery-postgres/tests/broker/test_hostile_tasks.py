@@ -38,7 +38,7 @@ def test_a_thousand_shapes_and_the_worker_goes_on(probe: Probe, pool: str) -> No
     assert worker.process.poll() is None
     # The last of them may still run.
     wait_until(lambda: not probe.inspect(worker, "active"), DEADLINE_S, "nothing to be active")
-    assert probe.inspect(worker, "reserved") == []
+    wait_until(lambda: probe.inspect(worker, "reserved") == [], DEADLINE_S, "nothing to be held")
     assert dead_letters(probe.url) > len(FOLLOWS)
     worker.stop()
     assert worker.process.returncode == 0
@@ -98,4 +98,4 @@ def test_a_message_that_fails_its_consumer_is_a_dead_letter_in_the_end(probe: Pr
     wait_until(lambda: dead_letters(probe.url, identity) == 1, PATIENCE_S, "the dead letter")
     every_slot_works(probe, pool)
     assert "makes its consumer fail: RuntimeError at " in worker.log_text()
-    assert probe.inspect(worker, "reserved") == []
+    wait_until(lambda: probe.inspect(worker, "reserved") == [], DEADLINE_S, "nothing to be held")
