@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from environment.waiting import wait_until
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 _ON_3_AND_4 = """\
 import fcntl, os, sys

@@ -9,7 +9,7 @@ from typing import Any
 
 from kombu import Connection, Consumer, Message, Producer, Queue
 
-DEADLINE_S = 15
+DEADLINE_S = 25
 #: Seconds without a message that count as "no message arrives": several times what a delivery takes.
 QUIET_S = 0.25
 

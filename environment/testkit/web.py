@@ -63,7 +63,7 @@ class WebProcess(Lifetime):
             assert self.process.poll() is None, self.log_text()
             return "Application startup complete" in self.log_text()
 
-        wait_until(answers, 30, "the web process")
+        wait_until(answers, 90, "the web process")
 
     def kill(self) -> None:
         """Send SIGKILL to it and to its children."""

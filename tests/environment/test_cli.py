@@ -64,7 +64,7 @@ class Copy:
     def dev(self, *words: str, cwd: str | Path = "/", **environment: str) -> tuple[int, str, str]:
         """./dev to its end: status, output, errors."""
         child = self.start(*words, cwd=cwd, **environment)
-        output, errors = child.communicate(timeout=60)
+        output, errors = child.communicate(timeout=120)
         return child.returncode, output, errors
 
     def worker(self, **environment: str) -> subprocess.Popen[str]:
@@ -124,7 +124,7 @@ def test_a_worker_from_the_first_start_to_the_last(copy: Copy, query: Query) -> 
     assert "already running" in one_line(errors)
 
     first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=30)
+    _, errors = first.communicate(timeout=90)
     assert first.returncode == 0, errors
     assert errors.count("draining; Ctrl-C again") == 1
     assert nothing_runs(copy)
@@ -136,7 +136,7 @@ def test_a_worker_from_the_first_start_to_the_last(copy: Copy, query: Query) -> 
     status, output, _ = copy.dev("down")
     assert status == 0
     assert re.match(r"worker +drained and stopped \(pid \d+\)\npostgresql +stopped\n", output)
-    second.communicate(timeout=30)
+    second.communicate(timeout=90)
     assert second.returncode == 0
     assert nothing_runs(copy)
     assert copy.dev("down")[:2] == (0, "worker      none\npostgresql  was not running\n")
@@ -171,7 +171,7 @@ def test_a_postgresql_that_is_killed_under_a_worker_comes_back(copy: Copy) -> No
     assert status == 0, errors
     cluster.kill()
     worker.terminate()
-    _, errors = worker.communicate(timeout=30)
+    _, errors = worker.communicate(timeout=90)
     assert worker.returncode == 0, errors
     assert "dev: PostgreSQL had ended and was restarted\n" in errors
     assert nothing_runs(copy)
@@ -181,7 +181,7 @@ def test_two_checkouts_do_not_disturb_each_other(copy: Copy, folder: Path) -> No
     other = Copy(copy_checkout(folder / "other"))
     server = ("psql", "--no-psqlrc", "-Atc", "SELECT pg_postmaster_start_time()")
     both = [copy.start(*server), other.start(*server)]
-    answers = {child.communicate(timeout=60)[0] for child in both}
+    answers = {child.communicate(timeout=120)[0] for child in both}
     assert len(answers) == 2
     assert nothing_runs(copy)
     assert nothing_runs(other)
@@ -198,7 +198,7 @@ def test_a_worker_waits_for_a_database_that_comes_later(copy: Copy, private_clus
     private_cluster.start()
     wait_until(lambda: worker_is_ready(copy.state), 60, "the worker")
     worker.terminate()
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=90)
     assert worker.returncode == 0
     assert not (copy.state / "postgres").exists()
 
@@ -213,7 +213,7 @@ def test_a_worker_that_a_script_put_into_the_background_ends_when_told(copy: Cop
         assert "next try in" in worker.stderr.readline()
         worker.send_signal(number)
         try:
-            assert worker.wait(30) == 128 + number
+            assert worker.wait(90) == 128 + number
         finally:
             worker.kill()
 
@@ -440,7 +440,7 @@ def test_ping_says_that_the_database_takes_no_writes(
     status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url)
     assert (status, "takes no writes: default_transaction_read_only is on" in one_line(errors)) == (1, True)
     worker.terminate()
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=120)
     status, _, errors = copy.dev("ping", "--wait", "2", DATABASE_URL=url)
     assert status == 1
     assert "cannot send a task through" in one_line(errors)
@@ -476,7 +476,7 @@ def test_ping_gives_up_early_unless_a_worker_is_being_started(copy: Copy, privat
     with pytest.raises(UserError, match=r"is ready after 1 s; \./dev worker starts one"):
         _await_worker(copy.state, 1, patience_s=0.1)
     worker.terminate()
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=90)
 
 
 def test_tests_run_on_one_server(copy: Copy) -> None:
@@ -503,7 +503,7 @@ def test_the_working_directory_brings_no_code(copy: Copy, tmp_path: Path) -> Non
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert copy.dev("down", cwd=tmp_path)[1].startswith("worker      drained and stopped")
-    assert worker.wait(30) == 0
+    assert worker.wait(90) == 0
 
 
 def test_the_working_directory_is_still_searched_last(copy: Copy, tmp_path: Path) -> None:
@@ -512,4 +512,4 @@ def test_the_working_directory_is_still_searched_last(copy: Copy, tmp_path: Path
     assert worker.stdout is not None
     assert worker.stdout.readline() == "here\n"
     worker.terminate()
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=120)

@@ -200,7 +200,7 @@ def test_two_shells_with_different_temporary_folders_share_a_server(
     shutil.rmtree(state / "one")  # as Nix does when the first shell ends
     assert query(url, "SELECT 1") == [(1,)]
     os.kill(int(pid), signal.SIGKILL)
-    wait_until(lambda: postmaster_pid(deep / "postgres/data") is None, 10, "the server to be gone")
+    wait_until(lambda: postmaster_pid(deep / "postgres/data") is None, 60, "the server to be gone")
     third = shell("two")
     assert first_line(third) != pid
     assert first_line(third) == url

@@ -70,7 +70,7 @@ def test_two_at_once_and_nothing_left(query: Query) -> None:
     assert None not in pids
     assert not one.home.exists()
     assert not two.home.exists()
-    wait_until(lambda: not any(alive(pid) for pid in pids if pid), 10, "both postmasters to be gone")
+    wait_until(lambda: not any(alive(pid) for pid in pids if pid), 60, "both postmasters to be gone")
 
 
 def test_addresses_survive_stop_restart_and_crash(private_cluster: TemporaryCluster, query: Query) -> None:
@@ -95,7 +95,7 @@ def test_addresses_survive_stop_restart_and_crash(private_cluster: TemporaryClus
 def test_a_crash_with_a_busy_session_is_recovered(private_cluster: TemporaryCluster, query: Query) -> None:
     """The killed postmaster's children still hold its shared memory; start waits for them."""
     with closing(psycopg2.connect(private_cluster.url(), async_=True)) as busy:
-        wait_until(lambda: busy.poll() == psycopg2.extensions.POLL_OK, 10, "the connection")
+        wait_until(lambda: busy.poll() == psycopg2.extensions.POLL_OK, 60, "the connection")
         busy.cursor().execute("SELECT count(*) FROM generate_series(1, 3000000)")
         private_cluster.kill()
         private_cluster.start()
@@ -160,7 +160,7 @@ def test_the_next_one_removes_what_a_killed_owner_left(python: Python, query: Qu
 
     with TemporaryCluster():
         assert not homes[0].exists()
-        wait_until(lambda: not alive(pids[0]), 10, "the abandoned postmaster to be gone")
+        wait_until(lambda: not alive(pids[0]), 60, "the abandoned postmaster to be gone")
         assert postmaster_pid(homes[1] / "data") == pids[1]
     # Not INT: it does nothing where this run was put into the background by a script.
     owners[1].communicate("\n", timeout=30)

@@ -26,7 +26,7 @@ from tests.environment.test_cli import copy_checkout
 
 pytestmark = pytest.mark.root
 
-DEADLINE_S = 40
+DEADLINE_S = 90
 UP = (sys.executable, "-P", "-m", "environment.cli", "up")
 
 
@@ -41,7 +41,7 @@ class Up:
     def get(self, path: str, host: str = "localhost") -> tuple[int, Any]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Host": host})
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  an address of ours
+            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310  an address of ours
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:

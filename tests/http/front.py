@@ -18,7 +18,7 @@ from environment.testkit.web import WebProcess
 from environment.waiting import wait_until
 
 A, B = UUID(int=0xA), UUID(int=0xB)
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def test_a_task_that_has_ended_cannot_be_revoked(front: Front) -> None:
 
 
 def test_health(front: Front) -> None:
-    answer = wait_until(lambda: a if (a := front.get("/health", tenant=None)).status == 200 else None, 10, "health")
+    answer = wait_until(lambda: a if (a := front.get("/health", tenant=None)).status == 200 else None, 60, "health")
     assert answer.json["broker"] == answer.json["database"] == answer.json["schema"] == "ok"
     assert front.get("/livez", tenant=None).status == 200
 
@@ -141,7 +141,7 @@ def test_a_database_that_is_away_is_503_and_its_return_needs_nothing(
     assert int(away.headers["retry-after"]) > 0
     assert front.get("/livez").status == 200
     private_cluster.start()
-    wait_until(lambda: front.submit().status == 202, 20, "submissions to be taken again")
+    wait_until(lambda: front.submit().status == 202, 60, "submissions to be taken again")
     assert front.get(first.headers["location"]).json["state"] == "PENDING"
 
 
@@ -161,14 +161,14 @@ def test_whatever_was_accepted_survives_a_kill(make_front: Callable[..., Front],
     threads = [threading.Thread(target=submit) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(accepted) > 40, 20, "some submissions")
+    wait_until(lambda: len(accepted) > 40, 60, "some submissions")
     front.kill()
     front._socket.close()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     # What the server had got from it, the server ends.
-    wait_until(lambda: backends(database.url, "skeldir-worker") == [], 10, "its connections to end")
+    wait_until(lambda: backends(database.url, "skeldir-worker") == [], 60, "its connections to end")
     engine = create_engine(database.url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT set_config('app.current_tenant_id', :tenant, true)"), {"tenant": str(A)})
@@ -190,7 +190,7 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path, database: Any, variable: st
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=90,
     )
     assert done.returncode == os.EX_CONFIG
     assert len(done.stderr.splitlines()) == 1

@@ -103,9 +103,9 @@ def test_a_second_run_waits_for_the_last_batch_of_a_dead_one(engine: Engine, dat
     with ThreadPoolExecutor(1) as threads, engine_of(database.url).connect() as dead:
         dead.execute(LOCK, {"name": f"app.maintenance:apply_retention:{A}"})
         second = threads.submit(maintenance.apply_retention, tenant_id=str(A), dry_run=False)
-        wait_until(lambda: rows(database.url, LOCKED, granted=False) == [(1,)], 10, "the second run to wait")
+        wait_until(lambda: rows(database.url, LOCKED, granted=False) == [(1,)], 60, "the second run to wait")
         dead.invalidate()
-        assert second.result(timeout=30)["policies"][0]["rows_changed"] == OLD
+        assert second.result(timeout=60)["policies"][0]["rows_changed"] == OLD
 
 
 @pytest.mark.parametrize("ends", ["well", "badly"])

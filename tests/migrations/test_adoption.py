@@ -220,7 +220,7 @@ def test_a_downgrade_refuses_to_drop_undelivered_messages(empty_database: Any, a
     alembic("upgrade", url, "head")
     stock_publish(url, "unwanted")
     process = shell(url, "-x", "discard-messages", "downgrade", "base")
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
     assert tables(url) == set()
 
 

@@ -160,7 +160,7 @@ def test_an_asyncpg_url_from_the_shell(empty_database: Any, shell: Any) -> None:
     url = empty_database.tcp_url.replace("postgresql://", "postgresql+asyncpg://")
 
     process = shell(url, "upgrade", "head")
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
 
     assert process.returncode == 0, error
     assert tables(empty_database.url) >= CELERY_TABLES
@@ -171,8 +171,8 @@ def test_two_at_once_wait_for_each_other(empty_database: Any, shell: Any, wait_u
     with engine_of(empty_database.url).begin() as connection:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('skeldir.alembic', 0))")
         both = [shell(empty_database.url, "upgrade", "head") for _ in range(2)]
-        wait_until(lambda: rows(empty_database.url, MIGRATING) == [(2,)], 30, "two migrations to begin")
-    ends = [(process.communicate(timeout=30)[1], process.returncode) for process in both]
+        wait_until(lambda: rows(empty_database.url, MIGRATING) == [(2,)], 90, "two migrations to begin")
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
 
     assert [code for _, code in ends] == [0, 0], ends
     assert sorted("Running upgrade" in log for log, _ in ends) == [False, True]
@@ -210,7 +210,7 @@ def test_an_unreachable_database_is_one_line_without_the_password(alembic: Any, 
 
 def test_what_is_no_postgresql_is_one_line_without_the_url(shell: Any) -> None:
     process = shell("redis://:s3cret@localhost/0", "upgrade", "head")
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "DATABASE_URL must be a PostgreSQL URL" in out + error
     assert len((out + error).splitlines()) == 1
@@ -219,7 +219,7 @@ def test_what_is_no_postgresql_is_one_line_without_the_url(shell: Any) -> None:
 
 def test_offline_mode_is_refused(shell: Any, empty_database: Any) -> None:
     process = shell(empty_database.url, "upgrade", "head", "--sql")
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "--sql cannot work here" in out + error
 

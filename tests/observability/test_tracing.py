@@ -73,7 +73,7 @@ def test_a_trace_goes_from_the_sender_through_the_broker_to_the_task(
     def runs(task: str) -> list[dict[str, Any]]:
         return named(spans(theirs), f"run/observed.{task}")
 
-    wait_until(lambda: len(runs("returns") + runs("retries") + runs("fails")) == 4, 30, "the worker's spans")
+    wait_until(lambda: len(runs("returns") + runs("retries") + runs("fails")) == 4, 90, "the worker's spans")
     everything = spans(ours) + spans(theirs)
     (request,) = named(everything, "request")
     assert parent(request) is None

@@ -32,7 +32,7 @@ from tests.roles.conftest import PASSWORD, ROLES_SQL, Databases
 
 pytestmark = pytest.mark.xdist_group("roles")
 
-DEADLINE_S = 30
+DEADLINE_S = 90
 TENANT = "00000000-0000-0000-0000-000000000001"
 PING = "app.tasks.housekeeping.ping"
 
@@ -187,7 +187,7 @@ def test_what_is_not_ones_work_is_refused(databases: Databases, statement: str, 
 @pytest.mark.parametrize(
     ("what", "statement", "attempt"),
     [
-        ("waiting for a result", "result", lambda app: app.tasks[PING].apply_async(queue="refused").get(timeout=5)),
+        ("waiting for a result", "result", lambda app: app.tasks[PING].apply_async(queue="refused").get(timeout=60)),
         ("a revoke", "mark_revoked", lambda app: app.control.revoke("somebody-elses")),
         ("consuming", "register_consumer", lambda app: app.connection_for_read().default_channel.basic_get("refused")),
         (

@@ -35,7 +35,7 @@ from tests.tls.conftest import TLSServer
 
 pytestmark = [pytest.mark.xdist_group("tls"), pytest.mark.usefixtures("installed")]
 
-DEADLINE_S = 30
+DEADLINE_S = 90
 PING = "app.tasks.housekeeping.ping"
 #: (application name, TLS) of every connection over TCP.
 SESSIONS = """

@@ -164,7 +164,7 @@ def test_the_commit_notifies_consumers_and_nothing_before_it(
         await caller.commit()
 
     act(steps)
-    wait_until(heard.notifications, 5, "the notification")
+    wait_until(heard.notifications, 40, "the notification")
 
 
 def test_without_notify_no_consumer_is_notified(
@@ -188,7 +188,7 @@ def test_without_notify_no_consumer_is_notified(
     )
     with create_engine(module_database.url, poolclass=NullPool).begin() as connection:
         assert connection.execute(text(last), {"name": queue}).scalar_one() == 1
-    assert wait_until(heard.notifications, 5, "the last notification") == ["last"]
+    assert wait_until(heard.notifications, 40, "the last notification") == ["last"]
 
 
 def test_what_is_hard_to_store_arrives(act: Act, app: Celery, module_database: Any) -> None:

@@ -51,7 +51,7 @@ def test_other_threads_do_not_wait_for_an_address_that_does_not_answer(module_da
     with ThreadPoolExecutor() as threads:
         connecting = threads.submit(registry.acquire, sessions, listen, 1, 60.0, Retention())
         wait_until(registry._registry.value.lock.locked, DEADLINE_S, "it to connect")
-        assert threads.submit(registry.heartbeats).result(1) == registry.heartbeats()
+        assert threads.submit(registry.heartbeats).result(DEADLINE_S) == registry.heartbeats()
         assert not connecting.done()
         proxy.refuse()
         proxy.cut()

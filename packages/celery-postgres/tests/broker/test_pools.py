@@ -320,7 +320,7 @@ def test_no_transaction_stays_open_while_a_task_runs(pool: Probe) -> None:
     try:
         pool.wait_for("start", tag)
         idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND state LIKE 'idle in tr%'"
-        wait_until(lambda: scalar(pool.url, idle, name=pool.worker.application_name) == 0, 5, "no open transaction")
+        wait_until(lambda: scalar(pool.url, idle, name=pool.worker.application_name) == 0, DEADLINE_S, "none")
     finally:
         pool.open(gate)
     pool.wait_for("end", tag)

@@ -63,7 +63,7 @@ print("ended")
 
 def run(program: str, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + program, *arguments], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", BEGIN + program, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
 

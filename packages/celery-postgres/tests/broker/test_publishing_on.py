@@ -97,7 +97,7 @@ def test_a_worker_runs_the_task_after_the_commit(probe: Probe) -> None:
     engine = create_engine(probe.url, poolclass=NullPool, future=True)
     with engine.begin() as connection, publishing_on(connection):
         sent = probe.app.send_task("probe.add", (20, 22))
-    assert sent.get(timeout=20) == 42
+    assert sent.get(timeout=60) == 42
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "sqlalchemy"])
@@ -131,7 +131,7 @@ def test_the_commit_notifies_consumers_that_are_awake_too(
         with publishing_on(connection):
             app.send_task("a.task", queue=queue)
         assert heard.notifications() == []
-    wait_until(heard.notifications, 5, "the notification")
+    wait_until(heard.notifications, 40, "the notification")
 
 
 def test_a_rollback_notifies_no_consumer(
@@ -144,7 +144,7 @@ def test_a_rollback_notifies_no_consumer(
             app.send_task("a.task", queue=queue)
             getattr(connection, end)()
     # Notifications come in the order of commits: had the first been sent, there would be two.
-    assert len(wait_until(heard.notifications, 5, "the notification")) == 1
+    assert len(wait_until(heard.notifications, 40, "the notification")) == 1
 
 
 def test_a_consumer_that_fell_asleep_during_the_transaction_is_woken(

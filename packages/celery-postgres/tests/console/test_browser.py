@@ -15,7 +15,7 @@ import pytest
 from celery_postgres.console.actions import letters
 from environment.testkit import night
 from environment.testkit.browser import Browser
-from environment.testkit.console import Console, enter
+from environment.testkit.console import DEADLINE_S, Console, enter
 from environment.testkit.databases import run
 from environment.testkit.machine import unavailable
 from environment.waiting import wait_until
@@ -282,5 +282,5 @@ def _text_without_script(browser: Browser, part: str) -> str:
         found = " ".join(str(node.get("name", {}).get("value", "")) for node in nodes)
         return part in found
 
-    wait_until(read, 20, "the page without its script")
+    wait_until(read, DEADLINE_S, "the page without its script")
     return found

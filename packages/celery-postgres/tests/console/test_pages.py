@@ -20,7 +20,7 @@ from celery_postgres.console import unanswered
 from celery_postgres.database.queue_view_store import QueueViewStore
 from celery_postgres.readmodel import ReadModel, observing
 from environment.testkit import night
-from environment.testkit.console import Console, serving
+from environment.testkit.console import DEADLINE_S, Console, serving
 from environment.testkit.databases import run
 from environment.waiting import wait_until
 
@@ -91,7 +91,7 @@ def test_three_hundred_queues_are_a_small_page(module_database: Any, served: Con
         "INSERT INTO kombu_queue (name) SELECT 'one-of-many-' || n FROM generate_series(1, 300) AS n",
     )
     try:
-        wait_until(lambda: "one-of-many-300" in served.get("/queues").text, 10, "the queues")
+        wait_until(lambda: "one-of-many-300" in served.get("/queues").text, DEADLINE_S, "the queues")
         with closing(http.client.HTTPConnection("127.0.0.1", served.port)) as connection:
             connection.request("GET", "/queues", headers={"Cookie": served.cookie("reader"), "Accept-Encoding": "gzip"})
             answer = connection.getresponse()
@@ -165,7 +165,7 @@ def test_what_a_producer_writes_is_text(module_database: Any, served: Console, m
     ]
     # What all views share is read once a second, and failures every ten.
     monkeypatch.setattr(observing, "CAUSES_FRESH_S", 0.0)
-    wait_until(lambda: "\\u202e" in served.get("/queues").text, 10, "the queue of the hostile name")
+    wait_until(lambda: "\\u202e" in served.get("/queues").text, DEADLINE_S, "the queue of the hostile name")
     seen = 0
     for path in looks:
         answer = served.get(path, "operator+payloads")

@@ -111,7 +111,7 @@ def test_the_error_about_missing_tables_names_the_command_that_creates_them(
     app = make_app(empty.url)
     for call in (
         lambda: app.AsyncResult("a").state,
-        lambda: app.AsyncResult("a").get(timeout=1),
+        lambda: app.AsyncResult("a").get(timeout=60),
         lambda: app.backend.store_result("a", 1, "SUCCESS"),
         lambda: app.backend.cleanup(),
         lambda: app.GroupResult("g", []).save(),
@@ -151,7 +151,7 @@ def test_results_work_with_a_broker_of_another_kind(plain_database: Any) -> None
 
     from celery.contrib.testing.worker import start_worker
 
-    with start_worker(app, perform_ping_check=False, pool="solo"):
+    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=60):
         assert answer(add.delay(1, 2)) == 3
         assert answer(chord([add.s(number, 1) for number in range(5)], total.s()).apply_async()) == 15
     chords_gone(plain_database.url)

@@ -209,7 +209,7 @@ def test_an_id_may_be_a_uuid(make_app: Callable[..., Celery], url: str) -> None:
     app, task_id = make_app(url), uuid4()
     app.backend.store_result(str(task_id), 7, states.SUCCESS)
     result = app.AsyncResult(task_id)  # type: ignore[arg-type]
-    assert (result.state, result.get(timeout=1), app.backend.task_result_exists(task_id)) == (states.SUCCESS, 7, True)
+    assert (result.state, result.get(timeout=60), app.backend.task_result_exists(task_id)) == (states.SUCCESS, 7, True)
 
 
 def test_children_are_read_in_each_of_stocks_forms(make_app: Callable[..., Celery], url: str) -> None:

@@ -291,7 +291,7 @@ def test_waiting_for_an_impossible_id_does_not_disturb_the_others(named: tuple[C
     waiters = Waiters(app, ["one"])
     registered(url, 1)
     with pytest.raises(UnstorableResultError):
-        app.AsyncResult(task_id).get(timeout=1)
+        app.AsyncResult(task_id).get(timeout=DEADLINE_S)
     assert app.AsyncResult(task_id).state == "PENDING"
     store(app, "one")
     assert waiters.join() == {"one": "ONE"}
