@@ -7,9 +7,13 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import psycopg2
+from kombu.utils import json as kombu_json
 
 from environment.testkit.stock_rows import _INSERT, payload
 
@@ -20,6 +24,12 @@ VALUES: list[Any] = [
     *("gzip", "bzip2", "xz", "application/json", "application/x-python-serialize", "pickle", "utf-8", "binary"),
     *("base64", "probe.nobody", "celery.chord", "celery.group", "celery.chain", "celery.map", "celery.backend_cleanup"),
     *([], [5], ["x"], [None, None], [[]], [["x"], {}, {}], {}, {"a": 1}, {"a": {}}, {"task": "x"}, [{"task": "x"}]),
+    # Of types that Kombu's JSON has, which headers and properties arrive with.
+    *(
+        json.loads(kombu_json.dumps(one))
+        for one in (datetime.min.replace(tzinfo=UTC), date.max, time.max, Decimal("NaN"), UUID(int=8))
+    ),
+    *(json.loads(kombu_json.dumps(one)) for one in (b"bytes", b"\xff", [UUID(int=8)], {"a": Decimal("1e999999")})),
 ]
 #: The last ones are names of methods and attributes of Celery's request.
 HEADERS = [
