@@ -100,16 +100,20 @@ def test_the_database_session_s_time_zone_makes_nothing_late(app: Celery, databa
     """A punctual entry of any hour."""
     run(database.url, f"ALTER DATABASE \"{database.name}\" SET timezone = '{of_the_database}'")
     app.conf.timezone = "Europe/Berlin"
-    now = datetime.now(ZoneInfo("Europe/Berlin"))
     app.conf.beat_schedule = {
         f"at-{hour}": {"task": "t", "schedule": crontab(hour=str(hour), minute="0")} for hour in range(24)
     }
-    entries = []
-    for hour in range(24):
-        today = now.replace(hour=hour, minute=0, second=0, microsecond=20_000)
-        entries.append(f"('at-{hour}', '{(today if today < now else today - timedelta(days=1)).isoformat()}')")
-    run(database.url, f"INSERT INTO celery_beat_entry (name, last_run_at) VALUES {', '.join(entries)}")  # noqa: S608
-    assert overdue(app) == {f"at-{hour}": 0.0 for hour in range(24)}
+    now: datetime | None = None
+    after = datetime.now(ZoneInfo("Europe/Berlin"))
+    while now is None or now.hour != after.hour:  # as an hour begins, an entry becomes due
+        now, entries = after, []
+        for hour in range(24):
+            today = now.replace(hour=hour, minute=0, second=0, microsecond=20_000)
+            entries.append(f"('at-{hour}', '{(today if today < now else today - timedelta(days=1)).isoformat()}')")
+        added = f"INSERT INTO celery_beat_entry (name, last_run_at) VALUES {', '.join(entries)}"  # noqa: S608
+        run(database.url, "DELETE FROM celery_beat_entry", added)
+        found, after = overdue(app), datetime.now(ZoneInfo("Europe/Berlin"))
+    assert found == {f"at-{hour}": 0.0 for hour in range(24)}
 
 
 def test_what_beat_s_deadline_lets_pass_is_not_late(app: Celery, database: Any) -> None:
